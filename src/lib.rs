@@ -1,0 +1,11 @@
+//! captcha-worker: a distributed worker between a message queue and a slow, paid, poll-based recognition API.
+
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod domain;
+pub mod fleet;
+pub mod simulator;
+pub mod solver;
+pub mod telemetry;
+pub mod worker;

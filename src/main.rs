@@ -1,0 +1,2 @@
+//! The `captcha-worker` command.
+fn main() {}
