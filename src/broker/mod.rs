@@ -1,1 +1,150 @@
-//! (to be written)
+//! The broker seam: what the worker may ask of a message broker, whatever stands behind it.
+//!
+//! Two brokers stand behind it: [`amqp`] (RabbitMQ) and [`local`] (in process). Both pass one conformance suite.
+//! The hot paths (a publish, a delivery, a settlement) are plain channels to the task that owns the AMQP channel,
+//! so that there is one owner for each and the types here are the same for both brokers.
+
+pub mod amqp;
+mod consume;
+mod error;
+pub mod local;
+mod publish;
+pub mod topology;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+pub use consume::{Consumer, ConsumerPort, Delivery, Lease, Receipt, Settlement, Stale, consumer_channel};
+pub use error::{BrokerError, PublishError};
+pub use publish::{PublishRequest, Publisher, publisher_channel};
+
+use crate::domain::envelope::Message;
+use topology::{Mismatch, Topology};
+
+/// A boxed future, for the calls that are too rare to be worth a type of their own.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a consumer is to be.
+#[derive(Debug, Clone)]
+pub struct ConsumeSpec {
+    /// The queue's full name.
+    pub queue: String,
+    /// How many deliveries may be unsettled at once; never 0, which would mean "no bound".
+    pub prefetch: u16,
+    /// Shown by the broker's tools; a suffix keeps it unique.
+    pub tag: String,
+}
+
+/// How full a queue is, as the broker tells it at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueDepth {
+    /// Messages ready for delivery; those held unacked by consumers are not among them.
+    pub ready: u64,
+    /// Consumers on the queue.
+    pub consumers: u64,
+}
+
+/// The calls a broker implements for a session. Each has a time-out of its own inside.
+pub trait Link: Send + Sync {
+    /// Opens a channel of its own and consumes from a queue on it.
+    fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>>;
+    /// Opens a further publishing channel with confirms, and its owner.
+    fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>>;
+    /// Takes one message without a consumer (`basic.get`), with the right to settle it; `None` where the queue is empty.
+    fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>>;
+    /// Declares everything in the topology; what exists already must have the same arguments.
+    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>>;
+    /// Compares the topology with what the broker has, and changes nothing that exists. Missing things are reported, not made.
+    fn check<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<Vec<Mismatch>, BrokerError>>;
+    /// Declares an exclusive, auto-deleted queue with a fresh name, bound to a fan-out exchange, and consumes from it.
+    fn subscribe<'a>(&'a self, exchange: &'a str) -> BoxFuture<'a, Result<Consumer, BrokerError>>;
+    /// The depth of a queue.
+    fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<QueueDepth, BrokerError>>;
+    /// Closes everything in order, within a bounded time.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// One life of the connections to a broker. When it ends, everything that came from it is stale; a new one is made, never repaired.
+#[derive(Clone)]
+pub struct Session {
+    link: Arc<dyn Link>,
+    publisher: Publisher,
+    closed: watch::Receiver<Option<String>>,
+}
+
+impl Session {
+    /// Puts a session together from its parts. `closed` turns to the reason when the session has ended.
+    #[must_use]
+    pub fn new(link: Arc<dyn Link>, publisher: Publisher, closed: watch::Receiver<Option<String>>) -> Self {
+        Self {
+            link,
+            publisher,
+            closed,
+        }
+    }
+
+    /// The rare calls.
+    #[must_use]
+    pub fn link(&self) -> &dyn Link {
+        &*self.link
+    }
+
+    /// The publishing channel of this session.
+    #[must_use]
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// Publishes on this session and awaits the broker's word; see [`Publisher::publish`].
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub async fn publish(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+    ) -> Result<(), PublishError> {
+        self.publisher.publish(exchange, routing_key, true, message).await
+    }
+
+    /// Waits until the session has ended, and tells why.
+    pub async fn closed(&self) -> String {
+        let mut closed = self.closed.clone();
+        match closed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the session's owner is gone".to_owned(),
+        }
+    }
+
+    /// Whether the session has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.borrow().is_some() || self.closed.has_changed().is_err()
+    }
+}
+
+/// A broker to connect to.
+#[derive(Clone)]
+pub enum Broker {
+    /// RabbitMQ.
+    Amqp(amqp::Connector),
+    /// In process.
+    Local(local::LocalBroker),
+}
+
+impl Broker {
+    /// Makes a new session, or says why it cannot be made.
+    ///
+    /// # Errors
+    /// Where the broker cannot be reached, refuses the log-in or does not have the virtual host.
+    pub async fn connect(&self) -> Result<Session, BrokerError> {
+        match self {
+            Broker::Amqp(connector) => connector.connect().await,
+            Broker::Local(broker) => broker.connect().await,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The consuming half of the seam: deliveries, the right to settle each, and the lease on a channel.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::domain::envelope::Message;
+
+/// What is to become of a delivery. Tags are those of the channel whose owner receives this.
+#[derive(Debug)]
+pub enum Settlement {
+    /// Done with: the broker forgets it.
+    Ack(u64),
+    /// Back to its queue.
+    Requeue(u64),
+    /// Rejected: the broker dead-letters it whole.
+    Reject(u64),
+    /// Stop delivering; what was delivered may still be settled. Answers when the broker has confirmed it.
+    Cancel(oneshot::Sender<()>),
+    /// Carry out everything asked before this, then close the channel: what is unsettled returns to the queue.
+    Close(oneshot::Sender<()>),
+}
+
+/// The channel that a delivery came from is gone, so it can no longer be settled: the broker will deliver it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the delivery's channel is gone; the broker will deliver the message again")]
+pub struct Stale;
+
+/// The right to settle one delivery, once, on the channel it came from. Dropped unsettled, the message goes back to its queue.
+#[derive(Debug)]
+#[must_use = "an unsettled delivery goes back to its queue"]
+pub struct Receipt {
+    tag: u64,
+    owner: Option<mpsc::UnboundedSender<Settlement>>,
+}
+
+impl Receipt {
+    /// A receipt for a delivery tag, tied to the owner of the tag's channel.
+    ///
+    /// The way to the owner is unbounded by type, and bounded by the prefetch: at most one settlement for each delivery.
+    pub fn new(tag: u64, owner: mpsc::UnboundedSender<Settlement>) -> Self {
+        Self {
+            tag,
+            owner: Some(owner),
+        }
+    }
+
+    /// The message's successor is safe, or it needs none.
+    ///
+    /// # Errors
+    /// [`Stale`] where the channel is gone.
+    pub fn ack(mut self) -> Result<(), Stale> {
+        self.settle(Settlement::Ack)
+    }
+
+    /// Back to its queue.
+    ///
+    /// # Errors
+    /// [`Stale`] where the channel is gone.
+    pub fn requeue(mut self) -> Result<(), Stale> {
+        self.settle(Settlement::Requeue)
+    }
+
+    /// To the queue's dead-letter exchange, as it is.
+    ///
+    /// # Errors
+    /// [`Stale`] where the channel is gone.
+    pub fn reject(mut self) -> Result<(), Stale> {
+        self.settle(Settlement::Reject)
+    }
+
+    /// Whether the channel that the delivery came from is still there.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.owner.as_ref().is_some_and(|owner| !owner.is_closed())
+    }
+
+    fn settle(&mut self, how: fn(u64) -> Settlement) -> Result<(), Stale> {
+        let owner = self.owner.take().ok_or(Stale)?;
+        owner.send(how(self.tag)).map_err(|_| Stale)
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        // A stale receipt needs nothing: the broker has requeued its message when the channel went.
+        let _ = self.settle(Settlement::Requeue);
+    }
+}
+
+/// A message as it was delivered.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Bytes and properties.
+    pub message: Message,
+    /// It *may* have been seen before; unset, it was not.
+    pub redelivered: bool,
+    /// The key it was published with.
+    pub routing_key: String,
+    /// The right to settle it.
+    pub receipt: Receipt,
+}
+
+/// Whether this process may still act as the owner of what a channel delivered.
+///
+/// Holds for a fixed span after *sending* the last synchronous round trip that succeeded on the channel, and never again once the channel closed.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    base: Instant,
+    // Milliseconds after `base` until which it holds; 0 once revoked.
+    until: Arc<AtomicU64>,
+}
+
+impl Lease {
+    /// How long a round trip is good for.
+    pub const SPAN: Duration = Duration::from_secs(5);
+
+    /// A lease that begins with a round trip sent now.
+    #[must_use]
+    pub fn begin() -> Self {
+        let base = Instant::now();
+        let lease = Self {
+            base,
+            until: Arc::new(AtomicU64::new(0)),
+        };
+        lease.renew(base);
+        lease
+    }
+
+    /// A round trip that was sent at `sent_at` has succeeded.
+    pub fn renew(&self, sent_at: Instant) {
+        let until = sent_at.saturating_duration_since(self.base) + Self::SPAN;
+        self.until.store(
+            u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
+            Ordering::Release,
+        );
+    }
+
+    /// The channel is gone.
+    pub fn revoke(&self) {
+        self.until.store(0, Ordering::Release);
+    }
+
+    /// Whether it holds at this moment.
+    #[must_use]
+    pub fn holds(&self, now: Instant) -> bool {
+        let elapsed = u64::try_from(now.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX);
+        elapsed < self.until.load(Ordering::Acquire)
+    }
+}
+
+/// A consumer: deliveries in order, on a channel of its own.
+#[derive(Debug)]
+pub struct Consumer {
+    deliveries: mpsc::Receiver<Delivery>,
+    owner: mpsc::UnboundedSender<Settlement>,
+    lease: Lease,
+}
+
+/// The broker's end of a [`Consumer`].
+#[derive(Debug)]
+pub struct ConsumerPort {
+    /// Where deliveries go; closing it ends the consumer.
+    pub deliveries: mpsc::Sender<Delivery>,
+    /// Settlements in the order they were made. Dropping it makes every receipt stale.
+    pub settlements: mpsc::UnboundedReceiver<Settlement>,
+    /// For making receipts.
+    pub owner: mpsc::UnboundedSender<Settlement>,
+    /// To be renewed by round trips, and revoked when the channel goes.
+    pub lease: Lease,
+}
+
+/// Makes both ends of a consumer. Few deliveries are buffered here: the prefetch bounds them already, and what waits here is not seen by other replicas.
+#[must_use]
+pub fn consumer_channel() -> (Consumer, ConsumerPort) {
+    let (deliver, deliveries) = mpsc::channel(64);
+    let (owner, settlements) = mpsc::unbounded_channel();
+    let lease = Lease::begin();
+    let consumer = Consumer {
+        deliveries,
+        owner: owner.clone(),
+        lease: lease.clone(),
+    };
+    (
+        consumer,
+        ConsumerPort {
+            deliveries: deliver,
+            settlements,
+            owner,
+            lease,
+        },
+    )
+}
+
+impl Consumer {
+    /// The next delivery; `None` when the consumer has ended, whatever the reason: it must be made anew.
+    pub async fn recv(&mut self) -> Option<Delivery> {
+        self.deliveries.recv().await
+    }
+
+    /// The lease on this consumer's channel.
+    #[must_use]
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Stops new deliveries. What was delivered can still be settled.
+    pub async fn cancel(&self) {
+        self.ask(Settlement::Cancel).await;
+    }
+
+    /// Carries out all settlements made so far and closes the channel; what is unsettled goes back to its queue.
+    pub async fn close(self) {
+        self.ask(Settlement::Close).await;
+    }
+
+    async fn ask(&self, what: fn(oneshot::Sender<()>) -> Settlement) {
+        let (done, answered) = oneshot::channel();
+        if self.owner.send(what(done)).is_ok() {
+            // An owner that went away instead of answering has closed the channel too.
+            let _ = answered.await;
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What can go wrong with a broker.
+
+/// A publish without the wanted end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// It never left: the broker cannot have it.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// The broker refused it (`basic.nack`): a queue is full, or could not take it.
+    #[error("the broker refused the message (queue full or unavailable)")]
+    Rejected,
+    /// No queue took it; nothing was stored.
+    #[error("no queue took the message: {0}")]
+    Unroutable(String),
+    /// It may or may not have been stored.
+    #[error("not known whether the broker has the message: {0}")]
+    Unknown(String),
+}
+
+/// A broker call that failed. Texts never carry the broker's URL with its password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// Name not resolved, connection refused, TLS failed, or no answer in time.
+    #[error("cannot reach the broker at {address}: {reason}")]
+    Unreachable {
+        /// Host and port.
+        address: String,
+        /// What happened.
+        reason: String,
+    },
+    /// User or password refused.
+    #[error("the broker at {address} refused the log-in of user '{user}'")]
+    Refused {
+        /// Host and port.
+        address: String,
+        /// The user name.
+        user: String,
+    },
+    /// The virtual host does not exist, or the user may not use it.
+    #[error("virtual host '{vhost}': {reason}")]
+    VirtualHost {
+        /// Its name.
+        vhost: String,
+        /// What the broker said.
+        reason: String,
+    },
+    /// A queue or exchange exists with other arguments.
+    #[error("{kind} '{name}' exists with other settings: {detail}")]
+    Mismatch {
+        /// `queue` or `exchange`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Which argument, with both values, as the broker told it.
+        detail: String,
+    },
+    /// A queue or exchange does not exist.
+    #[error("{kind} '{name}' does not exist")]
+    Missing {
+        /// `queue` or `exchange`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The user lacks a permission.
+    #[error("not permitted: {0}")]
+    Forbidden(String),
+    /// No answer in time.
+    #[error("the broker did not answer {call} in time")]
+    TimedOut {
+        /// The call.
+        call: &'static str,
+    },
+    /// Connection or channel lost.
+    #[error("connection lost: {0}")]
+    Lost(String),
+}
+
+impl BrokerError {
+    /// Whether trying again later, with nothing changed here, can help.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            BrokerError::Unreachable { .. } | BrokerError::TimedOut { .. } | BrokerError::Lost(_) => true,
+            BrokerError::Refused { .. }
+            | BrokerError::VirtualHost { .. }
+            | BrokerError::Mismatch { .. }
+            | BrokerError::Missing { .. }
+            | BrokerError::Forbidden(_) => false,
+        }
+    }
+}

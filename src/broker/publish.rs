@@ -1,0 +1,91 @@
+//! The publishing half of the seam.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::PublishError;
+use crate::domain::envelope::Message;
+
+/// A publish on its way to the owner of a publishing channel.
+#[derive(Debug)]
+pub struct PublishRequest {
+    /// Exchange; the empty name is the default exchange.
+    pub exchange: String,
+    /// Routing key, or the queue's name on the default exchange.
+    pub routing_key: String,
+    /// Whether no queue taking it is an error.
+    pub mandatory: bool,
+    /// The message.
+    pub message: Message,
+    /// Answered once the broker has confirmed, refused or returned it.
+    pub reply: oneshot::Sender<Result<(), PublishError>>,
+}
+
+/// A publishing channel with confirms. Cloning shares the channel and its one owner.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    owner: mpsc::Sender<PublishRequest>,
+    confirm_timeout: Duration,
+}
+
+/// Makes both ends of a publishing channel. `depth` bounds what waits for the owner; past it, publishers wait.
+#[must_use]
+pub fn publisher_channel(
+    depth: usize,
+    confirm_timeout: Duration,
+) -> (Publisher, mpsc::Receiver<PublishRequest>) {
+    let (owner, requests) = mpsc::channel(depth);
+    (
+        Publisher {
+            owner,
+            confirm_timeout,
+        },
+        requests,
+    )
+}
+
+impl Publisher {
+    /// Publishes and awaits the broker's word. `Ok` means: confirmed, and, where mandatory, routed to at least one queue.
+    ///
+    /// # Errors
+    /// [`PublishError::NotSent`] and [`PublishError::Rejected`]: the broker does not have it. [`PublishError::Unroutable`]: no queue took it.
+    /// [`PublishError::Unknown`]: it may or may not have it (time-out, channel lost in between).
+    pub async fn publish(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        mandatory: bool,
+        message: Message,
+    ) -> Result<(), PublishError> {
+        let (reply, confirmed) = oneshot::channel();
+        let request = PublishRequest {
+            exchange: exchange.to_owned(),
+            routing_key: routing_key.to_owned(),
+            mandatory,
+            message,
+            reply,
+        };
+        match timeout(self.confirm_timeout, self.owner.send(request)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => {
+                return Err(PublishError::NotSent(
+                    "the publishing channel is closed".to_owned(),
+                ));
+            }
+            Err(_) => {
+                return Err(PublishError::NotSent(
+                    "the publishing channel takes nothing".to_owned(),
+                ));
+            }
+        }
+        match timeout(self.confirm_timeout, confirmed).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(PublishError::Unknown(
+                "the publishing channel was lost before the confirm".to_owned(),
+            )),
+            Err(_) => Err(PublishError::Unknown("no confirm in time".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What surrounds a message's bytes: AMQP basic properties and headers as plain values, free of any client library.
+
+use std::collections::BTreeMap;
+
+/// A header value: the field types of AMQP 0-9-1 that RabbitMQ carries, widened where the width says nothing (all integers are `Int`).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// No value.
+    Null,
+    /// A boolean.
+    Bool(bool),
+    /// Any integer type of AMQP.
+    Int(i64),
+    /// Either float type of AMQP.
+    Double(f64),
+    /// A decimal, as (scale, unscaled value).
+    Decimal(u8, u32),
+    /// Seconds since the Unix epoch.
+    Timestamp(u64),
+    /// A string that is UTF-8.
+    Text(String),
+    /// A string or byte array that need not be UTF-8.
+    Bytes(Vec<u8>),
+    /// An array.
+    Array(Vec<Value>),
+    /// A nested table.
+    Table(Headers),
+}
+
+impl Value {
+    /// The text, where this is text.
+    #[must_use]
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Value::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Value::Text(text)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Value::Int(number)
+    }
+}
+
+/// A table of headers, ordered by name.
+pub type Headers = BTreeMap<String, Value>;
+
+/// The basic properties of a message. Delivery mode is not among them: everything durable is published persistent, see [`Message::transient`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Properties {
+    /// MIME type of the body.
+    pub content_type: Option<String>,
+    /// Encoding of the body.
+    pub content_encoding: Option<String>,
+    /// Publisher's headers and the worker's own.
+    pub headers: Headers,
+    /// 0 to 255.
+    pub priority: Option<u8>,
+    /// Echoed to the outcome.
+    pub correlation_id: Option<String>,
+    /// Where a copy of the outcome is wanted.
+    pub reply_to: Option<String>,
+    /// Milliseconds, as a decimal string. Belongs to one hop, so it is dropped when a message is republished.
+    pub expiration: Option<String>,
+    /// At most 255 bytes (an AMQP short string).
+    pub message_id: Option<String>,
+    /// Seconds since the Unix epoch.
+    pub timestamp: Option<u64>,
+    /// AMQP's `type`: the contract's name and version.
+    pub kind: Option<String>,
+    /// Verified by the broker where set. Another user's republishing with it would be refused, so it is dropped there.
+    pub user_id: Option<String>,
+    /// The publishing application.
+    pub app_id: Option<String>,
+}
+
+/// Bytes with their properties: what is published and what is delivered.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Message {
+    /// The body, verbatim.
+    pub body: Vec<u8>,
+    /// Its properties.
+    pub properties: Properties,
+    /// Not written to disk (delivery mode 1). Only copies that nobody relies on are.
+    pub transient: bool,
+}
