@@ -2,5 +2,6 @@
 //!
 //! Nothing here does I/O, reads a clock or draws a random number: time and randomness are arguments.
 
+pub mod call;
 pub mod class;
 pub mod envelope;

@@ -1,0 +1,111 @@
+//! What a call to the API can end in, before anybody has judged what that means for a job.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// The API's id of a task: a JSON string or number, kept as the text it came in, and sent back as just that.
+///
+/// Documented as an integer; related services answer UUID strings and integers beyond 2^32, so nothing is read into it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TaskId(Box<RawValue>);
+
+impl TaskId {
+    /// Longest id that is accepted, in bytes of JSON.
+    pub const MAX_LEN: usize = 256;
+
+    /// An id, where the value can be one: a non-empty string or a number other than 0 (which the API answers beside errors).
+    #[must_use]
+    pub fn from_raw(raw: &RawValue) -> Option<Self> {
+        let text = raw.get();
+        let plausible = match text.as_bytes().first() {
+            Some(b'"') => text.len() > 2,
+            Some(b'-' | b'0'..=b'9') => text != "0",
+            _ => false,
+        };
+        (plausible && text.len() <= Self::MAX_LEN).then(|| Self(raw.to_owned()))
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn as_json(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl PartialEq for TaskId {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_json() == other.as_json()
+    }
+}
+
+impl Eq for TaskId {}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_json().trim_matches('"'))
+    }
+}
+
+/// createTask's good end: accepted, and so to be paid.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// The id to ask for.
+    pub task_id: TaskId,
+}
+
+/// getTaskResult's good ends.
+#[derive(Debug, Clone)]
+pub enum TaskState {
+    /// Not ready. A reply without a status counts as this: it is no reason to ask again sooner.
+    Processing,
+    /// Ready, with the solution as raw JSON, byte for byte.
+    Ready(Box<RawValue>),
+}
+
+/// The API said no: by an error in its body or, where the body held none, by its HTTP status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// `errorCode`, verbatim; absent or null in some replies.
+    pub code: Option<String>,
+    /// `errorDescription`, cut to a bounded length.
+    pub description: Option<String>,
+    /// The HTTP status.
+    pub status: u16,
+    /// `Retry-After`, where it was sent in seconds.
+    pub retry_after: Option<Duration>,
+}
+
+/// Why there is no readable answer to a call that was, or may have been, sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// No answer within the request's time-out.
+    TimedOut,
+    /// The connection ended before the answer did.
+    Cut,
+    /// An answer that is not the JSON it should be.
+    Unreadable,
+    /// An answer beyond the bound of 1 MiB.
+    TooLong,
+}
+
+/// The ends of a call that brought neither a task nor its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallError {
+    /// The API refused.
+    Refused(Refusal),
+    /// Sent, or perhaps sent, and no readable answer. Whether the API acted on it is not known.
+    NoAnswer {
+        /// In which way.
+        kind: NoAnswer,
+        /// The HTTP status, where one was read.
+        status: Option<u16>,
+        /// For people: bounded, without the key.
+        detail: String,
+    },
+    /// It never left this machine (name not resolved, connection or TLS failed).
+    NeverSent(String),
+}
