@@ -4,4 +4,8 @@
 
 pub mod call;
 pub mod class;
+pub mod code;
 pub mod envelope;
+pub mod pacing;
+pub mod policy;
+pub mod time;

@@ -1,0 +1,222 @@
+//! When to ask for a result: the API's limits, kept whatever the settings say, and the pace of each task type within them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Between two polls of one task, at the least. Documented; beyond it the account can be locked.
+pub const SPACING: Duration = Duration::from_secs(2);
+/// Polls of one task, at the most. Documented; beyond it the account can be locked.
+pub const MAX_POLLS: u32 = 120;
+/// The API keeps a result for 5 minutes from the upload. Nobody asks in the last 20 seconds of them, which leaves room for clocks that differ.
+pub const MAX_AGE: Duration = Duration::from_secs(280);
+/// An unknown owner before us is taken to have polled once in this time.
+const ASSUMED_SPACING_MS: u128 = 2_500;
+
+/// The pace of a task type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pacing {
+    first_delay: Duration,
+    interval: Duration,
+    timeout: Duration,
+}
+
+/// A pace that the API's limits forbid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PacingError {
+    /// Too fast.
+    #[error("the interval must be at least 2 s: the API locks accounts that poll one task more often")]
+    Interval,
+    /// Too long.
+    #[error(
+        "the time-out must be above the first delay and at most 280 s: the API keeps a result for 5 minutes"
+    )]
+    Timeout,
+}
+
+/// When the next poll is due, or why there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Poll after this much time, counted from the moment of asking.
+    After(Duration),
+    /// The type's time-out has passed, or the polls are used up.
+    Over,
+    /// The API no longer keeps the result.
+    Gone,
+}
+
+impl Pacing {
+    /// A pace within the API's limits.
+    ///
+    /// # Errors
+    /// Where the interval is under 2 s or the time-out is not between the first delay and 280 s.
+    pub fn try_new(
+        first_delay: Duration,
+        interval: Duration,
+        timeout: Duration,
+    ) -> Result<Self, PacingError> {
+        if interval < SPACING {
+            return Err(PacingError::Interval);
+        }
+        if timeout > MAX_AGE || timeout <= first_delay {
+            return Err(PacingError::Timeout);
+        }
+        Ok(Self {
+            first_delay,
+            interval,
+            timeout,
+        })
+    }
+
+    /// When a ticket that has just come to hand is first polled. `age`: since the task was accepted; `polls`: already used.
+    #[must_use]
+    pub fn first(&self, age: Duration, polls: u32) -> Next {
+        self.within_limits(age, polls, self.first_delay.saturating_sub(age))
+    }
+
+    /// When the next poll is due after an answer received now, so that two polls stay apart on the API's side too.
+    ///
+    /// `slower`: how often the API has asked for less; `retry_after`: what it asked for; `luck` in `[0, 1)` spreads polls that began together.
+    #[must_use]
+    pub fn after_answer(
+        &self,
+        age: Duration,
+        polls: u32,
+        slower: u32,
+        retry_after: Option<Duration>,
+        luck: f64,
+    ) -> Next {
+        let backed_off = self.interval * 2_u32.pow(slower.min(4));
+        let asked = retry_after.unwrap_or_default().max(backed_off).max(SPACING);
+        self.within_limits(age, polls, asked + asked.mul_f64(0.1 * luck))
+    }
+
+    fn within_limits(&self, age: Duration, polls: u32, wait: Duration) -> Next {
+        if age >= MAX_AGE {
+            return Next::Gone;
+        }
+        if polls >= MAX_POLLS || age >= self.timeout {
+            return Next::Over;
+        }
+        // The last poll is made at the time-out itself rather than skipped, unless that would break the spacing.
+        let left = self.timeout - age;
+        if wait <= left {
+            return Next::After(wait);
+        }
+        if polls == 0 || left >= SPACING {
+            Next::After(left)
+        } else {
+            Next::Over
+        }
+    }
+}
+
+/// How many polls a ticket's earlier owners have used, judged by its age alone.
+#[must_use]
+pub fn assumed_polls(age: Duration) -> u32 {
+    u32::try_from(age.as_millis().div_ceil(ASSUMED_SPACING_MS)).unwrap_or(u32::MAX)
+}
+
+/// The paces by task type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PacingTable {
+    /// For types that are not named.
+    pub default: Pacing,
+    /// For those that are.
+    pub by_type: BTreeMap<String, Pacing>,
+}
+
+impl PacingTable {
+    /// The pace of a type.
+    #[must_use]
+    pub fn of(&self, task_type: &str) -> Pacing {
+        self.by_type.get(task_type).copied().unwrap_or(self.default)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn image() -> Pacing {
+        Pacing::try_new(secs(1), secs(2), secs(60)).unwrap()
+    }
+
+    #[test]
+    fn a_pace_faster_than_the_api_allows_cannot_be_made() {
+        assert_eq!(
+            Pacing::try_new(secs(1), Duration::from_millis(1_999), secs(60)),
+            Err(PacingError::Interval)
+        );
+        assert_eq!(
+            Pacing::try_new(secs(1), secs(2), secs(281)),
+            Err(PacingError::Timeout)
+        );
+        assert_eq!(
+            Pacing::try_new(secs(5), secs(2), secs(5)),
+            Err(PacingError::Timeout)
+        );
+    }
+
+    #[test]
+    fn the_first_delay_counts_from_the_acceptance() {
+        assert_eq!(
+            image().first(Duration::from_millis(400), 0),
+            Next::After(Duration::from_millis(600))
+        );
+        assert_eq!(image().first(secs(9), 0), Next::After(Duration::ZERO));
+    }
+
+    #[test]
+    fn an_asked_for_pause_is_kept_and_repeated_asking_slows_down() {
+        assert_eq!(
+            image().after_answer(secs(3), 1, 0, Some(secs(7)), 0.0),
+            Next::After(secs(7))
+        );
+        assert_eq!(
+            image().after_answer(secs(3), 1, 2, None, 0.0),
+            Next::After(secs(8))
+        );
+    }
+
+    #[test]
+    fn nothing_is_polled_past_its_time_out_its_polls_or_its_age() {
+        assert_eq!(image().after_answer(secs(60), 20, 0, None, 0.0), Next::Over);
+        assert_eq!(
+            image().after_answer(secs(30), MAX_POLLS, 0, None, 0.0),
+            Next::Over
+        );
+        assert_eq!(image().first(secs(280), 0), Next::Gone);
+    }
+
+    #[test]
+    fn earlier_owners_are_taken_to_have_polled_every_two_and_a_half_seconds() {
+        assert_eq!(assumed_polls(secs(0)), 0);
+        assert_eq!(assumed_polls(secs(5)), 2);
+        assert_eq!(assumed_polls(Duration::from_millis(5_001)), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn any_pace_keeps_spacing_count_and_age(
+            first in 0_u64..200, interval in 2_u64..60, timeout in 1_u64..280,
+            lucks in prop::collection::vec(0.0_f64..1.0, 200), slower in 0_u32..9,
+        ) {
+            let Ok(pacing) = Pacing::try_new(secs(first), secs(interval), secs(timeout)) else { return Ok(()) };
+            let mut next = pacing.first(Duration::ZERO, 0);
+            let (mut age, mut polls) = (Duration::ZERO, 0);
+            for luck in lucks {
+                let Next::After(wait) = next else { break };
+                prop_assert!(polls == 0 || wait >= SPACING);
+                age += wait;
+                polls += 1;
+                prop_assert!(polls <= MAX_POLLS && age <= MAX_AGE && age <= secs(timeout));
+                next = pacing.after_answer(age, polls, slower, None, luck);
+            }
+        }
+    }
+}
