@@ -5,40 +5,12 @@ use std::fmt;
 
 use crate::domain::class::Class;
 use crate::domain::envelope::Value;
+pub use crate::domain::retry::{PARKS, Park};
 
 /// Deliveries of one job before the broker itself dead-letters it: a backstop against a job that kills workers, never a decision about a job.
 const JOB_DELIVERY_LIMIT: i64 = 20;
 /// The same for every other queue. High, since a crash charges every unacked neighbour.
 const DELIVERY_LIMIT: i64 = 1_000;
-
-/// How long a job is parked: one queue for each delay, since messages expire only at the head of a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Park {
-    /// The queue's suffix.
-    pub label: &'static str,
-    /// The queue's time to live, in milliseconds.
-    pub millis: u64,
-}
-
-/// The retry queues, shortest first.
-pub const PARKS: [Park; 4] = [
-    Park {
-        label: "5s",
-        millis: 5_000,
-    },
-    Park {
-        label: "30s",
-        millis: 30_000,
-    },
-    Park {
-        label: "2m",
-        millis: 120_000,
-    },
-    Park {
-        label: "10m",
-        millis: 600_000,
-    },
-];
 
 /// The names of everything on the broker, all prefixed by the namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,316 @@
+//! A refusal, judged: what it means for the job, in one place for every way a call can end.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::call::{CallError, NoAnswer, Refusal};
+use super::class::Class;
+use super::code::{Code, Overrides};
+use super::guard::Reason;
+
+/// Codes of faults that this worker finds itself. The API's own codes are passed on verbatim.
+pub mod codes {
+    /// The body has no bytes.
+    pub const EMPTY_BODY: &str = "EMPTY_BODY";
+    /// The body is not UTF-8.
+    pub const NOT_UTF8: &str = "NOT_UTF8";
+    /// The body is not JSON.
+    pub const NOT_JSON: &str = "NOT_JSON";
+    /// The body is JSON, but not an object.
+    pub const NOT_AN_OBJECT: &str = "NOT_AN_OBJECT";
+    /// Nested too deeply.
+    pub const TOO_DEEP: &str = "TOO_DEEP";
+    /// A top-level field that the contract does not have.
+    pub const UNKNOWN_FIELD: &str = "UNKNOWN_FIELD";
+    /// A field that only the worker may set (`clientKey`, `callbackUrl`).
+    pub const FORBIDDEN_FIELD: &str = "FORBIDDEN_FIELD";
+    /// A field that stands twice.
+    pub const DUPLICATE_FIELD: &str = "DUPLICATE_FIELD";
+    /// A field without which there is no job.
+    pub const MISSING_FIELD: &str = "MISSING_FIELD";
+    /// A field of the wrong JSON type, or an id out of bounds.
+    pub const WRONG_TYPE: &str = "WRONG_TYPE";
+    /// A deadline that is not RFC 3339.
+    pub const DEADLINE_UNREADABLE: &str = "DEADLINE_UNREADABLE";
+    /// A header that only the worker may set, or one of its own with impossible content.
+    pub const FORGED_HEADER: &str = "FORGED_HEADER";
+    /// A message on the ticket queue that is no ticket.
+    pub const NOT_A_TICKET: &str = "NOT_A_TICKET";
+    /// The image's bytes cannot be read.
+    pub const IMAGE_NOT_BASE64: &str = "IMAGE_NOT_BASE64";
+    /// Under 100 bytes.
+    pub const IMAGE_TOO_SMALL: &str = "IMAGE_TOO_SMALL";
+    /// Over 50,000 bytes.
+    pub const IMAGE_TOO_BIG: &str = "IMAGE_TOO_BIG";
+    /// The deadline is over.
+    pub const DEADLINE_PASSED: &str = "DEADLINE_PASSED";
+    /// The operator's policy does not list the site.
+    pub const POLICY_SITE_NOT_ALLOWED: &str = "POLICY_SITE_NOT_ALLOWED";
+    /// No connection: the call never left.
+    pub const CONNECT_FAILED: &str = "CONNECT_FAILED";
+    /// No answer in time.
+    pub const CALL_TIMED_OUT: &str = "CALL_TIMED_OUT";
+    /// The connection ended before the answer did.
+    pub const CONNECTION_CUT: &str = "CONNECTION_CUT";
+    /// Not the JSON it should be.
+    pub const UNREADABLE_REPLY: &str = "UNREADABLE_REPLY";
+    /// Beyond 1 MiB.
+    pub const REPLY_TOO_LONG: &str = "REPLY_TOO_LONG";
+    /// An error without a code.
+    pub const ERROR_WITHOUT_CODE: &str = "ERROR_WITHOUT_CODE";
+    /// Not solved within the type's time-out.
+    pub const SOLVE_TIMEOUT: &str = "SOLVE_TIMEOUT";
+    /// The API no longer keeps the result.
+    pub const RESULT_EXPIRED: &str = "RESULT_EXPIRED";
+    /// Handling the job panicked.
+    pub const PANIC: &str = "PANIC";
+}
+
+/// Where on its way a job met the fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Before any call.
+    Door,
+    /// createTask.
+    Submit,
+    /// getTaskResult.
+    Poll,
+}
+
+/// Whether the API may have charged for a submission that did not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Charge {
+    /// It did not accept the task.
+    None,
+    /// It may have accepted it: sent, and no answer that says otherwise.
+    Possible,
+}
+
+/// A refusal with its meaning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// What it means for the job.
+    pub class: Class,
+    /// The API's code verbatim, or one of [`codes`].
+    pub code: Cow<'static, str>,
+    /// For people.
+    pub description: Cow<'static, str>,
+    /// Where.
+    pub stage: Stage,
+    /// The API asked for this long a pause.
+    pub retry_after: Option<Duration>,
+}
+
+impl Fault {
+    /// A fault of this worker's own finding.
+    pub fn local(
+        class: Class,
+        code: &'static str,
+        stage: Stage,
+        description: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            class,
+            code: Cow::Borrowed(code),
+            description: description.into(),
+            stage,
+            retry_after: None,
+        }
+    }
+
+    /// A message that is not a job.
+    pub fn malformed(code: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
+        Self::local(Class::Malformed, code, Stage::Door, description)
+    }
+
+    /// What an account fault says about the account; `None` for every other class.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        if self.class != Class::Account {
+            return None;
+        }
+        Some(match (Code::parse(&self.code), &*self.code) {
+            (Some(Code::ZeroBalance), _) | (None, "HTTP_402") => Reason::NoFunds,
+            (Some(Code::IpNotAllowed), _) => Reason::IpNotAllowed,
+            (Some(Code::IpBanned | Code::IpBlocked), _) => Reason::IpBanned,
+            // What else an operator calls an account fault is treated as the one that stops every call.
+            _ => Reason::KeyInvalid,
+        })
+    }
+}
+
+/// Judges a failed call.
+#[must_use]
+pub fn judge(error: &CallError, stage: Stage, own_proxy: bool, overrides: &Overrides) -> Fault {
+    match error {
+        CallError::Refused(refusal) => judge_refusal(refusal, stage, own_proxy, overrides),
+        CallError::NoAnswer { kind, detail, .. } => {
+            let code = match kind {
+                NoAnswer::TimedOut => codes::CALL_TIMED_OUT,
+                NoAnswer::Cut => codes::CONNECTION_CUT,
+                NoAnswer::Unreadable => codes::UNREADABLE_REPLY,
+                NoAnswer::TooLong => codes::REPLY_TOO_LONG,
+            };
+            Fault::local(Class::Transient, code, stage, detail.clone())
+        }
+        CallError::NeverSent(detail) => {
+            Fault::local(Class::Transient, codes::CONNECT_FAILED, stage, detail.clone())
+        }
+    }
+}
+
+fn judge_refusal(refusal: &Refusal, stage: Stage, own_proxy: bool, overrides: &Overrides) -> Fault {
+    let (class, code): (Class, Cow<'static, str>) = match &refusal.code {
+        Some(code) => (overrides.class_of(code, own_proxy), code.clone().into()),
+        None => {
+            let code = match refusal.status {
+                200..=299 => codes::ERROR_WITHOUT_CODE.into(),
+                status => Cow::from(format!("HTTP_{status}")),
+            };
+            // An override can name these too.
+            let class = match overrides.class_of(&code, own_proxy) {
+                Class::Unknown => class_of_status(refusal.status),
+                named => named,
+            };
+            (class, code)
+        }
+    };
+    let description = refusal.description.clone().map_or_else(
+        || {
+            Cow::from(format!(
+                "the API refused without a description (HTTP {})",
+                refusal.status
+            ))
+        },
+        Cow::from,
+    );
+    Fault {
+        class,
+        code,
+        description,
+        stage,
+        retry_after: refusal.retry_after,
+    }
+}
+
+/// The documentation gives no statuses; these are what its clients treat them as.
+fn class_of_status(status: u16) -> Class {
+    match status {
+        401..=403 => Class::Account,
+        429 => Class::Throttled,
+        408 | 500..=599 => Class::Transient,
+        _ => Class::Unknown,
+    }
+}
+
+/// Whether a failed createTask may have been accepted, and so paid.
+///
+/// A refusal in a JSON body, a client-side error and 503 (not processed) say no. Any other 5xx comes from something that may already have
+/// passed the request on, so it is counted with the answers that never came.
+#[must_use]
+pub fn charge_of(error: &CallError) -> Charge {
+    match error {
+        CallError::NeverSent(_) => Charge::None,
+        CallError::NoAnswer { .. } => Charge::Possible,
+        CallError::Refused(Refusal {
+            code: None,
+            status: 500..=502 | 504..=599,
+            ..
+        }) => Charge::Possible,
+        CallError::Refused(_) => Charge::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: Option<&str>, status: u16) -> CallError {
+        CallError::Refused(Refusal {
+            code: code.map(str::to_owned),
+            description: None,
+            status,
+            retry_after: None,
+        })
+    }
+
+    fn class_of(error: &CallError) -> (Class, String) {
+        let fault = judge(error, Stage::Submit, false, &Overrides::default());
+        (fault.class, fault.code.into_owned())
+    }
+
+    #[test]
+    fn a_code_in_the_body_goes_before_the_status() {
+        assert_eq!(
+            class_of(&refused(Some("ERROR_ZERO_BALANCE"), 503)).0,
+            Class::Account
+        );
+    }
+
+    #[test]
+    fn without_a_code_the_status_decides() {
+        for (status, class) in [
+            (402, Class::Account),
+            (403, Class::Account),
+            (429, Class::Throttled),
+            (500, Class::Transient),
+            (503, Class::Transient),
+            (404, Class::Unknown),
+            (302, Class::Unknown),
+        ] {
+            assert_eq!(
+                class_of(&refused(None, status)),
+                (class, format!("HTTP_{status}"))
+            );
+        }
+        assert_eq!(
+            class_of(&refused(None, 200)),
+            (Class::Unknown, "ERROR_WITHOUT_CODE".to_owned())
+        );
+    }
+
+    #[test]
+    fn each_account_code_says_what_is_wrong_with_the_account() {
+        for (code, status, reason) in [
+            (Some("ERROR_ZERO_BALANCE"), 200, Reason::NoFunds),
+            (None, 402, Reason::NoFunds),
+            (Some("ERROR_KEY_DOES_NOT_EXIST"), 200, Reason::KeyInvalid),
+            (None, 403, Reason::KeyInvalid),
+            (Some("ERROR_IP_NOT_ALLOWED"), 200, Reason::IpNotAllowed),
+            (Some("ERROR_IP_BANNED"), 200, Reason::IpBanned),
+            (Some("ERROR_IP_BLOCKED"), 200, Reason::IpBanned),
+        ] {
+            let fault = judge(
+                &refused(code, status),
+                Stage::Submit,
+                false,
+                &Overrides::default(),
+            );
+            assert_eq!(fault.reason(), Some(reason));
+        }
+        let other = judge(
+            &refused(Some("ERROR_NO_SLOT_AVAILABLE"), 200),
+            Stage::Submit,
+            false,
+            &Overrides::default(),
+        );
+        assert_eq!(other.reason(), None);
+    }
+
+    #[test]
+    fn only_what_was_sent_and_not_refused_may_have_been_charged() {
+        let cut = CallError::NoAnswer {
+            kind: NoAnswer::Cut,
+            status: None,
+            detail: String::new(),
+        };
+        assert_eq!(charge_of(&cut), Charge::Possible);
+        assert_eq!(charge_of(&CallError::NeverSent(String::new())), Charge::None);
+        assert_eq!(charge_of(&refused(None, 502)), Charge::Possible);
+        assert_eq!(charge_of(&refused(None, 503)), Charge::None);
+        assert_eq!(charge_of(&refused(Some("ERROR_X"), 500)), Charge::None);
+    }
+}
