@@ -8,6 +8,7 @@ pub mod code;
 pub mod envelope;
 pub mod fault;
 pub mod guard;
+pub mod job;
 pub mod pacing;
 pub mod policy;
 pub mod retry;
