@@ -1,0 +1,262 @@
+//! What a job has been through: it rides in a header that the worker owns, so that it survives every hand-over.
+
+use serde::{Deserialize, Serialize};
+
+use super::call::TaskId;
+use super::class::Class;
+use super::envelope::{Headers, Value};
+use super::fault::{Fault, codes};
+use super::time::Timestamp;
+
+/// Headers that begin with this are the worker's alone.
+pub const OWNED_PREFIX: &str = "x-captcha-";
+/// Carries the [`History`] of a parked job.
+pub const HISTORY_HEADER: &str = "x-captcha-history";
+/// Version of the header's content.
+pub const VERSION: u32 = 1;
+/// Submissions of one job that are remembered; settings allow fewer.
+pub const MAX_ATTEMPTS: usize = 16;
+/// Bound on the header's text.
+pub const MAX_HEADER: usize = 16 * 1024;
+/// Clocks of replicas may differ by this much.
+const SKEW_MS: i64 = 5 * 60 * 1000;
+
+/// How a submission ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// Solved.
+    Ready,
+    /// Sent, and no answer: it may have been accepted.
+    Ambiguous,
+    /// The answer did not come, by this class.
+    #[serde(untagged)]
+    Failed(Class),
+}
+
+/// One submission that was, or may have been, paid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When createTask was answered, or given up.
+    pub submitted_at: Timestamp,
+    /// The API's id; absent where no answer told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_id: Option<TaskId>,
+    /// Polls by the last owner.
+    pub polls: u32,
+    /// How it ended.
+    pub ended: Ended,
+}
+
+/// What a job has been through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// Version of this record.
+    pub v: u32,
+    /// When a worker first held the job.
+    pub first_seen: Timestamp,
+    /// How often it was parked.
+    pub retries: u32,
+    /// Its submissions so far.
+    pub attempts: Vec<Attempt>,
+}
+
+impl History {
+    /// That of a job seen for the first time.
+    #[must_use]
+    pub fn begin(now: Timestamp) -> Self {
+        Self {
+            v: VERSION,
+            first_seen: now,
+            retries: 0,
+            attempts: Vec::new(),
+        }
+    }
+
+    /// How many submissions ended so.
+    #[must_use]
+    pub fn count(&self, ended: Ended) -> u32 {
+        u32::try_from(
+            self.attempts
+                .iter()
+                .filter(|attempt| attempt.ended == ended)
+                .count(),
+        )
+        .unwrap_or(u32::MAX)
+    }
+
+    /// Reads the history off a job's headers, where it has one.
+    ///
+    /// It is believed only where the broker itself says that the message came out of one of the retry queues, and only within bounds.
+    ///
+    /// # Errors
+    /// A fault that names the header: only the worker sets headers under its prefix.
+    pub fn of_job(headers: &Headers, retry_prefix: &str, now: Timestamp) -> Result<Option<Self>, Fault> {
+        let forged = |name: &str, why: &str| {
+            Err(Fault::malformed(
+                codes::FORGED_HEADER,
+                format!("header '{name}' is the worker's to set: {why}"),
+            ))
+        };
+        for name in headers.keys().filter(|name| name.starts_with(OWNED_PREFIX)) {
+            if name != HISTORY_HEADER {
+                return forged(name, "a job may not carry it");
+            }
+        }
+        let Some(value) = headers.get(HISTORY_HEADER) else {
+            return Ok(None);
+        };
+        if !was_parked(headers, retry_prefix) {
+            return forged(HISTORY_HEADER, "the job was never parked");
+        }
+        let read = value.as_text().filter(|text| text.len() <= MAX_HEADER);
+        match read.and_then(|text| serde_json::from_str::<History>(text).ok()) {
+            Some(history) if history.is_plausible(now) => Ok(Some(history)),
+            Some(_) => forged(HISTORY_HEADER, "its content is impossible"),
+            None => forged(HISTORY_HEADER, "its content cannot be read"),
+        }
+    }
+
+    /// Whether a worker can have written this.
+    #[must_use]
+    pub fn is_plausible(&self, now: Timestamp) -> bool {
+        let latest = now.as_millis().saturating_add(SKEW_MS);
+        (1..=VERSION).contains(&self.v)
+            && (0..=latest).contains(&self.first_seen.as_millis())
+            && self.attempts.len() <= MAX_ATTEMPTS
+            && self
+                .attempts
+                .iter()
+                .all(|attempt| (0..=latest).contains(&attempt.submitted_at.as_millis()))
+    }
+
+    /// The header's value.
+    #[must_use]
+    pub fn to_header(&self) -> Value {
+        // Plain data with string keys: there is nothing in it that could fail to be written.
+        Value::Text(serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+/// Whether the broker has dead-lettered the message out of a retry queue.
+fn was_parked(headers: &Headers, retry_prefix: &str) -> bool {
+    let Some(Value::Array(deaths)) = headers.get("x-death") else {
+        return false;
+    };
+    deaths.iter().any(|death| match death {
+        Value::Table(death) => death
+            .get("queue")
+            .and_then(Value::as_text)
+            .is_some_and(|queue| queue.starts_with(retry_prefix)),
+        _ => false,
+    })
+}
+
+/// The publisher's headers: without the worker's own, and without the broker's record of earlier hops.
+///
+/// That record must not be published again: the broker would take the next hop for a cycle, and drop the message.
+#[must_use]
+pub fn publishers_headers(headers: &Headers) -> Headers {
+    let brokers = |name: &str| {
+        name == "x-death"
+            || name == "x-delivery-count"
+            || name == "x-acquired-count"
+            || name.starts_with("x-first-death-")
+            || name.starts_with("x-last-death-")
+    };
+    headers
+        .iter()
+        .filter(|(name, _)| !name.starts_with(OWNED_PREFIX) && !brokers(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+
+    fn parked(history: Value) -> Headers {
+        let death = Headers::from([("queue".to_owned(), "captcha.retry.5s".into())]);
+        Headers::from([
+            ("x-death".to_owned(), Value::Array(vec![Value::Table(death)])),
+            (HISTORY_HEADER.to_owned(), history),
+        ])
+    }
+
+    fn some_history() -> History {
+        let attempt = |ended| Attempt {
+            submitted_at: NOW,
+            task_id: None,
+            polls: 3,
+            ended,
+        };
+        let attempts = vec![attempt(Ended::Failed(Class::Unsolved)), attempt(Ended::Ambiguous)];
+        History {
+            retries: 4,
+            attempts,
+            ..History::begin(NOW)
+        }
+    }
+
+    fn read(headers: &Headers) -> Result<Option<History>, Fault> {
+        History::of_job(headers, "captcha.retry.", NOW)
+    }
+
+    #[test]
+    fn a_history_reads_back_from_a_parked_job() {
+        assert_eq!(
+            read(&parked(some_history().to_header())),
+            Ok(Some(some_history()))
+        );
+        assert_eq!(some_history().count(Ended::Failed(Class::Unsolved)), 1);
+        assert_eq!(some_history().count(Ended::Failed(Class::Lost)), 0);
+        assert_eq!(some_history().count(Ended::Ambiguous), 1);
+    }
+
+    #[test]
+    fn a_job_without_one_begins_anew() {
+        assert_eq!(read(&Headers::new()), Ok(None));
+    }
+
+    #[test]
+    fn a_history_that_no_worker_wrote_is_refused_by_the_headers_name() {
+        let mut never_parked = parked(some_history().to_header());
+        never_parked.remove("x-death");
+        let future = History::begin(NOW.plus(std::time::Duration::from_secs(3_600)));
+        let other_version = History {
+            v: 2,
+            ..some_history()
+        };
+        let cases = [
+            never_parked,
+            parked("{}".into()),
+            parked(Value::Int(7)),
+            parked(" ".repeat(MAX_HEADER + 1).into()),
+            parked(future.to_header()),
+            parked(other_version.to_header()),
+            Headers::from([("x-captcha-ticket".to_owned(), "{}".into())]),
+        ];
+        for headers in cases {
+            let fault = read(&headers).expect_err("must be refused");
+            assert_eq!(
+                (fault.class, &*fault.code),
+                (Class::Malformed, codes::FORGED_HEADER)
+            );
+            assert!(fault.description.contains("x-captcha-"), "{}", fault.description);
+        }
+    }
+
+    #[test]
+    fn a_publishers_headers_are_kept_and_the_hops_are_not() {
+        let mut headers = parked(some_history().to_header());
+        headers.insert("tenant".to_owned(), "blue".into());
+        headers.insert("x-first-death-queue".to_owned(), "captcha.retry.5s".into());
+        headers.insert("x-delivery-count".to_owned(), Value::Int(3));
+        assert_eq!(
+            publishers_headers(&headers),
+            Headers::from([("tenant".to_owned(), "blue".into())])
+        );
+    }
+}

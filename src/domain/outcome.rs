@@ -1,0 +1,405 @@
+//! The end of a job, as it is published: contract version 1.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::call::TaskId;
+use super::class::Class;
+use super::envelope::{Headers, Message, Properties};
+use super::fault::{Fault, Stage};
+use super::history::{Attempt, Ended, History};
+use super::job::{Job, NotAJob};
+use super::time::Timestamp;
+
+/// AMQP's `type` of an outcome.
+pub const KIND: &str = "captcha.outcome.v1";
+/// Headers that are echoed, so that one trace spans publisher, worker and consumer.
+const ECHOED: [&str; 2] = ["traceparent", "tracestate"];
+/// Longest part of a routing key that is taken from the outside.
+const MAX_KEY_PART: usize = 100;
+
+/// An outcome ready to be published on the topic exchange of outcomes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// `solved.<type>` or `dead.<class>.<code>`.
+    pub routing_key: String,
+    /// Body and properties.
+    pub message: Message,
+}
+
+/// Who finishes a job, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Finish<'a> {
+    /// The replica's name.
+    pub worker: &'a str,
+    /// The moment.
+    pub now: Timestamp,
+}
+
+/// The task that a job's last submission made.
+#[derive(Debug, Clone, Copy)]
+pub struct Task<'a> {
+    /// The API's id.
+    pub id: &'a TaskId,
+    /// When the API accepted it.
+    pub accepted_at: Timestamp,
+    /// Polls by this owner.
+    pub polls: u32,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    version: u32,
+    id: &'a str,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_id: Option<&'a TaskId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    solution: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<Failure<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    original: Option<Original<'a>>,
+    attempts: &'a [Attempt],
+    times: Times,
+    worker: &'a str,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    class: Class,
+    code: &'a str,
+    description: &'a str,
+    stage: Stage,
+}
+
+/// A message that is no job, kept so that it can be looked at and sent again.
+#[derive(Serialize)]
+struct Original<'a> {
+    encoding: &'static str,
+    body: std::borrow::Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct Times {
+    received_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    solved_at: Option<Timestamp>,
+    finished_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queued_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    solving_ms: Option<u64>,
+}
+
+/// The outcome of a solved job. The solution is the API's, byte for byte.
+#[must_use]
+pub fn solved(job: &Job, history: &History, task: Task<'_>, solution: &RawValue, by: Finish<'_>) -> Outcome {
+    let mut attempts = history.attempts.clone();
+    attempts.push(Attempt {
+        submitted_at: task.accepted_at,
+        task_id: Some(task.id.clone()),
+        polls: task.polls,
+        ended: Ended::Ready,
+    });
+    let body = Body {
+        version: 1,
+        id: &job.id,
+        status: "solved",
+        task_type: Some(&job.task_type),
+        task_id: Some(task.id),
+        solution: Some(solution),
+        failure: None,
+        metadata: job.parts().and_then(|parts| parts.metadata),
+        job: None,
+        original: None,
+        attempts: &attempts,
+        times: times(history.first_seen, Some(task.accepted_at), true, by.now),
+        worker: by.worker,
+    };
+    outcome(
+        format!("solved.{}", key_part(&job.task_type)),
+        &body,
+        &job.message.properties,
+        by.now,
+    )
+}
+
+/// The outcome of a job that failed, with the whole job for replay.
+#[must_use]
+pub fn failed(
+    job: &Job,
+    history: &History,
+    task: Option<Task<'_>>,
+    fault: &Fault,
+    by: Finish<'_>,
+) -> Outcome {
+    let body = Body {
+        version: 1,
+        id: &job.id,
+        status: "failed",
+        task_type: Some(&job.task_type),
+        task_id: task.map(|task| task.id),
+        solution: None,
+        failure: Some(failure(fault)),
+        metadata: job.parts().and_then(|parts| parts.metadata),
+        job: raw(&job.message.body),
+        original: None,
+        attempts: &history.attempts,
+        times: times(
+            history.first_seen,
+            task.map(|task| task.accepted_at),
+            false,
+            by.now,
+        ),
+        worker: by.worker,
+    };
+    outcome(dead_key(fault), &body, &job.message.properties, by.now)
+}
+
+/// The outcome of a message that is no job, or of one that the door refuses.
+#[must_use]
+pub fn refused(refused: &NotAJob, received_at: Timestamp, by: Finish<'_>) -> Outcome {
+    let message = &refused.message;
+    let whole_job = if refused.fault.class == Class::Malformed {
+        None
+    } else {
+        raw(&message.body)
+    };
+    let original = whole_job
+        .is_none()
+        .then(|| match std::str::from_utf8(&message.body) {
+            Ok(text) => Original {
+                encoding: "utf-8",
+                body: text.into(),
+            },
+            Err(_) => Original {
+                encoding: "base64",
+                body: STANDARD.encode(&message.body).into(),
+            },
+        });
+    let body = Body {
+        version: 1,
+        id: &refused.id,
+        status: "failed",
+        task_type: refused.task_type.as_deref(),
+        task_id: None,
+        solution: None,
+        failure: Some(failure(&refused.fault)),
+        metadata: None,
+        job: whole_job,
+        original,
+        attempts: &[],
+        times: times(received_at, None, false, by.now),
+        worker: by.worker,
+    };
+    outcome(dead_key(&refused.fault), &body, &message.properties, by.now)
+}
+
+fn raw(body: &[u8]) -> Option<&RawValue> {
+    serde_json::from_slice(body).ok()
+}
+
+fn failure(fault: &Fault) -> Failure<'_> {
+    Failure {
+        class: fault.class,
+        code: &fault.code,
+        description: &fault.description,
+        stage: fault.stage,
+    }
+}
+
+fn times(received_at: Timestamp, accepted_at: Option<Timestamp>, solved: bool, now: Timestamp) -> Times {
+    let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    Times {
+        received_at,
+        solved_at: solved.then_some(now),
+        finished_at: now,
+        queued_ms: accepted_at.map(|at| millis(at.since(received_at))),
+        solving_ms: accepted_at.filter(|_| solved).map(|at| millis(now.since(at))),
+    }
+}
+
+fn dead_key(fault: &Fault) -> String {
+    format!("dead.{}.{}", fault.class, key_part(&fault.code))
+}
+
+/// A word of a routing key: what comes from outside must not add levels to it, nor exceed AMQP's short string.
+fn key_part(text: &str) -> String {
+    text.chars()
+        .take(MAX_KEY_PART)
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+fn outcome(routing_key: String, body: &Body<'_>, publisher: &Properties, now: Timestamp) -> Outcome {
+    let headers: Headers = ECHOED
+        .iter()
+        .filter_map(|name| {
+            publisher
+                .headers
+                .get(*name)
+                .map(|value| ((*name).to_owned(), value.clone()))
+        })
+        .collect();
+    let properties = Properties {
+        content_type: Some("application/json".to_owned()),
+        headers,
+        correlation_id: publisher.correlation_id.clone(),
+        message_id: Some(body.id.to_owned()),
+        timestamp: u64::try_from(now.as_millis() / 1_000).ok(),
+        kind: Some(KIND.to_owned()),
+        ..Properties::default()
+    };
+    // Plain data with string keys: there is nothing in it that could fail to be written.
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    Outcome {
+        routing_key,
+        message: Message {
+            body,
+            properties,
+            transient: false,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::super::envelope::Value;
+    use super::super::fault::codes;
+    use super::super::policy::Policy;
+    use super::*;
+
+    const SEEN: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+    const ACCEPTED: Timestamp = Timestamp::from_millis(1_790_000_000_003);
+    const DONE: Timestamp = Timestamp::from_millis(1_790_000_002_103);
+    const BY: Finish<'static> = Finish {
+        worker: "host-1/4711",
+        now: DONE,
+    };
+
+    fn job(body: &str) -> Result<Job, Box<NotAJob>> {
+        let properties = Properties {
+            correlation_id: Some("c-9".to_owned()),
+            headers: Headers::from([
+                ("traceparent".to_owned(), "00-ab-cd-01".into()),
+                ("other".to_owned(), Value::Int(1)),
+            ]),
+            ..Properties::default()
+        };
+        let policy = Policy::try_new(&[], &["My.Task"]).unwrap();
+        Job::read(
+            Message {
+                body: body.as_bytes().to_vec(),
+                properties,
+                transient: false,
+            },
+            &policy,
+            || "gen".to_owned(),
+        )
+    }
+
+    fn read(outcome: &Outcome) -> Json {
+        serde_json::from_slice(&outcome.message.body).unwrap()
+    }
+
+    #[test]
+    fn a_solved_outcome_has_the_shape_of_the_contract() {
+        let job = job(r#"{"id":"order-17","task":{"type":"My.Task"},"metadata":{"any": "json"}}"#).unwrap();
+        let id = TaskId::from_raw(serde_json::from_str("7654321").unwrap()).unwrap();
+        let task = Task {
+            id: &id,
+            accepted_at: ACCEPTED,
+            polls: 2,
+        };
+        let solution: &RawValue = serde_json::from_str(r#"{ "text":"an\u0073wer", "n": 1.50 }"#).unwrap();
+        let outcome = solved(&job, &History::begin(SEEN), task, solution, BY);
+        assert_eq!(
+            read(&outcome),
+            json!({"version": 1, "id": "order-17", "status": "solved", "task_type": "My.Task", "task_id": 7654321,
+                "solution": {"text": "answer", "n": 1.5}, "metadata": {"any": "json"},
+                "attempts": [{"submitted_at": ACCEPTED.to_string(), "task_id": 7654321, "polls": 2, "ended": "ready"}],
+                "times": {"received_at": SEEN.to_string(), "solved_at": DONE.to_string(), "finished_at": DONE.to_string(),
+                    "queued_ms": 3, "solving_ms": 2100},
+                "worker": "host-1/4711"})
+        );
+        let text = String::from_utf8(outcome.message.body.clone()).unwrap();
+        assert!(text.contains(solution.get()), "the solution is verbatim");
+        assert_eq!(outcome.routing_key, "solved.My_Task");
+    }
+
+    #[test]
+    fn an_outcome_carries_the_publishers_correlation_and_trace() {
+        let job = job(r#"{"id":"a","task":{"type":"My.Task"}}"#).unwrap();
+        let fault = Fault::local(Class::Expired, codes::DEADLINE_PASSED, Stage::Door, "late");
+        let properties = failed(&job, &History::begin(SEEN), None, &fault, BY)
+            .message
+            .properties;
+        assert_eq!(properties.message_id.as_deref(), Some("a"));
+        assert_eq!(properties.correlation_id.as_deref(), Some("c-9"));
+        assert_eq!(properties.kind.as_deref(), Some(KIND));
+        assert_eq!(
+            properties.headers,
+            Headers::from([("traceparent".to_owned(), "00-ab-cd-01".into())])
+        );
+    }
+
+    #[test]
+    fn a_failed_outcome_carries_the_whole_job() {
+        let body = r#"{"id":"order-18","task":{"type":"My.Task", "x":[1, 2]}}"#;
+        let fault = Fault {
+            code: "ERROR.WEIRD CODE".into(),
+            ..Fault::local(Class::Unknown, "", Stage::Submit, "why")
+        };
+        let outcome = failed(&job(body).unwrap(), &History::begin(SEEN), None, &fault, BY);
+        let read = read(&outcome);
+        assert_eq!(
+            read["failure"],
+            json!({"class": "unknown", "code": "ERROR.WEIRD CODE", "description": "why", "stage": "submit"})
+        );
+        assert_eq!(read["job"], serde_json::from_str::<Json>(body).unwrap());
+        assert_eq!(outcome.routing_key, "dead.unknown.ERROR_WEIRD_CODE");
+    }
+
+    #[test]
+    fn what_is_no_job_is_kept_as_it_was() {
+        for (body, encoding, kept) in [
+            (&b"not json"[..], "utf-8", "not json"),
+            (&b"\xff\x00"[..], "base64", "/wA="),
+        ] {
+            let message = Message {
+                body: body.to_vec(),
+                ..Message::default()
+            };
+            let no_job = Job::read(message, &Policy::default(), || "gen".to_owned()).unwrap_err();
+            let outcome = read(&refused(&no_job, SEEN, BY));
+            assert_eq!(outcome["original"], json!({"encoding": encoding, "body": kept}));
+            assert_eq!(
+                (&outcome["id"], &outcome["status"]),
+                (&json!("gen"), &json!("failed"))
+            );
+        }
+        let forbidden = job(r#"{"id":"b","task":{"type":"Other"}}"#).unwrap_err();
+        assert_eq!(
+            read(&refused(&forbidden, SEEN, BY))["job"]["id"],
+            json!("b"),
+            "a refused job can be replayed"
+        );
+    }
+}
