@@ -10,6 +10,7 @@ pub mod fault;
 pub mod guard;
 pub mod history;
 pub mod job;
+pub mod lifecycle;
 pub mod outcome;
 pub mod pacing;
 pub mod policy;

@@ -9,6 +9,10 @@ pub const SPACING: Duration = Duration::from_secs(2);
 pub const MAX_POLLS: u32 = 120;
 /// The API keeps a result for 5 minutes from the upload. Nobody asks in the last 20 seconds of them, which leaves room for clocks that differ.
 pub const MAX_AGE: Duration = Duration::from_secs(280);
+/// How long one proof of ownership of a ticket is good for: nobody polls past it.
+pub const LEASE: Duration = Duration::from_secs(5);
+/// What a new owner waits before its first poll: until the earlier owner's lease is over, and the spacing after that.
+pub const HANDOVER_WAIT: Duration = Duration::from_secs(7);
 /// An unknown owner before us is taken to have polled once in this time.
 const ASSUMED_SPACING_MS: u128 = 2_500;
 

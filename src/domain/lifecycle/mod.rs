@@ -1,0 +1,271 @@
+//! A job's life as a value: each event moves it on and says what is to be done next.
+//!
+//! ```text
+//!              ┌────────── park ◀───────────┐
+//!  taken ──▶ Held ──submit──▶ Submitting ───┤ unpaid refusal
+//!              ▲                  │ accepted
+//!              │ resubmit         ▼
+//!              └──────────────── Paid ──▶ ticket ──▶ wait ⇄ poll ──▶ settle
+//! ```
+//!
+//! The clock and the dice are arguments, and nothing here waits or calls: the worker carries out each [`Action`] and comes back with its end.
+
+mod polling;
+mod rules;
+mod submitting;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::call::{Accepted, CallError, TaskId, TaskState};
+use super::class::Class;
+use super::fault::{Fault, Stage, codes};
+use super::guard::Reason;
+use super::history::History;
+use super::job::Job;
+use super::outcome::Task;
+use super::retry::Park;
+use super::time::Timestamp;
+
+pub use rules::{Ambiguous, Moment, Rules};
+
+/// How the job came to hand, and so what is to be settled in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// As a job: unpaid.
+    Job,
+    /// As a ticket: paid once at least.
+    Ticket,
+}
+
+/// A task that the API has accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenTask {
+    /// The API's id.
+    pub id: TaskId,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// Polls used, those of earlier owners as far as they must be assumed.
+    pub polls: u32,
+    /// How often the API has asked for fewer calls.
+    slower: u32,
+    /// The last poll's fault, where it brought no word about the task.
+    unheard: Option<Box<Fault>>,
+}
+
+impl OpenTask {
+    /// A task just accepted, or come to hand with no polls to be assumed.
+    #[must_use]
+    pub fn new(id: TaskId, accepted_at: Timestamp) -> Self {
+        Self {
+            id,
+            accepted_at,
+            polls: 0,
+            slower: 0,
+            unheard: None,
+        }
+    }
+
+    /// As the outcome shows it.
+    #[must_use]
+    pub fn shown(&self) -> Task<'_> {
+        Task {
+            id: &self.id,
+            accepted_at: self.accepted_at,
+            polls: self.polls,
+        }
+    }
+}
+
+/// A job at hand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Case {
+    /// The job.
+    pub job: Job,
+    /// What it has been through.
+    pub history: History,
+    /// How it came to hand.
+    pub origin: Origin,
+    /// The task that is paid and open, if any.
+    pub task: Option<OpenTask>,
+}
+
+/// What has happened to a job at hand.
+#[derive(Debug)]
+pub enum Event {
+    /// It came to hand as a job, past the door.
+    Taken,
+    /// It came to hand as a ticket.
+    TicketTaken {
+        /// Another owner may have polled it before.
+        redelivered: bool,
+    },
+    /// createTask has ended.
+    Submitted(Result<Accepted, CallError>),
+    /// A wait is over.
+    Due,
+    /// getTaskResult has ended.
+    Answered(Result<TaskState, CallError>),
+    /// It would have been submitted now, but nothing may be: the guard is shut, or the worker is leaving.
+    SubmissionsShut,
+}
+
+/// The last word on a job.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The API's solution, raw.
+    Solved(Box<RawValue>),
+    /// Why there is none.
+    Failed(Fault),
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum Action {
+    /// Call createTask.
+    Submit,
+    /// Publish the ticket of the accepted task, then ack what came to hand. Somebody, perhaps this replica, takes the ticket from there.
+    KeepTicket,
+    /// Wait, then report [`Event::Due`].
+    Wait(Duration),
+    /// Call getTaskResult.
+    Poll,
+    /// Publish the outcome, then ack what came to hand.
+    Settle(Verdict),
+    /// Publish the job to a retry queue, then ack what came to hand.
+    Park(Park),
+    /// Return what came to hand to its queue, unchanged.
+    HandBack,
+}
+
+/// Where a job may come to be paid for once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// (a): createTask was sent and not answered readably, and is sent again.
+    AmbiguousSubmission,
+    /// (g): a resubmission that the rules allow, of an unsolved or lost task.
+    Resubmission,
+}
+
+/// An action, with what must be known beside it.
+#[derive(Debug)]
+pub struct Step {
+    /// What to do.
+    pub action: Action,
+    /// The API has refused the account.
+    pub trip: Option<Reason>,
+    /// A possible second payment, to be counted.
+    pub window: Option<Window>,
+}
+
+impl From<Action> for Step {
+    fn from(action: Action) -> Self {
+        Self {
+            action,
+            trip: None,
+            window: None,
+        }
+    }
+}
+
+impl Step {
+    fn fail(fault: Fault) -> Self {
+        Action::Settle(Verdict::Failed(fault)).into()
+    }
+
+    fn with_trip(self, reason: Reason) -> Self {
+        Self {
+            trip: Some(reason),
+            ..self
+        }
+    }
+
+    fn with_window(self, window: Window) -> Self {
+        Self {
+            window: Some(window),
+            ..self
+        }
+    }
+}
+
+impl Case {
+    /// A job that passed the door.
+    #[must_use]
+    pub fn of_job(job: Job, history: History) -> Self {
+        Self {
+            job,
+            history,
+            origin: Origin::Job,
+            task: None,
+        }
+    }
+
+    /// A ticket that came to hand.
+    #[must_use]
+    pub fn of_ticket(job: Job, history: History, task_id: TaskId, accepted_at: Timestamp) -> Self {
+        let task = Some(OpenTask::new(task_id, accepted_at));
+        Self {
+            job,
+            history,
+            origin: Origin::Ticket,
+            task,
+        }
+    }
+
+    /// Moves the job on.
+    pub fn advance(&mut self, event: Event, at: &Moment<'_>) -> Step {
+        match (event, self.task.take()) {
+            (Event::Taken, None) => self.before_submission(at),
+            (Event::Submitted(end), None) => self.after_submission(end, at),
+            (Event::SubmissionsShut, None) => self.held_back(),
+            (Event::TicketTaken { redelivered }, Some(task)) => self.ticket_at_hand(task, redelivered, at),
+            (Event::Due, Some(task)) => self.poll_due(task, at),
+            (Event::Answered(end), Some(task)) => self.after_poll(task, end, at),
+            (event, task) => {
+                self.task = task;
+                Step::fail(Fault::local(
+                    Class::Poison,
+                    codes::PANIC,
+                    Stage::Door,
+                    format!(
+                        "a bug: {} cannot happen to a job that is {}",
+                        event.name(),
+                        self.phase()
+                    ),
+                ))
+            }
+        }
+    }
+
+    fn phase(&self) -> &'static str {
+        if self.task.is_some() { "paid" } else { "unpaid" }
+    }
+
+    /// The deadline is over: nobody waits for the answer, so nothing more is spent on it.
+    fn too_late(&self, stage: Stage) -> Step {
+        let deadline = self.job.deadline.map(|at| at.to_string()).unwrap_or_default();
+        Step::fail(Fault::local(
+            Class::Expired,
+            codes::DEADLINE_PASSED,
+            stage,
+            format!("the deadline {deadline} has passed"),
+        ))
+    }
+}
+
+impl Event {
+    fn name(&self) -> &'static str {
+        match self {
+            Event::Taken => "being taken as a job",
+            Event::TicketTaken { .. } => "being taken as a ticket",
+            Event::Submitted(_) => "the end of createTask",
+            Event::Due => "the end of a wait",
+            Event::Answered(_) => "the end of getTaskResult",
+            Event::SubmissionsShut => "being held back from submission",
+        }
+    }
+}

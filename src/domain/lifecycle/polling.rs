@@ -1,0 +1,170 @@
+//! The paid part of a job's life.
+
+use std::time::Duration;
+
+use super::super::call::{CallError, TaskState};
+use super::super::class::Class;
+use super::super::fault::{Fault, Stage, codes, judge};
+use super::super::guard::Reason;
+use super::super::history::{Attempt, Ended, MAX_ATTEMPTS};
+use super::super::pacing::{self, Next};
+use super::{Action, Case, Moment, OpenTask, Step, Verdict, Window};
+
+impl Case {
+    pub(super) fn ticket_at_hand(&mut self, mut task: OpenTask, redelivered: bool, at: &Moment<'_>) -> Step {
+        let age = at.now.since(task.accepted_at);
+        let mut wait_at_least = Duration::ZERO;
+        if redelivered {
+            task.polls = pacing::assumed_polls(age);
+            // An earlier owner may go on until its lease ends, and the API wants its polls apart from ours.
+            wait_at_least = pacing::HANDOVER_WAIT;
+        }
+        let next = at.rules.pacing.of(&self.job.task_type).first(age, task.polls);
+        match next {
+            Next::After(wait) => self.wait(task, wait.max(wait_at_least)),
+            Next::Over | Next::Gone => self.no_more_polls(task, next, at),
+        }
+    }
+
+    pub(super) fn poll_due(&mut self, task: OpenTask, at: &Moment<'_>) -> Step {
+        if self.job.is_late(at.now) {
+            self.task = Some(task);
+            return self.too_late(Stage::Poll);
+        }
+        if at.now.since(task.accepted_at) >= pacing::MAX_AGE {
+            return self.no_more_polls(task, Next::Gone, at);
+        }
+        self.task = Some(OpenTask {
+            polls: task.polls.saturating_add(1),
+            ..task
+        });
+        Action::Poll.into()
+    }
+
+    pub(super) fn after_poll(
+        &mut self,
+        mut task: OpenTask,
+        end: Result<TaskState, CallError>,
+        at: &Moment<'_>,
+    ) -> Step {
+        match end {
+            Ok(TaskState::Ready(solution)) => {
+                self.task = Some(task);
+                Action::Settle(Verdict::Solved(solution)).into()
+            }
+            Ok(TaskState::Processing) => {
+                task.unheard = None;
+                self.ask_again(task, None, at)
+            }
+            Err(error) => {
+                let fault = judge(&error, Stage::Poll, self.job.own_proxy, &at.rules.overrides);
+                self.poll_refused(task, fault, at)
+            }
+        }
+    }
+
+    fn poll_refused(&mut self, mut task: OpenTask, fault: Fault, at: &Moment<'_>) -> Step {
+        match fault.class {
+            Class::Pending => {
+                task.unheard = None;
+                self.ask_again(task, fault.retry_after, at)
+            }
+            Class::Throttled => {
+                task.slower += 1;
+                self.ask_again(task, fault.retry_after, at)
+            }
+            Class::Capacity | Class::Transient => {
+                let pause = fault.retry_after;
+                task.unheard = Some(Box::new(fault));
+                self.ask_again(task, pause, at)
+            }
+            Class::Lost => self.submit_again(task, fault, 1, at),
+            Class::Unsolved => self.submit_again(task, fault, at.rules.max_resubmissions, at),
+            Class::Account => self.poll_refused_for_the_account(task, &fault, at),
+            Class::Invalid
+            | Class::Forbidden
+            | Class::Expired
+            | Class::Proxy
+            | Class::Malformed
+            | Class::Poison
+            | Class::Unknown => self.fail_paid(task, fault),
+        }
+    }
+
+    /// The task is paid and may still be answered, so its ticket is kept: asked on where the reason allows it, handed back where it does not.
+    fn poll_refused_for_the_account(&mut self, task: OpenTask, fault: &Fault, at: &Moment<'_>) -> Step {
+        let reason = fault.reason().unwrap_or(Reason::KeyInvalid);
+        let step = if reason.stops().polls {
+            self.task = Some(task);
+            Action::HandBack.into()
+        } else {
+            self.ask_again(task, fault.retry_after, at)
+        };
+        step.with_trip(reason)
+    }
+
+    fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &Moment<'_>) -> Step {
+        let pace = at.rules.pacing.of(&self.job.task_type);
+        let age = at.now.since(task.accepted_at);
+        match pace.after_answer(age, task.polls, task.slower, pause, at.luck) {
+            Next::After(wait) => self.wait(task, wait),
+            end @ (Next::Over | Next::Gone) => self.no_more_polls(task, end, at),
+        }
+    }
+
+    fn wait(&mut self, task: OpenTask, wait: Duration) -> Step {
+        self.task = Some(task);
+        Action::Wait(wait).into()
+    }
+
+    /// The polls are over without an answer: in time or number, or because the API has forgotten the task.
+    fn no_more_polls(&mut self, mut task: OpenTask, why: Next, at: &Moment<'_>) -> Step {
+        if self.job.is_late(at.now) {
+            self.task = Some(task);
+            return self.too_late(Stage::Poll);
+        }
+        if why == Next::Gone {
+            let text = "the API keeps a result for 5 minutes, and they are over";
+            let fault = Fault::local(Class::Lost, codes::RESULT_EXPIRED, Stage::Poll, text);
+            return self.submit_again(task, fault, 1, at);
+        }
+        if let Some(fault) = task.unheard.take() {
+            return self.fail_paid(
+                task,
+                Fault {
+                    class: Class::Transient,
+                    ..*fault
+                },
+            );
+        }
+        let text = format!("not solved within the time-out of type {}", self.job.task_type);
+        let fault = Fault::local(Class::Unsolved, codes::SOLVE_TIMEOUT, Stage::Poll, text);
+        self.submit_again(task, fault, at.rules.max_resubmissions, at)
+    }
+
+    /// Submits the job anew, as often as its class allows and while somebody waits for the answer.
+    fn submit_again(&mut self, task: OpenTask, fault: Fault, allowed: u32, at: &Moment<'_>) -> Step {
+        let ended = Ended::Failed(fault.class);
+        let used = self.history.count(ended);
+        if used >= allowed || self.job.is_late(at.now) || self.history.attempts.len() + 1 >= MAX_ATTEMPTS {
+            return self.fail_paid(task, fault);
+        }
+        self.record(&task, ended);
+        Step::from(Action::Submit).with_window(Window::Resubmission)
+    }
+
+    fn fail_paid(&mut self, task: OpenTask, fault: Fault) -> Step {
+        self.record(&task, Ended::Failed(fault.class));
+        self.task = Some(task);
+        Step::fail(fault)
+    }
+
+    fn record(&mut self, task: &OpenTask, ended: Ended) {
+        self.history.attempts.push(Attempt {
+            submitted_at: task.accepted_at,
+            task_id: Some(task.id.clone()),
+            polls: task.polls,
+            ended,
+        });
+    }
+}

@@ -1,0 +1,114 @@
+//! The unpaid part of a job's life.
+
+use std::time::Duration;
+
+use super::super::call::{Accepted, CallError};
+use super::super::class::Class;
+use super::super::fault::{Charge, Fault, Stage, charge_of, judge};
+use super::super::guard::Reason;
+use super::super::history::{Attempt, Ended};
+use super::super::retry;
+use super::{Action, Ambiguous, Case, Moment, OpenTask, Origin, Step, Window};
+
+impl Case {
+    pub(super) fn before_submission(&mut self, at: &Moment<'_>) -> Step {
+        if self.job.is_late(at.now) {
+            self.too_late(Stage::Door)
+        } else {
+            Action::Submit.into()
+        }
+    }
+
+    pub(super) fn after_submission(&mut self, end: Result<Accepted, CallError>, at: &Moment<'_>) -> Step {
+        match end {
+            Ok(accepted) => {
+                self.task = Some(OpenTask::new(accepted.task_id, at.now));
+                Action::KeepTicket.into()
+            }
+            Err(error) => {
+                let fault = judge(&error, Stage::Submit, self.job.own_proxy, &at.rules.overrides);
+                self.submission_refused(fault, charge_of(&error), at)
+            }
+        }
+    }
+
+    fn submission_refused(&mut self, fault: Fault, charge: Charge, at: &Moment<'_>) -> Step {
+        match fault.class {
+            Class::Capacity | Class::Throttled => self.park_within(at.rules.capacity_timeout, fault, at),
+            // "Not ready" is no answer to a submission; it is treated as the passing trouble that it must be.
+            Class::Transient | Class::Pending => match charge {
+                Charge::None => self.park_within(at.rules.transient_timeout, fault, at),
+                Charge::Possible => self.submission_unanswered(fault, at),
+            },
+            Class::Account => self.account_refused(fault),
+            Class::Lost
+            | Class::Unsolved
+            | Class::Invalid
+            | Class::Forbidden
+            | Class::Expired
+            | Class::Proxy
+            | Class::Malformed
+            | Class::Poison
+            | Class::Unknown => Step::fail(fault),
+        }
+    }
+
+    /// The task may have been accepted, and paid: it is submitted again once at most.
+    fn submission_unanswered(&mut self, fault: Fault, at: &Moment<'_>) -> Step {
+        let before = self.history.count(Ended::Ambiguous);
+        self.history.attempts.push(Attempt {
+            submitted_at: at.now,
+            task_id: None,
+            polls: 0,
+            ended: Ended::Ambiguous,
+        });
+        match at.rules.ambiguous {
+            Ambiguous::Retry if before == 0 => {
+                let step = self.park_within(at.rules.transient_timeout, fault, at);
+                if matches!(step.action, Action::Park(_)) {
+                    step.with_window(Window::AmbiguousSubmission)
+                } else {
+                    step
+                }
+            }
+            Ambiguous::Retry | Ambiguous::DeadLetter => Step::fail(fault),
+        }
+    }
+
+    /// A wrong key takes the job that met it along, so that somebody sees it. For every other reason the job is not to blame, and goes back.
+    fn account_refused(&mut self, fault: Fault) -> Step {
+        match fault.reason() {
+            Some(Reason::KeyInvalid) | None => Step::fail(fault).with_trip(Reason::KeyInvalid),
+            Some(reason) => self.held_back().with_trip(reason),
+        }
+    }
+
+    /// Back unpaid. A job goes back as it came; what came as a ticket must not be polled again, so it is parked as a job.
+    pub(super) fn held_back(&mut self) -> Step {
+        match self.origin {
+            Origin::Job => Action::HandBack.into(),
+            Origin::Ticket => self.park_at(retry::SHORTEST),
+        }
+    }
+
+    fn park_at(&mut self, park: retry::Park) -> Step {
+        self.history.retries = self.history.retries.saturating_add(1);
+        Action::Park(park).into()
+    }
+
+    /// Parks the job, unless that would outlast its budget or its deadline.
+    fn park_within(&mut self, budget: Duration, fault: Fault, at: &Moment<'_>) -> Step {
+        let ends = self.history.first_seen.plus(budget);
+        let ends = self.job.deadline.map_or(ends, |deadline| deadline.min(ends));
+        let left = ends.since(at.now);
+        match retry::park(self.history.retries, fault.retry_after, left, at.luck) {
+            Some(park) => self.park_at(park),
+            // An exhausted budget needs a class that a job can end in.
+            None if fault.class.is_final() => Step::fail(fault),
+            None => Step::fail(Fault {
+                class: Class::Transient,
+                ..fault
+            }),
+        }
+    }
+}
