@@ -116,7 +116,7 @@ pub struct Lease {
 
 impl Lease {
     /// How long a round trip is good for.
-    pub const SPAN: Duration = Duration::from_secs(5);
+    pub const SPAN: Duration = crate::domain::pacing::LEASE;
 
     /// A lease that begins with a round trip sent now.
     #[must_use]

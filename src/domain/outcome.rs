@@ -305,7 +305,7 @@ mod tests {
         };
         let policy = Policy::try_new(&[], &["My.Task"]).unwrap();
         Job::read(
-            Message {
+            &mut Message {
                 body: body.as_bytes().to_vec(),
                 properties,
                 transient: false,
@@ -383,11 +383,11 @@ mod tests {
             (&b"not json"[..], "utf-8", "not json"),
             (&b"\xff\x00"[..], "base64", "/wA="),
         ] {
-            let message = Message {
+            let mut message = Message {
                 body: body.to_vec(),
                 ..Message::default()
             };
-            let no_job = Job::read(message, &Policy::default(), || "gen".to_owned()).unwrap_err();
+            let no_job = Job::read(&mut message, &Policy::default(), || "gen".to_owned()).unwrap_err();
             let outcome = read(&refused(&no_job, SEEN, BY));
             assert_eq!(outcome["original"], json!({"encoding": encoding, "body": kept}));
             assert_eq!(

@@ -72,9 +72,17 @@ impl Pacing {
     }
 
     /// When a ticket that has just come to hand is first polled. `age`: since the task was accepted; `polls`: already used.
+    ///
+    /// Past the type's time-out it is still asked for once: the answer is paid, and may have waited while nobody could ask.
     #[must_use]
     pub fn first(&self, age: Duration, polls: u32) -> Next {
-        self.within_limits(age, polls, self.first_delay.saturating_sub(age))
+        if age >= MAX_AGE {
+            Next::Gone
+        } else if polls >= MAX_POLLS {
+            Next::Over
+        } else {
+            Next::After(self.first_delay.saturating_sub(age))
+        }
     }
 
     /// When the next poll is due after an answer received now, so that two polls stay apart on the API's side too.
@@ -195,6 +203,13 @@ mod tests {
             Next::Over
         );
         assert_eq!(image().first(secs(280), 0), Next::Gone);
+        assert_eq!(image().first(secs(30), MAX_POLLS), Next::Over);
+    }
+
+    #[test]
+    fn a_ticket_that_comes_after_its_time_out_is_asked_for_once_more() {
+        assert_eq!(image().first(secs(100), 40), Next::After(Duration::ZERO));
+        assert_eq!(image().after_answer(secs(107), 41, 0, None, 0.0), Next::Over);
     }
 
     #[test]

@@ -188,7 +188,7 @@ mod tests {
         let body = br#"{"task":{"type":"SomeTask"}, "deadline":"2026-11-23T10:00:00Z"}"#.to_vec();
         let policy = Policy::try_new(&[], &["SomeTask"]).unwrap();
         Job::read(
-            Message {
+            &mut Message {
                 body,
                 properties,
                 transient: false,

@@ -66,10 +66,12 @@ pub struct Parts<'a> {
 impl Job {
     /// Reads a message. `fresh_id` is used where neither the job nor its `message_id` names one.
     ///
+    /// The message is taken only once it has been judged: were there a bug in the judging that panics, its caller still has it.
+    ///
     /// # Errors
-    /// What is wrong with it, naming the field, with the message given back.
+    /// What is wrong with it, naming the field, with the message inside.
     pub fn read(
-        message: Message,
+        message: &mut Message,
         policy: &Policy,
         fresh_id: impl FnOnce() -> String,
     ) -> Result<Self, Box<NotAJob>> {
@@ -79,7 +81,9 @@ impl Job {
             .clone()
             .filter(|id| !id.is_empty() && id.len() <= MAX_ID);
         let id = given.unwrap_or_else(fresh_id);
-        match read(&message.body, &id, policy) {
+        let judged = read(&message.body, &id, policy);
+        let message = std::mem::take(message);
+        match judged {
             Ok(facts) => Ok(Self {
                 id: facts.id,
                 task_type: facts.task_type,

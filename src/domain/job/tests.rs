@@ -6,12 +6,12 @@ use super::*;
 use crate::domain::envelope::Properties;
 
 fn read_with(body: &[u8], properties: Properties, domains: &[&str]) -> Result<Job, Box<NotAJob>> {
-    let message = Message {
+    let mut message = Message {
         body: body.to_vec(),
         properties,
         transient: false,
     };
-    Job::read(message, &Policy::try_new(domains, &[]).unwrap(), || {
+    Job::read(&mut message, &Policy::try_new(domains, &[]).unwrap(), || {
         "fresh".to_owned()
     })
 }

@@ -38,11 +38,11 @@ struct Scene {
 impl Scene {
     fn new(job: &str) -> Self {
         let policy = Policy::try_new(&[], &["T"]).unwrap();
-        let message = Message {
+        let mut message = Message {
             body: job.as_bytes().to_vec(),
             ..Message::default()
         };
-        let job = Job::read(message, &policy, || "id".to_owned()).unwrap();
+        let job = Job::read(&mut message, &policy, || "id".to_owned()).unwrap();
         Self {
             case: Case::of_job(job, History::begin(START)),
             rules: rules(),
