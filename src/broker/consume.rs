@@ -201,15 +201,25 @@ impl Consumer {
         self.deliveries.recv().await
     }
 
+    /// Whether it was cancelled from this side.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.deliveries.is_closed()
+    }
+
     /// The lease on this consumer's channel.
     #[must_use]
     pub fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// Stops new deliveries. What was delivered can still be settled.
-    pub async fn cancel(&self) {
+    /// Stops new deliveries and returns those that nobody has received yet. What was received can still be settled.
+    pub async fn cancel(&mut self) {
         self.ask(Settlement::Cancel).await;
+        self.deliveries.close();
+        while let Ok(unseen) = self.deliveries.try_recv() {
+            drop(unseen);
+        }
     }
 
     /// Carries out all settlements made so far and closes the channel; what is unsettled goes back to its queue.

@@ -29,6 +29,15 @@ pub struct Outcome {
     pub message: Message,
 }
 
+impl Outcome {
+    /// The class it failed in; `None` where it was solved.
+    #[must_use]
+    pub fn class(&self) -> Option<Class> {
+        let failed = self.routing_key.strip_prefix("dead.")?;
+        failed.split('.').next()?.parse().ok()
+    }
+}
+
 /// Who finishes a job, and when.
 #[derive(Debug, Clone, Copy)]
 pub struct Finish<'a> {
@@ -341,7 +350,7 @@ mod tests {
         );
         let text = String::from_utf8(outcome.message.body.clone()).unwrap();
         assert!(text.contains(solution.get()), "the solution is verbatim");
-        assert_eq!(outcome.routing_key, "solved.My_Task");
+        assert_eq!((&*outcome.routing_key, outcome.class()), ("solved.My_Task", None));
     }
 
     #[test]
@@ -375,6 +384,7 @@ mod tests {
         );
         assert_eq!(read["job"], serde_json::from_str::<Json>(body).unwrap());
         assert_eq!(outcome.routing_key, "dead.unknown.ERROR_WEIRD_CODE");
+        assert_eq!(outcome.class(), Some(Class::Unknown));
     }
 
     #[test]

@@ -1,1 +1,221 @@
-//! (to be written)
+//! The worker: takes jobs and tickets off the broker, and sees each to its end.
+//!
+//! [`Worker::run`] makes a session, serves it until it ends, and makes the next, until it is told to drain.
+//! What happens to one job is [`attempt`]'s; what is acked, and when, is [`settle`]'s.
+
+mod attempt;
+mod clock;
+mod context;
+mod drain;
+mod gate;
+mod serve;
+mod settle;
+mod tally;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::topology::{Names, Topology};
+use crate::broker::{Broker, BrokerError, Session};
+use crate::domain::guard::Guard;
+use crate::domain::lifecycle::Rules;
+use crate::domain::policy::Policy;
+use crate::fleet::Standing;
+use crate::solver::Solver;
+
+pub use clock::{Clock, Dice};
+pub use drain::Drained;
+pub use tally::{Reading, Tally};
+
+use context::Context;
+use gate::Gate;
+use serve::End;
+
+/// First and longest wait before the broker is tried again.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// The largest prefetch AMQP can express.
+const MAX_PREFETCH: usize = 65_535;
+
+/// What a worker is made of.
+pub struct WorkerOptions {
+    /// The broker.
+    pub broker: Broker,
+    /// The API.
+    pub solver: Solver,
+    /// Names of everything on the broker.
+    pub names: Names,
+    /// Whether the topology is declared on every new session.
+    pub declare_topology: bool,
+    /// What decides about jobs.
+    pub rules: Rules,
+    /// Which sites may be automated.
+    pub policy: Policy,
+    /// This replica's name, as outcomes show it.
+    pub name: String,
+    /// Tickets and submissions held at once.
+    pub max_in_flight: usize,
+    /// Submissions at once.
+    pub submit_concurrency: usize,
+    /// Calls of the API at once.
+    pub max_calls: usize,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+    /// Queues beside the direct reply-to that copies of outcomes may go to; empty: none.
+    pub reply_to_prefix: String,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// Where randomness comes from.
+    pub dice: Dice,
+}
+
+/// A replica.
+pub struct Worker {
+    broker: Broker,
+    topology: Option<Topology>,
+    ctx: Arc<Context>,
+    attempts: TaskTracker,
+    job_prefetch: u16,
+    ticket_prefetch: u16,
+    submit_concurrency: usize,
+    drain_timeout: Duration,
+}
+
+/// A way to look at a running worker.
+#[derive(Clone)]
+pub struct View {
+    ctx: Arc<Context>,
+}
+
+impl View {
+    /// Its counters.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        self.ctx.tally.read()
+    }
+
+    /// Tickets and submissions held.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.ctx.gate.held()
+    }
+
+    /// The account's state as this replica knows it.
+    #[must_use]
+    pub fn guard(&self) -> Guard {
+        self.ctx.standing.guard()
+    }
+
+    /// Whether it has a session with the broker.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.ctx
+            .live
+            .borrow()
+            .as_ref()
+            .is_some_and(|session| !session.is_closed())
+    }
+}
+
+impl Worker {
+    /// A worker that has not begun yet.
+    #[must_use]
+    pub fn new(options: WorkerOptions) -> Self {
+        let prefetch = |n: usize| u16::try_from(n.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX);
+        let ctx = Context {
+            solver: options.solver,
+            rules: options.rules,
+            policy: options.policy,
+            clock: options.clock,
+            dice: options.dice,
+            standing: Standing::default(),
+            tally: Arc::new(Tally::default()),
+            gate: Gate::new(options.max_in_flight),
+            calls: Semaphore::new(options.max_calls),
+            submissions: Semaphore::new(options.submit_concurrency),
+            live: watch::Sender::new(None),
+            worker: options.name,
+            reply_to_prefix: options.reply_to_prefix,
+            names: options.names,
+        };
+        Self {
+            broker: options.broker,
+            topology: options.declare_topology.then(|| Topology::new(&ctx.names)),
+            attempts: TaskTracker::new(),
+            job_prefetch: prefetch(options.submit_concurrency),
+            // Twice what is held on purpose, since the tickets of a replica that died land here too.
+            ticket_prefetch: prefetch(options.max_in_flight.saturating_mul(2)),
+            submit_concurrency: options.submit_concurrency,
+            drain_timeout: options.drain_timeout,
+            ctx: Arc::new(ctx),
+        }
+    }
+
+    /// A view of it, for as long as wanted.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View {
+            ctx: Arc::clone(&self.ctx),
+        }
+    }
+
+    /// Works until `drain` is cancelled, and then leaves in order.
+    ///
+    /// # Errors
+    /// Where the broker refuses the very first session for a reason that waiting cannot mend (log-in, virtual host, a queue with other arguments).
+    pub async fn run(self, drain: CancellationToken) -> Result<Drained, BrokerError> {
+        let mut served_before = false;
+        let mut pause = RECONNECT.0;
+        loop {
+            let error = match self.begin(&drain).await {
+                Ok(None) => return Ok(self.drain_unconnected().await),
+                Ok(Some(serving)) => {
+                    served_before = true;
+                    pause = RECONNECT.0;
+                    match self.serve(serving, &drain).await {
+                        End::Drained(drained) => return Ok(drained),
+                        End::Lost(reason) => BrokerError::Lost(reason),
+                    }
+                }
+                Err(error) if served_before || error.is_passing() => error,
+                Err(error) => return Err(error),
+            };
+            self.ctx.live.send_replace(None);
+            let wait = pause.mul_f64(0.5 + self.ctx.dice.luck());
+            tracing::warn!(%error, retry_in_ms = wait.as_millis(), "no session with the broker; trying again");
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+            pause = (pause * 2).min(RECONNECT.1);
+        }
+    }
+
+    /// Makes a session with its consumers; `None` where the worker is to drain first.
+    async fn begin(&self, drain: &CancellationToken) -> Result<Option<serve::Serving>, BrokerError> {
+        tokio::select! {
+            biased;
+            () = drain.cancelled() => Ok(None),
+            session = self.connect() => Ok(Some(session?)),
+        }
+    }
+
+    async fn connect(&self) -> Result<serve::Serving, BrokerError> {
+        let session = self.broker.connect().await?;
+        let serving = self.open(&session).await;
+        if serving.is_err() {
+            session.link().close().await;
+        }
+        serving
+    }
+
+    async fn open(&self, session: &Session) -> Result<serve::Serving, BrokerError> {
+        if let Some(topology) = &self.topology {
+            session.link().declare(topology).await?;
+        }
+        serve::Serving::open(self, session.clone()).await
+    }
+}

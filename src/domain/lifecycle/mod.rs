@@ -112,6 +112,8 @@ pub enum Event {
     Answered(Result<TaskState, CallError>),
     /// It would have been submitted now, but nothing may be: the guard is shut, or the worker is leaving.
     SubmissionsShut,
+    /// Its bytes are not a job's, although its ticket says so.
+    Unreadable,
 }
 
 /// The last word on a job.
@@ -222,6 +224,10 @@ impl Case {
             (Event::Taken, None) => self.before_submission(at),
             (Event::Submitted(end), None) => self.after_submission(end, at),
             (Event::SubmissionsShut, None) => self.held_back(),
+            (Event::Unreadable, None) => Step::fail(Fault::malformed(
+                codes::NOT_A_TICKET,
+                "the ticket's body is not a job",
+            )),
             (Event::TicketTaken { redelivered }, Some(task)) => self.ticket_at_hand(task, redelivered, at),
             (Event::Due, Some(task)) => self.poll_due(task, at),
             (Event::Answered(end), Some(task)) => self.after_poll(task, end, at),
@@ -266,6 +272,7 @@ impl Event {
             Event::Due => "the end of a wait",
             Event::Answered(_) => "the end of getTaskResult",
             Event::SubmissionsShut => "being held back from submission",
+            Event::Unreadable => "being unreadable",
         }
     }
 }

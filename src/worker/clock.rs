@@ -1,0 +1,85 @@
+//! The worker's clock and dice: the only places where the time is read and a number is drawn.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
+
+use crate::domain::time::Timestamp;
+
+/// Where absolute time comes from.
+#[derive(Debug, Clone)]
+pub enum Clock {
+    /// The machine's.
+    System,
+    /// Tokio's, counted from a fixed moment: it stands still and jumps with a paused runtime.
+    Runtime {
+        /// The absolute time at `start`.
+        epoch: Timestamp,
+        /// The runtime's time then.
+        start: Instant,
+    },
+}
+
+impl Clock {
+    /// A clock that follows the runtime's own, from now on.
+    #[must_use]
+    pub fn runtime(epoch: Timestamp) -> Self {
+        Self::Runtime {
+            epoch,
+            start: Instant::now(),
+        }
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        match self {
+            Clock::System => {
+                let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+            }
+            Clock::Runtime { epoch, start } => epoch.plus(start.elapsed()),
+        }
+    }
+}
+
+/// Where randomness comes from.
+#[derive(Debug, Clone)]
+pub enum Dice {
+    /// The thread's generator.
+    Thread,
+    /// One generator from a seed, so that a run can be repeated.
+    Seeded(Arc<Mutex<StdRng>>),
+}
+
+impl Dice {
+    /// Dice whose throws follow from the seed.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self::Seeded(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
+    }
+
+    /// A number in `[0, 1)`.
+    #[must_use]
+    pub fn luck(&self) -> f64 {
+        match self {
+            Dice::Thread => rand::random(),
+            Dice::Seeded(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).random(),
+        }
+    }
+
+    /// An id for a job that has none.
+    #[must_use]
+    pub fn fresh_id(&self) -> String {
+        let bits = match self {
+            Dice::Thread => rand::random::<u128>(),
+            Dice::Seeded(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).random(),
+        };
+        uuid::Builder::from_random_bytes(bits.to_be_bytes())
+            .into_uuid()
+            .to_string()
+    }
+}

@@ -1,0 +1,97 @@
+//! Leaving in order: nothing new is begun, what is begun is finished, and what is paid is handed to others.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::Worker;
+use super::serve::Serving;
+
+/// How long closing the session may take when the drain's own time is used up.
+const CLOSING: Duration = Duration::from_secs(2);
+/// How long a session is given to the tickets that wait for one, before it is made anew.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What a drain left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Deliveries that were not settled in time. Their messages go back to their queues when the connection closes.
+    pub unfinished: usize,
+}
+
+impl Worker {
+    /// Stops taking jobs, finishes submissions, hands tickets back, and closes the session: in this order, and in a bounded time.
+    pub(super) async fn drain(&self, mut serving: Serving) -> Drained {
+        let deadline = Instant::now() + self.drain_timeout;
+        tracing::info!(
+            in_flight = self.ctx.gate.held(),
+            "draining: no more jobs are taken"
+        );
+        let stopped = timeout_at(deadline, async {
+            serving.stop_jobs().await;
+            // Until submissions have ended their tickets are polled on, so that as few as possible change hands.
+            self.submissions_ended().await;
+            serving.stop_tickets().await;
+            self.attempts.close();
+            self.attempts.wait().await;
+        });
+        let in_time = stopped.await.is_ok();
+        let unfinished = self.ctx.gate.held();
+        serving.scope.end();
+        // Closing a consumer carries out the settlements made so far, and returns the rest.
+        let closing = async {
+            for consumer in [serving.jobs.take(), serving.tickets.take()]
+                .into_iter()
+                .flatten()
+            {
+                consumer.close().await;
+            }
+            serving.scope.session.link().close().await;
+        };
+        let closed = timeout_at(deadline.max(Instant::now() + CLOSING), closing)
+            .await
+            .is_ok();
+        if !(in_time && closed) {
+            tracing::warn!(
+                unfinished,
+                "the drain's time is over; what is unfinished goes back to its queue"
+            );
+        }
+        Drained { unfinished }
+    }
+
+    /// Leaves while there is no session. A paid task whose ticket is not safe yet is worth one more, for as long as the drain may take.
+    pub(super) async fn drain_unconnected(&self) -> Drained {
+        self.attempts.close();
+        let finished = async {
+            while !self.attempts.is_empty() {
+                let session = self.broker.connect().await;
+                if let Ok(session) = &session {
+                    self.ctx.live.send_replace(Some(session.clone()));
+                }
+                tokio::select! {
+                    () = self.attempts.wait() => {}
+                    () = sleep(RETRY) => {}
+                }
+                if let Ok(session) = session {
+                    session.link().close().await;
+                }
+            }
+        };
+        if timeout(self.drain_timeout, finished).await.is_err() {
+            tracing::warn!(
+                unfinished = self.ctx.gate.held(),
+                "the broker could not be reached in time; paid tasks may be lost"
+            );
+        }
+        Drained {
+            unfinished: self.ctx.gate.held(),
+        }
+    }
+
+    /// All places for submissions are free: what was begun has ended, and nothing is begun since `submissions_shut`.
+    async fn submissions_ended(&self) {
+        let all = u32::try_from(self.submit_concurrency).unwrap_or(u32::MAX);
+        drop(self.ctx.submissions.acquire_many(all).await);
+    }
+}

@@ -1,0 +1,100 @@
+//! How much a replica holds at once: tickets and its own submissions, counted together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// Counts what is in flight against a bound.
+#[derive(Debug)]
+pub(super) struct Gate {
+    limit: usize,
+    held: AtomicUsize,
+    freed: Notify,
+}
+
+/// One place in the gate, given back when dropped.
+#[derive(Debug)]
+#[must_use = "the place is given back when this is dropped"]
+pub(super) struct Pass(Arc<Gate>);
+
+impl Gate {
+    /// A gate for this many.
+    #[must_use]
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            held: AtomicUsize::new(0),
+            freed: Notify::new(),
+        })
+    }
+
+    /// Takes a place. A ticket takes one even when the gate is full: it is paid already, and the broker bounds how many come.
+    pub(super) fn enter(self: &Arc<Self>) -> Pass {
+        self.held.fetch_add(1, Ordering::AcqRel);
+        Pass(Arc::clone(self))
+    }
+
+    /// How many are held.
+    #[must_use]
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// Whether a new job may be begun.
+    #[must_use]
+    pub(super) fn has_room(&self) -> bool {
+        self.held() < self.limit
+    }
+
+    /// Waits until a new job may be begun.
+    pub(super) async fn room(&self) {
+        loop {
+            let freed = self.freed.notified();
+            if self.has_room() {
+                return;
+            }
+            freed.await;
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let before = self.0.held.fetch_sub(1, Ordering::AcqRel);
+        // Only the fall below the bound is news, and one waiter hears it.
+        if before <= self.0.limit {
+            self.0.freed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_gate_opens_when_a_place_is_given_back() {
+        let gate = Gate::new(2);
+        let (first, second) = (gate.enter(), gate.enter());
+        assert!(!gate.has_room());
+        let waiting = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { gate.room().await }
+        });
+        drop(first);
+        tokio::time::timeout(std::time::Duration::from_secs(5), waiting)
+            .await
+            .expect("opens")
+            .expect("no panic");
+        drop(second);
+        assert_eq!(gate.held(), 0);
+    }
+
+    #[test]
+    fn tickets_enter_a_full_gate_and_shut_it_for_jobs() {
+        let gate = Gate::new(1);
+        let _tickets = [gate.enter(), gate.enter()];
+        assert_eq!((gate.held(), gate.has_room()), (2, false));
+    }
+}
