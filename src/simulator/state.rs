@@ -1,0 +1,295 @@
+//! The API's mind: one call at a time, at one instant, to one reply. No clock is read and nothing is awaited here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use super::account::{self, BanLedger, Keys, Moment, Offence, Purse, Spell};
+use super::control::{Control, ControlError, Storm};
+use super::distribution::Distribution;
+use super::kinds::{self, KINDS};
+use super::reply::{Endpoint, Reply};
+use super::script::{Script, When};
+use super::settings::SimulatorConfig;
+use super::stats::Stats;
+use super::tasks::{Slots, Submissions, TaskBook};
+
+/// What one task type costs and how fast it is.
+#[derive(Debug)]
+pub(super) struct Trade {
+    pub(super) cost: u64,
+    pub(super) solve: Distribution,
+    pub(super) slots: Slots,
+}
+
+#[derive(Debug, Default)]
+struct Spells {
+    key: Spell,
+    ban: Spell,
+    balance: Spell,
+}
+
+/// Everything behind the lock.
+pub(super) struct State {
+    pub(super) rng: StdRng,
+    pub(super) stats: Stats,
+    pub(super) purse: Purse,
+    pub(super) bans: BanLedger,
+    pub(super) book: TaskBook,
+    pub(super) submissions: Submissions,
+    /// By the type's place in [`KINDS`].
+    pub(super) trades: Vec<Trade>,
+    pub(super) spacing: Duration,
+    pub(super) max_polls: u32,
+    seed: u64,
+    rules: Vec<(When, Arc<Script>)>,
+    latency: Distribution,
+    keys: Keys,
+    spells: Spells,
+    storm: Option<(Storm, Instant)>,
+}
+
+impl State {
+    /// From settings already checked.
+    pub(super) fn new(config: SimulatorConfig) -> Self {
+        let ms = |ms: u32| Duration::from_millis(ms.into());
+        let book = TaskBook::new(
+            ms(config.retention_ms),
+            config.max_tasks,
+            config.task_ids,
+            config.first_task_id,
+        );
+        Self {
+            rng: StdRng::seed_from_u64(config.seed),
+            stats: Stats::default(),
+            purse: Purse {
+                balance: account::to_micros(config.balance),
+                paid: 0,
+            },
+            bans: BanLedger::new(config.ban),
+            book,
+            submissions: Submissions::new(config.max_digests),
+            trades: trades(&config),
+            spacing: ms(config.spacing_ms),
+            max_polls: config.max_polls,
+            seed: config.seed,
+            rules: config
+                .rules
+                .iter()
+                .map(|rule| (rule.when.clone(), Arc::new(rule.script())))
+                .collect(),
+            latency: config.latency_ms,
+            keys: Keys {
+                known: config.keys,
+                valid: true,
+            },
+            spells: Spells::default(),
+            storm: None,
+        }
+    }
+
+    /// When a call that arrives now is answered. Also forgets what is past its time, so that memory follows traffic.
+    pub(super) fn arrive(&mut self, now: Instant) -> Moment {
+        self.forget_expired(now);
+        Moment {
+            begun: now,
+            answered: now + self.latency.draw(&mut self.rng),
+        }
+    }
+
+    pub(super) fn admits(&self, key: Option<&str>) -> bool {
+        self.keys.admit(key)
+    }
+
+    /// What stands before every method: a storm, the ban, the key, and the offence the method has found by itself.
+    pub(super) fn refuse_at_the_door(
+        &mut self,
+        endpoint: Endpoint,
+        at: Moment,
+        admitted: bool,
+        offence: Option<Offence>,
+    ) -> Option<Reply> {
+        self.stats.bad_key_calls += u64::from(!admitted);
+        if let Some(storm) = self.storm_at(at.begun) {
+            self.stats.storm_calls += 1;
+            return Some(Reply::bare(
+                storm.status,
+                storm.retry_after,
+                "the service is not available",
+            ));
+        }
+        let offence = if admitted {
+            offence
+        } else {
+            Some(Offence::WrongKey)
+        };
+        let banned = self.bans.is_banned(at.begun);
+        if offence.is_some() {
+            self.stats.offences += 1;
+            self.stats.bans += u64::from(self.bans.offend(at.begun));
+        }
+        if banned {
+            return Some(self.refuse_banned(endpoint, at));
+        }
+        self.spells.ban.end();
+        offence.map(|offence| self.refuse_offence(endpoint, at, offence))
+    }
+
+    fn refuse_banned(&mut self, endpoint: Endpoint, at: Moment) -> Reply {
+        self.stats.calls_while_banned += 1;
+        if self.spells.ban.refuse(at) {
+            self.stats.late_calls += 1;
+            self.stats.late_by_reason.ban += 1;
+        }
+        self.error(
+            endpoint,
+            "ERROR_IP_BANNED",
+            "too many faulty calls; try again in 10 minutes",
+        )
+    }
+
+    fn refuse_offence(&mut self, endpoint: Endpoint, at: Moment, offence: Offence) -> Reply {
+        let late = match offence {
+            Offence::WrongKey => Some((&mut self.spells.key, &mut self.stats.late_by_reason.key)),
+            Offence::ZeroBalance => Some((&mut self.spells.balance, &mut self.stats.late_by_reason.balance)),
+            Offence::WrongId | Offence::PollPastLimit | Offence::BannedProxy => None,
+        };
+        if let Some((spell, count)) = late
+            && spell.refuse(at)
+        {
+            *count += 1;
+            self.stats.late_calls += 1;
+        }
+        self.error(endpoint, offence.code(), offence.description())
+    }
+
+    /// Answers an error and counts its code.
+    pub(super) fn error(&mut self, endpoint: Endpoint, code: &str, description: &str) -> Reply {
+        self.stats.count_code(code);
+        Reply::error(endpoint, code, description)
+    }
+
+    /// The script for a task: its own, else that of the first rule that fits.
+    pub(super) fn script_for(
+        &self,
+        own: Option<Arc<Script>>,
+        kind: usize,
+        digest: u64,
+    ) -> Option<Arc<Script>> {
+        own.or_else(|| {
+            let fits = |(index, (when, _)): &(usize, &(When, Arc<Script>))| {
+                when.fits(
+                    KINDS[kind].name,
+                    digest,
+                    self.seed.wrapping_add(1 + *index as u64),
+                )
+            };
+            self.rules
+                .iter()
+                .enumerate()
+                .find(fits)
+                .map(|(_, (_, script))| Arc::clone(script))
+        })
+    }
+
+    pub(super) fn get_balance(&mut self, key: Option<&str>, at: Moment) -> Reply {
+        self.stats.calls.get_balance += 1;
+        let admitted = self.admits(key);
+        self.refuse_at_the_door(Endpoint::GetBalance, at, admitted, None)
+            .unwrap_or_else(|| Reply::balance(account::from_micros(self.purse.balance)))
+    }
+
+    /// A path that is no method.
+    pub(super) fn unknown_path(&mut self) -> Reply {
+        self.stats.calls.other += 1;
+        Reply::bare(404, None, "not found")
+    }
+
+    pub(super) fn control(&mut self, control: &Control, now: Instant) -> Result<(), ControlError> {
+        control.check()?;
+        if let Some(amount) = control.balance {
+            self.purse.balance = account::to_micros(amount);
+        }
+        if let Some(amount) = control.add_credits {
+            self.purse.balance = self.purse.balance.saturating_add(account::to_micros(amount));
+        }
+        if self.purse.balance > 0 {
+            self.spells.balance.end();
+        }
+        if let Some(valid) = control.key_valid {
+            self.set_key_valid(valid);
+        }
+        self.control_ban(control.ban_seconds, now);
+        for (kind, limit) in &control.slots {
+            if let Some(kind) = kinds::index_of(kind) {
+                self.trades[kind].slots.limit = *limit;
+            }
+        }
+        if let Some(storm) = control.storm {
+            self.storm = Some((storm, now + Duration::from_secs(storm.until_seconds.into())));
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_key_valid(&mut self, valid: bool) {
+        self.keys.valid = valid;
+        self.spells.key.end();
+    }
+
+    fn control_ban(&mut self, seconds: Option<u32>, now: Instant) {
+        match seconds {
+            None => {}
+            Some(0) => self.bans.pardon(),
+            Some(seconds) => {
+                self.stats.bans += u64::from(!self.bans.is_banned(now));
+                self.bans.ban(now, Duration::from_secs(seconds.into()));
+            }
+        }
+    }
+
+    /// The counters with the state of this moment.
+    pub(super) fn stats(&mut self, now: Instant) -> Stats {
+        self.forget_expired(now);
+        let mut stats = self.stats.clone();
+        stats.paid = account::from_micros(self.purse.paid);
+        stats.balance = account::from_micros(self.purse.balance);
+        stats.banned = self.bans.is_banned(now);
+        stats
+    }
+
+    fn forget_expired(&mut self, now: Instant) {
+        let unended = self.book.forget_expired(now);
+        self.stats.uncollected_tasks += unended;
+        self.stats.tasks_open -= unended;
+    }
+
+    fn storm_at(&self, now: Instant) -> Option<Storm> {
+        self.storm
+            .filter(|(_, until)| now < *until)
+            .map(|(storm, _)| storm)
+    }
+}
+
+impl When {
+    fn fits(&self, kind: &str, digest: u64, salt: u64) -> bool {
+        self.kind.as_deref().is_none_or(|wanted| wanted == kind)
+            && self
+                .share
+                .is_none_or(|share| super::digest::fraction(digest, salt) < share)
+    }
+}
+
+fn trades(config: &SimulatorConfig) -> Vec<Trade> {
+    let trade = |kind: &kinds::Kind| {
+        let set = config.types.get(kind.name).cloned().unwrap_or_default();
+        Trade {
+            cost: set.cost.map_or(kind.cost_micros, account::to_micros),
+            solve: set.solve_ms.unwrap_or(kind.solve),
+            slots: Slots::new(set.slots),
+        }
+    };
+    KINDS.iter().map(trade).collect()
+}
