@@ -1,0 +1,9 @@
+//! The simulator keeps the API's rules: in process on paused time, and over real sockets.
+
+mod account;
+mod http;
+mod polling;
+mod scenario;
+mod scripts;
+mod support;
+mod tasks;
