@@ -1,6 +1,7 @@
 //! The simulator keeps the API's rules: in process on paused time, and over real sockets.
 
 mod account;
+mod bans;
 mod http;
 mod polling;
 mod scenario;

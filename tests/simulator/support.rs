@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use captcha_worker::simulator::{Distribution, Reply, Simulator, SimulatorConfig};
+use captcha_worker::simulator::{BanRule, Distribution, Reply, Simulator, SimulatorConfig};
 use serde_json::{Value, json};
 
 pub(crate) const KEY: &str = "simulator-key";
@@ -17,6 +17,17 @@ pub(crate) fn exact() -> SimulatorConfig {
     };
     config.types.entry("ImageToTextTask".into()).or_default().solve_ms = Some(Distribution::Fixed(3_000));
     config
+}
+
+/// As [`exact`], with bans out of the way, for tests of something else.
+pub(crate) fn lenient() -> SimulatorConfig {
+    SimulatorConfig {
+        ban: BanRule {
+            offences: 0,
+            ..BanRule::default()
+        },
+        ..exact()
+    }
 }
 
 pub(crate) fn simulator(config: SimulatorConfig) -> Simulator {
@@ -80,6 +91,11 @@ pub(crate) async fn polled(simulator: &Simulator, id: &Value) -> String {
 
 pub(crate) async fn balance(simulator: &Simulator) -> Reply {
     call(simulator, "getBalance", &json!({"clientKey": KEY})).await
+}
+
+/// The JSON of getBalance with this key.
+pub(crate) async fn key_balance(simulator: &Simulator, key: Value) -> Value {
+    json_of(&call(simulator, "getBalance", &json!({"clientKey": key})).await)
 }
 
 pub(crate) fn code_of(reply: &Reply) -> String {
