@@ -139,3 +139,26 @@ fn the_scenarios_of_the_examples_can_be_used() {
     }
     assert_eq!(loaded, 3);
 }
+
+#[test]
+fn the_defaults_in_the_documentation_are_the_defaults() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/SIMULATOR.md"))
+        .expect("the page");
+    let mut blocks = page
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap_or_default());
+    let defaults = blocks.next().expect("a first block");
+    assert_eq!(
+        SimulatorConfig::from_toml(defaults).expect("a scenario"),
+        SimulatorConfig::default()
+    );
+    let by_type = blocks.next().expect("a second block");
+    assert_eq!(
+        SimulatorConfig::from_toml(by_type)
+            .expect("a scenario")
+            .rules
+            .len(),
+        1
+    );
+}
