@@ -197,7 +197,7 @@ fn note(ctx: &Context, step: &Step) {
 
 /// Calls createTask, unless nothing may be submitted any more. `None`: the job is no longer ours.
 async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Event> {
-    let places = async { tokio::join!(ctx.submissions.acquire(), ctx.calls.acquire()) };
+    let places = async { tokio::join!(ctx.submissions.place(), ctx.calls.acquire()) };
     let _places = tokio::select! {
         biased;
         () = scope.submissions_shut.cancelled() => return Some(Event::SubmissionsShut),
@@ -215,6 +215,7 @@ async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) ->
     let end = ctx.solver.create_task(parts.task).await;
     if end.is_ok() {
         ctx.tally.accepted();
+        ctx.submissions.prove();
     }
     Some(Event::Submitted(end))
 }

@@ -1,8 +1,9 @@
 //! What every attempt at a job needs: the replica's parts, and the session it was begun on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::{Clock, Dice};
@@ -29,12 +30,54 @@ pub(super) struct Context {
     pub(super) gate: Arc<Gate>,
     /// Calls of the API at once. Taken before the last look at lease and guard, so that nothing waits between that look and the call.
     pub(super) calls: Semaphore,
-    /// Submissions at once.
-    pub(super) submissions: Semaphore,
+    pub(super) submissions: Submissions,
     /// The live session, for what must be published whichever session it began on.
     pub(super) live: watch::Sender<Option<Session>>,
     pub(super) worker: String,
     pub(super) reply_to_prefix: String,
+}
+
+/// Submissions at once. Only one is under way until the API has given a first good answer: with a wrong key, the fewer learn of it the better.
+pub(super) struct Submissions {
+    places: Semaphore,
+    full: usize,
+    proved: AtomicBool,
+}
+
+impl Submissions {
+    pub(super) fn new(full: usize) -> Self {
+        Self {
+            places: Semaphore::new(1),
+            full,
+            proved: AtomicBool::new(false),
+        }
+    }
+
+    /// A place for one; never an error, since this semaphore is never closed.
+    pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.acquire().await.ok()
+    }
+
+    /// The API has accepted a task.
+    pub(super) fn prove(&self) {
+        if !self.proved.swap(true, Ordering::AcqRel) {
+            self.places.add_permits(self.full - 1);
+        }
+    }
+
+    /// Waits until none is under way. Nothing may be begun any more.
+    pub(super) async fn ended(&self) {
+        let all = if self.proved.load(Ordering::Acquire) {
+            self.full
+        } else {
+            1
+        };
+        drop(
+            self.places
+                .acquire_many(u32::try_from(all).unwrap_or(u32::MAX))
+                .await,
+        );
+    }
 }
 
 impl Context {

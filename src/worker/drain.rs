@@ -30,7 +30,7 @@ impl Worker {
         let stopped = timeout_at(deadline, async {
             serving.stop_jobs().await;
             // Until submissions have ended their tickets are polled on, so that as few as possible change hands.
-            self.submissions_ended().await;
+            self.ctx.submissions.ended().await;
             serving.stop_tickets().await;
             self.attempts.close();
             self.attempts.wait().await;
@@ -87,11 +87,5 @@ impl Worker {
         Drained {
             unfinished: self.ctx.gate.held(),
         }
-    }
-
-    /// All places for submissions are free: what was begun has ended, and nothing is begun since `submissions_shut`.
-    async fn submissions_ended(&self) {
-        let all = u32::try_from(self.submit_concurrency).unwrap_or(u32::MAX);
-        drop(self.ctx.submissions.acquire_many(all).await);
     }
 }

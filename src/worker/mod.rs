@@ -31,7 +31,7 @@ pub use clock::{Clock, Dice};
 pub use drain::Drained;
 pub use tally::{Reading, Tally};
 
-use context::Context;
+use context::{Context, Submissions};
 use gate::Gate;
 use serve::End;
 
@@ -80,7 +80,6 @@ pub struct Worker {
     attempts: TaskTracker,
     job_prefetch: u16,
     ticket_prefetch: u16,
-    submit_concurrency: usize,
     drain_timeout: Duration,
 }
 
@@ -135,7 +134,7 @@ impl Worker {
             tally: Arc::new(Tally::default()),
             gate: Gate::new(options.max_in_flight),
             calls: Semaphore::new(options.max_calls),
-            submissions: Semaphore::new(options.submit_concurrency),
+            submissions: Submissions::new(options.submit_concurrency.max(1)),
             live: watch::Sender::new(None),
             worker: options.name,
             reply_to_prefix: options.reply_to_prefix,
@@ -148,7 +147,6 @@ impl Worker {
             job_prefetch: prefetch(options.submit_concurrency),
             // Twice what is held on purpose, since the tickets of a replica that died land here too.
             ticket_prefetch: prefetch(options.max_in_flight.saturating_mul(2)),
-            submit_concurrency: options.submit_concurrency,
             drain_timeout: options.drain_timeout,
             ctx: Arc::new(ctx),
         }
