@@ -1,0 +1,242 @@
+//! The broker's whole state and the verbs on it. Everything happens under one lock, in sections that never wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+
+use super::channel::Channel;
+use super::dead_letter::{self, Reason};
+use super::exchange::{Exchange, route};
+use super::queue::{DeadLetters, Entry, Queue};
+use crate::broker::PublishError;
+
+/// One session's part of the state.
+#[derive(Debug)]
+pub(super) struct SessionState {
+    pub(super) closed: watch::Sender<Option<String>>,
+    /// Confirms that a test asked to lose: unanswered until the session ends.
+    pub(super) lost_confirms: Vec<oneshot::Sender<Result<(), PublishError>>>,
+}
+
+/// The state.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) exchanges: BTreeMap<String, Exchange>,
+    pub(super) queues: BTreeMap<String, Queue>,
+    pub(super) sessions: BTreeMap<u64, SessionState>,
+    pub(super) channels: BTreeMap<u64, Channel>,
+    pub(super) confirms_to_lose: usize,
+    pub(super) reachable: bool,
+    /// When the clock task looks next, if it is to look by itself.
+    pub(super) armed: Option<Instant>,
+    clock: Arc<Notify>,
+    began: (Instant, u64),
+    last_id: u64,
+    /// Held in all queues and by all consumers together.
+    pub(super) messages: usize,
+    /// The bytes of their bodies.
+    pub(super) bytes: usize,
+}
+
+impl Core {
+    pub(super) fn new(unix_seconds: u64, clock: Arc<Notify>) -> Self {
+        Self {
+            exchanges: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            confirms_to_lose: 0,
+            reachable: true,
+            armed: None,
+            clock,
+            began: (Instant::now(), unix_seconds),
+            last_id: 0,
+            messages: 0,
+            bytes: 0,
+        }
+    }
+
+    /// A number never given before.
+    pub(super) fn fresh_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    pub(super) fn open_session(&mut self) -> (u64, watch::Receiver<Option<String>>) {
+        let (closed, watched) = watch::channel(None);
+        let id = self.fresh_id();
+        let state = SessionState {
+            closed,
+            lost_confirms: Vec::new(),
+        };
+        self.sessions.insert(id, state);
+        (id, watched)
+    }
+
+    /// Ends a session: its leases first, so that nobody acts on what others are about to get.
+    pub(super) fn end_session(&mut self, id: u64, reason: &str) {
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
+        let channels: Vec<u64> = self.channels_of(id).collect();
+        for channel in &channels {
+            self.channels[channel].lease.revoke();
+        }
+        session.closed.send_replace(Some(reason.to_owned()));
+        // Every consumer goes before anything is requeued, or one of them would get it back.
+        let mut touched = BTreeSet::new();
+        for channel in &channels {
+            touched.extend(self.stop_consuming(*channel));
+        }
+        for channel in channels {
+            touched.extend(self.remove_channel(channel));
+        }
+        let exclusive: Vec<String> = self
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.exclusive == Some(id))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for queue in exclusive {
+            self.delete_queue(&queue);
+        }
+        self.run(touched);
+    }
+
+    pub(super) fn channels_of(&self, session: u64) -> impl Iterator<Item = u64> {
+        self.channels
+            .iter()
+            .filter(move |(_, channel)| channel.session == session)
+            .map(|(id, _)| *id)
+    }
+
+    pub(super) fn delete_queue(&mut self, name: &str) {
+        let Some(queue) = self.queues.remove(name) else {
+            return;
+        };
+        for exchange in self.exchanges.values_mut() {
+            exchange.bindings.retain(|(_, bound)| bound != name);
+        }
+        for entry in queue
+            .entries()
+            .chain(queue.stalled.iter().map(|(entry, _)| entry))
+        {
+            self.forget(entry);
+        }
+    }
+
+    /// The message is done with.
+    pub(super) fn forget(&mut self, entry: &Entry) {
+        self.messages -= 1;
+        self.bytes -= entry.routed.message.body.len();
+    }
+
+    /// Takes a message back from a consumer, on request (`asked`) or because its channel went; both count.
+    pub(super) fn put_back(&mut self, queue: &str, mut entry: Entry, asked: bool) -> BTreeSet<String> {
+        let Some(state) = self.queues.get_mut(queue) else {
+            self.forget(&entry);
+            return BTreeSet::new();
+        };
+        entry.returned += 1;
+        if state
+            .rules
+            .delivery_limit
+            .is_some_and(|limit| entry.returned > limit)
+        {
+            return self.bury(queue, entry, Reason::DeliveryLimit);
+        }
+        state.put_back(entry, asked);
+        BTreeSet::from([queue.to_owned()])
+    }
+
+    /// Dead-letters a message that has left its queue; the queues that took it are to be run.
+    pub(super) fn bury(&mut self, queue: &str, entry: Entry, reason: Reason) -> BTreeSet<String> {
+        let Some(to) = self
+            .queues
+            .get(queue)
+            .and_then(|state| state.rules.dead_letters.clone())
+        else {
+            self.forget(&entry);
+            return BTreeSet::new();
+        };
+        let time = self.unix_seconds();
+        let (message, keys) = dead_letter::letter(&entry, queue, reason, &to, time);
+        match self.graves(&to, &keys) {
+            Some(mut taking) => {
+                taking.retain(|target| !dead_letter::is_cycle(&message, target));
+                self.push(&taking, &to.exchange, keys, message);
+                self.forget(&entry);
+                taking
+            }
+            None => {
+                if let Some(state) = self.queues.get_mut(queue) {
+                    state.stall(entry, reason, Instant::now());
+                }
+                BTreeSet::from([queue.to_owned()])
+            }
+        }
+    }
+
+    /// Where a dead letter goes; `None` where it must wait, since its target is missing or full and it may not be lost.
+    fn graves(&self, to: &DeadLetters, keys: &[String]) -> Option<BTreeSet<String>> {
+        let reached = route(&self.exchanges, &self.queues, &to.exchange, keys).unwrap_or_default();
+        let (full, taking): (BTreeSet<_>, BTreeSet<_>) =
+            reached.into_iter().partition(|name| self.queues[name].refuses());
+        let lost = taking.is_empty() || !full.is_empty();
+        (!(to.at_least_once && lost)).then_some(taking)
+    }
+
+    /// Runs queues until nothing more can be done: expires heads, hands messages to consumers with room.
+    pub(super) fn run(&mut self, mut touched: BTreeSet<String>) {
+        let now = Instant::now();
+        while let Some(name) = touched.pop_first() {
+            touched.extend(self.expire(&name, now));
+            self.dispatch(&name);
+            let deadline = self.queues.get(&name).and_then(Queue::next_deadline);
+            if let Some(at) = deadline
+                && self.armed.is_none_or(|armed| at < armed)
+            {
+                self.armed = Some(at);
+                self.clock.notify_one();
+            }
+        }
+    }
+
+    /// Does all that is due, and tells when the next thing will be.
+    pub(super) fn tick(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        self.armed = None;
+        let due = self
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.next_deadline().is_some_and(|at| at <= now))
+            .map(|(name, _)| name.clone())
+            .collect();
+        self.run(due);
+        self.armed = self.queues.values().filter_map(Queue::next_deadline).min();
+        self.armed
+    }
+
+    fn expire(&mut self, name: &str, now: Instant) -> BTreeSet<String> {
+        let mut touched = BTreeSet::new();
+        let stalled = self.queues.get_mut(name).map(|queue| queue.take_stalled(now));
+        for (entry, reason) in stalled.unwrap_or_default() {
+            touched.extend(self.bury(name, entry, reason));
+        }
+        while let Some(entry) = self
+            .queues
+            .get_mut(name)
+            .and_then(|queue| queue.take_expired(now))
+        {
+            touched.extend(self.bury(name, entry, Reason::Expired));
+        }
+        touched.remove(name);
+        touched
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        self.began.1 + self.began.0.elapsed().as_secs()
+    }
+}

@@ -1,0 +1,226 @@
+//! A session's calls.
+
+use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::Inner;
+use super::channel::{self, Channel};
+use super::core::Core;
+use super::declare::missing;
+use super::queue::Queue;
+use super::serve::serve;
+use crate::broker::topology::{Arguments, Mismatch, Topology};
+use crate::broker::{
+    BoxFuture, BrokerError, ConsumeSpec, Consumer, Delivery, Lease, Link, PublishError, PublishRequest,
+    Publisher, QueueDepth, Receipt, consumer_channel, publisher_channel,
+};
+
+/// Publishes that may wait for the channel's owner.
+const PUBLISHER_DEPTH: usize = 1_024;
+/// Only a lost confirm is ever waited for that long: everything else is answered at once.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// Unsettled messages of a subscription.
+const SUBSCRIPTION_PREFETCH: usize = 256;
+/// In one process nothing can come between owner and broker, so a lease needs no renewal: it ends by being revoked.
+const WHOLE_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// One session's end of the broker. Dropping it ends the session.
+pub(super) struct LocalLink {
+    inner: Arc<Inner>,
+    session: u64,
+    closed: watch::Receiver<Option<String>>,
+}
+
+impl Drop for LocalLink {
+    fn drop(&mut self) {
+        self.inner
+            .lock()
+            .end_session(self.session, "the session was dropped");
+    }
+}
+
+impl LocalLink {
+    pub(super) fn new(inner: Arc<Inner>, session: u64, closed: watch::Receiver<Option<String>>) -> Self {
+        Self {
+            inner,
+            session,
+            closed,
+        }
+    }
+
+    /// The state, as long as the session lives.
+    fn core(&self) -> Result<MutexGuard<'_, Core>, BrokerError> {
+        let core = self.inner.lock();
+        if core.sessions.contains_key(&self.session) {
+            return Ok(core);
+        }
+        let reason = self.closed.borrow().clone();
+        Err(BrokerError::Lost(
+            reason.unwrap_or_else(|| "the session has ended".to_owned()),
+        ))
+    }
+
+    pub(super) fn publisher(&self) -> Publisher {
+        let (publisher, requests) = publisher_channel(PUBLISHER_DEPTH, CONFIRM_TIMEOUT);
+        tokio::spawn(serve_publisher(
+            self.inner.clone(),
+            self.session,
+            self.closed.clone(),
+            requests,
+        ));
+        publisher
+    }
+
+    fn start_consumer(
+        &self,
+        mut core: MutexGuard<'_, Core>,
+        queue: &str,
+        prefetch: usize,
+    ) -> Result<Consumer, BrokerError> {
+        let id = core.fresh_id();
+        core.queues
+            .get_mut(queue)
+            .ok_or_else(|| missing("queue", queue))?
+            .consumers
+            .push_back(id);
+        let (consumer, port) = consumer_channel();
+        port.lease.renew(Instant::now() + WHOLE_LIFE);
+        let channel = Channel::new(
+            self.session,
+            queue.to_owned(),
+            prefetch.max(1),
+            port.settlements,
+            Some(port.owner),
+            port.lease,
+        );
+        let bell = channel.bell();
+        core.channels.insert(id, channel);
+        core.run([queue.to_owned()].into());
+        tokio::spawn(serve(self.inner.clone(), id, bell, Some(port.deliveries)));
+        Ok(consumer)
+    }
+
+    fn take_one(&self, queue: &str) -> Result<Option<Delivery>, BrokerError> {
+        let mut core = self.core()?;
+        let id = core.fresh_id();
+        let state = core
+            .queues
+            .get_mut(queue)
+            .ok_or_else(|| missing("queue", queue))?;
+        if state.rules.single_active {
+            return Err(BrokerError::Forbidden(format!(
+                "405 RESOURCE_LOCKED - queue '{queue}' has a single active consumer, so nothing can be got from it"
+            )));
+        }
+        let quorum = state.rules.quorum;
+        let Some(entry) = state.take() else {
+            return Ok(None);
+        };
+        let (owner, settlements) = mpsc::unbounded_channel();
+        let mut channel = Channel::new(
+            self.session,
+            queue.to_owned(),
+            0,
+            settlements,
+            None,
+            Lease::begin(),
+        );
+        let bell = channel.bell();
+        let tag = channel.hold(entry.clone());
+        core.channels.insert(id, channel);
+        drop(core);
+        tokio::spawn(serve(self.inner.clone(), id, bell, None));
+        Ok(Some(channel::delivery(&entry, quorum, Receipt::new(tag, owner))))
+    }
+
+    fn start_subscription(&self, exchange: &str) -> Result<Consumer, BrokerError> {
+        let mut core = self.core()?;
+        let name = format!("amq.gen-{}", core.fresh_id());
+        let source = core
+            .exchanges
+            .get_mut(exchange)
+            .ok_or_else(|| missing("exchange", exchange))?;
+        source.bindings.insert((String::new(), name.clone()));
+        core.queues
+            .insert(name.clone(), Queue::new(Arguments::new(), Some(self.session)));
+        self.start_consumer(core, &name, SUBSCRIPTION_PREFETCH)
+    }
+}
+
+impl Link for LocalLink {
+    fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
+        Box::pin(async move { self.start_consumer(self.core()?, &spec.queue, usize::from(spec.prefetch)) })
+    }
+
+    fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>> {
+        Box::pin(async move { self.core().map(drop).map(|()| self.publisher()) })
+    }
+
+    fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>> {
+        Box::pin(async move { self.take_one(queue) })
+    }
+
+    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move { self.core()?.declare(topology) })
+    }
+
+    fn check<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<Vec<Mismatch>, BrokerError>> {
+        Box::pin(async move { Ok(self.core()?.check(topology)) })
+    }
+
+    fn subscribe<'a>(&'a self, exchange: &'a str) -> BoxFuture<'a, Result<Consumer, BrokerError>> {
+        Box::pin(async move { self.start_subscription(exchange) })
+    }
+
+    fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<QueueDepth, BrokerError>> {
+        Box::pin(async move {
+            let core = self.core()?;
+            let state = core.queues.get(queue).ok_or_else(|| missing("queue", queue))?;
+            // RabbitMQ counts the consumers that are served, and with a single active consumer that is one.
+            let most = if state.rules.single_active { 1 } else { usize::MAX };
+            Ok(QueueDepth {
+                ready: state.ready() as u64,
+                consumers: state.consumers.len().min(most) as u64,
+            })
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut core = self.inner.lock();
+            core.settle_waiting(self.session);
+            core.end_session(self.session, "closed by this side");
+        })
+    }
+}
+
+/// The owner of a publishing channel.
+async fn serve_publisher(
+    inner: Arc<Inner>,
+    session: u64,
+    mut closed: watch::Receiver<Option<String>>,
+    mut requests: mpsc::Receiver<PublishRequest>,
+) {
+    loop {
+        let ended = async {
+            // Its sender going is the session's end too.
+            let _ = closed.wait_for(Option::is_some).await;
+        };
+        tokio::select! {
+            biased;
+            () = ended => break,
+            request = requests.recv() => match request {
+                Some(request) => inner.lock().publish(session, request),
+                None => return,
+            },
+        }
+    }
+    requests.close();
+    while let Some(request) = requests.recv().await {
+        let reason = "the session has ended".to_owned();
+        let _ = request.reply.send(Err(PublishError::NotSent(reason)));
+    }
+}

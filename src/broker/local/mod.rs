@@ -1,0 +1,192 @@
+//! The broker in process: for the demo, and for tests on paused time.
+//!
+//! It behaves as RabbitMQ does in everything that a worker can see: routing, returns, refusals, expiry at the head of a queue,
+//! dead-lettering with its headers, delivery limits, single active consumers, and what a lost connection does to deliveries.
+//! One conformance suite holds both to that. Nothing is stored on disk: it lives as long as the process.
+//!
+//! All state is under one lock, in sections that never wait, and every order is fixed (sorted maps, no randomness), so that
+//! the same schedule of calls gives the same history. Time is tokio's.
+
+mod channel;
+mod core;
+mod dead_letter;
+mod declare;
+mod exchange;
+mod link;
+mod publish;
+mod queue;
+mod serve;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout_at;
+
+use self::core::Core;
+use self::link::LocalLink;
+use super::{BrokerError, Session};
+use crate::domain::envelope::Message;
+
+/// The user that every session is logged in as; a message's `user_id` must name it or nobody.
+const USER: &str = "guest";
+
+/// A broker in process. Clones are the same broker.
+#[derive(Clone)]
+pub struct LocalBroker {
+    inner: Arc<Inner>,
+}
+
+/// What sessions and their tasks share.
+#[derive(Debug)]
+struct Inner {
+    core: Mutex<Core>,
+    clock: Arc<Notify>,
+    clock_task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        // A panic under the lock is a failed assertion of a test elsewhere at worst: the others go on with the state as it is.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.clock.notify_one();
+    }
+}
+
+impl Default for LocalBroker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LocalBroker {
+    /// A new, empty broker. Dead letters are stamped by the system's clock.
+    #[must_use]
+    pub fn new() -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self::starting_at(since.map_or(0, |since| since.as_secs()))
+    }
+
+    /// A new, empty broker whose clock stands at so many seconds since the Unix epoch, for histories that repeat exactly.
+    #[must_use]
+    pub fn starting_at(unix_seconds: u64) -> Self {
+        let clock = Arc::new(Notify::new());
+        let core = Core::new(unix_seconds, clock.clone());
+        let inner = Inner {
+            core: Mutex::new(core),
+            clock,
+            clock_task: Mutex::new(None),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// A new session.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`] while [`LocalBroker::set_reachable`] says so.
+    pub async fn connect(&self) -> Result<Session, BrokerError> {
+        self.keep_time();
+        let (id, closed) = {
+            let mut core = self.inner.lock();
+            if !core.reachable {
+                return Err(BrokerError::Unreachable {
+                    address: "in process".to_owned(),
+                    reason: "set out of reach".to_owned(),
+                });
+            }
+            core.open_session()
+        };
+        let link = LocalLink::new(self.inner.clone(), id, closed.clone());
+        let publisher = link.publisher();
+        Ok(Session::new(Arc::new(link), publisher, closed))
+    }
+
+    /// The live sessions, oldest first.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<u64> {
+        self.inner.lock().sessions.keys().copied().collect()
+    }
+
+    /// Cuts a session's connection, as a network or a broker's restart does.
+    pub fn drop_session(&self, id: u64) {
+        self.inner.lock().end_session(id, "connection cut");
+    }
+
+    /// Cuts every session's connection.
+    pub fn drop_all_sessions(&self) {
+        let mut core = self.inner.lock();
+        while let Some(id) = core.sessions.keys().next().copied() {
+            core.end_session(id, "connection cut");
+        }
+    }
+
+    /// Whether new sessions can be made. Live ones stay; see [`LocalBroker::drop_all_sessions`].
+    pub fn set_reachable(&self, reachable: bool) {
+        self.inner.lock().reachable = reachable;
+    }
+
+    /// The next `count` messages that would be confirmed are taken, but their confirms are lost: their publishers learn nothing until
+    /// they give up or the session ends.
+    pub fn fail_next_confirms(&self, count: usize) {
+        self.inner.lock().confirms_to_lose = count;
+    }
+
+    /// Messages of a queue that are ready for delivery; 0 where it does not exist.
+    #[must_use]
+    pub fn queue_len(&self, queue: &str) -> usize {
+        self.inner
+            .lock()
+            .queues
+            .get(queue)
+            .map_or(0, |queue| queue.ready())
+    }
+
+    /// Messages of a queue that are ready for delivery, the next one first, without touching them.
+    #[must_use]
+    pub fn snapshot(&self, queue: &str) -> Vec<Message> {
+        let core = self.inner.lock();
+        let entries = core
+            .queues
+            .get(queue)
+            .into_iter()
+            .flat_map(|queue| queue.entries());
+        entries.map(|entry| entry.routed.message.clone()).collect()
+    }
+
+    /// Sees to it that somebody acts when messages expire, in the runtime that sessions are made in.
+    fn keep_time(&self) {
+        let mut task = self
+            .inner
+            .clock_task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if task.as_ref().is_none_or(JoinHandle::is_finished) {
+            *task = Some(tokio::spawn(keep_time(
+                Arc::downgrade(&self.inner),
+                self.inner.clock.clone(),
+            )));
+        }
+    }
+}
+
+/// Acts when messages expire, as long as the broker is there.
+async fn keep_time(inner: Weak<Inner>, clock: Arc<Notify>) {
+    loop {
+        let Some(next) = inner.upgrade().map(|inner| inner.lock().tick()) else {
+            return;
+        };
+        match next {
+            // Woken early, or in time: either way all that is due is done.
+            Some(at) => drop(timeout_at(at, clock.notified()).await),
+            None => clock.notified().await,
+        }
+    }
+}
