@@ -42,10 +42,7 @@ impl Receipt {
     ///
     /// The way to the owner is unbounded by type, and bounded by the prefetch: at most one settlement for each delivery.
     pub fn new(tag: u64, owner: mpsc::UnboundedSender<Settlement>) -> Self {
-        Self {
-            tag,
-            owner: Some(owner),
-        }
+        Self { tag, owner: Some(owner) }
     }
 
     /// The message's successor is safe, or it needs none.
@@ -122,10 +119,7 @@ impl Lease {
     #[must_use]
     pub fn begin() -> Self {
         let base = Instant::now();
-        let lease = Self {
-            base,
-            until: Arc::new(AtomicU64::new(0)),
-        };
+        let lease = Self { base, until: Arc::new(AtomicU64::new(0)) };
         lease.renew(base);
         lease
     }
@@ -133,10 +127,7 @@ impl Lease {
     /// A round trip that was sent at `sent_at` has succeeded.
     pub fn renew(&self, sent_at: Instant) {
         let until = sent_at.saturating_duration_since(self.base) + Self::SPAN;
-        self.until.store(
-            u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
-            Ordering::Release,
-        );
+        self.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
     }
 
     /// The channel is gone.
@@ -179,20 +170,8 @@ pub fn consumer_channel() -> (Consumer, ConsumerPort) {
     let (deliver, deliveries) = mpsc::channel(64);
     let (owner, settlements) = mpsc::unbounded_channel();
     let lease = Lease::begin();
-    let consumer = Consumer {
-        deliveries,
-        owner: owner.clone(),
-        lease: lease.clone(),
-    };
-    (
-        consumer,
-        ConsumerPort {
-            deliveries: deliver,
-            settlements,
-            owner,
-            lease,
-        },
-    )
+    let consumer = Consumer { deliveries, owner: owner.clone(), lease: lease.clone() };
+    (consumer, ConsumerPort { deliveries: deliver, settlements, owner, lease })
 }
 
 impl Consumer {

@@ -79,11 +79,7 @@ impl Session {
     /// Puts a session together from its parts. `closed` turns to the reason when the session has ended.
     #[must_use]
     pub fn new(link: Arc<dyn Link>, publisher: Publisher, closed: watch::Receiver<Option<String>>) -> Self {
-        Self {
-            link,
-            publisher,
-            closed,
-        }
+        Self { link, publisher, closed }
     }
 
     /// The rare calls.

@@ -37,13 +37,7 @@ pub fn publisher_channel(
     confirm_timeout: Duration,
 ) -> (Publisher, mpsc::Receiver<PublishRequest>) {
     let (owner, requests) = mpsc::channel(depth);
-    (
-        Publisher {
-            owner,
-            confirm_timeout,
-        },
-        requests,
-    )
+    (Publisher { owner, confirm_timeout }, requests)
 }
 
 impl Publisher {
@@ -70,21 +64,17 @@ impl Publisher {
         match timeout(self.confirm_timeout, self.owner.send(request)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => {
-                return Err(PublishError::NotSent(
-                    "the publishing channel is closed".to_owned(),
-                ));
+                return Err(PublishError::NotSent("the publishing channel is closed".to_owned()));
             }
             Err(_) => {
-                return Err(PublishError::NotSent(
-                    "the publishing channel takes nothing".to_owned(),
-                ));
+                return Err(PublishError::NotSent("the publishing channel takes nothing".to_owned()));
             }
         }
         match timeout(self.confirm_timeout, confirmed).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(PublishError::Unknown(
-                "the publishing channel was lost before the confirm".to_owned(),
-            )),
+            Ok(Err(_)) => {
+                Err(PublishError::Unknown("the publishing channel was lost before the confirm".to_owned()))
+            }
             Err(_) => Err(PublishError::Unknown("no confirm in time".to_owned())),
         }
     }

@@ -22,9 +22,7 @@ impl Names {
     /// Names under a namespace, such as `captcha`.
     #[must_use]
     pub fn new(namespace: &str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-        }
+        Self { namespace: namespace.to_owned() }
     }
 
     /// The namespace itself.
@@ -193,24 +191,14 @@ impl Topology {
     /// The topology under a namespace.
     #[must_use]
     pub fn new(names: &Names) -> Self {
-        Self {
-            exchanges: exchanges(names),
-            queues: queues(names),
-            bindings: bindings(names),
-        }
+        Self { exchanges: exchanges(names), queues: queues(names), bindings: bindings(names) }
     }
 }
 
 fn exchanges(names: &Names) -> Vec<Exchange> {
-    let plain = |name, kind| Exchange {
-        name,
-        kind,
-        arguments: Arguments::new(),
-    };
+    let plain = |name, kind| Exchange { name, kind, arguments: Arguments::new() };
     let mut outcomes = plain(names.outcomes(), ExchangeKind::Topic);
-    outcomes
-        .arguments
-        .insert("alternate-exchange".into(), names.unrouted().into());
+    outcomes.arguments.insert("alternate-exchange".into(), names.unrouted().into());
     vec![
         plain(names.jobs(), ExchangeKind::Direct),
         plain(names.unrouted(), ExchangeKind::Fanout),
@@ -239,11 +227,7 @@ fn queues(names: &Names) -> Vec<Queue> {
     let mut plain = vec![names.tickets(), names.results()];
     plain.extend(Class::finals().map(|class| names.dead(class)));
     plain.push(names.unrouted());
-    all.extend(
-        plain
-            .into_iter()
-            .map(|name| queue(name, DELIVERY_LIMIT, names.dead_raw())),
-    );
+    all.extend(plain.into_iter().map(|name| queue(name, DELIVERY_LIMIT, names.dead_raw())));
     // The last stop needs a way out too, or a message past the limit would be dropped.
     all.push(queue(names.dead_raw(), DELIVERY_LIMIT, names.unrouted()));
     for park in PARKS {
@@ -253,9 +237,7 @@ fn queues(names: &Names) -> Vec<Queue> {
         all.push(retry);
     }
     let mut guard = queue(names.guard(), DELIVERY_LIMIT, names.dead_raw());
-    guard
-        .arguments
-        .insert("x-single-active-consumer".into(), Value::Bool(true));
+    guard.arguments.insert("x-single-active-consumer".into(), Value::Bool(true));
     all.push(guard);
     all
 }
@@ -267,10 +249,8 @@ fn bindings(names: &Names) -> Vec<Binding> {
         routing_key: routing_key.to_owned(),
     };
     // A publisher who leaves the key empty, or repeats the queue's name as it would for the default exchange, means this queue.
-    let mut all: Vec<Binding> = ["", "jobs", &names.jobs()]
-        .into_iter()
-        .map(|key| bind(names.jobs(), names.jobs(), key))
-        .collect();
+    let mut all: Vec<Binding> =
+        ["", "jobs", &names.jobs()].into_iter().map(|key| bind(names.jobs(), names.jobs(), key)).collect();
     all.push(bind(names.unrouted(), names.unrouted(), ""));
     all.push(bind(names.outcomes(), names.results(), "solved.#"));
     all.extend(
@@ -289,15 +269,9 @@ mod tests {
         let topology = Topology::new(&names);
         for queue in &topology.queues {
             assert!(queue.name.starts_with("lane2."), "{}", queue.name);
-            assert!(matches!(
-                queue.arguments["x-delivery-limit"],
-                Value::Int(20 | 1_000)
-            ));
+            assert!(matches!(queue.arguments["x-delivery-limit"], Value::Int(20 | 1_000)));
             let target = queue.arguments["x-dead-letter-routing-key"].as_text().unwrap();
-            assert!(
-                topology.queues.iter().any(|other| other.name == target),
-                "{target} is not declared"
-            );
+            assert!(topology.queues.iter().any(|other| other.name == target), "{target} is not declared");
             assert_ne!(target, queue.name, "a queue must not dead-letter to itself");
         }
     }

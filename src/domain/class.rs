@@ -107,10 +107,7 @@ impl FromStr for Class {
     type Err = NotAClass;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Class::ALL
-            .into_iter()
-            .find(|class| class.name() == name)
-            .ok_or_else(|| NotAClass(name.to_owned()))
+        Class::ALL.into_iter().find(|class| class.name() == name).ok_or_else(|| NotAClass(name.to_owned()))
     }
 }
 

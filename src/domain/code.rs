@@ -185,10 +185,7 @@ mod tests {
 
     #[test]
     fn a_site_time_out_is_the_proxys_fault_where_the_job_brought_one() {
-        assert_eq!(
-            Overrides::default().class_of("ERROR_RECAPTCHA_TIMEOUT", true),
-            Class::Proxy
-        );
+        assert_eq!(Overrides::default().class_of("ERROR_RECAPTCHA_TIMEOUT", true), Class::Proxy);
     }
 
     #[test]
@@ -197,10 +194,7 @@ mod tests {
             ("ERROR_NO_SUCH_CAPCHA_ID".to_owned(), Class::Unsolved),
             ("ERROR_OF_NEXT_YEAR".to_owned(), Class::Invalid),
         ]));
-        assert_eq!(
-            overrides.class_of("ERROR_NO_SUCH_CAPTCHA_ID", false),
-            Class::Unsolved
-        );
+        assert_eq!(overrides.class_of("ERROR_NO_SUCH_CAPTCHA_ID", false), Class::Unsolved);
         assert_eq!(overrides.class_of("ERROR_OF_NEXT_YEAR", false), Class::Invalid);
     }
 }

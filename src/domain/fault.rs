@@ -112,13 +112,7 @@ impl Fault {
         stage: Stage,
         description: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self {
-            class,
-            code: Cow::Borrowed(code),
-            description: description.into(),
-            stage,
-            retry_after: None,
-        }
+        Self { class, code: Cow::Borrowed(code), description: description.into(), stage, retry_after: None }
     }
 
     /// A message that is not a job.
@@ -179,21 +173,10 @@ fn judge_refusal(refusal: &Refusal, stage: Stage, own_proxy: bool, overrides: &O
         }
     };
     let description = refusal.description.clone().map_or_else(
-        || {
-            Cow::from(format!(
-                "the API refused without a description (HTTP {})",
-                refusal.status
-            ))
-        },
+        || Cow::from(format!("the API refused without a description (HTTP {})", refusal.status)),
         Cow::from,
     );
-    Fault {
-        class,
-        code,
-        description,
-        stage,
-        retry_after: refusal.retry_after,
-    }
+    Fault { class, code, description, stage, retry_after: refusal.retry_after }
 }
 
 /// The documentation gives no statuses; these are what its clients treat them as.
@@ -215,11 +198,7 @@ pub fn charge_of(error: &CallError) -> Charge {
     match error {
         CallError::NeverSent(_) => Charge::None,
         CallError::NoAnswer { .. } => Charge::Possible,
-        CallError::Refused(Refusal {
-            code: None,
-            status: 500..=502 | 504..=599,
-            ..
-        }) => Charge::Possible,
+        CallError::Refused(Refusal { code: None, status: 500..=502 | 504..=599, .. }) => Charge::Possible,
         CallError::Refused(_) => Charge::None,
     }
 }
@@ -244,10 +223,7 @@ mod tests {
 
     #[test]
     fn a_code_in_the_body_goes_before_the_status() {
-        assert_eq!(
-            class_of(&refused(Some("ERROR_ZERO_BALANCE"), 503)).0,
-            Class::Account
-        );
+        assert_eq!(class_of(&refused(Some("ERROR_ZERO_BALANCE"), 503)).0, Class::Account);
     }
 
     #[test]
@@ -261,15 +237,9 @@ mod tests {
             (404, Class::Unknown),
             (302, Class::Unknown),
         ] {
-            assert_eq!(
-                class_of(&refused(None, status)),
-                (class, format!("HTTP_{status}"))
-            );
+            assert_eq!(class_of(&refused(None, status)), (class, format!("HTTP_{status}")));
         }
-        assert_eq!(
-            class_of(&refused(None, 200)),
-            (Class::Unknown, "ERROR_WITHOUT_CODE".to_owned())
-        );
+        assert_eq!(class_of(&refused(None, 200)), (Class::Unknown, "ERROR_WITHOUT_CODE".to_owned()));
     }
 
     #[test]
@@ -283,12 +253,7 @@ mod tests {
             (Some("ERROR_IP_BANNED"), 200, Reason::IpBanned),
             (Some("ERROR_IP_BLOCKED"), 200, Reason::IpBanned),
         ] {
-            let fault = judge(
-                &refused(code, status),
-                Stage::Submit,
-                false,
-                &Overrides::default(),
-            );
+            let fault = judge(&refused(code, status), Stage::Submit, false, &Overrides::default());
             assert_eq!(fault.reason(), Some(reason));
         }
         let other = judge(
@@ -302,11 +267,7 @@ mod tests {
 
     #[test]
     fn only_what_was_sent_and_not_refused_may_have_been_charged() {
-        let cut = CallError::NoAnswer {
-            kind: NoAnswer::Cut,
-            status: None,
-            detail: String::new(),
-        };
+        let cut = CallError::NoAnswer { kind: NoAnswer::Cut, status: None, detail: String::new() };
         assert_eq!(charge_of(&cut), Charge::Possible);
         assert_eq!(charge_of(&CallError::NeverSent(String::new())), Charge::None);
         assert_eq!(charge_of(&refused(None, 502)), Charge::Possible);

@@ -30,12 +30,8 @@ pub struct Stops {
 
 impl Reason {
     /// Every reason, the one that stops least first.
-    pub const ALL: [Reason; 4] = [
-        Reason::NoFunds,
-        Reason::IpNotAllowed,
-        Reason::KeyInvalid,
-        Reason::IpBanned,
-    ];
+    pub const ALL: [Reason; 4] =
+        [Reason::NoFunds, Reason::IpNotAllowed, Reason::KeyInvalid, Reason::IpBanned];
 
     /// The name in logs, metrics and status.
     #[must_use]
@@ -52,14 +48,10 @@ impl Reason {
     #[must_use]
     pub fn stops(self) -> Stops {
         match self {
-            Reason::NoFunds => Stops {
-                submissions: true,
-                polls: false,
-            },
-            Reason::IpNotAllowed | Reason::KeyInvalid | Reason::IpBanned => Stops {
-                submissions: true,
-                polls: true,
-            },
+            Reason::NoFunds => Stops { submissions: true, polls: false },
+            Reason::IpNotAllowed | Reason::KeyInvalid | Reason::IpBanned => {
+                Stops { submissions: true, polls: true }
+            }
         }
     }
 
@@ -115,10 +107,7 @@ impl Guard {
     #[must_use]
     pub fn stops(self) -> Stops {
         match self {
-            Guard::Open => Stops {
-                submissions: false,
-                polls: false,
-            },
+            Guard::Open => Stops { submissions: false, polls: false },
             Guard::Tripped { reason, .. } => reason.stops(),
         }
     }
@@ -141,18 +130,8 @@ mod tests {
         let (early, late) = (Timestamp::from_millis(1), Timestamp::from_millis(2));
         let broke = Guard::Open.trip(Reason::NoFunds, early);
         let locked_out = broke.trip(Reason::KeyInvalid, late);
-        assert_eq!(
-            locked_out,
-            Guard::Tripped {
-                reason: Reason::KeyInvalid,
-                since: late
-            }
-        );
+        assert_eq!(locked_out, Guard::Tripped { reason: Reason::KeyInvalid, since: late });
         assert_eq!(locked_out.trip(Reason::NoFunds, late), locked_out);
-        assert_eq!(
-            broke.trip(Reason::NoFunds, late),
-            broke,
-            "the first moment is kept"
-        );
+        assert_eq!(broke.trip(Reason::NoFunds, late), broke, "the first moment is kept");
     }
 }

@@ -65,24 +65,14 @@ impl History {
     /// That of a job seen for the first time.
     #[must_use]
     pub fn begin(now: Timestamp) -> Self {
-        Self {
-            v: VERSION,
-            first_seen: now,
-            retries: 0,
-            attempts: Vec::new(),
-        }
+        Self { v: VERSION, first_seen: now, retries: 0, attempts: Vec::new() }
     }
 
     /// How many submissions ended so.
     #[must_use]
     pub fn count(&self, ended: Ended) -> u32 {
-        u32::try_from(
-            self.attempts
-                .iter()
-                .filter(|attempt| attempt.ended == ended)
-                .count(),
-        )
-        .unwrap_or(u32::MAX)
+        u32::try_from(self.attempts.iter().filter(|attempt| attempt.ended == ended).count())
+            .unwrap_or(u32::MAX)
     }
 
     /// Reads the history off a job's headers, where it has one.
@@ -124,10 +114,7 @@ impl History {
         (1..=VERSION).contains(&self.v)
             && (0..=latest).contains(&self.first_seen.as_millis())
             && self.attempts.len() <= MAX_ATTEMPTS
-            && self
-                .attempts
-                .iter()
-                .all(|attempt| (0..=latest).contains(&attempt.submitted_at.as_millis()))
+            && self.attempts.iter().all(|attempt| (0..=latest).contains(&attempt.submitted_at.as_millis()))
     }
 
     /// The header's value.
@@ -144,10 +131,9 @@ fn was_parked(headers: &Headers, retry_prefix: &str) -> bool {
         return false;
     };
     deaths.iter().any(|death| match death {
-        Value::Table(death) => death
-            .get("queue")
-            .and_then(Value::as_text)
-            .is_some_and(|queue| queue.starts_with(retry_prefix)),
+        Value::Table(death) => {
+            death.get("queue").and_then(Value::as_text).is_some_and(|queue| queue.starts_with(retry_prefix))
+        }
         _ => false,
     })
 }
@@ -186,18 +172,9 @@ mod tests {
     }
 
     fn some_history() -> History {
-        let attempt = |ended| Attempt {
-            submitted_at: NOW,
-            task_id: None,
-            polls: 3,
-            ended,
-        };
+        let attempt = |ended| Attempt { submitted_at: NOW, task_id: None, polls: 3, ended };
         let attempts = vec![attempt(Ended::Failed(Class::Unsolved)), attempt(Ended::Ambiguous)];
-        History {
-            retries: 4,
-            attempts,
-            ..History::begin(NOW)
-        }
+        History { retries: 4, attempts, ..History::begin(NOW) }
     }
 
     fn read(headers: &Headers) -> Result<Option<History>, Fault> {
@@ -206,10 +183,7 @@ mod tests {
 
     #[test]
     fn a_history_reads_back_from_a_parked_job() {
-        assert_eq!(
-            read(&parked(some_history().to_header())),
-            Ok(Some(some_history()))
-        );
+        assert_eq!(read(&parked(some_history().to_header())), Ok(Some(some_history())));
         assert_eq!(some_history().count(Ended::Failed(Class::Unsolved)), 1);
         assert_eq!(some_history().count(Ended::Failed(Class::Lost)), 0);
         assert_eq!(some_history().count(Ended::Ambiguous), 1);
@@ -225,10 +199,7 @@ mod tests {
         let mut never_parked = parked(some_history().to_header());
         never_parked.remove("x-death");
         let future = History::begin(NOW.plus(std::time::Duration::from_secs(3_600)));
-        let other_version = History {
-            v: 2,
-            ..some_history()
-        };
+        let other_version = History { v: 2, ..some_history() };
         let cases = [
             never_parked,
             parked("{}".into()),
@@ -240,10 +211,7 @@ mod tests {
         ];
         for headers in cases {
             let fault = read(&headers).expect_err("must be refused");
-            assert_eq!(
-                (fault.class, &*fault.code),
-                (Class::Malformed, codes::FORGED_HEADER)
-            );
+            assert_eq!((fault.class, &*fault.code), (Class::Malformed, codes::FORGED_HEADER));
             assert!(fault.description.contains("x-captcha-"), "{}", fault.description);
         }
     }
@@ -254,9 +222,6 @@ mod tests {
         headers.insert("tenant".to_owned(), "blue".into());
         headers.insert("x-first-death-queue".to_owned(), "captcha.retry.5s".into());
         headers.insert("x-delivery-count".to_owned(), Value::Int(3));
-        assert_eq!(
-            publishers_headers(&headers),
-            Headers::from([("tenant".to_owned(), "blue".into())])
-        );
+        assert_eq!(publishers_headers(&headers), Headers::from([("tenant".to_owned(), "blue".into())]));
     }
 }

@@ -134,12 +134,7 @@ pub fn solved(job: &Job, history: &History, task: Task<'_>, solution: &RawValue,
         times: times(history.first_seen, Some(task.accepted_at), true, by.now),
         worker: by.worker,
     };
-    outcome(
-        format!("solved.{}", key_part(&job.task_type)),
-        &body,
-        &job.message.properties,
-        by.now,
-    )
+    outcome(format!("solved.{}", key_part(&job.task_type)), &body, &job.message.properties, by.now)
 }
 
 /// The outcome of a job that failed, with the whole job for replay.
@@ -163,12 +158,7 @@ pub fn failed(
         job: raw(&job.message.body),
         original: None,
         attempts: &history.attempts,
-        times: times(
-            history.first_seen,
-            task.map(|task| task.accepted_at),
-            false,
-            by.now,
-        ),
+        times: times(history.first_seen, task.map(|task| task.accepted_at), false, by.now),
         worker: by.worker,
     };
     outcome(dead_key(fault), &body, &job.message.properties, by.now)
@@ -178,23 +168,11 @@ pub fn failed(
 #[must_use]
 pub fn refused(refused: &NotAJob, received_at: Timestamp, by: Finish<'_>) -> Outcome {
     let message = &refused.message;
-    let whole_job = if refused.fault.class == Class::Malformed {
-        None
-    } else {
-        raw(&message.body)
-    };
-    let original = whole_job
-        .is_none()
-        .then(|| match std::str::from_utf8(&message.body) {
-            Ok(text) => Original {
-                encoding: "utf-8",
-                body: text.into(),
-            },
-            Err(_) => Original {
-                encoding: "base64",
-                body: STANDARD.encode(&message.body).into(),
-            },
-        });
+    let whole_job = if refused.fault.class == Class::Malformed { None } else { raw(&message.body) };
+    let original = whole_job.is_none().then(|| match std::str::from_utf8(&message.body) {
+        Ok(text) => Original { encoding: "utf-8", body: text.into() },
+        Err(_) => Original { encoding: "base64", body: STANDARD.encode(&message.body).into() },
+    });
     let body = Body {
         version: 1,
         id: &refused.id,
@@ -218,12 +196,7 @@ fn raw(body: &[u8]) -> Option<&RawValue> {
 }
 
 fn failure(fault: &Fault) -> Failure<'_> {
-    Failure {
-        class: fault.class,
-        code: &fault.code,
-        description: &fault.description,
-        stage: fault.stage,
-    }
+    Failure { class: fault.class, code: &fault.code, description: &fault.description, stage: fault.stage }
 }
 
 fn times(received_at: Timestamp, accepted_at: Option<Timestamp>, solved: bool, now: Timestamp) -> Times {
@@ -245,25 +218,14 @@ fn dead_key(fault: &Fault) -> String {
 fn key_part(text: &str) -> String {
     text.chars()
         .take(MAX_KEY_PART)
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '_' || c == '-' {
-                c
-            } else {
-                '_'
-            }
-        })
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' })
         .collect()
 }
 
 fn outcome(routing_key: String, body: &Body<'_>, publisher: &Properties, now: Timestamp) -> Outcome {
     let headers: Headers = ECHOED
         .iter()
-        .filter_map(|name| {
-            publisher
-                .headers
-                .get(*name)
-                .map(|value| ((*name).to_owned(), value.clone()))
-        })
+        .filter_map(|name| publisher.headers.get(*name).map(|value| ((*name).to_owned(), value.clone())))
         .collect();
     let properties = Properties {
         content_type: Some("application/json".to_owned()),
@@ -276,14 +238,7 @@ fn outcome(routing_key: String, body: &Body<'_>, publisher: &Properties, now: Ti
     };
     // Plain data with string keys: there is nothing in it that could fail to be written.
     let body = serde_json::to_vec(body).unwrap_or_default();
-    Outcome {
-        routing_key,
-        message: Message {
-            body,
-            properties,
-            transient: false,
-        },
-    }
+    Outcome { routing_key, message: Message { body, properties, transient: false } }
 }
 
 #[cfg(test)]
@@ -298,10 +253,7 @@ mod tests {
     const SEEN: Timestamp = Timestamp::from_millis(1_790_000_000_000);
     const ACCEPTED: Timestamp = Timestamp::from_millis(1_790_000_000_003);
     const DONE: Timestamp = Timestamp::from_millis(1_790_000_002_103);
-    const BY: Finish<'static> = Finish {
-        worker: "host-1/4711",
-        now: DONE,
-    };
+    const BY: Finish<'static> = Finish { worker: "host-1/4711", now: DONE };
 
     fn job(body: &str) -> Result<Job, Box<NotAJob>> {
         let properties = Properties {
@@ -314,11 +266,7 @@ mod tests {
         };
         let policy = Policy::try_new(&[], &["My.Task"]).unwrap();
         Job::read(
-            &mut Message {
-                body: body.as_bytes().to_vec(),
-                properties,
-                transient: false,
-            },
+            &mut Message { body: body.as_bytes().to_vec(), properties, transient: false },
             &policy,
             || "gen".to_owned(),
         )
@@ -332,11 +280,7 @@ mod tests {
     fn a_solved_outcome_has_the_shape_of_the_contract() {
         let job = job(r#"{"id":"order-17","task":{"type":"My.Task"},"metadata":{"any": "json"}}"#).unwrap();
         let id = TaskId::from_raw(serde_json::from_str("7654321").unwrap()).unwrap();
-        let task = Task {
-            id: &id,
-            accepted_at: ACCEPTED,
-            polls: 2,
-        };
+        let task = Task { id: &id, accepted_at: ACCEPTED, polls: 2 };
         let solution: &RawValue = serde_json::from_str(r#"{ "text":"an\u0073wer", "n": 1.50 }"#).unwrap();
         let outcome = solved(&job, &History::begin(SEEN), task, solution, BY);
         assert_eq!(
@@ -357,16 +301,11 @@ mod tests {
     fn an_outcome_carries_the_publishers_correlation_and_trace() {
         let job = job(r#"{"id":"a","task":{"type":"My.Task"}}"#).unwrap();
         let fault = Fault::local(Class::Expired, codes::DEADLINE_PASSED, Stage::Door, "late");
-        let properties = failed(&job, &History::begin(SEEN), None, &fault, BY)
-            .message
-            .properties;
+        let properties = failed(&job, &History::begin(SEEN), None, &fault, BY).message.properties;
         assert_eq!(properties.message_id.as_deref(), Some("a"));
         assert_eq!(properties.correlation_id.as_deref(), Some("c-9"));
         assert_eq!(properties.kind.as_deref(), Some(KIND));
-        assert_eq!(
-            properties.headers,
-            Headers::from([("traceparent".to_owned(), "00-ab-cd-01".into())])
-        );
+        assert_eq!(properties.headers, Headers::from([("traceparent".to_owned(), "00-ab-cd-01".into())]));
     }
 
     #[test]
@@ -389,21 +328,14 @@ mod tests {
 
     #[test]
     fn what_is_no_job_is_kept_as_it_was() {
-        for (body, encoding, kept) in [
-            (&b"not json"[..], "utf-8", "not json"),
-            (&b"\xff\x00"[..], "base64", "/wA="),
-        ] {
-            let mut message = Message {
-                body: body.to_vec(),
-                ..Message::default()
-            };
+        for (body, encoding, kept) in
+            [(&b"not json"[..], "utf-8", "not json"), (&b"\xff\x00"[..], "base64", "/wA=")]
+        {
+            let mut message = Message { body: body.to_vec(), ..Message::default() };
             let no_job = Job::read(&mut message, &Policy::default(), || "gen".to_owned()).unwrap_err();
             let outcome = read(&refused(&no_job, SEEN, BY));
             assert_eq!(outcome["original"], json!({"encoding": encoding, "body": kept}));
-            assert_eq!(
-                (&outcome["id"], &outcome["status"]),
-                (&json!("gen"), &json!("failed"))
-            );
+            assert_eq!((&outcome["id"], &outcome["status"]), (&json!("gen"), &json!("failed")));
         }
         let forbidden = job(r#"{"id":"b","task":{"type":"Other"}}"#).unwrap_err();
         assert_eq!(

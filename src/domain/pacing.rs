@@ -64,11 +64,7 @@ impl Pacing {
         if timeout > MAX_AGE || timeout <= first_delay {
             return Err(PacingError::Timeout);
         }
-        Ok(Self {
-            first_delay,
-            interval,
-            timeout,
-        })
+        Ok(Self { first_delay, interval, timeout })
     }
 
     /// When a ticket that has just come to hand is first polled. `age`: since the task was accepted; `polls`: already used.
@@ -114,11 +110,7 @@ impl Pacing {
         if wait <= left {
             return Next::After(wait);
         }
-        if polls == 0 || left >= SPACING {
-            Next::After(left)
-        } else {
-            Next::Over
-        }
+        if polls == 0 || left >= SPACING { Next::After(left) } else { Next::Over }
     }
 }
 
@@ -164,44 +156,26 @@ mod tests {
             Pacing::try_new(secs(1), Duration::from_millis(1_999), secs(60)),
             Err(PacingError::Interval)
         );
-        assert_eq!(
-            Pacing::try_new(secs(1), secs(2), secs(281)),
-            Err(PacingError::Timeout)
-        );
-        assert_eq!(
-            Pacing::try_new(secs(5), secs(2), secs(5)),
-            Err(PacingError::Timeout)
-        );
+        assert_eq!(Pacing::try_new(secs(1), secs(2), secs(281)), Err(PacingError::Timeout));
+        assert_eq!(Pacing::try_new(secs(5), secs(2), secs(5)), Err(PacingError::Timeout));
     }
 
     #[test]
     fn the_first_delay_counts_from_the_acceptance() {
-        assert_eq!(
-            image().first(Duration::from_millis(400), 0),
-            Next::After(Duration::from_millis(600))
-        );
+        assert_eq!(image().first(Duration::from_millis(400), 0), Next::After(Duration::from_millis(600)));
         assert_eq!(image().first(secs(9), 0), Next::After(Duration::ZERO));
     }
 
     #[test]
     fn an_asked_for_pause_is_kept_and_repeated_asking_slows_down() {
-        assert_eq!(
-            image().after_answer(secs(3), 1, 0, Some(secs(7)), 0.0),
-            Next::After(secs(7))
-        );
-        assert_eq!(
-            image().after_answer(secs(3), 1, 2, None, 0.0),
-            Next::After(secs(8))
-        );
+        assert_eq!(image().after_answer(secs(3), 1, 0, Some(secs(7)), 0.0), Next::After(secs(7)));
+        assert_eq!(image().after_answer(secs(3), 1, 2, None, 0.0), Next::After(secs(8)));
     }
 
     #[test]
     fn nothing_is_polled_past_its_time_out_its_polls_or_its_age() {
         assert_eq!(image().after_answer(secs(60), 20, 0, None, 0.0), Next::Over);
-        assert_eq!(
-            image().after_answer(secs(30), MAX_POLLS, 0, None, 0.0),
-            Next::Over
-        );
+        assert_eq!(image().after_answer(secs(30), MAX_POLLS, 0, None, 0.0), Next::Over);
         assert_eq!(image().first(secs(280), 0), Next::Gone);
         assert_eq!(image().first(secs(30), MAX_POLLS), Next::Over);
     }

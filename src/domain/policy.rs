@@ -70,11 +70,7 @@ impl Policy {
             }
         }
         let types = types.iter().map(|name| name.as_ref().to_owned()).collect();
-        if errors.is_empty() {
-            Ok(Self { sites, types })
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(Self { sites, types }) } else { Err(errors) }
     }
 
     /// Whether a task may be submitted.
@@ -88,11 +84,7 @@ impl Policy {
         match website_url {
             Some(url) => {
                 let host = host_of(url).map_err(Refused::NotAUrl)?;
-                if self.lists(&host) {
-                    Ok(())
-                } else {
-                    Err(Refused::NotListed(host))
-                }
+                if self.lists(&host) { Ok(()) } else { Err(Refused::NotListed(host)) }
             }
             None if IMAGE_TYPES.contains(&task_type) => Ok(()),
             None => Err(Refused::NoSite(task_type.to_owned())),
@@ -102,9 +94,9 @@ impl Policy {
     fn lists(&self, host: &str) -> bool {
         self.sites.iter().any(|site| match site {
             Site::Exact(listed) => listed == host,
-            Site::Below(parent) => host
-                .strip_suffix(parent.as_str())
-                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            Site::Below(parent) => {
+                host.strip_suffix(parent.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            }
         })
     }
 }
@@ -140,10 +132,7 @@ impl Site {
 /// The host as the list knows it: lower case, punycode, without a trailing dot.
 fn host_of(text: &str) -> Result<String, String> {
     // Readers disagree about these characters, and the one that decides is not here.
-    if text
-        .chars()
-        .any(|c| c == '\\' || c.is_whitespace() || c.is_control())
-    {
+    if text.chars().any(|c| c == '\\' || c.is_whitespace() || c.is_control()) {
         return Err("it holds a backslash, white space or a control character".to_owned());
     }
     // The parser would mend `https:example.com` and `https:///example.com` in its own way.
@@ -156,16 +145,8 @@ fn host_of(text: &str) -> Result<String, String> {
         return Err("it names no host".to_owned());
     }
     let url = Url::parse(text).map_err(|error| error.to_string())?;
-    let host = url
-        .host_str()
-        .unwrap_or_default()
-        .trim_end_matches('.')
-        .to_owned();
-    if host.is_empty() {
-        Err("it names no host".to_owned())
-    } else {
-        Ok(host)
-    }
+    let host = url.host_str().unwrap_or_default().trim_end_matches('.').to_owned();
+    if host.is_empty() { Err("it names no host".to_owned()) } else { Ok(host) }
 }
 
 #[cfg(test)]
@@ -187,14 +168,10 @@ mod tests {
             none.permits("TurnstileTask", Some("https://example.com/")),
             Err(Refused::NotListed(_))
         ));
-        assert!(matches!(
-            none.permits("TurnstileTask", None),
-            Err(Refused::NoSite(_))
-        ));
+        assert!(matches!(none.permits("TurnstileTask", None), Err(Refused::NoSite(_))));
         assert_eq!(none.permits("ImageToTextTask", None), Ok(()));
         assert!(
-            none.permits("ImageToTextTask", Some("https://example.com/"))
-                .is_err(),
+            none.permits("ImageToTextTask", Some("https://example.com/")).is_err(),
             "an image that names a site is bound to it"
         );
     }
@@ -226,10 +203,7 @@ mod tests {
     fn names_are_compared_in_punycode() {
         assert!(permits(&["bücher.example"], "https://xn--bcher-kva.example/"));
         assert!(permits(&["xn--bcher-kva.example"], "https://BÜCHER.example/"));
-        assert!(
-            !permits(&["example.com"], "https://exаmple.com/"),
-            "a Cyrillic letter is another name"
-        );
+        assert!(!permits(&["example.com"], "https://exаmple.com/"), "a Cyrillic letter is another name");
     }
 
     #[test]
@@ -270,15 +244,7 @@ mod tests {
     #[test]
     fn entries_that_allow_too_much_or_are_no_hosts_are_reported_together() {
         let errors = Policy::try_new(
-            &[
-                "*",
-                "*.com",
-                "https://example.com",
-                "example.com/login",
-                "*.1.2.3.4",
-                "ok.example",
-                "a b",
-            ],
+            &["*", "*.com", "https://example.com", "example.com/login", "*.1.2.3.4", "ok.example", "a b"],
             &[],
         );
         assert_eq!(errors.unwrap_err().len(), 6);

@@ -21,22 +21,10 @@ impl Park {
 
 /// The retry queues, shortest first.
 pub const PARKS: [Park; 4] = [
-    Park {
-        label: "5s",
-        millis: 5_000,
-    },
-    Park {
-        label: "30s",
-        millis: 30_000,
-    },
-    Park {
-        label: "2m",
-        millis: 120_000,
-    },
-    Park {
-        label: "10m",
-        millis: 600_000,
-    },
+    Park { label: "5s", millis: 5_000 },
+    Park { label: "30s", millis: 30_000 },
+    Park { label: "2m", millis: 120_000 },
+    Park { label: "10m", millis: 600_000 },
 ];
 
 /// The shortest wait, and the first step of the backoff. The API asks for no less when it has no free slot.
@@ -50,29 +38,19 @@ pub const SHORTEST: Park = PARKS[0];
 pub fn park(retries: u32, at_least: Option<Duration>, left: Duration, luck: f64) -> Option<Park> {
     let doubled = SHORTEST.delay() * 2_u32.pow(retries.min(10));
     let wanted = doubled.max(at_least.unwrap_or_default());
-    let above = PARKS
-        .iter()
-        .position(|park| park.delay() >= wanted)
-        .unwrap_or(PARKS.len() - 1);
+    let above = PARKS.iter().position(|park| park.delay() >= wanted).unwrap_or(PARKS.len() - 1);
     let chosen = match above.checked_sub(1) {
         Some(below)
             if wanted < PARKS[above].delay()
                 && at_least.is_none_or(|least| least <= PARKS[below].delay()) =>
         {
-            let (low, high) = (
-                PARKS[below].delay().as_secs_f64(),
-                PARKS[above].delay().as_secs_f64(),
-            );
+            let (low, high) = (PARKS[below].delay().as_secs_f64(), PARKS[above].delay().as_secs_f64());
             let share = (wanted.as_secs_f64() - low) / (high - low);
             if luck < share { above } else { below }
         }
         _ => above,
     };
-    PARKS[..=chosen]
-        .iter()
-        .rev()
-        .find(|park| park.delay() <= left)
-        .copied()
+    PARKS[..=chosen].iter().rev().find(|park| park.delay() <= left).copied()
 }
 
 #[cfg(test)]
@@ -84,10 +62,8 @@ mod tests {
 
     #[test]
     fn the_wait_grows_with_each_retry() {
-        let waits: Vec<_> = (0..9)
-            .filter_map(|n| park(n, None, LONG, 0.999))
-            .map(|park| park.label)
-            .collect();
+        let waits: Vec<_> =
+            (0..9).filter_map(|n| park(n, None, LONG, 0.999)).map(|park| park.label).collect();
         assert_eq!(waits, ["5s", "5s", "5s", "30s", "30s", "2m", "2m", "10m", "10m"]);
     }
 
@@ -99,10 +75,7 @@ mod tests {
 
     #[test]
     fn nothing_is_parked_past_what_is_left() {
-        assert_eq!(
-            park(8, None, Duration::from_secs(31), 0.0).map(|p| p.label),
-            Some("30s")
-        );
+        assert_eq!(park(8, None, Duration::from_secs(31), 0.0).map(|p| p.label), Some("30s"));
         assert_eq!(park(0, None, Duration::from_millis(4_999), 0.0), None);
     }
 

@@ -64,21 +64,14 @@ fn next_hop(job: &Job) -> Message {
     properties.user_id = None;
     properties.message_id = Some(job.id.clone());
     properties.headers = publishers_headers(&job.message.properties.headers);
-    Message {
-        body: job.message.body.clone(),
-        properties,
-        transient: false,
-    }
+    Message { body: job.message.body.clone(), properties, transient: false }
 }
 
 /// A job to be parked, with its history.
 #[must_use]
 pub fn parked(job: &Job, history: &History) -> Message {
     let mut message = next_hop(job);
-    message
-        .properties
-        .headers
-        .insert(HISTORY_HEADER.to_owned(), history.to_header());
+    message.properties.headers.insert(HISTORY_HEADER.to_owned(), history.to_header());
     message
 }
 
@@ -97,10 +90,7 @@ pub fn ticket(job: &Job, history: &History, task_id: &TaskId, accepted_at: Times
     let mut message = next_hop(job);
     // Plain data with string keys: there is nothing in it that could fail to be written.
     let text = serde_json::to_string(&ticket).unwrap_or_default();
-    message
-        .properties
-        .headers
-        .insert(TICKET_HEADER.to_owned(), text.into());
+    message.properties.headers.insert(TICKET_HEADER.to_owned(), text.into());
     message
 }
 
@@ -108,10 +98,7 @@ pub fn ticket(job: &Job, history: &History, task_id: &TaskId, accepted_at: Times
 #[must_use]
 pub fn answered(routing_key: &str, outcome: &Message) -> Message {
     let mut message = outcome.clone();
-    message
-        .properties
-        .headers
-        .insert(ANSWER_HEADER.to_owned(), routing_key.into());
+    message.properties.headers.insert(ANSWER_HEADER.to_owned(), routing_key.into());
     message
 }
 
@@ -123,10 +110,7 @@ pub fn read(mut message: Message, now: Timestamp) -> Result<Kept, Box<(Fault, Me
     let headers = &mut message.properties.headers;
     if let Some(Value::Text(routing_key)) = headers.remove(ANSWER_HEADER) {
         *headers = publishers_headers(headers);
-        return Ok(Kept::Answered {
-            routing_key,
-            outcome: message,
-        });
+        return Ok(Kept::Answered { routing_key, outcome: message });
     }
     match read_open(headers, now) {
         Ok(ticket) => Ok(Kept::Open {
@@ -149,20 +133,13 @@ pub fn read(mut message: Message, now: Timestamp) -> Result<Kept, Box<(Fault, Me
 }
 
 fn read_open(headers: &Headers, now: Timestamp) -> Result<Ticket, String> {
-    let text = headers
-        .get(TICKET_HEADER)
-        .and_then(Value::as_text)
-        .ok_or("is missing")?;
+    let text = headers.get(TICKET_HEADER).and_then(Value::as_text).ok_or("is missing")?;
     let ticket: Ticket = serde_json::from_str(text).map_err(|error| format!("cannot be read: {error}"))?;
     let sound = ticket.history.is_plausible(now)
         && !ticket.job_id.is_empty()
         && ticket.job_id.len() <= MAX_ID
         && ticket.task_id.as_json().len() <= TaskId::MAX_LEN;
-    if sound {
-        Ok(ticket)
-    } else {
-        Err("holds what no worker writes".to_owned())
-    }
+    if sound { Ok(ticket) } else { Err("holds what no worker writes".to_owned()) }
 }
 
 #[cfg(test)]
@@ -187,16 +164,8 @@ mod tests {
         };
         let body = br#"{"task":{"type":"SomeTask"}, "deadline":"2026-11-23T10:00:00Z"}"#.to_vec();
         let policy = Policy::try_new(&[], &["SomeTask"]).unwrap();
-        Job::read(
-            &mut Message {
-                body,
-                properties,
-                transient: false,
-            },
-            &policy,
-            || "gen-1".to_owned(),
-        )
-        .unwrap()
+        Job::read(&mut Message { body, properties, transient: false }, &policy, || "gen-1".to_owned())
+            .unwrap()
     }
 
     fn task_id(json: &str) -> TaskId {
@@ -205,20 +174,11 @@ mod tests {
 
     #[test]
     fn an_open_ticket_reads_back_with_the_job_verbatim() {
-        let history = History {
-            retries: 2,
-            ..History::begin(NOW)
-        };
+        let history = History { retries: 2, ..History::begin(NOW) };
         for id in ["7654321", "\"8f14e45f-ceea\"", "98765432109876543210"] {
             let message = ticket(&job(), &history, &task_id(id), NOW);
             assert_eq!(message.body, job().message.body);
-            let Ok(Kept::Open {
-                job: read,
-                history: past,
-                task_id,
-                accepted_at,
-            }) = read(message, NOW)
-            else {
+            let Ok(Kept::Open { job: read, history: past, task_id, accepted_at }) = read(message, NOW) else {
                 panic!("must be an open ticket")
             };
             assert_eq!(
@@ -236,11 +196,7 @@ mod tests {
         assert_eq!(properties.correlation_id.as_deref(), Some("c-1"));
         assert_eq!(properties.kind.as_deref(), Some("their.type"));
         assert_eq!(properties.headers.get("tenant"), Some(&"blue".into()));
-        assert_eq!(
-            properties.message_id.as_deref(),
-            Some("gen-1"),
-            "a generated id must stay the job's id"
-        );
+        assert_eq!(properties.message_id.as_deref(), Some("gen-1"), "a generated id must stay the job's id");
         assert_eq!((&properties.expiration, &properties.user_id), (&None, &None));
         assert!(!properties.headers.contains_key("x-death"));
     }
@@ -253,35 +209,20 @@ mod tests {
             panic!("must be an open ticket")
         };
         let parked = parked(&job, &history);
-        assert_eq!(
-            parked.properties.headers.keys().collect::<Vec<_>>(),
-            ["tenant", HISTORY_HEADER]
-        );
+        assert_eq!(parked.properties.headers.keys().collect::<Vec<_>>(), ["tenant", HISTORY_HEADER]);
     }
 
     #[test]
     fn an_answered_ticket_carries_the_outcome_whole() {
-        let outcome = Message {
-            body: b"{}".to_vec(),
-            ..Message::default()
-        };
+        let outcome = Message { body: b"{}".to_vec(), ..Message::default() };
         let kept = read(answered("solved.SomeTask", &outcome), NOW);
-        assert_eq!(
-            kept,
-            Ok(Kept::Answered {
-                routing_key: "solved.SomeTask".to_owned(),
-                outcome
-            })
-        );
+        assert_eq!(kept, Ok(Kept::Answered { routing_key: "solved.SomeTask".to_owned(), outcome }));
     }
 
     #[test]
     fn what_is_no_ticket_is_given_back_with_its_reason() {
         let mut broken = ticket(&job(), &History::begin(NOW), &task_id("7"), NOW);
-        broken
-            .properties
-            .headers
-            .insert(TICKET_HEADER.to_owned(), "{\"job_id\":1}".into());
+        broken.properties.headers.insert(TICKET_HEADER.to_owned(), "{\"job_id\":1}".into());
         for message in [job().message, broken] {
             let refused = read(message.clone(), NOW).expect_err("must be refused");
             assert_eq!(refused.0.code, codes::NOT_A_TICKET);

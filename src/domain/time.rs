@@ -33,19 +33,14 @@ impl Timestamp {
     /// This much later.
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
-        )
+        Self(self.0.saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
 
     /// Reads RFC 3339, with any offset.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        i64::try_from(moment.unix_timestamp_nanos() / 1_000_000)
-            .ok()
-            .map(Self)
+        i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok().map(Self)
     }
 }
 
@@ -54,16 +49,9 @@ impl fmt::Display for Timestamp {
         let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
             .unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let (year, month, day) = (moment.year(), u8::from(moment.month()), moment.day());
-        let (hour, minute, second, milli) = (
-            moment.hour(),
-            moment.minute(),
-            moment.second(),
-            moment.millisecond(),
-        );
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z"
-        )
+        let (hour, minute, second, milli) =
+            (moment.hour(), moment.minute(), moment.second(), moment.millisecond());
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
     }
 }
 

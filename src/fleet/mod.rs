@@ -15,9 +15,7 @@ pub struct Standing {
 
 impl Default for Standing {
     fn default() -> Self {
-        Self {
-            state: watch::Sender::new(Guard::Open),
-        }
+        Self { state: watch::Sender::new(Guard::Open) }
     }
 }
 

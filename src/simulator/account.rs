@@ -106,12 +106,7 @@ pub(super) struct BanLedger {
 
 impl BanLedger {
     pub(super) fn new(rule: BanRule) -> Self {
-        Self {
-            rule,
-            recent: VecDeque::new(),
-            until: None,
-            proxies: HashSet::new(),
-        }
+        Self { rule, recent: VecDeque::new(), until: None, proxies: HashSet::new() }
     }
 
     pub(super) fn is_banned(&self, now: Instant) -> bool {
@@ -130,8 +125,7 @@ impl BanLedger {
         }
         let window = Duration::from_millis(self.rule.window_ms.into());
         self.recent.push_back(now);
-        self.recent
-            .retain(|&at| now.saturating_duration_since(at) < window);
+        self.recent.retain(|&at| now.saturating_duration_since(at) < window);
         let begins = self.recent.len() >= self.rule.offences as usize;
         if begins {
             self.ban(now, length);

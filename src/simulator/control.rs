@@ -56,10 +56,9 @@ impl Control {
             return wrong(format!("slots: no such task type: {kind}"));
         }
         match self.storm {
-            Some(storm) if !(400..=599).contains(&storm.status) => wrong(format!(
-                "storm.status: {} is not a status of 400 to 599",
-                storm.status
-            )),
+            Some(storm) if !(400..=599).contains(&storm.status) => {
+                wrong(format!("storm.status: {} is not a status of 400 to 599", storm.status))
+            }
             _ => Ok(()),
         }
     }

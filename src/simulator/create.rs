@@ -16,11 +16,7 @@ impl State {
     pub(super) fn create_task(&mut self, call: CreateCall, at: Moment) -> Reply {
         self.stats.calls.create_task += 1;
         let admitted = self.admits(call.key.as_deref());
-        let offence = if admitted {
-            self.create_offence(&call)
-        } else {
-            None
-        };
+        let offence = if admitted { self.create_offence(&call) } else { None };
         if let Some(refused) = self.refuse_at_the_door(CREATE, at, admitted, offence) {
             return refused;
         }
@@ -50,9 +46,7 @@ impl State {
         }
         let turn = self.submissions.note(task.digest);
         let script = self.script_for(task.script.take(), task.kind, task.digest);
-        let step = script
-            .as_ref()
-            .map_or(&Step::Ok, |script| step_at(&script.create, turn));
+        let step = script.as_ref().map_or(&Step::Ok, |script| step_at(&script.create, turn));
         self.count_fault(step);
         match step {
             Step::Ok => self.accept(&task, script.clone(), at),
@@ -72,10 +66,8 @@ impl State {
     fn accept(&mut self, task: &Submission, script: Option<Arc<Script>>, at: Moment) -> Reply {
         let trade = &mut self.trades[task.kind];
         let scripted = script.as_ref().and_then(|script| script.solve_ms);
-        let solve = scripted.map_or_else(
-            || trade.solve.draw(&mut self.rng),
-            |ms| Duration::from_millis(ms.into()),
-        );
+        let solve =
+            scripted.map_or_else(|| trade.solve.draw(&mut self.rng), |ms| Duration::from_millis(ms.into()));
         let ready_at = at.begun + solve;
         trade.slots.take(ready_at);
         self.purse.pay(trade.cost);

@@ -8,9 +8,7 @@ const PRIME: u64 = 0x0000_0100_0000_01b3;
 
 /// FNV-1a, 64 bits.
 pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(OFFSET, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+    bytes.iter().fold(OFFSET, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
 /// A digest, stirred with a salt, as a fraction of 0..1. FNV's upper bits move little for short inputs, hence the
@@ -36,9 +34,7 @@ mod tests {
 
     #[test]
     fn a_share_of_one_twentieth_takes_about_one_digest_in_twenty() {
-        let taken = (0..100_000_u32)
-            .filter(|n| fraction(fnv1a(&n.to_le_bytes()), 3) < 0.05)
-            .count();
+        let taken = (0..100_000_u32).filter(|n| fraction(fnv1a(&n.to_le_bytes()), 3) < 0.05).count();
         assert!((4_700..=5_300).contains(&taken), "{taken}");
     }
 }

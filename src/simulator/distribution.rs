@@ -78,19 +78,14 @@ mod tests {
 
     fn sorted_draws(distribution: Distribution) -> Vec<u128> {
         let mut rng = StdRng::seed_from_u64(7);
-        let mut draws: Vec<_> = (0..20_000)
-            .map(|_| distribution.draw(&mut rng).as_millis())
-            .collect();
+        let mut draws: Vec<_> = (0..20_000).map(|_| distribution.draw(&mut rng).as_millis()).collect();
         draws.sort_unstable();
         draws
     }
 
     #[test]
     fn a_lognormal_has_the_median_and_the_99th_percentile_it_was_given() {
-        let draws = sorted_draws(Distribution::Lognormal {
-            median: 1_000,
-            p99: 6_000,
-        });
+        let draws = sorted_draws(Distribution::Lognormal { median: 1_000, p99: 6_000 });
         assert!((950..=1_050).contains(&draws[10_000]), "median {}", draws[10_000]);
         assert!((5_300..=6_700).contains(&draws[19_800]), "p99 {}", draws[19_800]);
         assert!(draws[0] >= 100 && draws[19_999] <= 12_000, "clamped");

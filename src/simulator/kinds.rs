@@ -59,74 +59,32 @@ pub(super) struct Kind {
     pub(super) solve: Distribution,
 }
 
-const IMAGE: Distribution = Distribution::Lognormal {
-    median: 500,
-    p99: 2_500,
-};
-const SITE: Distribution = Distribution::Lognormal {
-    median: 2_000,
-    p99: 6_000,
-};
+const IMAGE: Distribution = Distribution::Lognormal { median: 500, p99: 2_500 };
+const SITE: Distribution = Distribution::Lognormal { median: 2_000, p99: 6_000 };
 
 use Field::{Body, Class, Gt, Images, MetadataTask, UserAgent, WebsiteKey, WebsitePublicKey, WebsiteUrl};
 
 const fn image(name: &'static str, required: &'static [Field], shape: Shape) -> Kind {
-    Kind {
-        name,
-        required,
-        shape,
-        cost_micros: 1_000,
-        solve: IMAGE,
-    }
+    Kind { name, required, shape, cost_micros: 1_000, solve: IMAGE }
 }
 
 const fn site(name: &'static str, required: &'static [Field], shape: Shape) -> Kind {
-    Kind {
-        name,
-        required,
-        shape,
-        cost_micros: 2_000,
-        solve: SITE,
-    }
+    Kind { name, required, shape, cost_micros: 2_000, solve: SITE }
 }
 
 /// Every type the API documents.
 pub(super) static KINDS: [Kind; 13] = [
     image("ImageToTextTask", &[Body], Shape::Text),
     image("ComplexImageTask", &[Class, Images, MetadataTask], Shape::Answer),
-    site(
-        "FunCaptchaTask",
-        &[WebsiteUrl, WebsitePublicKey],
-        Shape::TokenAndAgent,
-    ),
-    site(
-        "FunCaptchaTaskProxyless",
-        &[WebsiteUrl, WebsitePublicKey],
-        Shape::TokenAndAgent,
-    ),
+    site("FunCaptchaTask", &[WebsiteUrl, WebsitePublicKey], Shape::TokenAndAgent),
+    site("FunCaptchaTaskProxyless", &[WebsiteUrl, WebsitePublicKey], Shape::TokenAndAgent),
     site("HCaptchaTask", &[WebsiteUrl, WebsiteKey], Shape::HCaptcha),
-    site(
-        "HCaptchaTaskProxyless",
-        &[WebsiteUrl, WebsiteKey],
-        Shape::HCaptcha,
-    ),
-    site(
-        "CaptchaFoxTask",
-        &[WebsiteUrl, WebsiteKey, UserAgent],
-        Shape::Token,
-    ),
+    site("HCaptchaTaskProxyless", &[WebsiteUrl, WebsiteKey], Shape::HCaptcha),
+    site("CaptchaFoxTask", &[WebsiteUrl, WebsiteKey, UserAgent], Shape::Token),
     site("RecaptchaV2Task", &[WebsiteUrl, WebsiteKey], Shape::Recaptcha),
     site("NoCaptchaTask", &[WebsiteUrl, WebsiteKey], Shape::Recaptcha),
-    site(
-        "NoCaptchaTaskProxyless",
-        &[WebsiteUrl, WebsiteKey],
-        Shape::Recaptcha,
-    ),
-    site(
-        "RecaptchaV3TaskProxyless",
-        &[WebsiteUrl, WebsiteKey],
-        Shape::Recaptcha,
-    ),
+    site("NoCaptchaTaskProxyless", &[WebsiteUrl, WebsiteKey], Shape::Recaptcha),
+    site("RecaptchaV3TaskProxyless", &[WebsiteUrl, WebsiteKey], Shape::Recaptcha),
     site("TurnstileTask", &[WebsiteUrl, WebsiteKey], Shape::Token),
     site("GeeTestTask", &[WebsiteUrl, Gt], Shape::GeeTest),
 ];

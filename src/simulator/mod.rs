@@ -75,10 +75,7 @@ impl Simulator {
     pub fn new(config: SimulatorConfig) -> Result<Self, ScenarioError> {
         config.check()?;
         let script_in_task = config.script_in_task;
-        Ok(Self {
-            state: Arc::new(Mutex::new(State::new(config))),
-            script_in_task,
-        })
+        Ok(Self { state: Arc::new(Mutex::new(State::new(config))), script_in_task })
     }
 
     /// One call as the API would see it, answered after the simulated latency. `path` is the method's name
@@ -139,10 +136,7 @@ impl Simulator {
     /// # Errors
     /// Not an amount of 0 to 1,000,000,000.
     pub fn set_balance(&self, amount: f64) -> Result<(), ControlError> {
-        self.control(&Control {
-            balance: Some(amount),
-            ..Control::default()
-        })
+        self.control(&Control { balance: Some(amount), ..Control::default() })
     }
 
     /// Withdraws all keys, or lets the configured ones in again.

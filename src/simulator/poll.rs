@@ -21,11 +21,7 @@ impl State {
     pub(super) fn get_task_result(&mut self, call: &PollCall, at: Moment) -> Reply {
         self.stats.calls.get_task_result += 1;
         let admitted = self.admits(call.key.as_deref());
-        let manners = if admitted {
-            self.note_poll(call.task_id, at)
-        } else {
-            None
-        };
+        let manners = if admitted { self.note_poll(call.task_id, at) } else { None };
         let offence = match &manners {
             None => Some(Offence::WrongId),
             Some(manners) => manners.past_limit.then_some(Offence::PollPastLimit),
@@ -35,11 +31,7 @@ impl State {
         }
         match manners {
             Some(Manners { id, early: false, .. }) => self.answer(id, at),
-            _ => self.error(
-                RESULT,
-                "ERROR_TOO_MUCH_REQUESTS",
-                "poll a task at most once in 2 seconds",
-            ),
+            _ => self.error(RESULT, "ERROR_TOO_MUCH_REQUESTS", "poll a task at most once in 2 seconds"),
         }
     }
 
@@ -58,11 +50,7 @@ impl State {
         self.stats.polls += 1;
         self.stats.early_polls += u64::from(early);
         self.stats.polls_past_limit += u64::from(past_limit);
-        Some(Manners {
-            id,
-            early,
-            past_limit,
-        })
+        Some(Manners { id, early, past_limit })
     }
 
     fn answer(&mut self, id: TaskId, at: Moment) -> Reply {
@@ -74,9 +62,7 @@ impl State {
         let ready = task.ready_at <= at.begun;
         let proxy = task.proxy;
         let script = task.script.clone();
-        let step = script
-            .as_ref()
-            .map_or(&Step::Ok, |script| step_at(&script.result, turn));
+        let step = script.as_ref().map_or(&Step::Ok, |script| step_at(&script.result, turn));
         self.count_fault(step);
         match step {
             Step::Ok if ready => self.ready(id),
@@ -112,8 +98,5 @@ impl State {
 
 /// Whether a code ends a task: all do, save those that say "later".
 fn is_final(code: &str) -> bool {
-    !matches!(
-        code,
-        "CAPTCHA_NOT_READY" | "CAPCHA_NOT_READY" | "ERROR_TOO_MUCH_REQUESTS"
-    )
+    !matches!(code, "CAPTCHA_NOT_READY" | "CAPCHA_NOT_READY" | "ERROR_TOO_MUCH_REQUESTS")
 }

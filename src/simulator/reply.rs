@@ -39,9 +39,7 @@ pub(super) enum Endpoint {
 /// Just above the 1 MiB at which careful clients stop reading.
 static OVERSIZE: LazyLock<Bytes> = LazyLock::new(|| {
     let padding = "x".repeat(1024 * 1024);
-    Bytes::from(format!(
-        r#"{{"errorId":0,"status":"ready","solution":{{"text":"{padding}"}}}}"#
-    ))
+    Bytes::from(format!(r#"{{"errorId":0,"status":"ready","solution":{{"text":"{padding}"}}}}"#))
 });
 
 pub(super) const JSON: &str = "application/json";
@@ -53,12 +51,7 @@ impl Reply {
 
     fn ok(content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let content_type = Cow::Borrowed(content_type);
-        Self::Answer {
-            status: 200,
-            content_type,
-            retry_after: None,
-            body: body.into(),
-        }
+        Self::Answer { status: 200, content_type, retry_after: None, body: body.into() }
     }
 
     /// A task was accepted.
@@ -74,9 +67,7 @@ impl Reply {
 
     /// `solution` is JSON text.
     pub(super) fn ready(solution: &str) -> Self {
-        Self::json(format!(
-            r#"{{"errorId":0,"status":"ready","solution":{solution}}}"#
-        ))
+        Self::json(format!(r#"{{"errorId":0,"status":"ready","solution":{solution}}}"#))
     }
 
     pub(super) fn balance(amount: f64) -> Self {
@@ -87,11 +78,7 @@ impl Reply {
     /// stand in it.
     pub(super) fn error(endpoint: Endpoint, code: &str, description: &str) -> Self {
         let description = serde_json::Value::from(description);
-        let task_id = if endpoint == Endpoint::CreateTask {
-            r#","taskId":0"#
-        } else {
-            ""
-        };
+        let task_id = if endpoint == Endpoint::CreateTask { r#","taskId":0"# } else { "" };
         Self::json(format!(
             r#"{{"errorId":1,"errorCode":"{code}","errorDescription":{description}{task_id}}}"#
         ))
@@ -100,12 +87,7 @@ impl Reply {
     /// An answer that no API method gave: an unknown path, a proxy in front.
     pub(super) fn bare(status: u16, retry_after: Option<u64>, text: &'static str) -> Self {
         let body = Bytes::from_static(text.as_bytes());
-        Self::Answer {
-            status,
-            content_type: Cow::Borrowed("text/plain"),
-            retry_after,
-            body,
-        }
+        Self::Answer { status, content_type: Cow::Borrowed("text/plain"), retry_after, body }
     }
 
     pub(super) fn scripted(step: &HttpStep) -> Self {
@@ -139,8 +121,6 @@ impl Reply {
     }
 
     pub(super) fn no_status() -> Self {
-        Self::json(Bytes::from_static(
-            br#"{"errorId":0,"errorCode":null,"errorDescription":null}"#,
-        ))
+        Self::json(Bytes::from_static(br#"{"errorId":0,"errorCode":null,"errorDescription":null}"#))
     }
 }

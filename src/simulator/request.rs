@@ -113,10 +113,7 @@ pub(super) fn read_create(body: &[u8], scripts: bool) -> CreateCall {
         Some(task) => read_task(task.get().as_bytes(), scripts),
         None => Err(refusal("ERROR_TASK_ABSENT", "the field task is absent")),
     };
-    CreateCall {
-        key: envelope.key.and_then(text),
-        task,
-    }
+    CreateCall { key: envelope.key.and_then(text), task }
 }
 
 /// Reads getTaskResult.
@@ -126,19 +123,13 @@ pub(super) fn read_poll(body: &[u8]) -> PollCall {
             key: envelope.key.and_then(text),
             task_id: envelope.task_id.and_then(|raw| TaskId::from_json(raw.get())),
         },
-        Err(_) => PollCall {
-            key: None,
-            task_id: None,
-        },
+        Err(_) => PollCall { key: None, task_id: None },
     }
 }
 
 /// Reads the key of getBalance.
 pub(super) fn read_key(body: &[u8]) -> Option<String> {
-    serde_json::from_slice::<Envelope>(body)
-        .ok()
-        .and_then(|envelope| envelope.key)
-        .and_then(text)
+    serde_json::from_slice::<Envelope>(body).ok().and_then(|envelope| envelope.key).and_then(text)
 }
 
 /// Checks a task as the API would; `scripts` says whether it may carry a script.
@@ -153,10 +144,7 @@ pub(super) fn read_task(task: &[u8], scripts: bool) -> Result<Submission, Refusa
         }
     }
     let body = fields.body.and_then(text);
-    let carries_body = KINDS[kind]
-        .required
-        .iter()
-        .any(|field| matches!(field, Field::Body));
+    let carries_body = KINDS[kind].required.iter().any(|field| matches!(field, Field::Body));
     if let Some(body) = body.as_deref().filter(|_| carries_body) {
         check_image(body)?;
     }
@@ -208,9 +196,7 @@ impl TaskFields<'_> {
                 .into_iter()
                 .any(|raw| raw.and_then(list).is_some_and(|images| !images.is_empty())),
             Field::MetadataTask => {
-                let metadata = self
-                    .metadata
-                    .and_then(|raw| serde_json::from_str::<Metadata>(raw.get()).ok());
+                let metadata = self.metadata.and_then(|raw| serde_json::from_str::<Metadata>(raw.get()).ok());
                 filled(metadata.and_then(|metadata| metadata.task))
             }
             Field::WebsiteUrl => filled(self.website_url),
@@ -230,10 +216,7 @@ impl TaskFields<'_> {
 
     fn script(&self) -> Result<Option<Arc<Script>>, Refusal> {
         let Some(raw) = self.script else { return Ok(None) };
-        let invalid = |fault: String| Refusal {
-            code: "SIMULATOR_SCRIPT_INVALID",
-            description: fault,
-        };
+        let invalid = |fault: String| Refusal { code: "SIMULATOR_SCRIPT_INVALID", description: fault };
         let script: Script =
             serde_json::from_str(raw.get()).map_err(|error| invalid(format!("_sim: {error}")))?;
         match script.fault() {
@@ -248,16 +231,10 @@ fn check_image(base64: &str) -> Result<(), Refusal> {
     let padding = base64.bytes().rev().take_while(|&byte| byte == b'=').count();
     let size = (base64.len() / 4 * 3).saturating_sub(padding);
     if size > *IMAGE_BYTES.end() {
-        return Err(refusal(
-            "ERROR_TOO_BIG_CAPTCHA_FILESIZE",
-            "the image is above 50,000 bytes",
-        ));
+        return Err(refusal("ERROR_TOO_BIG_CAPTCHA_FILESIZE", "the image is above 50,000 bytes"));
     }
     if size < *IMAGE_BYTES.start() {
-        return Err(refusal(
-            "ERROR_ZERO_CAPTCHA_FILESIZE",
-            "the image is under 100 bytes",
-        ));
+        return Err(refusal("ERROR_ZERO_CAPTCHA_FILESIZE", "the image is under 100 bytes"));
     }
     match STANDARD.decode(base64) {
         Ok(_) => Ok(()),
@@ -266,17 +243,12 @@ fn check_image(base64: &str) -> Result<(), Refusal> {
 }
 
 fn refusal(code: &'static str, description: &str) -> Refusal {
-    Refusal {
-        code,
-        description: description.to_owned(),
-    }
+    Refusal { code, description: description.to_owned() }
 }
 
 /// A JSON string that is not blank.
 fn text(raw: &RawValue) -> Option<String> {
-    serde_json::from_str::<String>(raw.get())
-        .ok()
-        .filter(|text| !text.trim().is_empty())
+    serde_json::from_str::<String>(raw.get()).ok().filter(|text| !text.trim().is_empty())
 }
 
 fn list(raw: &RawValue) -> Option<Vec<String>> {

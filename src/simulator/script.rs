@@ -159,9 +159,7 @@ impl Step {
 fn is_code(word: &str) -> bool {
     word.len() <= MAX_CODE
         && word.starts_with(|first: char| first.is_ascii_uppercase())
-        && word
-            .bytes()
-            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+        && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 impl Script {
@@ -170,18 +168,10 @@ impl Script {
         if self.create.len() > MAX_STEPS || self.result.len() > MAX_STEPS {
             return Some(format!("more than {MAX_STEPS} steps"));
         }
-        if self
-            .create
-            .iter()
-            .any(|step| matches!(step, Step::Processing | Step::NoStatus))
-        {
+        if self.create.iter().any(|step| matches!(step, Step::Processing | Step::NoStatus)) {
             return Some("create: \"processing\" and \"no_status\" are steps of result".to_owned());
         }
-        if self
-            .result
-            .iter()
-            .any(|step| matches!(step, Step::AcceptedThenCut | Step::AcceptedThenHang))
-        {
+        if self.result.iter().any(|step| matches!(step, Step::AcceptedThenCut | Step::AcceptedThenHang)) {
             return Some("result: \"accepted_then_…\" are steps of create".to_owned());
         }
         self.create.iter().chain(&self.result).find_map(http_fault)
@@ -204,11 +194,7 @@ fn http_fault(step: &Step) -> Option<String> {
 impl Rule {
     /// The rule's steps as a script.
     pub(super) fn script(&self) -> Script {
-        Script {
-            create: self.create.clone(),
-            result: self.result.clone(),
-            solve_ms: self.solve_ms,
-        }
+        Script { create: self.create.clone(), result: self.result.clone(), solve_ms: self.solve_ms }
     }
 }
 
@@ -235,8 +221,6 @@ impl<'de> Visitor<'de> for StepVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Step, A::Error> {
-        HttpStep::deserialize(MapAccessDeserializer::new(map))
-            .map(Step::Http)
-            .map_err(A::Error::custom)
+        HttpStep::deserialize(MapAccessDeserializer::new(map)).map(Step::Http).map_err(A::Error::custom)
     }
 }

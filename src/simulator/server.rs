@@ -48,11 +48,7 @@ impl Server {
     pub async fn bind(address: SocketAddr, simulator: Simulator) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self {
-            listener,
-            address,
-            simulator,
-        })
+        Ok(Self { listener, address, simulator })
     }
 
     /// Where it listens.
@@ -65,15 +61,10 @@ impl Server {
     /// # Errors
     /// The listener failed.
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
-        let app = router(App {
-            simulator: self.simulator,
-            shutdown: shutdown.clone(),
-        });
+        let app = router(App { simulator: self.simulator, shutdown: shutdown.clone() });
         // Answers are one small write each, which Nagle's algorithm would hold back. A socket that refuses the option
         // still works.
-        let listener = self
-            .listener
-            .tap_io(|connection| drop(connection.set_nodelay(true)));
+        let listener = self.listener.tap_io(|connection| drop(connection.set_nodelay(true)));
         let stop = shutdown.clone();
         let serving =
             axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
@@ -91,10 +82,7 @@ impl Server {
 fn router(app: App) -> Router {
     Router::new()
         .route("/_sim/health", get(|| async { "ok" }))
-        .route(
-            "/_sim/stats",
-            get(|State(app): State<App>| async move { stats(&app.simulator.stats()) }),
-        )
+        .route("/_sim/stats", get(|State(app): State<App>| async move { stats(&app.simulator.stats()) }))
         .route("/_sim/control", post(control))
         .fallback(api)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -104,21 +92,13 @@ fn router(app: App) -> Router {
 /// Any path ending in a method's name, so that a base address with a path of its own works.
 async fn api(State(app): State<App>, method: Method, uri: Uri, body: Bytes) -> Response {
     if method != Method::POST {
-        return (
-            StatusCode::METHOD_NOT_ALLOWED,
-            [(header::ALLOW, "POST")],
-            "use POST",
-        )
-            .into_response();
+        return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")], "use POST").into_response();
     }
     let name = uri.path().rsplit('/').next().unwrap_or_default();
     match app.simulator.call(name, &body).await {
-        Reply::Answer {
-            status,
-            content_type,
-            retry_after,
-            body,
-        } => answer(status, &content_type, retry_after, body),
+        Reply::Answer { status, content_type, retry_after, body } => {
+            answer(status, &content_type, retry_after, body)
+        }
         Reply::Cut => cut(),
         Reply::Hang => {
             // Either way the wait ends in a closed connection.
@@ -135,9 +115,7 @@ fn answer(status: u16, content_type: &str, retry_after: Option<u64>, body: Bytes
     let content_type = HeaderValue::from_str(content_type).unwrap_or(HeaderValue::from_static(JSON));
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     if let Some(seconds) = retry_after {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
@@ -151,12 +129,8 @@ fn cut() -> Response {
         Err(io::Error::from(io::ErrorKind::ConnectionReset))
     });
     let mut response = Response::new(Body::from_stream(half.chain(end)));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_LENGTH, HeaderValue::from(64));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(64));
     response
 }
 

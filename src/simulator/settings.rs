@@ -124,11 +124,7 @@ impl Default for SimulatorConfig {
 
 impl Default for BanRule {
     fn default() -> Self {
-        Self {
-            offences: 5,
-            window_ms: 60_000,
-            length_ms: 600_000,
-        }
+        Self { offences: 5, window_ms: 60_000, length_ms: 600_000 }
     }
 }
 
@@ -158,10 +154,8 @@ impl SimulatorConfig {
     /// # Errors
     /// The file cannot be read, is not a scenario, or its values are faulty.
     pub fn load(path: &Path) -> Result<Self, ScenarioError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ScenarioError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ScenarioError::Read { path: path.to_owned(), source })?;
         Self::from_toml(&text)
     }
 
@@ -187,14 +181,8 @@ impl SimulatorConfig {
         let mut faults: Vec<String> = [
             (self.keys.is_empty(), "keys: at least one is needed"),
             (self.keys.iter().any(String::is_empty), "keys: an empty key"),
-            (
-                !is_money(self.balance),
-                "balance: not an amount of 0 to 1,000,000,000",
-            ),
-            (
-                self.first_task_id > u64::from(u32::MAX),
-                "first_task_id: above 4,294,967,295",
-            ),
+            (!is_money(self.balance), "balance: not an amount of 0 to 1,000,000,000"),
+            (self.first_task_id > u64::from(u32::MAX), "first_task_id: above 4,294,967,295"),
             (self.max_polls == 0, "max_polls: must be at least 1"),
             (self.retention_ms == 0, "retention_ms: must be at least 1"),
             (self.max_tasks == 0, "max_tasks: must be at least 1"),
@@ -206,18 +194,9 @@ impl SimulatorConfig {
         if let Some(fault) = self.latency_ms.fault() {
             faults.push(format!("latency_ms: {fault}"));
         }
-        self.types
-            .iter()
-            .for_each(|(name, of_type)| type_faults(name, of_type, &mut faults));
-        self.rules
-            .iter()
-            .enumerate()
-            .for_each(|(at, rule)| rule_faults(at + 1, rule, &mut faults));
-        if faults.is_empty() {
-            Ok(())
-        } else {
-            Err(ScenarioError::Values(faults))
-        }
+        self.types.iter().for_each(|(name, of_type)| type_faults(name, of_type, &mut faults));
+        self.rules.iter().enumerate().for_each(|(at, rule)| rule_faults(at + 1, rule, &mut faults));
+        if faults.is_empty() { Ok(()) } else { Err(ScenarioError::Values(faults)) }
     }
 }
 
@@ -239,12 +218,7 @@ fn type_faults(name: &str, of_type: &TypeConfig, faults: &mut Vec<String>) {
 }
 
 fn rule_faults(number: usize, rule: &Rule, faults: &mut Vec<String>) {
-    if let Some(kind) = rule
-        .when
-        .kind
-        .as_deref()
-        .filter(|kind| kinds::index_of(kind).is_none())
-    {
+    if let Some(kind) = rule.when.kind.as_deref().filter(|kind| kinds::index_of(kind).is_none()) {
         faults.push(format!("rule {number}: when.type: no such task type: {kind}"));
     }
     if rule.when.share.is_some_and(|share| !(0.0..=1.0).contains(&share)) {

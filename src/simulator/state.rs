@@ -56,19 +56,12 @@ impl State {
     /// From settings already checked.
     pub(super) fn new(config: SimulatorConfig) -> Self {
         let ms = |ms: u32| Duration::from_millis(ms.into());
-        let book = TaskBook::new(
-            ms(config.retention_ms),
-            config.max_tasks,
-            config.task_ids,
-            config.first_task_id,
-        );
+        let book =
+            TaskBook::new(ms(config.retention_ms), config.max_tasks, config.task_ids, config.first_task_id);
         Self {
             rng: StdRng::seed_from_u64(config.seed),
             stats: Stats::default(),
-            purse: Purse {
-                balance: account::to_micros(config.balance),
-                paid: 0,
-            },
+            purse: Purse { balance: account::to_micros(config.balance), paid: 0 },
             bans: BanLedger::new(config.ban),
             book,
             submissions: Submissions::new(config.max_digests),
@@ -76,16 +69,9 @@ impl State {
             spacing: ms(config.spacing_ms),
             max_polls: config.max_polls,
             seed: config.seed,
-            rules: config
-                .rules
-                .iter()
-                .map(|rule| (rule.when.clone(), Arc::new(rule.script())))
-                .collect(),
+            rules: config.rules.iter().map(|rule| (rule.when.clone(), Arc::new(rule.script()))).collect(),
             latency: config.latency_ms,
-            keys: Keys {
-                known: config.keys,
-                valid: true,
-            },
+            keys: Keys { known: config.keys, valid: true },
             spells: Spells::default(),
             storm: None,
         }
@@ -94,10 +80,7 @@ impl State {
     /// When a call that arrives now is answered. Also forgets what is past its time, so that memory follows traffic.
     pub(super) fn arrive(&mut self, now: Instant) -> Moment {
         self.forget_expired(now);
-        Moment {
-            begun: now,
-            answered: now + self.latency.draw(&mut self.rng),
-        }
+        Moment { begun: now, answered: now + self.latency.draw(&mut self.rng) }
     }
 
     pub(super) fn admits(&self, key: Option<&str>) -> bool {
@@ -115,17 +98,9 @@ impl State {
         self.stats.bad_key_calls += u64::from(!admitted);
         if let Some(storm) = self.storm_at(at.begun) {
             self.stats.storm_calls += 1;
-            return Some(Reply::bare(
-                storm.status,
-                storm.retry_after,
-                "the service is not available",
-            ));
+            return Some(Reply::bare(storm.status, storm.retry_after, "the service is not available"));
         }
-        let offence = if admitted {
-            offence
-        } else {
-            Some(Offence::WrongKey)
-        };
+        let offence = if admitted { offence } else { Some(Offence::WrongKey) };
         let banned = self.bans.is_banned(at.begun);
         if offence.is_some() {
             self.stats.offences += 1;
@@ -144,11 +119,7 @@ impl State {
             self.stats.late_calls += 1;
             self.stats.late_by_reason.ban += 1;
         }
-        self.error(
-            endpoint,
-            "ERROR_IP_BANNED",
-            "too many faulty calls; try again in 10 minutes",
-        )
+        self.error(endpoint, "ERROR_IP_BANNED", "too many faulty calls; try again in 10 minutes")
     }
 
     fn refuse_offence(&mut self, endpoint: Endpoint, at: Moment, offence: Offence) -> Reply {
@@ -181,17 +152,9 @@ impl State {
     ) -> Option<Arc<Script>> {
         own.or_else(|| {
             let fits = |(index, (when, _)): &(usize, &(When, Arc<Script>))| {
-                when.fits(
-                    KINDS[kind].name,
-                    digest,
-                    self.seed.wrapping_add(1 + *index as u64),
-                )
+                when.fits(KINDS[kind].name, digest, self.seed.wrapping_add(1 + *index as u64))
             };
-            self.rules
-                .iter()
-                .enumerate()
-                .find(fits)
-                .map(|(_, (_, script))| Arc::clone(script))
+            self.rules.iter().enumerate().find(fits).map(|(_, (_, script))| Arc::clone(script))
         })
     }
 
@@ -267,18 +230,14 @@ impl State {
     }
 
     fn storm_at(&self, now: Instant) -> Option<Storm> {
-        self.storm
-            .filter(|(_, until)| now < *until)
-            .map(|(storm, _)| storm)
+        self.storm.filter(|(_, until)| now < *until).map(|(storm, _)| storm)
     }
 }
 
 impl When {
     fn fits(&self, kind: &str, digest: u64, salt: u64) -> bool {
         self.kind.as_deref().is_none_or(|wanted| wanted == kind)
-            && self
-                .share
-                .is_none_or(|share| super::digest::fraction(digest, salt) < share)
+            && self.share.is_none_or(|share| super::digest::fraction(digest, salt) < share)
     }
 }
 

@@ -97,11 +97,7 @@ impl Stats {
         if let Some(count) = self.refused.get_mut(code) {
             *count += 1;
         } else {
-            let code = if self.refused.len() < MAX_CODES {
-                code
-            } else {
-                "(other)"
-            };
+            let code = if self.refused.len() < MAX_CODES { code } else { "(other)" };
             *self.refused.entry(code.to_owned()).or_default() += 1;
         }
     }

@@ -70,10 +70,7 @@ impl Task {
     /// Notes a poll; how long after the last one it came, and the how-many-th it is.
     pub(super) fn note_poll(&mut self, now: Instant) -> (Option<Duration>, u32) {
         self.polls = self.polls.saturating_add(1);
-        let spacing = self
-            .last_poll
-            .replace(now)
-            .map(|last| now.saturating_duration_since(last));
+        let spacing = self.last_poll.replace(now).map(|last| now.saturating_duration_since(last));
         (spacing, self.polls)
     }
 }
@@ -94,19 +91,8 @@ const WIDE: u64 = 1 << 33;
 
 impl TaskBook {
     pub(super) fn new(retention: Duration, capacity: usize, ids: TaskIds, first: u64) -> Self {
-        let next_number = if ids == TaskIds::WideInteger {
-            WIDE + first
-        } else {
-            first
-        };
-        Self {
-            tasks: HashMap::new(),
-            forgetting: VecDeque::new(),
-            retention,
-            capacity,
-            ids,
-            next_number,
-        }
+        let next_number = if ids == TaskIds::WideInteger { WIDE + first } else { first };
+        Self { tasks: HashMap::new(), forgetting: VecDeque::new(), retention, capacity, ids, next_number }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -164,10 +150,7 @@ pub(super) enum Acceptance {
 
 impl Submissions {
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            seen: HashMap::new(),
-            capacity,
-        }
+        Self { seen: HashMap::new(), capacity }
     }
 
     /// Notes a submission; how many came before it.
@@ -181,13 +164,7 @@ impl Submissions {
             }
             None if full => 0,
             None => {
-                self.seen.insert(
-                    digest,
-                    Seen {
-                        submissions: 1,
-                        accepted: 0,
-                    },
-                );
+                self.seen.insert(digest, Seen { submissions: 1, accepted: 0 });
                 0
             }
         }
@@ -199,11 +176,7 @@ impl Submissions {
             return Acceptance::NotRemembered;
         };
         seen.accepted = seen.accepted.saturating_add(1);
-        if seen.accepted == 1 {
-            Acceptance::First
-        } else {
-            Acceptance::Repeated
-        }
+        if seen.accepted == 1 { Acceptance::First } else { Acceptance::Repeated }
     }
 }
 
@@ -217,10 +190,7 @@ pub(super) struct Slots {
 
 impl Slots {
     pub(super) fn new(limit: Option<u32>) -> Self {
-        Self {
-            limit,
-            busy: BinaryHeap::new(),
-        }
+        Self { limit, busy: BinaryHeap::new() }
     }
 
     pub(super) fn are_free(&mut self, now: Instant) -> bool {

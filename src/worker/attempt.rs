@@ -51,24 +51,12 @@ pub(super) async fn attempt(
     origin: Origin,
     pass: Pass,
 ) {
-    let Delivery {
-        message,
-        redelivered,
-        receipt,
-        ..
-    } = delivery;
-    let mut held = Held {
-        receipt,
-        message,
-        case: None,
-    };
-    let handled = AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered))
-        .catch_unwind()
-        .await;
+    let Delivery { message, redelivered, receipt, .. } = delivery;
+    let reply_to = message.properties.reply_to.clone();
+    let mut held = Held { receipt, message, case: None };
+    let handled = AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered)).catch_unwind().await;
     let end = handled.unwrap_or_else(|_| poisoned(&ctx, &mut held));
-    let Held { receipt, case, .. } = held;
-    let reply_to = case.and_then(|case| case.job.message.properties.reply_to);
-    Box::pin(carry_out(&ctx, &scope, receipt, origin, end, reply_to)).await;
+    Box::pin(carry_out(&ctx, &scope, held.receipt, origin, end, reply_to)).await;
     drop(pass);
 }
 
@@ -98,21 +86,8 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
     let (job, history) = match (read, history) {
         (Ok(job), Ok(history)) => (job, history.unwrap_or_else(|| History::begin(now))),
         (Ok(job), Err(fault)) => {
-            let Job {
-                id,
-                task_type,
-                message,
-                ..
-            } = job;
-            return Err(refused(
-                ctx,
-                &NotAJob {
-                    id,
-                    task_type: Some(task_type),
-                    fault,
-                    message,
-                },
-            ));
+            let Job { id, task_type, message, .. } = job;
+            return Err(refused(ctx, &NotAJob { id, task_type: Some(task_type), fault, message }));
         }
         (Err(no_job), _) => return Err(refused(ctx, &no_job)),
     };
@@ -122,46 +97,23 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
 
 fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Event, End> {
     match ticket::read(std::mem::take(&mut held.message), ctx.clock.now()) {
-        Ok(Kept::Open {
-            job,
-            history,
-            task_id,
-            accepted_at,
-        }) => {
+        Ok(Kept::Open { job, history, task_id, accepted_at }) => {
             held.case = Some(Case::of_ticket(job, history, task_id, accepted_at));
             Ok(Event::TicketTaken { redelivered })
         }
-        Ok(Kept::Answered { routing_key, outcome }) => Err(End::Outcome(Box::new(Outcome {
-            routing_key,
-            message: outcome,
-        }))),
+        Ok(Kept::Answered { routing_key, outcome }) => {
+            Err(End::Outcome(Box::new(Outcome { routing_key, message: outcome })))
+        }
         Err(refusal) => {
             let (fault, message) = *refusal;
-            let id = message
-                .properties
-                .message_id
-                .clone()
-                .unwrap_or_else(|| ctx.dice.fresh_id());
-            Err(refused(
-                ctx,
-                &NotAJob {
-                    id,
-                    task_type: None,
-                    fault,
-                    message,
-                },
-            ))
+            let id = message.properties.message_id.clone().unwrap_or_else(|| ctx.dice.fresh_id());
+            Err(refused(ctx, &NotAJob { id, task_type: None, fault, message }))
         }
     }
 }
 
 async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> End {
-    let Held {
-        receipt,
-        case: Some(case),
-        ..
-    } = held
-    else {
+    let Held { receipt, case: Some(case), .. } = held else {
         return End::Returned;
     };
     let mut event = first;
@@ -250,12 +202,7 @@ async fn poll(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> O
 
 fn kept(case: &Case) -> End {
     match &case.task {
-        Some(task) => End::Ticket(ticket::ticket(
-            &case.job,
-            &case.history,
-            &task.id,
-            task.accepted_at,
-        )),
+        Some(task) => End::Ticket(ticket::ticket(&case.job, &case.history, &task.id, task.accepted_at)),
         None => End::Returned,
     }
 }
@@ -276,11 +223,7 @@ fn settled(ctx: &Context, case: &Case, verdict: &Verdict) -> End {
 }
 
 fn refused(ctx: &Context, no_job: &NotAJob) -> End {
-    failed(
-        outcome::refused(no_job, ctx.clock.now(), ctx.finish()),
-        &no_job.fault,
-        &no_job.id,
-    )
+    failed(outcome::refused(no_job, ctx.clock.now(), ctx.finish()), &no_job.fault, &no_job.id)
 }
 
 fn failed(outcome: Outcome, fault: &Fault, id: &str) -> End {
@@ -307,20 +250,8 @@ fn poisoned(ctx: &Context, held: &mut Held) -> End {
         }
         None => {
             let message = std::mem::take(&mut held.message);
-            let id = message
-                .properties
-                .message_id
-                .clone()
-                .unwrap_or_else(|| ctx.dice.fresh_id());
-            refused(
-                ctx,
-                &NotAJob {
-                    id,
-                    task_type: None,
-                    fault,
-                    message,
-                },
-            )
+            let id = message.properties.message_id.clone().unwrap_or_else(|| ctx.dice.fresh_id());
+            refused(ctx, &NotAJob { id, task_type: None, fault, message })
         }
     }
 }

@@ -27,10 +27,7 @@ impl Clock {
     /// A clock that follows the runtime's own, from now on.
     #[must_use]
     pub fn runtime(epoch: Timestamp) -> Self {
-        Self::Runtime {
-            epoch,
-            start: Instant::now(),
-        }
+        Self::Runtime { epoch, start: Instant::now() }
     }
 
     /// The time.
@@ -78,8 +75,6 @@ impl Dice {
             Dice::Thread => rand::random::<u128>(),
             Dice::Seeded(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).random(),
         };
-        uuid::Builder::from_random_bytes(bits.to_be_bytes())
-            .into_uuid()
-            .to_string()
+        uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
     }
 }

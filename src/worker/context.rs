@@ -46,11 +46,7 @@ pub(super) struct Submissions {
 
 impl Submissions {
     pub(super) fn new(full: usize) -> Self {
-        Self {
-            places: Semaphore::new(1),
-            full,
-            proved: AtomicBool::new(false),
-        }
+        Self { places: Semaphore::new(1), full, proved: AtomicBool::new(false) }
     }
 
     /// A place for one; never an error, since this semaphore is never closed.
@@ -67,33 +63,18 @@ impl Submissions {
 
     /// Waits until none is under way. Nothing may be begun any more.
     pub(super) async fn ended(&self) {
-        let all = if self.proved.load(Ordering::Acquire) {
-            self.full
-        } else {
-            1
-        };
-        drop(
-            self.places
-                .acquire_many(u32::try_from(all).unwrap_or(u32::MAX))
-                .await,
-        );
+        let all = if self.proved.load(Ordering::Acquire) { self.full } else { 1 };
+        drop(self.places.acquire_many(u32::try_from(all).unwrap_or(u32::MAX)).await);
     }
 }
 
 impl Context {
     pub(super) fn moment(&self) -> Moment<'_> {
-        Moment {
-            rules: &self.rules,
-            now: self.clock.now(),
-            luck: self.dice.luck(),
-        }
+        Moment { rules: &self.rules, now: self.clock.now(), luck: self.dice.luck() }
     }
 
     pub(super) fn finish(&self) -> Finish<'_> {
-        Finish {
-            worker: &self.worker,
-            now: self.clock.now(),
-        }
+        Finish { worker: &self.worker, now: self.clock.now() }
     }
 }
 

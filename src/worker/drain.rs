@@ -23,10 +23,7 @@ impl Worker {
     /// Stops taking jobs, finishes submissions, hands tickets back, and closes the session: in this order, and in a bounded time.
     pub(super) async fn drain(&self, mut serving: Serving) -> Drained {
         let deadline = Instant::now() + self.drain_timeout;
-        tracing::info!(
-            in_flight = self.ctx.gate.held(),
-            "draining: no more jobs are taken"
-        );
+        tracing::info!(in_flight = self.ctx.gate.held(), "draining: no more jobs are taken");
         let stopped = timeout_at(deadline, async {
             serving.stop_jobs().await;
             // Until submissions have ended their tickets are polled on, so that as few as possible change hands.
@@ -40,22 +37,14 @@ impl Worker {
         serving.scope.end();
         // Closing a consumer carries out the settlements made so far, and returns the rest.
         let closing = async {
-            for consumer in [serving.jobs.take(), serving.tickets.take()]
-                .into_iter()
-                .flatten()
-            {
+            for consumer in [serving.jobs.take(), serving.tickets.take()].into_iter().flatten() {
                 consumer.close().await;
             }
             serving.scope.session.link().close().await;
         };
-        let closed = timeout_at(deadline.max(Instant::now() + CLOSING), closing)
-            .await
-            .is_ok();
+        let closed = timeout_at(deadline.max(Instant::now() + CLOSING), closing).await.is_ok();
         if !(in_time && closed) {
-            tracing::warn!(
-                unfinished,
-                "the drain's time is over; what is unfinished goes back to its queue"
-            );
+            tracing::warn!(unfinished, "the drain's time is over; what is unfinished goes back to its queue");
         }
         Drained { unfinished }
     }
@@ -84,8 +73,6 @@ impl Worker {
                 "the broker could not be reached in time; paid tasks may be lost"
             );
         }
-        Drained {
-            unfinished: self.ctx.gate.held(),
-        }
+        Drained { unfinished: self.ctx.gate.held() }
     }
 }

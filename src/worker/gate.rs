@@ -22,11 +22,7 @@ impl Gate {
     /// A gate for this many.
     #[must_use]
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            limit,
-            held: AtomicUsize::new(0),
-            freed: Notify::new(),
-        })
+        Arc::new(Self { limit, held: AtomicUsize::new(0), freed: Notify::new() })
     }
 
     /// Takes a place. A ticket takes one even when the gate is full: it is paid already, and the broker bounds how many come.

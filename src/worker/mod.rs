@@ -111,11 +111,7 @@ impl View {
     /// Whether it has a session with the broker.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.ctx
-            .live
-            .borrow()
-            .as_ref()
-            .is_some_and(|session| !session.is_closed())
+        self.ctx.live.borrow().as_ref().is_some_and(|session| !session.is_closed())
     }
 }
 
@@ -155,9 +151,7 @@ impl Worker {
     /// A view of it, for as long as wanted.
     #[must_use]
     pub fn view(&self) -> View {
-        View {
-            ctx: Arc::clone(&self.ctx),
-        }
+        View { ctx: Arc::clone(&self.ctx) }
     }
 
     /// Works until `drain` is cancelled, and then leaves in order.

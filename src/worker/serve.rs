@@ -44,15 +44,9 @@ impl Serving {
         let ctx = &worker.ctx;
         let mut guard = ctx.standing.watch();
         let stops = guard.borrow_and_update().stops();
-        let spec = |queue: String, prefetch| ConsumeSpec {
-            tag: format!("{} {queue}", ctx.worker),
-            queue,
-            prefetch,
-        };
-        let tickets = session
-            .link()
-            .consume(spec(ctx.names.tickets(), worker.ticket_prefetch))
-            .await?;
+        let spec =
+            |queue: String, prefetch| ConsumeSpec { tag: format!("{} {queue}", ctx.worker), queue, prefetch };
+        let tickets = session.link().consume(spec(ctx.names.tickets(), worker.ticket_prefetch)).await?;
         let scope = Arc::new(Scope::new(session.clone(), tickets.lease().clone()));
         let tickets = if stops.polls {
             tickets.close().await;
@@ -63,25 +57,11 @@ impl Serving {
         let jobs = if stops.submissions {
             None
         } else {
-            Some(
-                session
-                    .link()
-                    .consume(spec(ctx.names.jobs(), worker.job_prefetch))
-                    .await?,
-            )
+            Some(session.link().consume(spec(ctx.names.jobs(), worker.job_prefetch)).await?)
         };
         ctx.live.send_replace(Some(session));
-        tracing::info!(
-            namespace = ctx.names.namespace(),
-            worker = ctx.worker,
-            "consuming"
-        );
-        Ok(Self {
-            scope,
-            jobs,
-            tickets,
-            guard,
-        })
+        tracing::info!(namespace = ctx.names.namespace(), worker = ctx.worker, "consuming");
+        Ok(Self { scope, jobs, tickets, guard })
     }
 
     /// Waits for what happens next. Paid work goes first: tickets before jobs.
@@ -112,7 +92,7 @@ impl Serving {
     /// No more jobs: those not begun go back.
     pub(super) async fn stop_jobs(&mut self) {
         self.scope.submissions_shut.cancel();
-        if let Some(jobs) = &mut self.jobs {
+        if let Some(jobs) = self.jobs.as_mut().filter(|jobs| !jobs.is_cancelled()) {
             jobs.cancel().await;
         }
         self.scope.jobs_cancelled.cancel();
@@ -120,7 +100,7 @@ impl Serving {
 
     /// No more tickets: those that wait for their next poll go back.
     pub(super) async fn stop_tickets(&mut self) {
-        if let Some(tickets) = &mut self.tickets {
+        if let Some(tickets) = self.tickets.as_mut().filter(|tickets| !tickets.is_cancelled()) {
             tickets.cancel().await;
         }
         self.scope.tickets_cancelled.cancel();

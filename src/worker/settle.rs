@@ -47,11 +47,7 @@ impl Context {
         let mut pause = Pause::new();
         let mut live = self.live.subscribe();
         loop {
-            let session = live
-                .wait_for(Option::is_some)
-                .await
-                .ok()
-                .and_then(|session| session.clone());
+            let session = live.wait_for(Option::is_some).await.ok().and_then(|session| session.clone());
             let Some(session) = session else { return };
             match session.publish("", &self.names.tickets(), ticket.clone()).await {
                 Ok(()) => break,
@@ -64,10 +60,7 @@ impl Context {
 
     /// Parks a job in a retry queue.
     pub(super) async fn park(&self, scope: &Scope, receipt: Receipt, queue: &str, job: Message) {
-        if let Safe::Yes = self
-            .publish_for(&receipt, &scope.session, "", queue, job, None)
-            .await
-        {
+        if let Safe::Yes = self.publish_for(&receipt, &scope.session, "", queue, job, None).await {
             self.tally.parked();
             self.acked(receipt);
         } else {
@@ -79,17 +72,7 @@ impl Context {
     pub(super) async fn settle(&self, scope: &Scope, receipt: Receipt, outcome: Outcome) -> bool {
         let Outcome { routing_key, message } = outcome;
         let exchange = self.names.outcomes();
-        match self
-            .publish_for(
-                &receipt,
-                &scope.session,
-                &exchange,
-                &routing_key,
-                message,
-                Some(HOLD),
-            )
-            .await
-        {
+        match self.publish_for(&receipt, &scope.session, &exchange, &routing_key, message, Some(HOLD)).await {
             Safe::Yes => {
                 self.acked(receipt);
                 true
@@ -101,9 +84,8 @@ impl Context {
             Safe::Refused(message) => {
                 tracing::warn!(%routing_key, "no queue takes this outcome; it is kept on the ticket queue until one does");
                 let kept = ticket::answered(&routing_key, &message);
-                if let Safe::Yes = self
-                    .publish_for(&receipt, &scope.session, "", &self.names.tickets(), kept, None)
-                    .await
+                if let Safe::Yes =
+                    self.publish_for(&receipt, &scope.session, "", &self.names.tickets(), kept, None).await
                 {
                     self.acked(receipt);
                 }
@@ -143,19 +125,9 @@ impl Context {
         let prefix = &self.reply_to_prefix;
         let allowed = reply_to.starts_with(DIRECT_REPLY)
             || (!prefix.is_empty() && reply_to.starts_with(prefix.as_str()));
-        let copy = Message {
-            transient: true,
-            ..outcome.clone()
-        };
+        let copy = Message { transient: true, ..outcome.clone() };
         // Not mandatory: RabbitMQ returns what goes to a direct reply-to although it delivers it.
-        if !allowed
-            || scope
-                .session
-                .publisher()
-                .publish("", reply_to, false, copy)
-                .await
-                .is_err()
-        {
+        if !allowed || scope.session.publisher().publish("", reply_to, false, copy).await.is_err() {
             self.tally.reply_failed();
         }
     }

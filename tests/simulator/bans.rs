@@ -54,10 +54,7 @@ async fn an_offence_while_banned_makes_the_ban_last_longer_and_a_good_call_does_
 
 #[tokio::test(start_paused = true)]
 async fn creating_tasks_without_funds_is_an_offence() {
-    let simulator = simulator(SimulatorConfig {
-        balance: 0.0,
-        ..exact()
-    });
+    let simulator = simulator(SimulatorConfig { balance: 0.0, ..exact() });
     for _ in 0..5 {
         assert_eq!(refused(&simulator, &image(1, 100)).await, "ERROR_ZERO_BALANCE");
     }
@@ -74,10 +71,7 @@ async fn using_a_proxy_again_that_was_called_banned_is_an_offence() {
     let id = accepted(&simulator, &task(1, json!({"result": ["ERROR_PROXY_BANNED"]}))).await;
     assert_eq!(polled(&simulator, &id).await, "ERROR_PROXY_BANNED");
     assert_eq!(simulator.stats().offences, 0, "to learn of it is none");
-    assert_eq!(
-        refused(&simulator, &task(2, json!({}))).await,
-        "ERROR_PROXY_BANNED"
-    );
+    assert_eq!(refused(&simulator, &task(2, json!({}))).await, "ERROR_PROXY_BANNED");
     assert_eq!(simulator.stats().offences, 1);
     let mut other_port = task(3, json!({}));
     other_port["proxyPort"] = json!(8081);
@@ -91,11 +85,7 @@ async fn calls_that_begin_a_second_after_the_caller_was_told_are_late() {
     balance(&simulator).await;
     pass(1_000).await;
     balance(&simulator).await;
-    assert_eq!(
-        simulator.stats().late_calls,
-        0,
-        "on their way when the answer came"
-    );
+    assert_eq!(simulator.stats().late_calls, 0, "on their way when the answer came");
     pass(1).await;
     balance(&simulator).await;
     let stats = simulator.stats();
@@ -103,19 +93,12 @@ async fn calls_that_begin_a_second_after_the_caller_was_told_are_late() {
     simulator.set_key_valid(true);
     simulator.set_key_valid(false);
     balance(&simulator).await;
-    assert_eq!(
-        simulator.stats().late_calls,
-        1,
-        "a new spell begins with a new first refusal"
-    );
+    assert_eq!(simulator.stats().late_calls, 1, "a new spell begins with a new first refusal");
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_funds_only_create_task_can_be_late() {
-    let simulator = simulator(SimulatorConfig {
-        balance: 0.001,
-        ..lenient()
-    });
+    let simulator = simulator(SimulatorConfig { balance: 0.001, ..lenient() });
     let id = accepted(&simulator, &image(1, 100)).await;
     refused(&simulator, &image(2, 100)).await;
     pass(5_000).await;
@@ -129,10 +112,7 @@ async fn without_funds_only_create_task_can_be_late() {
 #[tokio::test(start_paused = true)]
 async fn a_ban_by_hand_begins_and_ends_when_told() {
     let simulator = simulator(exact());
-    let ban = |seconds| Control {
-        ban_seconds: Some(seconds),
-        ..Control::default()
-    };
+    let ban = |seconds| Control { ban_seconds: Some(seconds), ..Control::default() };
     simulator.control(&ban(30)).expect("a ban");
     assert_eq!(code_of(&balance(&simulator).await), "ERROR_IP_BANNED");
     pass(2_000).await;

@@ -6,10 +6,7 @@ use captcha_worker::simulator::{Distribution, HttpStep, SimulatorConfig, Step, T
 
 #[test]
 fn an_empty_scenario_is_the_default() {
-    assert_eq!(
-        SimulatorConfig::from_toml("").expect("a scenario"),
-        SimulatorConfig::default()
-    );
+    assert_eq!(SimulatorConfig::from_toml("").expect("a scenario"), SimulatorConfig::default());
 }
 
 #[test]
@@ -39,57 +36,29 @@ fn every_setting_can_be_written_in_toml() {
         solve_ms = 1500
     "#;
     let scenario = SimulatorConfig::from_toml(text).expect("a scenario");
-    assert_eq!(
-        (scenario.task_ids, scenario.balance, scenario.ban.offences),
-        (TaskIds::Uuid, 5.0, 2)
-    );
+    assert_eq!((scenario.task_ids, scenario.balance, scenario.ban.offences), (TaskIds::Uuid, 5.0, 2));
     let fun = &scenario.types["FunCaptchaTask"];
-    assert_eq!(
-        (fun.slots, fun.solve_ms),
-        (Some(3), Some(Distribution::Lognormal { median: 10, p99: 30 }))
-    );
+    assert_eq!((fun.slots, fun.solve_ms), (Some(3), Some(Distribution::Lognormal { median: 10, p99: 30 })));
     let rule = &scenario.rules[0];
-    assert_eq!(
-        (rule.when.kind.as_deref(), rule.when.share),
-        (Some("FunCaptchaTask"), Some(0.05))
-    );
-    assert_eq!(
-        rule.create[..2],
-        [
-            Step::AcceptedThenCut,
-            Step::Code("ERROR_NO_SLOT_AVAILABLE".into())
-        ]
-    );
-    let http = HttpStep {
-        status: 503,
-        body: "x".into(),
-        retry_after: Some(3),
-        content_type: None,
-    };
+    assert_eq!((rule.when.kind.as_deref(), rule.when.share), (Some("FunCaptchaTask"), Some(0.05)));
+    assert_eq!(rule.create[..2], [Step::AcceptedThenCut, Step::Code("ERROR_NO_SLOT_AVAILABLE".into())]);
+    let http = HttpStep { status: 503, body: "x".into(), retry_after: Some(3), content_type: None };
     assert_eq!((&rule.result[1], rule.solve_ms), (&Step::Http(http), Some(1_500)));
 }
 
 #[test]
 fn a_key_nobody_knows_is_named() {
-    let error = SimulatorConfig::from_toml("sped = 1")
-        .expect_err("unknown key")
-        .to_string();
+    let error = SimulatorConfig::from_toml("sped = 1").expect_err("unknown key").to_string();
     assert!(error.contains("sped"), "{error}");
-    let error = SimulatorConfig::from_toml("[[rule]]\nwhn = {}")
-        .expect_err("unknown key")
-        .to_string();
+    let error = SimulatorConfig::from_toml("[[rule]]\nwhn = {}").expect_err("unknown key").to_string();
     assert!(error.contains("whn"), "{error}");
 }
 
 #[test]
 fn a_step_nobody_knows_is_named_with_those_that_exist() {
-    let error = SimulatorConfig::from_toml("[[rule]]\ncreate = [\"explode\"]")
-        .expect_err("unknown step")
-        .to_string();
-    assert!(
-        error.contains("explode") && error.contains("accepted_then_cut"),
-        "{error}"
-    );
+    let error =
+        SimulatorConfig::from_toml("[[rule]]\ncreate = [\"explode\"]").expect_err("unknown step").to_string();
+    assert!(error.contains("explode") && error.contains("accepted_then_cut"), "{error}");
 }
 
 #[test]
@@ -105,26 +74,16 @@ fn all_faulty_values_are_named_at_once() {
         create = ["processing"]
     "#;
     let error = SimulatorConfig::from_toml(text).expect_err("faults").to_string();
-    for part in [
-        "keys",
-        "balance",
-        "max_polls",
-        "latency_ms",
-        "NoSuchTask",
-        "cost",
-        "Other",
-        "share",
-        "processing",
-    ] {
+    for part in
+        ["keys", "balance", "max_polls", "latency_ms", "NoSuchTask", "cost", "Other", "share", "processing"]
+    {
         assert!(error.contains(part), "{part} is missing in: {error}");
     }
 }
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let error = SimulatorConfig::load(Path::new("no/such/scenario.toml"))
-        .expect_err("no file")
-        .to_string();
+    let error = SimulatorConfig::load(Path::new("no/such/scenario.toml")).expect_err("no file").to_string();
     assert!(error.contains("no/such/scenario.toml"), "{error}");
 }
 
@@ -144,21 +103,9 @@ fn the_scenarios_of_the_examples_can_be_used() {
 fn the_defaults_in_the_documentation_are_the_defaults() {
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/SIMULATOR.md"))
         .expect("the page");
-    let mut blocks = page
-        .split("```toml\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap_or_default());
+    let mut blocks = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
     let defaults = blocks.next().expect("a first block");
-    assert_eq!(
-        SimulatorConfig::from_toml(defaults).expect("a scenario"),
-        SimulatorConfig::default()
-    );
+    assert_eq!(SimulatorConfig::from_toml(defaults).expect("a scenario"), SimulatorConfig::default());
     let by_type = blocks.next().expect("a second block");
-    assert_eq!(
-        SimulatorConfig::from_toml(by_type)
-            .expect("a scenario")
-            .rules
-            .len(),
-        1
-    );
+    assert_eq!(SimulatorConfig::from_toml(by_type).expect("a scenario").rules.len(), 1);
 }

@@ -20,69 +20,37 @@ async fn the_nth_submission_takes_the_nth_step_of_create() {
         scripted(json!({"create": ["ERROR_NO_SLOT_AVAILABLE", {"http": 503, "retry_after": 3}, "ok"]}));
     assert_eq!(refused(&simulator, &task).await, "ERROR_NO_SLOT_AVAILABLE");
     let reply = submit(&simulator, &task).await;
-    assert!(
-        matches!(
-            reply,
-            Reply::Answer {
-                status: 503,
-                retry_after: Some(3),
-                ..
-            }
-        ),
-        "{reply:?}"
-    );
+    assert!(matches!(reply, Reply::Answer { status: 503, retry_after: Some(3), .. }), "{reply:?}");
     accepted(&simulator, &task).await;
     accepted(&simulator, &task).await;
     let stats = simulator.stats();
-    assert_eq!(
-        (stats.accepted_tasks, stats.repeated_submissions, stats.paid),
-        (2, 1, 0.002)
-    );
+    assert_eq!((stats.accepted_tasks, stats.repeated_submissions, stats.paid), (2, 1, 0.002));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_last_step_repeats() {
     let simulator = simulator(exact());
-    let id = accepted(
-        &simulator,
-        &scripted(json!({"result": ["processing", "ERROR_CAPTCHA_UNSOLVABLE"]})),
-    )
-    .await;
+    let id =
+        accepted(&simulator, &scripted(json!({"result": ["processing", "ERROR_CAPTCHA_UNSOLVABLE"]}))).await;
     pass(10_000).await;
-    assert_eq!(
-        polled(&simulator, &id).await,
-        "processing",
-        "although it is solved"
-    );
+    assert_eq!(polled(&simulator, &id).await, "processing", "although it is solved");
     for _ in 0..2 {
         pass(2_000).await;
         assert_eq!(polled(&simulator, &id).await, "ERROR_CAPTCHA_UNSOLVABLE");
     }
     let stats = simulator.stats();
-    assert_eq!(
-        (stats.refused["ERROR_CAPTCHA_UNSOLVABLE"], stats.tasks_open),
-        (2, 0)
-    );
+    assert_eq!((stats.refused["ERROR_CAPTCHA_UNSOLVABLE"], stats.tasks_open), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_poll_refused_for_haste_takes_no_step() {
     let simulator = simulator(exact());
-    let id = accepted(
-        &simulator,
-        &scripted(json!({"result": ["no_status", "html", "ok"]})),
-    )
-    .await;
+    let id = accepted(&simulator, &scripted(json!({"result": ["no_status", "html", "ok"]}))).await;
     poll(&simulator, &id).await;
     assert_eq!(polled(&simulator, &id).await, "ERROR_TOO_MUCH_REQUESTS");
     pass(2_000).await;
     let reply = poll(&simulator, &id).await;
-    let Reply::Answer {
-        content_type, body, ..
-    } = reply
-    else {
-        panic!("{reply:?}")
-    };
+    let Reply::Answer { content_type, body, .. } = reply else { panic!("{reply:?}") };
     assert!(content_type.starts_with("text/html") && body.starts_with(b"<!DOCTYPE html>"));
 }
 
@@ -106,26 +74,18 @@ async fn accepted_then_cut_and_accepted_then_hang_are_paid() {
     accepted(&simulator, &task).await;
     let stats = simulator.stats();
     assert_eq!((stats.accepted_tasks, stats.repeated_submissions), (3, 2));
-    assert_eq!(
-        stats.faults["accepted_then_cut"] + stats.faults["cut"] + stats.faults["hang"],
-        3
-    );
+    assert_eq!(stats.faults["accepted_then_cut"] + stats.faults["cut"] + stats.faults["hang"], 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_answer_that_cannot_be_read_is_what_its_name_says() {
     let simulator = simulator(exact());
-    let id = accepted(
-        &simulator,
-        &scripted(json!({"result": ["empty", "truncated", "oversize", "no_status"]})),
-    )
-    .await;
+    let id =
+        accepted(&simulator, &scripted(json!({"result": ["empty", "truncated", "oversize", "no_status"]})))
+            .await;
     let mut bodies = Vec::new();
     for _ in 0..4 {
-        let Reply::Answer {
-            status: 200, body, ..
-        } = poll(&simulator, &id).await
-        else {
+        let Reply::Answer { status: 200, body, .. } = poll(&simulator, &id).await else {
             panic!("no answer")
         };
         bodies.push(body);
@@ -153,34 +113,20 @@ async fn a_script_that_cannot_be_understood_is_said_so() {
     ] {
         let reply = submit(&simulator, &scripted(script.clone())).await;
         assert_eq!(code_of(&reply), "SIMULATOR_SCRIPT_INVALID", "{script}");
-        assert!(
-            json_of(&reply)["errorDescription"]
-                .as_str()
-                .is_some_and(|text| text.starts_with("_sim: "))
-        );
+        assert!(json_of(&reply)["errorDescription"].as_str().is_some_and(|text| text.starts_with("_sim: ")));
     }
     assert_eq!(simulator.stats().accepted_tasks, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn scripts_in_tasks_can_be_switched_off() {
-    let simulator = simulator(SimulatorConfig {
-        script_in_task: false,
-        ..exact()
-    });
-    accepted(
-        &simulator,
-        &scripted(json!({"create": ["ERROR_DOMAIN_NOT_ALLOWED"]})),
-    )
-    .await;
+    let simulator = simulator(SimulatorConfig { script_in_task: false, ..exact() });
+    accepted(&simulator, &scripted(json!({"create": ["ERROR_DOMAIN_NOT_ALLOWED"]}))).await;
 }
 
 fn rule(kind: Option<&str>, share: Option<f64>, step: &str) -> Rule {
     Rule {
-        when: When {
-            kind: kind.map(str::to_owned),
-            share,
-        },
+        when: When { kind: kind.map(str::to_owned), share },
         create: vec![Step::Code(step.to_owned())],
         ..Rule::default()
     }

@@ -11,23 +11,14 @@ pub(crate) const KEY: &str = "simulator-key";
 
 /// No latency and a fixed solve time of 3 s for images, so that tests can speak of exact instants.
 pub(crate) fn exact() -> SimulatorConfig {
-    let mut config = SimulatorConfig {
-        latency_ms: Distribution::Fixed(0),
-        ..SimulatorConfig::default()
-    };
+    let mut config = SimulatorConfig { latency_ms: Distribution::Fixed(0), ..SimulatorConfig::default() };
     config.types.entry("ImageToTextTask".into()).or_default().solve_ms = Some(Distribution::Fixed(3_000));
     config
 }
 
 /// As [`exact`], with bans out of the way, for tests of something else.
 pub(crate) fn lenient() -> SimulatorConfig {
-    SimulatorConfig {
-        ban: BanRule {
-            offences: 0,
-            ..BanRule::default()
-        },
-        ..exact()
-    }
+    SimulatorConfig { ban: BanRule { offences: 0, ..BanRule::default() }, ..exact() }
 }
 
 pub(crate) fn simulator(config: SimulatorConfig) -> Simulator {
@@ -44,9 +35,7 @@ pub(crate) fn image(number: u32, bytes: usize) -> Value {
 /// The JSON of an answer with HTTP status 200.
 pub(crate) fn json_of(reply: &Reply) -> Value {
     match reply {
-        Reply::Answer {
-            status: 200, body, ..
-        } => serde_json::from_slice(body).expect("a JSON answer"),
+        Reply::Answer { status: 200, body, .. } => serde_json::from_slice(body).expect("a JSON answer"),
         other => panic!("not an answer: {other:?}"),
     }
 }
@@ -72,12 +61,7 @@ pub(crate) async fn refused(simulator: &Simulator, task: &Value) -> String {
 }
 
 pub(crate) async fn poll(simulator: &Simulator, id: &Value) -> Reply {
-    call(
-        simulator,
-        "getTaskResult",
-        &json!({"clientKey": KEY, "taskId": id}),
-    )
-    .await
+    call(simulator, "getTaskResult", &json!({"clientKey": KEY, "taskId": id})).await
 }
 
 /// `processing`, `ready`, or the error code of a poll.

@@ -22,21 +22,9 @@ fn documented() -> Vec<(Value, &'static [&'static str], &'static [&'static str])
     fox["userAgent"] = json!("Mozilla/5.0");
     vec![
         (image(1, 100), &["body"], &["/text"]),
-        (
-            complex,
-            &["class", "imageUrls", "metadata"],
-            &["/answer/0", "/answer/3"],
-        ),
-        (
-            site("FunCaptchaTask", "websitePublicKey"),
-            public,
-            &["/token", "/userAgent"],
-        ),
-        (
-            site("FunCaptchaTaskProxyless", "websitePublicKey"),
-            public,
-            &["/token", "/userAgent"],
-        ),
+        (complex, &["class", "imageUrls", "metadata"], &["/answer/0", "/answer/3"]),
+        (site("FunCaptchaTask", "websitePublicKey"), public, &["/token", "/userAgent"]),
+        (site("FunCaptchaTaskProxyless", "websitePublicKey"), public, &["/token", "/userAgent"]),
         (site("HCaptchaTask", "websiteKey"), key, hcaptcha),
         (site("HCaptchaTaskProxyless", "websiteKey"), key, hcaptcha),
         (fox, &["websiteURL", "websiteKey", "userAgent"], token),
@@ -45,11 +33,7 @@ fn documented() -> Vec<(Value, &'static [&'static str], &'static [&'static str])
         (site("NoCaptchaTaskProxyless", "websiteKey"), key, recaptcha),
         (site("RecaptchaV3TaskProxyless", "websiteKey"), key, recaptcha),
         (site("TurnstileTask", "websiteKey"), key, token),
-        (
-            site("GeeTestTask", "gt"),
-            &["websiteURL", "gt"],
-            &["/geetest/challenge", "/geetest/validate"],
-        ),
+        (site("GeeTestTask", "gt"), &["websiteURL", "gt"], &["/geetest/challenge", "/geetest/validate"]),
     ]
 }
 
@@ -62,15 +46,9 @@ async fn every_type_is_solved_in_its_documented_shape() {
         let answer = json_of(&poll(&simulator, &id).await);
         assert_eq!(answer["status"], "ready", "{task}");
         for pointer in shape {
-            assert!(
-                answer["solution"].pointer(pointer).is_some(),
-                "{pointer} of {answer}"
-            );
+            assert!(answer["solution"].pointer(pointer).is_some(), "{pointer} of {answer}");
         }
-        assert_eq!(
-            Some(&answer["solution"]),
-            expected_solution(task.to_string().as_bytes()).as_ref()
-        );
+        assert_eq!(Some(&answer["solution"]), expected_solution(task.to_string().as_bytes()).as_ref());
     }
 }
 
@@ -79,24 +57,14 @@ async fn every_required_field_is_asked_for() {
     let simulator = simulator(exact());
     for (task, required, _) in documented() {
         for field in required {
-            for nothing in [
-                None,
-                Some(json!(null)),
-                Some(json!("")),
-                Some(json!(5)),
-                Some(json!([])),
-            ] {
+            for nothing in [None, Some(json!(null)), Some(json!("")), Some(json!(5)), Some(json!([]))] {
                 let mut bare = task.clone();
                 let fields = bare.as_object_mut().expect("an object");
                 match nothing {
                     Some(nothing) => fields.insert((*field).to_owned(), nothing),
                     None => fields.remove(*field),
                 };
-                assert_eq!(
-                    refused(&simulator, &bare).await,
-                    "ERROR_TASK_PROPERTY_EMPTY",
-                    "{bare}"
-                );
+                assert_eq!(refused(&simulator, &bare).await, "ERROR_TASK_PROPERTY_EMPTY", "{bare}");
             }
         }
     }
@@ -115,26 +83,16 @@ async fn a_complex_image_may_come_as_base64_instead_of_addresses() {
 #[tokio::test(start_paused = true)]
 async fn images_of_100_to_50_000_decoded_bytes_are_taken() {
     let simulator = simulator(exact());
-    assert_eq!(
-        refused(&simulator, &image(1, 99)).await,
-        "ERROR_ZERO_CAPTCHA_FILESIZE"
-    );
+    assert_eq!(refused(&simulator, &image(1, 99)).await, "ERROR_ZERO_CAPTCHA_FILESIZE");
     accepted(&simulator, &image(2, 100)).await;
     accepted(&simulator, &image(3, 50_000)).await;
-    assert_eq!(
-        refused(&simulator, &image(4, 50_001)).await,
-        "ERROR_TOO_BIG_CAPTCHA_FILESIZE"
-    );
+    assert_eq!(refused(&simulator, &image(4, 50_001)).await, "ERROR_TOO_BIG_CAPTCHA_FILESIZE");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_image_that_is_not_base64_is_refused() {
     let simulator = simulator(exact());
-    for body in [
-        "!".repeat(400),
-        "A".repeat(401),
-        format!("data:image/png;base64,{}", "A".repeat(400)),
-    ] {
+    for body in ["!".repeat(400), "A".repeat(401), format!("data:image/png;base64,{}", "A".repeat(400))] {
         let task = json!({"type": "ImageToTextTask", "body": body});
         assert_eq!(refused(&simulator, &task).await, "ERROR_ZERO_CAPTCHA_FILESIZE");
     }
@@ -160,10 +118,7 @@ async fn a_task_that_is_none_is_told_from_a_type_that_is_none() {
     for task in [json!({}), json!({"type": ""}), json!({"type": 5})] {
         assert_eq!(refused(&simulator, &task).await, "ERROR_NO_SUCH_METHOD", "{task}");
     }
-    assert_eq!(
-        refused(&simulator, &json!({"type": "ImageToText"})).await,
-        "ERROR_TASK_NOT_SUPPORTED"
-    );
+    assert_eq!(refused(&simulator, &json!({"type": "ImageToText"})).await, "ERROR_TASK_NOT_SUPPORTED");
     let no_task = call(&simulator, "createTask", &json!({"clientKey": KEY})).await;
     assert_eq!(code_of(&no_task), "ERROR_TASK_ABSENT");
 }
@@ -184,10 +139,7 @@ async fn what_is_refused_costs_nothing_and_what_is_accepted_is_paid_once() {
     assert_eq!(simulator.stats().paid, 0.0);
     accepted(&simulator, &image(1, 100)).await;
     let stats = simulator.stats();
-    assert_eq!(
-        (stats.paid, stats.balance, stats.accepted_tasks),
-        (0.001, 999.999, 1)
-    );
+    assert_eq!((stats.paid, stats.balance, stats.accepted_tasks), (0.001, 999.999, 1));
 }
 
 async fn first_two_ids(task_ids: TaskIds) -> (Simulator, Value, Value) {
@@ -220,41 +172,21 @@ async fn uuid_task_ids_are_strings() {
 #[tokio::test(start_paused = true)]
 async fn an_id_sent_back_in_another_json_type_is_unknown() {
     let (simulator, first, _) = first_two_ids(TaskIds::Integer).await;
-    assert_eq!(
-        polled(&simulator, &json!(first.to_string())).await,
-        "ERROR_NO_SUCH_CAPCHA_ID"
-    );
+    assert_eq!(polled(&simulator, &json!(first.to_string())).await, "ERROR_NO_SUCH_CAPCHA_ID");
     assert_eq!(simulator.stats().wrong_id_calls, 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_task_submitted_again_is_counted_by_its_bytes() {
-    let simulator = simulator(SimulatorConfig {
-        max_digests: 2,
-        ..exact()
-    });
+    let simulator = simulator(SimulatorConfig { max_digests: 2, ..exact() });
     for number in [1, 1, 2, 1] {
         accepted(&simulator, &image(number, 100)).await;
     }
     let stats = simulator.stats();
-    assert_eq!(
-        (
-            stats.accepted_tasks,
-            stats.distinct_tasks,
-            stats.repeated_submissions
-        ),
-        (4, 2, 2)
-    );
+    assert_eq!((stats.accepted_tasks, stats.distinct_tasks, stats.repeated_submissions), (4, 2, 2));
     assert_eq!(stats.digests_not_remembered, 0);
     accepted(&simulator, &image(3, 100)).await;
     accepted(&simulator, &image(3, 100)).await;
     let stats = simulator.stats();
-    assert_eq!(
-        (
-            stats.distinct_tasks,
-            stats.repeated_submissions,
-            stats.digests_not_remembered
-        ),
-        (4, 2, 2)
-    );
+    assert_eq!((stats.distinct_tasks, stats.repeated_submissions, stats.digests_not_remembered), (4, 2, 2));
 }

@@ -75,10 +75,7 @@ pub(super) fn delivery(entry: &Entry, quorum: bool, receipt: Receipt) -> Deliver
     let mut message = entry.routed.message.clone();
     if quorum {
         let count = Value::Int(i64::from(entry.returned));
-        message
-            .properties
-            .headers
-            .insert("x-delivery-count".into(), count);
+        message.properties.headers.insert("x-delivery-count".into(), count);
     }
     Delivery {
         message,
@@ -95,11 +92,7 @@ impl Core {
             return;
         };
         while queue.ready() > 0 {
-            let eligible = if queue.rules.single_active {
-                1
-            } else {
-                queue.consumers.len()
-            };
+            let eligible = if queue.rules.single_active { 1 } else { queue.consumers.len() };
             let mut in_turn = queue.consumers.iter().take(eligible);
             let Some(place) = in_turn.position(|id| self.channels.get(id).is_some_and(Channel::has_room))
             else {
@@ -125,18 +118,13 @@ impl Core {
         let channel = self.channels.get_mut(&id)?;
         let owner = channel.owner.clone()?;
         let tag = channel.outbox.pop_front()?;
-        let quorum = self
-            .queues
-            .get(&channel.queue)
-            .is_some_and(|queue| queue.rules.quorum);
+        let quorum = self.queues.get(&channel.queue).is_some_and(|queue| queue.rules.quorum);
         let entry = channel.unsettled.get(&tag)?;
         Some(delivery(entry, quorum, Receipt::new(tag, owner)))
     }
 
     pub(super) fn outbox_waits(&self, id: u64) -> bool {
-        self.channels
-            .get(&id)
-            .is_some_and(|channel| !channel.outbox.is_empty())
+        self.channels.get(&id).is_some_and(|channel| !channel.outbox.is_empty())
     }
 
     /// The next settlement; `None` when the channel is gone, or nobody is left who could settle anything.
@@ -151,10 +139,8 @@ impl Core {
     pub(super) fn settle_waiting(&mut self, session: u64) {
         let channels: Vec<u64> = self.channels_of(session).collect();
         for id in channels {
-            while let Some(settlement) = self
-                .channels
-                .get_mut(&id)
-                .and_then(|channel| channel.settlements.try_recv().ok())
+            while let Some(settlement) =
+                self.channels.get_mut(&id).and_then(|channel| channel.settlements.try_recv().ok())
             {
                 self.settle(id, settlement);
             }
@@ -203,10 +189,7 @@ impl Core {
     /// Stops deliveries; what has not left the outbox goes back.
     pub(super) fn cancel(&mut self, id: u64) {
         let mut touched = self.stop_consuming(id);
-        let waiting = self
-            .channels
-            .get_mut(&id)
-            .map(|channel| std::mem::take(&mut channel.outbox));
+        let waiting = self.channels.get_mut(&id).map(|channel| std::mem::take(&mut channel.outbox));
         for tag in waiting.unwrap_or_default() {
             if let Some((queue, entry)) = self.release(id, tag) {
                 touched.extend(self.put_back(&queue, entry, true));

@@ -67,10 +67,7 @@ impl Core {
     pub(super) fn open_session(&mut self) -> (u64, watch::Receiver<Option<String>>) {
         let (closed, watched) = watch::channel(None);
         let id = self.fresh_id();
-        let state = SessionState {
-            closed,
-            lost_confirms: Vec::new(),
-        };
+        let state = SessionState { closed, lost_confirms: Vec::new() };
         self.sessions.insert(id, state);
         (id, watched)
     }
@@ -106,10 +103,7 @@ impl Core {
     }
 
     pub(super) fn channels_of(&self, session: u64) -> impl Iterator<Item = u64> {
-        self.channels
-            .iter()
-            .filter(move |(_, channel)| channel.session == session)
-            .map(|(id, _)| *id)
+        self.channels.iter().filter(move |(_, channel)| channel.session == session).map(|(id, _)| *id)
     }
 
     pub(super) fn delete_queue(&mut self, name: &str) {
@@ -119,10 +113,7 @@ impl Core {
         for exchange in self.exchanges.values_mut() {
             exchange.bindings.retain(|(_, bound)| bound != name);
         }
-        for entry in queue
-            .entries()
-            .chain(queue.stalled.iter().map(|(entry, _)| entry))
-        {
+        for entry in queue.entries().chain(queue.stalled.iter().map(|(entry, _)| entry)) {
             self.forget(entry);
         }
     }
@@ -140,11 +131,7 @@ impl Core {
             return BTreeSet::new();
         };
         entry.returned += 1;
-        if state
-            .rules
-            .delivery_limit
-            .is_some_and(|limit| entry.returned > limit)
-        {
+        if state.rules.delivery_limit.is_some_and(|limit| entry.returned > limit) {
             return self.bury(queue, entry, Reason::DeliveryLimit);
         }
         state.put_back(entry, asked);
@@ -153,11 +140,7 @@ impl Core {
 
     /// Dead-letters a message that has left its queue; the queues that took it are to be run.
     pub(super) fn bury(&mut self, queue: &str, entry: Entry, reason: Reason) -> BTreeSet<String> {
-        let Some(to) = self
-            .queues
-            .get(queue)
-            .and_then(|state| state.rules.dead_letters.clone())
-        else {
+        let Some(to) = self.queues.get(queue).and_then(|state| state.rules.dead_letters.clone()) else {
             self.forget(&entry);
             return BTreeSet::new();
         };
@@ -225,11 +208,7 @@ impl Core {
         for (entry, reason) in stalled.unwrap_or_default() {
             touched.extend(self.bury(name, entry, reason));
         }
-        while let Some(entry) = self
-            .queues
-            .get_mut(name)
-            .and_then(|queue| queue.take_expired(now))
-        {
+        while let Some(entry) = self.queues.get_mut(name).and_then(|queue| queue.take_expired(now)) {
             touched.extend(self.bury(name, entry, Reason::Expired));
         }
         touched.remove(name);

@@ -49,10 +49,7 @@ pub(super) fn letter(
         ("queue".into(), queue.into()),
         ("time".into(), Value::Timestamp(time)),
         ("exchange".into(), routed.exchange.as_str().into()),
-        (
-            "routing-keys".into(),
-            Value::Array(routed.keys.iter().map(|key| key.as_str().into()).collect()),
-        ),
+        ("routing-keys".into(), Value::Array(routed.keys.iter().map(|key| key.as_str().into()).collect())),
     ]);
     if let Some(expiration) = expiration {
         death.insert("original-expiration".into(), expiration.into());
@@ -75,9 +72,7 @@ fn record(headers: &mut Headers, mut death: Headers) {
         _ => Vec::new(),
     };
     let same = |other: &Value| match other {
-        Value::Table(table) => ["queue", "reason"]
-            .into_iter()
-            .all(|key| table.get(key) == death.get(key)),
+        Value::Table(table) => ["queue", "reason"].into_iter().all(|key| table.get(key) == death.get(key)),
         _ => false,
     };
     if let Some(place) = others.iter().position(same)
@@ -103,13 +98,8 @@ pub(super) fn is_cycle(message: &Message, target: &str) -> bool {
         Value::Table(table) => table.get(key).and_then(Value::as_text).map(str::to_owned),
         _ => None,
     };
-    let Some(place) = deaths
-        .iter()
-        .position(|death| field(death, "queue").as_deref() == Some(target))
-    else {
+    let Some(place) = deaths.iter().position(|death| field(death, "queue").as_deref() == Some(target)) else {
         return false;
     };
-    deaths[..=place]
-        .iter()
-        .all(|death| field(death, "reason").as_deref() != Some("rejected"))
+    deaths[..=place].iter().all(|death| field(death, "reason").as_deref() != Some("rejected"))
 }

@@ -25,9 +25,7 @@ impl Core {
                 .exchanges
                 .get_mut(&binding.exchange)
                 .ok_or_else(|| missing("exchange", &binding.exchange))?;
-            exchange
-                .bindings
-                .insert((binding.routing_key.clone(), queue.clone()));
+            exchange.bindings.insert((binding.routing_key.clone(), queue.clone()));
         }
         Ok(())
     }
@@ -82,21 +80,11 @@ impl Core {
         }
         for binding in &topology.bindings {
             // A missing end has been told already.
-            let ends = (
-                self.exchanges.get(&binding.exchange),
-                self.queues.get(&binding.queue),
-            );
+            let ends = (self.exchanges.get(&binding.exchange), self.queues.get(&binding.queue));
             if let (Some(exchange), Some(_)) = ends {
                 let bound = (binding.routing_key.clone(), binding.queue.clone());
-                let name = format!(
-                    "{} -> {} ({})",
-                    binding.exchange, binding.queue, binding.routing_key
-                );
-                note(
-                    "binding",
-                    &name,
-                    exchange.bindings.contains(&bound).then_some(None),
-                );
+                let name = format!("{} -> {} ({})", binding.exchange, binding.queue, binding.routing_key);
+                note("binding", &name, exchange.bindings.contains(&bound).then_some(None));
             }
         }
         found
@@ -121,10 +109,8 @@ impl Core {
 }
 
 fn arguments_differ(received: &Arguments, current: &Arguments) -> Option<String> {
-    let name = received
-        .keys()
-        .chain(current.keys())
-        .find(|name| received.get(*name) != current.get(*name))?;
+    let name =
+        received.keys().chain(current.keys()).find(|name| received.get(*name) != current.get(*name))?;
     let shown = |value: Option<&Value>| match value {
         None => "none".to_owned(),
         Some(Value::Text(text)) => format!("'{text}'"),
@@ -133,9 +119,7 @@ fn arguments_differ(received: &Arguments, current: &Arguments) -> Option<String>
         Some(other) => format!("'{other:?}'"),
     };
     let (received, current) = (shown(received.get(name)), shown(current.get(name)));
-    Some(format!(
-        "inequivalent arg '{name}': received {received} but current is {current}"
-    ))
+    Some(format!("inequivalent arg '{name}': received {received} but current is {current}"))
 }
 
 pub(super) fn missing(kind: &'static str, name: &str) -> BrokerError {

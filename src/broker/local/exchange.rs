@@ -37,11 +37,7 @@ pub(super) fn route(
     keys: &[String],
 ) -> Result<BTreeSet<String>, NoExchange> {
     if exchange.is_empty() {
-        return Ok(keys
-            .iter()
-            .filter(|key| queues.contains_key(*key))
-            .cloned()
-            .collect());
+        return Ok(keys.iter().filter(|key| queues.contains_key(*key)).cloned().collect());
     }
     let mut current = exchanges.get(exchange).ok_or(NoExchange)?;
     let mut seen = BTreeSet::from([exchange]);
@@ -52,10 +48,7 @@ pub(super) fn route(
             .filter(|(bound, _)| keys.iter().any(|key| current.takes(bound, key)))
             .map(|(_, queue)| queue.clone())
             .collect();
-        let alternate = current
-            .arguments
-            .get("alternate-exchange")
-            .and_then(Value::as_text);
+        let alternate = current.arguments.get("alternate-exchange").and_then(Value::as_text);
         // An alternate that does not exist, or leads back here, is no error to the publisher: nothing takes the message.
         match alternate.and_then(|name| Some((name, exchanges.get(name)?))) {
             Some((name, next)) if reached.is_empty() && seen.insert(name) => current = next,
@@ -65,11 +58,7 @@ pub(super) fn route(
 }
 
 fn words(key: &str) -> Vec<&str> {
-    if key.is_empty() {
-        Vec::new()
-    } else {
-        key.split('.').collect()
-    }
+    if key.is_empty() { Vec::new() } else { key.split('.').collect() }
 }
 
 fn topic_matches(pattern: &[&str], key: &[&str]) -> bool {

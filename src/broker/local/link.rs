@@ -36,19 +36,13 @@ pub(super) struct LocalLink {
 
 impl Drop for LocalLink {
     fn drop(&mut self) {
-        self.inner
-            .lock()
-            .end_session(self.session, "the session was dropped");
+        self.inner.lock().end_session(self.session, "the session was dropped");
     }
 }
 
 impl LocalLink {
     pub(super) fn new(inner: Arc<Inner>, session: u64, closed: watch::Receiver<Option<String>>) -> Self {
-        Self {
-            inner,
-            session,
-            closed,
-        }
+        Self { inner, session, closed }
     }
 
     /// The state, as long as the session lives.
@@ -58,19 +52,12 @@ impl LocalLink {
             return Ok(core);
         }
         let reason = self.closed.borrow().clone();
-        Err(BrokerError::Lost(
-            reason.unwrap_or_else(|| "the session has ended".to_owned()),
-        ))
+        Err(BrokerError::Lost(reason.unwrap_or_else(|| "the session has ended".to_owned())))
     }
 
     pub(super) fn publisher(&self) -> Publisher {
         let (publisher, requests) = publisher_channel(PUBLISHER_DEPTH, CONFIRM_TIMEOUT);
-        tokio::spawn(serve_publisher(
-            self.inner.clone(),
-            self.session,
-            self.closed.clone(),
-            requests,
-        ));
+        tokio::spawn(serve_publisher(self.inner.clone(), self.session, self.closed.clone(), requests));
         publisher
     }
 
@@ -81,11 +68,7 @@ impl LocalLink {
         prefetch: usize,
     ) -> Result<Consumer, BrokerError> {
         let id = core.fresh_id();
-        core.queues
-            .get_mut(queue)
-            .ok_or_else(|| missing("queue", queue))?
-            .consumers
-            .push_back(id);
+        core.queues.get_mut(queue).ok_or_else(|| missing("queue", queue))?.consumers.push_back(id);
         let (consumer, port) = consumer_channel();
         port.lease.renew(Instant::now() + WHOLE_LIFE);
         let channel = Channel::new(
@@ -106,10 +89,7 @@ impl LocalLink {
     fn take_one(&self, queue: &str) -> Result<Option<Delivery>, BrokerError> {
         let mut core = self.core()?;
         let id = core.fresh_id();
-        let state = core
-            .queues
-            .get_mut(queue)
-            .ok_or_else(|| missing("queue", queue))?;
+        let state = core.queues.get_mut(queue).ok_or_else(|| missing("queue", queue))?;
         if state.rules.single_active {
             return Err(BrokerError::Forbidden(format!(
                 "405 RESOURCE_LOCKED - queue '{queue}' has a single active consumer, so nothing can be got from it"
@@ -120,14 +100,7 @@ impl LocalLink {
             return Ok(None);
         };
         let (owner, settlements) = mpsc::unbounded_channel();
-        let mut channel = Channel::new(
-            self.session,
-            queue.to_owned(),
-            0,
-            settlements,
-            None,
-            Lease::begin(),
-        );
+        let mut channel = Channel::new(self.session, queue.to_owned(), 0, settlements, None, Lease::begin());
         let bell = channel.bell();
         let tag = channel.hold(entry.clone());
         core.channels.insert(id, channel);
@@ -139,13 +112,9 @@ impl LocalLink {
     fn start_subscription(&self, exchange: &str) -> Result<Consumer, BrokerError> {
         let mut core = self.core()?;
         let name = format!("amq.gen-{}", core.fresh_id());
-        let source = core
-            .exchanges
-            .get_mut(exchange)
-            .ok_or_else(|| missing("exchange", exchange))?;
+        let source = core.exchanges.get_mut(exchange).ok_or_else(|| missing("exchange", exchange))?;
         source.bindings.insert((String::new(), name.clone()));
-        core.queues
-            .insert(name.clone(), Queue::new(Arguments::new(), Some(self.session)));
+        core.queues.insert(name.clone(), Queue::new(Arguments::new(), Some(self.session)));
         self.start_consumer(core, &name, SUBSCRIPTION_PREFETCH)
     }
 }
@@ -181,10 +150,7 @@ impl Link for LocalLink {
             let state = core.queues.get(queue).ok_or_else(|| missing("queue", queue))?;
             // RabbitMQ counts the consumers that are served, and with a single active consumer that is one.
             let most = if state.rules.single_active { 1 } else { usize::MAX };
-            Ok(QueueDepth {
-                ready: state.ready() as u64,
-                consumers: state.consumers.len().min(most) as u64,
-            })
+            Ok(QueueDepth { ready: state.ready() as u64, consumers: state.consumers.len().min(most) as u64 })
         })
     }
 

@@ -78,14 +78,8 @@ impl LocalBroker {
     pub fn starting_at(unix_seconds: u64) -> Self {
         let clock = Arc::new(Notify::new());
         let core = Core::new(unix_seconds, clock.clone());
-        let inner = Inner {
-            core: Mutex::new(core),
-            clock,
-            clock_task: Mutex::new(None),
-        };
-        Self {
-            inner: Arc::new(inner),
-        }
+        let inner = Inner { core: Mutex::new(core), clock, clock_task: Mutex::new(None) };
+        Self { inner: Arc::new(inner) }
     }
 
     /// A new session.
@@ -142,37 +136,22 @@ impl LocalBroker {
     /// Messages of a queue that are ready for delivery; 0 where it does not exist.
     #[must_use]
     pub fn queue_len(&self, queue: &str) -> usize {
-        self.inner
-            .lock()
-            .queues
-            .get(queue)
-            .map_or(0, |queue| queue.ready())
+        self.inner.lock().queues.get(queue).map_or(0, |queue| queue.ready())
     }
 
     /// Messages of a queue that are ready for delivery, the next one first, without touching them.
     #[must_use]
     pub fn snapshot(&self, queue: &str) -> Vec<Message> {
         let core = self.inner.lock();
-        let entries = core
-            .queues
-            .get(queue)
-            .into_iter()
-            .flat_map(|queue| queue.entries());
+        let entries = core.queues.get(queue).into_iter().flat_map(|queue| queue.entries());
         entries.map(|entry| entry.routed.message.clone()).collect()
     }
 
     /// Sees to it that somebody acts when messages expire, in the runtime that sessions are made in.
     fn keep_time(&self) {
-        let mut task = self
-            .inner
-            .clock_task
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut task = self.inner.clock_task.lock().unwrap_or_else(PoisonError::into_inner);
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
-            *task = Some(tokio::spawn(keep_time(
-                Arc::downgrade(&self.inner),
-                self.inner.clock.clone(),
-            )));
+            *task = Some(tokio::spawn(keep_time(Arc::downgrade(&self.inner), self.inner.clock.clone())));
         }
     }
 }

@@ -28,13 +28,7 @@ enum Published {
 impl Core {
     /// Carries out a publish and answers it.
     pub(super) fn publish(&mut self, session: u64, request: PublishRequest) {
-        let PublishRequest {
-            exchange,
-            routing_key,
-            mandatory,
-            message,
-            reply,
-        } = request;
+        let PublishRequest { exchange, routing_key, mandatory, message, reply } = request;
         let unroutable = || PublishError::Unroutable(format!("exchange '{exchange}', key '{routing_key}'"));
         let fate = match self.store(&exchange, &routing_key, message) {
             Ok(Published::Stored) => Ok(()),
@@ -77,11 +71,7 @@ impl Core {
             reached.into_iter().partition(|name| self.queues[name].refuses());
         self.push(&taking, exchange, keys, message);
         self.run(taking);
-        Ok(if refusing.is_empty() {
-            Published::Stored
-        } else {
-            Published::Refused
-        })
+        Ok(if refusing.is_empty() { Published::Stored } else { Published::Refused })
     }
 
     pub(super) fn push(
@@ -92,11 +82,7 @@ impl Core {
         message: Message,
     ) {
         let now = Instant::now();
-        let routed = Arc::new(Routed {
-            message,
-            exchange: exchange.to_owned(),
-            keys,
-        });
+        let routed = Arc::new(Routed { message, exchange: exchange.to_owned(), keys });
         for name in queues {
             let Some(queue) = self.queues.get_mut(name) else {
                 continue;
@@ -120,9 +106,9 @@ fn check_properties(message: &Message) -> Result<(), String> {
         ));
     }
     match properties.expiration.as_deref() {
-        Some(expiration) if expiration.parse::<u32>().is_err() => Err(format!(
-            "406 PRECONDITION_FAILED - invalid expiration '{expiration}'"
-        )),
+        Some(expiration) if expiration.parse::<u32>().is_err() => {
+            Err(format!("406 PRECONDITION_FAILED - invalid expiration '{expiration}'"))
+        }
         _ => Ok(()),
     }
 }
@@ -131,11 +117,7 @@ fn check_properties(message: &Message) -> Result<(), String> {
 fn routing_keys(key: &str, message: &mut Message) -> (Vec<String>, Vec<String>) {
     let headers = &mut message.properties.headers;
     let texts = |copies: Option<Value>| match copies {
-        Some(Value::Array(keys)) => keys
-            .iter()
-            .filter_map(Value::as_text)
-            .map(str::to_owned)
-            .collect(),
+        Some(Value::Array(keys)) => keys.iter().filter_map(Value::as_text).map(str::to_owned).collect(),
         _ => Vec::new(),
     };
     let mut keys = vec![key.to_owned()];

@@ -209,10 +209,8 @@ impl Queue {
     }
 
     fn see_room(&mut self) {
-        let enough = self
-            .rules
-            .max_length
-            .is_none_or(|most| self.occupied() <= most * ROOM_AGAIN_PERCENT / 100);
+        let enough =
+            self.rules.max_length.is_none_or(|most| self.occupied() <= most * ROOM_AGAIN_PERCENT / 100);
         if enough {
             self.refusing = false;
         }

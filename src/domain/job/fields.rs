@@ -87,23 +87,16 @@ fn read_object<'a, T>(
     record: &mut T,
 ) -> Result<(), Fault> {
     let mut reader = serde_json::Deserializer::from_slice(json);
-    let visitor = Object {
-        slot,
-        duplicates,
-        record,
-    };
-    reader
-        .deserialize_map(visitor)
-        .and_then(|()| reader.end())
-        .map_err(|error| {
-            // A well-formed value of another kind is a different mistake from a slip in the syntax.
-            match serde_json::from_slice::<IgnoredAny>(json) {
-                Ok(_) if !is_object(json) => {
-                    Fault::malformed(codes::NOT_AN_OBJECT, "the body is JSON but not an object")
-                }
-                _ => Fault::malformed(codes::NOT_JSON, format!("the body is not JSON: {error}")),
+    let visitor = Object { slot, duplicates, record };
+    reader.deserialize_map(visitor).and_then(|()| reader.end()).map_err(|error| {
+        // A well-formed value of another kind is a different mistake from a slip in the syntax.
+        match serde_json::from_slice::<IgnoredAny>(json) {
+            Ok(_) if !is_object(json) => {
+                Fault::malformed(codes::NOT_AN_OBJECT, "the body is JSON but not an object")
             }
-        })
+            _ => Fault::malformed(codes::NOT_JSON, format!("the body is not JSON: {error}")),
+        }
+    })
 }
 
 fn is_object(json: &[u8]) -> bool {

@@ -75,11 +75,7 @@ impl Job {
         policy: &Policy,
         fresh_id: impl FnOnce() -> String,
     ) -> Result<Self, Box<NotAJob>> {
-        let given = message
-            .properties
-            .message_id
-            .clone()
-            .filter(|id| !id.is_empty() && id.len() <= MAX_ID);
+        let given = message.properties.message_id.clone().filter(|id| !id.is_empty() && id.len() <= MAX_ID);
         let id = given.unwrap_or_else(fresh_id);
         let judged = read(&message.body, &id, policy);
         let message = std::mem::take(message);
@@ -91,12 +87,7 @@ impl Job {
                 own_proxy: facts.own_proxy,
                 message,
             }),
-            Err(Refused { id, task_type, fault }) => Err(Box::new(NotAJob {
-                id,
-                task_type,
-                fault,
-                message,
-            })),
+            Err(Refused { id, task_type, fault }) => Err(Box::new(NotAJob { id, task_type, fault, message })),
         }
     }
 
@@ -104,10 +95,7 @@ impl Job {
     #[must_use]
     pub fn parts(&self) -> Option<Parts<'_>> {
         let fields = JobFields::read(&self.message.body).ok()?;
-        Some(Parts {
-            task: fields.task?,
-            metadata: fields.metadata,
-        })
+        Some(Parts { task: fields.task?, metadata: fields.metadata })
     }
 
     /// Whether the deadline is over.
@@ -143,12 +131,7 @@ fn read(body: &[u8], fallback_id: &str, policy: &Policy) -> Result<Facts, Refuse
     let task = task_of(&fields).map_err(|fault| refused(&id, None, fault))?;
     let task_type = type_of(&task).map_err(|fault| refused(&id, None, fault))?;
     check_task(&task, &task_type, policy).map_err(|fault| refused(&id, Some(&task_type), fault))?;
-    Ok(Facts {
-        id,
-        deadline,
-        own_proxy: task.proxy_address.is_some(),
-        task_type,
-    })
+    Ok(Facts { id, deadline, own_proxy: task.proxy_address.is_some(), task_type })
 }
 
 fn top_level(body: &[u8]) -> Result<JobFields<'_>, Fault> {
@@ -159,17 +142,10 @@ fn top_level(body: &[u8]) -> Result<JobFields<'_>, Fault> {
         return Err(Fault::malformed(codes::NOT_UTF8, "the body is not UTF-8"));
     }
     if shape::too_deep(body) {
-        return Err(Fault::malformed(
-            codes::TOO_DEEP,
-            "the body nests more than 64 levels",
-        ));
+        return Err(Fault::malformed(codes::TOO_DEEP, "the body nests more than 64 levels"));
     }
     let fields = JobFields::read(body)?;
-    match (
-        fields.forbidden.first(),
-        fields.unknown.first(),
-        fields.duplicate.first(),
-    ) {
+    match (fields.forbidden.first(), fields.unknown.first(), fields.duplicate.first()) {
         (Some(name), _, _) => Err(Fault::malformed(
             codes::FORBIDDEN_FIELD,
             format!("field '{name}' is the worker's to set, not a job's"),
@@ -178,10 +154,9 @@ fn top_level(body: &[u8]) -> Result<JobFields<'_>, Fault> {
             codes::UNKNOWN_FIELD,
             format!("field '{name}' is not known; a job has id, task, deadline and metadata"),
         )),
-        (_, _, Some(name)) => Err(Fault::malformed(
-            codes::DUPLICATE_FIELD,
-            format!("field '{name}' stands twice"),
-        )),
+        (_, _, Some(name)) => {
+            Err(Fault::malformed(codes::DUPLICATE_FIELD, format!("field '{name}' stands twice")))
+        }
         (None, None, None) => Ok(fields),
     }
 }
@@ -201,10 +176,7 @@ fn id_of(fields: &JobFields<'_>) -> Result<Option<String>, Fault> {
         return Ok(None);
     };
     if id.is_empty() || id.len() > MAX_ID || id.contains('\0') {
-        return Err(Fault::malformed(
-            codes::WRONG_TYPE,
-            "field 'id' must have 1 to 255 bytes and no NUL",
-        ));
+        return Err(Fault::malformed(codes::WRONG_TYPE, "field 'id' must have 1 to 255 bytes and no NUL"));
     }
     Ok(Some(id.into_owned()))
 }
@@ -226,32 +198,22 @@ fn task_of<'a>(fields: &JobFields<'a>) -> Result<TaskFields<'a>, Fault> {
         return Err(Fault::malformed(codes::MISSING_FIELD, "field 'task' is missing"));
     };
     if !task.get().starts_with('{') {
-        return Err(Fault::malformed(
-            codes::WRONG_TYPE,
-            "field 'task' must be an object",
-        ));
+        return Err(Fault::malformed(codes::WRONG_TYPE, "field 'task' must be an object"));
     }
     let task = TaskFields::read(task)?;
     // Which of two values the API would read is not known, and the policy must judge the one it reads.
     if let Some(name) = task.duplicate.first() {
-        return Err(Fault::malformed(
-            codes::DUPLICATE_FIELD,
-            format!("field 'task.{name}' stands twice"),
-        ));
+        return Err(Fault::malformed(codes::DUPLICATE_FIELD, format!("field 'task.{name}' stands twice")));
     }
     Ok(task)
 }
 
 fn type_of(task: &TaskFields<'_>) -> Result<String, Fault> {
     match text_of(task.kind, "task.type")? {
-        None => Err(Fault::malformed(
-            codes::MISSING_FIELD,
-            "field 'task.type' is missing",
-        )),
-        Some(kind) if kind.is_empty() || kind.len() > MAX_TYPE => Err(Fault::malformed(
-            codes::WRONG_TYPE,
-            "field 'task.type' must have 1 to 100 bytes",
-        )),
+        None => Err(Fault::malformed(codes::MISSING_FIELD, "field 'task.type' is missing")),
+        Some(kind) if kind.is_empty() || kind.len() > MAX_TYPE => {
+            Err(Fault::malformed(codes::WRONG_TYPE, "field 'task.type' must have 1 to 100 bytes"))
+        }
         Some(kind) => Ok(kind.into_owned()),
     }
 }
@@ -259,12 +221,7 @@ fn type_of(task: &TaskFields<'_>) -> Result<String, Fault> {
 fn check_task(task: &TaskFields<'_>, task_type: &str, policy: &Policy) -> Result<(), Fault> {
     let site = text_of(task.website_url, "task.websiteURL")?;
     policy.permits(task_type, site.as_deref()).map_err(|refused| {
-        Fault::local(
-            Class::Forbidden,
-            codes::POLICY_SITE_NOT_ALLOWED,
-            Stage::Door,
-            refused.to_string(),
-        )
+        Fault::local(Class::Forbidden, codes::POLICY_SITE_NOT_ALLOWED, Stage::Door, refused.to_string())
     })?;
     if task_type == "ImageToTextTask" {
         let Some(image) = text_of(task.body, "task.body")? else {

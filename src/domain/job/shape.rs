@@ -32,9 +32,8 @@ pub(super) fn too_deep(json: &[u8]) -> bool {
 /// The index of the quote that ends the string beginning at `from`, or the end of the bytes.
 fn end_of_string(json: &[u8], from: usize) -> usize {
     let mut at = from;
-    while let Some(offset) = json
-        .get(at..)
-        .and_then(|rest| rest.iter().position(|b| matches!(b, b'"' | b'\\')))
+    while let Some(offset) =
+        json.get(at..).and_then(|rest| rest.iter().position(|b| matches!(b, b'"' | b'\\')))
     {
         at += offset;
         if json[at] == b'"' {
@@ -94,9 +93,7 @@ mod tests {
         let nested = |n: usize| [b"[".repeat(n), b"]".repeat(n)].concat();
         assert!(!too_deep(&nested(64)));
         assert!(too_deep(&nested(65)));
-        assert!(!too_deep(
-            format!(r#"{{"a":"{}\"[[[\\"}}"#, "[{".repeat(500)).as_bytes()
-        ));
+        assert!(!too_deep(format!(r#"{{"a":"{}\"[[[\\"}}"#, "[{".repeat(500)).as_bytes()));
         assert!(!too_deep(br#"["open string \"#));
     }
 

@@ -6,14 +6,8 @@ use super::*;
 use crate::domain::envelope::Properties;
 
 fn read_with(body: &[u8], properties: Properties, domains: &[&str]) -> Result<Job, Box<NotAJob>> {
-    let mut message = Message {
-        body: body.to_vec(),
-        properties,
-        transient: false,
-    };
-    Job::read(&mut message, &Policy::try_new(domains, &[]).unwrap(), || {
-        "fresh".to_owned()
-    })
+    let mut message = Message { body: body.to_vec(), properties, transient: false };
+    Job::read(&mut message, &Policy::try_new(domains, &[]).unwrap(), || "fresh".to_owned())
 }
 
 fn code_of(body: impl AsRef<[u8]>) -> String {
@@ -26,10 +20,7 @@ fn image(bytes: usize) -> String {
 }
 
 fn image_job(rest: &str) -> String {
-    format!(
-        r#"{{"task":{{"type":"ImageToTextTask","body":"{}"}}{rest}}}"#,
-        image(200)
-    )
+    format!(r#"{{"task":{{"type":"ImageToTextTask","body":"{}"}}{rest}}}"#, image(200))
 }
 
 #[test]
@@ -38,11 +29,7 @@ fn a_full_job_is_read_and_its_parts_are_verbatim() {
     let body = format!(
         r#" {{"id":"order-17","task":{task},"deadline":"2026-11-23T10:00:00Z","metadata":{{"a": 01e}}}} "#
     );
-    assert_eq!(
-        code_of(&body),
-        "malformed/NOT_JSON",
-        "even where nobody would look"
-    );
+    assert_eq!(code_of(&body), "malformed/NOT_JSON", "even where nobody would look");
     let body = body.replace("01e", "1E0");
     let job = read_with(body.as_bytes(), Properties::default(), &["example.com"]).unwrap();
     assert_eq!((&*job.id, &*job.task_type), ("order-17", "TurnstileTask"));
@@ -54,10 +41,7 @@ fn a_full_job_is_read_and_its_parts_are_verbatim() {
 
 #[test]
 fn the_id_comes_from_the_job_then_the_message_then_fresh() {
-    let named = Properties {
-        message_id: Some("m-1".to_owned()),
-        ..Properties::default()
-    };
+    let named = Properties { message_id: Some("m-1".to_owned()), ..Properties::default() };
     let id =
         |body: &str, properties: &Properties| read_with(body.as_bytes(), properties.clone(), &[]).unwrap().id;
     assert_eq!(id(&image_job(r#","id":"j-1""#), &named), "j-1");
@@ -85,87 +69,44 @@ fn what_is_not_a_job_is_refused_with_a_code_of_its_own() {
     assert_eq!(code_of(r#"{"task":{"type":7}}"#), "malformed/WRONG_TYPE");
     assert_eq!(code_of(r#"{"task":{"type":""}}"#), "malformed/WRONG_TYPE");
     assert_eq!(code_of(image_job(r#","id":17"#)), "malformed/WRONG_TYPE");
-    assert_eq!(
-        code_of(image_job(&format!(r#","id":"{}""#, "x".repeat(256)))),
-        "malformed/WRONG_TYPE"
-    );
-    assert_eq!(
-        code_of(image_job(r#","deadline":"tomorrow""#)),
-        "malformed/DEADLINE_UNREADABLE"
-    );
-    assert_eq!(
-        code_of(image_job(r#","deadline":1764000000"#)),
-        "malformed/WRONG_TYPE"
-    );
-    assert_eq!(
-        code_of(image_job(r#","id":"a","id":"b""#)),
-        "malformed/DUPLICATE_FIELD"
-    );
+    assert_eq!(code_of(image_job(&format!(r#","id":"{}""#, "x".repeat(256)))), "malformed/WRONG_TYPE");
+    assert_eq!(code_of(image_job(r#","deadline":"tomorrow""#)), "malformed/DEADLINE_UNREADABLE");
+    assert_eq!(code_of(image_job(r#","deadline":1764000000"#)), "malformed/WRONG_TYPE");
+    assert_eq!(code_of(image_job(r#","id":"a","id":"b""#)), "malformed/DUPLICATE_FIELD");
 }
 
 #[test]
 fn fields_that_a_job_may_not_have_are_named() {
-    for (field, code) in [
-        ("clientKey", "FORBIDDEN_FIELD"),
-        ("callbackUrl", "FORBIDDEN_FIELD"),
-        ("priority", "UNKNOWN_FIELD"),
-    ] {
-        let refused = read_with(
-            image_job(&format!(r#","{field}":"x""#)).as_bytes(),
-            Properties::default(),
-            &[],
-        )
-        .unwrap_err();
+    for (field, code) in
+        [("clientKey", "FORBIDDEN_FIELD"), ("callbackUrl", "FORBIDDEN_FIELD"), ("priority", "UNKNOWN_FIELD")]
+    {
+        let refused =
+            read_with(image_job(&format!(r#","{field}":"x""#)).as_bytes(), Properties::default(), &[])
+                .unwrap_err();
         assert_eq!(refused.fault.code, code);
-        assert!(
-            refused.fault.description.contains(field),
-            "{}",
-            refused.fault.description
-        );
+        assert!(refused.fault.description.contains(field), "{}", refused.fault.description);
     }
 }
 
 #[test]
 fn the_class_of_an_unusable_image_is_invalid() {
-    let sized = |n| {
-        format!(
-            r#"{{"id":"i","task":{{"type":"ImageToTextTask","body":"{}"}}}}"#,
-            image(n)
-        )
-    };
+    let sized = |n| format!(r#"{{"id":"i","task":{{"type":"ImageToTextTask","body":"{}"}}}}"#, image(n));
     assert_eq!(code_of(sized(99)), "invalid/IMAGE_TOO_SMALL");
     assert_eq!(code_of(sized(50_001)), "invalid/IMAGE_TOO_BIG");
-    assert_eq!(
-        code_of(r#"{"task":{"type":"ImageToTextTask","body":"%%%"}}"#),
-        "invalid/IMAGE_NOT_BASE64"
-    );
-    assert_eq!(
-        code_of(r#"{"task":{"type":"ImageToTextTask"}}"#),
-        "invalid/IMAGE_TOO_SMALL"
-    );
+    assert_eq!(code_of(r#"{"task":{"type":"ImageToTextTask","body":"%%%"}}"#), "invalid/IMAGE_NOT_BASE64");
+    assert_eq!(code_of(r#"{"task":{"type":"ImageToTextTask"}}"#), "invalid/IMAGE_TOO_SMALL");
 }
 
 #[test]
 fn a_site_that_is_not_listed_is_forbidden_and_a_second_one_cannot_hide_behind_a_listed_one() {
     let to = |url: &str| format!(r#"{{"id":"t","task":{{"type":"TurnstileTask","websiteURL":"{url}"}}}}"#);
-    assert_eq!(
-        code_of(to("https://example.com/")),
-        "forbidden/POLICY_SITE_NOT_ALLOWED"
-    );
-    assert_eq!(
-        code_of(r#"{"task":{"type":"TurnstileTask"}}"#),
-        "forbidden/POLICY_SITE_NOT_ALLOWED"
-    );
+    assert_eq!(code_of(to("https://example.com/")), "forbidden/POLICY_SITE_NOT_ALLOWED");
+    assert_eq!(code_of(r#"{"task":{"type":"TurnstileTask"}}"#), "forbidden/POLICY_SITE_NOT_ALLOWED");
     let twice = r#"{"task":{"type":"TurnstileTask","websiteURL":"https://example.com/","websiteURL":"https://evil.test/"}}"#;
     let refused = read_with(twice.as_bytes(), Properties::default(), &["example.com"]).unwrap_err();
     assert_eq!(refused.fault.code, "DUPLICATE_FIELD");
     assert!(
-        read_with(
-            to("https://example.com/").as_bytes(),
-            Properties::default(),
-            &["example.com"]
-        )
-        .is_ok()
+        read_with(to("https://example.com/").as_bytes(), Properties::default(), &["example.com"]).is_ok()
     );
 }
 
@@ -179,10 +120,7 @@ fn an_escaped_field_name_is_the_same_field() {
 fn what_can_be_told_of_a_refused_message_is_told() {
     let body = r#"{"id":"seen","task":{"type":"TurnstileTask"}}"#;
     let refused = read_with(body.as_bytes(), Properties::default(), &[]).unwrap_err();
-    assert_eq!(
-        (&*refused.id, refused.task_type.as_deref()),
-        ("seen", Some("TurnstileTask"))
-    );
+    assert_eq!((&*refused.id, refused.task_type.as_deref()), ("seen", Some("TurnstileTask")));
     assert_eq!(refused.message.body, body.as_bytes());
 }
 

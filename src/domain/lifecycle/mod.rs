@@ -61,23 +61,13 @@ impl OpenTask {
     /// A task just accepted, or come to hand with no polls to be assumed.
     #[must_use]
     pub fn new(id: TaskId, accepted_at: Timestamp) -> Self {
-        Self {
-            id,
-            accepted_at,
-            polls: 0,
-            slower: 0,
-            unheard: None,
-        }
+        Self { id, accepted_at, polls: 0, slower: 0, unheard: None }
     }
 
     /// As the outcome shows it.
     #[must_use]
     pub fn shown(&self) -> Task<'_> {
-        Task {
-            id: &self.id,
-            accepted_at: self.accepted_at,
-            polls: self.polls,
-        }
+        Task { id: &self.id, accepted_at: self.accepted_at, polls: self.polls }
     }
 }
 
@@ -166,11 +156,7 @@ pub struct Step {
 
 impl From<Action> for Step {
     fn from(action: Action) -> Self {
-        Self {
-            action,
-            trip: None,
-            window: None,
-        }
+        Self { action, trip: None, window: None }
     }
 }
 
@@ -180,17 +166,11 @@ impl Step {
     }
 
     fn with_trip(self, reason: Reason) -> Self {
-        Self {
-            trip: Some(reason),
-            ..self
-        }
+        Self { trip: Some(reason), ..self }
     }
 
     fn with_window(self, window: Window) -> Self {
-        Self {
-            window: Some(window),
-            ..self
-        }
+        Self { window: Some(window), ..self }
     }
 }
 
@@ -198,24 +178,14 @@ impl Case {
     /// A job that passed the door.
     #[must_use]
     pub fn of_job(job: Job, history: History) -> Self {
-        Self {
-            job,
-            history,
-            origin: Origin::Job,
-            task: None,
-        }
+        Self { job, history, origin: Origin::Job, task: None }
     }
 
     /// A ticket that came to hand.
     #[must_use]
     pub fn of_ticket(job: Job, history: History, task_id: TaskId, accepted_at: Timestamp) -> Self {
         let task = Some(OpenTask::new(task_id, accepted_at));
-        Self {
-            job,
-            history,
-            origin: Origin::Ticket,
-            task,
-        }
+        Self { job, history, origin: Origin::Ticket, task }
     }
 
     /// Moves the job on.
@@ -224,10 +194,9 @@ impl Case {
             (Event::Taken, None) => self.before_submission(at),
             (Event::Submitted(end), None) => self.after_submission(end, at),
             (Event::SubmissionsShut, None) => self.held_back(),
-            (Event::Unreadable, None) => Step::fail(Fault::malformed(
-                codes::NOT_A_TICKET,
-                "the ticket's body is not a job",
-            )),
+            (Event::Unreadable, None) => {
+                Step::fail(Fault::malformed(codes::NOT_A_TICKET, "the ticket's body is not a job"))
+            }
             (Event::TicketTaken { redelivered }, Some(task)) => self.ticket_at_hand(task, redelivered, at),
             (Event::Due, Some(task)) => self.poll_due(task, at),
             (Event::Answered(end), Some(task)) => self.after_poll(task, end, at),
@@ -237,11 +206,7 @@ impl Case {
                     Class::Poison,
                     codes::PANIC,
                     Stage::Door,
-                    format!(
-                        "a bug: {} cannot happen to a job that is {}",
-                        event.name(),
-                        self.phase()
-                    ),
+                    format!("a bug: {} cannot happen to a job that is {}", event.name(), self.phase()),
                 ))
             }
         }

@@ -34,10 +34,7 @@ impl Case {
         if at.now.since(task.accepted_at) >= pacing::MAX_AGE {
             return self.no_more_polls(task, Next::Gone, at);
         }
-        self.task = Some(OpenTask {
-            polls: task.polls.saturating_add(1),
-            ..task
-        });
+        self.task = Some(OpenTask { polls: task.polls.saturating_add(1), ..task });
         Action::Poll.into()
     }
 
@@ -129,13 +126,7 @@ impl Case {
             return self.submit_again(task, fault, 1, at);
         }
         if let Some(fault) = task.unheard.take() {
-            return self.fail_paid(
-                task,
-                Fault {
-                    class: Class::Transient,
-                    ..*fault
-                },
-            );
+            return self.fail_paid(task, Fault { class: Class::Transient, ..*fault });
         }
         let text = format!("not solved within the time-out of type {}", self.job.task_type);
         let fault = Fault::local(Class::Unsolved, codes::SOLVE_TIMEOUT, Stage::Poll, text);

@@ -12,11 +12,7 @@ use super::{Action, Ambiguous, Case, Moment, OpenTask, Origin, Step, Window};
 
 impl Case {
     pub(super) fn before_submission(&mut self, at: &Moment<'_>) -> Step {
-        if self.job.is_late(at.now) {
-            self.too_late(Stage::Door)
-        } else {
-            Action::Submit.into()
-        }
+        if self.job.is_late(at.now) { self.too_late(Stage::Door) } else { Action::Submit.into() }
     }
 
     pub(super) fn after_submission(&mut self, end: Result<Accepted, CallError>, at: &Moment<'_>) -> Step {
@@ -105,10 +101,7 @@ impl Case {
             Some(park) => self.park_at(park),
             // An exhausted budget needs a class that a job can end in.
             None if fault.class.is_final() => Step::fail(fault),
-            None => Step::fail(Fault {
-                class: Class::Transient,
-                ..fault
-            }),
+            None => Step::fail(Fault { class: Class::Transient, ..fault }),
         }
     }
 }

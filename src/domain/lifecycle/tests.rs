@@ -38,16 +38,9 @@ struct Scene {
 impl Scene {
     fn new(job: &str) -> Self {
         let policy = Policy::try_new(&[], &["T"]).unwrap();
-        let mut message = Message {
-            body: job.as_bytes().to_vec(),
-            ..Message::default()
-        };
+        let mut message = Message { body: job.as_bytes().to_vec(), ..Message::default() };
         let job = Job::read(&mut message, &policy, || "id".to_owned()).unwrap();
-        Self {
-            case: Case::of_job(job, History::begin(START)),
-            rules: rules(),
-            now: START,
-        }
+        Self { case: Case::of_job(job, History::begin(START)), rules: rules(), now: START }
     }
 
     fn plain() -> Self {
@@ -63,11 +56,7 @@ impl Scene {
     }
 
     fn on(&mut self, event: Event) -> Step {
-        let moment = Moment {
-            rules: &self.rules,
-            now: self.now,
-            luck: 0.0,
-        };
+        let moment = Moment { rules: &self.rules, now: self.now, luck: 0.0 };
         self.case.advance(event, &moment)
     }
 
@@ -106,11 +95,7 @@ fn refusal(code: &str) -> CallError {
 }
 
 fn cut() -> CallError {
-    CallError::NoAnswer {
-        kind: NoAnswer::Cut,
-        status: None,
-        detail: "cut".to_owned(),
-    }
+    CallError::NoAnswer { kind: NoAnswer::Cut, status: None, detail: "cut".to_owned() }
 }
 
 fn ends_in(step: &Step) -> String {
@@ -142,16 +127,10 @@ fn a_job_is_submitted_kept_as_a_ticket_polled_and_settled() {
 #[test]
 fn a_job_past_its_deadline_is_never_submitted_nor_polled() {
     let late = r#"{"task":{"type":"T"},"deadline":"2020-01-01T00:00:00Z"}"#;
-    assert_eq!(
-        ends_in(&Scene::new(late).on(Event::Taken)),
-        "expired/DEADLINE_PASSED"
-    );
+    assert_eq!(ends_in(&Scene::new(late).on(Event::Taken)), "expired/DEADLINE_PASSED");
     let mut scene = Scene::with_ticket();
     scene.case.job.deadline = Some(START.plus(secs(3)));
-    assert_eq!(
-        ends_in(&scene.after(secs(3), Event::Due)),
-        "expired/DEADLINE_PASSED"
-    );
+    assert_eq!(ends_in(&scene.after(secs(3), Event::Due)), "expired/DEADLINE_PASSED");
 }
 
 #[test]
@@ -176,10 +155,7 @@ fn no_free_slot_parks_the_job_until_its_budget_is_used_up() {
 fn a_deadline_cuts_the_budget_short() {
     let mut scene = Scene::plain();
     scene.case.job.deadline = Some(START.plus(secs(4)));
-    assert_eq!(
-        ends_in(&scene.submit_refused("ERROR_NO_SLOT_AVAILABLE")),
-        "capacity/ERROR_NO_SLOT_AVAILABLE"
-    );
+    assert_eq!(ends_in(&scene.submit_refused("ERROR_NO_SLOT_AVAILABLE")), "capacity/ERROR_NO_SLOT_AVAILABLE");
 }
 
 #[test]
@@ -191,10 +167,7 @@ fn a_job_that_cannot_be_submitted_for_lack_of_an_api_ends_as_transient() {
         let step = scene.on(never_sent());
         assert!(matches!(step.action, Action::Park(_)) && step.window.is_none());
     }
-    assert_eq!(
-        ends_in(&scene.after(secs(300), never_sent())),
-        "transient/CONNECT_FAILED"
-    );
+    assert_eq!(ends_in(&scene.after(secs(300), never_sent())), "transient/CONNECT_FAILED");
 }
 
 #[test]
@@ -215,10 +188,7 @@ fn a_submission_without_an_answer_is_repeated_once_and_counted() {
     assert!(matches!(first.action, Action::Park(_)));
     assert_eq!(first.window, Some(Window::AmbiguousSubmission));
     let second = scene.on(Event::Submitted(Err(cut())));
-    assert_eq!(
-        (ends_in(&second).as_str(), second.window),
-        ("transient/CONNECTION_CUT", None)
-    );
+    assert_eq!((ends_in(&second).as_str(), second.window), ("transient/CONNECTION_CUT", None));
     assert_eq!(scene.case.history.count(Ended::Ambiguous), 2);
 }
 
@@ -228,10 +198,7 @@ fn a_submission_without_an_answer_can_be_left_alone() {
     scene.rules.ambiguous = Ambiguous::DeadLetter;
     scene.on(Event::Taken);
     let step = scene.on(Event::Submitted(Err(cut())));
-    assert_eq!(
-        (ends_in(&step).as_str(), step.window),
-        ("transient/CONNECTION_CUT", None)
-    );
+    assert_eq!((ends_in(&step).as_str(), step.window), ("transient/CONNECTION_CUT", None));
 }
 
 #[test]
@@ -272,10 +239,7 @@ fn final_refusals_end_a_job_at_once_wherever_they_come() {
         ("ERROR_PROXY_BANNED", "proxy"),
         ("ERROR_OF_NEXT_YEAR", "unknown"),
     ] {
-        for step in [
-            Scene::plain().submit_refused(code),
-            Scene::with_ticket().poll_refused(code),
-        ] {
+        for step in [Scene::plain().submit_refused(code), Scene::with_ticket().poll_refused(code)] {
             assert_eq!((ends_in(&step), step.window), (format!("{class}/{code}"), None));
         }
     }
@@ -294,24 +258,15 @@ fn an_unsolved_task_is_resubmitted_as_often_as_allowed() {
 
     let mut never = Scene::with_ticket();
     never.rules.max_resubmissions = 0;
-    assert_eq!(
-        ends_in(&never.poll_refused("ERROR_CAPTCHA_UNSOLVABLE")),
-        "unsolved/ERROR_CAPTCHA_UNSOLVABLE"
-    );
+    assert_eq!(ends_in(&never.poll_refused("ERROR_CAPTCHA_UNSOLVABLE")), "unsolved/ERROR_CAPTCHA_UNSOLVABLE");
 }
 
 #[test]
 fn a_lost_task_is_resubmitted_once_unless_nobody_waits_any_more() {
     let mut scene = Scene::with_ticket();
-    assert!(matches!(
-        scene.poll_refused("ERROR_NO_SUCH_CAPCHA_ID").action,
-        Action::Submit
-    ));
+    assert!(matches!(scene.poll_refused("ERROR_NO_SUCH_CAPCHA_ID").action, Action::Submit));
     scene.on(accepted());
-    assert_eq!(
-        ends_in(&scene.poll_refused("WRONG_CAPTCHA_ID")),
-        "lost/WRONG_CAPTCHA_ID"
-    );
+    assert_eq!(ends_in(&scene.poll_refused("WRONG_CAPTCHA_ID")), "lost/WRONG_CAPTCHA_ID");
 
     let mut late = Scene::with_ticket();
     late.case.job.deadline = Some(START.plus(secs(1)));
@@ -361,10 +316,7 @@ fn a_ticket_past_its_age_is_submitted_again_without_a_poll_of_the_dead_id() {
     assert_eq!(step.window, Some(Window::Resubmission));
     assert_eq!(scene.case.history.count(Ended::Failed(Class::Lost)), 1);
     scene.on(accepted());
-    assert_eq!(
-        ends_in(&scene.after(secs(281), Event::Due)),
-        "lost/RESULT_EXPIRED"
-    );
+    assert_eq!(ends_in(&scene.after(secs(281), Event::Due)), "lost/RESULT_EXPIRED");
 }
 
 #[test]
@@ -374,10 +326,7 @@ fn what_may_not_be_submitted_now_goes_back_unless_its_ticket_is_used_up() {
     assert!(matches!(job.on(Event::SubmissionsShut).action, Action::HandBack));
     let mut ticket = Scene::with_ticket();
     ticket.poll_refused("ERROR_CAPTCHA_UNSOLVABLE");
-    assert!(matches!(
-        ticket.on(Event::SubmissionsShut).action,
-        Action::Park(_)
-    ));
+    assert!(matches!(ticket.on(Event::SubmissionsShut).action, Action::Park(_)));
     assert_eq!(
         ticket.case.history.count(Ended::Failed(Class::Unsolved)),
         1,

@@ -1,0 +1,217 @@
+//! A whole worker on paused time: the in-process broker, and the simulator behind the solver's transport.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use captcha_worker::broker::local::LocalBroker;
+use captcha_worker::broker::topology::{Arguments, Names, Queue, Topology};
+use captcha_worker::broker::{BoxFuture, Broker, ConsumeSpec, Consumer, Session};
+use captcha_worker::domain::code::Overrides;
+use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
+use captcha_worker::domain::pacing::{Pacing, PacingTable};
+use captcha_worker::domain::policy::Policy;
+use captcha_worker::domain::time::Timestamp;
+use captcha_worker::simulator::{Reply, Simulator, SimulatorConfig};
+use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
+use captcha_worker::worker::{Clock, Dice, Drained, View, Worker, WorkerOptions};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// A task of this type makes the transport panic.
+pub(crate) const PANICKING_TYPE: &str = "PanickingTask";
+const EPOCH_SECS: u64 = 1_790_000_000;
+/// How long a call may take before the caller gives up.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The simulator as a transport.
+struct InProcess(Simulator);
+
+impl Transport for InProcess {
+    fn post<'a>(
+        &'a self,
+        path: &'static str,
+        body: Bytes,
+    ) -> BoxFuture<'a, Result<RawReply, TransportError>> {
+        Box::pin(async move {
+            assert!(
+                !body.windows(PANICKING_TYPE.len()).any(|part| part == PANICKING_TYPE.as_bytes()),
+                "as a bug would"
+            );
+            match timeout(CALL_TIMEOUT, self.0.call(path, &body)).await {
+                Ok(Reply::Answer { status, retry_after, body, .. }) => {
+                    Ok(RawReply { status, retry_after: retry_after.map(Duration::from_secs), body })
+                }
+                Ok(Reply::Cut) => Err(TransportError::Cut("cut".to_owned())),
+                Ok(Reply::Hang) | Err(_) => Err(TransportError::TimedOut),
+            }
+        })
+    }
+}
+
+pub(crate) struct Scene {
+    pub(crate) broker: LocalBroker,
+    pub(crate) names: Names,
+    pub(crate) simulator: Simulator,
+    pub(crate) session: Session,
+    pub(crate) rules: Rules,
+    pub(crate) key: &'static str,
+    clock: Clock,
+}
+
+/// A worker under way.
+pub(crate) struct Running {
+    pub(crate) view: View,
+    drain: CancellationToken,
+    handle: JoinHandle<Drained>,
+}
+
+impl Running {
+    pub(crate) async fn drain(self) -> Drained {
+        self.drain.cancel();
+        within(60, self.handle).await.expect("no panic")
+    }
+}
+
+/// Awaits something that must come.
+pub(crate) async fn within<F: Future>(seconds: u64, future: F) -> F::Output {
+    timeout(Duration::from_secs(seconds), future).await.expect("in time")
+}
+
+impl Scene {
+    pub(crate) async fn new(config: SimulatorConfig) -> Self {
+        Self::on(Topology::new(&Names::new("captcha")), config).await
+    }
+
+    /// A result queue that refuses more than so many messages.
+    pub(crate) async fn with_room_for_results(config: SimulatorConfig, room: i64) -> Self {
+        let names = Names::new("captcha");
+        let mut topology = Topology::new(&names);
+        let results =
+            topology.queues.iter_mut().find(|queue| queue.name == names.results()).expect("declared");
+        results.arguments.insert("x-max-length".to_owned(), room.into());
+        Self::on(topology, config).await
+    }
+
+    async fn on(topology: Topology, config: SimulatorConfig) -> Self {
+        let broker = LocalBroker::starting_at(EPOCH_SECS);
+        let names = Names::new("captcha");
+        let session = Broker::Local(broker.clone()).connect().await.expect("a session");
+        session.link().declare(&topology).await.expect("declared");
+        let second = Duration::from_secs;
+        let pacing = Pacing::try_new(second(1), second(2), second(60)).expect("within the limits");
+        Self {
+            broker,
+            names,
+            simulator: Simulator::new(config).expect("a sound scenario"),
+            session,
+            rules: Rules {
+                pacing: PacingTable { default: pacing, by_type: BTreeMap::new() },
+                overrides: Overrides::default(),
+                capacity_timeout: second(600),
+                transient_timeout: second(300),
+                max_resubmissions: 1,
+                ambiguous: Ambiguous::Retry,
+            },
+            key: "simulator-key",
+            clock: Clock::runtime(Timestamp::from_millis(i64::try_from(EPOCH_SECS).expect("fits") * 1_000)),
+        }
+    }
+
+    pub(crate) fn start(&self) -> Running {
+        let worker = Worker::new(WorkerOptions {
+            broker: Broker::Local(self.broker.clone()),
+            solver: Solver::with_transport(self.key.into(), 64, Box::new(InProcess(self.simulator.clone())))
+                .expect("a key"),
+            names: self.names.clone(),
+            declare_topology: false,
+            rules: self.rules.clone(),
+            policy: Policy::try_new(&["example.com"], &[PANICKING_TYPE]).expect("a sound policy"),
+            name: "replica".to_owned(),
+            max_in_flight: 1_000,
+            submit_concurrency: 16,
+            max_calls: 64,
+            drain_timeout: Duration::from_secs(45),
+            reply_to_prefix: "replies.".to_owned(),
+            clock: self.clock.clone(),
+            dice: Dice::seeded(1),
+        });
+        let (view, drain) = (worker.view(), CancellationToken::new());
+        let handle = tokio::spawn({
+            let drain = drain.clone();
+            async move { worker.run(drain).await.expect("a session with the broker") }
+        });
+        Running { view, drain, handle }
+    }
+
+    /// A queue of somebody else's.
+    pub(crate) async fn declare_queue(&self, name: &str) {
+        let queue = Queue { name: name.to_owned(), arguments: Arguments::new() };
+        let topology = Topology { exchanges: vec![], queues: vec![queue], bindings: vec![] };
+        self.session.link().declare(&topology).await.expect("declared");
+    }
+
+    pub(crate) async fn consume(&self, queue: &str) -> Consumer {
+        let spec = ConsumeSpec { queue: queue.to_owned(), prefetch: 10, tag: "test".to_owned() };
+        self.session.link().consume(spec).await.expect("a consumer")
+    }
+
+    pub(crate) async fn publish(&self, body: impl Into<Vec<u8>>, properties: Properties) {
+        let message = Message { body: body.into(), properties, transient: false };
+        within(10, self.session.publish(&self.names.jobs(), "jobs", message)).await.expect("confirmed");
+    }
+
+    pub(crate) async fn publish_images(&self, count: usize, script: &Value) {
+        for n in 0..count {
+            self.publish(image(&format!("job-{n}"), script), Properties::default()).await;
+        }
+    }
+
+    /// The messages of a queue, as JSON, once there are so many.
+    pub(crate) async fn wait_for(&self, queue: &str, count: usize) -> Vec<Value> {
+        self.wait_until(600, &format!("{count} in {queue}"), || self.broker.queue_len(queue) >= count).await;
+        self.bodies(queue)
+    }
+
+    pub(crate) fn bodies(&self, queue: &str) -> Vec<Value> {
+        self.broker
+            .snapshot(queue)
+            .iter()
+            .map(|message| serde_json::from_slice(&message.body).expect("JSON"))
+            .collect()
+    }
+
+    /// Looks, as simulated time goes by, until something holds.
+    pub(crate) async fn wait_until(&self, seconds: u64, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let mut looks = interval(Duration::from_millis(50));
+        while !holds() {
+            looks.tick().await;
+            assert!(
+                Instant::now() < deadline,
+                "not within {seconds} s: {what}; {:?}",
+                self.simulator.stats()
+            );
+        }
+    }
+
+    /// No rule of the API was broken, and each task was paid as often as named.
+    pub(crate) fn assert_rules_kept(&self, repeated_submissions: u64) {
+        let stats = self.simulator.stats();
+        let broken =
+            (stats.early_polls, stats.polls_past_limit, stats.wrong_id_calls, stats.repeated_submissions);
+        assert_eq!(broken, (0, 0, 0, repeated_submissions), "{stats:?}");
+    }
+}
+
+/// An image job whose picture is its own, with a script for the simulator.
+pub(crate) fn image(id: &str, script: &Value) -> String {
+    let picture = id.repeat(200 / id.len() + 1);
+    json!({"id": id, "task": {"type": "ImageToTextTask", "body": STANDARD.encode(picture), "_sim": script}})
+        .to_string()
+}
