@@ -1,1 +1,2 @@
-//! (to be written)
+//! The commands.
+pub mod demo;

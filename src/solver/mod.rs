@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::domain::call::{Accepted, CallError, NoAnswer, TaskId, TaskState};
-pub use transport::{MAX_REPLY, RawReply, Transport, TransportError};
+pub use transport::{Http, MAX_REPLY, RawReply, Transport, TransportError};
 
 /// Longest text of an error that is passed on, in characters.
 const MAX_TEXT: usize = 500;

@@ -55,13 +55,17 @@ pub trait Transport: Send + Sync {
 }
 
 /// HTTP over one pool of connections.
-pub(super) struct Http {
+pub struct Http {
     client: reqwest::Client,
     base: String,
 }
 
 impl Http {
-    pub(super) fn new(options: &SolverOptions) -> Result<Self, SolverConfigError> {
+    /// A pool for the API at `options.base_url`.
+    ///
+    /// # Errors
+    /// Settings that cannot be used.
+    pub fn new(options: &SolverOptions) -> Result<Self, SolverConfigError> {
         check_base(&options.base_url, options.allow_plain_http)?;
         // An error means that a provider is installed already, which is just as well.
         let _ = rustls::crypto::ring::default_provider().install_default();

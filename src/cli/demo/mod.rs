@@ -1,0 +1,157 @@
+//! `captcha-worker demo`: the whole road in one process, with nothing else installed.
+//!
+//! Act one: 1,000 jobs that cover every class. Act two: a key that the API refuses, which must stop the worker after one call.
+
+mod act;
+mod audience;
+mod jobs;
+mod panicking;
+mod report;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{BrokerError, PublishError};
+use crate::domain::class::Class;
+use crate::domain::guard::Guard;
+use crate::simulator::{ScenarioError, Stats};
+use crate::solver::SolverConfigError;
+use crate::worker::View;
+use act::Stage;
+use audience::{Arrivals, Audience};
+use jobs::{Goal, Planned};
+use report::{Account, Report};
+
+/// How long act one may take. A demo that takes longer has found something.
+const PATIENCE: Duration = Duration::from_secs(55);
+/// The same for act two.
+const SHORT_PATIENCE: Duration = Duration::from_secs(10);
+/// Makes the demo the same each time.
+const SEED: u64 = 17;
+const ACCOUNT_JOBS: usize = 20;
+
+/// Why the demo could not be held.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The in-process broker.
+    #[error("the in-process broker: {0}")]
+    Broker(#[from] BrokerError),
+    /// A job could not be published.
+    #[error("a job could not be published: {0}")]
+    Publish(#[from] PublishError),
+    /// The simulator's settings.
+    #[error(transparent)]
+    Simulator(#[from] ScenarioError),
+    /// The simulator's socket.
+    #[error("the simulator: {0}")]
+    Socket(#[from] std::io::Error),
+    /// The API client.
+    #[error(transparent)]
+    Solver(#[from] SolverConfigError),
+    /// A part ended that should not have.
+    #[error("a part of the demo stopped early")]
+    Stopped,
+}
+
+/// Holds the demo and prints its report. Tells whether everything was as promised.
+///
+/// # Errors
+/// Where a part could not be started.
+pub async fn run(json: bool) -> Result<bool, DemoError> {
+    let began = Instant::now();
+    panicking::hush();
+    let (arrived, stats, expected) = every_class().await?;
+    let account = refused_key().await?;
+    let report = Report::new(expected, arrived, stats, account, began.elapsed());
+    if json {
+        println!("{}", report.json())
+    } else {
+        println!("{}", report.text())
+    }
+    Ok(report.passed())
+}
+
+async fn every_class() -> Result<(Arrivals, Stats, BTreeMap<Goal, usize>), DemoError> {
+    let stage = Stage::set().await?;
+    let planned = jobs::all(SEED);
+    let total = planned.len();
+    let expected = count(&planned);
+    let audience = Audience::gather(&stage.session, &stage.names).await?;
+    let (worker, view) = stage.worker("simulator-key")?;
+    let drain = CancellationToken::new();
+    let running = tokio::spawn(worker.run(drain.clone()));
+    stage.publish(planned).await?;
+
+    let bar = progress_bar(total);
+    let deadline = Instant::now() + PATIENCE;
+    audience.wait_for(total, deadline, |seen| show(&bar, seen, &view)).await;
+    bar.finish_and_clear();
+    drain.cancel();
+    running.await.map_err(|_| DemoError::Stopped)??;
+    let (arrived, stats) = (audience.arrivals(), stage.simulator.stats());
+    stage.clear().await?;
+    Ok((arrived, stats, expected))
+}
+
+async fn refused_key() -> Result<Account, DemoError> {
+    let stage = Stage::set().await?;
+    let audience = Audience::gather(&stage.session, &stage.names).await?;
+    let (worker, view) = stage.worker("a-key-that-nobody-issued")?;
+    stage.publish(jobs::plain(ACCOUNT_JOBS, SEED)).await?;
+    let drain = CancellationToken::new();
+    let running = tokio::spawn(worker.run(drain.clone()));
+
+    let deadline = Instant::now() + SHORT_PATIENCE;
+    audience.wait_for(1, deadline, |_| {}).await;
+    // The worker has been told; what it was handed meanwhile must be back in the queue.
+    let mut looks = interval(Duration::from_millis(20));
+    let queue = stage.names.jobs();
+    while Instant::now() < deadline && stage.broker.queue_len(&queue) + 1 < ACCOUNT_JOBS {
+        looks.tick().await;
+    }
+    let queued = stage.broker.queue_len(&queue);
+    let tripped = matches!(view.guard(), Guard::Tripped { .. });
+    drain.cancel();
+    running.await.map_err(|_| DemoError::Stopped)??;
+    let dead = audience.arrivals().by_goal.get(&Goal::Dead(Class::Account)).copied().unwrap_or(0);
+    let account = Account {
+        jobs: ACCOUNT_JOBS,
+        dead,
+        queued,
+        tripped,
+        bad_key_calls: stage.simulator.stats().bad_key_calls,
+    };
+    stage.clear().await?;
+    Ok(account)
+}
+
+fn count(planned: &[Planned]) -> BTreeMap<Goal, usize> {
+    let mut count = BTreeMap::new();
+    for job in planned {
+        *count.entry(job.goal).or_default() += 1;
+    }
+    count
+}
+
+fn progress_bar(total: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(u64::try_from(total).unwrap_or(u64::MAX));
+    // A template that is wrong leaves the default one, which shows the count all the same.
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len}  {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show(bar: &ProgressBar, seen: &Arrivals, view: &View) {
+    bar.set_position(u64::try_from(seen.total()).unwrap_or(u64::MAX));
+    let (solved, failed) = (seen.solved(), seen.total() - seen.solved());
+    bar.set_message(format!("solved {solved} · failed {failed} · in flight {}", view.in_flight()));
+}

@@ -1,0 +1,164 @@
+//! The demo's verdict: what was expected, what came, and which rules were broken.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use comfy_table::Table;
+use serde_json::{Value, json};
+
+use super::audience::Arrivals;
+use super::jobs::{Goal, RESUBMITTED};
+use crate::simulator::Stats;
+
+/// All that is judged.
+pub(super) struct Report {
+    expected: BTreeMap<Goal, usize>,
+    arrived: Arrivals,
+    stats: Stats,
+    account: Account,
+    took: Duration,
+}
+
+/// The second act: a key that the API refuses.
+pub(super) struct Account {
+    /// Jobs published.
+    pub(super) jobs: usize,
+    /// Jobs in `dead.account`.
+    pub(super) dead: usize,
+    /// Jobs still queued.
+    pub(super) queued: usize,
+    /// The worker knows that the account is refused.
+    pub(super) tripped: bool,
+    /// Calls that the simulator counted with a wrong key.
+    pub(super) bad_key_calls: u64,
+}
+
+impl Account {
+    /// One job met the wrong key, nothing more was called, and the rest waits.
+    fn is_as_promised(&self) -> bool {
+        self.tripped && self.dead == 1 && self.bad_key_calls == 1 && self.queued + self.dead == self.jobs
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        expected: BTreeMap<Goal, usize>,
+        arrived: Arrivals,
+        stats: Stats,
+        account: Account,
+        took: Duration,
+    ) -> Self {
+        Self { expected, arrived, stats, account, took }
+    }
+
+    /// Rules of the API that were broken, by name. Each must be 0.
+    fn breaches(&self) -> [(&'static str, u64); 7] {
+        let stats = &self.stats;
+        [
+            ("polls under 2 s apart", stats.early_polls),
+            ("polls past 120", stats.polls_past_limit),
+            ("payments repeated without a rule", stats.repeated_submissions.abs_diff(RESUBMITTED)),
+            ("polls of unknown ids", stats.wrong_id_calls),
+            ("calls with a wrong key", stats.bad_key_calls),
+            ("calls while banned", stats.calls_while_banned),
+            ("paid answers not fetched", stats.uncollected_tasks),
+        ]
+    }
+
+    fn rows(&self) -> Vec<(Goal, usize, usize)> {
+        let mut goals: Vec<Goal> = self.expected.keys().chain(self.arrived.by_goal.keys()).copied().collect();
+        goals.sort();
+        goals.dedup();
+        let count = |map: &BTreeMap<Goal, usize>, goal| map.get(&goal).copied().unwrap_or(0);
+        goals
+            .into_iter()
+            .map(|goal| (goal, count(&self.arrived.by_goal, goal), count(&self.expected, goal)))
+            .collect()
+    }
+
+    /// Whether everything is as promised.
+    pub(super) fn passed(&self) -> bool {
+        self.rows().iter().all(|(_, came, expected)| came == expected)
+            && self.breaches().iter().all(|(_, count)| *count == 0)
+            && self.account.is_as_promised()
+    }
+
+    fn polls_per_job(&self) -> f64 {
+        ratio(self.stats.polls, self.stats.accepted_tasks)
+    }
+
+    /// The value below which this share of the deliveries took, in milliseconds.
+    fn delivery_ms(&self, share: f64) -> u128 {
+        let mut sorted = self.arrived.delivery.clone();
+        sorted.sort();
+        let last = sorted.len().saturating_sub(1);
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an index into a list of at most 1,000"
+        )]
+        let at = (last as f64 * share).round() as usize;
+        sorted.get(at).map_or(0, Duration::as_millis)
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let classes: Vec<Value> = self
+            .rows()
+            .iter()
+            .map(|(goal, came, expected)| json!({"class": goal.name(), "count": came, "expected": expected}))
+            .collect();
+        let breaches: BTreeMap<&str, u64> = self.breaches().into_iter().collect();
+        json!({
+            "passed": self.passed(), "seconds": self.took.as_secs_f64(), "classes": classes,
+            "solved_to_delivered_ms": {"median": delivery(self.delivery_ms(0.5)), "p99": delivery(self.delivery_ms(0.99))},
+            "polls_per_accepted_task": self.polls_per_job(), "rule_breaches": breaches,
+            "account": {"jobs": self.account.jobs, "dead": self.account.dead, "queued": self.account.queued,
+                "calls_with_the_wrong_key": self.account.bad_key_calls},
+        })
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut table = Table::new();
+        table.set_header(["class", "count", "expected", ""]);
+        for (goal, came, expected) in self.rows() {
+            let mark = if came == expected { "ok" } else { "DIFFERS" };
+            table.add_row([goal.name().to_owned(), came.to_string(), expected.to_string(), mark.to_owned()]);
+        }
+        let breaches: Vec<String> =
+            self.breaches().iter().map(|(name, count)| format!("  {name}: {count}")).collect();
+        let account = &self.account;
+        format!(
+            "{table}\n\
+             solved to delivered: median {} ms, p99 {} ms\n\
+             polls per accepted task: {:.2}\n\
+             payments: {} for {} tasks ({} resubmitted by rule, {RESUBMITTED} expected)\n\
+             rule breaches (each must be 0):\n{}\n\
+             second act, a wrong key: {} jobs, {} in dead.account, {} still queued, {} call(s) with that key{}\n\
+             took {:.1} s\n{}",
+            self.delivery_ms(0.5),
+            self.delivery_ms(0.99),
+            self.polls_per_job(),
+            self.stats.accepted_tasks,
+            self.stats.distinct_tasks,
+            self.stats.repeated_submissions,
+            breaches.join("\n"),
+            account.jobs,
+            account.dead,
+            account.queued,
+            account.bad_key_calls,
+            if account.is_as_promised() { "" } else { " DIFFERS" },
+            self.took.as_secs_f64(),
+            if self.passed() { "everything is as promised" } else { "SOMETHING DIFFERS" },
+        )
+    }
+}
+
+fn delivery(millis: u128) -> u64 {
+    u64::try_from(millis).unwrap_or(u64::MAX)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
