@@ -1,5 +1,8 @@
 //! Bytes of requests and replies. Reading is lenient: the API's dialect has many speakers, and few write it alike.
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
