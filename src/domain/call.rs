@@ -79,6 +79,14 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let code = self.code.as_deref().unwrap_or("no code");
+        let description = self.description.as_deref().unwrap_or("no description");
+        write!(f, "refused with HTTP {}, {code}: {description}", self.status)
+    }
+}
+
 /// Why there is no readable answer to a call that was, or may have been, sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoAnswer {
@@ -93,11 +101,13 @@ pub enum NoAnswer {
 }
 
 /// The ends of a call that brought neither a task nor its state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// The API refused.
+    #[error("{0}")]
     Refused(Refusal),
     /// Sent, or perhaps sent, and no readable answer. Whether the API acted on it is not known.
+    #[error("no readable answer: {detail}")]
     NoAnswer {
         /// In which way.
         kind: NoAnswer,
@@ -107,5 +117,6 @@ pub enum CallError {
         detail: String,
     },
     /// It never left this machine (name not resolved, connection or TLS failed).
+    #[error("{0}")]
     NeverSent(String),
 }

@@ -165,6 +165,7 @@ async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) ->
         return Some(Event::Unreadable);
     };
     let end = ctx.solver.create_task(parts.task).await;
+    ctx.reach.note(&end);
     if end.is_ok() {
         ctx.tally.accepted();
         ctx.submissions.prove();
@@ -193,6 +194,7 @@ async fn poll(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> O
             ctx.tally.polled();
             let end = ctx.solver.task_state(&task.id).await;
             drop(place);
+            ctx.reach.note(&end);
             return Some(Event::Answered(end));
         }
         drop(place);

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::{Clock, Dice};
 use super::gate::Gate;
+use super::reach::Reach;
 use super::tally::Tally;
 use crate::broker::topology::Names;
 use crate::broker::{Lease, Session};
@@ -28,6 +29,7 @@ pub(super) struct Context {
     pub(super) standing: Standing,
     pub(super) tally: Arc<Tally>,
     pub(super) gate: Arc<Gate>,
+    pub(super) reach: Reach,
     /// Calls of the API at once. Taken before the last look at lease and guard, so that nothing waits between that look and the call.
     pub(super) calls: Semaphore,
     pub(super) submissions: Submissions,

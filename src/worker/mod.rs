@@ -8,6 +8,7 @@ mod clock;
 mod context;
 mod drain;
 mod gate;
+mod reach;
 mod serve;
 mod settle;
 mod tally;
@@ -33,6 +34,7 @@ pub use tally::{Reading, Tally};
 
 use context::{Context, Submissions};
 use gate::Gate;
+use reach::Reach;
 use serve::End;
 
 /// First and longest wait before the broker is tried again.
@@ -108,6 +110,12 @@ impl View {
         self.ctx.standing.guard()
     }
 
+    /// Whether the API answered when it was last called.
+    #[must_use]
+    pub fn reaches_api(&self) -> bool {
+        !self.ctx.reach.is_lost()
+    }
+
     /// Whether it has a session with the broker.
     #[must_use]
     pub fn is_connected(&self) -> bool {
@@ -129,6 +137,7 @@ impl Worker {
             standing: Standing::default(),
             tally: Arc::new(Tally::default()),
             gate: Gate::new(options.max_in_flight),
+            reach: Reach::default(),
             calls: Semaphore::new(options.max_calls),
             submissions: Submissions::new(options.submit_concurrency.max(1)),
             live: watch::Sender::new(None),
