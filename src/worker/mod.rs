@@ -7,6 +7,7 @@ mod attempt;
 mod clock;
 mod context;
 mod drain;
+mod end;
 mod gate;
 mod reach;
 mod serve;

@@ -1,0 +1,109 @@
+mod paid;
+mod unpaid;
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::domain::call::{NoAnswer, Refusal};
+use crate::domain::code::Overrides;
+use crate::domain::envelope::Message;
+use crate::domain::history::Ended;
+use crate::domain::pacing::{HANDOVER_WAIT, Pacing, PacingTable};
+use crate::domain::policy::Policy;
+
+const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn rules() -> Rules {
+    Rules {
+        pacing: PacingTable {
+            default: Pacing::try_new(secs(1), secs(2), secs(60)).unwrap(),
+            by_type: BTreeMap::new(),
+        },
+        overrides: Overrides::default(),
+        capacity_timeout: secs(600),
+        transient_timeout: secs(300),
+        max_resubmissions: 1,
+        ambiguous: Ambiguous::Retry,
+    }
+}
+
+/// A job, the rules and the seconds since the start.
+struct Scene {
+    case: Case,
+    rules: Rules,
+    now: Timestamp,
+}
+
+impl Scene {
+    fn new(job: &str) -> Self {
+        let policy = Policy::try_new(&[], &["T"]).unwrap();
+        let mut message = Message { body: job.as_bytes().to_vec(), ..Message::default() };
+        let job = Job::read(&mut message, &policy, || "id".to_owned()).unwrap();
+        Self { case: Case::of_job(job, History::begin(START)), rules: rules(), now: START }
+    }
+
+    fn plain() -> Self {
+        Self::new(r#"{"task":{"type":"T"}}"#)
+    }
+
+    fn with_ticket() -> Self {
+        let mut scene = Self::plain();
+        scene.on(Event::Taken);
+        scene.on(accepted());
+        scene.case.origin = Origin::Ticket;
+        scene
+    }
+
+    fn on(&mut self, event: Event) -> Step {
+        let moment = Moment { rules: &self.rules, now: self.now, luck: 0.0 };
+        self.case.advance(event, &moment)
+    }
+
+    fn after(&mut self, span: Duration, event: Event) -> Step {
+        self.now = self.now.plus(span);
+        self.on(event)
+    }
+
+    /// Refuses the submission, and tells the class it ends in, where it ends.
+    fn submit_refused(&mut self, code: &str) -> Step {
+        self.on(Event::Taken);
+        self.on(Event::Submitted(Err(refusal(code))))
+    }
+
+    fn poll_refused(&mut self, code: &str) -> Step {
+        self.on(Event::Due);
+        self.on(Event::Answered(Err(refusal(code))))
+    }
+}
+
+fn task_id() -> TaskId {
+    TaskId::from_raw(serde_json::from_str("42").unwrap()).unwrap()
+}
+
+fn accepted() -> Event {
+    Event::Submitted(Ok(Accepted { task_id: task_id() }))
+}
+
+fn refusal(code: &str) -> CallError {
+    CallError::Refused(Refusal {
+        code: Some(code.to_owned()),
+        description: None,
+        status: 200,
+        retry_after: None,
+    })
+}
+
+fn cut() -> CallError {
+    CallError::NoAnswer { kind: NoAnswer::Cut, status: None, detail: "cut".to_owned() }
+}
+
+fn ends_in(step: &Step) -> String {
+    match &step.action {
+        Action::Settle(Verdict::Failed(fault)) => format!("{}/{}", fault.class, fault.code),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,134 @@
+use super::*;
+
+#[test]
+fn a_job_is_submitted_kept_as_a_ticket_polled_and_settled() {
+    let mut scene = Scene::plain();
+    assert!(matches!(scene.on(Event::Taken).action, Action::Submit));
+    assert!(matches!(scene.on(accepted()).action, Action::KeepTicket));
+    scene.case.origin = Origin::Ticket;
+    assert!(
+        matches!(scene.on(Event::TicketTaken { redelivered: false }).action, Action::Wait(w) if w == secs(1))
+    );
+    assert!(matches!(scene.after(secs(1), Event::Due).action, Action::Poll));
+    let not_yet = scene.on(Event::Answered(Ok(TaskState::Processing)));
+    assert!(matches!(not_yet.action, Action::Wait(w) if w == secs(2)));
+    scene.after(secs(2), Event::Due);
+    let solution = serde_json::from_str::<Box<RawValue>>(r#"{"text":"x"}"#).unwrap();
+    let ready = scene.on(Event::Answered(Ok(TaskState::Ready(solution))));
+    assert!(matches!(ready.action, Action::Settle(Verdict::Solved(s)) if s.get() == r#"{"text":"x"}"#));
+    assert_eq!(scene.case.task.map(|task| task.polls), Some(2));
+}
+
+#[test]
+fn a_job_past_its_deadline_is_never_submitted_nor_polled() {
+    let late = r#"{"task":{"type":"T"},"deadline":"2020-01-01T00:00:00Z"}"#;
+    assert_eq!(ends_in(&Scene::new(late).on(Event::Taken)), "expired/DEADLINE_PASSED");
+    let mut scene = Scene::with_ticket();
+    scene.case.job.deadline = Some(START.plus(secs(3)));
+    assert_eq!(ends_in(&scene.after(secs(3), Event::Due)), "expired/DEADLINE_PASSED");
+}
+
+#[test]
+fn a_paid_ticket_outlives_account_faults() {
+    let wrong_key = Scene::with_ticket().poll_refused("ERROR_KEY_DOES_NOT_EXIST");
+    assert!(matches!(wrong_key.action, Action::HandBack));
+    assert_eq!(wrong_key.trip, Some(Reason::KeyInvalid));
+    let no_funds = Scene::with_ticket().poll_refused("ERROR_ZERO_BALANCE");
+    assert!(matches!(no_funds.action, Action::Wait(_)));
+    assert_eq!(no_funds.trip, Some(Reason::NoFunds));
+}
+
+#[test]
+fn final_refusals_end_a_job_at_once_wherever_they_come() {
+    for (code, class) in [
+        ("ERROR_TASK_ABSENT", "invalid"),
+        ("ERROR_DOMAIN_NOT_ALLOWED", "forbidden"),
+        ("ERROR_TOKEN_EXPIRED", "expired"),
+        ("ERROR_PROXY_BANNED", "proxy"),
+        ("ERROR_OF_NEXT_YEAR", "unknown"),
+    ] {
+        for step in [Scene::plain().submit_refused(code), Scene::with_ticket().poll_refused(code)] {
+            assert_eq!((ends_in(&step), step.window), (format!("{class}/{code}"), None));
+        }
+    }
+}
+
+#[test]
+fn an_unsolved_task_is_resubmitted_as_often_as_allowed() {
+    let mut scene = Scene::with_ticket();
+    let again = scene.poll_refused("ERROR_CAPTCHA_UNSOLVABLE");
+    assert!(matches!(again.action, Action::Submit));
+    assert_eq!(again.window, Some(Window::Resubmission));
+    assert!(matches!(scene.on(accepted()).action, Action::KeepTicket));
+    let step = scene.poll_refused("ERROR_CAPTCHA_UNSOLVABLE");
+    assert_eq!(ends_in(&step), "unsolved/ERROR_CAPTCHA_UNSOLVABLE");
+    assert_eq!(scene.case.history.count(Ended::Failed(Class::Unsolved)), 2);
+
+    let mut never = Scene::with_ticket();
+    never.rules.max_resubmissions = 0;
+    assert_eq!(ends_in(&never.poll_refused("ERROR_CAPTCHA_UNSOLVABLE")), "unsolved/ERROR_CAPTCHA_UNSOLVABLE");
+}
+
+#[test]
+fn a_lost_task_is_resubmitted_once_unless_nobody_waits_any_more() {
+    let mut scene = Scene::with_ticket();
+    assert!(matches!(scene.poll_refused("ERROR_NO_SUCH_CAPCHA_ID").action, Action::Submit));
+    scene.on(accepted());
+    assert_eq!(ends_in(&scene.poll_refused("WRONG_CAPTCHA_ID")), "lost/WRONG_CAPTCHA_ID");
+
+    let mut late = Scene::with_ticket();
+    late.case.job.deadline = Some(START.plus(secs(1)));
+    late.on(Event::Due);
+    let step = late.after(secs(1), Event::Answered(Err(refusal("WRONG_CAPTCHA_ID"))));
+    assert_eq!(ends_in(&step), "lost/WRONG_CAPTCHA_ID");
+}
+
+#[test]
+fn a_task_that_is_not_solved_in_time_is_unsolved_and_one_never_heard_of_is_transient() {
+    let mut scene = Scene::with_ticket();
+    scene.rules.max_resubmissions = 0;
+    scene.on(Event::Due);
+    let step = scene.after(secs(60), Event::Answered(Ok(TaskState::Processing)));
+    assert_eq!(ends_in(&step), "unsolved/SOLVE_TIMEOUT");
+
+    let mut silent = Scene::with_ticket();
+    silent.on(Event::Due);
+    let step = silent.after(secs(60), Event::Answered(Err(cut())));
+    assert_eq!(ends_in(&step), "transient/CONNECTION_CUT");
+}
+
+#[test]
+fn a_failing_poll_is_repeated_and_costs_nothing() {
+    let mut scene = Scene::with_ticket();
+    scene.on(Event::Due);
+    let step = scene.on(Event::Answered(Err(cut())));
+    assert!(matches!(step.action, Action::Wait(w) if w >= secs(2)) && step.window.is_none());
+    let slower = scene.poll_refused("ERROR_TOO_MUCH_REQUESTS");
+    assert!(matches!(slower.action, Action::Wait(w) if w >= secs(4)));
+}
+
+#[test]
+fn a_redelivered_ticket_waits_for_the_lease_and_assumes_the_polls_of_its_age() {
+    let mut scene = Scene::with_ticket();
+    let step = scene.after(secs(25), Event::TicketTaken { redelivered: true });
+    assert!(matches!(step.action, Action::Wait(w) if w == HANDOVER_WAIT));
+    assert_eq!(scene.case.task.map(|task| task.polls), Some(10));
+}
+
+#[test]
+fn a_ticket_past_its_age_is_submitted_again_without_a_poll_of_the_dead_id() {
+    let mut scene = Scene::with_ticket();
+    scene.rules.pacing.default = Pacing::try_new(secs(1), secs(2), secs(280)).unwrap();
+    let step = scene.after(secs(280), Event::TicketTaken { redelivered: true });
+    assert!(matches!(step.action, Action::Submit));
+    assert_eq!(step.window, Some(Window::Resubmission));
+    assert_eq!(scene.case.history.count(Ended::Failed(Class::Lost)), 1);
+    scene.on(accepted());
+    assert_eq!(ends_in(&scene.after(secs(281), Event::Due)), "lost/RESULT_EXPIRED");
+}
+
+#[test]
+fn an_event_that_cannot_happen_poisons_the_job_and_nothing_else() {
+    assert_eq!(ends_in(&Scene::plain().on(Event::Due)), "poison/PANIC");
+    assert_eq!(ends_in(&Scene::with_ticket().on(accepted())), "poison/PANIC");
+}

@@ -1,0 +1,103 @@
+use super::*;
+
+#[test]
+fn no_free_slot_parks_the_job_until_its_budget_is_used_up() {
+    let mut scene = Scene::plain();
+    let mut waited = Duration::ZERO;
+    loop {
+        let step = scene.submit_refused("ERROR_NO_SLOT_AVAILABLE");
+        let Action::Park(park) = step.action else {
+            assert_eq!(ends_in(&step), "capacity/ERROR_NO_SLOT_AVAILABLE");
+            break;
+        };
+        assert!(park.delay() >= secs(5), "the API wants 5 s at least");
+        waited += park.delay();
+        scene.now = scene.now.plus(park.delay());
+    }
+    assert!(waited > secs(594) && waited <= secs(600), "{waited:?}");
+    assert_eq!(scene.case.history.attempts, [], "nothing was paid");
+}
+
+#[test]
+fn a_deadline_cuts_the_budget_short() {
+    let mut scene = Scene::plain();
+    scene.case.job.deadline = Some(START.plus(secs(4)));
+    assert_eq!(ends_in(&scene.submit_refused("ERROR_NO_SLOT_AVAILABLE")), "capacity/ERROR_NO_SLOT_AVAILABLE");
+}
+
+#[test]
+fn a_job_that_cannot_be_submitted_for_lack_of_an_api_ends_as_transient() {
+    let mut scene = Scene::plain();
+    let never_sent = || Event::Submitted(Err(CallError::NeverSent("refused".to_owned())));
+    scene.on(Event::Taken);
+    for _ in 0..3 {
+        let step = scene.on(never_sent());
+        assert!(matches!(step.action, Action::Park(_)) && step.window.is_none());
+    }
+    assert_eq!(ends_in(&scene.after(secs(300), never_sent())), "transient/CONNECT_FAILED");
+}
+
+#[test]
+fn throttled_past_the_budget_ends_in_a_class_that_has_a_queue() {
+    let mut scene = Scene::plain();
+    scene.now = START.plus(secs(600));
+    assert_eq!(
+        ends_in(&scene.submit_refused("ERROR_TOO_MUCH_REQUESTS")),
+        "transient/ERROR_TOO_MUCH_REQUESTS"
+    );
+}
+
+#[test]
+fn a_submission_without_an_answer_is_repeated_once_and_counted() {
+    let mut scene = Scene::plain();
+    scene.on(Event::Taken);
+    let first = scene.on(Event::Submitted(Err(cut())));
+    assert!(matches!(first.action, Action::Park(_)));
+    assert_eq!(first.window, Some(Window::AmbiguousSubmission));
+    let second = scene.on(Event::Submitted(Err(cut())));
+    assert_eq!((ends_in(&second).as_str(), second.window), ("transient/CONNECTION_CUT", None));
+    assert_eq!(scene.case.history.count(Ended::Ambiguous), 2);
+}
+
+#[test]
+fn a_submission_without_an_answer_can_be_left_alone() {
+    let mut scene = Scene::plain();
+    scene.rules.ambiguous = Ambiguous::DeadLetter;
+    scene.on(Event::Taken);
+    let step = scene.on(Event::Submitted(Err(cut())));
+    assert_eq!((ends_in(&step).as_str(), step.window), ("transient/CONNECTION_CUT", None));
+}
+
+#[test]
+fn a_wrong_key_takes_its_job_along_and_other_account_faults_give_it_back() {
+    let wrong_key = Scene::plain().submit_refused("ERROR_KEY_DOES_NOT_EXIST");
+    assert_eq!(
+        (ends_in(&wrong_key).as_str(), wrong_key.trip),
+        ("account/ERROR_KEY_DOES_NOT_EXIST", Some(Reason::KeyInvalid))
+    );
+    for (code, reason) in [
+        ("ERROR_ZERO_BALANCE", Reason::NoFunds),
+        ("ERROR_IP_NOT_ALLOWED", Reason::IpNotAllowed),
+        ("ERROR_IP_BANNED", Reason::IpBanned),
+        ("ERROR_IP_BLOCKED", Reason::IpBanned),
+    ] {
+        let step = Scene::plain().submit_refused(code);
+        assert!(matches!(step.action, Action::HandBack), "{code}");
+        assert_eq!(step.trip, Some(reason));
+    }
+}
+
+#[test]
+fn what_may_not_be_submitted_now_goes_back_unless_its_ticket_is_used_up() {
+    let mut job = Scene::plain();
+    job.on(Event::Taken);
+    assert!(matches!(job.on(Event::SubmissionsShut).action, Action::HandBack));
+    let mut ticket = Scene::with_ticket();
+    ticket.poll_refused("ERROR_CAPTCHA_UNSOLVABLE");
+    assert!(matches!(ticket.on(Event::SubmissionsShut).action, Action::Park(_)));
+    assert_eq!(
+        ticket.case.history.count(Ended::Failed(Class::Unsolved)),
+        1,
+        "the paid attempt is remembered"
+    );
+}
