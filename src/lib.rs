@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod fleet;
+pub mod ops;
 pub mod simulator;
 pub mod solver;
 pub mod telemetry;

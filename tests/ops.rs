@@ -1,0 +1,88 @@
+//! The ops server beside a worker that is, and is not, ready.
+
+use captcha_worker::broker::Broker;
+use captcha_worker::broker::local::LocalBroker;
+use captcha_worker::broker::topology::Names;
+use captcha_worker::domain::code::Overrides;
+use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
+use captcha_worker::domain::pacing::{Pacing, PacingTable};
+use captcha_worker::domain::policy::Policy;
+use captcha_worker::ops::Server;
+use captcha_worker::solver::{BoxFuture, RawReply, Solver, Transport, TransportError};
+use captcha_worker::worker::{Clock, Dice, Worker, WorkerOptions};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
+
+struct Silent;
+
+impl Transport for Silent {
+    fn post<'a>(&'a self, _: &'static str, _: bytes::Bytes) -> BoxFuture<'a, Result<RawReply, TransportError>> {
+        Box::pin(async { Err(TransportError::TimedOut) })
+    }
+}
+
+fn worker(broker: &LocalBroker) -> Worker {
+    let second = Duration::from_secs;
+    let pacing = Pacing::try_new(second(1), second(2), second(60)).expect("within the limits");
+    Worker::new(WorkerOptions {
+        broker: Broker::Local(broker.clone()),
+        solver: Solver::with_transport("key".into(), 4, Box::new(Silent)).expect("a key"),
+        names: Names::new("captcha"),
+        declare_topology: true,
+        rules: Rules {
+            pacing: PacingTable { default: pacing, by_type: std::collections::BTreeMap::new() },
+            overrides: Overrides::default(),
+            capacity_timeout: second(60),
+            transient_timeout: second(60),
+            max_resubmissions: 1,
+            ambiguous: Ambiguous::Retry,
+        },
+        policy: Policy::default(),
+        name: "replica".to_owned(),
+        max_in_flight: 10,
+        submit_concurrency: 2,
+        max_calls: 4,
+        drain_timeout: second(5),
+        reply_to_prefix: String::new(),
+        clock: Clock::System,
+        dice: Dice::Thread,
+    })
+}
+
+async fn get(url: &str) -> (u16, Value) {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let reply = reqwest::get(url).await.expect("an answer");
+    let status = reply.status().as_u16();
+    (status, serde_json::from_str(&reply.text().await.expect("a body")).expect("JSON"))
+}
+
+#[tokio::test]
+async fn a_replica_is_ready_only_while_it_has_a_session() {
+    let broker = LocalBroker::new();
+    broker.set_reachable(false);
+    let worker = worker(&broker);
+    let (view, stop) = (worker.view(), CancellationToken::new());
+    let server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
+    let base = format!("http://{}", server.local_addr().expect("bound"));
+    let serving = tokio::spawn(server.run(view.clone(), stop.clone()));
+    let running = tokio::spawn(worker.run(stop.clone()));
+
+    let (status, body) = get(&format!("{base}/readyz")).await;
+    assert_eq!((status, &body["reasons"][0]), (503, &json!("no session with the broker")));
+    broker.set_reachable(true);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut looks = interval(Duration::from_millis(20));
+    while !view.is_connected() {
+        looks.tick().await;
+        assert!(Instant::now() < deadline, "no session in time");
+    }
+    assert_eq!(get(&format!("{base}/readyz")).await, (200, json!({"ready": true, "reasons": []})));
+    let (_, status) = get(&format!("{base}/status")).await;
+    assert_eq!((&status["guard"]["state"], &status["in_flight"]), (&json!("open"), &json!(0)));
+
+    stop.cancel();
+    running.await.expect("no panic").expect("drained");
+    serving.await.expect("no panic").expect("served");
+}
