@@ -18,7 +18,11 @@ use tokio_util::sync::CancellationToken;
 struct Silent;
 
 impl Transport for Silent {
-    fn post<'a>(&'a self, _: &'static str, _: bytes::Bytes) -> BoxFuture<'a, Result<RawReply, TransportError>> {
+    fn post<'a>(
+        &'a self,
+        _: &'static str,
+        _: bytes::Bytes,
+    ) -> BoxFuture<'a, Result<RawReply, TransportError>> {
         Box::pin(async { Err(TransportError::TimedOut) })
     }
 }

@@ -72,22 +72,16 @@ impl Core {
         (id, watched)
     }
 
-    /// Ends a session: its leases first, so that nobody acts on what others are about to get.
+    /// Ends a session. Its leases have ended before anybody else is given what it held: that is dispatched last.
     pub(super) fn end_session(&mut self, id: u64, reason: &str) {
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
         let channels: Vec<u64> = self.channels_of(id).collect();
-        for channel in &channels {
-            self.channels[channel].lease.revoke();
-        }
         session.closed.send_replace(Some(reason.to_owned()));
-        // Every consumer goes before anything is requeued, or one of them would get it back.
         let mut touched = BTreeSet::new();
-        for channel in &channels {
-            touched.extend(self.stop_consuming(*channel));
-        }
         for channel in channels {
+            touched.extend(self.stop_consuming(channel));
             touched.extend(self.remove_channel(channel));
         }
         let exclusive: Vec<String> = self

@@ -169,3 +169,6 @@ async fn keep_time(inner: Weak<Inner>, clock: Arc<Notify>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
