@@ -1,0 +1,127 @@
+//! The settings in force, typed.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::values::{AmqpUrl, LogFilter};
+use crate::domain::code::Overrides;
+use crate::domain::lifecycle::Ambiguous;
+use crate::domain::pacing::PacingTable;
+use crate::domain::policy::Policy;
+
+/// All of them. What each means stands in `config/default.toml`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[broker]`
+    pub broker: BrokerSettings,
+    /// `[solver]`
+    pub solver: SolverSettings,
+    /// `[worker]`
+    pub worker: WorkerSettings,
+    /// `[retry]`
+    pub retry: RetrySettings,
+    /// `[polling]`
+    pub polling: PacingTable,
+    /// `[codes]`
+    pub codes: Overrides,
+    /// `[policy]`
+    pub policy: Policy,
+    /// `[ops]`
+    pub ops: OpsSettings,
+    /// `[log]`
+    pub log: LogSettings,
+}
+
+/// `[broker]`
+#[derive(Debug, Clone)]
+pub struct BrokerSettings {
+    /// From `url`, or from the file `url_file`.
+    pub url: AmqpUrl,
+    /// Prefix of every name: 1 to 64 of `a-z 0-9 _ . -`.
+    pub namespace: String,
+    /// The whole handshake.
+    pub connect_timeout: Duration,
+    /// Any other call.
+    pub call_timeout: Duration,
+    /// A publisher confirm.
+    pub confirm_timeout: Duration,
+    /// Whole seconds, 5 to 60.
+    pub heartbeat: Duration,
+    /// Prefix of queues that copies of outcomes may go to; empty: direct reply-to only.
+    pub reply_to_prefix: String,
+    /// Whether workers declare the topology.
+    pub declare_topology: bool,
+}
+
+/// `[solver]`
+#[derive(Debug, Clone)]
+pub struct SolverSettings {
+    /// Without user, password, query and fragment; https unless loopback or allowed.
+    pub base_url: Url,
+    /// From `api_key`, or from the file `api_key_file`; never empty.
+    pub api_key: Option<SecretString>,
+    /// TCP and TLS.
+    pub connect_timeout: Duration,
+    /// A whole call.
+    pub request_timeout: Duration,
+    /// Calls at one time.
+    pub max_connections: usize,
+    /// Whether http to another machine is allowed.
+    pub allow_plain_http: bool,
+    /// What happens to a submission without a readable answer.
+    pub ambiguous_submit: Ambiguous,
+}
+
+/// `[worker]`
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// Empty: host name and process id.
+    pub name: String,
+    /// Paid tasks and submissions held at once.
+    pub max_in_flight: usize,
+    /// Submissions at once.
+    pub submit_concurrency: usize,
+    /// How long leaving may take.
+    pub drain_timeout: Duration,
+}
+
+/// `[retry]`
+#[derive(Debug, Clone)]
+pub struct RetrySettings {
+    /// For want of a free slot, since a job was first seen.
+    pub capacity_timeout: Duration,
+    /// While the API fails, since a job was first seen.
+    pub transient_timeout: Duration,
+    /// Paid resubmissions of a job.
+    pub max_resubmissions: u32,
+}
+
+/// `[ops]`
+#[derive(Debug, Clone)]
+pub struct OpsSettings {
+    /// Where health is served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// What is logged.
+    pub level: LogFilter,
+    /// How.
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `Human` on a terminal, `Json` otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,374 @@
+//! Settings through the front door: layers, origins, faults, and secrets that stay secret.
+
+use std::ffi::OsString;
+use std::fs;
+use std::time::Duration;
+
+use captcha_worker::config::{ConfigErrors, DEFAULTS, LoadOptions, Loaded, Override, Settings};
+use captcha_worker::domain::class::Class;
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+
+const PASSWORD: &str = "pl4nted-pass";
+const KEY: &str = "pl4nted-key";
+
+/// A working directory with files, and an environment.
+struct Place {
+    dir: TempDir,
+    options: LoadOptions,
+}
+
+impl Place {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let dir = TempDir::new().unwrap();
+        fs::create_dir(dir.path().join("config")).unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let options = LoadOptions {
+            dir: dir.path().to_owned(),
+            files: Vec::new(),
+            env: Vec::new(),
+            overrides: Vec::new(),
+        };
+        Self { dir, options }
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Self {
+        let name = format!("CAPTCHA_WORKER__{name}");
+        self.options
+            .env
+            .push((OsString::from(name), OsString::from(value)));
+        self
+    }
+
+    fn config(mut self, file: &str) -> Self {
+        self.options.files.push(file.into());
+        self
+    }
+
+    fn load(&self) -> Result<Loaded, ConfigErrors> {
+        Settings::load(&self.options)
+    }
+
+    fn good(&self) -> Loaded {
+        self.load().unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    /// The faults, one line each.
+    fn faults(&self) -> Vec<String> {
+        let errors = self.load().expect_err("the settings were taken");
+        errors.faults().iter().map(ToString::to_string).collect()
+    }
+}
+
+fn shown<'a>(loaded: &'a Loaded, key: &str) -> (&'a str, &'a str) {
+    let line = loaded.report().iter().find(|line| line.key == key).unwrap();
+    (&line.value_shown, &line.origin)
+}
+
+#[test]
+fn each_layer_wins_over_those_before_it_and_is_named_as_the_origin() {
+    let place = Place::new(&[
+        (
+            "config/b.toml",
+            "[worker]\nmax_in_flight = 2\nsubmit_concurrency = 2\ndrain_timeout = '2s'",
+        ),
+        ("config/a.toml", "[worker]\nmax_in_flight = 1\nname = 'a'"),
+        (
+            "one.toml",
+            "[worker]\nsubmit_concurrency = 3\ndrain_timeout = '3s'",
+        ),
+        (
+            "two.toml",
+            "[worker]\ndrain_timeout = '4s'\n[retry]\nmax_resubmissions = 0",
+        ),
+    ])
+    .config("one.toml")
+    .config("two.toml")
+    .env("RETRY__MAX_RESUBMISSIONS", "5");
+    let loaded = place.good();
+    assert_eq!(shown(&loaded, "worker.name"), ("a", "config/a.toml"));
+    assert_eq!(shown(&loaded, "worker.max_in_flight"), ("2", "config/b.toml"));
+    assert_eq!(shown(&loaded, "worker.submit_concurrency"), ("3", "one.toml"));
+    assert_eq!(shown(&loaded, "worker.drain_timeout"), ("4s", "two.toml"));
+    let env = "environment CAPTCHA_WORKER__RETRY__MAX_RESUBMISSIONS";
+    assert_eq!(shown(&loaded, "retry.max_resubmissions"), ("5", env));
+    assert_eq!(shown(&loaded, "broker.namespace"), ("captcha", "default"));
+    assert_eq!(loaded.settings.worker.drain_timeout, Duration::from_secs(4));
+    assert_eq!(loaded.settings.retry.max_resubmissions, 5);
+}
+
+#[test]
+fn the_command_line_has_the_last_word() {
+    let mut place = Place::new(&[]).env("LOG__LEVEL", "warn");
+    place.options.overrides.push(Override {
+        key: "log.level",
+        value: "debug".to_owned(),
+        origin: "--log",
+    });
+    assert_eq!(shown(&place.good(), "log.level"), ("debug", "--log"));
+}
+
+#[test]
+fn a_copy_of_the_defaults_in_the_working_directory_undoes_nothing() {
+    let place = Place::new(&[
+        ("config/default.toml", DEFAULTS),
+        ("config/broker.toml", "[broker]\nnamespace = 'lane2'"),
+    ]);
+    let loaded = place.good();
+    assert_eq!(
+        shown(&loaded, "broker.namespace"),
+        ("lane2", "config/broker.toml")
+    );
+    assert_eq!(shown(&loaded, "broker.url").1, "default");
+}
+
+#[test]
+fn an_edited_copy_of_the_defaults_tells_what_was_edited() {
+    let edited = DEFAULTS.replace("max_in_flight = 2000", "max_in_flight = 7");
+    let loaded = Place::new(&[("config/default.toml", &edited)]).good();
+    assert_eq!(
+        shown(&loaded, "worker.max_in_flight"),
+        ("7", "config/default.toml")
+    );
+    assert_eq!(shown(&loaded, "worker.submit_concurrency"), ("16", "default"));
+}
+
+#[test]
+fn every_fault_is_reported_at_once_with_key_origin_and_what_is_allowed() {
+    let place = Place::new(&[
+        (
+            "config/local.toml",
+            "[broker]\nnamespace = 'Not This'\nheartbeat = '5500ms'\nurll = 1\n[worker]\nmax_in_flight = 60001\n\
+             [brokr]\n[log]\nlevel = 3\n[polling.TurnstileTask]\ninterval = '1s'\nspeed = 2\n\
+             [codes]\nERROR_X = 'poison'\n[policy]\nallowed_domains = ['*', 'https://a.test']",
+        ),
+        ("broken.toml", "[worker]\nname = \"oops"),
+    ])
+    .config("broken.toml")
+    .config("absent.toml")
+    .env("SOLVER__REQUEST_TIMEOUT", "3 parsecs")
+    .env("SOLVER__MAX_CONNECTIONS", "many")
+    .env("SOLVER__ALLOW_PLAIN_HTTP", "perhaps")
+    .env("SOLVER__API_KEYS", "x")
+    .env("WORKERS", "x");
+    let faults = place.faults();
+    let expected = [
+        "broker.urll (config/local.toml): no such setting; allowed: broker.",
+        "brokr (config/local.toml): no such setting; allowed: the sections [broker]",
+        "polling.TurnstileTask.speed (config/local.toml): no such setting",
+        "broken.toml: TOML parse error at line 2",
+        "absent.toml: no such file",
+        "environment CAPTCHA_WORKER__SOLVER__API_KEYS: the variable names no setting; allowed: solver.",
+        "environment CAPTCHA_WORKER__WORKERS: the variable names no setting; allowed: the sections",
+        "broker.namespace (config/local.toml): \"Not This\" is not a namespace; allowed: 1 to 64",
+        "broker.heartbeat (config/local.toml): is not in whole seconds",
+        "solver.request_timeout (environment CAPTCHA_WORKER__SOLVER__REQUEST_TIMEOUT): \"3 parsecs\" is not a duration",
+        "solver.max_connections (environment CAPTCHA_WORKER__SOLVER__MAX_CONNECTIONS): many is not a whole number; \
+         allowed: 1 to 1024",
+        "solver.allow_plain_http (environment CAPTCHA_WORKER__SOLVER__ALLOW_PLAIN_HTTP): perhaps is neither",
+        "worker.max_in_flight (config/local.toml): 60001 is out of range; allowed: 1 to 60000",
+        "polling.TurnstileTask.interval (config/local.toml): the interval must be at least 2 s",
+        "codes.ERROR_X (config/local.toml): \"poison\" is no class of an error code; allowed: pending",
+        "policy.allowed_domains (config/local.toml): '*' allows too much",
+        "policy.allowed_domains (config/local.toml): 'https://a.test' is not a host name",
+        "log.level (config/local.toml): 3 is not a text in quotes",
+    ];
+    for line in expected {
+        assert!(
+            faults.iter().any(|fault| fault.starts_with(line)),
+            "missing: {line}\nin: {faults:#?}"
+        );
+    }
+    assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+    assert!(faults.iter().all(|fault| !fault.contains('\n')));
+}
+
+#[test]
+fn a_value_in_the_place_of_a_section_is_one_fault_and_not_many() {
+    let place = Place::new(&[("config/x.toml", "broker = 3\npolling = 'fast'")]);
+    let faults = place.faults();
+    assert_eq!(faults.len(), 2, "{faults:#?}");
+    assert!(faults[0].starts_with("broker (config/x.toml): is a section"));
+}
+
+#[test]
+fn a_table_in_the_place_of_a_value_is_told() {
+    let place = Place::new(&[("config/x.toml", "[broker.url]\nhost = 'h'")]);
+    assert!(place.faults()[0].starts_with("broker.url.host (config/x.toml): no such setting"));
+}
+
+#[test]
+fn names_of_codes_and_task_types_keep_their_case_in_the_environment() {
+    let settings = Place::new(&[])
+        .env("CODES__ERROR_Next_Year", "invalid")
+        .env("POLLING__MyNewTask__INTERVAL", "5s")
+        .env("POLLING__TURNSTILETASK__TIMEOUT", "100s")
+        .good()
+        .settings;
+    assert_eq!(settings.codes.class_of("ERROR_Next_Year", false), Class::Invalid);
+    assert_eq!(settings.codes.class_of("error_next_year", false), Class::Unknown);
+    assert!(settings.polling.by_type.contains_key("MyNewTask"));
+    assert!(!settings.polling.by_type.contains_key("TURNSTILETASK"));
+    let turnstile = settings.polling.of("TurnstileTask");
+    assert_ne!(
+        turnstile,
+        Settings::load(&Place::new(&[]).options)
+            .unwrap()
+            .settings
+            .polling
+            .of("TurnstileTask")
+    );
+}
+
+#[test]
+fn what_a_new_task_type_leaves_out_follows_the_default_pace() {
+    let place = Place::new(&[(
+        "config/x.toml",
+        "[polling.default]\ntimeout = '100s'\n[polling.MyNewTask]\nfirst_delay = '101s'",
+    )]);
+    let faults = place.faults();
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    assert!(
+        faults[0]
+            .starts_with("polling.MyNewTask.timeout (default): the time-out must be above the first delay")
+    );
+}
+
+#[test]
+fn lists_flags_and_numbers_can_come_from_the_environment() {
+    let settings = Place::new(&[])
+        .env("POLICY__ALLOWED_DOMAINS", "example.com, *.example.org,")
+        .env("BROKER__DECLARE_TOPOLOGY", "false")
+        .env("WORKER__MAX_IN_FLIGHT", " 12 ")
+        .good()
+        .settings;
+    assert!(
+        settings
+            .policy
+            .permits("TurnstileTask", Some("https://a.example.org/"))
+            .is_ok()
+    );
+    assert!(
+        settings
+            .policy
+            .permits("TurnstileTask", Some("https://example.com/"))
+            .is_ok()
+    );
+    assert!(
+        settings
+            .policy
+            .permits("TurnstileTask", Some("https://example.net/"))
+            .is_err()
+    );
+    assert!(!settings.broker.declare_topology);
+    assert_eq!(settings.worker.max_in_flight, 12);
+}
+
+#[test]
+fn other_variables_are_nobodys_business() {
+    let mut place = Place::new(&[]);
+    for name in ["CAPTCHA_WORKER_TEST", "CAPTCHA_WORKER", "PATH"] {
+        place.options.env.push((name.into(), "x".into()));
+    }
+    place.good();
+}
+
+#[test]
+fn a_secret_can_come_from_a_file_whose_last_line_break_does_not_count() {
+    let url = format!("amqps://user:{PASSWORD}@broker.test/lane%2fa\r\n");
+    let place = Place::new(&[("key", &format!("{KEY}\n")), ("url", &url)])
+        .env("SOLVER__API_KEY_FILE", "key")
+        .env("BROKER__URL_FILE", "url");
+    let loaded = place.good();
+    assert_eq!(
+        loaded.settings.solver.api_key.as_ref().unwrap().expose_secret(),
+        KEY
+    );
+    assert_eq!(loaded.settings.broker.url.vhost(), "lane/a");
+    assert_eq!(shown(&loaded, "solver.api_key"), ("(hidden)", "key"));
+    assert_eq!(
+        shown(&loaded, "broker.url"),
+        ("amqps://user:***@broker.test/lane%2fa", "url")
+    );
+}
+
+#[test]
+fn a_secret_file_that_is_missing_empty_or_unreadable_is_a_fault_of_its_setting() {
+    for (file, problem) in [
+        ("absent", "no such file"),
+        ("empty", "the file is empty"),
+        ("odd", "not UTF-8 text"),
+    ] {
+        let place = Place::new(&[("empty", "\n")]).env("SOLVER__API_KEY_FILE", file);
+        fs::write(place.dir.path().join("odd"), [0xff, 0xfe]).unwrap();
+        let faults = place.faults();
+        let expected = format!(
+            "solver.api_key_file (environment CAPTCHA_WORKER__SOLVER__API_KEY_FILE): {file}: {problem}"
+        );
+        assert_eq!(faults, [expected]);
+    }
+}
+
+#[test]
+fn a_secret_cannot_be_given_both_ways() {
+    let place = Place::new(&[
+        (
+            "config/x.toml",
+            &format!("[solver]\napi_key = '{KEY}'\n[broker]\nurl = 'amqp://u:{PASSWORD}@h'"),
+        ),
+        ("file", "content"),
+    ])
+    .env("SOLVER__API_KEY_FILE", "file")
+    .env("BROKER__URL_FILE", "file");
+    let faults = place.faults();
+    assert_eq!(faults.len(), 2, "{faults:#?}");
+    assert!(faults[0].contains("cannot be set beside broker.url, which is set by config/x.toml"));
+    assert!(faults[1].contains("cannot be set beside solver.api_key, which is set by config/x.toml"));
+}
+
+#[test]
+fn secrets_are_in_no_debug_output_and_no_report() {
+    let place = Place::new(&[])
+        .env("SOLVER__API_KEY", KEY)
+        .env("BROKER__URL", &format!("amqp://user:{PASSWORD}@h/%2f"));
+    let loaded = place.good();
+    let report = serde_json::to_string(loaded.report()).unwrap();
+    for text in [
+        format!("{loaded:?}"),
+        format!("{:#?}", loaded.settings),
+        report,
+        format!("{:?}", place.options),
+    ] {
+        assert!(!text.contains(KEY) && !text.contains(PASSWORD), "{text}");
+    }
+    let secret: Vec<_> = loaded
+        .report()
+        .iter()
+        .filter(|line| line.secret)
+        .map(|line| line.key.as_str())
+        .collect();
+    assert_eq!(secret, ["broker.url", "solver.api_key"]);
+}
+
+#[test]
+fn secrets_are_in_no_fault() {
+    let broken = [
+        format!("[solver]\napi_key = \"{KEY}"),
+        format!("[solver]\napi_key = {KEY}"),
+        format!("[solver]\napi_key = [\"{KEY}\"]"),
+        format!("[solver]\nbase_url = \"https://u:{PASSWORD}@h/\""),
+        format!("[solver]\nbase_url = \"https://h/?key={KEY}\""),
+        format!("[broker]\nurl = \"amqp://u:{PASSWORD}@h:port/\""),
+        format!("[broker]\nurl = \"{PASSWORD}\""),
+        format!("[broker]\nurl = [\"amqp://u:{PASSWORD}@h\"]"),
+    ];
+    for text in broken {
+        let place = Place::new(&[("config/x.toml", &text)]);
+        let errors = place.load().expect_err(&text);
+        for told in [errors.to_string(), format!("{errors:?}")] {
+            assert!(!told.contains(KEY) && !told.contains(PASSWORD), "{told}");
+        }
+    }
+}
