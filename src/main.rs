@@ -1,13 +1,14 @@
 //! The `captcha-worker` command.
+
 use std::process::ExitCode;
-#[tokio::main]
-async fn main() -> ExitCode {
-    match captcha_worker::cli::demo::run(false).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(e) => {
-            eprintln!("{e}");
-            ExitCode::FAILURE
-        }
-    }
+
+use captcha_worker::cli::{self, Cli};
+use captcha_worker::telemetry;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    telemetry::guard_panics();
+    // A wrong command line ends here, with exit code 2.
+    let cli = Cli::parse();
+    cli::run(cli).into()
 }

@@ -1,1 +1,91 @@
-//! (to be written)
+//! Logs: to stderr, for people or as JSON lines. Standard output belongs to what commands print.
+
+use std::io::{self, IsTerminal, Write};
+use std::panic::{self, PanicHookInfo};
+
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+use crate::config::{LogFilter, LogFormat};
+
+/// Logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter cannot be used.
+    #[error("log.level cannot be used: {0}")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// Something else in this process has set up logging already.
+    #[error("logging is set up already: {0}")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Client libraries whose trace events hold whole frames and messages, and with them passwords and keys.
+const TALKATIVE: [&str; 6] = ["lapin", "amq_protocol", "hyper", "hyper_util", "h2", "reqwest"];
+
+/// Sets up logging for the whole process, once.
+///
+/// # Errors
+/// Where the filter cannot be used, or logging is set up already.
+pub fn init(level: &LogFilter, format: LogFormat) -> Result<(), TelemetryError> {
+    let wanted = EnvFilter::builder().parse(level.as_str())?;
+    let filter = wanted.and(filter_fn(|metadata| {
+        let part = metadata.target().split("::").next().unwrap_or_default();
+        *metadata.level() < LevelFilter::TRACE || !TALKATIVE.contains(&part)
+    }));
+    // Without anybody at stderr's other end, the layer's own complaint about it would panic.
+    let layer = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
+    let terminal = io::stderr().is_terminal();
+    let layer = match format {
+        LogFormat::Human => layer.with_ansi(terminal).boxed(),
+        LogFormat::Auto if terminal => layer.with_ansi(true).boxed(),
+        LogFormat::Auto | LogFormat::Json => layer.json().flatten_event(true).with_ansi(false).boxed(),
+    };
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    Ok(())
+}
+
+/// Makes panics tell where they happened, and what only where that is fixed text.
+///
+/// A formatted message can hold whatever was being worked on: a publisher's proxy password, an address with credentials.
+pub fn guard_panics() {
+    panic::set_hook(Box::new(|info| {
+        let told = describe(info);
+        if tracing::enabled!(tracing::Level::ERROR) {
+            tracing::error!(panic = told, "a bug: this part of the program panicked");
+        } else {
+            // There is nothing left to do about an error here.
+            let _ = writeln!(io::stderr(), "a bug: this program panicked at {told}");
+        }
+    }));
+}
+
+fn describe(info: &PanicHookInfo<'_>) -> String {
+    let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    match info.payload().downcast_ref::<&'static str>() {
+        Some(fixed) => format!("{place}: {fixed}"),
+        None => place,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_tells_its_place_and_no_formatted_text() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&told);
+        panic::set_hook(Box::new(move |info| seen.lock().unwrap().push(describe(info))));
+        let secret = "pl4nted";
+        let _ = panic::catch_unwind(|| panic!("could not use {secret}"));
+        let _ = panic::catch_unwind(|| panic!("a fixed text"));
+        let _ = panic::take_hook();
+        let told = told.lock().unwrap();
+        assert!(told[0].starts_with("src/telemetry.rs:") && !told[0].contains(secret), "{told:?}");
+        assert!(told[1].ends_with(": a fixed text"), "{told:?}");
+    }
+}

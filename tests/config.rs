@@ -36,9 +36,7 @@ impl Place {
 
     fn env(mut self, name: &str, value: &str) -> Self {
         let name = format!("CAPTCHA_WORKER__{name}");
-        self.options
-            .env
-            .push((OsString::from(name), OsString::from(value)));
+        self.options.env.push((OsString::from(name), OsString::from(value)));
         self
     }
 
@@ -70,19 +68,10 @@ fn shown<'a>(loaded: &'a Loaded, key: &str) -> (&'a str, &'a str) {
 #[test]
 fn each_layer_wins_over_those_before_it_and_is_named_as_the_origin() {
     let place = Place::new(&[
-        (
-            "config/b.toml",
-            "[worker]\nmax_in_flight = 2\nsubmit_concurrency = 2\ndrain_timeout = '2s'",
-        ),
+        ("config/b.toml", "[worker]\nmax_in_flight = 2\nsubmit_concurrency = 2\ndrain_timeout = '2s'"),
         ("config/a.toml", "[worker]\nmax_in_flight = 1\nname = 'a'"),
-        (
-            "one.toml",
-            "[worker]\nsubmit_concurrency = 3\ndrain_timeout = '3s'",
-        ),
-        (
-            "two.toml",
-            "[worker]\ndrain_timeout = '4s'\n[retry]\nmax_resubmissions = 0",
-        ),
+        ("one.toml", "[worker]\nsubmit_concurrency = 3\ndrain_timeout = '3s'"),
+        ("two.toml", "[worker]\ndrain_timeout = '4s'\n[retry]\nmax_resubmissions = 0"),
     ])
     .config("one.toml")
     .config("two.toml")
@@ -102,11 +91,7 @@ fn each_layer_wins_over_those_before_it_and_is_named_as_the_origin() {
 #[test]
 fn the_command_line_has_the_last_word() {
     let mut place = Place::new(&[]).env("LOG__LEVEL", "warn");
-    place.options.overrides.push(Override {
-        key: "log.level",
-        value: "debug".to_owned(),
-        origin: "--log",
-    });
+    place.options.overrides.push(Override { key: "log.level", value: "debug".to_owned(), origin: "--log" });
     assert_eq!(shown(&place.good(), "log.level"), ("debug", "--log"));
 }
 
@@ -117,10 +102,7 @@ fn a_copy_of_the_defaults_in_the_working_directory_undoes_nothing() {
         ("config/broker.toml", "[broker]\nnamespace = 'lane2'"),
     ]);
     let loaded = place.good();
-    assert_eq!(
-        shown(&loaded, "broker.namespace"),
-        ("lane2", "config/broker.toml")
-    );
+    assert_eq!(shown(&loaded, "broker.namespace"), ("lane2", "config/broker.toml"));
     assert_eq!(shown(&loaded, "broker.url").1, "default");
 }
 
@@ -128,10 +110,7 @@ fn a_copy_of_the_defaults_in_the_working_directory_undoes_nothing() {
 fn an_edited_copy_of_the_defaults_tells_what_was_edited() {
     let edited = DEFAULTS.replace("max_in_flight = 2000", "max_in_flight = 7");
     let loaded = Place::new(&[("config/default.toml", &edited)]).good();
-    assert_eq!(
-        shown(&loaded, "worker.max_in_flight"),
-        ("7", "config/default.toml")
-    );
+    assert_eq!(shown(&loaded, "worker.max_in_flight"), ("7", "config/default.toml"));
     assert_eq!(shown(&loaded, "worker.submit_concurrency"), ("16", "default"));
 }
 
@@ -176,10 +155,7 @@ fn every_fault_is_reported_at_once_with_key_origin_and_what_is_allowed() {
         "log.level (config/local.toml): 3 is not a text in quotes",
     ];
     for line in expected {
-        assert!(
-            faults.iter().any(|fault| fault.starts_with(line)),
-            "missing: {line}\nin: {faults:#?}"
-        );
+        assert!(faults.iter().any(|fault| fault.starts_with(line)), "missing: {line}\nin: {faults:#?}");
     }
     assert_eq!(faults.len(), expected.len(), "{faults:#?}");
     assert!(faults.iter().all(|fault| !fault.contains('\n')));
@@ -214,11 +190,7 @@ fn names_of_codes_and_task_types_keep_their_case_in_the_environment() {
     let turnstile = settings.polling.of("TurnstileTask");
     assert_ne!(
         turnstile,
-        Settings::load(&Place::new(&[]).options)
-            .unwrap()
-            .settings
-            .polling
-            .of("TurnstileTask")
+        Settings::load(&Place::new(&[]).options).unwrap().settings.polling.of("TurnstileTask")
     );
 }
 
@@ -244,24 +216,9 @@ fn lists_flags_and_numbers_can_come_from_the_environment() {
         .env("WORKER__MAX_IN_FLIGHT", " 12 ")
         .good()
         .settings;
-    assert!(
-        settings
-            .policy
-            .permits("TurnstileTask", Some("https://a.example.org/"))
-            .is_ok()
-    );
-    assert!(
-        settings
-            .policy
-            .permits("TurnstileTask", Some("https://example.com/"))
-            .is_ok()
-    );
-    assert!(
-        settings
-            .policy
-            .permits("TurnstileTask", Some("https://example.net/"))
-            .is_err()
-    );
+    assert!(settings.policy.permits("TurnstileTask", Some("https://a.example.org/")).is_ok());
+    assert!(settings.policy.permits("TurnstileTask", Some("https://example.com/")).is_ok());
+    assert!(settings.policy.permits("TurnstileTask", Some("https://example.net/")).is_err());
     assert!(!settings.broker.declare_topology);
     assert_eq!(settings.worker.max_in_flight, 12);
 }
@@ -282,25 +239,17 @@ fn a_secret_can_come_from_a_file_whose_last_line_break_does_not_count() {
         .env("SOLVER__API_KEY_FILE", "key")
         .env("BROKER__URL_FILE", "url");
     let loaded = place.good();
-    assert_eq!(
-        loaded.settings.solver.api_key.as_ref().unwrap().expose_secret(),
-        KEY
-    );
+    assert_eq!(loaded.settings.solver.api_key.as_ref().unwrap().expose_secret(), KEY);
     assert_eq!(loaded.settings.broker.url.vhost(), "lane/a");
     assert_eq!(shown(&loaded, "solver.api_key"), ("(hidden)", "key"));
-    assert_eq!(
-        shown(&loaded, "broker.url"),
-        ("amqps://user:***@broker.test/lane%2fa", "url")
-    );
+    assert_eq!(shown(&loaded, "broker.url"), ("amqps://user:***@broker.test/lane%2fa", "url"));
 }
 
 #[test]
 fn a_secret_file_that_is_missing_empty_or_unreadable_is_a_fault_of_its_setting() {
-    for (file, problem) in [
-        ("absent", "no such file"),
-        ("empty", "the file is empty"),
-        ("odd", "not UTF-8 text"),
-    ] {
+    for (file, problem) in
+        [("absent", "no such file"), ("empty", "the file is empty"), ("odd", "not UTF-8 text")]
+    {
         let place = Place::new(&[("empty", "\n")]).env("SOLVER__API_KEY_FILE", file);
         fs::write(place.dir.path().join("odd"), [0xff, 0xfe]).unwrap();
         let faults = place.faults();
@@ -314,10 +263,7 @@ fn a_secret_file_that_is_missing_empty_or_unreadable_is_a_fault_of_its_setting()
 #[test]
 fn a_secret_cannot_be_given_both_ways() {
     let place = Place::new(&[
-        (
-            "config/x.toml",
-            &format!("[solver]\napi_key = '{KEY}'\n[broker]\nurl = 'amqp://u:{PASSWORD}@h'"),
-        ),
+        ("config/x.toml", &format!("[solver]\napi_key = '{KEY}'\n[broker]\nurl = 'amqp://u:{PASSWORD}@h'")),
         ("file", "content"),
     ])
     .env("SOLVER__API_KEY_FILE", "file")
@@ -335,20 +281,13 @@ fn secrets_are_in_no_debug_output_and_no_report() {
         .env("BROKER__URL", &format!("amqp://user:{PASSWORD}@h/%2f"));
     let loaded = place.good();
     let report = serde_json::to_string(loaded.report()).unwrap();
-    for text in [
-        format!("{loaded:?}"),
-        format!("{:#?}", loaded.settings),
-        report,
-        format!("{:?}", place.options),
-    ] {
+    for text in
+        [format!("{loaded:?}"), format!("{:#?}", loaded.settings), report, format!("{:?}", place.options)]
+    {
         assert!(!text.contains(KEY) && !text.contains(PASSWORD), "{text}");
     }
-    let secret: Vec<_> = loaded
-        .report()
-        .iter()
-        .filter(|line| line.secret)
-        .map(|line| line.key.as_str())
-        .collect();
+    let secret: Vec<_> =
+        loaded.report().iter().filter(|line| line.secret).map(|line| line.key.as_str()).collect();
     assert_eq!(secret, ["broker.url", "solver.api_key"]);
 }
 

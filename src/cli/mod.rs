@@ -1,2 +1,168 @@
-//! The commands.
+//! The command line: one file a command.
+//!
+//! A command gets its arguments, the settings and where to print, and ends in an [`Exit`]. Settings are loaded, and
+//! every fault in them told, before anything is opened.
+
+mod check;
+mod checks;
+mod completions;
+mod connect;
+mod definitions;
 pub mod demo;
+mod exit;
+mod output;
+mod run;
+mod signals;
+mod simulate;
+mod topology;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use exit::{CommandError, Exit};
+
+use crate::config::{LoadOptions, Loaded, LogFilter, LogFormat, Override, Settings};
+use crate::telemetry;
+use output::Output;
+
+const EXAMPLES: &str = "\
+Examples:
+  captcha-worker demo                           see it work, with nothing installed
+  captcha-worker check                          what is in force, and whether it works
+  captcha-worker topology declare               make exchanges, queues and bindings
+  captcha-worker --config prod.toml run         work until SIGTERM
+  CAPTCHA_WORKER__SOLVER__API_KEY_FILE=/run/secrets/key captcha-worker run
+
+Settings come from built-in defaults, ./config/*.toml, --config FILE, the environment
+(CAPTCHA_WORKER__SECTION__KEY) and the command line, each over those before it.
+
+Exit codes: 0 fine; 1 failed; 2 the command line or the settings cannot be used.";
+
+/// Takes captcha-recognition jobs from RabbitMQ, has them solved by a recognition API, and routes every outcome to the
+/// result queue or to the dead-letter queue of its class.
+#[derive(Debug, Parser)]
+#[command(name = "captcha-worker", version, after_help = EXAMPLES, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+struct Globals {
+    /// A settings file (TOML), over ./config/*.toml; can be given several times, later ones win
+    #[arg(long = "config", value_name = "FILE", global = true)]
+    files: Vec<PathBuf>,
+    /// Print JSON, which is the default where standard output is not a terminal
+    #[arg(long, global = true)]
+    json: bool,
+    /// What to log to stderr, over log.level: error, warn, info, debug, or such as info,captcha_worker=debug
+    #[arg(long, value_name = "LEVEL", global = true)]
+    log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Configured(Configured),
+    /// Hold a demonstration in one process: 1,000 jobs through every class; exit code 1 if anything is not as promised
+    Demo,
+    /// Print a shell's completion script
+    Completions(completions::CompletionsArgs),
+}
+
+/// The commands that need the settings. The others must not fail for settings of another purpose.
+#[derive(Debug, Subcommand)]
+enum Configured {
+    /// Work: take jobs, submit them, poll, deliver the outcomes, until SIGTERM or Ctrl-C
+    Run(run::RunArgs),
+    /// Show the settings in force and where they come from, and try the broker and the API
+    Check(check::CheckArgs),
+    /// Exchanges, queues and bindings on the broker
+    Topology(topology::TopologyArgs),
+    /// Stand in for the recognition API, over HTTP
+    Simulate(simulate::SimulateArgs),
+}
+
+impl Configured {
+    /// Whether it runs for long, and so logs at the configured level. The others answer and end: they keep to warnings.
+    fn is_service(&self) -> bool {
+        match self {
+            Configured::Run(_) | Configured::Simulate(_) => true,
+            Configured::Check(_) | Configured::Topology(_) => false,
+        }
+    }
+
+    async fn run(self, loaded: &Loaded, output: &mut Output) -> Result<Exit, CommandError> {
+        let settings = &loaded.settings;
+        match self {
+            Configured::Run(args) => run::run(&args, settings).await,
+            Configured::Check(args) => check::run(&args, loaded, output).await,
+            Configured::Topology(args) => topology::run(&args, settings, output).await,
+            Configured::Simulate(args) => simulate::run(&args, output).await,
+        }
+    }
+}
+
+/// Carries out a command, and tells on stderr why it could not.
+#[must_use]
+pub fn run(cli: Cli) -> Exit {
+    carry_out(cli).unwrap_or_else(|error| error.report())
+}
+
+fn carry_out(cli: Cli) -> Result<Exit, CommandError> {
+    let Cli { globals, command } = cli;
+    let mut output = Output::stdout(globals.json);
+    match command {
+        Command::Completions(args) => completions::run(&args, &mut output),
+        Command::Demo => demonstrate(&globals, &output),
+        Command::Configured(command) => {
+            let loaded = Settings::load(&globals.load_options())?;
+            start_logging(&loaded, command.is_service())?;
+            on_runtime(command.run(&loaded, &mut output))
+        }
+    }
+}
+
+/// The demo's own report says everything; logs are for those who ask for them.
+fn demonstrate(globals: &Globals, output: &Output) -> Result<Exit, CommandError> {
+    if let Some(level) = &globals.log {
+        let level = LogFilter::try_new(level).map_err(CommandError::failed)?;
+        telemetry::init(&level, LogFormat::Auto).map_err(CommandError::failed)?;
+    }
+    let passed = on_runtime(async { demo::run(output.is_json()).await.map_err(CommandError::failed) })?;
+    Ok(Exit::when(passed))
+}
+
+fn on_runtime<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(work);
+    // A read of standard input cannot be called off, and dropping the runtime would wait for it.
+    runtime.shutdown_background();
+    done
+}
+
+fn start_logging(loaded: &Loaded, is_service: bool) -> Result<(), CommandError> {
+    let log = &loaded.settings.log;
+    let quiet = !is_service && loaded.origin("log.level") == Some("default");
+    let level = match LogFilter::try_new("warn") {
+        Ok(warnings) if quiet => warnings,
+        _ => log.level.clone(),
+    };
+    telemetry::init(&level, log.format).map_err(CommandError::failed)
+}
+
+impl Globals {
+    fn load_options(&self) -> LoadOptions {
+        let mut options = LoadOptions::of_process(self.files.clone());
+        options.overrides.extend(self.log.iter().map(|level| Override {
+            key: "log.level",
+            value: level.clone(),
+            origin: "--log",
+        }));
+        options
+    }
+}

@@ -29,11 +29,7 @@ pub(super) fn leaves(
             continue;
         };
         match value.to_str() {
-            Some(text) => leaves.push(Leaf {
-                kind: shaped(text, &default),
-                path,
-                origin,
-            }),
+            Some(text) => leaves.push(Leaf { kind: shaped(text, &default), path, origin }),
             None => faults.push(Fault::of_layer(origin, "the value is not UTF-8")),
         }
     }
@@ -64,9 +60,7 @@ fn shaped(text: &str, default: &ValueKind) -> ValueKind {
         ValueKind::I64(_) => trimmed.parse().ok().map(ValueKind::I64),
         ValueKind::Array(_) => {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            Some(ValueKind::Array(
-                items.map(|item| Value::new(None, item)).collect(),
-            ))
+            Some(ValueKind::Array(items.map(|item| Value::new(None, item)).collect()))
         }
         _ => None,
     };

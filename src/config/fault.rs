@@ -18,12 +18,7 @@ pub struct Fault {
 impl Fault {
     /// A layer that cannot be used as a whole.
     pub(super) fn of_layer(origin: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self {
-            key: String::new(),
-            origin: origin.into(),
-            problem: problem.into(),
-            allowed: String::new(),
-        }
+        Self { key: String::new(), origin: origin.into(), problem: problem.into(), allowed: String::new() }
     }
 }
 
@@ -34,11 +29,7 @@ impl fmt::Display for Fault {
         } else {
             write!(f, "{} ({}): {}", self.key, self.origin, self.problem)?;
         }
-        if self.allowed.is_empty() {
-            Ok(())
-        } else {
-            write!(f, "; allowed: {}", self.allowed)
-        }
+        if self.allowed.is_empty() { Ok(()) } else { write!(f, "; allowed: {}", self.allowed) }
     }
 }
 

@@ -38,9 +38,10 @@ impl Source for Leaf {
         let Some((section, rest)) = self.path.split_first() else {
             return Ok(Map::new());
         };
-        let nested = rest.iter().rev().fold(value, |inner, name| {
-            Value::new(Some(&self.origin), Map::from([(name.clone(), inner)]))
-        });
+        let nested = rest
+            .iter()
+            .rev()
+            .fold(value, |inner, name| Value::new(Some(&self.origin), Map::from([(name.clone(), inner)])));
         Ok(Map::from([(section.clone(), nested)]))
     }
 }
@@ -78,25 +79,20 @@ fn unknown(leaf: &Leaf, schema: &Schema) -> Fault {
 ///
 /// The error tells the place and the rule that was broken, and leaves out the line itself, which can hold a secret.
 pub(super) fn parse_toml(text: &str, origin: &str) -> Result<Vec<Leaf>, String> {
-    let table = File::from_str(text, FileFormat::Toml)
-        .collect()
-        .map_err(|error| {
-            let text = match &error {
-                ConfigError::FileParse { cause, .. } => cause.to_string(),
-                other => other.to_string(),
-            };
-            let told = text.lines().map(str::trim).filter(|line| !is_excerpt(line));
-            told.collect::<Vec<_>>().join("; ")
-        })?;
+    let table = File::from_str(text, FileFormat::Toml).collect().map_err(|error| {
+        let text = match &error {
+            ConfigError::FileParse { cause, .. } => cause.to_string(),
+            other => other.to_string(),
+        };
+        let told = text.lines().map(str::trim).filter(|line| !is_excerpt(line));
+        told.collect::<Vec<_>>().join("; ")
+    })?;
     Ok(leaves_of(table, origin))
 }
 
 /// Lines of the parser's report that quote the text, or point into the quotation: `12 | api_key = …`, `   | ^`.
 fn is_excerpt(line: &str) -> bool {
-    line.is_empty()
-        || line
-            .trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ')
-            .starts_with('|')
+    line.is_empty() || line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|')
 }
 
 /// Flattens tables. An empty table is a leaf, so that it is seen.

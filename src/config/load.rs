@@ -58,12 +58,7 @@ impl LoadOptions {
     /// This process's working directory and environment.
     #[must_use]
     pub fn of_process(files: Vec<PathBuf>) -> Self {
-        Self {
-            dir: PathBuf::from("."),
-            files,
-            env: std::env::vars_os().collect(),
-            overrides: Vec::new(),
-        }
+        Self { dir: PathBuf::from("."), files, env: std::env::vars_os().collect(), overrides: Vec::new() }
     }
 }
 
@@ -134,9 +129,7 @@ fn merged(options: &LoadOptions, faults: &mut Vec<Fault>) -> Vec<Leaf> {
 }
 
 fn lay_over(layers: Vec<Vec<Leaf>>) -> Result<Vec<Leaf>, ::config::ConfigError> {
-    let builder = layers
-        .into_iter()
-        .fold(Config::builder(), |builder, layer| builder.add_source(layer));
+    let builder = layers.into_iter().fold(Config::builder(), |builder, layer| builder.add_source(layer));
     let merged = builder.build()?.cache.into_table()?;
     Ok(layer::leaves_of(merged, "default"))
 }
@@ -186,20 +179,14 @@ fn toml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 fn read_file(path: &Path, options: &LoadOptions, faults: &mut Vec<Fault>) -> Option<Vec<Leaf>> {
     let origin = shown(path, options);
     let text = read_bounded(path, MAX_FILE);
-    let leaves = text
-        .map_err(|error| reason(&error))
-        .and_then(|text| layer::parse_toml(&text, &origin));
-    leaves
-        .map_err(|problem| faults.push(Fault::of_layer(origin, problem)))
-        .ok()
+    let leaves = text.map_err(|error| reason(&error)).and_then(|text| layer::parse_toml(&text, &origin));
+    leaves.map_err(|problem| faults.push(Fault::of_layer(origin, problem))).ok()
 }
 
 /// A text file that is not longer than it has any reason to be.
 pub(super) fn read_bounded(path: &Path, longest: u64) -> io::Result<String> {
     let mut text = String::new();
-    fs::File::open(path)?
-        .take(longest + 1)
-        .read_to_string(&mut text)?;
+    fs::File::open(path)?.take(longest + 1).read_to_string(&mut text)?;
     if text.len() as u64 > longest {
         let problem = format!("longer than {longest} bytes");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
@@ -218,8 +205,5 @@ pub(super) fn reason(error: &io::Error) -> String {
 }
 
 fn shown(path: &Path, options: &LoadOptions) -> String {
-    path.strip_prefix(&options.dir)
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(&options.dir).unwrap_or(path).display().to_string()
 }

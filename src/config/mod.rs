@@ -14,6 +14,7 @@
 //!
 //! Nothing here, faults and `Debug` included, ever shows the API's key or the broker's password.
 
+mod amqp_url;
 mod environment;
 mod fault;
 mod layer;
@@ -29,6 +30,7 @@ mod tables;
 mod tests;
 mod values;
 
+pub use amqp_url::AmqpUrl;
 pub use fault::{ConfigErrors, Fault};
 pub use load::{LoadOptions, Loaded, Override};
 pub use reader::SettingLine;
@@ -36,7 +38,7 @@ pub use settings::{
     BrokerSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings, SolverSettings,
     WorkerSettings,
 };
-pub use values::{AmqpUrl, LogFilter};
+pub use values::LogFilter;
 
 /// What environment variables that carry settings begin with.
 pub const ENV_PREFIX: &str = "CAPTCHA_WORKER__";

@@ -63,12 +63,7 @@ impl Reader {
     /// What may be shown, and every fault. A setting that nobody read is a fault of this program, told rather than ignored.
     pub(super) fn finish(mut self) -> (Vec<SettingLine>, Vec<Fault>) {
         for (key, raw) in std::mem::take(&mut self.values) {
-            self.fault(
-                &key,
-                &raw.origin,
-                "is listed but has no meaning in this version",
-                "",
-            );
+            self.fault(&key, &raw.origin, "is listed but has no meaning in this version", "");
         }
         (self.lines, self.faults)
     }
@@ -89,15 +84,10 @@ impl Reader {
 
     /// Names in an open table: for `polling`, the types; for `codes`, the codes.
     pub(super) fn names_in(&self, table: &str, suffixes: &[&str]) -> Vec<String> {
-        let inside = self
-            .values
-            .keys()
-            .filter_map(|key| key.strip_prefix(table)?.strip_prefix('.'));
+        let inside = self.values.keys().filter_map(|key| key.strip_prefix(table)?.strip_prefix('.'));
         let mut names: Vec<String> = inside
             .map(|name| {
-                let cut = suffixes
-                    .iter()
-                    .find_map(|suffix| name.strip_suffix(suffix)?.strip_suffix('.'));
+                let cut = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)?.strip_suffix('.'));
                 cut.unwrap_or(name).to_owned()
             })
             .collect();
@@ -115,12 +105,11 @@ impl Reader {
     }
 
     pub(super) fn show(&mut self, key: &str, value: String, origin: &str, secret: bool) {
-        self.lines.push(SettingLine {
-            key: key.to_owned(),
-            value_shown: value,
-            origin: origin.to_owned(),
-            secret,
-        });
+        let line = SettingLine { key: key.to_owned(), value_shown: value, origin: origin.to_owned(), secret };
+        // A secret can be told only after the setting of its file was read, and is shown before it all the same.
+        let file_key = format!("{key}_file");
+        let file = self.lines.iter().position(|line| line.key == file_key);
+        self.lines.insert(file.unwrap_or(self.lines.len()), line);
     }
 
     /// Where a value that was read comes from; of a setting left out, the default that stands for it.
@@ -141,11 +130,7 @@ impl Reader {
         key: &str,
         read: impl FnOnce(&mut Self, &str) -> Option<T>,
     ) -> Option<Option<T>> {
-        if self.values.contains_key(key) {
-            read(self, key).map(Some)
-        } else {
-            Some(None)
-        }
+        if self.values.contains_key(key) { read(self, key).map(Some) } else { Some(None) }
     }
 
     /// A text that `parse` understands, or tells what is wrong with.
@@ -162,20 +147,14 @@ impl Reader {
             ValueKind::String(text) => parse(text),
             other => Err(format!("{} is not a text in quotes", shown(other))),
         };
-        parsed
-            .map_err(|problem| self.fault(key, &raw.origin, problem, allowed))
-            .ok()
+        parsed.map_err(|problem| self.fault(key, &raw.origin, problem, allowed)).ok()
     }
 
     pub(super) fn duration(&mut self, key: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
         let (least, most) = (format_duration(*range.start()), format_duration(*range.end()));
         self.text(key, &format!("{least} to {most}"), |text| {
             let span = parse_duration(text)?;
-            if range.contains(&span) {
-                Ok(span)
-            } else {
-                Err(format!("{} is out of range", quoted(text)))
-            }
+            if range.contains(&span) { Ok(span) } else { Err(format!("{} is out of range", quoted(text))) }
         })
     }
 

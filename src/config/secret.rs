@@ -3,9 +3,9 @@
 use ::config::ValueKind;
 use secrecy::SecretString;
 
+use super::amqp_url::AmqpUrl;
 use super::load::{read_bounded, reason};
 use super::reader::{Raw, Reader};
-use super::values::AmqpUrl;
 
 /// Longest secret in a file, in bytes.
 const MAX_SECRET: u64 = 64 * 1024;
@@ -79,9 +79,5 @@ fn choose(
     });
     text.map_err(|problem| reader.fault(file_key, &file_origin, format!("{path}: {problem}"), ""))
         .ok()
-        .map(|text| Given {
-            text,
-            key: file_key,
-            origin: path.to_owned(),
-        })
+        .map(|text| Given { text, key: file_key, origin: path.to_owned() })
 }

@@ -39,20 +39,12 @@ pub(super) fn read(reader: &mut Reader) -> Option<Settings> {
 
 fn broker(reader: &mut Reader) -> Option<BrokerSettings> {
     let url = secret::broker_url(reader);
-    let namespace = reader.text(
-        "broker.namespace",
-        "1 to 64 of a-z, 0-9, '_', '.', '-'",
-        values::namespace,
-    );
+    let namespace = reader.text("broker.namespace", "1 to 64 of a-z, 0-9, '_', '.', '-'", values::namespace);
     let connect_timeout = reader.duration("broker.connect_timeout", TENTH..=5 * MINUTE);
     let call_timeout = reader.duration("broker.call_timeout", TENTH..=5 * MINUTE);
     let confirm_timeout = reader.duration("broker.confirm_timeout", TENTH..=5 * MINUTE);
     let heartbeat = heartbeat(reader);
-    let reply_to_prefix = reader.text(
-        "broker.reply_to_prefix",
-        "a prefix of queue names",
-        reply_to_prefix,
-    );
+    let reply_to_prefix = reader.text("broker.reply_to_prefix", "a prefix of queue names", reply_to_prefix);
     let declare_topology = reader.flag("broker.declare_topology");
     Some(BrokerSettings {
         url: url?,
@@ -83,10 +75,7 @@ fn reply_to_prefix(text: &str) -> Result<String, String> {
     if text.len() <= 200 && !text.chars().any(char::is_control) {
         Ok(text.to_owned())
     } else {
-        Err(format!(
-            "{} is longer than 200 bytes, or holds control characters",
-            quoted(text)
-        ))
+        Err(format!("{} is longer than 200 bytes, or holds control characters", quoted(text)))
     }
 }
 
@@ -120,19 +109,12 @@ fn ops(reader: &mut Reader) -> Option<OpsSettings> {
 }
 
 fn log(reader: &mut Reader) -> Option<LogSettings> {
-    let level = reader.text(
-        "log.level",
-        values::LogFilter::ALLOWED,
-        values::LogFilter::try_new,
-    );
+    let level = reader.text("log.level", values::LogFilter::ALLOWED, values::LogFilter::try_new);
     let format = reader.text("log.format", "\"auto\", \"human\", \"json\"", |text| match text {
         "auto" => Ok(LogFormat::Auto),
         "human" => Ok(LogFormat::Human),
         "json" => Ok(LogFormat::Json),
         other => Err(format!("{} is none of them", quoted(other))),
     });
-    Some(LogSettings {
-        level: level?,
-        format: format?,
-    })
+    Some(LogSettings { level: level?, format: format? })
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::values::{AmqpUrl, LogFilter};
+use super::amqp_url::AmqpUrl;
+use super::values::LogFilter;
 use crate::domain::code::Overrides;
 use crate::domain::lifecycle::Ambiguous;
 use crate::domain::pacing::PacingTable;

@@ -11,14 +11,10 @@ const AMBIGUOUS: &str = "\"retry\", \"dead-letter\"";
 
 pub(super) fn read(reader: &mut Reader) -> Option<SolverSettings> {
     let allow_plain_http = reader.flag("solver.allow_plain_http");
-    let base_url = reader.text(
-        "solver.base_url",
-        "an address such as https://api.example.com",
-        |text| {
-            // While the flag itself is faulty, plain http is not reported on top.
-            values::base_url(text, allow_plain_http.unwrap_or(true))
-        },
-    );
+    let base_url = reader.text("solver.base_url", "an address such as https://api.example.com", |text| {
+        // While the flag itself is faulty, plain http is not reported on top.
+        values::base_url(text, allow_plain_http.unwrap_or(true))
+    });
     let api_key = secret::api_key(reader);
     let connect_timeout = reader.duration("solver.connect_timeout", TENTH..=MINUTE);
     let request_timeout = reader.duration("solver.request_timeout", 10 * TENTH..=5 * MINUTE);

@@ -63,11 +63,7 @@ fn pacing(reader: &mut Reader, name: &str, pace: Pace, base: Pace) -> Option<Pac
 pub(super) fn codes(reader: &mut Reader) -> Option<Overrides> {
     // Only this program can tell that a message is no job, or that handling it panicked.
     let ours = |class: &Class| matches!(class, Class::Malformed | Class::Poison);
-    let allowed: Vec<_> = Class::ALL
-        .iter()
-        .filter(|class| !ours(class))
-        .map(|class| class.name())
-        .collect();
+    let allowed: Vec<_> = Class::ALL.iter().filter(|class| !ours(class)).map(|class| class.name()).collect();
     let allowed = allowed.join(", ");
     let mut by_code = BTreeMap::new();
     let mut all_good = true;
@@ -94,12 +90,7 @@ pub(super) fn policy(reader: &mut Reader) -> Option<Policy> {
         if types.iter().all(is_type) {
             return Some(types);
         }
-        reader.fault(
-            types_key,
-            &origin,
-            "holds an entry that is not the name of a task type",
-            "",
-        );
+        reader.fault(types_key, &origin, "holds an entry that is not the name of a task type", "");
         None
     });
     let (domains, origin) = domains?;

@@ -19,15 +19,8 @@ fn defaults() -> Vec<Leaf> {
 fn comment_above(key: &str) -> String {
     let (section, name) = key.rsplit_once('.').unwrap();
     let lines: Vec<&str> = DEFAULTS.lines().collect();
-    let head = lines
-        .iter()
-        .position(|line| *line == format!("[{section}]"))
-        .unwrap();
-    let at = lines[head..]
-        .iter()
-        .position(|line| line.starts_with(&format!("{name} = ")))
-        .unwrap()
-        + head;
+    let head = lines.iter().position(|line| *line == format!("[{section}]")).unwrap();
+    let at = lines[head..].iter().position(|line| line.starts_with(&format!("{name} = "))).unwrap() + head;
     let above = lines[..at].iter().rev().take_while(|line| line.starts_with('#'));
     let mut comment: Vec<_> = above.map(|line| line.trim_start_matches(['#', ' '])).collect();
     comment.reverse();
@@ -61,17 +54,11 @@ fn every_setting_outside_the_open_tables_has_a_comment() {
 fn every_range_that_is_enforced_stands_in_the_comment() {
     let mut reader = Reader::new(defaults(), Path::new("."), Vec::new());
     sections::read(&mut reader);
-    let ranges = reader
-        .ranges
-        .iter()
-        .filter(|(_, allowed)| allowed.contains(" to "));
+    let ranges = reader.ranges.iter().filter(|(_, allowed)| allowed.contains(" to "));
     let mut seen = 0;
     for (key, allowed) in ranges {
         let comment = comment_above(key);
-        assert!(
-            comment.contains(&format!("Allowed: {allowed}")),
-            "{key}: {allowed}: {comment}"
-        );
+        assert!(comment.contains(&format!("Allowed: {allowed}")), "{key}: {allowed}: {comment}");
         seen += 1;
     }
     assert!(seen >= 14, "only {seen} ranges were found");
@@ -89,10 +76,7 @@ fn the_classes_that_a_code_may_have_stand_in_the_comment() {
     sections::read(&mut reader);
     let (_, faults) = reader.finish();
     assert_eq!(faults.len(), 1);
-    assert!(
-        DEFAULTS.contains(&format!("# Allowed: {}.\n", faults[0].allowed)),
-        "{faults:?}"
-    );
+    assert!(DEFAULTS.contains(&format!("# Allowed: {}.\n", faults[0].allowed)), "{faults:?}");
 }
 
 #[test]

@@ -1,0 +1,28 @@
+//! `completions`: scripts for shells.
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::output::Output;
+use super::{Cli, CommandError, Exit};
+
+const EXAMPLES: &str = "\
+Examples:
+  captcha-worker completions bash > /etc/bash_completion.d/captcha-worker
+  captcha-worker completions zsh > ~/.zfunc/_captcha-worker
+  captcha-worker completions fish > ~/.config/fish/completions/captcha-worker.fish";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+pub(super) fn run(args: &CompletionsArgs, output: &mut Output) -> Result<Exit, CommandError> {
+    // Into memory first: the generator panics where its writer fails, and a closed pipe is no bug.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "captcha-worker", &mut script);
+    output.bytes(&script)?;
+    Ok(Exit::Fine)
+}

@@ -1,0 +1,95 @@
+//! From settings to a broker and an API client.
+
+use secrecy::SecretString;
+
+use super::CommandError;
+use crate::broker::amqp::{AmqpOptions, Connector};
+use crate::broker::{Broker, BrokerError};
+use crate::config::{Settings, SolverSettings};
+use crate::solver::{Solver, SolverOptions};
+
+/// How a missing key is told and mended.
+pub(super) const NO_KEY: &str = "solver.api_key is not set: put the account's key into a file and name it by \
+    solver.api_key_file (CAPTCHA_WORKER__SOLVER__API_KEY_FILE), or set CAPTCHA_WORKER__SOLVER__API_KEY";
+
+/// The broker of the settings, not connected yet. `name`: as the broker's tools show this process.
+pub(super) fn broker(settings: &Settings, name: &str) -> Result<Broker, CommandError> {
+    let broker = &settings.broker;
+    let options = AmqpOptions {
+        url: broker.url.secret().clone(),
+        connect_timeout: broker.connect_timeout,
+        call_timeout: broker.call_timeout,
+        confirm_timeout: broker.confirm_timeout,
+        // Between 5 and 60 by the settings.
+        heartbeat_secs: u16::try_from(broker.heartbeat.as_secs()).unwrap_or(u16::MAX),
+        connection_name: name.to_owned(),
+        // Each job or ticket at hand has at most one message on its way out.
+        publish_depth: settings.worker.max_in_flight,
+    };
+    let connector = Connector::new(options)
+        .map_err(|error| CommandError::Failed(format!("broker.url cannot be used: {error}")))?;
+    Ok(Broker::Amqp(connector))
+}
+
+/// The API of the settings.
+pub(super) fn solver(settings: &Settings) -> Result<Solver, CommandError> {
+    let solver = &settings.solver;
+    let key = solver.api_key.clone().ok_or(CommandError::Missing(NO_KEY))?;
+    Solver::new(&options(solver, key)).map_err(CommandError::failed)
+}
+
+fn options(solver: &SolverSettings, api_key: SecretString) -> SolverOptions {
+    SolverOptions {
+        base_url: solver.base_url.clone(),
+        api_key,
+        connect_timeout: solver.connect_timeout,
+        request_timeout: solver.request_timeout,
+        max_connections: solver.max_connections,
+        allow_plain_http: solver.allow_plain_http,
+    }
+}
+
+/// The worker's name in outcomes, logs and the broker's tools: the configured one, or host and process.
+pub(super) fn worker_name(settings: &Settings) -> String {
+    let name = &settings.worker.name;
+    if !name.is_empty() {
+        return name.clone();
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = match host.trim() {
+        "" => "worker",
+        host => host,
+    };
+    format!("{host}/{}", std::process::id())
+}
+
+/// A broker's failure with what to do about it.
+pub(super) fn broker_failure(error: &BrokerError) -> CommandError {
+    CommandError::Failed(format!("{error}; {}", advice(error)))
+}
+
+/// What to do about a broker's failure.
+pub(super) fn advice(error: &BrokerError) -> &'static str {
+    match error {
+        BrokerError::Unreachable { .. } => {
+            "see that the broker runs and that broker.url names its host and port"
+        }
+        BrokerError::Refused { .. } => {
+            "correct user and password in broker.url (or the file broker.url_file)"
+        }
+        BrokerError::VirtualHost { .. } => {
+            "create the virtual host and give the user permissions on it, or correct the path of broker.url"
+        }
+        BrokerError::Mismatch { .. } => {
+            "delete it when it is empty and run `captcha-worker topology declare`, or choose another broker.namespace"
+        }
+        BrokerError::Missing { .. } => "run `captcha-worker topology declare`",
+        BrokerError::Forbidden(_) => {
+            "give the user of broker.url configure, write and read permissions on names of broker.namespace"
+        }
+        BrokerError::TimedOut { .. } => {
+            "see whether the broker is overloaded or blocks publishers (memory or disk alarm), or raise broker.call_timeout"
+        }
+        BrokerError::Lost(_) => "see the broker's log for why it ended the connection",
+    }
+}

@@ -1,0 +1,75 @@
+//! How a command ends.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::config::ConfigErrors;
+
+/// The program's exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: it did what it was asked to.
+    Fine,
+    /// 1: it failed, or what it looked at is not as it should be.
+    Failed,
+    /// 2: the command line or the settings cannot be used; nothing was begun.
+    Usage,
+}
+
+impl Exit {
+    /// 0 or 1.
+    pub(super) fn when(fine: bool) -> Self {
+        if fine { Exit::Fine } else { Exit::Failed }
+    }
+
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Exit::Fine => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit.code())
+    }
+}
+
+/// Why a command could not be carried out. Texts are for people and hold no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The settings cannot be used.
+    #[error("{0}")]
+    Settings(#[from] ConfigErrors),
+    /// A setting that this command needs is not there.
+    #[error("{0}")]
+    Missing(&'static str),
+    /// It failed.
+    #[error("{0}")]
+    Failed(String),
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl CommandError {
+    /// From any error with a text for people.
+    pub(super) fn failed(error: impl ToString) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    /// Tells it on stderr, and gives the exit code.
+    pub(super) fn report(&self) -> Exit {
+        let exit = match self {
+            // Whoever reads the output has seen enough, as `head` has: no reason to complain.
+            CommandError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => return Exit::Fine,
+            CommandError::Settings(_) | CommandError::Missing(_) => Exit::Usage,
+            CommandError::Failed(_) | CommandError::Io(_) => Exit::Failed,
+        };
+        // Without anybody at stderr the exit code must do.
+        let _ = writeln!(io::stderr(), "error: {self}");
+        exit
+    }
+}

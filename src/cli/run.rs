@@ -1,0 +1,65 @@
+//! `run`: one replica, until SIGTERM.
+
+use clap::Args;
+
+use super::{CommandError, Exit, connect, signals};
+use crate::broker::topology::Names;
+use crate::config::Settings;
+use crate::domain::lifecycle::Rules;
+use crate::worker::{Clock, Dice, Worker, WorkerOptions};
+
+const EXAMPLES: &str = "\
+The first SIGTERM or Ctrl-C drains: no more jobs are taken, submissions under way are finished, paid tasks are handed to
+other replicas, within worker.drain_timeout. A second one ends at once; what is unfinished returns to its queue.
+
+Examples:
+  CAPTCHA_WORKER__SOLVER__API_KEY_FILE=/run/secrets/key captcha-worker run
+  captcha-worker --config /etc/captcha-worker.toml --log info,captcha_worker=debug run";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct RunArgs {}
+
+pub(super) async fn run(_: &RunArgs, settings: &Settings) -> Result<Exit, CommandError> {
+    let name = connect::worker_name(settings);
+    let options = options(settings, name.clone())?;
+    let stop = signals::stop()?;
+    tracing::info!(
+        worker = name,
+        broker = %settings.broker.url,
+        namespace = settings.broker.namespace,
+        api = %settings.solver.base_url,
+        max_in_flight = settings.worker.max_in_flight,
+        "starting"
+    );
+    let drained = Worker::new(options).run(stop).await.map_err(|error| connect::broker_failure(&error))?;
+    tracing::info!(unfinished = drained.unfinished, "stopped");
+    Ok(Exit::when(drained.unfinished == 0))
+}
+
+fn options(settings: &Settings, name: String) -> Result<WorkerOptions, CommandError> {
+    let worker = &settings.worker;
+    Ok(WorkerOptions {
+        solver: connect::solver(settings)?,
+        broker: connect::broker(settings, &name)?,
+        names: Names::new(&settings.broker.namespace),
+        declare_topology: settings.broker.declare_topology,
+        rules: Rules {
+            pacing: settings.polling.clone(),
+            overrides: settings.codes.clone(),
+            capacity_timeout: settings.retry.capacity_timeout,
+            transient_timeout: settings.retry.transient_timeout,
+            max_resubmissions: settings.retry.max_resubmissions,
+            ambiguous: settings.solver.ambiguous_submit,
+        },
+        policy: settings.policy.clone(),
+        name,
+        max_in_flight: worker.max_in_flight,
+        submit_concurrency: worker.submit_concurrency,
+        max_calls: settings.solver.max_connections,
+        drain_timeout: worker.drain_timeout,
+        reply_to_prefix: settings.broker.reply_to_prefix.clone(),
+        clock: Clock::System,
+        dice: Dice::Thread,
+    })
+}
