@@ -1,11 +1,18 @@
 //! The command line as a shell sees it: what is printed where, and the exit codes.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command as Process, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use assert_cmd::Command;
 use tempfile::TempDir;
+
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program in an empty working directory, with an environment that holds no setting.
 fn worker(dir: &TempDir) -> Command {
@@ -14,7 +21,7 @@ fn worker(dir: &TempDir) -> Command {
     for (name, _) in ours {
         command.env_remove(name);
     }
-    command.current_dir(dir.path()).timeout(std::time::Duration::from_secs(60));
+    command.current_dir(dir.path()).timeout(PATIENCE);
     command
 }
 
@@ -242,10 +249,44 @@ fn the_simulator_tells_where_it_listens_and_ends_in_order_on_sigterm() {
     let dir = TempDir::new().unwrap();
     let mut simulator = Simulator::start(&dir);
     assert!(simulator.url.starts_with("http://127.0.0.1:"));
-    let pid = simulator.child.id().to_string();
-    let killed = Process::new("kill").args(["-TERM", &pid]).status().unwrap();
-    assert!(killed.success());
+    terminate(&simulator.child);
     assert_eq!(simulator.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_worker_without_a_broker_keeps_trying_says_so_and_ends_in_order_on_sigterm() {
+    let dir = TempDir::new().unwrap();
+    let mut child = Process::new(env!("CARGO_BIN_EXE_captcha-worker"))
+        .arg("run")
+        .current_dir(dir.path())
+        .env("CAPTCHA_WORKER__SOLVER__API_KEY", "pl4nted-key")
+        .env("CAPTCHA_WORKER__BROKER__URL", "amqp://user:pl4nted-pass@127.0.0.1:1")
+        .env("CAPTCHA_WORKER__OPS__LISTEN", "127.0.0.1:0")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = Log::of(&mut child);
+    let served = log.find("serving /healthz");
+    let trying = log.find("no session with the broker");
+    assert_eq!(trying["level"], "WARN");
+    let ready = get(served["address"].as_str().unwrap(), "/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("no session with the broker"), "{ready}");
+    terminate(&child);
+    log.find("stopped");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(!log.seen.contains("pl4nted"), "{}", log.seen);
+}
+
+#[test]
+fn an_address_that_cannot_be_listened_on_is_told_by_its_setting() {
+    let dir = TempDir::new().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let ended = end(worker(&dir)
+        .arg("run")
+        .env("CAPTCHA_WORKER__SOLVER__API_KEY", "key")
+        .env("CAPTCHA_WORKER__OPS__LISTEN", taken.local_addr().unwrap().to_string()));
+    assert_eq!(ended.code, 1);
+    assert!(ended.stderr.contains("error: ops.listen: cannot listen on"), "{}", ended.stderr);
 }
 
 #[test]
@@ -254,6 +295,47 @@ fn a_scenario_that_is_not_there_is_an_error() {
     let ended = end(worker(&dir).args(["simulate", "--scenario", "absent.toml"]));
     assert_eq!(ended.code, 1);
     assert!(ended.stderr.contains("absent.toml"), "{}", ended.stderr);
+}
+
+fn terminate(child: &Child) {
+    let killed = Process::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A process's JSON log, read as it is written.
+struct Log {
+    lines: mpsc::Receiver<String>,
+    seen: String,
+}
+
+impl Log {
+    fn of(child: &mut Child) -> Self {
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (send, lines) = mpsc::channel();
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        Self { lines, seen: String::new() }
+    }
+
+    /// The next line that holds a text.
+    fn find(&mut self, text: &str) -> serde_json::Value {
+        loop {
+            let line =
+                self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {text} in {}", self.seen));
+            self.seen += &line;
+            if line.contains(text) {
+                return serde_json::from_str(&line).unwrap();
+            }
+        }
+    }
 }
 
 /// A simulator on a free port, ended with the test.

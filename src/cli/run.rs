@@ -1,12 +1,16 @@
 //! `run`: one replica, until SIGTERM.
 
+use std::net::SocketAddr;
+
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
 use super::{CommandError, Exit, connect, signals};
 use crate::broker::topology::Names;
 use crate::config::Settings;
 use crate::domain::lifecycle::Rules;
-use crate::worker::{Clock, Dice, Worker, WorkerOptions};
+use crate::ops::Server;
+use crate::worker::{Clock, Dice, View, Worker, WorkerOptions};
 
 const EXAMPLES: &str = "\
 The first SIGTERM or Ctrl-C drains: no more jobs are taken, submissions under way are finished, paid tasks are handed to
@@ -22,7 +26,7 @@ pub(super) struct RunArgs {}
 
 pub(super) async fn run(_: &RunArgs, settings: &Settings) -> Result<Exit, CommandError> {
     let name = connect::worker_name(settings);
-    let options = options(settings, name.clone())?;
+    let worker = Worker::new(options(settings, name.clone())?);
     let stop = signals::stop()?;
     tracing::info!(
         worker = name,
@@ -32,9 +36,30 @@ pub(super) async fn run(_: &RunArgs, settings: &Settings) -> Result<Exit, Comman
         max_in_flight = settings.worker.max_in_flight,
         "starting"
     );
-    let drained = Worker::new(options).run(stop).await.map_err(|error| connect::broker_failure(&error))?;
+    // Served through the drain too: that is when somebody looks.
+    let served = CancellationToken::new();
+    if let Some(address) = settings.ops.listen {
+        serve_ops(address, worker.view(), served.clone()).await?;
+    }
+    let drained = worker.run(stop).await.map_err(|error| connect::broker_failure(&error));
+    served.cancel();
+    let drained = drained?;
     tracing::info!(unfinished = drained.unfinished, "stopped");
     Ok(Exit::when(drained.unfinished == 0))
+}
+
+/// Listens at once, so that an address that cannot be had is told before any work is done.
+async fn serve_ops(address: SocketAddr, view: View, stop: CancellationToken) -> Result<(), CommandError> {
+    let cannot = |error| CommandError::Failed(format!("ops.listen: cannot listen on {address}: {error}"));
+    let server = Server::bind(address).await.map_err(cannot)?;
+    let address = server.local_addr().map_err(cannot)?;
+    tracing::info!(%address, "serving /healthz, /readyz and /status");
+    tokio::spawn(async move {
+        if let Err(error) = server.run(view, stop).await {
+            tracing::error!(%error, "health is no longer served; the work goes on");
+        }
+    });
+    Ok(())
 }
 
 fn options(settings: &Settings, name: String) -> Result<WorkerOptions, CommandError> {
