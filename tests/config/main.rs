@@ -1,69 +1,14 @@
-//! Settings through the front door: layers, origins, faults, and secrets that stay secret.
+//! Settings through the front door: layers, origins and faults.
 
-use std::ffi::OsString;
-use std::fs;
+mod secrets;
+mod support;
+
 use std::time::Duration;
 
-use captcha_worker::config::{ConfigErrors, DEFAULTS, LoadOptions, Loaded, Override, Settings};
+use captcha_worker::config::{DEFAULTS, Override, Settings};
 use captcha_worker::domain::class::Class;
-use secrecy::ExposeSecret;
-use tempfile::TempDir;
 
-const PASSWORD: &str = "pl4nted-pass";
-const KEY: &str = "pl4nted-key";
-
-/// A working directory with files, and an environment.
-struct Place {
-    dir: TempDir,
-    options: LoadOptions,
-}
-
-impl Place {
-    fn new(files: &[(&str, &str)]) -> Self {
-        let dir = TempDir::new().unwrap();
-        fs::create_dir(dir.path().join("config")).unwrap();
-        for (name, text) in files {
-            fs::write(dir.path().join(name), text).unwrap();
-        }
-        let options = LoadOptions {
-            dir: dir.path().to_owned(),
-            files: Vec::new(),
-            env: Vec::new(),
-            overrides: Vec::new(),
-        };
-        Self { dir, options }
-    }
-
-    fn env(mut self, name: &str, value: &str) -> Self {
-        let name = format!("CAPTCHA_WORKER__{name}");
-        self.options.env.push((OsString::from(name), OsString::from(value)));
-        self
-    }
-
-    fn config(mut self, file: &str) -> Self {
-        self.options.files.push(file.into());
-        self
-    }
-
-    fn load(&self) -> Result<Loaded, ConfigErrors> {
-        Settings::load(&self.options)
-    }
-
-    fn good(&self) -> Loaded {
-        self.load().unwrap_or_else(|errors| panic!("{errors}"))
-    }
-
-    /// The faults, one line each.
-    fn faults(&self) -> Vec<String> {
-        let errors = self.load().expect_err("the settings were taken");
-        errors.faults().iter().map(ToString::to_string).collect()
-    }
-}
-
-fn shown<'a>(loaded: &'a Loaded, key: &str) -> (&'a str, &'a str) {
-    let line = loaded.report().iter().find(|line| line.key == key).unwrap();
-    (&line.value_shown, &line.origin)
-}
+use support::{Place, shown};
 
 #[test]
 fn each_layer_wins_over_those_before_it_and_is_named_as_the_origin() {
@@ -230,84 +175,4 @@ fn other_variables_are_nobodys_business() {
         place.options.env.push((name.into(), "x".into()));
     }
     place.good();
-}
-
-#[test]
-fn a_secret_can_come_from_a_file_whose_last_line_break_does_not_count() {
-    let url = format!("amqps://user:{PASSWORD}@broker.test/lane%2fa\r\n");
-    let place = Place::new(&[("key", &format!("{KEY}\n")), ("url", &url)])
-        .env("SOLVER__API_KEY_FILE", "key")
-        .env("BROKER__URL_FILE", "url");
-    let loaded = place.good();
-    assert_eq!(loaded.settings.solver.api_key.as_ref().unwrap().expose_secret(), KEY);
-    assert_eq!(loaded.settings.broker.url.vhost(), "lane/a");
-    assert_eq!(shown(&loaded, "solver.api_key"), ("(hidden)", "key"));
-    assert_eq!(shown(&loaded, "broker.url"), ("amqps://user:***@broker.test/lane%2fa", "url"));
-}
-
-#[test]
-fn a_secret_file_that_is_missing_empty_or_unreadable_is_a_fault_of_its_setting() {
-    for (file, problem) in
-        [("absent", "no such file"), ("empty", "the file is empty"), ("odd", "not UTF-8 text")]
-    {
-        let place = Place::new(&[("empty", "\n")]).env("SOLVER__API_KEY_FILE", file);
-        fs::write(place.dir.path().join("odd"), [0xff, 0xfe]).unwrap();
-        let faults = place.faults();
-        let expected = format!(
-            "solver.api_key_file (environment CAPTCHA_WORKER__SOLVER__API_KEY_FILE): {file}: {problem}"
-        );
-        assert_eq!(faults, [expected]);
-    }
-}
-
-#[test]
-fn a_secret_cannot_be_given_both_ways() {
-    let place = Place::new(&[
-        ("config/x.toml", &format!("[solver]\napi_key = '{KEY}'\n[broker]\nurl = 'amqp://u:{PASSWORD}@h'")),
-        ("file", "content"),
-    ])
-    .env("SOLVER__API_KEY_FILE", "file")
-    .env("BROKER__URL_FILE", "file");
-    let faults = place.faults();
-    assert_eq!(faults.len(), 2, "{faults:#?}");
-    assert!(faults[0].contains("cannot be set beside broker.url, which is set by config/x.toml"));
-    assert!(faults[1].contains("cannot be set beside solver.api_key, which is set by config/x.toml"));
-}
-
-#[test]
-fn secrets_are_in_no_debug_output_and_no_report() {
-    let place = Place::new(&[])
-        .env("SOLVER__API_KEY", KEY)
-        .env("BROKER__URL", &format!("amqp://user:{PASSWORD}@h/%2f"));
-    let loaded = place.good();
-    let report = serde_json::to_string(loaded.report()).unwrap();
-    for text in
-        [format!("{loaded:?}"), format!("{:#?}", loaded.settings), report, format!("{:?}", place.options)]
-    {
-        assert!(!text.contains(KEY) && !text.contains(PASSWORD), "{text}");
-    }
-    let secret: Vec<_> =
-        loaded.report().iter().filter(|line| line.secret).map(|line| line.key.as_str()).collect();
-    assert_eq!(secret, ["broker.url", "solver.api_key"]);
-}
-
-#[test]
-fn secrets_are_in_no_fault() {
-    let broken = [
-        format!("[solver]\napi_key = \"{KEY}"),
-        format!("[solver]\napi_key = {KEY}"),
-        format!("[solver]\napi_key = [\"{KEY}\"]"),
-        format!("[solver]\nbase_url = \"https://u:{PASSWORD}@h/\""),
-        format!("[solver]\nbase_url = \"https://h/?key={KEY}\""),
-        format!("[broker]\nurl = \"amqp://u:{PASSWORD}@h:port/\""),
-        format!("[broker]\nurl = \"{PASSWORD}\""),
-        format!("[broker]\nurl = [\"amqp://u:{PASSWORD}@h\"]"),
-    ];
-    for text in broken {
-        let place = Place::new(&[("config/x.toml", &text)]);
-        let errors = place.load().expect_err(&text);
-        for told in [errors.to_string(), format!("{errors:?}")] {
-            assert!(!told.contains(KEY) && !told.contains(PASSWORD), "{told}");
-        }
-    }
 }

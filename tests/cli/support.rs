@@ -1,0 +1,116 @@
+//! The program as a process, and what its tests look at.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+/// How long anything here may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program in an empty working directory, with an environment that holds no setting.
+pub(crate) fn worker(dir: &TempDir) -> Command {
+    let mut command = Command::cargo_bin("captcha-worker").unwrap();
+    let ours = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CAPTCHA_WORKER__"));
+    for (name, _) in ours {
+        command.env_remove(name);
+    }
+    command.current_dir(dir.path()).timeout(PATIENCE);
+    command
+}
+
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+pub(crate) fn end(command: &mut Command) -> Ended {
+    let output = command.output().unwrap();
+    Ended {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+pub(crate) fn json(ended: &Ended) -> serde_json::Value {
+    serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {}", ended.stdout))
+}
+
+pub(crate) fn terminate(child: &Child) {
+    let killed = Process::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+}
+
+pub(crate) fn get(address: &str, path: &str) -> String {
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A process's JSON log, read as it is written.
+pub(crate) struct Log {
+    lines: mpsc::Receiver<String>,
+    pub(crate) seen: String,
+}
+
+impl Log {
+    pub(crate) fn of(child: &mut Child) -> Self {
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (send, lines) = mpsc::channel();
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        Self { lines, seen: String::new() }
+    }
+
+    /// The next line that holds a text.
+    pub(crate) fn find(&mut self, text: &str) -> serde_json::Value {
+        loop {
+            let line =
+                self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {text} in {}", self.seen));
+            self.seen += &line;
+            if line.contains(text) {
+                return serde_json::from_str(&line).unwrap();
+            }
+        }
+    }
+}
+
+/// A simulator on a free port, ended with the test.
+pub(crate) struct Simulator {
+    pub(crate) child: Child,
+    pub(crate) url: String,
+}
+
+impl Simulator {
+    pub(crate) fn start(dir: &TempDir) -> Self {
+        let mut child = Process::new(env!("CARGO_BIN_EXE_captcha-worker"))
+            .args(["simulate", "--listen", "127.0.0.1:0"])
+            .current_dir(dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let url = told["listening"].as_str().unwrap().to_owned();
+        Self { child, url }
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        // It may have ended already, which is all that is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
