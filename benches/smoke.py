@@ -67,7 +67,7 @@ def main():
     )
     worker = None
     try:
-        base_url = "http://" + json.loads(simulator.stdout.readline())["listening"]
+        base_url = json.loads(simulator.stdout.readline())["listening"]
         environment = dict(
             os.environ,
             CAPTCHA_WORKER__BROKER__URL=amqp,

@@ -140,13 +140,16 @@ fn was_parked(headers: &Headers, retry_prefix: &str) -> bool {
 
 /// The publisher's headers: without the worker's own, and without the broker's record of earlier hops.
 ///
-/// That record must not be published again: the broker would take the next hop for a cycle, and drop the message.
+/// That record must not be published again: the broker would take the next hop for a cycle, and drop the message. Neither must `CC` and
+/// `BCC`: RabbitMQ would copy the message to the queues they name on every hop.
 #[must_use]
 pub fn publishers_headers(headers: &Headers) -> Headers {
     let brokers = |name: &str| {
         name == "x-death"
             || name == "x-delivery-count"
             || name == "x-acquired-count"
+            || name == "CC"
+            || name == "BCC"
             || name.starts_with("x-first-death-")
             || name.starts_with("x-last-death-")
     };
@@ -222,6 +225,7 @@ mod tests {
         headers.insert("tenant".to_owned(), "blue".into());
         headers.insert("x-first-death-queue".to_owned(), "captcha.retry.5s".into());
         headers.insert("x-delivery-count".to_owned(), Value::Int(3));
+        headers.insert("CC".to_owned(), Value::Array(vec!["captcha.jobs".into()]));
         assert_eq!(publishers_headers(&headers), Headers::from([("tenant".to_owned(), "blue".into())]));
     }
 }
