@@ -1,13 +1,16 @@
 //! Whether the API can be reached, told once when it changes: a storm of failed calls is one piece of news.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::domain::call::CallError;
+
+/// So many failed calls in a row are news; single ones are everyday.
+const IN_A_ROW: u32 = 5;
 
 /// What the last calls have shown.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
-    lost: AtomicBool,
+    failures: AtomicU32,
 }
 
 impl Reach {
@@ -20,18 +23,20 @@ impl Reach {
             }
             Ok(_) | Err(CallError::Refused(_)) => None,
         };
-        match failure {
-            Some(error) if !self.lost.swap(true, Ordering::Relaxed) => {
-                tracing::warn!(%error, "the API does not answer as it should; unpaid jobs wait in the retry queues, and solver.base_url may be wrong");
+        let Some(error) = failure else {
+            if self.failures.swap(0, Ordering::Relaxed) >= IN_A_ROW {
+                tracing::info!("the API answers again");
             }
-            None if self.lost.swap(false, Ordering::Relaxed) => tracing::info!("the API answers again"),
-            Some(_) | None => {}
+            return;
+        };
+        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == IN_A_ROW {
+            tracing::warn!(%error, "the API does not answer as it should: unpaid jobs wait in the retry queues; if it never did, look at solver.base_url");
         }
     }
 
-    /// Whether the last call failed to reach it.
+    /// Whether the last calls failed to reach it.
     pub(super) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+        self.failures.load(Ordering::Relaxed) >= IN_A_ROW
     }
 }
 
@@ -40,16 +45,24 @@ mod tests {
     use super::*;
     use crate::domain::call::Refusal;
 
+    fn refused(code: Option<&str>, status: u16) -> Result<(), CallError> {
+        let code = code.map(str::to_owned);
+        Err(CallError::Refused(Refusal { code, description: None, status, retry_after: None }))
+    }
+
     #[test]
-    fn a_refusal_shows_that_the_api_is_there_and_a_failed_connection_does_not() {
+    fn the_api_is_lost_after_several_failures_in_a_row_and_back_with_the_first_answer() {
         let reach = Reach::default();
-        reach.note::<()>(&Err(CallError::NeverSent("refused".to_owned())));
+        for n in 0..IN_A_ROW {
+            assert!(!reach.is_lost(), "after {n}");
+            reach.note::<()>(&Err(CallError::NeverSent("refused".to_owned())));
+        }
         assert!(reach.is_lost());
-        let refusal =
-            Refusal { code: Some("E".to_owned()), description: None, status: 500, retry_after: None };
-        reach.note::<()>(&Err(CallError::Refused(refusal.clone())));
-        assert!(!reach.is_lost());
-        reach.note::<()>(&Err(CallError::Refused(Refusal { code: None, status: 503, ..refusal })));
+        reach.note(&refused(Some("E"), 500));
+        assert!(!reach.is_lost(), "a refusal shows that it is there");
+        for _ in 0..IN_A_ROW {
+            reach.note(&refused(None, 503));
+        }
         assert!(reach.is_lost());
         reach.note(&Ok(()));
         assert!(!reach.is_lost());

@@ -9,7 +9,10 @@ mod session;
 mod sharing;
 mod topology;
 
+use std::time::Duration;
+
 use captcha_worker::broker::Broker;
+use captcha_worker::broker::amqp::{AmqpOptions, Connector};
 use captcha_worker::broker::local::LocalBroker;
 
 /// The tests of one broker: the function `$broker` supplies it, `$paused` says whether all its time is tokio's.
@@ -86,4 +89,22 @@ async fn local() -> Broker {
 // Paused: an await that nothing will answer fails at once.
 behaviours_on!(local, paused = true);
 
-// RabbitMQ joins here: `async fn amqp() -> Broker`, and `behaviours_on!(amqp, paused = false);`, since its sockets' time is real.
+/// The private node that `scripts/with-rabbitmq` has started.
+async fn amqp() -> Broker {
+    let url = std::env::var("CAPTCHA_WORKER_TEST_AMQP")
+        .expect("run this by `make test`, or under scripts/with-rabbitmq");
+    let second = Duration::from_secs(1);
+    let options = AmqpOptions {
+        url: url.into(),
+        connect_timeout: 10 * second,
+        call_timeout: 10 * second,
+        confirm_timeout: 10 * second,
+        heartbeat_secs: 10,
+        connection_name: "conformance".to_owned(),
+        publish_depth: 256,
+    };
+    Broker::Amqp(Connector::new(options).expect("a URL that can be used"))
+}
+
+// Not paused: a socket's time is real.
+behaviours_on!(amqp, paused = false);

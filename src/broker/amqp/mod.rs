@@ -1,11 +1,85 @@
 //! RabbitMQ, by lapin.
+//!
+//! A session has two connections, one to publish and one to consume, since a broker in need blocks whoever publishes. Every channel has
+//! one owner, a task, that the rest of the program reaches only by the seam's queues:
+//!
+//! * `publish`: publishes in order, confirms awaited together; `returns` finds out whose an unroutable message was.
+//! * `consume` and `get`: deliveries out, settlements in, in order, on the channel their tags belong to; the consumer's owner keeps the lease.
+//! * `topology`: declares, and compares.
+//! * `connection` and `life`: whatever ends either connection ends the session, and all that came from it is stale. Nothing is repaired:
+//!   whoever holds the session makes a new one.
+//!
+//! What lapin cannot do: it reads AMQP's short strings (names, ids, header names) as UTF-8 and gives the connection up over one that is not.
+//! Such a message comes back until its queue's delivery limit takes it away. And a connection that the broker blocks cannot be closed
+//! from here; its thread stays until the broker lets go of it.
+
+mod connection;
+mod consume;
+mod convert;
+mod fault;
+mod get;
+mod life;
+mod link;
+mod publish;
+mod returns;
+mod settle;
+mod target;
+mod topology;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use target::{AmqpOptions, UrlError};
+
+use self::life::Life;
+use self::link::AmqpLink;
+use self::target::Target;
 use super::{BrokerError, Session};
-/// (being written)
+
+/// Log directives that must be in force wherever lapin's events are recorded: it writes returned messages out whole at level `warn`, proxy
+/// passwords in jobs included, and the log-in at level `trace`.
+pub const LOG_DIRECTIVES: [&str; 2] = ["lapin=warn", "lapin::returned_messages=off"];
+
+/// A RabbitMQ to connect to. Cloning is cheap.
 #[derive(Clone)]
-pub struct Connector;
+pub struct Connector {
+    options: Arc<AmqpOptions>,
+    target: Arc<Target>,
+}
+
 impl Connector {
-    /// A new session.
+    /// Reads the options. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Where the URL cannot be used. The error never repeats it.
+    pub fn new(options: AmqpOptions) -> Result<Self, UrlError> {
+        // Refused where the program has chosen its provider already, which is just as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let target = Target::parse(&options)?;
+        Ok(Self { options: Arc::new(options), target: Arc::new(target) })
+    }
+
+    /// Makes a session: two connections, and a publishing channel with confirms.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`], [`BrokerError::Refused`], [`BrokerError::VirtualHost`]; or what a lost connection may answer.
     pub async fn connect(&self) -> Result<Session, BrokerError> {
-        todo!()
+        let (publishing, consuming) = tokio::try_join!(
+            connection::open(&self.target, &self.options, "publish"),
+            connection::open(&self.target, &self.options, "consume"),
+        )?;
+        let life = Life::begin();
+        connection::watch(&publishing, "publishing", &life);
+        connection::watch(&consuming, "consuming", &life);
+        let closed = life.watch();
+        let link = AmqpLink::new(publishing, consuming, life, &self.options);
+        let publisher = link.publisher(true).await?;
+        Ok(Session::new(Arc::new(link), publisher, closed))
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connector").field(&self.target).finish()
     }
 }

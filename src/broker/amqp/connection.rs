@@ -1,0 +1,106 @@
+//! One AMQP connection: made within a bounded time, watched until it ends, never repaired.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
+use lapin::{Channel, Connection, ConnectionProperties, Event};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::{info, warn};
+
+use super::fault::{call, from_handshake, unreachable_because};
+use super::life::Life;
+use super::target::{AmqpOptions, Target};
+use crate::broker::BrokerError;
+
+/// How often a connection is looked at, beside the events it tells: a close with a non-error code raises none.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Opens a connection. `role` tells a session's two connections apart in the broker's tools.
+pub(super) async fn open(
+    target: &Target,
+    options: &AmqpOptions,
+    role: &str,
+) -> Result<Connection, BrokerError> {
+    let patience = options.connect_timeout;
+    match timeout(patience, handshake(target, options, role)).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(from_handshake(&error, target)),
+        Err(_) => Err(unreachable_because(target, format!("no AMQP answer within {patience:?}"))),
+    }
+}
+
+async fn handshake(target: &Target, options: &AmqpOptions, role: &str) -> lapin::Result<Connection> {
+    let name = format!("{} ({role})", options.connection_name);
+    // lapin's recovery stays off: with it, a consumer whose channel the broker closed waits for ever after its error, and a dead socket
+    // with unsent data is never noticed.
+    let properties = ConnectionProperties::default()
+        .with_connection_name(name.into())
+        .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
+        .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+    let patience = options.connect_timeout;
+    Connection::connector(
+        target.uri(),
+        lapin::runtime::default_runtime()?,
+        // Bounded here too: this part runs on a thread of lapin's own, which an abandoned attempt would keep for minutes.
+        async move |uri, runtime| {
+            let tls = tls();
+            let connecting = AMQPUriTcpExt::connect_with_config_async(&uri, tls.as_ref(), &runtime);
+            match timeout(patience, connecting).await {
+                Ok(stream) => stream.map_err(lapin::Error::from),
+                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            }
+        },
+        properties,
+    )
+    .await
+}
+
+/// For `amqps://`: the system's roots. Own roots and client certificates belong here.
+fn tls() -> OwnedTLSConfig {
+    OwnedTLSConfig::default()
+}
+
+/// Ends the session when the connection ends, whatever ends it, a peer that has gone silent included.
+pub(super) fn watch(connection: &Connection, role: &'static str, life: &Life) {
+    let mut events = connection.events_listener();
+    let status = connection.status().clone();
+    let mut ended = life.watch();
+    let life = life.clone();
+    tokio::spawn(async move {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                _ = look.tick() => None,
+                _ = ended.wait_for(Option::is_some) => return,
+            };
+            match event {
+                // Events tell of a dead channel too, which is that channel owner's business.
+                Some(Event::Error(error)) if !status.connected() => {
+                    life.end(&format!("{role} connection: {error}"))
+                }
+                Some(Event::ConnectionBlocked(reason)) => {
+                    warn!(role, reason, "the broker takes no publishes for now")
+                }
+                Some(Event::ConnectionUnblocked) => info!(role, "the broker takes publishes again"),
+                _ if !status.connected() => life.end(&format!("{role} connection closed")),
+                _ => {}
+            }
+        }
+    });
+}
+
+/// A channel of its own on a connection.
+pub(super) async fn channel(connection: &Connection, patience: Duration) -> Result<Channel, BrokerError> {
+    call("channel.open", patience, connection.create_channel()).await
+}
+
+/// Closes a connection, or gives up: a blocked one does not even take the request to close.
+pub(super) async fn close(connection: &Connection, patience: Duration) {
+    if connection.status().connected() {
+        let _ = timeout(patience, connection.close(200, "OK".into())).await;
+    }
+}

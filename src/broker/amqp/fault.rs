@@ -1,0 +1,207 @@
+//! What lapin and the broker say went wrong → what the worker decides on.
+
+use std::future::Future;
+use std::time::Duration;
+
+use lapin::ErrorKind;
+use lapin::protocol::AMQPError;
+use tokio::time::timeout;
+
+use super::target::Target;
+use crate::broker::BrokerError;
+
+const ACCESS_REFUSED: u16 = 403;
+const NOT_FOUND: u16 = 404;
+const RESOURCE_LOCKED: u16 = 405;
+const PRECONDITION_FAILED: u16 = 406;
+const NOT_ALLOWED: u16 = 530;
+
+/// A broker call, with an end to its patience.
+pub(super) async fn call<T>(
+    name: &'static str,
+    patience: Duration,
+    future: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, BrokerError> {
+    match timeout(patience, future).await {
+        Ok(outcome) => outcome.map_err(|error| from_call(&error)),
+        Err(_) => Err(BrokerError::TimedOut { call: name }),
+    }
+}
+
+/// An error of a call on an open connection.
+pub(super) fn from_call(error: &lapin::Error) -> BrokerError {
+    match error.kind() {
+        ErrorKind::ProtocolError(told) => from_reply(told),
+        _ => BrokerError::Lost(error.to_string()),
+    }
+}
+
+fn from_reply(told: &AMQPError) -> BrokerError {
+    let text = told.get_message().as_str();
+    match told.get_id() {
+        // Also said of a queue whose node is down for the moment: that one passes.
+        NOT_FOUND if !text.contains("down or inaccessible") => {
+            missing(text).unwrap_or_else(|| BrokerError::Lost(text.to_owned()))
+        }
+        PRECONDITION_FAILED => mismatch(text).unwrap_or_else(|| BrokerError::Lost(text.to_owned())),
+        ACCESS_REFUSED | RESOURCE_LOCKED | NOT_ALLOWED => BrokerError::Forbidden(text.to_owned()),
+        _ => BrokerError::Lost(text.to_owned()),
+    }
+}
+
+/// An error while connecting, at a stage where only the target can be at fault.
+pub(super) fn from_handshake(error: &lapin::Error, target: &Target) -> BrokerError {
+    if let ErrorKind::ProtocolError(told) = error.kind() {
+        let text = told.get_message().as_str();
+        match told.get_id() {
+            ACCESS_REFUSED => {
+                return BrokerError::Refused { address: target.address(), user: target.user().to_owned() };
+            }
+            NOT_ALLOWED => {
+                return BrokerError::VirtualHost {
+                    vhost: target.vhost().to_owned(),
+                    reason: virtual_host_reason(text, target.vhost()),
+                };
+            }
+            _ => {}
+        }
+    }
+    unreachable_because(target, error.to_string())
+}
+
+/// The broker, as an address that nothing usable answers at.
+pub(super) fn unreachable_because(target: &Target, reason: String) -> BrokerError {
+    BrokerError::Unreachable { address: target.address(), reason }
+}
+
+fn virtual_host_reason(text: &str, vhost: &str) -> String {
+    let said = text.strip_prefix("NOT_ALLOWED - ").unwrap_or(text).trim();
+    if vhost.is_empty() {
+        // amqp://host/ names the virtual host "", which hardly anybody has; amqp://host names "/".
+        format!(
+            "{said} (a URL that ends in '/' names the empty one; leave the slash out, or write %2f, for '/')"
+        )
+    } else {
+        said.to_owned()
+    }
+}
+
+/// `NOT_FOUND - no queue 'captcha.jobs' in vhost '/'`
+fn missing(text: &str) -> Option<BrokerError> {
+    let kind = if text.contains("no exchange '") {
+        "exchange"
+    } else if text.contains("no queue '") {
+        "queue"
+    } else {
+        return None;
+    };
+    Some(BrokerError::Missing { kind, name: quoted_after(text, kind)?.to_owned() })
+}
+
+/// `PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'captcha.retry.5s' in vhost '/': received … but current is …`
+fn mismatch(text: &str) -> Option<BrokerError> {
+    let argument = quoted_after(text, "inequivalent arg")?;
+    let kind = if text.contains(" for exchange '") { "exchange" } else { "queue" };
+    let name = quoted_after(text, kind)?;
+    let (_, values) = text.split_once(": received ")?;
+    let (wanted, current) = values.split_once(" but current is ")?;
+    Some(BrokerError::Mismatch {
+        kind,
+        name: name.to_owned(),
+        detail: format!(
+            "argument '{argument}' is {} there, but {} is wanted; delete it or change the setting",
+            plain(current),
+            plain(wanted)
+        ),
+    })
+}
+
+/// `the value '5000' of type 'signedint'` → `'5000'`.
+fn plain(told: &str) -> &str {
+    let told = told.trim();
+    let value = told.strip_prefix("the value ").unwrap_or(told);
+    value.split_once(" of type ").map_or(value, |(value, _)| value)
+}
+
+fn quoted_after<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("{word} '"))?;
+    rest.split_once('\'').map(|(quoted, _)| quoted)
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::AMQPSoftError;
+
+    use super::*;
+
+    fn soft(kind: AMQPSoftError, text: &str) -> BrokerError {
+        from_reply(&AMQPError::new(kind.into(), text.into()))
+    }
+
+    #[test]
+    fn a_mismatch_names_queue_argument_and_both_values() {
+        let error = soft(
+            AMQPSoftError::PRECONDITIONFAILED,
+            "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'captcha.retry.5s' in vhost '/': \
+             received the value '5000' of type 'signedint' but current is the value '6000' of type 'long'",
+        );
+        assert_eq!(
+            error.to_string(),
+            "queue 'captcha.retry.5s' exists with other settings: argument 'x-message-ttl' is '6000' there, but '5000' is \
+             wanted; delete it or change the setting"
+        );
+    }
+
+    #[test]
+    fn a_mismatch_of_an_exchanges_kind_is_told_too() {
+        let error = soft(
+            AMQPSoftError::PRECONDITIONFAILED,
+            "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'captcha.outcomes' in vhost '/': received 'topic' \
+             but current is 'fanout'",
+        );
+        let BrokerError::Mismatch { kind, name, detail } = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!((kind, name.as_str()), ("exchange", "captcha.outcomes"));
+        assert!(detail.contains("'type' is 'fanout' there, but 'topic' is wanted"), "{detail}");
+    }
+
+    #[test]
+    fn an_argument_that_only_one_side_has_is_told() {
+        let error = soft(
+            AMQPSoftError::PRECONDITIONFAILED,
+            "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'q' in vhost '/': received the value '20' \
+             of type 'long' but current is none",
+        );
+        assert!(
+            error.to_string().contains("'x-delivery-limit' is none there, but '20' is wanted"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let error = soft(AMQPSoftError::NOTFOUND, "NOT_FOUND - no exchange 'captcha.jobs' in vhost '/'");
+        assert_eq!(error.to_string(), "exchange 'captcha.jobs' does not exist");
+        let error = soft(AMQPSoftError::NOTFOUND, "NOT_FOUND - no queue 'captcha.jobs' in vhost '/'");
+        assert_eq!(error.to_string(), "queue 'captcha.jobs' does not exist");
+    }
+
+    #[test]
+    fn a_queue_whose_node_is_down_is_not_missing_for_good() {
+        let error = soft(
+            AMQPSoftError::NOTFOUND,
+            "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible",
+        );
+        assert!(error.is_passing(), "{error:?}");
+    }
+
+    #[test]
+    fn a_refused_permission_is_final() {
+        let error = soft(
+            AMQPSoftError::ACCESSREFUSED,
+            "ACCESS_REFUSED - access to queue 'captcha.jobs' in vhost '/' refused for user 'guest'",
+        );
+        assert!(!error.is_passing() && error.to_string().contains("captcha.jobs"), "{error}");
+    }
+}

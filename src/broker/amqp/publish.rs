@@ -1,0 +1,268 @@
+//! The one owner of a publishing channel.
+//!
+//! Only this task publishes on its channel: lapin takes the delivery tag and the frames' order under two locks, so concurrent publishers
+//! get each other's confirms. Publishes are issued in the order they came, and their confirms awaited together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Channel, Confirmation, ConnectionStatus};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::convert::{TooLong, short, to_wire};
+use super::life::ended;
+use super::returns::{Kin, Returns};
+use crate::broker::{BoxFuture, PublishError, PublishRequest};
+
+/// A publish whose confirm is awaited.
+struct Pending {
+    reply: oneshot::Sender<Result<(), PublishError>>,
+    since: Instant,
+}
+
+type Answer = (u64, lapin::Result<Confirmation>);
+
+/// Owns a channel in confirm mode.
+pub(super) struct PublishOwner {
+    channel: Channel,
+    connection: ConnectionStatus,
+    requests: mpsc::Receiver<PublishRequest>,
+    depth: usize,
+    confirm_timeout: Duration,
+    ended: watch::Receiver<Option<String>>,
+    // By the order of issue. An answered publish stays out of here, its confirm may still come.
+    pending: BTreeMap<u64, Pending>,
+    confirms: FuturesUnordered<BoxFuture<'static, Answer>>,
+    returns: Returns,
+    issued: u64,
+}
+
+impl PublishOwner {
+    pub(super) fn new(
+        channel: Channel,
+        connection: ConnectionStatus,
+        requests: mpsc::Receiver<PublishRequest>,
+        (depth, confirm_timeout): (usize, Duration),
+        ended: watch::Receiver<Option<String>>,
+    ) -> Self {
+        Self {
+            channel,
+            connection,
+            requests,
+            depth: depth.max(1),
+            confirm_timeout,
+            ended,
+            pending: BTreeMap::new(),
+            confirms: FuturesUnordered::new(),
+            returns: Returns::default(),
+            issued: 0,
+        }
+    }
+
+    /// Serves until the publishers, the channel or the session are gone, and tells why it stopped.
+    pub(super) async fn run(mut self) -> String {
+        let reason = self.serve().await;
+        self.requests.close();
+        while let Ok(request) = self.requests.try_recv() {
+            let _ = request.reply.send(Err(PublishError::NotSent(reason.clone())));
+        }
+        self.await_the_rest().await;
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            let _ = pending.reply.send(Err(PublishError::Unknown(reason.clone())));
+        }
+        reason
+    }
+
+    async fn serve(&mut self) -> String {
+        let mut batch = Vec::new();
+        loop {
+            let room = self.depth.saturating_sub(self.confirms.len());
+            let overdue = self.overdue();
+            tokio::select! {
+                biased;
+                Some(answer) = self.confirms.next() => {
+                    if let Err(reason) = self.conclude(answer) {
+                        return reason;
+                    }
+                }
+                reason = ended(&mut self.ended) => return reason,
+                count = self.requests.recv_many(&mut batch, room), if room > 0 => {
+                    if count == 0 {
+                        return "no publisher is left".to_owned();
+                    }
+                    for request in batch.drain(..) {
+                        self.issue(request);
+                    }
+                    if !self.channel.status().connected() {
+                        return "the publishing channel is closed".to_owned();
+                    }
+                }
+                // Unconfirmed publishes are forgotten only with their channel: without this, a broker that confirms nothing would hold it for ever.
+                () = sleep_until(overdue), if room == 0 && !self.connection.blocked() => {
+                    return format!("{} publishes without a confirm for too long", self.depth);
+                }
+            }
+        }
+    }
+
+    fn overdue(&self) -> Instant {
+        let oldest = self.pending.first_key_value().map(|(_, pending)| pending.since);
+        oldest.unwrap_or_else(Instant::now) + self.confirm_timeout * 2
+    }
+
+    fn issue(&mut self, request: PublishRequest) {
+        // Whoever stopped waiting was told that the outcome is unknown; not publishing spares a duplicate.
+        if request.reply.is_closed() {
+            return;
+        }
+        let refusal = if self.connection.blocked() {
+            Some("the broker takes no publishes for now (memory or disk alarm)".to_owned())
+        } else if !self.channel.status().connected() {
+            Some("the publishing channel is closed".to_owned())
+        } else {
+            None
+        };
+        let prepared = match refusal {
+            Some(reason) => Err(reason),
+            None => Prepared::new(&request).map_err(|error| error.to_string()),
+        };
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(reason) => {
+                let _ = request.reply.send(Err(PublishError::NotSent(reason)));
+                return;
+            }
+        };
+        let number = self.issued;
+        self.issued += 1;
+        if request.mandatory {
+            self.returns.expect(number, Kin::of_request(&request));
+        }
+        let pending = Pending { reply: request.reply, since: Instant::now() };
+        self.pending.insert(number, pending);
+        let sending = prepared.send(self.channel.clone(), request.message.body);
+        self.confirms.push(Box::pin(async move { (number, sending.await) }));
+    }
+
+    /// Answers everybody whose confirm is there, this one and all others that came with it.
+    fn conclude(&mut self, first: Answer) -> Result<(), String> {
+        let mut answers = vec![first];
+        self.collect(&mut answers);
+        for (_, answer) in &mut answers {
+            let returned = match answer {
+                Ok(Confirmation::Ack(returned) | Confirmation::Nack(returned)) => returned.take(),
+                Ok(Confirmation::NotRequested) | Err(_) => None,
+            };
+            let Some(returned) = returned else { continue };
+            let Some(number) = self.returns.take_back(&Kin::of_returned(&returned)) else {
+                return Err("the broker returned a message that was not under way".to_owned());
+            };
+            self.answer(number, Err(PublishError::Unroutable(returned.reply_text.as_str().to_owned())));
+        }
+        let mut failure = None;
+        for (number, answer) in answers {
+            let in_doubt = self.returns.conclude(number);
+            let outcome = match answer {
+                Ok(Confirmation::Ack(_)) if in_doubt => Err(PublishError::Unknown(
+                    "one of several messages of the same id and route was returned".to_owned(),
+                )),
+                Ok(Confirmation::Ack(_)) => Ok(()),
+                Ok(Confirmation::Nack(_)) => Err(PublishError::Rejected),
+                Ok(Confirmation::NotRequested) => Err(PublishError::Unknown("confirms are off".to_owned())),
+                Err(error) => {
+                    let reason = error.to_string();
+                    failure.get_or_insert_with(|| reason.clone());
+                    Err(PublishError::Unknown(reason))
+                }
+            };
+            self.answer(number, outcome);
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn answer(&mut self, number: u64, outcome: Result<(), PublishError>) {
+        if let Some(pending) = self.pending.remove(&number) {
+            // The publisher may have stopped waiting; nobody else wants to know.
+            let _ = pending.reply.send(outcome);
+        }
+    }
+
+    /// Takes every confirm that is there. Complete, which [`Returns`] relies on: a returned message may ride on another confirm of
+    /// the same `basic.ack`, and lapin's thread may be half-way through handing those out.
+    fn collect(&mut self, answers: &mut Vec<Answer>) {
+        // Polled once, this takes the lock that lapin's thread holds while it works off one `basic.ack`: a fence, and nothing else.
+        let _ = self.channel.wait_for_confirms().now_or_never();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        loop {
+            match self.confirms.poll_next_unpin(&mut context) {
+                Poll::Ready(Some(answer)) => answers.push(answer),
+                Poll::Ready(None) => return,
+                // The set may give way before it has looked at all of its futures; it wakes its waker then.
+                Poll::Pending if woken.0.swap(false, Ordering::AcqRel) => {}
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    /// When publishers or session are gone, what was sent still gets its word, within a bounded time.
+    async fn await_the_rest(&mut self) {
+        let deadline = Instant::now() + self.confirm_timeout;
+        while self.channel.status().connected() && !self.pending.is_empty() {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            let Ok(Some(answer)) = timeout(wait, self.confirms.next()).await else {
+                return;
+            };
+            if self.conclude(answer).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// A publish in AMQP's terms.
+struct Prepared {
+    exchange: lapin::types::ShortString,
+    routing_key: lapin::types::ShortString,
+    mandatory: bool,
+    properties: BasicProperties,
+}
+
+impl Prepared {
+    fn new(request: &PublishRequest) -> Result<Self, TooLong> {
+        Ok(Self {
+            exchange: short("the exchange's name", &request.exchange)?,
+            routing_key: short("the routing key", &request.routing_key)?,
+            mandatory: request.mandatory,
+            properties: to_wire(&request.message)?,
+        })
+    }
+
+    /// Tag and frames are taken in one poll, so in one order, whatever the order in which the futures are polled.
+    async fn send(self, channel: Channel, body: Vec<u8>) -> lapin::Result<Confirmation> {
+        let options = BasicPublishOptions { mandatory: self.mandatory, immediate: false };
+        let publishing =
+            channel.basic_publish(self.exchange, self.routing_key, options, &body, self.properties);
+        let confirm = publishing.await?;
+        // Written to the socket: waiting for the confirm must not hold the bytes a second time.
+        drop(body);
+        confirm.await
+    }
+}

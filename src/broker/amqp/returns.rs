@@ -1,0 +1,167 @@
+//! Which publish a returned message belongs to.
+//!
+//! A mandatory message that no queue takes comes back, and is then acked like any other. lapin hands a returned message to whichever
+//! confirm of the channel it resolves next, so the confirm that carries it tells nothing. What does tell:
+//!
+//! * The broker returns unroutable messages in the order of their publishing, each before its own ack, and acks them in that order, since
+//!   no queue is waited for. lapin hands returned messages out first in, first out, one to each confirm it resolves. So a returned message
+//!   surfaces no later than with its own `basic.ack` (though, where that acks several, perhaps with another of them).
+//! * A returned message carries exchange, routing key and `message_id`. Publishes under way that share all three are kin, and a return is
+//!   given to the oldest of them. Kin share a fate, unless a binding changed just between them: then an older one was stored though it is
+//!   told "unroutable", and a younger one was returned though acked. Therefore the kin of a returned message are in doubt: an ack that
+//!   comes for one of them is answered as "unknown", never as stored. No message is ever called stored that was returned.
+
+use std::collections::HashMap;
+
+use lapin::message::BasicReturnMessage;
+
+use crate::broker::PublishRequest;
+
+/// What a returned message can be known by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Kin {
+    exchange: String,
+    routing_key: String,
+    message_id: Option<String>,
+}
+
+impl Kin {
+    pub(super) fn of_request(request: &PublishRequest) -> Self {
+        Self {
+            exchange: request.exchange.clone(),
+            routing_key: request.routing_key.clone(),
+            message_id: request.message.properties.message_id.clone(),
+        }
+    }
+
+    pub(super) fn of_returned(returned: &BasicReturnMessage) -> Self {
+        let delivery = &returned.delivery;
+        let message_id = delivery.properties.message_id().as_ref();
+        Self {
+            exchange: delivery.exchange.as_str().to_owned(),
+            routing_key: delivery.routing_key.as_str().to_owned(),
+            message_id: message_id.map(|id| id.as_str().to_owned()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Expected {
+    kin: Kin,
+    returned: bool,
+    in_doubt: bool,
+}
+
+/// The mandatory publishes under way.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    expected: HashMap<u64, Expected>,
+    // Oldest first, since numbers are given in the order of publishing.
+    families: HashMap<Kin, Vec<u64>>,
+}
+
+impl Returns {
+    /// A mandatory publish goes out.
+    pub(super) fn expect(&mut self, number: u64, kin: Kin) {
+        self.families.entry(kin.clone()).or_default().push(number);
+        let expected = Expected { kin, returned: false, in_doubt: false };
+        self.expected.insert(number, expected);
+    }
+
+    /// A message came back: the publish that it is taken for, or `None` where no such publish is under way.
+    pub(super) fn take_back(&mut self, kin: &Kin) -> Option<u64> {
+        let mut taken = None;
+        for number in self.families.get(kin)? {
+            let Some(expected) = self.expected.get_mut(number) else {
+                continue;
+            };
+            if taken.is_none() && !expected.returned {
+                expected.returned = true;
+                taken = Some(*number);
+            } else {
+                expected.in_doubt = true;
+            }
+        }
+        taken
+    }
+
+    /// A publish has its confirm. Tells whether an ack must not be taken for "stored".
+    pub(super) fn conclude(&mut self, number: u64) -> bool {
+        let Some(expected) = self.expected.remove(&number) else {
+            return false;
+        };
+        if let Some(family) = self.families.get_mut(&expected.kin) {
+            family.retain(|other| *other != number);
+            if family.is_empty() {
+                self.families.remove(&expected.kin);
+            }
+        }
+        expected.in_doubt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kin(key: &str, id: &str) -> Kin {
+        Kin { exchange: "x".to_owned(), routing_key: key.to_owned(), message_id: Some(id.to_owned()) }
+    }
+
+    #[test]
+    fn a_return_finds_its_publish_whatever_confirm_carried_it() {
+        let mut returns = Returns::default();
+        returns.expect(0, kin("routed", "a"));
+        returns.expect(1, kin("unroutable", "b"));
+        returns.expect(2, kin("routed", "c"));
+        assert_eq!(returns.take_back(&kin("unroutable", "b")), Some(1));
+        assert!(!returns.conclude(0) && !returns.conclude(1) && !returns.conclude(2));
+    }
+
+    #[test]
+    fn kin_that_are_all_returned_are_each_answered() {
+        let mut returns = Returns::default();
+        for number in 0..3 {
+            returns.expect(number, kin("unroutable", "same"));
+        }
+        let answered: Vec<_> = (0..3).map(|_| returns.take_back(&kin("unroutable", "same"))).collect();
+        assert_eq!(answered, [Some(0), Some(1), Some(2)]);
+    }
+
+    #[test]
+    fn an_ack_of_kin_of_a_returned_message_is_not_taken_for_stored() {
+        let mut returns = Returns::default();
+        returns.expect(0, kin("rebound", "same"));
+        returns.expect(1, kin("rebound", "same"));
+        assert_eq!(returns.take_back(&kin("rebound", "same")), Some(0));
+        assert!(returns.conclude(1), "its message may be the one that came back");
+    }
+
+    #[test]
+    fn a_publish_after_the_return_is_not_in_doubt() {
+        let mut returns = Returns::default();
+        returns.expect(0, kin("k", "same"));
+        assert_eq!(returns.take_back(&kin("k", "same")), Some(0));
+        returns.expect(1, kin("k", "same"));
+        assert!(!returns.conclude(1));
+    }
+
+    #[test]
+    fn a_return_that_nobody_published_is_told() {
+        let mut returns = Returns::default();
+        returns.expect(0, kin("k", "a"));
+        assert_eq!(returns.take_back(&kin("k", "b")), None);
+        returns.conclude(0);
+        assert_eq!(returns.take_back(&kin("k", "a")), None);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_is_concluded() {
+        let mut returns = Returns::default();
+        for number in 0..100 {
+            returns.expect(number, kin("k", &number.to_string()));
+            returns.conclude(number);
+        }
+        assert!(returns.expected.is_empty() && returns.families.is_empty());
+    }
+}

@@ -1,0 +1,183 @@
+//! Where the broker is: the parsed URL, kept away from every log and error.
+
+use std::fmt;
+use std::time::Duration;
+
+use lapin::uri::{AMQPScheme, AMQPUri};
+use secrecy::{ExposeSecret, SecretString};
+
+/// How to reach a broker, and how long to wait for it.
+#[derive(Clone)]
+pub struct AmqpOptions {
+    /// `amqp://` or `amqps://` URL with user, password and virtual host.
+    pub url: SecretString,
+    /// For name resolution, TCP, TLS and the AMQP handshake together.
+    pub connect_timeout: Duration,
+    /// For every other call that the broker answers.
+    pub call_timeout: Duration,
+    /// How long a publisher waits for its confirm.
+    pub confirm_timeout: Duration,
+    /// Seconds between heartbeats; a peer silent for twice as long is gone. A `heartbeat` in the URL wins.
+    pub heartbeat_secs: u16,
+    /// Shown by the broker's tools.
+    pub connection_name: String,
+    /// Publishes that may be under way on one channel, and as many again that may wait for it.
+    pub publish_depth: usize,
+}
+
+impl fmt::Debug for AmqpOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("AmqpOptions");
+        match Target::parse(self) {
+            Ok(target) => debug.field("url", &target),
+            Err(_) => debug.field("url", &"unreadable"),
+        };
+        debug
+            .field("connect_timeout", &self.connect_timeout)
+            .field("call_timeout", &self.call_timeout)
+            .field("confirm_timeout", &self.confirm_timeout)
+            .field("heartbeat_secs", &self.heartbeat_secs)
+            .field("connection_name", &self.connection_name)
+            .field("publish_depth", &self.publish_depth)
+            .finish()
+    }
+}
+
+/// The broker's URL cannot be used. The text never repeats the URL, since a mistyped one may carry the password anywhere.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the broker's URL cannot be used: {0}")]
+pub struct UrlError(String);
+
+/// The parsed URL. Shows host, port, user and virtual host, never the password.
+#[derive(Clone)]
+pub(super) struct Target {
+    uri: AMQPUri,
+}
+
+impl Target {
+    pub(super) fn parse(options: &AmqpOptions) -> Result<Self, UrlError> {
+        let text = options.url.expose_secret();
+        let fault = |reason: &str| UrlError(reason.to_owned());
+        let url = url::Url::parse(text).map_err(|error| UrlError(error.to_string()))?;
+        if !matches!(url.scheme(), "amqp" | "amqps") {
+            return Err(fault("it must begin with amqp:// or amqps://"));
+        }
+        let Some(host) = url.host().filter(|_| url.has_host()) else {
+            return Err(fault("it names no host"));
+        };
+        if url.path().matches('/').count() > 1 {
+            return Err(fault("a '/' inside the virtual host's name must be written as %2f"));
+        }
+        let mut uri: AMQPUri = text
+            .parse()
+            .map_err(|_| fault("user, password, virtual host or a parameter after '?' is not well formed"))?;
+        // lapin takes "localhost" for an address in brackets.
+        if let url::Host::Ipv6(address) = host {
+            uri.authority.host = address.to_string();
+        }
+        if uri.authority.host.is_empty() {
+            return Err(fault("it names no host"));
+        }
+        if uri.vhost.len() > 255 {
+            return Err(fault("the virtual host's name is longer than 255 bytes"));
+        }
+        uri.query.heartbeat.get_or_insert(options.heartbeat_secs);
+        Ok(Self { uri })
+    }
+
+    pub(super) fn uri(&self) -> AMQPUri {
+        self.uri.clone()
+    }
+
+    pub(super) fn address(&self) -> String {
+        let host = &self.uri.authority.host;
+        if host.contains(':') {
+            format!("[{host}]:{}", self.uri.authority.port)
+        } else {
+            format!("{host}:{}", self.uri.authority.port)
+        }
+    }
+
+    pub(super) fn user(&self) -> &str {
+        &self.uri.authority.userinfo.username
+    }
+
+    pub(super) fn vhost(&self) -> &str {
+        &self.uri.vhost
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.uri.scheme {
+            AMQPScheme::AMQP => "amqp",
+            AMQPScheme::AMQPS => "amqps",
+        };
+        write!(f, "{scheme}://{}:***@{}, virtual host '{}'", self.user(), self.address(), self.vhost())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(url: &str) -> AmqpOptions {
+        AmqpOptions {
+            url: url.to_owned().into(),
+            connect_timeout: Duration::from_secs(5),
+            call_timeout: Duration::from_secs(5),
+            confirm_timeout: Duration::from_secs(5),
+            heartbeat_secs: 10,
+            connection_name: "test".to_owned(),
+            publish_depth: 8,
+        }
+    }
+
+    #[test]
+    fn the_password_is_in_no_debug_output() {
+        let options = options("amqp://ann:s3cret@broker.example:5673/lane");
+        let shown = format!("{options:?} {:?}", Target::parse(&options).unwrap());
+        assert!(!shown.contains("s3cret"), "{shown}");
+        assert!(shown.contains("ann") && shown.contains("broker.example:5673"), "{shown}");
+    }
+
+    #[test]
+    fn no_fault_of_a_url_repeats_the_url() {
+        for url in [
+            "s3cret",
+            "amqp:s3cret@host",
+            "https://ann:s3cret@host/",
+            "amqp://",
+            "amqp://ann:s3cret%ff@host",
+            "amqp://ann:s3cret@host/a/b",
+            "amqp://ann:s3cret@host?heartbeat=s3cret",
+            "amqp://ann:s3cret@host:99999",
+        ] {
+            let error = Target::parse(&options(url)).expect_err(url).to_string();
+            assert!(!error.contains("s3cret"), "{url}: {error}");
+            assert!(!format!("{:?}", options(url)).contains("s3cret"), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_not_taken_for_localhost() {
+        let target = Target::parse(&options("amqp://[fd00::1]:5673")).unwrap();
+        assert_eq!(target.uri.authority.host, "fd00::1");
+        assert_eq!(target.address(), "[fd00::1]:5673");
+    }
+
+    #[test]
+    fn a_heartbeat_in_the_url_wins_over_the_setting() {
+        let heartbeat = |url| Target::parse(&options(url)).unwrap().uri.query.heartbeat;
+        assert_eq!(heartbeat("amqp://host"), Some(10));
+        assert_eq!(heartbeat("amqp://host?heartbeat=30"), Some(30));
+    }
+
+    #[test]
+    fn an_escaped_virtual_host_is_read() {
+        let vhost = |url| Target::parse(&options(url)).unwrap().vhost().to_owned();
+        assert_eq!(vhost("amqp://host"), "/");
+        assert_eq!(vhost("amqp://host/%2f"), "/");
+        assert_eq!(vhost("amqp://host/lane%2Ftwo"), "lane/two");
+    }
+}

@@ -1,0 +1,8 @@
+//! The whole road on a real RabbitMQ: worker processes, the simulator as a process, and a foreign publisher and consumer.
+
+mod fleet;
+mod foreign;
+mod hostile;
+mod jobs;
+mod kill;
+mod share;
