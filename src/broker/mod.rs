@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 pub use consume::{Consumer, ConsumerPort, Delivery, Lease, Receipt, Settlement, Stale, consumer_channel};
 pub use error::{BrokerError, PublishError};
-pub use publish::{PublishRequest, Publisher, publisher_channel};
+pub use publish::{Confirm, PublishRequest, Publisher, publisher_channel};
 
 use crate::domain::envelope::Message;
 use topology::{Mismatch, Topology};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PublishError;
 use crate::domain::envelope::Message;
@@ -53,6 +53,22 @@ impl Publisher {
         mandatory: bool,
         message: Message,
     ) -> Result<(), PublishError> {
+        let confirm = self.send(exchange, routing_key, mandatory, message).await?;
+        confirm.answered().await
+    }
+
+    /// Hands a publish to the channel's owner, and leaves its confirm for later. Calls that are made one after another are published in that
+    /// order, which several [`Publisher::publish`] at once are not.
+    ///
+    /// # Errors
+    /// [`PublishError::NotSent`] where the owner is gone or takes nothing in time. Cancelled before it is done, nothing is sent.
+    pub async fn send(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        mandatory: bool,
+        message: Message,
+    ) -> Result<Confirm, PublishError> {
         let (reply, confirmed) = oneshot::channel();
         let request = PublishRequest {
             exchange: exchange.to_owned(),
@@ -70,7 +86,25 @@ impl Publisher {
                 return Err(PublishError::NotSent("the publishing channel takes nothing".to_owned()));
             }
         }
-        match timeout(self.confirm_timeout, confirmed).await {
+        Ok(Confirm { confirmed, until: Instant::now() + self.confirm_timeout })
+    }
+}
+
+/// The broker's word on a publish that is on its way.
+#[derive(Debug)]
+#[must_use = "a publish is not safe before it is confirmed"]
+pub struct Confirm {
+    confirmed: oneshot::Receiver<Result<(), PublishError>>,
+    until: Instant,
+}
+
+impl Confirm {
+    /// Waits for it, for as long after sending as the publisher's time-out says.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub async fn answered(self) -> Result<(), PublishError> {
+        match timeout_at(self.until, self.confirmed).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => {
                 Err(PublishError::Unknown("the publishing channel was lost before the confirm".to_owned()))

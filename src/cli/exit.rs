@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use super::connect;
+use crate::broker::BrokerError;
 use crate::config::ConfigErrors;
 
 /// The program's exit codes.
@@ -46,6 +48,31 @@ pub enum CommandError {
     /// A setting that this command needs is not there.
     #[error("{0}")]
     Missing(&'static str),
+    /// The arguments do not go together.
+    #[error("{0}")]
+    Usage(String),
+    /// Something of the topology is not there.
+    #[error("{kind} '{name}' does not exist: run `captcha-worker topology declare` first")]
+    NotDeclared {
+        /// `queue` or `exchange`.
+        kind: &'static str,
+        /// Full name.
+        name: String,
+    },
+    /// The broker cannot be used.
+    #[error("{0}; {advice}", advice = connect::advice(.0))]
+    Broker(BrokerError),
+    /// The input cannot be opened.
+    #[error("cannot read '{path}': {reason}")]
+    Input {
+        /// As it was given.
+        path: String,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// The output cannot be written.
+    #[error("cannot write the output: {0}")]
+    Output(io::Error),
     /// It failed.
     #[error("{0}")]
     Failed(String),
@@ -65,11 +92,25 @@ impl CommandError {
         let exit = match self {
             // Whoever reads the output has seen enough, as `head` has: no reason to complain.
             CommandError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => return Exit::Fine,
-            CommandError::Settings(_) | CommandError::Missing(_) => Exit::Usage,
-            CommandError::Failed(_) | CommandError::Io(_) => Exit::Failed,
+            CommandError::Settings(_) | CommandError::Missing(_) | CommandError::Usage(_) => Exit::Usage,
+            CommandError::NotDeclared { .. }
+            | CommandError::Broker(_)
+            | CommandError::Input { .. }
+            | CommandError::Output(_)
+            | CommandError::Failed(_)
+            | CommandError::Io(_) => Exit::Failed,
         };
         // Without anybody at stderr the exit code must do.
         let _ = writeln!(io::stderr(), "error: {self}");
         exit
+    }
+}
+
+impl From<BrokerError> for CommandError {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::Missing { kind, name } => CommandError::NotDeclared { kind, name },
+            other => CommandError::Broker(other),
+        }
     }
 }

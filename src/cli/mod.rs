@@ -7,10 +7,18 @@ mod check;
 mod checks;
 mod completions;
 mod connect;
+pub mod console;
 mod definitions;
 pub mod demo;
 mod exit;
+pub mod input;
+mod mask;
+pub mod outcomes;
 mod output;
+mod progress;
+pub mod publish;
+pub mod render;
+pub mod report;
 mod run;
 mod signals;
 mod simulate;
@@ -22,9 +30,13 @@ use clap::{Args, Parser, Subcommand};
 
 pub use exit::{CommandError, Exit};
 
+use crate::broker::Broker;
+use crate::broker::topology::Names;
 use crate::config::{LoadOptions, Loaded, LogFilter, LogFormat, Override, Settings};
 use crate::telemetry;
+use console::Console;
 use output::Output;
+use tokio_util::sync::CancellationToken;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -83,6 +95,10 @@ enum Configured {
     Check(check::CheckArgs),
     /// Exchanges, queues and bindings on the broker
     Topology(topology::TopologyArgs),
+    /// Publish jobs: NDJSON from a file or standard input, or images
+    Publish(publish::PublishArgs),
+    /// Look at, or take, outcomes: results or a dead-letter queue
+    Outcomes(outcomes::OutcomesArgs),
     /// Stand in for the recognition API, over HTTP
     Simulate(simulate::SimulateArgs),
 }
@@ -92,7 +108,10 @@ impl Configured {
     fn is_service(&self) -> bool {
         match self {
             Configured::Run(_) | Configured::Simulate(_) => true,
-            Configured::Check(_) | Configured::Topology(_) => false,
+            Configured::Check(_)
+            | Configured::Topology(_)
+            | Configured::Publish(_)
+            | Configured::Outcomes(_) => false,
         }
     }
 
@@ -102,9 +121,25 @@ impl Configured {
             Configured::Run(args) => run::run(&args, settings).await,
             Configured::Check(args) => check::run(&args, loaded, output).await,
             Configured::Topology(args) => topology::run(&args, settings, output).await,
+            Configured::Publish(args) => {
+                let (broker, names, stop) = reach(settings, "publish")?;
+                publish::publish(args, &broker, &names, &mut Console::std(output.is_forced_json()), &stop)
+                    .await
+            }
+            Configured::Outcomes(args) => {
+                let (broker, names, stop) = reach(settings, "outcomes")?;
+                outcomes::outcomes(args, &broker, &names, &mut Console::std(output.is_forced_json()), &stop)
+                    .await
+            }
             Configured::Simulate(args) => simulate::run(&args, output).await,
         }
     }
+}
+
+/// What a client of the queues needs: the broker, its names, and a token that Ctrl-C cancels.
+fn reach(settings: &Settings, name: &str) -> Result<(Broker, Names, CancellationToken), CommandError> {
+    let broker = connect::broker(settings, &format!("captcha-worker {name}"))?;
+    Ok((broker, Names::new(&settings.broker.namespace), signals::stop()?))
 }
 
 /// Carries out a command, and tells on stderr why it could not.

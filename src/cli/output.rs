@@ -9,13 +9,19 @@ use serde::Serialize;
 pub(super) struct Output {
     out: Stdout,
     json: bool,
+    asked_for: bool,
 }
 
 impl Output {
-    pub(super) fn stdout(json: bool) -> Self {
+    pub(super) fn stdout(asked_for: bool) -> Self {
         let out = io::stdout();
-        let json = json || !out.is_terminal();
-        Self { out, json }
+        let json = asked_for || !out.is_terminal();
+        Self { out, json, asked_for }
+    }
+
+    /// Whether JSON was asked for, wherever it goes.
+    pub(super) fn is_forced_json(&self) -> bool {
+        self.asked_for
     }
 
     /// Whether JSON is wanted.

@@ -41,7 +41,7 @@ pub(super) async fn run(_: &RunArgs, settings: &Settings) -> Result<Exit, Comman
     if let Some(address) = settings.ops.listen {
         serve_ops(address, worker.view(), served.clone()).await?;
     }
-    let drained = worker.run(stop).await.map_err(|error| connect::broker_failure(&error));
+    let drained = worker.run(stop).await;
     served.cancel();
     let drained = drained?;
     tracing::info!(unfinished = drained.unfinished, "stopped");

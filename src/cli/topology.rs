@@ -58,7 +58,7 @@ async fn declare(
     output: &mut Output,
 ) -> Result<Exit, CommandError> {
     let declared = on_session(broker, async |session| session.link().declare(topology).await).await;
-    declared.map_err(|error| connect::broker_failure(&error))?;
+    declared?;
     let (exchanges, queues, bindings) = counts(topology);
     if output.is_json() {
         output.value(&json!({
@@ -73,7 +73,7 @@ async fn declare(
 }
 
 async fn check(broker: &Broker, topology: &Topology, output: &mut Output) -> Result<Exit, CommandError> {
-    let mismatches = compare(broker, topology).await.map_err(|error| connect::broker_failure(&error))?;
+    let mismatches = compare(broker, topology).await?;
     let (exchanges, queues, _) = counts(topology);
     if output.is_json() {
         let told: Vec<_> = mismatches.iter().map(as_json).collect();
