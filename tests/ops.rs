@@ -8,8 +8,9 @@ use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::pacing::{Pacing, PacingTable};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::ops::Server;
-use captcha_worker::solver::{BoxFuture, RawReply, Solver, Transport, TransportError};
+use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
 use captcha_worker::worker::{Clock, Dice, Worker, WorkerOptions};
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, interval};
@@ -23,7 +24,7 @@ impl Transport for Silent {
         _: &'static str,
         _: bytes::Bytes,
     ) -> BoxFuture<'a, Result<RawReply, TransportError>> {
-        Box::pin(async { Err(TransportError::TimedOut) })
+        Box::pin(async { Err(TransportError::NeverSent("silent".to_owned())) })
     }
 }
 
@@ -32,7 +33,7 @@ fn worker(broker: &LocalBroker) -> Worker {
     let pacing = Pacing::try_new(second(1), second(2), second(60)).expect("within the limits");
     Worker::new(WorkerOptions {
         broker: Broker::Local(broker.clone()),
-        solver: Solver::with_transport("key".into(), 4, Box::new(Silent)).expect("a key"),
+        solver: Solver::with_transport("key".into(), std::sync::Arc::new(Silent)),
         names: Names::new("captcha"),
         declare_topology: true,
         rules: Rules {

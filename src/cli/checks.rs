@@ -157,9 +157,10 @@ async fn api(settings: &Settings) -> Option<Finding> {
     let base_url = &settings.solver.base_url;
     let longest = settings.solver.connect_timeout + settings.solver.request_timeout;
     Some(match timeout(longest, solver.balance()).await {
-        Ok(Ok(balance)) => {
-            Finding::fine("api", format!("{base_url}: reached, the key is accepted, balance {balance}"))
-        }
+        Ok(Ok(balance)) => Finding::fine(
+            "api",
+            format!("{base_url}: reached, the key is accepted, balance {}", balance.text),
+        ),
         Ok(Err(error)) => failed_api(&error, settings),
         Err(_) => Finding::failed("api", format!("{base_url}: no answer in time"), UNREACHED),
     })

@@ -8,6 +8,8 @@ use crate::broker::{Broker, BrokerError};
 use crate::config::{Settings, SolverSettings};
 use crate::solver::{Solver, SolverOptions};
 
+/// What the API sees as the client.
+pub(super) const USER_AGENT: &str = concat!("captcha-worker/", env!("CARGO_PKG_VERSION"));
 /// How a missing key is told and mended.
 pub(super) const NO_KEY: &str = "solver.api_key is not set: put the account's key into a file and name it by \
     solver.api_key_file (CAPTCHA_WORKER__SOLVER__API_KEY_FILE), or set CAPTCHA_WORKER__SOLVER__API_KEY";
@@ -35,7 +37,7 @@ pub(super) fn broker(settings: &Settings, name: &str) -> Result<Broker, CommandE
 pub(super) fn solver(settings: &Settings) -> Result<Solver, CommandError> {
     let solver = &settings.solver;
     let key = solver.api_key.clone().ok_or(CommandError::Missing(NO_KEY))?;
-    Solver::new(&options(solver, key)).map_err(CommandError::failed)
+    Solver::new(options(solver, key)).map_err(CommandError::failed)
 }
 
 fn options(solver: &SolverSettings, api_key: SecretString) -> SolverOptions {
@@ -46,6 +48,7 @@ fn options(solver: &SolverSettings, api_key: SecretString) -> SolverOptions {
         request_timeout: solver.request_timeout,
         max_connections: solver.max_connections,
         allow_plain_http: solver.allow_plain_http,
+        user_agent: USER_AGENT.to_owned(),
     }
 }
 
@@ -61,11 +64,6 @@ pub(super) fn worker_name(settings: &Settings) -> String {
         host => host,
     };
     format!("{host}/{}", std::process::id())
-}
-
-/// A broker's failure with what to do about it.
-pub(super) fn broker_failure(error: &BrokerError) -> CommandError {
-    CommandError::Failed(format!("{error}; {}", advice(error)))
 }
 
 /// What to do about a broker's failure.

@@ -1,160 +1,76 @@
-//! How bytes get to the API and back: over HTTP, or by whatever a test puts in its place.
+//! The seam: a POST with a body goes down, a status with a bounded body comes up.
 
+use std::fmt;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
-use reqwest::redirect::Policy;
-use url::{Host, Url};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
-use super::{BoxFuture, SolverConfigError, SolverOptions};
+use crate::domain::call::NoAnswer;
 
-/// The longest reply that is read.
-pub const MAX_REPLY: usize = 1024 * 1024;
-/// The longest pause that the API can ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
-const IDLE_CONNECTION: Duration = Duration::from_secs(60);
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Path of createTask.
+pub const CREATE_TASK: &str = "/createTask";
+/// Path of getTaskResult.
+pub const GET_TASK_RESULT: &str = "/getTaskResult";
+/// Path of getBalance.
+pub const GET_BALANCE: &str = "/getBalance";
 
-/// A reply, not yet read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a request reaches the API and an answer comes back.
+///
+/// An implementation bounds the time of an exchange and the length of the answer, sends nothing twice, and keeps the
+/// request's body out of its errors and logs: the key rides in it.
+pub trait Transport: Send + Sync {
+    /// Sends one JSON body to one of [`CREATE_TASK`], [`GET_TASK_RESULT`] or [`GET_BALANCE`].
+    ///
+    /// Any HTTP status is an `Ok`. Errors tell requests that never left from those that may have arrived.
+    fn post<'a>(&'a self, path: &'static str, body: Bytes)
+    -> BoxFuture<'a, Result<RawReply, TransportError>>;
+}
+
+/// An answer, whole and unread.
+#[derive(Clone)]
 pub struct RawReply {
     /// The HTTP status.
     pub status: u16,
-    /// `Retry-After`, where it was given in seconds.
+    /// `Retry-After`, where it was sent in seconds; see [`crate::solver::wire::read_retry_after`].
     pub retry_after: Option<Duration>,
-    /// The body, of [`MAX_REPLY`] bytes at most.
+    /// The body, at most 1 MiB of it.
     pub body: Bytes,
 }
 
-/// Why there is no whole reply. Texts carry neither key nor body.
+impl RawReply {
+    /// Whether the status is 2xx.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
+impl fmt::Debug for RawReply {
+    /// The body is told by its length only: an API may echo the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawReply")
+            .field("status", &self.status)
+            .field("retry_after", &self.retry_after)
+            .field("body_bytes", &self.body.len())
+            .finish()
+    }
+}
+
+/// An exchange without an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
-    /// Nothing left this machine: the name was not resolved, or connection or TLS failed.
-    #[error("no connection: {0}")]
+    /// No byte of the request left this machine.
+    #[error("not sent: {0}")]
     NeverSent(String),
-    /// Sent, and no whole reply within the time-out.
-    #[error("no whole reply in time")]
-    TimedOut,
-    /// Sent, or perhaps sent, and the connection ended before the reply did.
-    #[error("the connection ended early: {0}")]
-    Cut(String),
-    /// A reply beyond [`MAX_REPLY`].
-    #[error("a reply of more than 1 MiB")]
-    TooLong,
-}
-
-/// A way to make one call. It must never send a call twice by itself: a second createTask is a second payment.
-pub trait Transport: Send + Sync {
-    /// Sends a JSON body to a method of the API (`createTask`, `getTaskResult`, `getBalance`).
-    fn post<'a>(
-        &'a self,
-        method: &'static str,
-        body: Bytes,
-    ) -> BoxFuture<'a, Result<RawReply, TransportError>>;
-}
-
-/// HTTP over one pool of connections.
-pub struct Http {
-    client: reqwest::Client,
-    base: String,
-}
-
-impl Http {
-    /// A pool for the API at `options.base_url`.
-    ///
-    /// # Errors
-    /// Settings that cannot be used.
-    pub fn new(options: &SolverOptions) -> Result<Self, SolverConfigError> {
-        check_base(&options.base_url, options.allow_plain_http)?;
-        // An error means that a provider is installed already, which is just as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("captcha-worker/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(options.connect_timeout)
-            .timeout(options.request_timeout)
-            .pool_max_idle_per_host(options.max_connections)
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .tcp_keepalive(KEEP_ALIVE)
-            .tcp_nodelay(true)
-            .no_proxy()
-            // The key rides in the body, which a redirect would carry elsewhere.
-            .redirect(Policy::none())
-            // The default repeats a request when an HTTP/2 server says good-bye, although it may have been read.
-            // What hyper itself repeats, no byte of which was written, stays safe.
-            .retry(reqwest::retry::never())
-            .build()
-            .map_err(|error| SolverConfigError::Client(error.to_string()))?;
-        let base = options.base_url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { client, base })
-    }
-
-    async fn exchange(&self, method: &str, body: Bytes) -> Result<RawReply, TransportError> {
-        let request =
-            self.client.post(format!("{}/{method}", self.base)).header(CONTENT_TYPE, "application/json");
-        let mut reply = request.body(body).send().await.map_err(judge)?;
-        let (status, retry_after) = (reply.status().as_u16(), retry_after(reply.headers()));
-        let mut body = BytesMut::new();
-        while let Some(chunk) = reply.chunk().await.map_err(judge)? {
-            if body.len() + chunk.len() > MAX_REPLY {
-                return Err(TransportError::TooLong);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(RawReply { status, retry_after, body: body.freeze() })
-    }
-}
-
-impl Transport for Http {
-    fn post<'a>(
-        &'a self,
-        method: &'static str,
-        body: Bytes,
-    ) -> BoxFuture<'a, Result<RawReply, TransportError>> {
-        Box::pin(self.exchange(method, body))
-    }
-}
-
-/// Only a failure to connect is certain not to have been sent. The text is the innermost cause's, which names no URL.
-fn judge(error: reqwest::Error) -> TransportError {
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    let text = if std::ptr::addr_eq(cause, &raw const error) {
-        "request failed".to_owned()
-    } else {
-        cause.to_string()
-    };
-    if error.is_connect() {
-        TransportError::NeverSent(text)
-    } else if error.is_timeout() {
-        TransportError::TimedOut
-    } else {
-        TransportError::Cut(text)
-    }
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
-}
-
-/// The key goes out in clear over plain HTTP, so that is for this machine only, unless the operator says otherwise.
-fn check_base(base: &Url, allow_plain_http: bool) -> Result<(), SolverConfigError> {
-    if !base.username().is_empty() || base.password().is_some() {
-        return Err(SolverConfigError::Userinfo);
-    }
-    let loopback = match base.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => return Err(SolverConfigError::Scheme),
-    };
-    match base.scheme() {
-        "https" => Ok(()),
-        "http" if loopback || allow_plain_http => Ok(()),
-        "http" => Err(SolverConfigError::PlainHttp),
-        _ => Err(SolverConfigError::Scheme),
-    }
+    /// Sent, or perhaps sent, and no whole answer came.
+    #[error("no answer: {detail}")]
+    NoAnswer {
+        /// In which way.
+        kind: NoAnswer,
+        /// The HTTP status, where one was read.
+        status: Option<u16>,
+        /// For people.
+        detail: String,
+    },
 }

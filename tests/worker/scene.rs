@@ -1,6 +1,7 @@
 //! A whole worker on paused time: the in-process broker, and the simulator behind the solver's transport.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -8,7 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use captcha_worker::broker::local::LocalBroker;
 use captcha_worker::broker::topology::{Arguments, Names, Queue, Topology};
-use captcha_worker::broker::{BoxFuture, Broker, ConsumeSpec, Consumer, Session};
+use captcha_worker::broker::{Broker, ConsumeSpec, Consumer, Session};
+use captcha_worker::domain::call::NoAnswer;
 use captcha_worker::domain::code::Overrides;
 use captcha_worker::domain::envelope::{Message, Properties};
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
@@ -18,6 +20,7 @@ use captcha_worker::domain::time::Timestamp;
 use captcha_worker::simulator::{Reply, Simulator, SimulatorConfig};
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
 use captcha_worker::worker::{Clock, Dice, Drained, View, Worker, WorkerOptions};
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval, timeout};
@@ -32,6 +35,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The simulator as a transport.
 struct InProcess(Simulator);
 
+fn no_answer(kind: NoAnswer) -> Result<RawReply, TransportError> {
+    Err(TransportError::NoAnswer { kind, status: None, detail: "as the script says".to_owned() })
+}
+
 impl Transport for InProcess {
     fn post<'a>(
         &'a self,
@@ -43,12 +50,12 @@ impl Transport for InProcess {
                 !body.windows(PANICKING_TYPE.len()).any(|part| part == PANICKING_TYPE.as_bytes()),
                 "as a bug would"
             );
-            match timeout(CALL_TIMEOUT, self.0.call(path, &body)).await {
+            match timeout(CALL_TIMEOUT, self.0.call(path.trim_start_matches('/'), &body)).await {
                 Ok(Reply::Answer { status, retry_after, body, .. }) => {
                     Ok(RawReply { status, retry_after: retry_after.map(Duration::from_secs), body })
                 }
-                Ok(Reply::Cut) => Err(TransportError::Cut("cut".to_owned())),
-                Ok(Reply::Hang) | Err(_) => Err(TransportError::TimedOut),
+                Ok(Reply::Cut) => no_answer(NoAnswer::Cut),
+                Ok(Reply::Hang) | Err(_) => no_answer(NoAnswer::TimedOut),
             }
         })
     }
@@ -126,8 +133,7 @@ impl Scene {
     pub(crate) fn start(&self) -> Running {
         let worker = Worker::new(WorkerOptions {
             broker: Broker::Local(self.broker.clone()),
-            solver: Solver::with_transport(self.key.into(), 64, Box::new(InProcess(self.simulator.clone())))
-                .expect("a key"),
+            solver: Solver::with_transport(self.key.into(), Arc::new(InProcess(self.simulator.clone()))),
             names: self.names.clone(),
             declare_topology: false,
             rules: self.rules.clone(),

@@ -1,6 +1,7 @@
 //! One act of the demo: broker, simulator and worker in this process, on loopback.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -12,13 +13,14 @@ use super::panicking::Panicking;
 use crate::broker::local::LocalBroker;
 use crate::broker::topology::{Names, Topology};
 use crate::broker::{Broker, Session};
+use crate::cli::connect::USER_AGENT;
 use crate::domain::code::Overrides;
 use crate::domain::envelope::{Message, Properties};
 use crate::domain::lifecycle::{Ambiguous, Rules};
 use crate::domain::pacing::{Pacing, PacingTable};
 use crate::domain::policy::Policy;
 use crate::simulator::{Server, Simulator, SimulatorConfig};
-use crate::solver::{Http, Solver, SolverOptions};
+use crate::solver::{HttpTransport, Solver, SolverOptions};
 use crate::worker::{Clock, Dice, View, Worker, WorkerOptions};
 
 /// Unpaid jobs are given up after this long, so that nobody has to watch for ten minutes. They are parked for 5 s once.
@@ -68,15 +70,16 @@ impl Stage {
         let options = SolverOptions {
             base_url: self.base_url.clone(),
             api_key: key.into(),
-            connect_timeout: CALL_TIMEOUT,
+            connect_timeout: CALL_TIMEOUT / 2,
             request_timeout: CALL_TIMEOUT,
             max_connections: MAX_CALLS,
             allow_plain_http: false,
+            user_agent: USER_AGENT.to_owned(),
         };
-        let transport = Box::new(Panicking(Http::new(&options)?));
+        let transport = Arc::new(Panicking(HttpTransport::new(&options)?));
         let worker = Worker::new(WorkerOptions {
             broker: Broker::Local(self.broker.clone()),
-            solver: Solver::with_transport(options.api_key, MAX_CALLS, transport)?,
+            solver: Solver::with_transport(options.api_key, transport),
             names: self.names.clone(),
             declare_topology: true,
             rules: rules()?,

@@ -1,12 +1,13 @@
 //! A bug on purpose: the demo's API client panics on one type of task, to show what becomes of such a job, and of its neighbours.
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use super::jobs::PANICKING_TYPE;
-use crate::solver::{BoxFuture, Http, RawReply, Transport, TransportError};
+use crate::solver::{HttpTransport, RawReply, Transport, TransportError};
 
 /// HTTP, until the task comes that it cannot bear.
-pub(super) struct Panicking(pub(super) Http);
+pub(super) struct Panicking(pub(super) HttpTransport);
 
 impl Transport for Panicking {
     fn post<'a>(

@@ -1,0 +1,152 @@
+//! The transport over HTTP: one pooled client.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Client, Response, redirect};
+use tokio::sync::Semaphore;
+use url::Url;
+
+use super::options::{SolverConfigError, SolverOptions};
+use super::transport::{RawReply, Transport, TransportError};
+use super::wire;
+use crate::domain::call::NoAnswer;
+
+/// Longest answer that is read, in bytes.
+const MAX_BODY: usize = 1024 * 1024;
+/// Below the 60 to 75 s after which common front ends close an idle connection: a request written into that moment is
+/// cut, and a cut createTask may have been paid.
+const POOL_IDLE: Duration = Duration::from_secs(30);
+/// A dead peer is noticed within this time and a half, over TCP and over HTTP/2. Over HTTP/2 all requests share one
+/// connection, so that a dead one would otherwise take each request to its time-out.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// One pooled client.
+pub struct HttpTransport {
+    client: Client,
+    base: Url,
+    permits: Semaphore,
+}
+
+impl HttpTransport {
+    /// One client for all calls. What it relies on, read in reqwest 0.13, hyper-util 0.1 and h2 0.4:
+    ///
+    /// * A request is repeated unseen in three cases only, in each of which the server did not take it: hyper-util gets
+    ///   the request back from a pooled connection that closed *before the request was taken from its queue*; the
+    ///   server answers `REFUSED_STREAM`; the server's graceful `GOAWAY` names a last stream below ours. The latter
+    ///   two are reqwest's default policy, for which RFC 9113 (8.7) promises that nothing was processed. Over
+    ///   HTTP/1.1, once a byte is written there is no repeat.
+    /// * `is_connect()` is true for failures of the connector alone: name, TCP, TLS, and the time-out of these.
+    /// * `timeout` runs from the call to the last byte of the body.
+    ///
+    /// No redirects, since the key rides in the body; no proxy from the environment, since a plain http:// request
+    /// (and so the key) would be readable by it.
+    ///
+    /// # Errors
+    /// Where the client cannot be built.
+    pub fn new(options: &SolverOptions) -> Result<Self, SolverConfigError> {
+        // Already installed by another part is as good: it is the same provider.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let client = Client::builder()
+            .user_agent(&options.user_agent)
+            .connect_timeout(options.connect_timeout)
+            .timeout(options.request_timeout)
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .pool_max_idle_per_host(options.max_connections)
+            .pool_idle_timeout(POOL_IDLE)
+            .tcp_keepalive(KEEP_ALIVE)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .http2_keep_alive_timeout(KEEP_ALIVE / 2)
+            .build()
+            .map_err(|error| SolverConfigError::Client(told(&error)))?;
+        let permits = Semaphore::new(options.max_connections);
+        Ok(Self { client, base: options.base_url.clone(), permits })
+    }
+
+    async fn exchange(&self, path: &str, body: Bytes) -> Result<RawReply, TransportError> {
+        // The wait is bounded by the others' time-outs; the semaphore is never closed.
+        let _permit = self.permits.acquire().await.map_err(|e| TransportError::NeverSent(e.to_string()))?;
+        let request = self
+            .client
+            .post(self.url(path))
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json")
+            .body(body);
+        let response = request.send().await.map_err(|error| failure(error, None))?;
+        let status = response.status().as_u16();
+        let retry_after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| wire::read_retry_after(value.to_str().ok()?));
+        let body = read_body(response, status).await?;
+        Ok(RawReply { status, retry_after, body })
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
+        url
+    }
+}
+
+impl Transport for HttpTransport {
+    fn post<'a>(
+        &'a self,
+        path: &'static str,
+        body: Bytes,
+    ) -> BoxFuture<'a, Result<RawReply, TransportError>> {
+        Box::pin(self.exchange(path, body))
+    }
+}
+
+/// The body, piece by piece, so that an endless one costs no more than the bound. Dropping the response ends it.
+async fn read_body(mut response: Response, status: u16) -> Result<Bytes, TransportError> {
+    let too_long = || TransportError::NoAnswer {
+        kind: NoAnswer::TooLong,
+        status: Some(status),
+        detail: format!("the answer is longer than {MAX_BODY} bytes"),
+    };
+    let announced = response.content_length().unwrap_or(0);
+    if announced > MAX_BODY as u64 {
+        return Err(too_long());
+    }
+    let mut body = BytesMut::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| failure(error, Some(status)))? {
+        if body.len() + piece.len() > MAX_BODY {
+            return Err(too_long());
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body.freeze())
+}
+
+/// Anything that is not certainly before the first byte is told as perhaps sent.
+fn failure(error: reqwest::Error, status: Option<u16>) -> TransportError {
+    let error = error.without_url();
+    let detail = told(&error);
+    if status.is_none() && (error.is_connect() || error.is_builder()) {
+        return TransportError::NeverSent(detail);
+    }
+    let kind = if error.is_timeout() { NoAnswer::TimedOut } else { NoAnswer::Cut };
+    TransportError::NoAnswer { kind, status, detail }
+}
+
+/// The error with its causes: reqwest's own text names none of them.
+fn told(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}

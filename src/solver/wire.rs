@@ -1,0 +1,170 @@
+//! The API's language, both ways, as pure functions: no I/O, no clock, and no input that makes them panic.
+//!
+//! Order of reading: a JSON body first, the HTTP status second, since the API documents no statuses and sends errors
+//! under 200. A body without JSON, or with JSON that says nothing, is judged by its status.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::key::{Key, Mask};
+use super::reply::{self, Fields};
+use super::transport::RawReply;
+use crate::domain::call::{Accepted, CallError, NoAnswer, Refusal, TaskId, TaskState};
+
+/// Longest `errorDescription` (and detail of an error) that is kept, in characters.
+pub const MAX_DESCRIPTION: usize = 512;
+/// Longest `errorCode` that is kept, in characters. The documented ones stay under 40.
+pub const MAX_CODE: usize = 128;
+/// Longest wait that a `Retry-After` can ask for: the length of the API's own bans.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
+/// How much of an unreadable body is shown to people, in characters.
+const MAX_EXCERPT: usize = 120;
+
+/// An account's funds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Balance {
+    /// The decimal as the API wrote it: money is shown from this, never from the float.
+    pub text: String,
+    /// The same, for comparisons and gauges. Finite.
+    pub amount: f64,
+}
+
+/// `{"clientKey":…,"task":…}` with the task's bytes as they came.
+pub(super) fn create_body(key: &Key, task: &RawValue) -> Bytes {
+    body(key, ",\"task\":".len() + task.get().len(), |out| {
+        out.extend_from_slice(b",\"task\":");
+        out.extend_from_slice(task.get().as_bytes());
+    })
+}
+
+/// `{"clientKey":…,"taskId":…}` with the id's JSON as it came.
+pub(super) fn result_body(key: &Key, id: &TaskId) -> Bytes {
+    body(key, ",\"taskId\":".len() + id.as_json().len(), |out| {
+        out.extend_from_slice(b",\"taskId\":");
+        out.extend_from_slice(id.as_json().as_bytes());
+    })
+}
+
+/// `{"clientKey":…}`.
+pub(super) fn balance_body(key: &Key) -> Bytes {
+    body(key, 0, |_| {})
+}
+
+fn body(key: &Key, rest: usize, append: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    const HEAD: &[u8] = b"{\"clientKey\":";
+    let mut out = Vec::with_capacity(HEAD.len() + key.as_json().len() + rest + 1);
+    out.extend_from_slice(HEAD);
+    out.extend_from_slice(key.as_json().as_bytes());
+    append(&mut out);
+    out.push(b'}');
+    out.into()
+}
+
+/// createTask's answer. A success without a plausible id is [`NoAnswer::Unreadable`]: the task may have been accepted.
+///
+/// # Errors
+/// The API's refusal, or no readable answer.
+pub fn read_created(reply: &RawReply, mask: &Mask) -> Result<Accepted, CallError> {
+    read(reply, mask, "a taskId", |fields, _| {
+        fields.task_id.and_then(TaskId::from_raw).map(|task_id| Accepted { task_id })
+    })
+}
+
+/// getTaskResult's answer.
+///
+/// `ready` without a solution is [`NoAnswer::Unreadable`], to be asked again. A missing status means ready where there
+/// is a solution and processing where there is none; a status that is neither of the two documented words means
+/// processing, since the API would say an error by an error.
+///
+/// # Errors
+/// The API's refusal, or no readable answer.
+pub fn read_state(reply: &RawReply, mask: &Mask) -> Result<TaskState, CallError> {
+    read(reply, mask, "the solution of a ready task", |fields, verbatim| {
+        let solved = || fields.solution.filter(|_| verbatim).map(|raw| TaskState::Ready(raw.to_owned()));
+        match fields.status.map(reply::bare) {
+            Some(word) if word.eq_ignore_ascii_case("ready") => solved(),
+            Some(word) if word.eq_ignore_ascii_case("processing") => Some(TaskState::Processing),
+            None | Some("") if fields.solution.is_some() => solved(),
+            _ if reply.is_success() => Some(TaskState::Processing),
+            _ => None,
+        }
+    })
+}
+
+/// getBalance's answer: a number, or a string that holds one.
+///
+/// # Errors
+/// The API's refusal, or no readable answer.
+pub fn read_balance(reply: &RawReply, mask: &Mask) -> Result<Balance, CallError> {
+    read(reply, mask, "a balance", |fields, _| {
+        let text = fields.balance.map(reply::bare).filter(|text| text.len() <= MAX_CODE)?;
+        let amount = text.parse::<f64>().ok().filter(|amount| amount.is_finite())?;
+        Some(Balance { text: text.to_owned(), amount })
+    })
+}
+
+/// `Retry-After` in whole seconds, at most [`MAX_RETRY_AFTER`].
+///
+/// The header's other form, a date, is ignored: it would tie the wait to two clocks.
+#[must_use]
+pub fn read_retry_after(value: &str) -> Option<Duration> {
+    let digits = value.trim();
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let seconds = digits.parse().unwrap_or(u64::MAX);
+    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
+}
+
+/// Reads a reply whose success `find` recognises; it is told whether the text is the API's very bytes.
+///
+/// A success under a non-2xx status counts only beside an `errorId` that says so: a proxy's own error page may be JSON
+/// too. A code without an `errorId` is an error, and so is one that stands where the success should be.
+fn read<T>(
+    reply: &RawReply,
+    mask: &Mask,
+    wanted: &str,
+    find: impl FnOnce(&Fields<'_>, bool) -> Option<T>,
+) -> Result<T, CallError> {
+    let text = reply::decode(&reply.body);
+    let verbatim = matches!(text, std::borrow::Cow::Borrowed(_));
+    let Some(fields) = Fields::read(&text) else {
+        return Err(match reply.is_success() {
+            true => unreadable(reply, mask, "JSON", &text),
+            false => refused(reply, mask, None, None),
+        });
+    };
+    let declared = fields.declared_error();
+    let code = fields.code();
+    if declared == Some(true) || (declared.is_none() && code.is_some()) {
+        return Err(refused(reply, mask, code, fields.description()));
+    }
+    if (reply.is_success() || declared == Some(false))
+        && let Some(found) = find(&fields, verbatim)
+    {
+        return Ok(found);
+    }
+    if code.is_some() || !reply.is_success() {
+        return Err(refused(reply, mask, code, fields.description()));
+    }
+    Err(unreadable(reply, mask, wanted, &text))
+}
+
+fn refused(reply: &RawReply, mask: &Mask, code: Option<String>, description: Option<String>) -> CallError {
+    CallError::Refused(Refusal {
+        code: code.map(|code| mask.bounded(&code, MAX_CODE)),
+        description: description.map(|text| mask.bounded(&text, MAX_DESCRIPTION)),
+        status: reply.status,
+        retry_after: reply.retry_after,
+    })
+}
+
+fn unreadable(reply: &RawReply, mask: &Mask, wanted: &str, text: &str) -> CallError {
+    let detail = match mask.bounded(text, MAX_EXCERPT) {
+        excerpt if excerpt.is_empty() => format!("an empty body instead of {wanted}"),
+        excerpt => format!("{} bytes without {wanted}: {excerpt}", reply.body.len()),
+    };
+    CallError::NoAnswer { kind: NoAnswer::Unreadable, status: Some(reply.status), detail }
+}
