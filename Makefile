@@ -1,0 +1,71 @@
+# Everything that a person or a machine runs here. `make` alone tells what there is.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+CARGO ?= cargo
+PYTHON ?= python3
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# The end-to-end tests publish with a client that is not ours; it lives in an environment of its own.
+TEST_PYTHON := $(TARGET_DIR)/python/bin/python
+NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the release binary (target/release/captcha-worker)
+	$(CARGO) build --release --locked
+
+.PHONY: demo
+demo: ## 1,000 jobs through every class, in one process: needs nothing but Rust
+	$(CARGO) build --release --locked --quiet
+	$(TARGET_DIR)/release/captcha-worker demo
+
+.PHONY: test
+test: $(TEST_PYTHON) ## All tests, on a real RabbitMQ (installed first where it is absent and that is allowed)
+	scripts/ensure-rabbitmq
+ifneq ($(NEXTEST),)
+	CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) scripts/with-rabbitmq $(CARGO) nextest run --locked
+else
+	CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --bins --lib --tests
+endif
+	$(CARGO) test --locked --doc
+
+.PHONY: lint
+lint: ## Format, clippy, documentation and, where cargo-deny is installed, dependencies
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
+	scripts/check-dependencies
+
+.PHONY: simulate
+simulate: ## Serve the API's stand-in on http://127.0.0.1:8191
+	$(CARGO) run --release --locked --quiet -- simulate --listen 127.0.0.1:8191
+
+.PHONY: bench-smoke
+bench-smoke: ## CPU per job and memory per job in flight, on a real RabbitMQ
+	$(CARGO) build --release --locked --quiet
+	scripts/ensure-rabbitmq
+	scripts/with-rabbitmq benches/smoke
+
+.PHONY: image
+image: ## Build the container image captcha-worker:local
+	docker build --file deploy/Dockerfile --tag captcha-worker:local .
+
+.PHONY: clean-test-data
+clean-test-data: ## Remove what tests leave behind (their Python environment, broker folders and logs)
+	rm -rf $(TARGET_DIR)/python $(TARGET_DIR)/rabbitmq
+
+# A plain `python3` may lack venv (Debian splits it off), which is mended only where that needs no question.
+$(TEST_PYTHON): tests/requirements.txt
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing python3-venv from the distribution's packages"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
+	  else echo "'$(PYTHON) -m venv' does not work here: install python3-venv" >&2; exit 1; fi; fi
+	$(PYTHON) -m venv --clear $(TARGET_DIR)/python
+	$(TEST_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@

@@ -1,0 +1,160 @@
+//! Holds the house together: which room may name which, how long a file may grow, and that the documentation tells what the code does.
+//!
+//! Code under `#[cfg(test)]` is exempt from the arrows, since a test may put another room's fake behind a seam; nothing else is.
+
+mod contract;
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use source::{Source, Token, paths, sources, tokens, without_tests};
+
+/// Lines of a file, its inline tests left out.
+const MAX_LINES: usize = 300;
+
+/// Each room with the rooms it may name. `main → cli → {worker, fleet, ops, simulator} → {broker, solver} → domain`.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("lib", &[]),
+    ("main", &["cli", "config", "telemetry"]),
+    (
+        "cli",
+        &[
+            "broker", "config", "domain", "fleet", "ops", "simulator", "solver", "telemetry", "worker",
+        ],
+    ),
+    ("ops", &["broker", "domain", "fleet", "worker"]),
+    ("worker", &["broker", "domain", "fleet", "solver"]),
+    ("fleet", &["broker", "domain", "solver"]),
+    ("broker", &["domain"]),
+    ("solver", &["domain"]),
+    ("config", &["domain"]),
+    ("telemetry", &["config"]),
+    ("simulator", &[]),
+    ("domain", &[]),
+];
+
+/// Crates that the pure core may name: all of them turn values into values.
+const PURE_CRATES: &[&str] = &["base64", "idna", "serde", "serde_json", "thiserror", "time", "url"];
+/// Words with which std and those crates reach the world outside.
+const WORLDLY_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread"];
+const CLOCKS: &[&str] = &["Instant", "SystemTime", "now", "now_utc", "now_local", "UtcOffset"];
+
+fn production_paths(source: &Source) -> Vec<(usize, Vec<String>)> {
+    paths(&without_tests(&tokens(&source.text)))
+}
+
+/// The path from the crate's root, where it begins there: `crate::…`, `captcha_worker::…`, or enough `super`s.
+fn from_root(source: &Source, inline: usize, path: &[String]) -> Option<Vec<String>> {
+    match path.first()?.as_str() {
+        "crate" | "captcha_worker" => Some(path[1..].to_vec()),
+        "super" => {
+            let up = path.iter().take_while(|word| *word == "super").count();
+            (up >= source.module().len() + inline).then(|| path[up..].to_vec())
+        }
+        _ => None,
+    }
+}
+
+fn dependencies() -> BTreeSet<String> {
+    let manifest = include_str!("../../Cargo.toml");
+    let after = manifest.split("\n[dependencies]\n").nth(1).expect("there are dependencies");
+    let section = after.split("\n[").next().unwrap_or_default();
+    section
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, _)| name.trim().replace('-', "_"))
+        .collect()
+}
+
+#[test]
+fn every_room_names_only_the_rooms_that_it_may() {
+    let arrows: BTreeMap<_, _> = ARROWS.iter().copied().collect();
+    let mut wrong = Vec::new();
+    let mut seen = BTreeSet::new();
+    for source in sources().iter().filter(|source| !source.is_test_only()) {
+        let room = source.house();
+        let Some(allowed) = arrows.get(room) else {
+            wrong.push(format!("{}: room '{room}' has no row in ARROWS", source.path));
+            continue;
+        };
+        for (inline, path) in production_paths(source) {
+            let Some(target) = from_root(source, inline, &path).and_then(|path| path.first().cloned()) else {
+                continue;
+            };
+            if target != room && !allowed.contains(&target.as_str()) {
+                wrong.push(format!("{} names {}", source.path, path.join("::")));
+            }
+            seen.insert((room.to_owned(), target));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(
+        seen.contains(&("worker".to_owned(), "domain".to_owned())),
+        "the scan finds no arrows at all"
+    );
+}
+
+#[test]
+fn the_core_does_no_io_and_reads_neither_clock_nor_dice() {
+    let dependencies = dependencies();
+    let mut wrong = Vec::new();
+    for source in sources()
+        .iter()
+        .filter(|source| source.house() == "domain" && !source.is_test_only())
+    {
+        for (_, path) in production_paths(source) {
+            let words: Vec<&str> = path.iter().map(String::as_str).collect();
+            let worldly = match words.as_slice() {
+                ["std", part, ..] => WORLDLY_STD.contains(part),
+                [first, ..] => dependencies.contains(*first) && !PURE_CRATES.contains(first),
+                [] => false,
+            };
+            if worldly || words.iter().any(|word| CLOCKS.contains(word)) {
+                wrong.push(format!("{} names {}", source.path, path.join("::")));
+            }
+        }
+    }
+    assert!(dependencies.contains("tokio"), "the manifest was not read");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_has_outgrown_its_reader() {
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| !source.is_test_only()) {
+        let all = tokens(&source.text);
+        let kept: BTreeSet<usize> = without_tests(&all).iter().map(|(line, _)| *line).collect();
+        let tests: BTreeSet<usize> = all.iter().map(|(line, _)| *line).filter(|line| !kept.contains(line)).collect();
+        let length = source.text.lines().count() - tests.len();
+        if length > MAX_LINES {
+            wrong.push(format!("{} has {length} lines", source.path));
+        }
+    }
+    assert!(wrong.is_empty(), "at most {MAX_LINES}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_scan_sees_through_groups_comments_strings_and_super() {
+    let text = r##"
+        // use crate::cli::a;
+        /* crate::cli::b /* nested */ crate::cli::c */
+        use crate::{broker::{Link, topology::Names as N}, domain};
+        const S: &str = "crate::cli::d \" crate::cli::e"; const R: &str = r#"crate::cli::"f""#;
+        fn g<'a>(c: char) -> bool { c == '"' || c == '\'' || super::super::solver::h::<u8>(c) }
+        #[cfg(test)]
+        mod tests { use crate::simulator::Simulator; }
+        mod inner { use super::super::worker::View; }
+    "##;
+    let source = Source {
+        path: "fleet/mod.rs".to_owned(),
+        text: text.to_owned(),
+    };
+    let found: Vec<String> = production_paths(&source)
+        .iter()
+        .filter_map(|(inline, path)| from_root(&source, *inline, path))
+        .map(|path| path.join("::"))
+        .collect();
+    let expected = ["broker::Link", "broker::topology::Names", "domain", "solver::h", "worker::View"];
+    assert_eq!(found, expected);
+    assert!(!tokens(text).iter().any(|(_, token)| *token == Token::Word("nested".to_owned())));
+}
