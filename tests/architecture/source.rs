@@ -4,16 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A source file below `src/`.
-pub struct Source {
+pub(crate) struct Source {
     /// Relative to `src/`, with `/`.
-    pub path: String,
+    pub(crate) path: String,
     /// Its text.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Source {
     /// The module that the file is, from the crate's root: `domain/job/mod.rs` is `[domain, job]`.
-    pub fn module(&self) -> Vec<&str> {
+    pub(crate) fn module(&self) -> Vec<&str> {
         let path = self.path.trim_end_matches(".rs");
         path.split('/')
             .filter(|part| !matches!(*part, "mod" | "lib" | "main"))
@@ -21,18 +21,18 @@ impl Source {
     }
 
     /// The top-level module that it belongs to; `lib` and `main` for the two roots.
-    pub fn house(&self) -> &str {
+    pub(crate) fn house(&self) -> &str {
         self.path.split(['/', '.']).next().unwrap_or_default()
     }
 
     /// A file that exists only for `cargo test`, by its name.
-    pub fn is_test_only(&self) -> bool {
+    pub(crate) fn is_test_only(&self) -> bool {
         self.path.split('/').any(|part| matches!(part, "tests" | "tests.rs"))
     }
 }
 
 /// Every `.rs` file below `src/`.
-pub fn sources() -> Vec<Source> {
+pub(crate) fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     let mut folders = vec![root.clone()];
@@ -56,7 +56,7 @@ pub fn sources() -> Vec<Source> {
 
 /// A piece of source that matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Token {
+pub(crate) enum Token {
     /// An identifier or keyword.
     Word(String),
     /// `::`.
@@ -76,7 +76,7 @@ impl Token {
 }
 
 /// The tokens of a text with the line each stands on (from 0), without comments, strings and characters.
-pub fn tokens(text: &str) -> Vec<(usize, Token)> {
+pub(crate) fn tokens(text: &str) -> Vec<(usize, Token)> {
     let chars: Vec<char> = text.chars().collect();
     let (mut at, mut line, mut found) = (0, 0, Vec::new());
     while let Some(&c) = chars.get(at) {
@@ -156,7 +156,7 @@ fn literal(rest: &[char]) -> Option<usize> {
 }
 
 /// The same without items under `#[cfg(test)]`: tests may put a fake from another room behind a seam.
-pub fn without_tests(tokens: &[(usize, Token)]) -> Vec<(usize, Token)> {
+pub(crate) fn without_tests(tokens: &[(usize, Token)]) -> Vec<(usize, Token)> {
     let marker = ["#", "[", "cfg", "(", "test", ")", "]"];
     let begins = |at: usize| {
         marker.iter().enumerate().all(|(offset, text)| {
@@ -196,7 +196,7 @@ fn end_of_item(tokens: &[(usize, Token)], from: usize) -> usize {
 }
 
 /// Every path of two or more words, groups spelled out, with how many inline modules stand around it.
-pub fn paths(tokens: &[(usize, Token)]) -> Vec<(usize, Vec<String>)> {
+pub(crate) fn paths(tokens: &[(usize, Token)]) -> Vec<(usize, Vec<String>)> {
     let mut found = Vec::new();
     // For each open brace, whether it is a module's.
     let mut braces: Vec<bool> = Vec::new();
