@@ -11,6 +11,9 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 TEST_PYTHON := $(TARGET_DIR)/python/bin/python
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
+# In tests and examples a failed expectation is the message, and a story may be longer than a screen.
+TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout print_stderr too_many_lines)
+
 .PHONY: help
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +40,8 @@ endif
 .PHONY: lint
 lint: ## Format, clippy, documentation and, where cargo-deny is installed, dependencies
 	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --lib --bins -- -D warnings
+	$(CARGO) clippy --locked --all-targets -- -D warnings $(TESTS_MAY)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 	scripts/check-dependencies
 

@@ -38,14 +38,10 @@ fn literals(source: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn the_contract_lists_every_code_of_the_api_with_its_class() {
-    let told: Vec<(String, String)> = table(CONTRACT, "Codes of the API")
-        .into_iter()
-        .map(|row| (row[0].clone(), row[2].clone()))
-        .collect();
-    let known: Vec<(String, String)> = Code::ALL
-        .iter()
-        .map(|code| (code.name().to_owned(), code.class().name().to_owned()))
-        .collect();
+    let told: Vec<(String, String)> =
+        table(CONTRACT, "Codes of the API").into_iter().map(|row| (row[0].clone(), row[2].clone())).collect();
+    let known: Vec<(String, String)> =
+        Code::ALL.iter().map(|code| (code.name().to_owned(), code.class().name().to_owned())).collect();
     assert_eq!(told, known);
 }
 
@@ -141,11 +137,17 @@ fn the_contract_lists_every_queue_with_its_arguments() {
     for queue in Topology::new(&Names::new("captcha")).queues {
         let mut rest = queue.arguments.clone();
         for (name, value) in common {
-            assert_eq!(rest.remove(name).as_ref().map(shown).as_deref(), Some(value), "{}: {name}", queue.name);
+            assert_eq!(
+                rest.remove(name).as_ref().map(shown).as_deref(),
+                Some(value),
+                "{}: {name}",
+                queue.name
+            );
         }
         let mut take = |name: &str| rest.remove(name).as_ref().map(shown).unwrap_or_default();
         let (limit, target) = (take("x-delivery-limit"), take("x-dead-letter-routing-key"));
-        let further: Vec<String> = rest.iter().map(|(name, value)| format!("{name}: {}", shown(value))).collect();
+        let further: Vec<String> =
+            rest.iter().map(|(name, value)| format!("{name}: {}", shown(value))).collect();
         known.insert(vec![queue.name, limit, target, further.join(", ")]);
     }
     assert_eq!(told, known);
@@ -158,7 +160,8 @@ fn the_contract_lists_every_exchange_and_binding() {
         .exchanges
         .iter()
         .map(|exchange| {
-            let arguments = exchange.arguments.iter().map(|(name, value)| format!("{name}: {}", shown(value)));
+            let arguments =
+                exchange.arguments.iter().map(|(name, value)| format!("{name}: {}", shown(value)));
             let arguments = arguments.collect::<Vec<_>>().join(", ");
             vec![exchange.name.clone(), exchange.kind.name().to_owned(), arguments]
         })
@@ -169,7 +172,8 @@ fn the_contract_lists_every_exchange_and_binding() {
         .into_iter()
         .flat_map(|row| -> Vec<Vec<String>> {
             if row.iter().any(|cell| cell.contains("<class>")) {
-                let of = |class: Class| row.iter().map(|cell| cell.replace("<class>", class.name())).collect();
+                let of =
+                    |class: Class| row.iter().map(|cell| cell.replace("<class>", class.name())).collect();
                 Class::finals().map(of).collect()
             } else {
                 vec![row]

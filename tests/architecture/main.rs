@@ -16,12 +16,7 @@ const MAX_LINES: usize = 300;
 const ARROWS: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("main", &["cli", "config", "telemetry"]),
-    (
-        "cli",
-        &[
-            "broker", "config", "domain", "fleet", "ops", "simulator", "solver", "telemetry", "worker",
-        ],
-    ),
+    ("cli", &["broker", "config", "domain", "fleet", "ops", "simulator", "solver", "telemetry", "worker"]),
     ("ops", &["broker", "domain", "fleet", "worker"]),
     ("worker", &["broker", "domain", "fleet", "solver"]),
     ("fleet", &["broker", "domain", "solver"]),
@@ -88,20 +83,14 @@ fn every_room_names_only_the_rooms_that_it_may() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(
-        seen.contains(&("worker".to_owned(), "domain".to_owned())),
-        "the scan finds no arrows at all"
-    );
+    assert!(seen.contains(&("worker".to_owned(), "domain".to_owned())), "the scan finds no arrows at all");
 }
 
 #[test]
 fn the_core_does_no_io_and_reads_neither_clock_nor_dice() {
     let dependencies = dependencies();
     let mut wrong = Vec::new();
-    for source in sources()
-        .iter()
-        .filter(|source| source.house() == "domain" && !source.is_test_only())
-    {
+    for source in sources().iter().filter(|source| source.house() == "domain" && !source.is_test_only()) {
         for (_, path) in production_paths(source) {
             let words: Vec<&str> = path.iter().map(String::as_str).collect();
             let worldly = match words.as_slice() {
@@ -124,7 +113,8 @@ fn no_file_has_outgrown_its_reader() {
     for source in sources().iter().filter(|source| !source.is_test_only()) {
         let all = tokens(&source.text);
         let kept: BTreeSet<usize> = without_tests(&all).iter().map(|(line, _)| *line).collect();
-        let tests: BTreeSet<usize> = all.iter().map(|(line, _)| *line).filter(|line| !kept.contains(line)).collect();
+        let tests: BTreeSet<usize> =
+            all.iter().map(|(line, _)| *line).filter(|line| !kept.contains(line)).collect();
         let length = source.text.lines().count() - tests.len();
         if length > MAX_LINES {
             wrong.push(format!("{} has {length} lines", source.path));
@@ -145,10 +135,7 @@ fn the_scan_sees_through_groups_comments_strings_and_super() {
         mod tests { use crate::simulator::Simulator; }
         mod inner { use super::super::worker::View; }
     "##;
-    let source = Source {
-        path: "fleet/mod.rs".to_owned(),
-        text: text.to_owned(),
-    };
+    let source = Source { path: "fleet/mod.rs".to_owned(), text: text.to_owned() };
     let found: Vec<String> = production_paths(&source)
         .iter()
         .filter_map(|(inline, path)| from_root(&source, *inline, path))

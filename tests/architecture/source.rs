@@ -15,9 +15,7 @@ impl Source {
     /// The module that the file is, from the crate's root: `domain/job/mod.rs` is `[domain, job]`.
     pub(crate) fn module(&self) -> Vec<&str> {
         let path = self.path.trim_end_matches(".rs");
-        path.split('/')
-            .filter(|part| !matches!(*part, "mod" | "lib" | "main"))
-            .collect()
+        path.split('/').filter(|part| !matches!(*part, "mod" | "lib" | "main")).collect()
     }
 
     /// The top-level module that it belongs to; `lib` and `main` for the two roots.
@@ -107,9 +105,7 @@ pub(crate) fn tokens(text: &str) -> Vec<(usize, Token)> {
 }
 
 fn word(rest: &[char]) -> usize {
-    rest.iter()
-        .position(|c| !(c.is_alphanumeric() || *c == '_'))
-        .unwrap_or(rest.len())
+    rest.iter().position(|c| !(c.is_alphanumeric() || *c == '_')).unwrap_or(rest.len())
 }
 
 fn block_comment(rest: &[char]) -> usize {
