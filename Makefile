@@ -60,8 +60,8 @@ image: ## Build the container image captcha-worker:local
 	docker build --file deploy/Dockerfile --tag captcha-worker:local .
 
 .PHONY: clean-test-data
-clean-test-data: ## Remove what tests leave behind (their Python environment, broker folders and logs)
-	rm -rf $(TARGET_DIR)/python $(TARGET_DIR)/rabbitmq
+clean-test-data: ## Remove what tests leave behind: their Python environment, brokers' folders and logs (not while tests run)
+	rm -rf $(TARGET_DIR)/python "$${TMPDIR:-/tmp}"/captcha-worker-rabbitmq.*
 
 # A plain `python3` may lack venv (Debian splits it off), which is mended only where that needs no question.
 $(TEST_PYTHON): tests/requirements.txt

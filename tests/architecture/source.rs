@@ -175,16 +175,25 @@ pub(crate) fn without_tests(tokens: &[(usize, Token)]) -> Vec<(usize, Token)> {
     kept
 }
 
-/// Past the `;` or the closing brace of the item that begins here.
+/// Past the end of what begins here: an item, or a field, variant or arm in a list.
 fn end_of_item(tokens: &[(usize, Token)], from: usize) -> usize {
+    const ITEMS: [&str; 11] =
+        ["async", "const", "enum", "extern", "fn", "impl", "mod", "static", "struct", "type", "use"];
+    let mut words = tokens[from..].iter().filter_map(|(_, token)| match token {
+        Token::Word(word) if !matches!(word.as_str(), "pub" | "super" | "crate") => Some(word.as_str()),
+        _ => None,
+    });
+    let is_item = words.next().is_some_and(|word| ITEMS.contains(&word));
     let mut depth = 0_usize;
-    for (offset, (_, token)) in tokens[from..].iter().enumerate() {
+    for (at, (_, token)) in tokens.iter().enumerate().skip(from) {
         match token {
             Token::Sign('{' | '(' | '[') => depth += 1,
-            Token::Sign(')' | ']') => depth -= 1,
-            Token::Sign('}') if depth == 1 => return from + offset + 1,
-            Token::Sign('}') => depth -= 1,
-            Token::Sign(';') if depth == 0 => return from + offset + 1,
+            // The list itself ends: what was left out was its last entry.
+            Token::Sign('}' | ')' | ']') if depth == 0 => return at,
+            Token::Sign('}') if depth == 1 && is_item => return at + 1,
+            Token::Sign('}' | ')' | ']') => depth -= 1,
+            Token::Sign(';') if depth == 0 => return at + 1,
+            Token::Sign(',') if depth == 0 && !is_item => return at + 1,
             _ => {}
         }
     }
