@@ -24,6 +24,7 @@ build: ## Build the release binary (target/release/captcha-worker)
 
 .PHONY: demo
 demo: ## 1,000 jobs through every class, in one process: needs nothing but Rust
+	@echo "building the release binary: minutes the first time, then seconds"
 	$(CARGO) build --release --locked --quiet
 	$(TARGET_DIR)/release/captcha-worker demo
 
