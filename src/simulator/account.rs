@@ -75,6 +75,7 @@ pub(super) struct Purse {
 const MICROS: f64 = 1e6;
 
 /// An amount checked to be of 0 to 1e9, in millionths.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 1e15, and not negative")]
 pub(super) fn to_micros(amount: f64) -> u64 {
     (amount * MICROS).round() as u64
 }

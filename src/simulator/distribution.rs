@@ -56,10 +56,14 @@ impl Distribution {
     }
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped between positive bounds far inside u64: only the fraction is dropped"
+)]
 fn lognormal(median: f64, p99: f64, rng: &mut StdRng) -> u64 {
     let sigma = (p99.max(median) / median).ln() / Z99;
     let ms = median * (sigma * standard_normal(rng)).exp();
-    // The clamp keeps the value far inside u64, so the cast only drops the fraction.
     ms.clamp(median / 10.0, 2.0 * p99.max(median)).round() as u64
 }
 

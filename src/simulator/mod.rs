@@ -119,6 +119,7 @@ impl Simulator {
     }
 
     /// What has been seen so far.
+    #[must_use]
     pub fn stats(&self) -> Stats {
         self.lock().stats(Instant::now())
     }

@@ -14,6 +14,7 @@ const USER_AGENT: &str = "Mozilla/5.0 (simulator)";
 ///
 /// For an `ImageToTextTask` the text is the FNV-1a hash (64 bits, 16 lower-case hex digits) of the `body` string. For
 /// every other type the answer carries that hash of the task's own JSON bytes.
+#[must_use]
 pub fn expected_solution(task: &[u8]) -> Option<Value> {
     let submission = request::read_task(task, false).ok()?;
     serde_json::from_str(&render(submission.kind, submission.answer)).ok()

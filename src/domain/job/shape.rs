@@ -51,7 +51,7 @@ pub(super) fn check_image(text: &str) -> Result<(), Fault> {
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' | b'-' | b'_' if padding == 0 => {
-                digits += 1
+                digits += 1;
             }
             b'=' => padding += 1,
             b'\r' | b'\n' | b' ' | b'\t' => {}
