@@ -51,10 +51,10 @@ simulate: ## Serve the API's stand-in on http://127.0.0.1:8191
 	$(CARGO) run --release --locked --quiet -- simulate --listen 127.0.0.1:8191
 
 .PHONY: bench-smoke
-bench-smoke: ## CPU per job and memory per job in flight, on a real RabbitMQ
+bench-smoke: $(TEST_PYTHON) ## CPU per job and memory per job in flight, on a real RabbitMQ
 	$(CARGO) build --release --locked --quiet
 	scripts/ensure-rabbitmq
-	scripts/with-rabbitmq benches/smoke
+	scripts/with-rabbitmq $(TEST_PYTHON) benches/smoke
 
 .PHONY: image
 image: ## Build the container image captcha-worker:local

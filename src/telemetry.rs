@@ -24,6 +24,9 @@ pub enum TelemetryError {
 /// Client libraries whose trace events hold whole frames and messages, and with them passwords and keys.
 const TALKATIVE: [&str; 6] = ["lapin", "amq_protocol", "hyper", "hyper_util", "h2", "reqwest"];
 
+/// Where lapin writes a message that no queue took, whole, at level `warn`: proxy passwords in jobs included.
+const RETURNED_MESSAGES: &str = "lapin::returned_messages";
+
 /// Sets up logging for the whole process, once.
 ///
 /// # Errors
@@ -32,7 +35,8 @@ pub fn init(level: &LogFilter, format: LogFormat) -> Result<(), TelemetryError> 
     let wanted = EnvFilter::builder().parse(directives(level))?;
     let filter = wanted.and(filter_fn(|metadata| {
         let part = metadata.target().split("::").next().unwrap_or_default();
-        *metadata.level() < LevelFilter::TRACE || !TALKATIVE.contains(&part)
+        let discreet = *metadata.level() < LevelFilter::TRACE || !TALKATIVE.contains(&part);
+        discreet && metadata.target() != RETURNED_MESSAGES
     }));
     // Without anybody at stderr's other end, the layer's own complaint about it would panic.
     let layer = fmt::layer().with_writer(io::stderr).log_internal_errors(false);

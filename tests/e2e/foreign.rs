@@ -22,7 +22,7 @@ pub(crate) struct Arrival {
 fn python() -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let named = std::env::var_os("CAPTCHA_WORKER_TEST_PYTHON").map(PathBuf::from);
-    let python = named.unwrap_or_else(|| root.join("target/test-venv/bin/python"));
+    let python = named.unwrap_or_else(|| root.join("target/python/bin/python"));
     assert!(
         python.exists(),
         "no Python with pika at {}: run the tests by `make test`, which makes it",

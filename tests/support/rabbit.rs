@@ -1,0 +1,229 @@
+//! RabbitMQ for tests: a node shared by all test processes of one run, and nodes of a test's own to stop, kill and restart.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use captcha_worker::broker::Session;
+use captcha_worker::broker::amqp::{AmqpOptions, Connector};
+
+/// A node starts within seconds, or within a minute on a crowded machine.
+const START_WITHIN: Duration = Duration::from_secs(120);
+
+/// The URL of a node, as `scripts/with-rabbitmq` gives it to all tests of a run.
+const SHARED: &str = "CAPTCHA_WORKER_TEST_AMQP";
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rabbitmq-node")
+}
+
+/// A broker that other tests may use at the same time. Tests keep apart by namespace: see [`fresh_namespace`].
+pub struct SharedRabbit {
+    url: String,
+    // Where the run has no shared node, this test has its own.
+    _own: Option<RabbitNode>,
+}
+
+impl SharedRabbit {
+    pub async fn get() -> Self {
+        if let Ok(url) = std::env::var(SHARED) {
+            return Self { url, _own: None };
+        }
+        let own = RabbitNode::start().await;
+        Self { url: own.url(), _own: Some(own) }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub async fn session(&self) -> Session {
+        connect(&self.url).await
+    }
+}
+
+/// A namespace that no other test has.
+pub fn fresh_namespace() -> String {
+    format!("t{}", &uuid::Uuid::new_v4().simple().to_string()[..12])
+}
+
+/// Options with time-outs that suit tests.
+pub fn options(url: &str) -> AmqpOptions {
+    AmqpOptions {
+        url: url.to_owned().into(),
+        connect_timeout: Duration::from_secs(20),
+        call_timeout: Duration::from_secs(20),
+        confirm_timeout: Duration::from_secs(30),
+        heartbeat_secs: 10,
+        connection_name: "test".to_owned(),
+        publish_depth: 1_024,
+    }
+}
+
+pub async fn connect(url: &str) -> Session {
+    let connector = Connector::new(options(url)).expect("a test's URL is well formed");
+    connector.connect().await.expect("the test's broker answers")
+}
+
+/// A node of the test's own: private ports, data, cookie and epmd. Stopped, and its data deleted, when dropped.
+pub struct RabbitNode {
+    folder: PathBuf,
+    port: u16,
+    group: Option<Child>,
+}
+
+impl RabbitNode {
+    pub async fn start() -> Self {
+        let starting = tokio::task::spawn_blocking(Self::start_here);
+        starting.await.expect("the node starts")
+    }
+
+    fn start_here() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("captcha-worker-rabbitmq.")
+            .tempdir()
+            .expect("a temporary folder")
+            .keep();
+        let mut node = Self { folder, port: 0, group: None };
+        node.run();
+        node
+    }
+
+    pub fn url(&self) -> String {
+        self.url_as("guest:guest", "%2f")
+    }
+
+    /// The node's URL with another log-in (`user:password`) or virtual host (percent-encoded).
+    pub fn url_as(&self, login: &str, vhost: &str) -> String {
+        format!("amqp://{login}@127.0.0.1:{}/{vhost}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub async fn session(&self) -> Session {
+        connect(&self.url()).await
+    }
+
+    /// `rabbitmqctl` against this node; returns what it printed.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = Command::new(script())
+            .arg("ctl")
+            .arg(&self.folder)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("rabbitmqctl runs");
+        assert!(
+            output.status.success(),
+            "rabbitmqctl {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Stops the broker in order, inside its running Erlang node.
+    pub fn stop_app(&self) {
+        self.ctl(&["stop_app"]);
+    }
+
+    pub fn start_app(&mut self) {
+        self.ctl(&["start_app"]);
+        self.await_answer();
+    }
+
+    /// A crash: nothing is written, nobody is told.
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        self.reap();
+    }
+
+    /// The node goes silent: its sockets stay open and nothing answers.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// Starts the killed node again, with its data and on its ports.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.run();
+    }
+
+    fn run(&mut self) {
+        let log = File::create(self.folder.join("node.log")).expect("the node's folder is writable");
+        let errors = log.try_clone().expect("a file handle can be cloned");
+        let child = Command::new(script())
+            .arg("start")
+            .arg(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .process_group(0)
+            .spawn()
+            .expect("bash runs scripts/rabbitmq-node");
+        self.group = Some(child);
+        self.await_answer();
+    }
+
+    /// Waits by connecting: the listener opens last, when the node takes clients.
+    fn await_answer(&mut self) {
+        let deadline = Instant::now() + START_WITHIN;
+        loop {
+            if let Some(port) = self.read_port() {
+                self.port = port;
+                let address = SocketAddr::from(([127, 0, 0, 1], port));
+                if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok() {
+                    return;
+                }
+            }
+            let died = match &mut self.group {
+                Some(child) => child.try_wait().ok().flatten(),
+                None => None,
+            };
+            if died.is_some() || Instant::now() > deadline {
+                panic!("RabbitMQ did not start ({died:?}); its logs: {}", self.folder.display());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn read_port(&self) -> Option<u16> {
+        let written = std::fs::read_to_string(self.folder.join("node.env")).ok()?;
+        written.lines().find_map(|line| line.strip_prefix("PORT="))?.parse().ok()
+    }
+
+    fn signal(&self, signal: &str) {
+        if let Some(group) = &self.group {
+            // The negative id names the process group that this test started, and nothing else.
+            let _ = Command::new("kill")
+                .args([&format!("-{signal}"), "--", &format!("-{}", group.id())])
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+
+    fn reap(&mut self) {
+        if let Some(mut child) = self.group.take() {
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for RabbitNode {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("the broker's logs are in {}", self.folder.display());
+        } else {
+            let _ = Command::new(script()).arg("clean").arg(&self.folder).status();
+        }
+    }
+}
