@@ -9,7 +9,7 @@ mod completions;
 mod connect;
 pub mod console;
 mod definitions;
-pub mod demo;
+mod demo;
 mod exit;
 pub mod input;
 mod mask;
@@ -71,7 +71,7 @@ struct Globals {
     /// Print JSON, which is the default where standard output is not a terminal
     #[arg(long, global = true)]
     json: bool,
-    /// What to log to stderr, over log.level: error, warn, info, debug, or such as info,captcha_worker=debug
+    /// What to log to stderr, over log.level: error, warn, info, debug, or such as `info,captcha_worker=debug`
     #[arg(long, value_name = "LEVEL", global = true)]
     log: Option<String>,
 }
@@ -153,7 +153,7 @@ fn carry_out(cli: Cli) -> Result<Exit, CommandError> {
     let mut output = Output::stdout(globals.json);
     match command {
         Command::Completions(args) => completions::run(&args, &mut output),
-        Command::Demo => demonstrate(&globals, &output),
+        Command::Demo => demonstrate(&globals, &mut output),
         Command::Configured(command) => {
             let loaded = Settings::load(&globals.load_options())?;
             start_logging(&loaded, command.is_service())?;
@@ -163,13 +163,18 @@ fn carry_out(cli: Cli) -> Result<Exit, CommandError> {
 }
 
 /// The demo's own report says everything; logs are for those who ask for them.
-fn demonstrate(globals: &Globals, output: &Output) -> Result<Exit, CommandError> {
+fn demonstrate(globals: &Globals, output: &mut Output) -> Result<Exit, CommandError> {
     if let Some(level) = &globals.log {
         let level = LogFilter::try_new(level).map_err(CommandError::failed)?;
         telemetry::init(&level, LogFormat::Auto).map_err(CommandError::failed)?;
     }
-    let passed = on_runtime(async { demo::run(output.is_json()).await.map_err(CommandError::failed) })?;
-    Ok(Exit::when(passed))
+    let report = on_runtime(async { demo::run().await.map_err(CommandError::failed) })?;
+    if output.is_json() {
+        output.value(&report.json())?;
+    } else {
+        output.line(report.text())?;
+    }
+    Ok(Exit::when(report.passed()))
 }
 
 fn on_runtime<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {

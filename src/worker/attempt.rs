@@ -114,7 +114,10 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
             Action::KeepTicket => return kept(case),
             Action::Settle(verdict) => return settled(ctx, case, &verdict),
             Action::Park(park) => {
-                return End::Parked(ctx.names.retry(park), ticket::parked(&case.job, &case.history));
+                return End::Parked(
+                    ctx.names.retry(park),
+                    Box::new(ticket::parked(&case.job, &case.history)),
+                );
             }
             Action::HandBack => None,
         };

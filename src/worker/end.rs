@@ -12,9 +12,9 @@ use crate::domain::ticket;
 /// What is to be published before the delivery is acked.
 pub(super) enum End {
     /// The ticket of a paid task.
-    Ticket(Message),
+    Ticket(Box<Message>),
     /// The job, to this retry queue.
-    Parked(String, Message),
+    Parked(String, Box<Message>),
     /// The outcome.
     Outcome(Box<Outcome>),
     /// Nothing: the broker dead-letters it whole.
@@ -25,7 +25,9 @@ pub(super) enum End {
 
 pub(super) fn kept(case: &Case) -> End {
     match &case.task {
-        Some(task) => End::Ticket(ticket::ticket(&case.job, &case.history, &task.id, task.accepted_at)),
+        Some(task) => {
+            End::Ticket(Box::new(ticket::ticket(&case.job, &case.history, &task.id, task.accepted_at)))
+        }
         None => End::Returned,
     }
 }
@@ -63,8 +65,8 @@ pub(super) async fn carry_out(
     reply_to: Option<String>,
 ) {
     match end {
-        End::Ticket(ticket) => ctx.keep_ticket(receipt, ticket).await,
-        End::Parked(queue, job) => ctx.park(scope, receipt, &queue, job).await,
+        End::Ticket(ticket) => ctx.keep_ticket(receipt, *ticket).await,
+        End::Parked(queue, job) => ctx.park(scope, receipt, &queue, *job).await,
         End::Outcome(outcome) => {
             let class = outcome.class();
             let copy = reply_to.map(|reply_to| (reply_to, outcome.message.clone()));

@@ -38,7 +38,7 @@ enum Safe {
     /// What came to hand is no longer ours: the broker delivers it again, so its successor is somebody else's.
     Stale,
     /// Not taken within the time given.
-    Refused(Message),
+    Refused(Box<Message>),
 }
 
 impl Context {
@@ -113,7 +113,7 @@ impl Context {
                 Err(error) => warn_unpublished("message", routing_key, &error),
             }
             if patience.is_some_and(|patience| began.elapsed() >= patience) {
-                return Safe::Refused(message);
+                return Safe::Refused(Box::new(message));
             }
             pause.wait(self.dice.luck()).await;
         }

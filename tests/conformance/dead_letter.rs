@@ -148,7 +148,7 @@ pub(crate) async fn the_shorter_of_the_queues_time_and_the_messages_own_counts(b
         let begun = Instant::now();
         publish(&session, "", &park, expiring("m", own)).await;
         next(&mut consumer).await.receipt.ack().unwrap();
-        let took = begun.elapsed().as_millis() as i64;
+        let took = i64::try_from(begun.elapsed().as_millis()).expect("fits");
         assert!((at_least..at_most).contains(&took), "{own} ms of its own, and {took} ms passed");
     }
 }

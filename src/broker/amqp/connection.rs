@@ -80,10 +80,10 @@ pub(super) fn watch(connection: &Connection, role: &'static str, life: &Life) {
             match event {
                 // Events tell of a dead channel too, which is that channel owner's business.
                 Some(Event::Error(error)) if !status.connected() => {
-                    life.end(&format!("{role} connection: {error}"))
+                    life.end(&format!("{role} connection: {error}"));
                 }
                 Some(Event::ConnectionBlocked(reason)) => {
-                    warn!(role, reason, "the broker takes no publishes for now")
+                    warn!(role, reason, "the broker takes no publishes for now");
                 }
                 Some(Event::ConnectionUnblocked) => info!(role, "the broker takes publishes again"),
                 _ if !status.connected() => life.end(&format!("{role} connection closed")),

@@ -37,7 +37,7 @@ const ACCOUNT_JOBS: usize = 20;
 
 /// Why the demo could not be held.
 #[derive(Debug, thiserror::Error)]
-pub enum DemoError {
+pub(super) enum DemoError {
     /// The in-process broker.
     #[error("the in-process broker: {0}")]
     Broker(#[from] BrokerError),
@@ -58,22 +58,13 @@ pub enum DemoError {
     Stopped,
 }
 
-/// Holds the demo and prints its report. Tells whether everything was as promised.
-///
-/// # Errors
-/// Where a part could not be started.
-pub async fn run(json: bool) -> Result<bool, DemoError> {
+/// Holds the demo.
+pub(super) async fn run() -> Result<Report, DemoError> {
     let began = Instant::now();
     panicking::hush();
     let (arrived, stats, expected) = every_class().await?;
     let account = refused_key().await?;
-    let report = Report::new(expected, arrived, stats, account, began.elapsed());
-    if json {
-        println!("{}", report.json())
-    } else {
-        println!("{}", report.text())
-    }
-    Ok(report.passed())
+    Ok(Report::new(expected, arrived, stats, account, began.elapsed()))
 }
 
 async fn every_class() -> Result<(Arrivals, Stats, BTreeMap<Goal, usize>), DemoError> {

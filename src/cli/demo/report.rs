@@ -11,7 +11,7 @@ use super::jobs::{Goal, RESUBMITTED};
 use crate::simulator::Stats;
 
 /// All that is judged.
-pub(super) struct Report {
+pub(in crate::cli) struct Report {
     expected: BTreeMap<Goal, usize>,
     arrived: Arrivals,
     stats: Stats,
@@ -77,7 +77,7 @@ impl Report {
     }
 
     /// Whether everything is as promised.
-    pub(super) fn passed(&self) -> bool {
+    pub(in crate::cli) fn passed(&self) -> bool {
         self.rows().iter().all(|(_, came, expected)| came == expected)
             && self.breaches().iter().all(|(_, count)| *count == 0)
             && self.account.is_as_promised()
@@ -102,7 +102,7 @@ impl Report {
         sorted.get(at).map_or(0, Duration::as_millis)
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub(in crate::cli) fn json(&self) -> Value {
         let classes: Vec<Value> = self
             .rows()
             .iter()
@@ -118,7 +118,7 @@ impl Report {
         })
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(in crate::cli) fn text(&self) -> String {
         let mut table = Table::new();
         table.set_header(["class", "count", "expected", ""]);
         for (goal, came, expected) in self.rows() {
