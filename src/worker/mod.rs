@@ -1,7 +1,7 @@
 //! The worker: takes jobs and tickets off the broker, and sees each to its end.
 //!
 //! [`Worker::run`] makes a session, serves it until it ends, and makes the next, until it is told to drain.
-//! What happens to one job is [`attempt`]'s; what is acked, and when, is [`settle`]'s.
+//! What happens to one job is `attempt`'s; what is acked, and when, is `settle`'s.
 
 mod attempt;
 mod clock;
@@ -187,7 +187,7 @@ impl Worker {
             };
             self.ctx.live.send_replace(None);
             let wait = pause.mul_f64(0.5 + self.ctx.dice.luck());
-            tracing::warn!(%error, retry_in_ms = wait.as_millis(), "no session with the broker; trying again");
+            tracing::warn!(%error, retry_in_ms = wait.as_millis(), "no session with the broker that broker.url names; trying again");
             tokio::select! {
                 () = drain.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
