@@ -8,11 +8,12 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # The end-to-end tests publish with a client that is not ours; it lives in an environment of its own.
-TEST_PYTHON := $(TARGET_DIR)/python/bin/python
+TEST_PYTHON := $(TARGET_DIR)/test-venv/bin/python
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
 # In tests and examples a failed expectation is the message, and a story may be longer than a screen.
-TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout print_stderr too_many_lines)
+TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout print_stderr too_many_lines \
+  cast_possible_truncation cast_possible_wrap cast_sign_loss)
 
 .PHONY: help
 help: ## Show this list
@@ -62,7 +63,7 @@ image: ## Build the container image captcha-worker:local
 
 .PHONY: clean-test-data
 clean-test-data: ## Remove what tests leave behind: their Python environment, brokers' folders and logs (not while tests run)
-	rm -rf $(TARGET_DIR)/python "$${TMPDIR:-/tmp}"/captcha-worker-rabbitmq.*
+	rm -rf $(TARGET_DIR)/test-venv "$${TMPDIR:-/tmp}"/captcha-worker-rabbitmq.*
 
 # A plain `python3` may lack venv (Debian splits it off), which is mended only where that needs no question.
 $(TEST_PYTHON): tests/requirements.txt
@@ -71,6 +72,6 @@ $(TEST_PYTHON): tests/requirements.txt
 	    echo "installing python3-venv from the distribution's packages"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
 	  else echo "'$(PYTHON) -m venv' does not work here: install python3-venv" >&2; exit 1; fi; fi
-	$(PYTHON) -m venv --clear $(TARGET_DIR)/python
+	$(PYTHON) -m venv --clear $(TARGET_DIR)/test-venv
 	$(TEST_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
