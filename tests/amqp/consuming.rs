@@ -2,32 +2,14 @@
 
 use std::time::Duration;
 
-use captcha_worker::broker::{BrokerError, Consumer, Delivery, Lease, Session, Stale};
-use tokio::time::{Instant, timeout};
+use captcha_worker::broker::{BrokerError, Stale};
+use tokio::time::timeout;
 
-use super::support::rabbit::{RabbitNode, SharedRabbit, fresh_namespace};
-use super::{DEADLINE, Foreign, message, ready, spec, within};
+use super::support::rabbit::SharedRabbit;
+use super::{DEADLINE, filled, message, ready, spec, take, within};
 
 /// Long enough for a delivery that should not come to have come.
 const A_MOMENT: Duration = Duration::from_millis(300);
-
-/// A quorum queue with `count` messages in it.
-async fn filled(url: &str, session: &Session, count: usize) -> String {
-    let queue = fresh_namespace();
-    Foreign::connect(url).await.queue(&queue, &[("x-queue-type", super::text("quorum"))]).await;
-    for n in 0..count {
-        session.publish("", &queue, message(&n.to_string(), n.to_string())).await.unwrap();
-    }
-    queue
-}
-
-async fn take(consumer: &mut Consumer, count: usize) -> Vec<Delivery> {
-    let mut taken = Vec::new();
-    for _ in 0..count {
-        taken.push(within("a delivery", consumer.recv()).await.expect("the consumer goes on"));
-    }
-    taken
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_than_the_prefetch_is_unsettled_at_once() {
@@ -133,92 +115,34 @@ async fn a_dropped_consumer_gives_back_what_it_did_not_hand_out_and_its_receipts
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_whose_queue_is_deleted_ends_and_its_receipts_are_stale() {
+async fn a_burst_of_settlements_after_a_cancel_is_carried_out_before_the_close() {
     let rabbit = SharedRabbit::get().await;
     let session = rabbit.session().await;
-    let queue = filled(rabbit.url(), &session, 2).await;
-    let mut consumer = session.link().consume(spec(&queue, 1)).await.unwrap();
-    let held = take(&mut consumer, 1).await.pop().unwrap();
-    Foreign::connect(rabbit.url()).await.delete_queue(&queue).await;
-    assert!(within("the consumer's end", consumer.recv()).await.is_none());
-    assert!(!consumer.lease().holds(Instant::now()));
-    assert_eq!(held.receipt.ack(), Err(Stale));
-    assert!(!session.is_closed(), "the session's other channels go on");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_receipt_of_a_dead_connection_settles_nothing_on_the_next_one() {
-    let node = RabbitNode::start().await;
-    let session = node.session().await;
-    let queue = filled(&node.url(), &session, 2).await;
-    let mut consumer = session.link().consume(spec(&queue, 2)).await.unwrap();
-    let held = take(&mut consumer, 2).await;
-    node.ctl(&["close_all_connections", "the test says so"]);
-    let reason = within("the session's end", session.closed()).await;
-    assert!(reason.contains("the test says so"), "{reason}");
-    assert!(within("the consumer's end", consumer.recv()).await.is_none());
-    assert!(!consumer.lease().holds(Instant::now()));
-
-    // The same delivery tags again, on the next session's channel.
-    let next = node.session().await;
-    let mut again = next.link().consume(spec(&queue, 2)).await.unwrap();
-    let redelivered = take(&mut again, 2).await;
-    assert!(redelivered.iter().all(|delivery| delivery.redelivered));
+    let queue = filled(rabbit.url(), &session, 300).await;
+    let mut consumer = session.link().consume(spec(&queue, 300)).await.unwrap();
+    let held = take(&mut consumer, 300).await;
+    within("the cancel", consumer.cancel()).await;
     for delivery in held {
-        assert_eq!(delivery.receipt.ack(), Err(Stale));
+        delivery.receipt.ack().unwrap();
     }
-    drop(redelivered);
-    within("the close", again.close()).await;
-    ready(&next, &queue, 2).await;
+    within("the close", consumer.close()).await;
+    ready(&session, &queue, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_lease_holds_while_the_broker_answers_and_runs_out_when_it_goes_silent() {
-    let node = RabbitNode::start().await;
-    let session = node.session().await;
-    let queue = filled(&node.url(), &session, 1).await;
-    let mut consumer = session.link().consume(spec(&queue, 1)).await.unwrap();
-    let held = take(&mut consumer, 1).await.pop().unwrap();
-
-    let well_past = Instant::now() + Lease::SPAN + Duration::from_secs(2);
-    let mut look = tokio::time::interval(Duration::from_millis(50));
-    while Instant::now() < well_past {
-        assert!(consumer.lease().holds(Instant::now()), "it must be renewed in time");
-        look.tick().await;
+async fn a_burst_of_settlements_of_got_messages_is_carried_out_before_the_close() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let queue = filled(rabbit.url(), &session, 100).await;
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.push(session.link().get(&queue).await.unwrap().unwrap());
     }
-    node.freeze();
-    let frozen = Instant::now();
-    within("the lease's end", async {
-        while consumer.lease().holds(Instant::now()) {
-            look.tick().await;
-        }
-    })
-    .await;
-    assert!(frozen.elapsed() <= Lease::SPAN + Duration::from_secs(1), "{:?}", frozen.elapsed());
-    // Nothing was told by the broker; only the heartbeats stay away.
-    let reason = within("the session's end", session.closed()).await;
-    assert!(!reason.is_empty());
-    assert!(within("the consumer's end", consumer.recv()).await.is_none());
-    assert!(!held.receipt.is_live());
-    node.thaw();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crashed_broker_revokes_the_lease_at_once() {
-    let mut node = RabbitNode::start().await;
-    let session = node.session().await;
-    let queue = filled(&node.url(), &session, 1).await;
-    let mut consumer = session.link().consume(spec(&queue, 1)).await.unwrap();
-    let held = take(&mut consumer, 1).await.pop().unwrap();
-    node.kill();
-    assert!(within("the consumer's end", consumer.recv()).await.is_none());
-    assert!(!consumer.lease().holds(Instant::now()));
-    assert_eq!(held.receipt.ack(), Err(Stale));
-
-    node.restart();
-    let next = node.session().await;
-    let mut again = next.link().consume(spec(&queue, 1)).await.unwrap();
-    assert_eq!(take(&mut again, 1).await[0].message.body, b"0", "a confirmed message outlives a crash");
+    for delivery in held {
+        delivery.receipt.ack().unwrap();
+    }
+    within("the close", session.link().close()).await;
+    ready(&rabbit.session().await, &queue, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod breaking;
 mod consuming;
 mod declaring;
 mod publishing;
@@ -11,7 +12,7 @@ mod sessions;
 use std::future::Future;
 use std::time::Duration;
 
-use captcha_worker::broker::{ConsumeSpec, Session};
+use captcha_worker::broker::{ConsumeSpec, Consumer, Delivery, Session};
 use captcha_worker::domain::envelope::{Message, Properties};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
@@ -48,6 +49,24 @@ async fn ready(session: &Session, queue: &str, wanted: u64) {
         }
     })
     .await;
+}
+
+/// A quorum queue with `count` messages in it.
+async fn filled(url: &str, session: &Session, count: usize) -> String {
+    let queue = support::rabbit::fresh_namespace();
+    Foreign::connect(url).await.queue(&queue, &[("x-queue-type", text("quorum"))]).await;
+    for n in 0..count {
+        session.publish("", &queue, message(&n.to_string(), n.to_string())).await.unwrap();
+    }
+    queue
+}
+
+async fn take(consumer: &mut Consumer, count: usize) -> Vec<Delivery> {
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        taken.push(within("a delivery", consumer.recv()).await.expect("the consumer goes on"));
+    }
+    taken
 }
 
 /// A client that is not ours, to prepare what our own side never declares.

@@ -1,17 +1,15 @@
 //! Confirms, refusals and returns: each publish gets the word that is true of it.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
 
 use captcha_worker::broker::PublishError;
-use captcha_worker::broker::amqp::{AmqpOptions, Connector};
 use captcha_worker::domain::envelope::{Headers, Message, Properties, Value};
 use lapin::options::QueueBindOptions;
 use lapin::types::FieldTable;
 use tokio::task::JoinSet;
 
-use super::support::rabbit::{RabbitNode, SharedRabbit, fresh_namespace, options};
-use super::{DEADLINE, Foreign, message, ready, spec, text, within};
+use super::support::rabbit::{SharedRabbit, fresh_namespace};
+use super::{Foreign, message, ready, spec, text, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_arrives_as_it_was_published() {
@@ -226,46 +224,4 @@ async fn what_amqp_cannot_hold_is_not_sent_and_harms_no_other() {
     let error = session.publish("", "key", message(&"x".repeat(256), "a")).await.unwrap_err();
     assert_eq!(error, PublishError::NotSent("message_id is 256 bytes long; AMQP allows 255".to_owned()));
     assert!(!session.is_closed());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_blocks_publishers_holds_up_neither_them_nor_settlements() {
-    let node = RabbitNode::start().await;
-    let queue = fresh_namespace();
-    Foreign::connect(&node.url()).await.queue(&queue, &[]).await;
-    let connector = Connector::new(AmqpOptions {
-        confirm_timeout: Duration::from_secs(2),
-        call_timeout: Duration::from_secs(2),
-        ..options(&node.url())
-    });
-    let session = connector.unwrap().connect().await.unwrap();
-    session.publish("", &queue, message("before", "1")).await.unwrap();
-    node.ctl(&["set_vm_memory_high_watermark", "0"]);
-
-    let refused = within("a refusal", async {
-        loop {
-            // The broker blocks a connection at its first publish under alarm, which it may still take.
-            let began = Instant::now();
-            let outcome = session.publish("", &queue, message("during", "2")).await;
-            assert!(began.elapsed() < Duration::from_secs(10), "a blocked publish must not hang");
-            if let Err(PublishError::NotSent(reason)) = outcome {
-                return reason;
-            }
-        }
-    })
-    .await;
-    assert!(refused.contains("alarm"), "{refused}");
-    let mut consumer = session.link().consume(spec(&queue, 1)).await.unwrap();
-    within("a delivery", consumer.recv()).await.unwrap().receipt.ack().unwrap();
-    within("the consumer's close", consumer.close()).await;
-
-    node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
-    within("the end of the blockade", async {
-        while session.publish("", &queue, message("after", "3")).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    assert!(!session.is_closed());
-    tokio::time::timeout(DEADLINE, session.link().close()).await.unwrap();
 }

@@ -7,7 +7,7 @@ use captcha_worker::broker::amqp::{AmqpOptions, Connector};
 use tokio::net::TcpListener;
 
 use super::support::rabbit::{RabbitNode, SharedRabbit, options};
-use super::{message, within};
+use super::{filled, message, ready, spec, take, within};
 
 async fn failure(options: AmqpOptions) -> BrokerError {
     let connector = Connector::new(options).unwrap();
@@ -97,4 +97,17 @@ async fn a_closed_session_is_closed_for_everybody_and_closing_twice_is_fine() {
     assert_eq!(clone.closed().await, "closed");
     within("the second close", clone.link().close()).await;
     assert!(clone.link().depth("anything").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_session_ends_what_came_from_it() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let queue = filled(rabbit.url(), &session, 1).await;
+    let mut consumer = session.link().consume(spec(&queue, 1)).await.unwrap();
+    let held = take(&mut consumer, 1).await.pop().unwrap();
+    drop(session);
+    assert!(within("the consumer's end", consumer.recv()).await.is_none());
+    assert!(!held.receipt.is_live());
+    ready(&rabbit.session().await, &queue, 1).await;
 }

@@ -67,21 +67,24 @@ impl Getter {
 }
 
 async fn serve(
-    settler: Settler,
+    mut settler: Settler,
     mut settlements: mpsc::UnboundedReceiver<Settlement>,
     mut dropped: oneshot::Receiver<()>,
     mut life: watch::Receiver<Option<String>>,
 ) {
     let mut batch = Vec::new();
     loop {
+        // Nothing comes any more once getter and receipts are gone.
         let last = tokio::select! {
-            biased;
-            _ = settlements.recv_many(&mut batch, BATCH) => false,
+            count = settlements.recv_many(&mut batch, BATCH) => count == 0,
             _ = &mut dropped => true,
             _ = ended(&mut life) => true,
         };
         if last {
             settlements.close();
+            while let Ok(settlement) = settlements.try_recv() {
+                batch.push(settlement);
+            }
         }
         let carried = settler.carry_out(&mut batch.drain(..)).await;
         if last || !matches!(carried, Ok(Carried::All)) {

@@ -73,6 +73,13 @@ impl AmqpLink {
     }
 }
 
+/// With the last handle of a session, what came from it ends too, and at once rather than when its connections happen to.
+impl Drop for AmqpLink {
+    fn drop(&mut self) {
+        self.life.end("the session was dropped");
+    }
+}
+
 impl Link for AmqpLink {
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
         Box::pin(consume::open(&self.consuming, spec, self.call_timeout, &self.life))

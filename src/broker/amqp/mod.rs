@@ -7,7 +7,7 @@
 //! * `consume` and `get`: deliveries out, settlements in, in order, on the channel their tags belong to; the consumer's owner keeps the lease.
 //! * `topology`: declares, and compares.
 //! * `connection` and `life`: whatever ends either connection ends the session, and all that came from it is stale. Nothing is repaired:
-//!   whoever holds the session makes a new one.
+//!   whoever holds the session makes a new one. Dropping the last handle of a session ends it as well.
 //!
 //! What lapin cannot do: it reads AMQP's short strings (names, ids, header names) as UTF-8 and gives the connection up over one that is not.
 //! Such a message comes back until its queue's delivery limit takes it away. And a connection that the broker blocks cannot be closed

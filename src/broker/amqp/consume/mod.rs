@@ -1,20 +1,22 @@
 //! The one owner of a consuming channel: deliveries out, settlements in, and the lease in between.
 
+mod ending;
+
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
-use super::connection::channel;
-use super::convert::{from_wire, short};
-use super::fault::call;
-use super::life::{Life, ended};
-use super::settle::{BATCH, Carried, Settler};
+use crate::broker::amqp::connection::channel;
+use crate::broker::amqp::convert::{from_wire, short};
+use crate::broker::amqp::fault::call;
+use crate::broker::amqp::life::{Life, ended};
+use crate::broker::amqp::settle::{BATCH, Carried, Settler};
 use crate::broker::{
     BoxFuture, BrokerError, ConsumeSpec, Consumer, ConsumerPort, Delivery, Lease, Receipt, Settlement,
     consumer_channel,
@@ -41,7 +43,7 @@ pub(super) async fn start(
     patience: Duration,
     life: &Life,
 ) -> Result<Consumer, BrokerError> {
-    let too_long = |error: super::convert::TooLong| BrokerError::Forbidden(error.to_string());
+    let too_long = |error: crate::broker::amqp::convert::TooLong| BrokerError::Forbidden(error.to_string());
     let queue = short("the queue's name", &spec.queue).map_err(too_long)?;
     let tag = short("the consumer's tag", &spec.tag).map_err(too_long)?;
     // 0 would mean "no bound" to the broker.
@@ -93,6 +95,7 @@ struct Owner {
     settlements: mpsc::UnboundedReceiver<Settlement>,
     receipts: mpsc::UnboundedSender<Settlement>,
     lease: Lease,
+    cancelled: bool,
     renewing: Option<BoxFuture<'static, Result<Instant, String>>>,
     tick: Interval,
     ended: watch::Receiver<Option<String>>,
@@ -121,6 +124,7 @@ impl Owner {
             settlements: port.settlements,
             receipts: port.owner,
             lease: port.lease,
+            cancelled: false,
             renewing: None,
             tick,
             ended,
@@ -130,20 +134,17 @@ impl Owner {
     async fn run(mut self, queue: String) {
         let stop = self.serve().await;
         self.lease.revoke();
-        // In this order: no receipt may look live, and no delivery come, once the channel is closing.
-        self.deliveries = None;
+        // In this order: whoever sees the consumer end finds its receipts stale, and neither is left once the channel is closing.
         self.settlements.close();
-        match stop {
-            Stop::Lost(reason) => {
-                self.settle_what_was_asked().await;
-                debug!(queue, reason, "consumer ended");
-                self.settler.close().await;
-            }
-            Stop::Asked(done) => {
-                self.settler.close().await;
-                let _ = done.send(());
-            }
-            Stop::Unused => self.settler.close().await,
+        self.deliveries = None;
+        if let Stop::Lost(reason) = &stop {
+            debug!(queue, reason, "consumer ended");
+            self.settle_what_was_asked().await;
+        }
+        self.flush().await;
+        self.settler.close().await;
+        if let Stop::Asked(done) = stop {
+            let _ = done.send(());
         }
     }
 
@@ -254,42 +255,6 @@ impl Owner {
             }
         }
         self.stop_if_unused()
-    }
-
-    /// Stops deliveries. What lapin holds but nobody has seen yet goes back at once.
-    async fn cancel(&mut self) {
-        if self.deliveries.take().is_none() {
-            return;
-        }
-        let cancelling = self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default());
-        let _ = timeout(self.patience, cancelling).await;
-        while let Some(Some(Ok(unseen))) = self.stream.next().now_or_never() {
-            drop(delivery(unseen, self.receipts.clone()));
-        }
-    }
-
-    /// A cancelled consumer stays for its receipts; with the last of them, and the consumer itself, its use ends.
-    fn stop_if_unused(&self) -> Result<(), Stop> {
-        let only_ours = self.receipts.strong_count() == 1;
-        if self.deliveries.is_none() && only_ours && self.settlements.is_empty() {
-            Err(Stop::Unused)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// A session that is being closed still carries out what was asked before.
-    async fn settle_what_was_asked(&mut self) {
-        let mut batch = Vec::new();
-        while let Ok(settlement) = self.settlements.try_recv() {
-            batch.push(settlement);
-        }
-        let mut rest = batch.drain(..);
-        while rest.len() > 0 && self.channel.status().connected() {
-            if self.settler.carry_out(&mut rest).await.is_err() {
-                return;
-            }
-        }
     }
 }
 
