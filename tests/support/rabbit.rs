@@ -234,10 +234,11 @@ fn answers(port: u16) -> std::io::Result<()> {
 impl Drop for RabbitNode {
     fn drop(&mut self) {
         self.kill();
-        if std::thread::panicking() {
+        let failed = std::thread::panicking();
+        if failed {
             eprintln!("the broker's logs are in {}", self.folder.display());
-        } else {
-            let _ = Command::new(script()).arg("clean").arg(&self.folder).status();
         }
+        let end = if failed { "release" } else { "clean" };
+        let _ = Command::new(script()).arg(end).arg(&self.folder).status();
     }
 }

@@ -15,6 +15,7 @@
 
 mod connection;
 mod consume;
+mod consume_owner;
 mod convert;
 mod fault;
 mod get;
@@ -35,10 +36,6 @@ use self::life::Life;
 use self::link::AmqpLink;
 use self::target::Target;
 use super::{BrokerError, Session};
-
-/// Log directives that must be in force wherever lapin's events are recorded: it writes returned messages out whole at level `warn`, proxy
-/// passwords in jobs included, and the log-in at level `trace`.
-pub const LOG_DIRECTIVES: [&str; 2] = ["lapin=warn", "lapin::returned_messages=off"];
 
 /// A RabbitMQ to connect to. Cloning is cheap.
 #[derive(Clone)]

@@ -1,77 +1,22 @@
 //! The one owner of a consuming channel: deliveries out, settlements in, and the lease in between.
 
-mod ending;
-
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Connection};
+use futures_util::{FutureExt, StreamExt};
+use lapin::Channel;
+use lapin::options::BasicCancelOptions;
+use lapin::types::ShortString;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
-use crate::broker::amqp::connection::channel;
-use crate::broker::amqp::convert::{from_wire, short};
-use crate::broker::amqp::fault::call;
-use crate::broker::amqp::life::{Life, ended};
-use crate::broker::amqp::settle::{BATCH, Carried, Settler};
-use crate::broker::{
-    BoxFuture, BrokerError, ConsumeSpec, Consumer, ConsumerPort, Delivery, Lease, Receipt, Settlement,
-    consumer_channel,
-};
+use super::consume::{delivery, renewal};
+use super::life::ended;
+use super::settle::{BATCH, Carried, Settler};
+use crate::broker::{BoxFuture, ConsumerPort, Delivery, Lease, Settlement};
 
 /// A quarter of the lease: three round trips in a row may be late before it runs out.
 const RENEW_EVERY: Duration = Duration::from_millis(1_250);
-
-/// Opens a channel of its own and consumes on it.
-pub(super) async fn open(
-    connection: &Connection,
-    spec: ConsumeSpec,
-    patience: Duration,
-    life: &Life,
-) -> Result<Consumer, BrokerError> {
-    let channel = channel(connection, patience).await?;
-    start(channel, spec, patience, life).await
-}
-
-/// Consumes on a channel that has no consumer yet, and takes it over.
-pub(super) async fn start(
-    channel: Channel,
-    spec: ConsumeSpec,
-    patience: Duration,
-    life: &Life,
-) -> Result<Consumer, BrokerError> {
-    let too_long = |error: crate::broker::amqp::convert::TooLong| BrokerError::Forbidden(error.to_string());
-    let queue = short("the queue's name", &spec.queue).map_err(too_long)?;
-    let tag = short("the consumer's tag", &spec.tag).map_err(too_long)?;
-    // 0 would mean "no bound" to the broker.
-    let prefetch = spec.prefetch.max(1);
-    call("basic.qos", patience, renewal(&channel, prefetch)).await?;
-    // Made before the round trip that it begins with.
-    let (consumer, port) = consumer_channel();
-    let consuming =
-        channel.basic_consume(queue, tag.clone(), BasicConsumeOptions::default(), FieldTable::default());
-    let stream = call("basic.consume", patience, consuming).await?;
-    let owner = Owner::new(channel, stream, tag, prefetch, patience, port, life.watch());
-    life.owners().spawn(owner.run(spec.queue));
-    Ok(consumer)
-}
-
-async fn renewal(channel: &Channel, prefetch: u16) -> lapin::Result<()> {
-    channel.basic_qos(prefetch, BasicQosOptions { global: false }).await
-}
-
-/// A lapin delivery as the seam has it.
-pub(super) fn delivery(from: lapin::message::Delivery, owner: mpsc::UnboundedSender<Settlement>) -> Delivery {
-    Delivery {
-        message: from_wire(from.data, &from.properties),
-        redelivered: from.redelivered,
-        routing_key: from.routing_key.into(),
-        receipt: Receipt::new(from.delivery_tag, owner),
-    }
-}
 
 /// When an owner stops.
 enum Stop {
@@ -83,7 +28,8 @@ enum Stop {
     Unused,
 }
 
-struct Owner {
+/// Owns a consuming channel.
+pub(super) struct ConsumeOwner {
     channel: Channel,
     settler: Settler,
     stream: lapin::Consumer,
@@ -101,8 +47,8 @@ struct Owner {
     ended: watch::Receiver<Option<String>>,
 }
 
-impl Owner {
-    fn new(
+impl ConsumeOwner {
+    pub(super) fn new(
         channel: Channel,
         stream: lapin::Consumer,
         tag: ShortString,
@@ -131,7 +77,8 @@ impl Owner {
         }
     }
 
-    async fn run(mut self, queue: String) {
+    /// Serves until nobody needs the channel or nobody has it, and closes it then.
+    pub(super) async fn run(mut self, queue: String) {
         let stop = self.serve().await;
         self.lease.revoke();
         // In this order: whoever sees the consumer end finds its receipts stale, and neither is left once the channel is closing.
@@ -255,6 +202,57 @@ impl Owner {
             }
         }
         self.stop_if_unused()
+    }
+
+    /// Stops deliveries. What lapin holds but nobody has seen yet goes back at once.
+    async fn cancel(&mut self) {
+        self.deliveries = None;
+        self.cancel_at_broker().await;
+        while let Some(Some(Ok(unseen))) = self.stream.next().now_or_never() {
+            drop(delivery(unseen, self.receipts.clone()));
+        }
+    }
+
+    async fn cancel_at_broker(&mut self) {
+        if !self.cancelled && self.channel.status().connected() {
+            self.cancelled = true;
+            let cancelling = self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default());
+            let _ = timeout(self.patience, cancelling).await;
+        }
+    }
+
+    /// Sees to it that settlements still waiting inside the broker are not lost with the channel. A cancel goes through a quorum queue's log
+    /// behind what was sent on before it; the call after it lets the rest follow. For a consumer cancelled earlier there is no such call.
+    async fn flush(&mut self) {
+        if self.channel.status().connected() && !self.cancelled {
+            self.cancel_at_broker().await;
+            let _ = timeout(self.patience, renewal(&self.channel, self.prefetch)).await;
+            self.settler.flushed();
+        }
+    }
+
+    /// A cancelled consumer stays for its receipts; with the last of them, and the consumer itself, its use ends.
+    fn stop_if_unused(&self) -> Result<(), Stop> {
+        let only_ours = self.receipts.strong_count() == 1;
+        if self.deliveries.is_none() && only_ours && self.settlements.is_empty() {
+            Err(Stop::Unused)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A session that is being closed still carries out what was asked before.
+    async fn settle_what_was_asked(&mut self) {
+        let mut batch = Vec::new();
+        while let Ok(settlement) = self.settlements.try_recv() {
+            batch.push(settlement);
+        }
+        let mut rest = batch.drain(..);
+        while rest.len() > 0 && self.channel.status().connected() {
+            if self.settler.carry_out(&mut rest).await.is_err() {
+                return;
+            }
+        }
     }
 }
 
