@@ -107,6 +107,19 @@ impl Session {
         self.publisher.publish(exchange, routing_key, true, message).await
     }
 
+    /// The same, waiting for the confirm as long as the session lives: for what must not be published twice.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`], but never for a confirm that is late.
+    pub async fn publish_once(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+    ) -> Result<(), PublishError> {
+        self.publisher.send(exchange, routing_key, true, message).await?.answered_or_lost().await
+    }
+
     /// Waits until the session has ended, and tells why.
     pub async fn closed(&self) -> String {
         let mut closed = self.closed.clone();

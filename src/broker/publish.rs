@@ -99,6 +99,17 @@ pub struct Confirm {
 }
 
 impl Confirm {
+    /// Waits for it as long as the channel lives. A confirm that is merely late is no reason to publish again: both copies would be stored.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`], but never for a time-out.
+    pub async fn answered_or_lost(self) -> Result<(), PublishError> {
+        match self.confirmed.await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(lost()),
+        }
+    }
+
     /// Waits for it, for as long after sending as the publisher's time-out says.
     ///
     /// # Errors
@@ -106,10 +117,12 @@ impl Confirm {
     pub async fn answered(self) -> Result<(), PublishError> {
         match timeout_at(self.until, self.confirmed).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => {
-                Err(PublishError::Unknown("the publishing channel was lost before the confirm".to_owned()))
-            }
+            Ok(Err(_)) => Err(lost()),
             Err(_) => Err(PublishError::Unknown("no confirm in time".to_owned())),
         }
     }
+}
+
+fn lost() -> PublishError {
+    PublishError::Unknown("the publishing channel was lost before the confirm".to_owned())
 }

@@ -38,6 +38,29 @@ impl Value {
     }
 }
 
+/// About how many bytes headers take on the wire; never less than they do.
+#[must_use]
+pub fn wire_size(headers: &Headers) -> usize {
+    headers.iter().map(|(name, value)| name.len() + 2 + value.wire_size()).sum()
+}
+
+impl Value {
+    fn wire_size(&self) -> usize {
+        match self {
+            Value::Null
+            | Value::Bool(_)
+            | Value::Int(_)
+            | Value::Double(_)
+            | Value::Decimal(..)
+            | Value::Timestamp(_) => 9,
+            Value::Text(text) => text.len() + 5,
+            Value::Bytes(bytes) => bytes.len() + 5,
+            Value::Array(values) => 5 + values.iter().map(Value::wire_size).sum::<usize>(),
+            Value::Table(table) => 5 + wire_size(table),
+        }
+    }
+}
+
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
         Value::Text(text.to_owned())

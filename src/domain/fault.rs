@@ -36,6 +36,8 @@ pub mod codes {
     pub const DEADLINE_UNREADABLE: &str = "DEADLINE_UNREADABLE";
     /// A header that only the worker may set, or one of its own with impossible content.
     pub const FORGED_HEADER: &str = "FORGED_HEADER";
+    /// Headers beyond their bound.
+    pub const HEADERS_TOO_LARGE: &str = "HEADERS_TOO_LARGE";
     /// A message on the ticket queue that is no ticket.
     pub const NOT_A_TICKET: &str = "NOT_A_TICKET";
     /// The image's bytes cannot be read.
@@ -184,8 +186,10 @@ fn class_of_status(status: u16) -> Class {
     match status {
         401..=403 => Class::Account,
         429 => Class::Throttled,
-        408 | 500..=599 => Class::Transient,
-        _ => Class::Unknown,
+        // The API said "error" and nothing more.
+        200..=299 => Class::Unknown,
+        // An answer without a code is not the API's own word: a gateway's page, or a wrong base URL. It is no verdict on a job.
+        _ => Class::Transient,
     }
 }
 
@@ -234,8 +238,8 @@ mod tests {
             (429, Class::Throttled),
             (500, Class::Transient),
             (503, Class::Transient),
-            (404, Class::Unknown),
-            (302, Class::Unknown),
+            (404, Class::Transient),
+            (302, Class::Transient),
         ] {
             assert_eq!(class_of(&refused(None, status)), (class, format!("HTTP_{status}")));
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::call::TaskId;
 use super::class::Class;
-use super::envelope::{Headers, Value};
+use super::envelope::{Headers, Value, wire_size};
 use super::fault::{Fault, codes};
 use super::time::Timestamp;
 
@@ -16,10 +16,11 @@ pub const HISTORY_HEADER: &str = "x-captcha-history";
 pub const VERSION: u32 = 1;
 /// Submissions of one job that are remembered; settings allow fewer.
 pub const MAX_ATTEMPTS: usize = 16;
+/// Bound on a publisher's own headers, in bytes. All properties of a message travel in one frame, of 128 KiB by default, and the broker ends
+/// the connection over a larger one: what a job's own headers leave room for must hold a ticket.
+pub const MAX_PUBLISHERS_HEADERS: usize = 32 * 1024;
 /// Bound on the header's text.
 pub const MAX_HEADER: usize = 16 * 1024;
-/// Clocks of replicas may differ by this much.
-const SKEW_MS: i64 = 5 * 60 * 1000;
 
 /// How a submission ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +89,10 @@ impl History {
                 format!("header '{name}' is the worker's to set: {why}"),
             ))
         };
+        if wire_size(&publishers_headers(headers)) > MAX_PUBLISHERS_HEADERS {
+            let text = format!("the headers take more than {MAX_PUBLISHERS_HEADERS} bytes");
+            return Err(Fault::malformed(codes::HEADERS_TOO_LARGE, text));
+        }
         for name in headers.keys().filter(|name| name.starts_with(OWNED_PREFIX)) {
             if name != HISTORY_HEADER {
                 return forged(name, "a job may not carry it");
@@ -101,7 +106,7 @@ impl History {
         }
         let read = value.as_text().filter(|text| text.len() <= MAX_HEADER);
         match read.and_then(|text| serde_json::from_str::<History>(text).ok()) {
-            Some(history) if history.is_plausible(now) => Ok(Some(history)),
+            Some(history) if history.is_plausible() => Ok(Some(history.no_later_than(now))),
             Some(_) => forged(HISTORY_HEADER, "its content is impossible"),
             None => forged(HISTORY_HEADER, "its content cannot be read"),
         }
@@ -109,12 +114,19 @@ impl History {
 
     /// Whether a worker can have written this.
     #[must_use]
-    pub fn is_plausible(&self, now: Timestamp) -> bool {
-        let latest = now.as_millis().saturating_add(SKEW_MS);
+    pub fn is_plausible(&self) -> bool {
         (1..=VERSION).contains(&self.v)
-            && (0..=latest).contains(&self.first_seen.as_millis())
+            && self.first_seen.as_millis() >= 0
             && self.attempts.len() <= MAX_ATTEMPTS
-            && self.attempts.iter().all(|attempt| (0..=latest).contains(&attempt.submitted_at.as_millis()))
+            && self.attempts.iter().all(|attempt| attempt.submitted_at.as_millis() >= 0)
+    }
+
+    /// The same as seen by a clock that lags behind the writer's: what it says of the future is taken for now, and never for a forgery,
+    /// since a replica with a slow clock must not throw away what the others have paid for.
+    #[must_use]
+    pub fn no_later_than(mut self, now: Timestamp) -> Self {
+        self.first_seen = self.first_seen.min(now);
+        self
     }
 
     /// The header's value.
@@ -198,17 +210,21 @@ mod tests {
     }
 
     #[test]
+    fn a_time_ahead_of_this_clock_is_taken_for_now() {
+        let ahead = History::begin(NOW.plus(std::time::Duration::from_secs(3_600)));
+        assert_eq!(read(&parked(ahead.to_header())), Ok(Some(History::begin(NOW))));
+    }
+
+    #[test]
     fn a_history_that_no_worker_wrote_is_refused_by_the_headers_name() {
         let mut never_parked = parked(some_history().to_header());
         never_parked.remove("x-death");
-        let future = History::begin(NOW.plus(std::time::Duration::from_secs(3_600)));
         let other_version = History { v: 2, ..some_history() };
         let cases = [
             never_parked,
             parked("{}".into()),
             parked(Value::Int(7)),
             parked(" ".repeat(MAX_HEADER + 1).into()),
-            parked(future.to_header()),
             parked(other_version.to_header()),
             Headers::from([("x-captcha-ticket".to_owned(), "{}".into())]),
         ];
@@ -217,6 +233,14 @@ mod tests {
             assert_eq!((fault.class, &*fault.code), (Class::Malformed, codes::FORGED_HEADER));
             assert!(fault.description.contains("x-captcha-"), "{}", fault.description);
         }
+    }
+
+    #[test]
+    fn headers_that_leave_no_room_for_a_ticket_are_refused_before_anything_is_paid() {
+        let large = Headers::from([("note".to_owned(), Value::Array(vec!["x".repeat(40_000).into()]))]);
+        assert_eq!(read(&large).map_err(|fault| fault.code), Err(codes::HEADERS_TOO_LARGE.into()));
+        let small = Headers::from([("note".to_owned(), "x".repeat(30_000).into())]);
+        assert_eq!(read(&small), Ok(None));
     }
 
     #[test]

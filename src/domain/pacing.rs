@@ -13,8 +13,8 @@ pub const MAX_AGE: Duration = Duration::from_secs(280);
 pub const LEASE: Duration = Duration::from_secs(5);
 /// What a new owner waits before its first poll: until the earlier owner's lease is over, and the spacing after that.
 pub const HANDOVER_WAIT: Duration = Duration::from_secs(7);
-/// An unknown owner before us is taken to have polled once in this time.
-const ASSUMED_SPACING_MS: u128 = 2_500;
+/// An unknown owner before us is taken to have polled as often as it may.
+const ASSUMED_SPACING_MS: u128 = SPACING.as_millis();
 
 /// The pace of a task type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,22 +95,28 @@ impl Pacing {
     ) -> Next {
         let backed_off = self.interval * 2_u32.pow(slower.min(4));
         let asked = retry_after.unwrap_or_default().max(backed_off).max(SPACING);
-        self.within_limits(age, polls, asked + asked.mul_f64(0.1 * luck))
-    }
-
-    fn within_limits(&self, age: Duration, polls: u32, wait: Duration) -> Next {
+        let wait = asked + asked.mul_f64(0.1 * luck);
         if age >= MAX_AGE {
             return Next::Gone;
         }
         if polls >= MAX_POLLS || age >= self.timeout {
             return Next::Over;
         }
-        // The last poll is made at the time-out itself rather than skipped, unless that would break the spacing.
         let left = self.timeout - age;
-        if wait <= left {
-            return Next::After(wait);
+        match retry_after {
+            _ if wait <= left => Next::After(wait),
+            // A pause that the API asked for may outlast the type's time-out, as long as the result is kept.
+            Some(pause) if pause > left => {
+                if age + wait < MAX_AGE {
+                    Next::After(wait)
+                } else {
+                    Next::Over
+                }
+            }
+            // The last poll is made at the time-out itself rather than skipped, unless that would break the spacing.
+            _ if left >= SPACING => Next::After(left),
+            _ => Next::Over,
         }
-        if polls == 0 || left >= SPACING { Next::After(left) } else { Next::Over }
     }
 }
 
@@ -173,6 +179,13 @@ mod tests {
     }
 
     #[test]
+    fn an_asked_for_pause_may_outlast_the_time_out_but_not_the_result() {
+        assert_eq!(image().after_answer(secs(50), 5, 0, Some(secs(120)), 0.0), Next::After(secs(120)));
+        assert_eq!(image().after_answer(secs(50), 5, 0, Some(secs(230)), 0.0), Next::Over);
+        assert_eq!(image().after_answer(secs(59), 5, 0, None, 0.0), Next::Over);
+    }
+
+    #[test]
     fn nothing_is_polled_past_its_time_out_its_polls_or_its_age() {
         assert_eq!(image().after_answer(secs(60), 20, 0, None, 0.0), Next::Over);
         assert_eq!(image().after_answer(secs(30), MAX_POLLS, 0, None, 0.0), Next::Over);
@@ -187,10 +200,10 @@ mod tests {
     }
 
     #[test]
-    fn earlier_owners_are_taken_to_have_polled_every_two_and_a_half_seconds() {
+    fn earlier_owners_are_taken_to_have_polled_as_often_as_they_might() {
         assert_eq!(assumed_polls(secs(0)), 0);
-        assert_eq!(assumed_polls(secs(5)), 2);
-        assert_eq!(assumed_polls(Duration::from_millis(5_001)), 3);
+        assert_eq!(assumed_polls(secs(4)), 2);
+        assert_eq!(assumed_polls(Duration::from_millis(4_001)), 3);
     }
 
     proptest! {

@@ -112,11 +112,11 @@ pub fn read(mut message: Message, now: Timestamp) -> Result<Kept, Box<(Fault, Me
         *headers = publishers_headers(headers);
         return Ok(Kept::Answered { routing_key, outcome: message });
     }
-    match read_open(headers, now) {
+    match read_open(headers) {
         Ok(ticket) => Ok(Kept::Open {
-            history: ticket.history,
+            history: ticket.history.no_later_than(now),
             task_id: ticket.task_id,
-            accepted_at: ticket.accepted_at,
+            accepted_at: ticket.accepted_at.min(now),
             job: Job {
                 id: ticket.job_id,
                 task_type: ticket.task_type,
@@ -132,10 +132,10 @@ pub fn read(mut message: Message, now: Timestamp) -> Result<Kept, Box<(Fault, Me
     }
 }
 
-fn read_open(headers: &Headers, now: Timestamp) -> Result<Ticket, String> {
+fn read_open(headers: &Headers) -> Result<Ticket, String> {
     let text = headers.get(TICKET_HEADER).and_then(Value::as_text).ok_or("is missing")?;
     let ticket: Ticket = serde_json::from_str(text).map_err(|error| format!("cannot be read: {error}"))?;
-    let sound = ticket.history.is_plausible(now)
+    let sound = ticket.history.is_plausible()
         && !ticket.job_id.is_empty()
         && ticket.job_id.len() <= MAX_ID
         && ticket.task_id.as_json().len() <= TaskId::MAX_LEN;

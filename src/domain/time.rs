@@ -7,6 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+/// The last millisecond of the year 9999.
+const LATEST: i64 = 253_402_300_799_999;
+
 /// A moment, to the millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -40,7 +43,8 @@ impl Timestamp {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok().map(Self)
+        // An offset can carry a time past the last year that can be written; "never" must stay far away.
+        i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok().map(|millis| Self(millis.min(LATEST)))
     }
 }
 
@@ -79,6 +83,8 @@ mod tests {
         assert_eq!(Timestamp::parse(&moment.to_string()), Some(moment));
         assert_eq!(Timestamp::parse("2026-11-23 10:00"), None);
         assert_eq!(Timestamp::parse("1764000000"), None);
+        let never = Timestamp::parse("9999-12-31T23:59:59.9999999-05:00").unwrap();
+        assert_eq!(never.to_string(), "9999-12-31T23:59:59.999Z");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::domain::history::History;
 use crate::domain::job::{Job, MAX_MESSAGE, NotAJob};
 use crate::domain::lifecycle::{Action, Case, Event, OpenTask, Origin, Step};
 use crate::domain::outcome::{self, Outcome};
+use crate::domain::pacing::MAX_AGE;
 use crate::domain::ticket::{self, Kept};
 
 /// How often a lapsed lease is looked at again.
@@ -139,21 +140,30 @@ fn note(ctx: &Context, step: &Step) {
 
 /// Calls createTask, unless nothing may be submitted any more. `None`: the job is no longer ours.
 async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Event> {
-    let places = async { tokio::join!(ctx.submissions.place(), ctx.calls.acquire()) };
+    // In this order: whoever waits to submit must not hold a call that a poll could use.
+    let places = async { (ctx.submissions.place().await, ctx.calls.acquire().await) };
     let _places = tokio::select! {
         biased;
-        () = scope.submissions_shut.cancelled() => return Some(Event::SubmissionsShut),
+        () = scope.submissions_shut.cancelled() => return Some(shut(ctx)),
         places = places => places,
     };
     if ctx.standing.stops().submissions {
-        return Some(Event::SubmissionsShut);
+        return Some(shut(ctx));
     }
     if !receipt.is_live() {
         return None;
     }
-    let Some(parts) = case.job.parts() else {
-        return Some(Event::Unreadable);
-    };
+    // The wait may have outlasted the deadline.
+    if case.job.is_late(ctx.clock.now()) {
+        return Some(Event::Taken);
+    }
+    // What came as a ticket has not passed the door here, and the policy may have changed since its job did.
+    if case.origin == Origin::Ticket
+        && let Err(fault) = case.job.recheck(&ctx.policy)
+    {
+        return Some(Event::Refused(fault));
+    }
+    let parts = case.job.parts()?;
     let end = ctx.solver.create_task(parts.task).await;
     ctx.reach.note(&end);
     if end.is_ok() {
@@ -161,6 +171,11 @@ async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) ->
         ctx.submissions.prove();
     }
     Some(Event::Submitted(end))
+}
+
+/// Why nothing may be submitted.
+fn shut(ctx: &Context) -> Event {
+    Event::SubmissionsShut { for_the_account: ctx.standing.stops().submissions }
 }
 
 /// Waits. `None`: the ticket is to be handed back.
@@ -179,8 +194,13 @@ async fn poll(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> O
         if !receipt.is_live() || scope.tickets_cancelled.is_cancelled() || ctx.standing.stops().polls {
             return None;
         }
+        let task = case.task.as_ref()?;
+        let now = ctx.clock.now();
+        // The wait for a place or for the lease may have outlasted the result or the deadline.
+        if now.since(task.accepted_at) >= MAX_AGE || case.job.is_late(now) {
+            return Some(Event::Due);
+        }
         if scope.lease.holds(Instant::now()) {
-            let task = case.task.as_ref()?;
             ctx.tally.polled();
             let end = ctx.solver.task_state(&task.id).await;
             drop(place);

@@ -23,6 +23,7 @@ impl Worker {
     /// Stops taking jobs, finishes submissions, hands tickets back, and closes the session: in this order, and in a bounded time.
     pub(super) async fn drain(&self, mut serving: Serving) -> Drained {
         let deadline = Instant::now() + self.drain_timeout;
+        let session = serving.scope.session.clone();
         tracing::info!(in_flight = self.ctx.gate.held(), "draining: no more jobs are taken");
         let stopped = timeout_at(deadline, async {
             serving.stop_jobs().await;
@@ -32,7 +33,14 @@ impl Worker {
             self.attempts.close();
             self.attempts.wait().await;
         });
-        let in_time = stopped.await.is_ok();
+        let in_time = tokio::select! {
+            stopped = stopped => stopped.is_ok(),
+            reason = session.closed() => {
+                serving.scope.end();
+                tracing::warn!(reason, "the session ended while draining");
+                return self.drain_unconnected(deadline.saturating_duration_since(Instant::now())).await;
+            }
+        };
         let unfinished = self.ctx.gate.held();
         serving.scope.end();
         // Closing a consumer carries out the settlements made so far, and returns the rest.
@@ -50,7 +58,7 @@ impl Worker {
     }
 
     /// Leaves while there is no session. A paid task whose ticket is not safe yet is worth one more, for as long as the drain may take.
-    pub(super) async fn drain_unconnected(&self) -> Drained {
+    pub(super) async fn drain_unconnected(&self, within: Duration) -> Drained {
         self.attempts.close();
         let finished = async {
             while !self.attempts.is_empty() {
@@ -67,7 +75,7 @@ impl Worker {
                 }
             }
         };
-        if timeout(self.drain_timeout, finished).await.is_err() {
+        if timeout(within, finished).await.is_err() {
             tracing::warn!(
                 unfinished = self.ctx.gate.held(),
                 "the broker could not be reached in time; paid tasks may be lost"

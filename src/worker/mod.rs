@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +41,8 @@ use serve::End;
 
 /// First and longest wait before the broker is tried again.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// A session that has lived this long was a good one.
+const SETTLED: Duration = Duration::from_secs(60);
 /// The largest prefetch AMQP can express.
 const MAX_PREFETCH: usize = 65_535;
 
@@ -173,11 +176,17 @@ impl Worker {
         let mut pause = RECONNECT.0;
         loop {
             let error = match self.begin(&drain).await {
-                Ok(None) => return Ok(self.drain_unconnected().await),
+                Ok(None) => return Ok(self.drain_unconnected(self.drain_timeout).await),
                 Ok(Some(serving)) => {
                     served_before = true;
-                    pause = RECONNECT.0;
-                    match self.serve(serving, &drain).await {
+                    let began = Instant::now();
+                    let end = self.serve(serving, &drain).await;
+                    // One that opens and dies at once, for want of a right or an exchange, must not be made anew four times a second:
+                    // each end returns the jobs at hand, and charges them for it.
+                    if began.elapsed() >= SETTLED {
+                        pause = RECONNECT.0;
+                    }
+                    match end {
                         End::Drained(drained) => return Ok(drained),
                         End::Lost(reason) => BrokerError::Lost(reason),
                     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::domain::call::CallError;
+use crate::domain::call::{CallError, Refusal};
 
 /// So many failed calls in a row are news; single ones are everyday.
 const IN_A_ROW: u32 = 5;
@@ -18,9 +18,7 @@ impl Reach {
     pub(super) fn note<T>(&self, end: &Result<T, CallError>) {
         let failure = match end {
             Err(error @ (CallError::NeverSent(_) | CallError::NoAnswer { .. })) => Some(error),
-            Err(error @ CallError::Refused(refusal)) if refusal.code.is_none() && refusal.status >= 500 => {
-                Some(error)
-            }
+            Err(error @ CallError::Refused(refusal)) if is_foreign(refusal) => Some(error),
             Ok(_) | Err(CallError::Refused(_)) => None,
         };
         let Some(error) = failure else {
@@ -40,10 +38,14 @@ impl Reach {
     }
 }
 
+/// An answer that is not the API's own word: without a code, and with a status that says nothing about account or pace.
+fn is_foreign(refusal: &Refusal) -> bool {
+    refusal.code.is_none() && !matches!(refusal.status, 200..=299 | 401..=403 | 429)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::call::Refusal;
 
     fn refused(code: Option<&str>, status: u16) -> Result<(), CallError> {
         let code = code.map(str::to_owned);

@@ -49,7 +49,7 @@ impl Context {
         loop {
             let session = live.wait_for(Option::is_some).await.ok().and_then(|session| session.clone());
             let Some(session) = session else { return };
-            match session.publish("", &self.names.tickets(), ticket.clone()).await {
+            match session.publish_once("", &self.names.tickets(), ticket.clone()).await {
                 Ok(()) => break,
                 Err(error) => warn_unpublished("ticket", &self.names.tickets(), &error),
             }
@@ -107,7 +107,7 @@ impl Context {
         let began = Instant::now();
         let mut pause = Pause::new();
         while receipt.is_live() {
-            match session.publish(exchange, routing_key, message.clone()).await {
+            match session.publish_once(exchange, routing_key, message.clone()).await {
                 Ok(()) => return Safe::Yes,
                 Err(_) if session.is_closed() => return Safe::Stale,
                 Err(error) => warn_unpublished("message", routing_key, &error),

@@ -165,3 +165,37 @@ async fn a_paid_answer_outlives_a_full_result_queue_and_a_restart() {
     second.drain().await;
     scene.assert_rules_kept(0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_deadline_passes_while_it_waits_for_its_turn_is_never_paid() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let running = scene.start();
+    // Until a first task is accepted submissions go one by one, and this one takes the whole time-out of a call.
+    scene.publish(image("slow", &json!({"create": ["hang"]})), Properties::default()).await;
+    let deadline = "2026-09-21T14:13:30Z";
+    let hurried = image("hurried", &json!({})).replacen('{', &format!(r#"{{"deadline":"{deadline}","#), 1);
+    scene.publish(hurried, Properties::default()).await;
+    let expired = scene.wait_for(&scene.names.dead(Class::Expired), 1).await;
+    assert_eq!(
+        (&expired[0]["id"], failure(&expired[0])),
+        (&json!("hurried"), "expired/DEADLINE_PASSED".to_owned())
+    );
+    assert_eq!(scene.simulator.stats().accepted_tasks, 0);
+    running.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_ticket_buys_nothing_that_the_policy_forbids() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let running = scene.start();
+    let history = json!({"v": 1, "first_seen": "2026-09-21T14:13:00.000Z", "retries": 0, "attempts": []});
+    let ticket = json!({"job_id": "forged", "task_type": "TurnstileTask", "own_proxy": false, "task_id": 1,
+        "accepted_at": "2026-09-21T14:13:00.000Z", "history": history});
+    let headers = Headers::from([("x-captcha-ticket".to_owned(), ticket.to_string().into())]);
+    let body = r#"{"id":"forged","task":{"type":"TurnstileTask","websiteURL":"https://elsewhere.test/","websiteKey":"k"}}"#;
+    scene.publish_to(&scene.names.tickets(), body, Properties { headers, ..Properties::default() }).await;
+    let dead = scene.wait_for(&scene.names.dead(Class::Forbidden), 1).await;
+    assert_eq!(failure(&dead[0]), "forbidden/POLICY_SITE_NOT_ALLOWED");
+    assert_eq!(scene.simulator.stats().calls.create_task, 0);
+    running.drain().await;
+}

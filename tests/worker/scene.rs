@@ -23,7 +23,7 @@ use captcha_worker::worker::{Clock, Dice, Drained, View, Worker, WorkerOptions};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// A task of this type makes the transport panic.
@@ -55,7 +55,11 @@ impl Transport for InProcess {
                     Ok(RawReply { status, retry_after: retry_after.map(Duration::from_secs), body })
                 }
                 Ok(Reply::Cut) => no_answer(NoAnswer::Cut),
-                Ok(Reply::Hang) | Err(_) => no_answer(NoAnswer::TimedOut),
+                Ok(Reply::Hang) => {
+                    sleep(CALL_TIMEOUT).await;
+                    no_answer(NoAnswer::TimedOut)
+                }
+                Err(_) => no_answer(NoAnswer::TimedOut),
             }
         })
     }
@@ -170,6 +174,12 @@ impl Scene {
     pub(crate) async fn publish(&self, body: impl Into<Vec<u8>>, properties: Properties) {
         let message = Message { body: body.into(), properties, transient: false };
         within(10, self.session.publish(&self.names.jobs(), "jobs", message)).await.expect("confirmed");
+    }
+
+    /// Straight to a queue, as the default exchange lets anybody with the right to.
+    pub(crate) async fn publish_to(&self, queue: &str, body: impl Into<Vec<u8>>, properties: Properties) {
+        let message = Message { body: body.into(), properties, transient: false };
+        within(10, self.session.publish("", queue, message)).await.expect("confirmed");
     }
 
     pub(crate) async fn publish_images(&self, count: usize, script: &Value) {

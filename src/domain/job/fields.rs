@@ -8,6 +8,8 @@ use serde_json::value::RawValue;
 
 use super::super::fault::{Fault, codes};
 
+/// Fields of a task that the policy judges by.
+const JUDGED: [&str; 2] = ["type", "websiteURL"];
 /// Names kept for a message to people; more than one is never shown.
 const KEPT_NAMES: usize = 1;
 
@@ -31,6 +33,7 @@ pub(super) struct TaskFields<'a> {
     pub(super) website_url: Option<&'a RawValue>,
     pub(super) proxy_address: Option<&'a RawValue>,
     pub(super) duplicate: Vec<String>,
+    pub(super) lookalike: Vec<String>,
 }
 
 impl<'a> JobFields<'a> {
@@ -63,6 +66,9 @@ impl<'a> TaskFields<'a> {
                 "body" => Slot::Raw(&mut fields.body),
                 "websiteURL" => Slot::Raw(&mut fields.website_url),
                 "proxyAddress" => Slot::Raw(&mut fields.proxy_address),
+                _ if JUDGED.iter().any(|judged| judged.eq_ignore_ascii_case(name)) => {
+                    Slot::Name(&mut fields.lookalike)
+                }
                 _ => Slot::Pass,
             },
             |fields| &mut fields.duplicate,

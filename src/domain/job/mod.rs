@@ -98,6 +98,17 @@ impl Job {
         Some(Parts { task: fields.task?, metadata: fields.metadata })
     }
 
+    /// Judges the task once more, by the policy of now.
+    ///
+    /// # Errors
+    /// What the door would say.
+    pub fn recheck(&self, policy: &Policy) -> Result<(), Fault> {
+        let not_a_job = || Fault::malformed(codes::NOT_A_TICKET, "the ticket's body is not a job");
+        let fields = JobFields::read(&self.message.body).map_err(|_| not_a_job())?;
+        let task = task_of(&fields)?;
+        check_task(&task, &type_of(&task)?, policy)
+    }
+
     /// Whether the deadline is over.
     #[must_use]
     pub fn is_late(&self, now: Timestamp) -> bool {
@@ -204,6 +215,12 @@ fn task_of<'a>(fields: &JobFields<'a>) -> Result<TaskFields<'a>, Fault> {
     // Which of two values the API would read is not known, and the policy must judge the one it reads.
     if let Some(name) = task.duplicate.first() {
         return Err(Fault::malformed(codes::DUPLICATE_FIELD, format!("field 'task.{name}' stands twice")));
+    }
+    // Nor is it known whether it minds the case of names.
+    if let Some(name) = task.lookalike.first() {
+        let text =
+            format!("field 'task.{name}' differs only by case from one that decides where the task may go");
+        return Err(Fault::malformed(codes::UNKNOWN_FIELD, text));
     }
     Ok(task)
 }

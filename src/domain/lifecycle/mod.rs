@@ -100,10 +100,13 @@ pub enum Event {
     Due,
     /// getTaskResult has ended.
     Answered(Result<TaskState, CallError>),
-    /// It would have been submitted now, but nothing may be: the guard is shut, or the worker is leaving.
-    SubmissionsShut,
-    /// Its bytes are not a job's, although its ticket says so.
-    Unreadable,
+    /// It would have been submitted now, but nothing may be.
+    SubmissionsShut {
+        /// The guard is shut; else the worker is leaving.
+        for_the_account: bool,
+    },
+    /// It would have been submitted now, but the door would no longer let it in.
+    Refused(Fault),
 }
 
 /// The last word on a job.
@@ -193,10 +196,8 @@ impl Case {
         match (event, self.task.take()) {
             (Event::Taken, None) => self.before_submission(at),
             (Event::Submitted(end), None) => self.after_submission(end, at),
-            (Event::SubmissionsShut, None) => self.held_back(),
-            (Event::Unreadable, None) => {
-                Step::fail(Fault::malformed(codes::NOT_A_TICKET, "the ticket's body is not a job"))
-            }
+            (Event::SubmissionsShut { for_the_account }, None) => self.held_back(for_the_account),
+            (Event::Refused(fault), None) => Step::fail(fault),
             (Event::TicketTaken { redelivered }, Some(task)) => self.ticket_at_hand(task, redelivered, at),
             (Event::Due, Some(task)) => self.poll_due(task, at),
             (Event::Answered(end), Some(task)) => self.after_poll(task, end, at),
@@ -236,8 +237,8 @@ impl Event {
             Event::Submitted(_) => "the end of createTask",
             Event::Due => "the end of a wait",
             Event::Answered(_) => "the end of getTaskResult",
-            Event::SubmissionsShut => "being held back from submission",
-            Event::Unreadable => "being unreadable",
+            Event::SubmissionsShut { .. } => "being held back from submission",
+            Event::Refused(_) => "being refused",
         }
     }
 }

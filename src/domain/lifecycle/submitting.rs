@@ -75,15 +75,18 @@ impl Case {
     fn account_refused(&mut self, fault: Fault) -> Step {
         match fault.reason() {
             Some(Reason::KeyInvalid) | None => Step::fail(fault).with_trip(Reason::KeyInvalid),
-            Some(reason) => self.held_back().with_trip(reason),
+            Some(reason) => self.held_back(true).with_trip(reason),
         }
     }
 
-    /// Back unpaid. A job goes back as it came; what came as a ticket must not be polled again, so it is parked as a job.
-    pub(super) fn held_back(&mut self) -> Step {
+    /// Back unpaid. A leaving worker returns a job as it came; what came as a ticket must not be polled again, so it is parked as a job.
+    ///
+    /// Where the account is refused every job takes the way of the retry queue: a plain return is charged by the broker's delivery counter,
+    /// and a fleet whose replicas meet the refusal one after another would use the counter up.
+    pub(super) fn held_back(&mut self, for_the_account: bool) -> Step {
         match self.origin {
-            Origin::Job => Action::HandBack.into(),
-            Origin::Ticket => self.park_at(retry::SHORTEST),
+            Origin::Job if !for_the_account => Action::HandBack.into(),
+            Origin::Job | Origin::Ticket => self.park_at(retry::SHORTEST),
         }
     }
 

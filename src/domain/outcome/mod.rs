@@ -20,6 +20,8 @@ use crate::domain::time::Timestamp;
 pub const KIND: &str = "captcha.outcome.v1";
 /// Headers that are echoed, so that one trace spans publisher, worker and consumer.
 const ECHOED: [&str; 2] = ["traceparent", "tracestate"];
+/// Longest trace header that is echoed; the standard's own bound for `tracestate`.
+const MAX_TRACE: usize = 512;
 /// Longest part of a routing key that is taken from the outside.
 const MAX_KEY_PART: usize = 100;
 
@@ -229,6 +231,7 @@ fn outcome(routing_key: String, body: &Body<'_>, publisher: &Properties, now: Ti
     let headers: Headers = ECHOED
         .iter()
         .filter_map(|name| publisher.headers.get(*name).map(|value| ((*name).to_owned(), value.clone())))
+        .filter(|(_, value)| value.as_text().is_some_and(|text| text.len() <= MAX_TRACE))
         .collect();
     let properties = Properties {
         content_type: Some("application/json".to_owned()),

@@ -112,7 +112,7 @@ fn a_redelivered_ticket_waits_for_the_lease_and_assumes_the_polls_of_its_age() {
     let mut scene = Scene::with_ticket();
     let step = scene.after(secs(25), Event::TicketTaken { redelivered: true });
     assert!(matches!(step.action, Action::Wait(w) if w == HANDOVER_WAIT));
-    assert_eq!(scene.case.task.map(|task| task.polls), Some(10));
+    assert_eq!(scene.case.task.map(|task| task.polls), Some(13));
 }
 
 #[test]

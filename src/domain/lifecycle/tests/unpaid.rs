@@ -82,19 +82,25 @@ fn a_wrong_key_takes_its_job_along_and_other_account_faults_give_it_back() {
         ("ERROR_IP_BLOCKED", Reason::IpBanned),
     ] {
         let step = Scene::plain().submit_refused(code);
-        assert!(matches!(step.action, Action::HandBack), "{code}");
+        assert!(matches!(step.action, Action::Park(_)), "{code}");
         assert_eq!(step.trip, Some(reason));
     }
 }
 
 #[test]
-fn what_may_not_be_submitted_now_goes_back_unless_its_ticket_is_used_up() {
+fn what_may_not_be_submitted_now_goes_back_without_being_charged_or_polled_again() {
+    let leaving = || Event::SubmissionsShut { for_the_account: false };
     let mut job = Scene::plain();
     job.on(Event::Taken);
-    assert!(matches!(job.on(Event::SubmissionsShut).action, Action::HandBack));
+    assert!(matches!(job.on(leaving()).action, Action::HandBack));
+    let for_the_account = job.on(Event::SubmissionsShut { for_the_account: true });
+    assert!(
+        matches!(for_the_account.action, Action::Park(_)),
+        "a return would be charged by the delivery counter"
+    );
     let mut ticket = Scene::with_ticket();
     ticket.poll_refused("ERROR_CAPTCHA_UNSOLVABLE");
-    assert!(matches!(ticket.on(Event::SubmissionsShut).action, Action::Park(_)));
+    assert!(matches!(ticket.on(leaving()).action, Action::Park(_)), "its id is used up");
     assert_eq!(
         ticket.case.history.count(Ended::Failed(Class::Unsolved)),
         1,
