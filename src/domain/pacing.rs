@@ -12,9 +12,7 @@ pub const MAX_AGE: Duration = Duration::from_secs(280);
 /// How long one proof of ownership of a ticket is good for: nobody polls past it.
 pub const LEASE: Duration = Duration::from_secs(5);
 /// What a new owner waits before its first poll: until the earlier owner's lease is over, and the spacing after that.
-pub const HANDOVER_WAIT: Duration = Duration::from_secs(7);
-/// An unknown owner before us is taken to have polled as often as it may.
-const ASSUMED_SPACING_MS: u128 = SPACING.as_millis();
+pub const HANDOVER_WAIT: Duration = LEASE.saturating_add(SPACING);
 
 /// The pace of a task type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,10 +118,10 @@ impl Pacing {
     }
 }
 
-/// How many polls a ticket's earlier owners have used, judged by its age alone.
+/// How many polls a ticket's earlier owners have used, judged by its age alone: as many as the spacing allows.
 #[must_use]
 pub fn assumed_polls(age: Duration) -> u32 {
-    u32::try_from(age.as_millis().div_ceil(ASSUMED_SPACING_MS)).unwrap_or(u32::MAX)
+    u32::try_from(age.as_millis().div_ceil(SPACING.as_millis())).unwrap_or(u32::MAX)
 }
 
 /// The paces by task type.
