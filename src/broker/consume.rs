@@ -130,6 +130,14 @@ impl Lease {
         self.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
     }
 
+    /// One that holds nothing.
+    #[must_use]
+    pub fn none() -> Self {
+        let lease = Self::begin();
+        lease.revoke();
+        lease
+    }
+
     /// The channel is gone.
     pub fn revoke(&self) {
         self.until.store(0, Ordering::Release);
@@ -178,6 +186,11 @@ impl Consumer {
     /// The next delivery; `None` when the consumer has ended, whatever the reason: it must be made anew.
     pub async fn recv(&mut self) -> Option<Delivery> {
         self.deliveries.recv().await
+    }
+
+    /// A delivery that is at hand already.
+    pub fn try_recv(&mut self) -> Option<Delivery> {
+        self.deliveries.try_recv().ok()
     }
 
     /// Whether it was cancelled from this side.

@@ -146,6 +146,15 @@ pub enum Broker {
 }
 
 impl Broker {
+    /// The user that its sessions are logged in as, and that a message's `user_id` must name.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        match self {
+            Broker::Amqp(connector) => connector.user(),
+            Broker::Local(broker) => broker.user(),
+        }
+    }
+
     /// Makes a new session, or says why it cannot be made.
     ///
     /// # Errors

@@ -11,17 +11,20 @@ pub mod console;
 mod definitions;
 mod demo;
 mod exit;
+mod fleet;
 pub mod input;
 mod mask;
 pub mod outcomes;
 mod output;
 mod progress;
 pub mod publish;
+mod reload;
 pub mod render;
 pub mod report;
 mod run;
 mod signals;
 mod simulate;
+mod status;
 mod topology;
 
 use std::path::PathBuf;
@@ -93,6 +96,12 @@ enum Configured {
     Run(run::RunArgs),
     /// Show the settings in force and where they come from, and try the broker and the API
     Check(check::CheckArgs),
+    /// How the fleet and the account stand: leader, replicas, guard, balance, backlog
+    Status(status::StatusArgs),
+    /// Have every replica stop taking jobs, until `resume`
+    Pause(fleet::PauseArgs),
+    /// End a pause, and look at a guarded account at once
+    Resume(fleet::ResumeArgs),
     /// Exchanges, queues and bindings on the broker
     Topology(topology::TopologyArgs),
     /// Publish jobs: NDJSON from a file or standard input, or images
@@ -109,17 +118,28 @@ impl Configured {
         match self {
             Configured::Run(_) | Configured::Simulate(_) => true,
             Configured::Check(_)
+            | Configured::Status(_)
+            | Configured::Pause(_)
+            | Configured::Resume(_)
             | Configured::Topology(_)
             | Configured::Publish(_)
             | Configured::Outcomes(_) => false,
         }
     }
 
-    async fn run(self, loaded: &Loaded, output: &mut Output) -> Result<Exit, CommandError> {
+    async fn run(
+        self,
+        loaded: &Loaded,
+        options: LoadOptions,
+        output: &mut Output,
+    ) -> Result<Exit, CommandError> {
         let settings = &loaded.settings;
         match self {
-            Configured::Run(args) => run::run(&args, settings).await,
+            Configured::Run(args) => run::run(&args, settings, options).await,
             Configured::Check(args) => check::run(&args, loaded, output).await,
+            Configured::Status(args) => status::run(&args, settings, output).await,
+            Configured::Pause(args) => fleet::pause(args, settings, output).await,
+            Configured::Resume(args) => fleet::resume(&args, settings, output).await,
             Configured::Topology(args) => topology::run(&args, settings, output).await,
             Configured::Publish(args) => {
                 let (broker, names, stop) = reach(settings, "publish")?;
@@ -155,9 +175,10 @@ fn carry_out(cli: Cli) -> Result<Exit, CommandError> {
         Command::Completions(args) => completions::run(&args, &mut output),
         Command::Demo => demonstrate(&globals, &mut output),
         Command::Configured(command) => {
-            let loaded = Settings::load(&globals.load_options())?;
+            let options = globals.load_options();
+            let loaded = Settings::load(&options)?;
             start_logging(&loaded, command.is_service())?;
-            on_runtime(command.run(&loaded, &mut output))
+            on_runtime(command.run(&loaded, options, &mut output))
         }
     }
 }

@@ -5,16 +5,19 @@ use std::net::SocketAddr;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{CommandError, Exit, connect, signals};
+use super::{CommandError, Exit, connect, reload, signals};
 use crate::broker::topology::Names;
-use crate::config::Settings;
+use crate::config::{LoadOptions, Settings};
 use crate::domain::lifecycle::Rules;
+use crate::fleet::Egress;
 use crate::ops::Server;
-use crate::worker::{Clock, Dice, View, Worker, WorkerOptions};
+use crate::solver::Solver;
+use crate::worker::{Clock, Dice, Limits, View, Worker, WorkerOptions};
 
 const EXAMPLES: &str = "\
 The first SIGTERM or Ctrl-C drains: no more jobs are taken, submissions under way are finished, paid tasks are handed to
 other replicas, within worker.drain_timeout. A second one ends at once; what is unfinished returns to its queue.
+SIGHUP takes the account's key anew from where it was configured; the leader has it tried before it is used.
 
 Examples:
   CAPTCHA_WORKER__SOLVER__API_KEY_FILE=/run/secrets/key captcha-worker run
@@ -24,10 +27,15 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {}
 
-pub(super) async fn run(_: &RunArgs, settings: &Settings) -> Result<Exit, CommandError> {
+pub(super) async fn run(
+    _: &RunArgs,
+    settings: &Settings,
+    load_options: LoadOptions,
+) -> Result<Exit, CommandError> {
     let name = connect::worker_name(settings);
-    let worker = Worker::new(options(settings, name.clone())?);
+    let worker = Worker::new(options(settings, name.clone(), connect::solver(settings)?)?);
     let stop = signals::stop()?;
+    reload::on_hangup(load_options, worker.view())?;
     tracing::info!(
         worker = name,
         broker = %settings.broker.url,
@@ -53,7 +61,7 @@ async fn serve_ops(address: SocketAddr, view: View, stop: CancellationToken) -> 
     let cannot = |error| CommandError::Failed(format!("ops.listen: cannot listen on {address}: {error}"));
     let server = Server::bind(address).await.map_err(cannot)?;
     let address = server.local_addr().map_err(cannot)?;
-    tracing::info!(%address, "serving /healthz, /readyz and /status");
+    tracing::info!(%address, "serving /healthz, /readyz, /status and /metrics");
     tokio::spawn(async move {
         if let Err(error) = server.run(view, stop).await {
             tracing::error!(%error, "health is no longer served; the work goes on");
@@ -62,10 +70,10 @@ async fn serve_ops(address: SocketAddr, view: View, stop: CancellationToken) -> 
     Ok(())
 }
 
-fn options(settings: &Settings, name: String) -> Result<WorkerOptions, CommandError> {
+fn options(settings: &Settings, name: String, solver: Solver) -> Result<WorkerOptions, CommandError> {
     let worker = &settings.worker;
     Ok(WorkerOptions {
-        solver: connect::solver(settings)?,
+        solver,
         broker: connect::broker(settings, &name)?,
         names: Names::new(&settings.broker.namespace),
         declare_topology: settings.broker.declare_topology,
@@ -80,8 +88,16 @@ fn options(settings: &Settings, name: String) -> Result<WorkerOptions, CommandEr
         policy: settings.policy.clone(),
         name,
         max_in_flight: worker.max_in_flight,
-        submit_concurrency: worker.submit_concurrency,
-        max_calls: settings.solver.max_connections,
+        limits: Limits {
+            max_calls: settings.solver.max_connections,
+            submit_concurrency: worker.submit_concurrency,
+            max_calls_per_second: settings.solver.max_calls_per_second,
+            caps: settings.caps.clone(),
+        },
+        guard: settings.guard.rules.clone(),
+        egress: if settings.guard.shared_egress { Egress::Shared } else { Egress::Own },
+        operators: settings.guard.operators.clone(),
+        deadlines: settings.guard.deadlines,
         drain_timeout: worker.drain_timeout,
         reply_to_prefix: settings.broker.reply_to_prefix.clone(),
         clock: Clock::System,

@@ -44,6 +44,7 @@ fn path_of(name: &str, schema: &Schema) -> Vec<String> {
     let section = section.to_ascii_lowercase();
     match section.as_str() {
         "codes" => vec![section, rest.to_owned()],
+        "caps" => vec![section, schema.task_type(rest)],
         "polling" => {
             let (task_type, field) = rest.rsplit_once("__").unwrap_or((rest, ""));
             vec![section, schema.task_type(task_type), field.to_ascii_lowercase()]
@@ -58,6 +59,7 @@ fn shaped(text: &str, default: &ValueKind) -> ValueKind {
     let as_shape = match default {
         ValueKind::Boolean(_) => trimmed.parse().ok().map(ValueKind::Boolean),
         ValueKind::I64(_) => trimmed.parse().ok().map(ValueKind::I64),
+        ValueKind::Float(_) => trimmed.parse().ok().map(ValueKind::Float),
         ValueKind::Array(_) => {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Some(ValueKind::Array(items.map(|item| Value::new(None, item)).collect()))

@@ -9,14 +9,15 @@
 //! ```
 //!
 //! `config/default.toml` is built in. It is the list of settings too: a key that does not stand there is not known, and
-//! what it holds tells of which shape a value must be. The tables `[codes]` and `[polling.*]` are open: codes and task types
-//! are the API's to name.
+//! what it holds tells of which shape a value must be. The tables `[codes]`, `[caps]` and `[polling.*]` are open: codes and
+//! task types are the API's to name.
 //!
 //! Nothing here, faults and `Debug` included, ever shows the API's key or the broker's password.
 
 mod amqp_url;
 mod environment;
 mod fault;
+mod guard;
 mod layer;
 mod load;
 mod reader;
@@ -35,8 +36,8 @@ pub use fault::{ConfigErrors, Fault};
 pub use load::{LoadOptions, Loaded, Override};
 pub use reader::SettingLine;
 pub use settings::{
-    BrokerSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings, SolverSettings,
-    WorkerSettings,
+    BrokerSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings,
+    SolverSettings, WorkerSettings,
 };
 pub use values::LogFilter;
 

@@ -180,6 +180,25 @@ impl Reader {
         value
     }
 
+    /// A number, whole or not.
+    pub(super) fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
+        let allowed = format!("{} to {}", range.start(), range.end());
+        #[cfg(test)]
+        self.ranges.push((key.to_owned(), allowed.clone()));
+        let raw = self.take(key)?;
+        let value = match &raw.kind {
+            ValueKind::Float(value) => Some(*value),
+            ValueKind::I64(value) => i32::try_from(*value).ok().map(f64::from),
+            _ => None,
+        };
+        let fits = value.filter(|value| range.contains(value));
+        if fits.is_none() {
+            let problem = if value.is_some() { "is out of range" } else { "is not a number" };
+            self.fault(key, &raw.origin, format!("{} {problem}", shown(&raw.kind)), &allowed);
+        }
+        fits
+    }
+
     pub(super) fn flag(&mut self, key: &str) -> Option<bool> {
         let raw = self.take(key)?;
         if let ValueKind::Boolean(value) = raw.kind {

@@ -36,7 +36,7 @@ impl Schema {
         }
     }
 
-    /// The default of a setting; for one in an open table, a text.
+    /// The default of a setting; for one in an open table, of the shape that its values have.
     pub(super) fn default_of(&self, path: &[String]) -> Option<ValueKind> {
         if let Some(default) = self.defaults.get(&path.join(".")) {
             return Some(default.clone());
@@ -44,6 +44,7 @@ impl Schema {
         let text = || Some(ValueKind::String(String::new()));
         match path {
             [section, code] if section == "codes" && !code.is_empty() => text(),
+            [section, name] if section == "caps" && !name.is_empty() => Some(ValueKind::I64(0)),
             [section, name, field] if section == "polling" && is_type(name, field) => text(),
             _ => None,
         }
@@ -73,6 +74,7 @@ impl Schema {
         match section.as_str() {
             "polling" => format!("[polling.<task type>] with {}", PACE.join(", ")),
             "codes" => "<error code> = \"<class>\"".to_owned(),
+            "caps" => "<task type> = <number>".to_owned(),
             _ => {
                 let prefix = format!("{section}.");
                 let keys = self.defaults.keys().filter(|key| key.starts_with(&prefix));

@@ -6,9 +6,9 @@ use super::reader::{Reader, quoted};
 use super::settings::{
     BrokerSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings, WorkerSettings,
 };
-use super::{secret, solver, tables, values};
+use super::{guard, secret, solver, tables, values};
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const TENTH: Duration = Duration::from_millis(100);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
@@ -22,6 +22,8 @@ pub(super) fn read(reader: &mut Reader) -> Option<Settings> {
     let polling = tables::polling(reader);
     let codes = tables::codes(reader);
     let policy = tables::policy(reader);
+    let caps = tables::caps(reader);
+    let guard = guard::read(reader);
     let ops = ops(reader);
     let log = log(reader);
     Some(Settings {
@@ -32,6 +34,8 @@ pub(super) fn read(reader: &mut Reader) -> Option<Settings> {
         polling: polling?,
         codes: codes?,
         policy: policy?,
+        caps: caps?,
+        guard: guard?,
         ops: ops?,
         log: log?,
     })

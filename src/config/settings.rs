@@ -1,6 +1,8 @@
 //! The settings in force, typed.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -9,9 +11,11 @@ use url::Url;
 use super::amqp_url::AmqpUrl;
 use super::values::LogFilter;
 use crate::domain::code::Overrides;
+use crate::domain::guard;
 use crate::domain::lifecycle::Ambiguous;
 use crate::domain::pacing::PacingTable;
 use crate::domain::policy::Policy;
+use crate::domain::solve_time::Reach;
 
 /// All of them. What each means stands in `config/default.toml`.
 #[derive(Debug, Clone)]
@@ -30,6 +34,10 @@ pub struct Settings {
     pub codes: Overrides,
     /// `[policy]`
     pub policy: Policy,
+    /// `[caps]`: most open tasks of a type in one replica.
+    pub caps: BTreeMap<String, usize>,
+    /// `[guard]`
+    pub guard: GuardSettings,
     /// `[ops]`
     pub ops: OpsSettings,
     /// `[log]`
@@ -70,6 +78,8 @@ pub struct SolverSettings {
     pub request_timeout: Duration,
     /// Calls at one time.
     pub max_connections: usize,
+    /// Calls of the whole fleet; `None`: no limit.
+    pub max_calls_per_second: Option<NonZeroU32>,
     /// Whether http to another machine is allowed.
     pub allow_plain_http: bool,
     /// What happens to a submission without a readable answer.
@@ -98,6 +108,19 @@ pub struct RetrySettings {
     pub transient_timeout: Duration,
     /// Paid resubmissions of a job.
     pub max_resubmissions: u32,
+}
+
+/// `[guard]`
+#[derive(Debug, Clone)]
+pub struct GuardSettings {
+    /// What decides about the account.
+    pub rules: guard::Rules,
+    /// Whether all replicas call from one address.
+    pub shared_egress: bool,
+    /// Users of the broker, beside the workers', who may pause and resume.
+    pub operators: Vec<String>,
+    /// When a job's deadline is out of reach.
+    pub deadlines: Reach,
 }
 
 /// `[ops]`

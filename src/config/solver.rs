@@ -1,5 +1,7 @@
 //! Reads `[solver]`.
 
+use std::num::NonZeroU32;
+
 use super::reader::{Reader, quoted};
 use super::secret;
 use super::sections::{MINUTE, TENTH};
@@ -19,6 +21,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<SolverSettings> {
     let connect_timeout = reader.duration("solver.connect_timeout", TENTH..=MINUTE);
     let request_timeout = reader.duration("solver.request_timeout", 10 * TENTH..=5 * MINUTE);
     let max_connections = reader.whole("solver.max_connections", 1..=1_024);
+    let max_calls_per_second = reader.whole("solver.max_calls_per_second", 0..=100_000);
     let ambiguous_submit = reader.text("solver.ambiguous_submit", AMBIGUOUS, |text| match text {
         "retry" => Ok(Ambiguous::Retry),
         "dead-letter" => Ok(Ambiguous::DeadLetter),
@@ -30,6 +33,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<SolverSettings> {
         connect_timeout: connect_timeout?,
         request_timeout: request_timeout?,
         max_connections: max_connections?,
+        max_calls_per_second: NonZeroU32::new(max_calls_per_second?),
         allow_plain_http: allow_plain_http?,
         ambiguous_submit: ambiguous_submit?,
     })

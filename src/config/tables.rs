@@ -80,6 +80,19 @@ pub(super) fn codes(reader: &mut Reader) -> Option<Overrides> {
     all_good.then(|| Overrides::new(by_code))
 }
 
+/// `[caps]`
+pub(super) fn caps(reader: &mut Reader) -> Option<BTreeMap<String, usize>> {
+    let mut caps = BTreeMap::new();
+    let mut all_good = true;
+    for name in reader.names_in("caps", &[]) {
+        match reader.whole(&format!("caps.{name}"), 1..=60_000) {
+            Some(cap) => drop(caps.insert(name, cap)),
+            None => all_good = false,
+        }
+    }
+    all_good.then_some(caps)
+}
+
 /// `[policy]`
 pub(super) fn policy(reader: &mut Reader) -> Option<Policy> {
     let (domains_key, types_key) = ("policy.allowed_domains", "policy.allowed_types");

@@ -62,8 +62,13 @@ pub struct Accepted {
 pub enum TaskState {
     /// Not ready. A reply without a status counts as this: it is no reason to ask again sooner.
     Processing,
-    /// Ready, with the solution as raw JSON, byte for byte.
-    Ready(Box<RawValue>),
+    /// Ready.
+    Ready {
+        /// The solution as raw JSON, byte for byte.
+        solution: Box<RawValue>,
+        /// What the task cost, in the account's currency, where the API tells it.
+        cost: Option<f64>,
+    },
 }
 
 /// The API said no: by an error in its body or, where the body held none, by its HTTP status.

@@ -48,6 +48,14 @@ pub mod codes {
     pub const IMAGE_TOO_BIG: &str = "IMAGE_TOO_BIG";
     /// The deadline is over.
     pub const DEADLINE_PASSED: &str = "DEADLINE_PASSED";
+    /// The deadline leaves less time than the API needs.
+    pub const DEADLINE_UNREACHABLE: &str = "DEADLINE_UNREACHABLE";
+    /// The API has no slot for this type, as others have found out: not called.
+    pub const NO_SLOT_EXPECTED: &str = "NO_SLOT_EXPECTED";
+    /// The replica holds as many tasks of this type as it may.
+    pub const TYPE_CAP_REACHED: &str = "TYPE_CAP_REACHED";
+    /// The API has called this proxy banned a while ago: not called.
+    pub const PROXY_QUARANTINED: &str = "PROXY_QUARANTINED";
     /// The operator's policy does not list the site.
     pub const POLICY_SITE_NOT_ALLOWED: &str = "POLICY_SITE_NOT_ALLOWED";
     /// No connection: the call never left.
@@ -122,6 +130,12 @@ impl Fault {
         Self::local(Class::Malformed, code, Stage::Door, description)
     }
 
+    /// Whether it says that the publisher's proxy is banned.
+    #[must_use]
+    pub fn bans_proxy(&self) -> bool {
+        Code::parse(&self.code) == Some(Code::ProxyBanned)
+    }
+
     /// What an account fault says about the account; `None` for every other class.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
@@ -136,6 +150,13 @@ impl Fault {
             _ => Reason::KeyInvalid,
         })
     }
+}
+
+/// Whether the API says that it does not know the task's id: repeated, that is an offence.
+#[must_use]
+pub fn is_wrong_id(error: &CallError) -> bool {
+    let CallError::Refused(Refusal { code: Some(code), .. }) = error else { return false };
+    matches!(Code::parse(code), Some(Code::NoSuchCaptchaId | Code::WrongCaptchaId))
 }
 
 /// Judges a failed call.

@@ -7,6 +7,7 @@ use super::envelope::{Headers, Message, Value};
 use super::fault::{Fault, codes};
 use super::history::{HISTORY_HEADER, History, publishers_headers};
 use super::job::{Job, MAX_ID};
+use super::mark::Mark;
 use super::time::Timestamp;
 
 /// Carries the ticket; the body is the job's, byte for byte.
@@ -26,6 +27,9 @@ pub struct Ticket {
     pub deadline: Option<Timestamp>,
     /// The task names a proxy of the publisher's.
     pub own_proxy: bool,
+    /// That proxy's mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Mark>,
     /// The API's id of the task.
     pub task_id: TaskId,
     /// When the API accepted it.
@@ -83,6 +87,7 @@ pub fn ticket(job: &Job, history: &History, task_id: &TaskId, accepted_at: Times
         task_type: job.task_type.clone(),
         deadline: job.deadline,
         own_proxy: job.own_proxy,
+        proxy: job.proxy.clone(),
         task_id: task_id.clone(),
         accepted_at,
         history: history.clone(),
@@ -122,6 +127,7 @@ pub fn read(mut message: Message, now: Timestamp) -> Result<Kept, Box<(Fault, Me
                 task_type: ticket.task_type,
                 deadline: ticket.deadline,
                 own_proxy: ticket.own_proxy,
+                proxy: ticket.proxy,
                 message,
             },
         }),

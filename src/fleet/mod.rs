@@ -1,58 +1,163 @@
-//! What replicas of one account know together.
+//! What replicas of one account know together: how it stands, and who looks after it.
 //!
-//! For now each replica stands alone: it learns the account's state from the refusals that it meets itself, and keeps it until it is started again.
+//! * One message on `captcha.guard` holds the state. The queue has a single active consumer; whoever gets the message **leads**: it alone calls
+//!   getBalance, decides, and writes each new state before it acks the old.
+//! * The fan-out `captcha.control` carries news between replicas and orders of operators. What a replica meets stops it at once,
+//!   and all others as soon as they hear of it; going on needs the leader's word ([`Standing`]).
+//! * A replica calls nothing before it knows the state.
 
-use tokio::sync::watch;
+mod client;
+mod lead;
+mod member;
+mod message;
+mod quarantine;
+mod roster;
+mod seen;
+mod shut;
+mod standing;
 
-use crate::domain::guard::{Guard, Reason, Stops};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::Receiver;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::broker::Session;
+use crate::broker::topology::Names;
+use crate::clock::{Clock, Dice};
+use crate::domain::code::Overrides;
+use crate::domain::guard::{CanaryEnd, Rules};
+use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
+use crate::solver::{Solver, SolverConfigError};
 
-/// The guard's state in this replica, and everybody's way to learn of a change.
-#[derive(Debug, Clone)]
-pub struct Standing {
-    state: watch::Sender<Guard>,
+pub use client::{Answer, Client, Order, Survey};
+pub use message::{LeaderNews, Presence, Vitals};
+pub use seen::Seen;
+pub use standing::{Egress, Standing};
+
+use member::Member;
+use message::{Control, Report, Trust, say};
+
+/// What a replica's part in the fleet is made of.
+pub struct FleetOptions {
+    /// Names of everything on the broker.
+    pub names: Names,
+    /// This replica's name.
+    pub name: String,
+    /// The broker's user that all replicas log in as.
+    pub user: String,
+    /// Further users of the broker who may pause and resume.
+    pub operators: Vec<String>,
+    /// What decides about the account.
+    pub rules: Rules,
+    /// Classes of single codes.
+    pub overrides: Overrides,
+    /// Whose address the API sees.
+    pub egress: Egress,
+    /// The API.
+    pub solver: Solver,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// Where randomness comes from.
+    pub dice: Dice,
 }
 
-impl Default for Standing {
-    fn default() -> Self {
-        Self { state: watch::Sender::new(Guard::Open) }
-    }
+/// A replica's part in the fleet. It outlives its sessions.
+pub struct Fleet {
+    id: String,
+    name: String,
+    names: Names,
+    trust: Trust,
+    rules: Rules,
+    overrides: Overrides,
+    egress: Egress,
+    solver: Solver,
+    clock: Clock,
+    dice: Dice,
+    started_at: Timestamp,
+    standing: Standing,
+    found: Mutex<Receiver<Found>>,
 }
 
-impl Standing {
-    /// The state now.
-    #[must_use]
-    pub fn guard(&self) -> Guard {
-        *self.state.borrow()
-    }
+/// What this replica has found out, on its way to the fleet.
+#[derive(Debug)]
+enum Found {
+    /// For all.
+    Report(Report),
+    /// How the canary ended: the leader's own business.
+    Canary(CanaryEnd, u64),
+}
 
-    /// What is stopped now.
+impl Fleet {
+    /// A part in the fleet that has not begun yet.
     #[must_use]
-    pub fn stops(&self) -> Stops {
-        self.guard().stops()
-    }
-
-    /// The API has refused the account. Tells the first time what happened and what to do; a storm of the same refusal says nothing more.
-    pub fn trip(&self, reason: Reason, now: Timestamp) {
-        let changed = self.state.send_if_modified(|guard| {
-            let next = guard.trip(reason, now);
-            std::mem::replace(guard, next) != next
-        });
-        if changed {
-            let stops = reason.stops();
-            tracing::error!(
-                reason = reason.name(),
-                stops_submissions = stops.submissions,
-                stops_polls = stops.polls,
-                "the API refused the account: this replica takes no more jobs, which stay queued; {}",
-                reason.advice()
-            );
+    pub fn new(options: FleetOptions) -> Self {
+        let key = options.solver.key_mark();
+        let (standing, found) = Standing::new(options.rules.clone(), options.egress, key);
+        Self {
+            id: options.dice.fresh_id(),
+            name: options.name,
+            names: options.names,
+            trust: Trust { own: options.user, operators: options.operators },
+            rules: options.rules,
+            overrides: options.overrides,
+            egress: options.egress,
+            solver: options.solver,
+            started_at: options.clock.now(),
+            clock: options.clock,
+            dice: options.dice,
+            standing,
+            found: Mutex::new(found),
         }
     }
 
-    /// For awaiting changes.
+    /// How the account stands, as this replica knows it.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Guard> {
-        self.state.subscribe()
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Takes another key. Nothing is called with it before the leader has had it tried.
+    ///
+    /// # Errors
+    /// An empty key; the one in use stays.
+    pub fn replace_key(&self, key: SecretString) -> Result<(), SolverConfigError> {
+        let mark = Mark::of_key(key.expose_secret());
+        if mark != self.standing.key() && !key.expose_secret().trim().is_empty() {
+            self.standing.set_key(mark);
+        }
+        self.solver.replace_key(key)
+    }
+
+    /// Takes part over a session until that is gone, and tells why. Once it has ended nothing is known any more, and nothing may be called.
+    pub async fn serve(&self, session: &Session, vitals: &(dyn Fn() -> Vitals + Send + Sync)) -> String {
+        // Held to the end, so that a later session begins when this one is forgotten.
+        let mut found = self.found.lock().await;
+        // Also where this is dropped half-way.
+        let _ending = Forgetting(&self.standing);
+        match Member::join(self, session, vitals, &mut found).await {
+            Ok(member) => member.run().await,
+            Err(reason) => reason,
+        }
+    }
+
+    /// Tells the others that this replica leaves.
+    pub async fn leave(&self, session: &Session) {
+        let bye = say(&Control::Bye { id: self.id.clone() }, &self.trust.own);
+        // They find out by themselves too, a little later.
+        let _ = session.publisher().publish(&self.names.control(), "", false, bye).await;
+    }
+
+    fn probe(&self) -> member::Probing {
+        let (solver, key) = (self.solver.clone(), self.solver.key_mark());
+        AbortOnDropHandle::new(tokio::spawn(async move { (key, solver.balance().await) }))
+    }
+}
+
+struct Forgetting<'a>(&'a Standing);
+
+impl Drop for Forgetting<'_> {
+    fn drop(&mut self) {
+        self.0.forget();
     }
 }

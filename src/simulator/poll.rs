@@ -1,6 +1,6 @@
 //! getTaskResult.
 
-use super::account::{Moment, Offence};
+use super::account::{self, Moment, Offence};
 use super::reply::{Endpoint, Reply};
 use super::request::PollCall;
 use super::script::{Step, step_at};
@@ -83,7 +83,8 @@ impl State {
             return Reply::processing();
         };
         self.stats.answered_ready += u64::from(!std::mem::replace(&mut task.answered, true));
-        Reply::ready(&solution::render(task.kind, task.answer))
+        let cost = account::from_micros(self.trades[task.kind].cost);
+        Reply::ready(&solution::render(task.kind, task.answer), cost)
     }
 
     /// The task's outcome was handed out, so nobody need ask again.

@@ -65,9 +65,9 @@ impl Reply {
         ))
     }
 
-    /// `solution` is JSON text.
-    pub(super) fn ready(solution: &str) -> Self {
-        Self::json(format!(r#"{{"errorId":0,"status":"ready","solution":{solution}}}"#))
+    /// `solution` is JSON text. The cost is not documented; relatives of the API send it, as a string.
+    pub(super) fn ready(solution: &str, cost: f64) -> Self {
+        Self::json(format!(r#"{{"errorId":0,"status":"ready","solution":{solution},"cost":"{cost}"}}"#))
     }
 
     pub(super) fn balance(amount: f64) -> Self {

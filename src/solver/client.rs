@@ -13,6 +13,7 @@ use super::options::{SolverConfigError, SolverOptions};
 use super::transport::{CREATE_TASK, GET_BALANCE, GET_TASK_RESULT, RawReply, Transport, TransportError};
 use super::wire::{self, Balance};
 use crate::domain::call::{Accepted, CallError, TaskId, TaskState};
+use crate::domain::mark::Mark;
 
 /// The API, as one account sees it. Clones share the account's key, the connections and the bound on requests.
 ///
@@ -87,6 +88,12 @@ impl Solver {
         let next = Arc::new(Key::new(&key));
         *self.shared.key.write().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
+    }
+
+    /// The mark of the key in use.
+    #[must_use]
+    pub fn key_mark(&self) -> Mark {
+        self.key().mark().clone()
     }
 
     /// Held for the clone of an `Arc` only. A poisoned lock is no worse than a sound one: the value is swapped whole.

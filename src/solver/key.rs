@@ -2,6 +2,8 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::domain::mark::Mark;
+
 /// What stands where the key stood.
 const MASKED: &str = "[key]";
 
@@ -11,17 +13,23 @@ pub(super) struct Key {
     /// As a JSON string, quotes included.
     json: SecretString,
     mask: Mask,
+    mark: Mark,
 }
 
 impl Key {
     pub(super) fn new(key: &SecretString) -> Self {
         let json = serde_json::Value::from(key.expose_secret()).to_string();
-        Self { json: json.into(), mask: Mask::new(key) }
+        Self { json: json.into(), mask: Mask::new(key), mark: Mark::of_key(key.expose_secret()) }
     }
 
     /// The key as a JSON string, quotes included. For request bodies only.
     pub(super) fn as_json(&self) -> &str {
         self.json.expose_secret()
+    }
+
+    /// What tells this key from another without telling the key.
+    pub(super) fn mark(&self) -> &Mark {
+        &self.mark
     }
 
     pub(super) fn mask(&self) -> &Mask {

@@ -19,6 +19,7 @@ pub(super) struct Fields<'a> {
     pub(super) status: Option<&'a RawValue>,
     pub(super) solution: Option<&'a RawValue>,
     pub(super) balance: Option<&'a RawValue>,
+    cost: Option<&'a RawValue>,
 }
 
 impl<'a> Fields<'a> {
@@ -45,6 +46,11 @@ impl<'a> Fields<'a> {
         self.error_code.map(text_of).filter(|code| !matches!(code.trim(), "" | "0" | "false"))
     }
 
+    /// `cost`, where it holds an amount: a number, or a string with one. It is not documented, and some relatives of the API send it.
+    pub(super) fn cost(&self) -> Option<f64> {
+        finite(bare(self.cost?)).filter(|amount| *amount >= 0.0)
+    }
+
     /// `errorDescription`, where it holds one.
     pub(super) fn description(&self) -> Option<String> {
         self.error_description.map(text_of).filter(|text| !text.trim().is_empty())
@@ -54,6 +60,11 @@ impl<'a> Fields<'a> {
 /// A scalar's text without its quotes; escapes inside are left.
 pub(super) fn bare(raw: &RawValue) -> &str {
     raw.get().trim_matches('"').trim()
+}
+
+/// A number that can be reckoned with.
+pub(super) fn finite(text: &str) -> Option<f64> {
+    text.parse::<f64>().ok().filter(|number| number.is_finite())
 }
 
 /// A string's content, or the JSON text of anything else (and of a string with broken escapes).
@@ -76,6 +87,7 @@ enum Name {
     Status,
     Solution,
     Balance,
+    Cost,
     #[serde(other)]
     Other,
 }
@@ -108,6 +120,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 Name::Status => &mut fields.status,
                 Name::Solution => &mut fields.solution,
                 Name::Balance => &mut fields.balance,
+                Name::Cost => &mut fields.cost,
                 Name::Other => continue,
             };
             *slot = (value.get() != "null").then_some(value);

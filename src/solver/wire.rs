@@ -82,7 +82,10 @@ pub fn read_created(reply: &RawReply, mask: &Mask) -> Result<Accepted, CallError
 /// The API's refusal, or no readable answer.
 pub fn read_state(reply: &RawReply, mask: &Mask) -> Result<TaskState, CallError> {
     read(reply, mask, "the solution of a ready task", |fields, verbatim| {
-        let solved = || fields.solution.filter(|_| verbatim).map(|raw| TaskState::Ready(raw.to_owned()));
+        let solved = || {
+            let solution = fields.solution.filter(|_| verbatim)?.to_owned();
+            Some(TaskState::Ready { solution, cost: fields.cost() })
+        };
         match fields.status.map(reply::bare) {
             Some(word) if word.eq_ignore_ascii_case("ready") => solved(),
             Some(word) if word.eq_ignore_ascii_case("processing") => Some(TaskState::Processing),
@@ -100,7 +103,7 @@ pub fn read_state(reply: &RawReply, mask: &Mask) -> Result<TaskState, CallError>
 pub fn read_balance(reply: &RawReply, mask: &Mask) -> Result<Balance, CallError> {
     read(reply, mask, "a balance", |fields, _| {
         let text = fields.balance.map(reply::bare).filter(|text| text.len() <= MAX_CODE)?;
-        let amount = text.parse::<f64>().ok().filter(|amount| amount.is_finite())?;
+        let amount = reply::finite(text)?;
         Some(Balance { text: text.to_owned(), amount })
     })
 }

@@ -2,11 +2,10 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::{Instant, sleep};
 
+use super::call;
 use super::context::{Context, Scope};
 use super::end::{End, carry_out, failed, kept, refused, settled};
 use super::gate::Pass;
@@ -16,13 +15,9 @@ use crate::domain::envelope::Message;
 use crate::domain::fault::{Fault, Stage, codes};
 use crate::domain::history::History;
 use crate::domain::job::{Job, MAX_MESSAGE, NotAJob};
-use crate::domain::lifecycle::{Action, Case, Event, OpenTask, Origin, Step};
+use crate::domain::lifecycle::{Action, Case, Event, OpenTask, Origin, Step, Verdict};
 use crate::domain::outcome::{self, Outcome};
-use crate::domain::pacing::MAX_AGE;
 use crate::domain::ticket::{self, Kept};
-
-/// How often a lapsed lease is looked at again.
-const LEASE_RECHECK: Duration = Duration::from_millis(250);
 
 /// A delivery at hand. It outlives a panic in its own handling, so that the message can still be settled.
 struct Held {
@@ -104,14 +99,15 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
     let Held { receipt, case: Some(case), .. } = held else {
         return End::Returned;
     };
-    let mut event = first;
+    let _held = ctx.lanes.hold(&case.job.task_type);
+    let (mut event, mut term) = (first, 0);
     loop {
         let step = case.advance(event, &ctx.moment());
-        note(ctx, &step);
+        note(ctx, &step, case, term);
         let next = match step.action {
-            Action::Submit => Box::pin(submit(ctx, scope, receipt, case)).await,
-            Action::Wait(span) => wait(scope, span).await,
-            Action::Poll => Box::pin(poll(ctx, scope, receipt, case)).await,
+            Action::Submit => Box::pin(call::submit(ctx, scope, receipt, case)).await,
+            Action::Wait(span) => call::wait(scope, span).await.map(|event| (event, term)),
+            Action::Poll => Box::pin(call::poll(ctx, scope, receipt, case)).await,
             Action::KeepTicket => return kept(case),
             Action::Settle(verdict) => return settled(ctx, case, &verdict),
             Action::Park(park) => {
@@ -123,92 +119,28 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
             Action::HandBack => None,
         };
         match next {
-            Some(next) => event = next,
+            Some(next) => (event, term) = next,
             None => return End::Returned,
         }
     }
 }
 
-fn note(ctx: &Context, step: &Step) {
+/// What a step tells beside what is to be done next. The term is that in which the call began that led to it.
+fn note(ctx: &Context, step: &Step, case: &Case, term: u64) {
     if let Some(reason) = step.trip {
-        ctx.standing.trip(reason, ctx.clock.now());
+        ctx.standing().refused(reason, term, ctx.clock.now());
     }
     if let Some(window) = step.window {
         ctx.tally.window(window);
     }
-}
-
-/// Calls createTask, unless nothing may be submitted any more. `None`: the job is no longer ours.
-async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Event> {
-    // In this order: whoever waits to submit must not hold a call that a poll could use.
-    let places = async { (ctx.submissions.place().await, ctx.calls.acquire().await) };
-    let _places = tokio::select! {
-        biased;
-        () = scope.submissions_shut.cancelled() => return Some(shut(ctx)),
-        places = places => places,
-    };
-    if ctx.standing.stops().submissions {
-        return Some(shut(ctx));
+    if let Some(class) = step.wasted {
+        ctx.tally.wasted(class);
     }
-    if !receipt.is_live() {
-        return None;
-    }
-    // The wait may have outlasted the deadline.
-    if case.job.is_late(ctx.clock.now()) {
-        return Some(Event::Taken);
-    }
-    // What came as a ticket has not passed the door here, and the policy may have changed since its job did.
-    if case.origin == Origin::Ticket
-        && let Err(fault) = case.job.recheck(&ctx.policy)
+    if let Action::Settle(Verdict::Failed(fault)) = &step.action
+        && fault.bans_proxy()
+        && let Some(proxy) = &case.job.proxy
     {
-        return Some(Event::Refused(fault));
-    }
-    let parts = case.job.parts()?;
-    let end = ctx.solver.create_task(parts.task).await;
-    ctx.reach.note(&end);
-    if end.is_ok() {
-        ctx.tally.accepted();
-        ctx.submissions.prove();
-    }
-    Some(Event::Submitted(end))
-}
-
-/// Why nothing may be submitted.
-fn shut(ctx: &Context) -> Event {
-    Event::SubmissionsShut { for_the_account: ctx.standing.stops().submissions }
-}
-
-/// Waits. `None`: the ticket is to be handed back.
-async fn wait(scope: &Scope, span: Duration) -> Option<Event> {
-    tokio::select! {
-        biased;
-        () = scope.tickets_cancelled.cancelled() => None,
-        () = sleep(span) => Some(Event::Due),
-    }
-}
-
-/// Calls getTaskResult under a lease that holds. `None`: the ticket is to be handed back.
-async fn poll(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Event> {
-    loop {
-        let place = ctx.calls.acquire().await;
-        if !receipt.is_live() || scope.tickets_cancelled.is_cancelled() || ctx.standing.stops().polls {
-            return None;
-        }
-        let task = case.task.as_ref()?;
-        let now = ctx.clock.now();
-        // The wait for a place or for the lease may have outlasted the result or the deadline.
-        if now.since(task.accepted_at) >= MAX_AGE || case.job.is_late(now) {
-            return Some(Event::Due);
-        }
-        if scope.lease.holds(Instant::now()) {
-            ctx.tally.polled();
-            let end = ctx.solver.task_state(&task.id).await;
-            drop(place);
-            ctx.reach.note(&end);
-            return Some(Event::Answered(end));
-        }
-        drop(place);
-        sleep(LEASE_RECHECK).await;
+        ctx.standing().proxy_banned(proxy.clone(), ctx.clock.now());
     }
 }
 

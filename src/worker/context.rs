@@ -1,21 +1,25 @@
 //! What every attempt at a job needs: the replica's parts, and the session it was begun on.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::clock::{Clock, Dice};
 use super::gate::Gate;
+use super::lanes::Lanes;
 use super::reach::Reach;
 use super::tally::Tally;
 use crate::broker::topology::Names;
 use crate::broker::{Lease, Session};
+use crate::clock::{Clock, Dice};
+use crate::domain::guard::Jobs;
 use crate::domain::lifecycle::{Moment, Rules};
 use crate::domain::outcome::Finish;
 use crate::domain::policy::Policy;
-use crate::fleet::Standing;
+use crate::domain::solve_time::SolveTimes;
+use crate::domain::time::Timestamp;
+use crate::fleet::{Fleet, Standing, Vitals};
 use crate::solver::Solver;
 
 /// The parts of a replica that outlive its connections.
@@ -26,51 +30,57 @@ pub(super) struct Context {
     pub(super) names: Names,
     pub(super) clock: Clock,
     pub(super) dice: Dice,
-    pub(super) standing: Standing,
+    pub(super) fleet: Fleet,
     pub(super) tally: Arc<Tally>,
     pub(super) gate: Arc<Gate>,
     pub(super) reach: Reach,
-    /// Calls of the API at once. Taken before the last look at lease and guard, so that nothing waits between that look and the call.
-    pub(super) calls: Semaphore,
-    pub(super) submissions: Submissions,
+    /// A place in them is taken before the last look at lease and guard, so that nothing waits between that look and the call.
+    pub(super) lanes: Lanes,
+    pub(super) solve_times: Mutex<SolveTimes>,
     /// The live session, for what must be published whichever session it began on.
     pub(super) live: watch::Sender<Option<Session>>,
     pub(super) worker: String,
     pub(super) reply_to_prefix: String,
 }
 
-/// Submissions at once. Only one is under way until the API has given a first good answer: with a wrong key, the fewer learn of it the better.
-pub(super) struct Submissions {
-    places: Semaphore,
-    full: usize,
-    proved: AtomicBool,
-}
-
-impl Submissions {
-    pub(super) fn new(full: usize) -> Self {
-        Self { places: Semaphore::new(1), full, proved: AtomicBool::new(false) }
+impl Context {
+    /// How the account stands.
+    pub(super) fn standing(&self) -> &Standing {
+        self.fleet.standing()
     }
 
-    /// A place for one; never an error, since this semaphore is never closed.
-    pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
-        self.places.acquire().await.ok()
+    /// The least time in which an answer of a type can be expected, once enough is learned.
+    pub(super) fn least_solve_time(&self, task_type: &str) -> Option<Duration> {
+        let mut solve_times = self.solve_times.lock().unwrap_or_else(PoisonError::into_inner);
+        solve_times.least(task_type, self.clock.now())
     }
 
-    /// The API has accepted a task.
-    pub(super) fn prove(&self) {
-        if !self.proved.swap(true, Ordering::AcqRel) {
-            self.places.add_permits(self.full - 1);
+    /// The answer to a task has come.
+    pub(super) fn solved(&self, task_type: &str, accepted_at: Timestamp) {
+        // A task that was open through a trip tells how long the trip was.
+        let undisturbed = self.standing().seen().state.is_some_and(|state| state.since <= accepted_at);
+        if undisturbed {
+            let now = self.clock.now();
+            let mut solve_times = self.solve_times.lock().unwrap_or_else(PoisonError::into_inner);
+            solve_times.note(task_type, now.since(accepted_at), now);
         }
     }
 
-    /// Waits until none is under way. Nothing may be begun any more.
-    pub(super) async fn ended(&self) {
-        let all = if self.proved.load(Ordering::Acquire) { self.full } else { 1 };
-        drop(self.places.acquire_many(u32::try_from(all).unwrap_or(u32::MAX)).await);
+    /// What it tells the fleet of itself.
+    pub(super) fn vitals(&self) -> Vitals {
+        let counters = self.tally.read();
+        Vitals {
+            ready: self.standing().permit().jobs != Jobs::None,
+            in_flight: self.gate.held(),
+            window: self.lanes.window(),
+            types: self.lanes.narrowed(),
+            calls: counters.submissions + counters.polls,
+            accepted: counters.accepted,
+            solved: counters.solved,
+            failed: counters.failed,
+        }
     }
-}
 
-impl Context {
     pub(super) fn moment(&self) -> Moment<'_> {
         Moment { rules: &self.rules, now: self.clock.now(), luck: self.dice.luck() }
     }
@@ -94,12 +104,24 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    pub(super) fn new(session: Session, lease: Lease) -> Self {
+    /// A session before it has a ticket consumer.
+    pub(super) fn new(session: Session) -> Self {
         Self {
             session,
-            lease,
+            lease: Lease::none(),
             submissions_shut: CancellationToken::new(),
             jobs_cancelled: CancellationToken::new(),
+            tickets_cancelled: CancellationToken::new(),
+        }
+    }
+
+    /// The same session from now on, with a new ticket consumer.
+    pub(super) fn with_tickets(&self, lease: Lease) -> Self {
+        Self {
+            session: self.session.clone(),
+            lease,
+            submissions_shut: self.submissions_shut.clone(),
+            jobs_cancelled: self.jobs_cancelled.clone(),
             tickets_cancelled: CancellationToken::new(),
         }
     }

@@ -28,7 +28,7 @@ impl Worker {
         let stopped = timeout_at(deadline, async {
             serving.stop_jobs().await;
             // Until submissions have ended their tickets are polled on, so that as few as possible change hands.
-            self.ctx.submissions.ended().await;
+            self.ctx.lanes.submissions_ended().await;
             serving.stop_tickets().await;
             self.attempts.close();
             self.attempts.wait().await;
@@ -45,6 +45,7 @@ impl Worker {
         serving.scope.end();
         // Closing a consumer carries out the settlements made so far, and returns the rest.
         let closing = async {
+            self.ctx.fleet.leave(&session).await;
             for consumer in [serving.jobs.take(), serving.tickets.take()].into_iter().flatten() {
                 consumer.close().await;
             }

@@ -65,7 +65,7 @@ pub(super) async fn carry_out(
     reply_to: Option<String>,
 ) {
     match end {
-        End::Ticket(ticket) => ctx.keep_ticket(receipt, *ticket).await,
+        End::Ticket(ticket) => ctx.keep_ticket(receipt, *ticket, origin).await,
         End::Parked(queue, job) => ctx.park(scope, receipt, &queue, *job).await,
         End::Outcome(outcome) => {
             let class = outcome.class();

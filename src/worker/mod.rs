@@ -4,38 +4,46 @@
 //! What happens to one job is `attempt`'s; what is acked, and when, is `settle`'s.
 
 mod attempt;
-mod clock;
+mod call;
 mod context;
 mod drain;
+mod elastic;
 mod end;
 mod gate;
+mod lanes;
+mod rate;
 mod reach;
 mod serve;
 mod settle;
 mod tally;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use secrecy::SecretString;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::topology::{Names, Topology};
-use crate::broker::{Broker, BrokerError, Session};
-use crate::domain::guard::Guard;
+use crate::broker::{Broker, BrokerError};
+use crate::domain::guard;
 use crate::domain::lifecycle::Rules;
+use crate::domain::mark::Mark;
 use crate::domain::policy::Policy;
-use crate::fleet::Standing;
-use crate::solver::Solver;
+use crate::domain::solve_time::{Reach as DeadlineReach, SolveTimes};
+use crate::fleet::{Egress, Fleet, FleetOptions, Seen, Vitals};
+use crate::solver::{Solver, SolverConfigError};
 
-pub use clock::{Clock, Dice};
+pub use crate::clock::{Clock, Dice};
 pub use drain::Drained;
-pub use tally::{Reading, Tally};
+pub use lanes::Limits;
+pub use tally::{Reading, Spent, Tally};
 
-use context::{Context, Submissions};
+use context::Context;
 use gate::Gate;
+use lanes::Lanes;
 use reach::Reach;
 use serve::End;
 
@@ -64,10 +72,16 @@ pub struct WorkerOptions {
     pub name: String,
     /// Tickets and submissions held at once.
     pub max_in_flight: usize,
-    /// Submissions at once.
-    pub submit_concurrency: usize,
-    /// Calls of the API at once.
-    pub max_calls: usize,
+    /// Bounds on calls of the API.
+    pub limits: Limits,
+    /// What decides about the account.
+    pub guard: guard::Rules,
+    /// Whose address the API sees.
+    pub egress: Egress,
+    /// Users of the broker, beside its own, who may pause and resume.
+    pub operators: Vec<String>,
+    /// When a job's deadline is out of reach.
+    pub deadlines: DeadlineReach,
     /// How long a drain may take.
     pub drain_timeout: Duration,
     /// Queues beside the direct reply-to that copies of outcomes may go to; empty: none.
@@ -110,8 +124,46 @@ impl View {
 
     /// The account's state as this replica knows it.
     #[must_use]
-    pub fn guard(&self) -> Guard {
-        self.ctx.standing.guard()
+    pub fn seen(&self) -> Seen {
+        self.ctx.standing().seen()
+    }
+
+    /// For awaiting a change of it.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Seen> {
+        self.ctx.standing().watch()
+    }
+
+    /// What it tells the fleet of itself.
+    #[must_use]
+    pub fn vitals(&self) -> Vitals {
+        self.ctx.vitals()
+    }
+
+    /// The mark of its key, as the account's state names it.
+    #[must_use]
+    pub fn key(&self) -> Mark {
+        self.ctx.standing().key()
+    }
+
+    /// Takes another key; see [`Fleet::replace_key`].
+    ///
+    /// # Errors
+    /// An empty key; the one in use stays.
+    pub fn replace_key(&self, key: SecretString) -> Result<(), SolverConfigError> {
+        self.ctx.fleet.replace_key(key)
+    }
+
+    /// Task types that the API has no slots for.
+    #[must_use]
+    pub fn shut_types(&self) -> Vec<String> {
+        self.ctx.standing().shut_types()
+    }
+
+    /// Proxies that are left alone now.
+    #[must_use]
+    pub fn quarantined_proxies(&self) -> usize {
+        self.seen().state.map_or(0, |state| state.quarantined(self.ctx.clock.now()).count())
     }
 
     /// Whether the API answered when it was last called.
@@ -132,18 +184,31 @@ impl Worker {
     #[must_use]
     pub fn new(options: WorkerOptions) -> Self {
         let prefetch = |n: usize| u16::try_from(n.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX);
+        let job_prefetch = prefetch(options.limits.submit_concurrency);
+        let fleet = Fleet::new(FleetOptions {
+            names: options.names.clone(),
+            name: options.name.clone(),
+            user: options.broker.user().to_owned(),
+            operators: options.operators,
+            rules: options.guard,
+            overrides: options.rules.overrides.clone(),
+            egress: options.egress,
+            solver: options.solver.clone(),
+            clock: options.clock.clone(),
+            dice: options.dice.clone(),
+        });
         let ctx = Context {
             solver: options.solver,
             rules: options.rules,
             policy: options.policy,
+            lanes: Lanes::new(options.limits, options.clock.clone()),
             clock: options.clock,
             dice: options.dice,
-            standing: Standing::default(),
+            fleet,
             tally: Arc::new(Tally::default()),
             gate: Gate::new(options.max_in_flight),
             reach: Reach::default(),
-            calls: Semaphore::new(options.max_calls),
-            submissions: Submissions::new(options.submit_concurrency.max(1)),
+            solve_times: Mutex::new(SolveTimes::new(options.deadlines)),
             live: watch::Sender::new(None),
             worker: options.name,
             reply_to_prefix: options.reply_to_prefix,
@@ -153,7 +218,7 @@ impl Worker {
             broker: options.broker,
             topology: options.declare_topology.then(|| Topology::new(&ctx.names)),
             attempts: TaskTracker::new(),
-            job_prefetch: prefetch(options.submit_concurrency),
+            job_prefetch,
             // Twice what is held on purpose, since the tickets of a replica that died land here too.
             ticket_prefetch: prefetch(options.max_in_flight.saturating_mul(2)),
             drain_timeout: options.drain_timeout,
@@ -216,17 +281,12 @@ impl Worker {
 
     async fn connect(&self) -> Result<serve::Serving, BrokerError> {
         let session = self.broker.connect().await?;
-        let serving = self.open(&session).await;
-        if serving.is_err() {
+        if let Some(topology) = &self.topology
+            && let Err(error) = session.link().declare(topology).await
+        {
             session.link().close().await;
+            return Err(error);
         }
-        serving
-    }
-
-    async fn open(&self, session: &Session) -> Result<serve::Serving, BrokerError> {
-        if let Some(topology) = &self.topology {
-            session.link().declare(topology).await?;
-        }
-        serve::Serving::open(self, session.clone()).await
+        Ok(serve::Serving::open(self, session))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::domain::call::{CallError, Refusal};
 
 /// So many failed calls in a row are news; single ones are everyday.
-const IN_A_ROW: u32 = 5;
+const IN_A_ROW: u32 = 8;
 
 /// What the last calls have shown.
 #[derive(Debug, Default)]
@@ -13,9 +13,18 @@ pub(super) struct Reach {
     failures: AtomicU32,
 }
 
+/// What a call's end shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Noted {
+    /// The API answered.
+    pub(super) answered: bool,
+    /// With this one it is lost; told again after as many more.
+    pub(super) is_lost: bool,
+}
+
 impl Reach {
     /// A call has ended. Any readable answer, a refusal included, shows that the API is there.
-    pub(super) fn note<T>(&self, end: &Result<T, CallError>) {
+    pub(super) fn note<T>(&self, end: &Result<T, CallError>) -> Noted {
         let failure = match end {
             Err(error @ (CallError::NeverSent(_) | CallError::NoAnswer { .. })) => Some(error),
             Err(error @ CallError::Refused(refusal)) if is_foreign(refusal) => Some(error),
@@ -25,11 +34,13 @@ impl Reach {
             if self.failures.swap(0, Ordering::Relaxed) >= IN_A_ROW {
                 tracing::info!("the API answers again");
             }
-            return;
+            return Noted { answered: true, is_lost: false };
         };
-        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == IN_A_ROW {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if failures == IN_A_ROW {
             tracing::warn!(%error, "the API does not answer as it should: unpaid jobs wait in the retry queues; if it never did, look at solver.base_url");
         }
+        Noted { answered: false, is_lost: failures.is_multiple_of(IN_A_ROW) }
     }
 
     /// Whether the last calls failed to reach it.
@@ -57,7 +68,8 @@ mod tests {
         let reach = Reach::default();
         for n in 0..IN_A_ROW {
             assert!(!reach.is_lost(), "after {n}");
-            reach.note::<()>(&Err(CallError::NeverSent("refused".to_owned())));
+            let noted = reach.note::<()>(&Err(CallError::NeverSent("refused".to_owned())));
+            assert_eq!(noted, Noted { answered: false, is_lost: n + 1 == IN_A_ROW });
         }
         assert!(reach.is_lost());
         reach.note(&refused(Some("E"), 500));

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Worker;
 use super::attempt::attempt;
 use super::context::Scope;
 use super::drain::Drained;
 use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Session};
-use crate::domain::guard::Guard;
+use crate::domain::guard::Jobs;
 use crate::domain::lifecycle::Origin;
+use crate::fleet::Seen;
 
 /// Why serving ended.
 pub(super) enum End {
@@ -27,7 +29,12 @@ pub(super) struct Serving {
     pub(super) scope: Arc<Scope>,
     pub(super) jobs: Option<Consumer>,
     pub(super) tickets: Option<Consumer>,
-    guard: watch::Receiver<Guard>,
+    /// As which the job consumer was opened.
+    taking: Jobs,
+    /// Whether the API could be called, for whatever.
+    calling: bool,
+    seen: watch::Receiver<Seen>,
+    fleet: AbortOnDropHandle<String>,
 }
 
 /// What happens next on a session.
@@ -40,56 +47,93 @@ enum News {
 }
 
 impl Serving {
-    pub(super) async fn open(worker: &Worker, session: Session) -> Result<Self, BrokerError> {
+    /// A session that takes part in the fleet, and consumes nothing yet: what it may, the fleet must tell first.
+    pub(super) fn open(worker: &Worker, session: Session) -> Self {
         let ctx = &worker.ctx;
-        let mut guard = ctx.standing.watch();
-        let stops = guard.borrow_and_update().stops();
-        let spec =
-            |queue: String, prefetch| ConsumeSpec { tag: format!("{} {queue}", ctx.worker), queue, prefetch };
-        let tickets = session.link().consume(spec(ctx.names.tickets(), worker.ticket_prefetch)).await?;
-        let scope = Arc::new(Scope::new(session.clone(), tickets.lease().clone()));
-        let tickets = if stops.polls {
-            tickets.close().await;
-            None
-        } else {
-            Some(tickets)
-        };
-        let jobs = if stops.submissions {
-            None
-        } else {
-            Some(session.link().consume(spec(ctx.names.jobs(), worker.job_prefetch)).await?)
-        };
-        ctx.live.send_replace(Some(session));
-        tracing::info!(namespace = ctx.names.namespace(), worker = ctx.worker, "consuming");
-        Ok(Self { scope, jobs, tickets, guard })
+        let seen = ctx.standing().watch();
+        let fleet = tokio::spawn({
+            let (ctx, session) = (Arc::clone(ctx), session.clone());
+            async move { ctx.fleet.serve(&session, &|| ctx.vitals()).await }
+        });
+        ctx.live.send_replace(Some(session.clone()));
+        let scope = Arc::new(Scope::new(session));
+        let fleet = AbortOnDropHandle::new(fleet);
+        Self { scope, jobs: None, tickets: None, taking: Jobs::None, calling: false, seen, fleet }
     }
 
     /// Waits for what happens next. Paid work goes first: tickets before jobs.
     async fn next(&mut self, worker: &Worker, drain: &CancellationToken) -> News {
         let gate = &worker.ctx.gate;
-        let (scope, jobs, tickets) = (&self.scope, &mut self.jobs, &mut self.tickets);
+        let (scope, jobs, tickets, taking) = (&self.scope, &mut self.jobs, &mut self.tickets, self.taking);
         tokio::select! {
             biased;
             () = drain.cancelled() => News::Drain,
-            Ok(()) = self.guard.changed() => News::Guard,
+            Ok(()) = self.seen.changed() => News::Guard,
             reason = scope.session.closed() => News::Closed(reason),
+            ended = &mut self.fleet => News::Closed(ended.unwrap_or_else(|_| "the fleet's part panicked".to_owned())),
             ticket = receive(tickets) => News::Ticket(ticket),
-            job = async { gate.room().await; receive(jobs).await } => News::Job(job),
+            job = async {
+                // One canary more does no harm, and without it a full replica would keep the whole fleet waiting.
+                if taking != Jobs::Canary {
+                    gate.room().await;
+                }
+                receive(jobs).await
+            } => News::Job(job),
         }
     }
 
-    /// Stops what the guard stops.
-    async fn obey(&mut self) {
-        let stops = self.guard.borrow_and_update().stops();
-        if stops.submissions {
-            self.stop_jobs().await;
-        }
-        if stops.polls {
+    /// Takes what the guard allows, and stops what it does not.
+    async fn obey(&mut self, worker: &Worker) -> Result<(), BrokerError> {
+        let permit = self.seen.borrow_and_update().permit;
+        let session = self.scope.session.clone();
+        let spec = |queue: String, prefetch| ConsumeSpec {
+            tag: format!("{} {queue}", worker.ctx.worker),
+            queue,
+            prefetch,
+        };
+        let has_tickets = self.tickets.as_ref().is_some_and(|tickets| !tickets.is_cancelled());
+        if permit.tickets && !has_tickets {
+            let spec = spec(worker.ctx.names.tickets(), worker.ticket_prefetch);
+            let tickets = session.link().consume(spec).await?;
+            self.scope = Arc::new(self.scope.with_tickets(tickets.lease().clone()));
+            self.tickets = Some(tickets);
+        } else if !permit.tickets && has_tickets {
             self.stop_tickets().await;
         }
+        let calling = permit.polls || permit.jobs != Jobs::None;
+        // At the closing, so that what waits for the opening finds the window small; and at the opening.
+        if calling != self.calling || permit.jobs != self.taking {
+            worker.ctx.lanes.restart();
+        }
+        self.calling = calling;
+        if permit.jobs != self.taking {
+            self.leave_jobs_queued(worker).await;
+            let prefetch = match permit.jobs {
+                Jobs::None => None,
+                Jobs::Canary => Some(1),
+                Jobs::All => Some(worker.job_prefetch),
+            };
+            if let Some(prefetch) = prefetch {
+                let spec = spec(worker.ctx.names.jobs(), prefetch);
+                self.jobs = Some(session.link().consume(spec).await?);
+                tracing::info!(namespace = worker.ctx.names.namespace(), prefetch, "taking jobs");
+            }
+            self.taking = permit.jobs;
+        }
+        Ok(())
     }
 
-    /// No more jobs: those not begun go back.
+    /// No more jobs for now. What has been delivered goes on its way, and back to the queue by way of a retry queue: a plain return would be
+    /// charged to the broker's delivery counter each time that the guard trips.
+    async fn leave_jobs_queued(&mut self, worker: &Worker) {
+        let Some(mut jobs) = self.jobs.take() else { return };
+        while let Some(delivery) = jobs.try_recv() {
+            worker.begin_attempt(self, delivery, Origin::Job);
+        }
+        jobs.cancel().await;
+    }
+
+    /// No more jobs, since the worker leaves: those not begun go back.
     pub(super) async fn stop_jobs(&mut self) {
         self.scope.submissions_shut.cancel();
         if let Some(jobs) = self.jobs.as_mut().filter(|jobs| !jobs.is_cancelled()) {
@@ -118,6 +162,8 @@ async fn receive(consumer: &mut Option<Consumer>) -> Option<Delivery> {
 impl Worker {
     /// Serves a session until it is gone or the worker is told to leave.
     pub(super) async fn serve(&self, mut serving: Serving, drain: &CancellationToken) -> End {
+        // The fleet may have spoken before this listens.
+        serving.seen.mark_changed();
         loop {
             let lost = match serving.next(self, drain).await {
                 News::Job(Some(delivery)) => {
@@ -130,10 +176,10 @@ impl Worker {
                     self.begin_attempt(&serving, delivery, Origin::Ticket);
                     continue;
                 }
-                News::Guard => {
-                    serving.obey().await;
-                    continue;
-                }
+                News::Guard => match serving.obey(self).await {
+                    Ok(()) => continue,
+                    Err(error) => error.to_string(),
+                },
                 News::Drain => return End::Drained(self.drain(serving).await),
                 News::Job(None) => "the job consumer ended".to_owned(),
                 News::Ticket(None) => "the ticket consumer ended".to_owned(),

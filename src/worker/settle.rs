@@ -5,8 +5,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::context::{Context, Scope};
+use super::tally::Stale;
 use crate::broker::{PublishError, Receipt, Session};
 use crate::domain::envelope::Message;
+use crate::domain::lifecycle::Origin;
 use crate::domain::outcome::Outcome;
 use crate::domain::ticket;
 
@@ -43,7 +45,7 @@ enum Safe {
 
 impl Context {
     /// Publishes a ticket, whatever happens to the session in between: its task is paid, and nobody else knows its id.
-    pub(super) async fn keep_ticket(&self, receipt: Receipt, ticket: Message) {
+    pub(super) async fn keep_ticket(&self, receipt: Receipt, ticket: Message, origin: Origin) {
         let mut pause = Pause::new();
         let mut live = self.live.subscribe();
         loop {
@@ -55,16 +57,25 @@ impl Context {
             }
             pause.wait(self.dice.luck()).await;
         }
-        self.acked(receipt);
+        self.acked(
+            receipt,
+            match origin {
+                Origin::Job => Stale::Job,
+                Origin::Ticket => Stale::Ticket,
+            },
+        );
     }
 
     /// Parks a job in a retry queue.
     pub(super) async fn park(&self, scope: &Scope, receipt: Receipt, queue: &str, job: Message) {
+        if !receipt.is_live() {
+            return;
+        }
         if let Safe::Yes = self.publish_for(&receipt, &scope.session, "", queue, job, None).await {
             self.tally.parked();
-            self.acked(receipt);
+            self.acked(receipt, Stale::Parked);
         } else {
-            self.tally.stale();
+            self.tally.stale(Stale::Parked);
         }
     }
 
@@ -74,11 +85,11 @@ impl Context {
         let exchange = self.names.outcomes();
         match self.publish_for(&receipt, &scope.session, &exchange, &routing_key, message, Some(HOLD)).await {
             Safe::Yes => {
-                self.acked(receipt);
+                self.acked(receipt, Stale::Outcome);
                 true
             }
             Safe::Stale => {
-                self.tally.stale();
+                self.tally.stale(Stale::Outcome);
                 false
             }
             Safe::Refused(message) => {
@@ -87,7 +98,7 @@ impl Context {
                 if let Safe::Yes =
                     self.publish_for(&receipt, &scope.session, "", &self.names.tickets(), kept, None).await
                 {
-                    self.acked(receipt);
+                    self.acked(receipt, Stale::Outcome);
                 }
                 false
             }
@@ -132,9 +143,9 @@ impl Context {
         }
     }
 
-    fn acked(&self, receipt: Receipt) {
+    fn acked(&self, receipt: Receipt, what: Stale) {
         if receipt.ack().is_err() {
-            self.tally.stale();
+            self.tally.stale(what);
         }
     }
 }

@@ -1,33 +1,69 @@
 //! What a replica has done so far, in plain counters.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::domain::class::Class;
 use crate::domain::lifecycle::Window;
+
+/// Task types whose payments are counted apart; the rest together.
+const MAX_TYPES: usize = 64;
+const OTHERS: &str = "(others)";
 
 /// Counters since the start. Each only grows.
 #[derive(Debug, Default)]
 pub struct Tally {
     jobs_taken: AtomicU64,
     tickets_taken: AtomicU64,
+    submissions: AtomicU64,
     accepted: AtomicU64,
     polls: AtomicU64,
     solved: AtomicU64,
     parked: AtomicU64,
     failed: [AtomicU64; Class::ALL.len()],
+    wasted: [AtomicU64; Class::ALL.len()],
     ambiguous: AtomicU64,
     resubmitted: AtomicU64,
-    stale: AtomicU64,
+    stale_jobs: AtomicU64,
+    stale_parked: AtomicU64,
+    stale_tickets: AtomicU64,
+    stale_outcomes: AtomicU64,
     reply_failures: AtomicU64,
+    by_type: Mutex<BTreeMap<String, Spent>>,
+}
+
+/// What a task type has cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+pub struct Spent {
+    /// Submissions that the API accepted.
+    pub accepted: u64,
+    /// What solved ones cost, in the account's currency, as far as the API tells it.
+    pub cost: f64,
+}
+
+/// A delivery whose channel was gone when it was to be settled: the broker delivers it again, beside its successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stale {
+    /// (c): a job whose ticket is confirmed.
+    Job,
+    /// (d): a job whose parked copy is, or may be, stored.
+    Parked,
+    /// (e): a ticket whose successor is confirmed.
+    Ticket,
+    /// An outcome that is repeated, or fetched again; nothing is paid for that.
+    Outcome,
 }
 
 /// A reading of the counters.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct Reading {
     /// Deliveries off the job queue.
     pub jobs_taken: u64,
     /// Deliveries off the ticket queue.
     pub tickets_taken: u64,
+    /// Calls of createTask.
+    pub submissions: u64,
     /// Submissions that the API accepted, and so was paid for.
     pub accepted: u64,
     /// Calls of getTaskResult.
@@ -36,16 +72,21 @@ pub struct Reading {
     pub solved: u64,
     /// Outcomes published without one.
     pub failed: u64,
+    /// The same by class.
+    pub failed_by_class: BTreeMap<&'static str, u64>,
     /// Jobs parked in a retry queue.
     pub parked: u64,
-    /// Submissions repeated after no readable answer (window a).
-    pub ambiguous: u64,
-    /// Submissions repeated by rule (window g).
-    pub resubmitted: u64,
-    /// Deliveries whose channel was gone when they were to be settled: the broker delivers them again (windows c, d and e).
-    pub stale: u64,
+    /// Paid submissions that brought no solution, by the class they ended in.
+    pub wasted: BTreeMap<&'static str, u64>,
+    /// Submissions that may have been paid for a second time, by the window's letter: (a) not answered, (c) to (e) not acked in time,
+    /// (g) repeated by rule. Of (b) and (f) no worker learns.
+    pub paid_twice_possible: BTreeMap<&'static str, u64>,
+    /// Outcomes whose delivery was gone when they were published: repeated, or asked for again.
+    pub stale_outcomes: u64,
     /// Copies of outcomes that could not be sent to `reply_to`.
     pub reply_failures: u64,
+    /// Payments by task type.
+    pub spent: BTreeMap<String, Spent>,
 }
 
 fn add(counter: &AtomicU64) {
@@ -54,6 +95,12 @@ fn add(counter: &AtomicU64) {
 
 fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
+}
+
+/// The counters by class that are not 0.
+fn by_class(counters: &[AtomicU64; Class::ALL.len()]) -> BTreeMap<&'static str, u64> {
+    let named = Class::ALL.iter().map(|class| (class.name(), read(&counters[*class as usize])));
+    named.filter(|(_, count)| *count > 0).collect()
 }
 
 impl Tally {
@@ -65,8 +112,29 @@ impl Tally {
         add(&self.tickets_taken);
     }
 
-    pub(super) fn accepted(&self) {
+    pub(super) fn submitted(&self) {
+        add(&self.submissions);
+    }
+
+    pub(super) fn accepted(&self, task_type: &str) {
         add(&self.accepted);
+        self.spend(task_type, |spent| spent.accepted += 1);
+    }
+
+    /// What the API says that an answer has cost.
+    pub(super) fn cost(&self, task_type: &str, cost: Option<f64>) {
+        if let Some(cost) = cost {
+            self.spend(task_type, |spent| spent.cost += cost);
+        }
+    }
+
+    fn spend(&self, task_type: &str, note: impl FnOnce(&mut Spent)) {
+        let mut by_type = self.by_type.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(spent) = by_type.get_mut(task_type) {
+            return note(spent);
+        }
+        let name = if by_type.len() < MAX_TYPES { task_type } else { OTHERS };
+        note(by_type.entry(name.to_owned()).or_default());
     }
 
     pub(super) fn polled(&self) {
@@ -85,6 +153,10 @@ impl Tally {
         add(&self.failed[class as usize]);
     }
 
+    pub(super) fn wasted(&self, class: Class) {
+        add(&self.wasted[class as usize]);
+    }
+
     pub(super) fn window(&self, window: Window) {
         add(match window {
             Window::AmbiguousSubmission => &self.ambiguous,
@@ -92,35 +164,44 @@ impl Tally {
         });
     }
 
-    pub(super) fn stale(&self) {
-        add(&self.stale);
+    pub(super) fn stale(&self, what: Stale) {
+        add(match what {
+            Stale::Job => &self.stale_jobs,
+            Stale::Parked => &self.stale_parked,
+            Stale::Ticket => &self.stale_tickets,
+            Stale::Outcome => &self.stale_outcomes,
+        });
     }
 
     pub(super) fn reply_failed(&self) {
         add(&self.reply_failures);
     }
 
-    /// Outcomes without a solution, of one class.
-    #[must_use]
-    pub fn failed_in(&self, class: Class) -> u64 {
-        read(&self.failed[class as usize])
-    }
-
     /// All counters now.
     #[must_use]
     pub fn read(&self) -> Reading {
+        let windows = [
+            ("a", &self.ambiguous),
+            ("c", &self.stale_jobs),
+            ("d", &self.stale_parked),
+            ("e", &self.stale_tickets),
+            ("g", &self.resubmitted),
+        ];
         Reading {
             jobs_taken: read(&self.jobs_taken),
             tickets_taken: read(&self.tickets_taken),
+            submissions: read(&self.submissions),
             accepted: read(&self.accepted),
             polls: read(&self.polls),
             solved: read(&self.solved),
             failed: self.failed.iter().map(read).sum(),
+            failed_by_class: by_class(&self.failed),
             parked: read(&self.parked),
-            ambiguous: read(&self.ambiguous),
-            resubmitted: read(&self.resubmitted),
-            stale: read(&self.stale),
+            wasted: by_class(&self.wasted),
+            paid_twice_possible: windows.map(|(letter, counter)| (letter, read(counter))).into(),
+            stale_outcomes: read(&self.stale_outcomes),
             reply_failures: read(&self.reply_failures),
+            spent: self.by_type.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }

@@ -16,20 +16,35 @@ const MAX_LINES: usize = 300;
 const ARROWS: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("main", &["cli", "config", "telemetry"]),
-    ("cli", &["broker", "config", "domain", "fleet", "ops", "simulator", "solver", "telemetry", "worker"]),
+    (
+        "cli",
+        &[
+            "broker",
+            "clock",
+            "config",
+            "domain",
+            "fleet",
+            "ops",
+            "simulator",
+            "solver",
+            "telemetry",
+            "worker",
+        ],
+    ),
     ("ops", &["broker", "domain", "fleet", "worker"]),
-    ("worker", &["broker", "domain", "fleet", "solver"]),
-    ("fleet", &["broker", "domain", "solver"]),
+    ("worker", &["broker", "clock", "domain", "fleet", "solver"]),
+    ("fleet", &["broker", "clock", "domain", "solver"]),
     ("broker", &["domain"]),
     ("solver", &["domain"]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
+    ("clock", &["domain"]),
     ("simulator", &[]),
     ("domain", &[]),
 ];
 
 /// Crates that the pure core may name: all of them turn values into values.
-const PURE_CRATES: &[&str] = &["base64", "idna", "serde", "serde_json", "thiserror", "time", "url"];
+const PURE_CRATES: &[&str] = &["base64", "idna", "serde", "serde_json", "sha2", "thiserror", "time", "url"];
 /// Words with which std and those crates reach the world outside.
 const WORLDLY_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread"];
 const CLOCKS: &[&str] = &["Instant", "SystemTime", "now", "now_utc", "now_local", "UtcOffset"];

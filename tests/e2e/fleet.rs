@@ -21,10 +21,17 @@ impl Process {
         self.child.kill().await.expect("killed");
     }
 
+    /// A signal by its name.
+    pub(crate) async fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("it runs").to_string();
+        assert!(
+            Command::new("kill").args([&format!("-{name}"), &pid]).status().await.expect("kill").success()
+        );
+    }
+
     /// SIGTERM, and the exit code.
     pub(crate) async fn terminate(&mut self, within: Duration) -> Option<i32> {
-        let pid = self.child.id().expect("it runs").to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill").success());
+        self.signal("TERM").await;
         let left = timeout(within, self.child.wait()).await;
         left.unwrap_or_else(|_| panic!("the worker did not leave within {within:?}")).expect("wait").code()
     }

@@ -5,4 +5,5 @@ mod foreign;
 mod hostile;
 mod jobs;
 mod kill;
+mod operator;
 mod share;

@@ -18,7 +18,11 @@ async fn a_task_is_processing_until_its_solve_time_and_ready_from_then_on() {
     pass(2_001).await;
     let answer = json_of(&poll(&simulator, &id).await);
     assert_eq!(answer["status"], "ready");
-    assert_eq!(answer.as_object().map(|fields| fields.len()), Some(3), "errorId, status, solution: {answer}");
+    assert_eq!(
+        answer.as_object().map(|fields| fields.len()),
+        Some(4),
+        "errorId, status, solution, cost: {answer}"
+    );
     let stats = simulator.stats();
     assert_eq!((stats.polls, stats.answered_ready, stats.tasks_open), (2, 1, 0));
 }

@@ -222,7 +222,7 @@ proptest! {
         let solution = format!("{{{gap}\"t\":{gap}{}{gap}}}", serde_json::Value::from(text));
         let body = format!("{{\"errorId\":0,{gap}\"status\":\"ready\",\"solution\":{gap}{solution}{gap}}}");
         match wire::read_state(&reply(200, body.into_bytes()), &Mask::new(&SecretString::from(KEY))) {
-            Ok(TaskState::Ready(raw)) => prop_assert_eq!(raw.get(), solution),
+            Ok(TaskState::Ready { solution: raw, .. }) => prop_assert_eq!(raw.get(), solution),
             other => prop_assert!(false, "{:?}", other),
         }
     }

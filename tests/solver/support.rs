@@ -85,7 +85,7 @@ pub(crate) async fn created(status: u16, body: impl AsRef<[u8]>) -> Result<Strin
 
 pub(crate) fn solution(state: Result<TaskState, CallError>) -> String {
     match state {
-        Ok(TaskState::Ready(raw)) => raw.get().to_owned(),
+        Ok(TaskState::Ready { solution, .. }) => solution.get().to_owned(),
         other => panic!("not ready: {other:?}"),
     }
 }

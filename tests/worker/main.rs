@@ -1,6 +1,9 @@
 //! The whole worker on paused time, with the in-process broker and simulator.
 
 mod account;
+mod fleet;
 mod handover;
+mod money;
 mod outcomes;
 mod scene;
+mod slots;

@@ -32,7 +32,7 @@ async fn a_solved_job_brings_its_own_answer() {
     let task: Value = serde_json::from_str(&body).unwrap();
     let expected = expected_solution(task["task"].to_string().as_bytes());
     assert_eq!(Some(&outcome["solution"]), expected.as_ref());
-    assert_eq!(outcome["worker"], "replica");
+    assert_eq!(outcome["worker"], "replica-0");
     assert_eq!(outcome["attempts"][0]["ended"], "ready");
     scene.assert_rules_kept(0);
 }
@@ -45,7 +45,7 @@ async fn a_job_without_a_free_slot_waits_its_turn_unpaid() {
     assert_eq!(scene.simulator.stats().accepted_tasks, 1);
     let never = json!({"create": ["ERROR_NO_SLOT_AVAILABLE"]});
     let (scene, outcome) = one_job(image("a", &never)).await;
-    assert_eq!(failure(&outcome), "capacity/ERROR_NO_SLOT_AVAILABLE");
+    assert_eq!(failure(&outcome), "capacity/NO_SLOT_EXPECTED", "after some refusals it is not even tried");
     assert_eq!(scene.simulator.stats().accepted_tasks, 0);
 }
 

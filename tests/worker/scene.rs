@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -13,13 +14,16 @@ use captcha_worker::broker::{Broker, ConsumeSpec, Consumer, Session};
 use captcha_worker::domain::call::NoAnswer;
 use captcha_worker::domain::code::Overrides;
 use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::guard::{self, Phase, Reason};
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::pacing::{Pacing, PacingTable};
 use captcha_worker::domain::policy::Policy;
+use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::domain::time::Timestamp;
+use captcha_worker::fleet::{Client, Egress};
 use captcha_worker::simulator::{Reply, Simulator, SimulatorConfig};
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
-use captcha_worker::worker::{Clock, Dice, Drained, View, Worker, WorkerOptions};
+use captcha_worker::worker::{Clock, Dice, Drained, Limits, View, Worker, WorkerOptions};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -72,6 +76,11 @@ pub(crate) struct Scene {
     pub(crate) session: Session,
     pub(crate) rules: Rules,
     pub(crate) key: &'static str,
+    pub(crate) limits: Limits,
+    pub(crate) guard: guard::Rules,
+    pub(crate) egress: Egress,
+    pub(crate) deadlines: Reach,
+    started: AtomicUsize,
     clock: Clock,
 }
 
@@ -80,12 +89,40 @@ pub(crate) struct Running {
     pub(crate) view: View,
     drain: CancellationToken,
     handle: JoinHandle<Drained>,
+    session: Option<u64>,
 }
 
 impl Running {
+    /// Why the account is not used now, as this replica knows it.
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        let state = self.view.seen().state.filter(|state| state.phase != Phase::Canary);
+        state.and_then(|state| state.reasons().first().copied())
+    }
+
+    pub(crate) fn phase(&self) -> Option<Phase> {
+        self.view.seen().state.map(|state| state.phase)
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.view.seen().leads
+    }
+
+    /// Ends it in the middle of whatever it does, without a word to anybody.
+    pub(crate) fn crash(self, scene: &Scene) {
+        self.handle.abort();
+        scene.broker.drop_session(self.session.expect("it was started by `join`"));
+    }
+
     pub(crate) async fn drain(self) -> Drained {
         self.drain.cancel();
         within(60, self.handle).await.expect("no panic")
+    }
+}
+
+/// Drains a whole fleet.
+pub(crate) async fn drain_all(fleet: Vec<Running>) {
+    for running in fleet {
+        assert_eq!(running.drain().await.unfinished, 0);
     }
 }
 
@@ -130,33 +167,81 @@ impl Scene {
                 ambiguous: Ambiguous::Retry,
             },
             key: "simulator-key",
+            limits: Limits {
+                max_calls: 64,
+                submit_concurrency: 16,
+                max_calls_per_second: None,
+                caps: BTreeMap::new(),
+            },
+            guard: guard::Rules::default(),
+            egress: Egress::Shared,
+            deadlines: Reach { quantile: 0.05, least_answers: 50 },
+            started: AtomicUsize::new(0),
             clock: Clock::runtime(Timestamp::from_millis(i64::try_from(EPOCH_SECS).expect("fits") * 1_000)),
         }
     }
 
+    /// An operator's connection to the fleet.
+    pub(crate) async fn client(&self) -> Client {
+        let broker = Broker::Local(self.broker.clone());
+        within(10, Client::connect(&broker, &self.names)).await.expect("a session")
+    }
+
+    /// Starts so many replicas, each of which can crash.
+    pub(crate) async fn start_fleet(&self, replicas: usize) -> Vec<Running> {
+        let mut fleet = Vec::new();
+        for _ in 0..replicas {
+            fleet.push(self.join().await);
+        }
+        fleet
+    }
+
+    /// Starts a replica, and waits for its session.
+    pub(crate) async fn join(&self) -> Running {
+        let before = self.broker.sessions();
+        let running = self.start();
+        let new = || self.broker.sessions().into_iter().find(|session| !before.contains(session));
+        self.wait_until(10, "a session", || new().is_some()).await;
+        Running { session: new(), ..running }
+    }
+
+    /// The time, as replicas see it.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Starts a replica; the first is `replica-0`.
     pub(crate) fn start(&self) -> Running {
+        self.start_with_key(self.key)
+    }
+
+    pub(crate) fn start_with_key(&self, key: &'static str) -> Running {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
         let worker = Worker::new(WorkerOptions {
             broker: Broker::Local(self.broker.clone()),
-            solver: Solver::with_transport(self.key.into(), Arc::new(InProcess(self.simulator.clone()))),
+            solver: Solver::with_transport(key.into(), Arc::new(InProcess(self.simulator.clone()))),
             names: self.names.clone(),
             declare_topology: false,
             rules: self.rules.clone(),
             policy: Policy::try_new(&["example.com"], &[PANICKING_TYPE]).expect("a sound policy"),
-            name: "replica".to_owned(),
+            name: format!("replica-{number}"),
             max_in_flight: 1_000,
-            submit_concurrency: 16,
-            max_calls: 64,
+            limits: self.limits.clone(),
+            guard: self.guard.clone(),
+            egress: self.egress,
+            operators: Vec::new(),
+            deadlines: self.deadlines,
             drain_timeout: Duration::from_secs(45),
             reply_to_prefix: "replies.".to_owned(),
             clock: self.clock.clone(),
-            dice: Dice::seeded(1),
+            dice: Dice::seeded(number as u64 + 1),
         });
         let (view, drain) = (worker.view(), CancellationToken::new());
         let handle = tokio::spawn({
             let drain = drain.clone();
             async move { worker.run(drain).await.expect("a session with the broker") }
         });
-        Running { view, drain, handle }
+        Running { view, drain, handle, session: None }
     }
 
     /// A queue of somebody else's.

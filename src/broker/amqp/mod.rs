@@ -56,6 +56,12 @@ impl Connector {
         Ok(Self { options: Arc::new(options), target: Arc::new(target) })
     }
 
+    /// The user that sessions are logged in as.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        self.target.user()
+    }
+
     /// Makes a session: two connections, and a publishing channel with confirms.
     ///
     /// # Errors

@@ -82,6 +82,12 @@ impl LocalBroker {
         Self { inner: Arc::new(inner) }
     }
 
+    /// The user that every session is logged in as.
+    #[must_use]
+    pub fn user(&self) -> &'static str {
+        USER
+    }
+
     /// A new session.
     ///
     /// # Errors

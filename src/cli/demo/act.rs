@@ -16,12 +16,15 @@ use crate::broker::{Broker, Session};
 use crate::cli::connect::USER_AGENT;
 use crate::domain::code::Overrides;
 use crate::domain::envelope::{Message, Properties};
+use crate::domain::guard;
 use crate::domain::lifecycle::{Ambiguous, Rules};
 use crate::domain::pacing::{Pacing, PacingTable};
 use crate::domain::policy::Policy;
+use crate::domain::solve_time::Reach;
+use crate::fleet::Egress;
 use crate::simulator::{Server, Simulator, SimulatorConfig};
 use crate::solver::{HttpTransport, Solver, SolverOptions};
-use crate::worker::{Clock, Dice, View, Worker, WorkerOptions};
+use crate::worker::{Clock, Dice, Limits, View, Worker, WorkerOptions};
 
 /// Unpaid jobs are given up after this long, so that nobody has to watch for ten minutes. They are parked for 5 s once.
 const UNPAID_BUDGET: Duration = Duration::from_secs(8);
@@ -86,8 +89,16 @@ impl Stage {
             policy: Policy::try_new(&[SITE], &[PANICKING_TYPE]).map_err(|_| DemoError::Stopped)?,
             name: "demo".to_owned(),
             max_in_flight: 2_000,
-            submit_concurrency: 16,
-            max_calls: MAX_CALLS,
+            limits: Limits {
+                max_calls: MAX_CALLS,
+                submit_concurrency: 16,
+                max_calls_per_second: None,
+                caps: BTreeMap::new(),
+            },
+            guard: guard::Rules::default(),
+            egress: Egress::Shared,
+            operators: Vec::new(),
+            deadlines: Reach { quantile: 0.0, least_answers: 1 },
             drain_timeout: CALL_TIMEOUT * 2,
             reply_to_prefix: String::new(),
             clock: Clock::System,

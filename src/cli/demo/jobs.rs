@@ -54,10 +54,12 @@ const RECIPES: [(usize, Goal, Recipe); 20] = [
     (30, Goal::Solved, |make| make.image(json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"]}))),
     (30, Goal::Solved, |make| make.image(json!({"result": [{"http": 503}, "cut", "ok"]}))),
     (20, Goal::Solved, |make| make.image(json!({"solve_ms": 5_000}))),
-    (20, Goal::Dead(Class::Capacity), |make| make.image(json!({"create": ["ERROR_NO_SLOT_AVAILABLE"]}))),
+    // A type of its own: once it is known to have no slots its jobs are not even tried.
+    (20, Goal::Dead(Class::Capacity), Maker::without_slot),
     (20, Goal::Dead(Class::Transient), |make| make.image(json!({"create": [{"http": 503}]}))),
-    (20, Goal::Dead(Class::Lost), |make| make.image(json!({"result": ["ERROR_NO_SUCH_CAPCHA_ID"]}))),
-    (20, Goal::Dead(Class::Unsolved), |make| make.image(json!({"result": ["ERROR_CAPTCHA_UNSOLVABLE"]}))),
+    // One alone: the guard takes three within a minute for a sign that the account is in danger.
+    (1, Goal::Dead(Class::Lost), |make| make.image(json!({"result": ["ERROR_NO_SUCH_CAPCHA_ID"]}))),
+    (39, Goal::Dead(Class::Unsolved), |make| make.image(json!({"result": ["ERROR_CAPTCHA_UNSOLVABLE"]}))),
     (20, Goal::Dead(Class::Invalid), |make| make.sized_image(99)),
     (20, Goal::Dead(Class::Invalid), |make| make.image(json!({"create": ["ERROR_TASK_PROPERTY_EMPTY"]}))),
     (20, Goal::Dead(Class::Forbidden), |make| make.task_for("https://elsewhere.example/login")),
@@ -137,6 +139,12 @@ impl Maker {
         let url = format!("https://{SITE}/login?n={}", self.made);
         // One set of fields serves all types; each reads its own.
         self.job(json!({"type": kind, "websiteURL": url, "websiteKey": "demo", "websitePublicKey": "demo", "gt": "demo"}))
+    }
+
+    fn without_slot(&mut self) -> Vec<u8> {
+        let url = format!("https://{SITE}/login?n={}", self.made);
+        let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE"]});
+        self.job(json!({"type": "CaptchaFoxTask", "websiteURL": url, "websiteKey": "demo", "userAgent": "demo", "_sim": script}))
     }
 
     fn late(&mut self) -> Vec<u8> {

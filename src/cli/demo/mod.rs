@@ -13,12 +13,11 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerError, PublishError};
 use crate::domain::class::Class;
-use crate::domain::guard::Guard;
 use crate::simulator::{ScenarioError, Stats};
 use crate::solver::SolverConfigError;
 use crate::worker::View;
@@ -98,15 +97,10 @@ async fn refused_key() -> Result<Account, DemoError> {
     let running = tokio::spawn(worker.run(drain.clone()));
 
     let deadline = Instant::now() + SHORT_PATIENCE;
-    audience.wait_for(1, deadline, |_| {}).await;
-    // The worker has been told; what it was handed meanwhile must be back in the queue.
-    let mut looks = interval(Duration::from_millis(20));
-    let queue = stage.names.jobs();
-    while Instant::now() < deadline && stage.broker.queue_len(&queue) + 1 < ACCOUNT_JOBS {
-        looks.tick().await;
-    }
-    let queued = stage.broker.queue_len(&queue);
-    let tripped = matches!(view.guard(), Guard::Tripped { .. });
+    let mut seen = view.watch();
+    let refused = seen.wait_for(|seen| seen.state.as_ref().is_some_and(|state| state.tripped().is_some()));
+    let tripped = timeout_at(deadline, refused).await.is_ok_and(|seen| seen.is_ok());
+    let queued = stage.broker.queue_len(&stage.names.jobs());
     drain.cancel();
     running.await.map_err(|_| DemoError::Stopped)??;
     let dead = audience.arrivals().by_goal.get(&Goal::Dead(Class::Account)).copied().unwrap_or(0);

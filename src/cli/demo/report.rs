@@ -34,9 +34,9 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// One job met the wrong key, nothing more was called, and the rest waits.
+    /// One call met the wrong key, and every job waits.
     fn is_as_promised(&self) -> bool {
-        self.tripped && self.dead == 1 && self.bad_key_calls == 1 && self.queued + self.dead == self.jobs
+        self.tripped && self.dead == 0 && self.bad_key_calls == 1 && self.queued == self.jobs
     }
 }
 

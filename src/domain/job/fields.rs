@@ -32,6 +32,7 @@ pub(super) struct TaskFields<'a> {
     pub(super) body: Option<&'a RawValue>,
     pub(super) website_url: Option<&'a RawValue>,
     pub(super) proxy_address: Option<&'a RawValue>,
+    pub(super) proxy_port: Option<&'a RawValue>,
     pub(super) duplicate: Vec<String>,
     pub(super) lookalike: Vec<String>,
 }
@@ -66,6 +67,7 @@ impl<'a> TaskFields<'a> {
                 "body" => Slot::Raw(&mut fields.body),
                 "websiteURL" => Slot::Raw(&mut fields.website_url),
                 "proxyAddress" => Slot::Raw(&mut fields.proxy_address),
+                "proxyPort" => Slot::Raw(&mut fields.proxy_port),
                 _ if JUDGED.iter().any(|judged| judged.eq_ignore_ascii_case(name)) => {
                     Slot::Name(&mut fields.lookalike)
                 }

@@ -7,12 +7,14 @@ mod shape;
 mod tests;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 
 use super::class::Class;
 use super::envelope::Message;
 use super::fault::{Fault, Stage, codes};
+use super::mark::Mark;
 use super::policy::Policy;
 use super::time::Timestamp;
 use fields::{JobFields, TaskFields};
@@ -37,6 +39,8 @@ pub struct Job {
     pub deadline: Option<Timestamp>,
     /// The task names a proxy of the publisher's.
     pub own_proxy: bool,
+    /// That proxy's mark, where the task gives it an address.
+    pub proxy: Option<Mark>,
     /// The publisher's bytes and properties.
     pub message: Message,
 }
@@ -84,7 +88,8 @@ impl Job {
                 id: facts.id,
                 task_type: facts.task_type,
                 deadline: facts.deadline,
-                own_proxy: facts.own_proxy,
+                own_proxy: facts.proxy.is_some(),
+                proxy: facts.proxy,
                 message,
             }),
             Err(Refused { id, task_type, fault }) => Err(Box::new(NotAJob { id, task_type, fault, message })),
@@ -109,6 +114,21 @@ impl Job {
         check_task(&task, &type_of(&task)?, policy)
     }
 
+    /// The fault of a deadline that leaves less time than the API needs even for its quicker answers.
+    #[must_use]
+    pub fn unreachable(&self, now: Timestamp, least: Option<Duration>) -> Option<Fault> {
+        let (deadline, least) = (self.deadline?, least?);
+        let left = deadline.since(now);
+        (left < least).then(|| {
+            let text = format!(
+                "{} ms are left until the deadline; answers for this type have been taking {} ms at least",
+                left.as_millis(),
+                least.as_millis()
+            );
+            Fault::local(Class::Expired, codes::DEADLINE_UNREACHABLE, Stage::Submit, text)
+        })
+    }
+
     /// Whether the deadline is over.
     #[must_use]
     pub fn is_late(&self, now: Timestamp) -> bool {
@@ -120,7 +140,7 @@ struct Facts {
     id: String,
     task_type: String,
     deadline: Option<Timestamp>,
-    own_proxy: bool,
+    proxy: Option<Mark>,
 }
 
 struct Refused {
@@ -142,7 +162,7 @@ fn read(body: &[u8], fallback_id: &str, policy: &Policy) -> Result<Facts, Refuse
     let task = task_of(&fields).map_err(|fault| refused(&id, None, fault))?;
     let task_type = type_of(&task).map_err(|fault| refused(&id, None, fault))?;
     check_task(&task, &task_type, policy).map_err(|fault| refused(&id, Some(&task_type), fault))?;
-    Ok(Facts { id, deadline, own_proxy: task.proxy_address.is_some(), task_type })
+    Ok(Facts { id, deadline, proxy: proxy_of(&task), task_type })
 }
 
 fn top_level(body: &[u8]) -> Result<JobFields<'_>, Fault> {
@@ -233,6 +253,13 @@ fn type_of(task: &TaskFields<'_>) -> Result<String, Fault> {
         }
         Some(kind) => Ok(kind.into_owned()),
     }
+}
+
+/// Whatever JSON a publisher writes the address and port in: only that two are the same matters.
+fn proxy_of(task: &TaskFields<'_>) -> Option<Mark> {
+    let bare = |raw: &RawValue| fields::text(raw.get()).map_or_else(|| raw.get().to_owned(), Cow::into_owned);
+    let host = bare(task.proxy_address?);
+    Some(Mark::of_proxy(host.trim(), task.proxy_port.map(bare).unwrap_or_default().trim()))
 }
 
 fn check_task(task: &TaskFields<'_>, task_type: &str, policy: &Policy) -> Result<(), Fault> {

@@ -107,6 +107,8 @@ pub enum Event {
     },
     /// It would have been submitted now, but the door would no longer let it in.
     Refused(Fault),
+    /// It would have been submitted now, but the API is known to have no slot for it: it waits its turn without a call.
+    Withheld(Fault),
 }
 
 /// The last word on a job.
@@ -155,11 +157,13 @@ pub struct Step {
     pub trip: Option<Reason>,
     /// A possible second payment, to be counted.
     pub window: Option<Window>,
+    /// A submission was paid in vain; how it ended.
+    pub wasted: Option<Class>,
 }
 
 impl From<Action> for Step {
     fn from(action: Action) -> Self {
-        Self { action, trip: None, window: None }
+        Self { action, trip: None, window: None, wasted: None }
     }
 }
 
@@ -198,6 +202,7 @@ impl Case {
             (Event::Submitted(end), None) => self.after_submission(end, at),
             (Event::SubmissionsShut { for_the_account }, None) => self.held_back(for_the_account),
             (Event::Refused(fault), None) => Step::fail(fault),
+            (Event::Withheld(fault), None) => self.park_within(at.rules.capacity_timeout, fault, at),
             (Event::TicketTaken { redelivered }, Some(task)) => self.ticket_at_hand(task, redelivered, at),
             (Event::Due, Some(task)) => self.poll_due(task, at),
             (Event::Answered(end), Some(task)) => self.after_poll(task, end, at),
@@ -220,12 +225,14 @@ impl Case {
     /// The deadline is over: nobody waits for the answer, so nothing more is spent on it.
     fn too_late(&self, stage: Stage) -> Step {
         let deadline = self.job.deadline.map(|at| at.to_string()).unwrap_or_default();
-        Step::fail(Fault::local(
+        let wasted = self.task.as_ref().map(|_| Class::Expired);
+        let step = Step::fail(Fault::local(
             Class::Expired,
             codes::DEADLINE_PASSED,
             stage,
             format!("the deadline {deadline} has passed"),
-        ))
+        ));
+        Step { wasted, ..step }
     }
 }
 
@@ -239,6 +246,7 @@ impl Event {
             Event::Answered(_) => "the end of getTaskResult",
             Event::SubmissionsShut { .. } => "being held back from submission",
             Event::Refused(_) => "being refused",
+            Event::Withheld(_) => "being withheld",
         }
     }
 }

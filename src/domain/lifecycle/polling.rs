@@ -45,7 +45,7 @@ impl Case {
         at: &Moment<'_>,
     ) -> Step {
         match end {
-            Ok(TaskState::Ready(solution)) => {
+            Ok(TaskState::Ready { solution, .. }) => {
                 self.task = Some(task);
                 Action::Settle(Verdict::Solved(solution)).into()
             }
@@ -88,14 +88,15 @@ impl Case {
         }
     }
 
-    /// The task is paid and may still be answered, so its ticket is kept: asked on where the reason allows it, handed back where it does not.
+    /// The task is paid and may still be answered, so its ticket is kept, and asked for again once the guard allows it.
     fn poll_refused_for_the_account(&mut self, task: OpenTask, fault: &Fault, at: &Moment<'_>) -> Step {
         let reason = fault.reason().unwrap_or(Reason::KeyInvalid);
-        let step = if reason.stops().polls {
-            self.task = Some(task);
-            Action::HandBack.into()
-        } else {
-            self.ask_again(task, fault.retry_after, at)
+        let pace = at.rules.pacing.of(&self.job.task_type);
+        // That poll told nothing about the task, so the type's time-out does not end it: it is asked for once more, if it is kept so long.
+        let next = pace.after_answer(Duration::ZERO, task.polls, task.slower, fault.retry_after, at.luck);
+        let step = match next {
+            Next::After(wait) => self.wait(task, wait),
+            Next::Over | Next::Gone => self.no_more_polls(task, next, at),
         };
         step.with_trip(reason)
     }
@@ -140,14 +141,15 @@ impl Case {
         if used >= allowed || self.job.is_late(at.now) || self.history.attempts.len() + 1 >= MAX_ATTEMPTS {
             return self.fail_paid(task, fault);
         }
+        let wasted = fault.class;
         self.record(&task, ended);
-        Step::from(Action::Submit).with_window(Window::Resubmission)
+        Step { wasted: Some(wasted), ..Step::from(Action::Submit).with_window(Window::Resubmission) }
     }
 
     fn fail_paid(&mut self, task: OpenTask, fault: Fault) -> Step {
         self.record(&task, Ended::Failed(fault.class));
         self.task = Some(task);
-        Step::fail(fault)
+        Step { wasted: Some(fault.class), ..Step::fail(fault) }
     }
 
     fn record(&mut self, task: &OpenTask, ended: Ended) {

@@ -96,7 +96,7 @@ impl Case {
     }
 
     /// Parks the job, unless that would outlast its budget or its deadline.
-    fn park_within(&mut self, budget: Duration, fault: Fault, at: &Moment<'_>) -> Step {
+    pub(super) fn park_within(&mut self, budget: Duration, fault: Fault, at: &Moment<'_>) -> Step {
         let ends = self.history.first_seen.plus(budget);
         let ends = self.job.deadline.map_or(ends, |deadline| deadline.min(ends));
         let left = ends.since(at.now);

@@ -14,7 +14,7 @@ fn a_job_is_submitted_kept_as_a_ticket_polled_and_settled() {
     assert!(matches!(not_yet.action, Action::Wait(w) if w == secs(2)));
     scene.after(secs(2), Event::Due);
     let solution = serde_json::from_str::<Box<RawValue>>(r#"{"text":"x"}"#).unwrap();
-    let ready = scene.on(Event::Answered(Ok(TaskState::Ready(solution))));
+    let ready = scene.on(Event::Answered(Ok(TaskState::Ready { solution, cost: None })));
     assert!(matches!(ready.action, Action::Settle(Verdict::Solved(s)) if s.get() == r#"{"text":"x"}"#));
     assert_eq!(scene.case.task.map(|task| task.polls), Some(2));
 }
@@ -31,7 +31,7 @@ fn a_job_past_its_deadline_is_never_submitted_nor_polled() {
 #[test]
 fn a_paid_ticket_outlives_account_faults() {
     let wrong_key = Scene::with_ticket().poll_refused("ERROR_KEY_DOES_NOT_EXIST");
-    assert!(matches!(wrong_key.action, Action::HandBack));
+    assert!(matches!(wrong_key.action, Action::Wait(_)));
     assert_eq!(wrong_key.trip, Some(Reason::KeyInvalid));
     let no_funds = Scene::with_ticket().poll_refused("ERROR_ZERO_BALANCE");
     assert!(matches!(no_funds.action, Action::Wait(_)));

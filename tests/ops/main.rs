@@ -1,39 +1,50 @@
 //! The ops server beside a worker that is, and is not, ready.
 
+mod exposition;
+mod metrics;
+
+use std::sync::Arc;
+use std::time::Duration;
+
 use captcha_worker::broker::Broker;
 use captcha_worker::broker::local::LocalBroker;
 use captcha_worker::broker::topology::Names;
 use captcha_worker::domain::code::Overrides;
+use captcha_worker::domain::guard;
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::pacing::{Pacing, PacingTable};
 use captcha_worker::domain::policy::Policy;
+use captcha_worker::domain::solve_time::Reach;
+use captcha_worker::fleet::Egress;
 use captcha_worker::ops::Server;
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
-use captcha_worker::worker::{Clock, Dice, Worker, WorkerOptions};
+use captcha_worker::worker::{Clock, Dice, Limits, Worker, WorkerOptions};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use std::time::Duration;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
-struct Silent;
+/// An account with funds, and no word about anything else.
+struct Solvent;
 
-impl Transport for Silent {
+impl Transport for Solvent {
     fn post<'a>(
         &'a self,
         _: &'static str,
         _: bytes::Bytes,
     ) -> BoxFuture<'a, Result<RawReply, TransportError>> {
-        Box::pin(async { Err(TransportError::NeverSent("silent".to_owned())) })
+        Box::pin(async {
+            Ok(RawReply { status: 200, retry_after: None, body: r#"{"errorId":0,"balance":7.5}"#.into() })
+        })
     }
 }
 
-fn worker(broker: &LocalBroker) -> Worker {
+fn worker(broker: &LocalBroker, key: &str, api: Arc<dyn Transport>, policy: Policy) -> Worker {
     let second = Duration::from_secs;
     let pacing = Pacing::try_new(second(1), second(2), second(60)).expect("within the limits");
     Worker::new(WorkerOptions {
         broker: Broker::Local(broker.clone()),
-        solver: Solver::with_transport("key".into(), std::sync::Arc::new(Silent)),
+        solver: Solver::with_transport(key.into(), api),
         names: Names::new("captcha"),
         declare_topology: true,
         rules: Rules {
@@ -44,11 +55,19 @@ fn worker(broker: &LocalBroker) -> Worker {
             max_resubmissions: 1,
             ambiguous: Ambiguous::Retry,
         },
-        policy: Policy::default(),
+        policy,
         name: "replica".to_owned(),
         max_in_flight: 10,
-        submit_concurrency: 2,
-        max_calls: 4,
+        limits: Limits {
+            max_calls: 4,
+            submit_concurrency: 2,
+            max_calls_per_second: None,
+            caps: std::collections::BTreeMap::new(),
+        },
+        guard: guard::Rules::default(),
+        egress: Egress::Shared,
+        operators: Vec::new(),
+        deadlines: Reach { quantile: 0.0, least_answers: 1 },
         drain_timeout: second(5),
         reply_to_prefix: String::new(),
         clock: Clock::System,
@@ -67,7 +86,7 @@ async fn get(url: &str) -> (u16, Value) {
 async fn a_replica_is_ready_only_while_it_has_a_session() {
     let broker = LocalBroker::new();
     broker.set_reachable(false);
-    let worker = worker(&broker);
+    let worker = worker(&broker, "key", Arc::new(Solvent), Policy::default());
     let (view, stop) = (worker.view(), CancellationToken::new());
     let server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
     let base = format!("http://{}", server.local_addr().expect("bound"));
@@ -79,13 +98,15 @@ async fn a_replica_is_ready_only_while_it_has_a_session() {
     broker.set_reachable(true);
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut looks = interval(Duration::from_millis(20));
-    while !view.is_connected() {
+    while get(&format!("{base}/readyz")).await != (200, json!({"ready": true, "reasons": []})) {
         looks.tick().await;
-        assert!(Instant::now() < deadline, "no session in time");
+        assert!(Instant::now() < deadline, "not ready in time");
     }
-    assert_eq!(get(&format!("{base}/readyz")).await, (200, json!({"ready": true, "reasons": []})));
+    assert!(view.is_connected());
     let (_, status) = get(&format!("{base}/status")).await;
-    assert_eq!((&status["guard"]["state"], &status["in_flight"]), (&json!("open"), &json!(0)));
+    assert_eq!((&status["guard"]["state"], &status["in_flight"]), (&json!("canary"), &json!(0)));
+
+    assert_eq!(status["guard"]["balance"]["text"], "7.5");
 
     stop.cancel();
     running.await.expect("no panic").expect("drained");

@@ -1,4 +1,4 @@
-//! The worker's clock and dice: the only places where the time is read and a number is drawn.
+//! Clock and dice: the only places where the time is read and a number is drawn.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};

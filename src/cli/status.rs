@@ -1,0 +1,203 @@
+//! `status`: how the fleet and the account stand.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::output::Output;
+use super::{CommandError, Exit, connect, signals};
+use crate::broker::topology::{Names, PARKS};
+use crate::broker::{BrokerError, Session};
+use crate::config::Settings;
+use crate::domain::class::Class;
+use crate::domain::guard::{self, Phase, State};
+use crate::fleet::{Client, Presence, Survey};
+
+/// Replicas answer within milliseconds; this long for those that do not.
+const PATIENCE: Duration = Duration::from_millis(2_500);
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
+
+const EXAMPLES: &str = "\
+Asks the replicas over the broker, and the broker for the queues' lengths. Replicas are those that answer.
+
+Examples:
+  captcha-worker status
+  captcha-worker status --watch
+  captcha-worker status --json | jq '.guard.reasons'
+
+Exit codes: 0 a leader answered; 1 none did.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct StatusArgs {
+    /// Look again every 2 s, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+}
+
+/// Messages that wait, by queue.
+struct Backlog {
+    jobs: u64,
+    tickets: u64,
+    retry: u64,
+    results: u64,
+    dead: u64,
+}
+
+pub(super) async fn run(
+    args: &StatusArgs,
+    settings: &Settings,
+    output: &mut Output,
+) -> Result<Exit, CommandError> {
+    let broker = connect::broker(settings, "captcha-worker status")?;
+    let names = Names::new(&settings.broker.namespace);
+    let mut client = Client::connect(&broker, &names).await?;
+    let stop = if args.watch { signals::stop()? } else { CancellationToken::new() };
+    let looked = look_on(args.watch, &stop, &mut client, &names, output).await;
+    client.close().await;
+    Ok(Exit::when(looked?))
+}
+
+/// Looks once, or until told to stop. Whether a leader answered at the last look.
+async fn look_on(
+    watch: bool,
+    stop: &CancellationToken,
+    client: &mut Client,
+    names: &Names,
+    output: &mut Output,
+) -> Result<bool, CommandError> {
+    let mut looks = interval(WATCH_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut has_leader = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(has_leader),
+            _ = looks.tick() => {}
+        }
+        let survey = client.survey(PATIENCE).await?;
+        let backlog = backlog(client.session(), names).await?;
+        has_leader = survey.leader.is_some();
+        if output.is_json() {
+            output.value(&as_json(&survey, &backlog))?;
+        } else {
+            if watch {
+                output.bytes(CLEAR.as_bytes())?;
+            }
+            show(&survey, &backlog, output)?;
+        }
+        if !watch {
+            return Ok(has_leader);
+        }
+    }
+}
+
+async fn backlog(session: &Session, names: &Names) -> Result<Backlog, BrokerError> {
+    let depth = async |queue: String| Ok(session.link().depth(&queue).await?.ready);
+    let (mut retry, mut dead) = (0, depth(names.dead_raw()).await?);
+    for park in PARKS {
+        retry += depth(names.retry(park)).await?;
+    }
+    for class in Class::finals() {
+        dead += depth(names.dead(class)).await?;
+    }
+    Ok(Backlog {
+        jobs: depth(names.jobs()).await?,
+        tickets: depth(names.tickets()).await?,
+        retry,
+        results: depth(names.results()).await?,
+        dead,
+    })
+}
+
+fn as_json(survey: &Survey, backlog: &Backlog) -> Value {
+    let leader = survey.leader.as_ref();
+    let replicas: Vec<Value> = survey.replicas.iter().map(replica_json).collect();
+    json!({
+        "guard": guard::told(leader.map(|leader| &leader.state)),
+        "leader": leader.map(|leader| &leader.name),
+        "replicas": replicas,
+        "expected_replicas": survey.expected(),
+        "following": survey.following(),
+        "shut_types": leader.map(|leader| leader.shut.clone()).unwrap_or_default(),
+        "backlog": {
+            "jobs": backlog.jobs, "tickets": backlog.tickets, "retry": backlog.retry,
+            "results": backlog.results, "dead": backlog.dead,
+        },
+    })
+}
+
+fn replica_json(replica: &Presence) -> Value {
+    let vitals = &replica.vitals;
+    json!({
+        "name": replica.name, "id": replica.id, "epoch": replica.epoch, "started_at": replica.started_at,
+        "ready": vitals.ready, "held": replica.held, "key": replica.key,
+        "in_flight": vitals.in_flight, "window": vitals.window, "types": vitals.types,
+        "calls": vitals.calls, "accepted": vitals.accepted, "solved": vitals.solved, "failed": vitals.failed,
+    })
+}
+
+fn show(survey: &Survey, backlog: &Backlog, output: &mut Output) -> Result<(), CommandError> {
+    let leader = survey.leader.as_ref();
+    for line in guard_lines(leader.map(|leader| &leader.state)) {
+        output.line(line)?;
+    }
+    let Backlog { jobs, tickets, retry, results, dead } = backlog;
+    output.line(format_args!("leader   {}", leader.map_or("none", |leader| &leader.name)))?;
+    output.line(format_args!(
+        "backlog  jobs {jobs} · tickets {tickets} · retry {retry} · results {results} · dead {dead} (ready in the queues)"
+    ))?;
+    if let Some(leader) = leader.filter(|leader| !leader.shut.is_empty()) {
+        output.line(format_args!("no slots {}", leader.shut.join(", ")))?;
+    }
+    output.line("")?;
+    let head =
+        ["replica", "ready", "in flight", "window", "calls", "paid", "solved", "failed", "held", "types"];
+    output.table(head, survey.replicas.iter().map(row))?;
+    Ok(())
+}
+
+fn row(replica: &Presence) -> [String; 10] {
+    let vitals = &replica.vitals;
+    let types: Vec<String> = vitals.types.iter().map(|(name, size)| format!("{name} {size}")).collect();
+    [
+        replica.name.clone(),
+        if vitals.ready { "yes" } else { "no" }.to_owned(),
+        vitals.in_flight.to_string(),
+        vitals.window.to_string(),
+        vitals.calls.to_string(),
+        vitals.accepted.to_string(),
+        vitals.solved.to_string(),
+        vitals.failed.to_string(),
+        replica.held.map(|reason| reason.to_string()).unwrap_or_default(),
+        types.join(", "),
+    ]
+}
+
+/// The account's state in words.
+pub(super) fn guard_lines(state: Option<&State>) -> Vec<String> {
+    let Some(state) = state else {
+        return vec!["guard    unknown: no leader answers".to_owned()];
+    };
+    let mut lines = vec![format!("guard    {} since {}", state.phase.name(), state.since)];
+    if let Some(trip) = state.tripped() {
+        let next = match state.phase {
+            Phase::Tripped => format!(", looked at again at {}", trip.next_probe_at),
+            Phase::Probing | Phase::Canary | Phase::Open => String::new(),
+        };
+        lines.push(format!("         {} since {}{next}", trip.reason, trip.since));
+        lines.push(format!("         {}", trip.reason.advice()));
+    }
+    if let Some(paused) = &state.paused {
+        let why = paused.reason.as_deref().unwrap_or("no reason given");
+        lines.push(format!("         paused since {} by {}: {why}", paused.since, paused.by));
+    }
+    if let Some(funds) = &state.funds {
+        let rate = funds.per_hour.map(|rate| format!(", {rate:+.3} an hour")).unwrap_or_default();
+        lines.push(format!("balance  {} at {}{rate}", funds.text, funds.at));
+    }
+    lines
+}

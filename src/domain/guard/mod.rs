@@ -1,0 +1,72 @@
+//! The guard of the account: what was found out about it, what that stops, and when to look again.
+//!
+//! ```text
+//!               nothing known, or nothing any more
+//!                              │
+//!                              ▼
+//!              ┌──────────▶ Probing ──balance told──┐
+//!      leader  │              │ refused             ▼
+//!      changed │              ▼                   Canary ──a job accepted──▶ Open
+//!              │           Tripped ──balance told──▲ │                        │
+//!              │              ▲    (by schedule,   │ └── refused ──┐          │
+//!              │              │     or resume)     └───────────────┼──────────┤
+//!              │              └────────────────────────────────────┘◀─refused─┘
+//!              └────────────── nothing heard for long ────────────────────────┘
+//! ```
+//!
+//! An operator's pause stands beside the phase. The record ([`State`]) is the leader's alone to write; every replica derives from it what it
+//! may do ([`Permit`]). Nothing here does I/O or reads a clock.
+
+mod due;
+mod learn;
+mod permit;
+mod reason;
+mod spend;
+mod state;
+#[cfg(test)]
+mod tests;
+mod told;
+mod watch;
+
+use std::time::Duration;
+
+pub use due::Pressure;
+pub use learn::{CanaryEnd, News, ProbeEnd};
+pub use permit::{Jobs, Permit};
+pub use reason::{Reason, Schedule, Stops};
+pub use spend::Spending;
+pub use state::{Funds, KeyStanding, Keys, MAX_PROXIES, Paused, Phase, Quarantined, State, Trip, VERSION};
+pub use told::told;
+pub use watch::Watch;
+
+/// The operator's settings, as far as they decide about the account.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// How long nothing is called after a refusal for a ban. Documented: 10 minutes, longer if the calls go on.
+    pub ban_pause: Duration,
+    /// The guard trips at this balance, or below it, before the API says no.
+    pub min_balance: f64,
+    /// A warning is logged below this balance.
+    pub low_balance: f64,
+    /// The longest time between two looks at the balance.
+    pub balance_interval: Duration,
+    /// How long a proxy that the API called banned is left alone.
+    pub quarantine: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            ban_pause: Duration::from_secs(630),
+            min_balance: 0.0,
+            low_balance: 0.0,
+            balance_interval: Duration::from_secs(60),
+            quarantine: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Refused task ids within [`WRONG_IDS_WITHIN`] that trip the guard. The API bans for repeated ones; how many is not documented.
+pub const WRONG_IDS: usize = 3;
+/// The time that wrong ids are counted over.
+pub const WRONG_IDS_WITHIN: Duration = Duration::from_secs(60);

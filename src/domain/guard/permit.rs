@@ -1,0 +1,73 @@
+//! What the account's state lets one replica do.
+
+use super::reason::Reason;
+use super::state::{KeyStanding, Phase, State};
+use crate::domain::mark::Mark;
+
+/// How many jobs a replica may submit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jobs {
+    /// None; they stay queued.
+    None,
+    /// One at a time, to see whether the API takes it.
+    Canary,
+    /// As many as the windows allow.
+    All,
+}
+
+/// What one replica may do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permit {
+    /// createTask.
+    pub jobs: Jobs,
+    /// getTaskResult.
+    pub polls: bool,
+    /// Holding tickets. One that may not poll for a reason of its own must leave them to others; one that waits with all the others keeps them.
+    pub tickets: bool,
+}
+
+impl Permit {
+    /// Before the fleet's state is known, and for a replica that must not call at all: nothing.
+    pub const NOTHING: Permit = Permit { jobs: Jobs::None, polls: false, tickets: false };
+    /// Everything.
+    pub const ALL: Permit = Permit { jobs: Jobs::All, polls: true, tickets: true };
+
+    /// The permit under a state.
+    #[must_use]
+    pub fn under(state: &State, leads: bool, key: &Mark) -> Self {
+        if state.phase == Phase::Probing && state.keys.good.is_empty() {
+            return Self::NOTHING;
+        }
+        if state.keys.standing(key) != KeyStanding::Good {
+            // Where no key is good there is nobody to leave the tickets to.
+            let waits = state.keys.good.is_empty() && state.phase == Phase::Tripped;
+            return Self { tickets: waits, ..Self::NOTHING };
+        }
+        let trip = state.tripped().map(|trip| trip.reason);
+        let jobs = match state.phase {
+            Phase::Open => Jobs::All,
+            Phase::Canary if leads => Jobs::Canary,
+            Phase::Probing | Phase::Tripped | Phase::Canary => Jobs::None,
+        };
+        let jobs = if state.paused.is_some() { Jobs::None } else { jobs };
+        let polls = match state.phase {
+            Phase::Open => true,
+            Phase::Probing => false,
+            Phase::Tripped => trip.is_some_and(|reason| !reason.stops().polls),
+            // The balance was told, so key and address are good; whether task ids are is what the canary shows.
+            Phase::Canary => trip != Some(Reason::WrongIds) || leads,
+        };
+        Self { jobs, polls, tickets: true }
+    }
+
+    /// What is left of it under a reason that this replica has met itself.
+    #[must_use]
+    pub fn without(self, reason: Reason) -> Self {
+        let stops = reason.stops();
+        Self {
+            jobs: if stops.submissions { Jobs::None } else { self.jobs },
+            polls: self.polls && !stops.polls,
+            tickets: self.tickets,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The account's state as the fleet keeps it: one record, written by the leader alone, on the broker.
+
+use serde::{Deserialize, Serialize};
+
+use super::reason::Reason;
+use crate::domain::mark::Mark;
+use crate::domain::time::Timestamp;
+
+/// Version of the record.
+pub const VERSION: u32 = 1;
+/// Keys of each kind that are remembered.
+pub(super) const MAX_KEYS: usize = 16;
+/// Proxies in quarantine; beyond it the one that would come out first gives way.
+pub const MAX_PROXIES: usize = 256;
+
+/// Where the account stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing is known yet: the leader is to ask for the balance before anybody calls.
+    Probing,
+    /// It is not to be used, see [`Trip`].
+    Tripped,
+    /// The API answers well again: the leader is to submit one job.
+    Canary,
+    /// It may be used.
+    Open,
+}
+
+impl Phase {
+    /// Every phase.
+    pub const ALL: [Phase; 4] = [Phase::Probing, Phase::Tripped, Phase::Canary, Phase::Open];
+
+    /// The name in metrics and status.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Probing => "probing",
+            Phase::Tripped => "tripped",
+            Phase::Canary => "canary",
+            Phase::Open => "open",
+        }
+    }
+}
+
+/// Why, since when, and when the leader looks again. Kept through the canary, and as a memory once open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trip {
+    /// Why.
+    pub reason: Reason,
+    /// Since when.
+    pub since: Timestamp,
+    /// Nobody asks before.
+    pub next_probe_at: Timestamp,
+    /// Looks that found it still there.
+    pub failures: u32,
+    /// The balance at the last look that found too little.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_at: Option<f64>,
+}
+
+/// An operator's pause. It stands beside the phase: what is found out meanwhile is not forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// The operator's words, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The broker's user who asked for it.
+    pub by: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// Keys by their marks: which the API has taken, and which it has refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    /// Taken.
+    pub good: Vec<Mark>,
+    /// Refused, and not asked again but by the schedule or an operator's word.
+    pub refused: Vec<Mark>,
+}
+
+/// What is known of a replica's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyStanding {
+    /// The API has taken it.
+    Good,
+    /// The API has refused it.
+    Refused,
+    /// Not tried yet.
+    Unknown,
+}
+
+impl Keys {
+    /// What is known of a key.
+    #[must_use]
+    pub fn standing(&self, key: &Mark) -> KeyStanding {
+        if self.good.contains(key) {
+            KeyStanding::Good
+        } else if self.refused.contains(key) {
+            KeyStanding::Refused
+        } else {
+            KeyStanding::Unknown
+        }
+    }
+
+    /// The API has taken it; whether that is news.
+    pub(super) fn accept(&mut self, key: &Mark) -> bool {
+        let news = self.standing(key) != KeyStanding::Good;
+        if news {
+            self.refused.retain(|other| other != key);
+            remember(&mut self.good, key);
+        }
+        news
+    }
+
+    pub(super) fn refuse(&mut self, key: &Mark) {
+        self.good.retain(|other| other != key);
+        if !self.refused.contains(key) {
+            remember(&mut self.refused, key);
+        }
+    }
+}
+
+fn remember(keys: &mut Vec<Mark>, key: &Mark) {
+    if keys.len() >= MAX_KEYS {
+        keys.remove(0);
+    }
+    keys.push(key.clone());
+}
+
+/// The account's funds at a look.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Funds {
+    /// The decimal as the API wrote it.
+    pub text: String,
+    /// The same as a number.
+    pub amount: f64,
+    /// When it was asked for.
+    pub at: Timestamp,
+    /// Its change, in the account's currency per hour, over the last looks; negative while it is spent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_hour: Option<f64>,
+}
+
+/// A proxy that nobody uses for a while: using a banned one again endangers the account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Its mark.
+    pub proxy: Mark,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// The record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Version of this record.
+    pub v: u32,
+    /// Grows with every record that is written; the highest is the one in force.
+    pub epoch: u64,
+    /// The epoch at which the phase began. A refusal of a call that began under an earlier one is old news.
+    pub term: u64,
+    /// Where the account stands.
+    pub phase: Phase,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, while it may not be used; afterwards the memory of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trip: Option<Trip>,
+    /// An operator's pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
+    /// The last call of getBalance, written before it is made, so that a leader that dies over it is followed by one that knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probed_at: Option<Timestamp>,
+    /// Calls of getBalance of which no leader has lived to see the end.
+    #[serde(default)]
+    pub unended: u32,
+    /// When the API last answered well, as far as the leader knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<Timestamp>,
+    /// Keys by their marks.
+    #[serde(default)]
+    pub keys: Keys,
+    /// The account's funds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub funds: Option<Funds>,
+    /// Proxies that nobody uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantine: Vec<Quarantined>,
+    /// The last operator's command that was carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_command: Option<String>,
+}
+
+impl State {
+    /// That of an account about which nothing is known, or nothing any more. `beyond`: the highest epoch that anybody remembers.
+    #[must_use]
+    pub fn unknown(beyond: u64, now: Timestamp) -> Self {
+        let epoch = beyond.saturating_add(1);
+        Self {
+            v: VERSION,
+            epoch,
+            term: epoch,
+            phase: Phase::Probing,
+            since: now,
+            trip: None,
+            paused: None,
+            probed_at: None,
+            unended: 0,
+            verified_at: None,
+            keys: Keys::default(),
+            funds: None,
+            quarantine: Vec::new(),
+            last_command: None,
+        }
+    }
+
+    /// The record after its message was lost: what is remembered of it, and nothing taken for granted.
+    #[must_use]
+    pub fn recreated(self, now: Timestamp) -> Self {
+        let epoch = self.epoch.saturating_add(1);
+        let phase = if self.phase == Phase::Tripped { Phase::Tripped } else { Phase::Probing };
+        Self { epoch, term: epoch, phase, since: now, ..self }
+    }
+
+    /// Reads a record; `None` where it is none of this version.
+    #[must_use]
+    pub fn read(body: &[u8]) -> Option<Self> {
+        let state: State = serde_json::from_slice(body).ok()?;
+        let sound = state.v == VERSION
+            && state.term <= state.epoch
+            && state.keys.good.len() <= MAX_KEYS
+            && state.keys.refused.len() <= MAX_KEYS
+            && state.quarantine.len() <= MAX_PROXIES
+            && (state.phase != Phase::Tripped || state.trip.is_some());
+        sound.then_some(state)
+    }
+
+    /// The record as it is written.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Plain data with string keys and finite numbers: there is nothing in it that could fail to be written.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Every reason in force, the gravest first.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<Reason> {
+        let paused = self.paused.as_ref().map(|_| Reason::Operator);
+        self.tripped().map(|trip| trip.reason).into_iter().chain(paused).collect()
+    }
+
+    /// The trip in force: while tripped, and until a canary has passed.
+    #[must_use]
+    pub fn tripped(&self) -> Option<&Trip> {
+        match self.phase {
+            Phase::Probing | Phase::Open => None,
+            Phase::Tripped | Phase::Canary => self.trip.as_ref(),
+        }
+    }
+
+    /// The proxies in quarantine. The record keeps those that are out of it until the next one comes in.
+    pub fn quarantined(&self, now: Timestamp) -> impl Iterator<Item = &Mark> {
+        self.quarantine.iter().filter(move |entry| entry.until > now).map(|entry| &entry.proxy)
+    }
+
+    /// Whether a proxy is in quarantine.
+    #[must_use]
+    pub fn quarantines(&self, proxy: &Mark, now: Timestamp) -> bool {
+        self.quarantined(now).any(|quarantined| quarantined == proxy)
+    }
+
+    /// Puts a proxy into quarantine.
+    pub(super) fn isolate(&mut self, proxy: &Mark, until: Timestamp, now: Timestamp) {
+        self.quarantine.retain(|entry| entry.until > now && entry.proxy != *proxy);
+        if self.quarantine.len() >= MAX_PROXIES {
+            self.quarantine.remove(0);
+        }
+        self.quarantine.push(Quarantined { proxy: proxy.clone(), until });
+    }
+}

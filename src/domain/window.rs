@@ -1,0 +1,211 @@
+//! How many calls may be under way at once: slow start, then additive increase, and multiplicative decrease.
+
+use std::time::Duration;
+
+use super::time::Timestamp;
+
+/// What is under way together fails together: it shrinks a window once.
+const ONE_CUT: Duration = Duration::from_secs(1);
+/// Refusals in a row by which a type is short of slots, and not just met a busy moment.
+const SHORT_AFTER: u32 = 3;
+/// A type whose window is at 1 is shut after so many refusals in a row.
+const SHUT_AFTER: u32 = 5;
+
+/// A window on calls.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Window {
+    size: f64,
+    threshold: f64,
+    most: f64,
+    cut_at: Option<Timestamp>,
+}
+
+impl Window {
+    /// One call, growing with each good answer up to `most`.
+    #[must_use]
+    pub fn starting(most: usize) -> Self {
+        let most = as_size(most.max(1));
+        Self { size: 1.0, threshold: most, most, cut_at: None }
+    }
+
+    /// As wide as it may be.
+    #[must_use]
+    pub fn wide(most: usize) -> Self {
+        let most = as_size(most.max(1));
+        Self { size: most, threshold: most, most, cut_at: None }
+    }
+
+    /// Calls that may be under way at once, at least 1.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 1 and `most`, a usize"
+    )]
+    pub fn size(&self) -> usize {
+        self.size as usize
+    }
+
+    /// A good answer: twice as many a round trip below the threshold, one more above it.
+    pub fn good(&mut self) {
+        let step = if self.size < self.threshold { 1.0 } else { 1.0 / self.size };
+        self.size = (self.size + step).min(self.most);
+    }
+
+    /// A failure of those that concern all that is under way: half.
+    pub fn failed(&mut self, now: Timestamp) {
+        if self.cut_at.is_none_or(|at| now.since(at) >= ONE_CUT) {
+            self.cut_at = Some(now);
+            self.halve();
+        }
+    }
+
+    /// From one call again, and quickly back to where it was.
+    pub fn restart(&mut self) {
+        self.threshold = self.threshold.max(self.size);
+        self.size = 1.0;
+    }
+
+    fn halve(&mut self) {
+        self.size = (self.size / 2.0).max(1.0);
+        self.threshold = self.size;
+    }
+}
+
+/// The windows hold at most some thousands.
+fn as_size(number: usize) -> f64 {
+    u32::try_from(number).map_or(f64::from(u32::MAX), f64::from)
+}
+
+/// The window of one task type: the API has slots by type.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TypeWindow {
+    window: Window,
+    refused_in_a_row: u32,
+    shut: bool,
+}
+
+impl TypeWindow {
+    /// Wide, until the API says otherwise.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { window: Window::wide(most), refused_in_a_row: 0, shut: false }
+    }
+
+    /// Submissions of the type that may be under way at once; 0 while it is shut.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        if self.shut { 0 } else { self.window.size() }
+    }
+
+    /// Whether nothing of this type is submitted.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        self.shut
+    }
+
+    /// Whether the API is short of slots for it, so that more than can be under way had better not wait here.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.refused_in_a_row >= SHORT_AFTER
+    }
+
+    /// The API accepted a task of it.
+    pub fn good(&mut self) {
+        self.refused_in_a_row = 0;
+        self.window.good();
+    }
+
+    /// The API has no slot for it, or wants fewer calls. Tells whether this shut it.
+    pub fn refused(&mut self) -> bool {
+        self.refused_in_a_row = self.refused_in_a_row.saturating_add(1);
+        self.window.halve();
+        let shuts = !self.shut && self.window.size() == 1 && self.refused_in_a_row >= SHUT_AFTER;
+        self.shut |= shuts;
+        shuts
+    }
+
+    /// Another replica found it shut.
+    pub fn shut(&mut self) {
+        self.shut = true;
+    }
+
+    /// Slots are back: one submission, growing with each that is accepted.
+    pub fn reopen(&mut self) {
+        if self.shut {
+            self.shut = false;
+            self.refused_in_a_row = 0;
+            self.window.threshold = self.window.most;
+            self.window.size = 1.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+
+    #[test]
+    fn good_answers_double_it_a_round_trip_until_it_is_as_wide_as_it_may_be() {
+        let mut window = Window::starting(16);
+        let mut sizes = Vec::new();
+        for _ in 0..5 {
+            sizes.push(window.size());
+            (0..window.size()).for_each(|_| window.good());
+        }
+        assert_eq!(sizes, [1, 2, 4, 8, 16]);
+    }
+
+    #[test]
+    fn what_failed_together_halves_it_once_and_it_grows_by_one_a_round_trip_from_there() {
+        let mut window = Window::wide(64);
+        (0..10).for_each(|_| window.failed(NOW));
+        assert_eq!(window.size(), 32);
+        window.failed(NOW.plus(ONE_CUT));
+        assert_eq!(window.size(), 16);
+        (0..17).for_each(|_| window.good());
+        assert_eq!(window.size(), 17);
+    }
+
+    #[test]
+    fn a_restart_finds_its_way_back_quickly() {
+        let mut window = Window::wide(64);
+        window.restart();
+        assert_eq!(window.size(), 1);
+        (0..63).for_each(|_| window.good());
+        assert_eq!(window.size(), 64);
+    }
+
+    #[test]
+    fn a_type_is_shut_by_refusals_in_a_row_and_not_by_single_ones() {
+        let mut window = TypeWindow::new(16);
+        for _ in 0..100 {
+            assert!(!window.refused());
+            window.good();
+        }
+        let until_shut = (1..).find(|_| window.refused());
+        assert_eq!((until_shut, window.size()), (Some(5), 0));
+        assert!(!window.refused(), "it is news once");
+        window.reopen();
+        assert_eq!(window.size(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn it_stays_between_one_and_its_bound(most in 1_usize..5_000, events in prop::collection::vec(0_u8..3, 0..400)) {
+            let mut window = Window::starting(most);
+            let mut now = NOW;
+            for event in events {
+                match event {
+                    0 => window.good(),
+                    1 => { now = now.plus(ONE_CUT); window.failed(now); }
+                    _ => window.restart(),
+                }
+                prop_assert!((1..=most).contains(&window.size()));
+            }
+        }
+    }
+}

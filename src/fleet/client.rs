@@ -1,0 +1,175 @@
+//! An operator's view of a fleet: asks who is there, and gives orders, over the control exchange.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::{Instant, interval, timeout_at};
+use uuid::Uuid;
+
+use super::message::{Command, Control, LeaderNews, Presence, Trust, say};
+use crate::broker::topology::Names;
+use crate::broker::{Broker, BrokerError, Consumer, Session};
+
+pub use super::message::Order;
+
+/// An order that was lost, for want of a leader at that moment, is given again.
+const REPEAT: Duration = Duration::from_secs(1);
+/// Replicas that are listed.
+const MAX_REPLICAS: usize = 4_096;
+
+/// What a fleet has told.
+#[derive(Debug, Clone, Default)]
+pub struct Survey {
+    /// The leader's word; `None` where nobody leads.
+    pub leader: Option<LeaderNews>,
+    /// The replicas, by name.
+    pub replicas: Vec<Presence>,
+}
+
+impl Survey {
+    /// How many replicas know the state that the leader has told, or a later one.
+    #[must_use]
+    pub fn following(&self) -> usize {
+        let epoch = self.leader.as_ref().map_or(u64::MAX, |leader| leader.state.epoch);
+        self.replicas.iter().filter(|replica| replica.epoch >= epoch).count()
+    }
+
+    /// Replicas that should have answered.
+    #[must_use]
+    pub fn expected(&self) -> usize {
+        self.leader.as_ref().map_or(0, |leader| leader.replicas).max(self.replicas.len())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.leader.is_some() && self.following() >= self.expected()
+    }
+}
+
+/// What has come of an order.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The leader has written it down.
+    pub carried_out: bool,
+    /// How the fleet stands.
+    pub survey: Survey,
+}
+
+/// A connection to a fleet's control exchange.
+pub struct Client {
+    session: Session,
+    control: Consumer,
+    exchange: String,
+    user: String,
+    replicas: BTreeMap<String, Presence>,
+    leader: Option<LeaderNews>,
+}
+
+impl Client {
+    /// Connects. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// The broker cannot be reached, or has no control exchange under these names.
+    pub async fn connect(broker: &Broker, names: &Names) -> Result<Self, BrokerError> {
+        let session = broker.connect().await?;
+        let exchange = names.control();
+        let control = session.link().subscribe(&exchange).await?;
+        let user = broker.user().to_owned();
+        Ok(Self { session, control, exchange, user, replicas: BTreeMap::new(), leader: None })
+    }
+
+    /// The session, for looking at queues beside.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Asks who is there, and waits until all have answered or the time is over.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn survey(&mut self, patience: Duration) -> Result<Survey, BrokerError> {
+        let deadline = Instant::now() + patience;
+        self.forget();
+        self.say(&Control::Hello).await?;
+        loop {
+            let survey = self.told();
+            if survey.is_complete() || !self.listen(deadline).await? {
+                return Ok(survey);
+            }
+        }
+    }
+
+    /// Gives an order, and waits until the whole fleet follows it or the time is over.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn order(&mut self, order: Order, patience: Duration) -> Result<Answer, BrokerError> {
+        let deadline = Instant::now() + patience;
+        let id = Uuid::new_v4().to_string();
+        let command = Control::Command(Command { id: id.clone(), order });
+        self.forget();
+        // Whoever is there already answers to this, so that it is known how many are to follow.
+        self.say(&Control::Hello).await?;
+        let mut repeat = interval(REPEAT);
+        loop {
+            let survey = self.told();
+            let carried_out = survey
+                .leader
+                .as_ref()
+                .is_some_and(|leader| leader.state.last_command.as_deref() == Some(&*id));
+            if carried_out && survey.is_complete() || Instant::now() >= deadline {
+                return Ok(Answer { carried_out, survey });
+            }
+            tokio::select! {
+                _ = repeat.tick(), if !carried_out => self.say(&command).await?,
+                heard = self.listen(deadline) => drop(heard?),
+            }
+        }
+    }
+
+    /// Closes the connection.
+    pub async fn close(self) {
+        self.session.link().close().await;
+    }
+
+    fn forget(&mut self) {
+        self.replicas.clear();
+        self.leader = None;
+    }
+
+    async fn say(&self, control: &Control) -> Result<(), BrokerError> {
+        let message = say(control, &self.user);
+        let said = self.session.publisher().publish(&self.exchange, "", false, message).await;
+        said.map_err(|error| BrokerError::Lost(error.to_string()))
+    }
+
+    fn told(&self) -> Survey {
+        let mut replicas: Vec<Presence> = self.replicas.values().cloned().collect();
+        replicas.sort_by(|a, b| a.name.cmp(&b.name));
+        Survey { leader: self.leader.clone(), replicas }
+    }
+
+    /// Takes the next message in; whether there was one before the deadline.
+    async fn listen(&mut self, deadline: Instant) -> Result<bool, BrokerError> {
+        let Ok(next) = timeout_at(deadline, self.control.recv()).await else { return Ok(false) };
+        let delivery = next.ok_or_else(|| BrokerError::Lost("the control consumer ended".to_owned()))?;
+        // Shown, never acted upon: any sender will do that the broker has verified and that may write to the exchange.
+        let own = delivery.message.properties.user_id.clone().unwrap_or_default();
+        let trust = Trust { own, operators: Vec::new() };
+        let _ = delivery.receipt.ack();
+        match trust.hear(&delivery.message).map(|heard| heard.control) {
+            Some(Control::Leader(news)) => {
+                let later = self.leader.as_ref().is_none_or(|known| known.state.epoch <= news.state.epoch);
+                if later {
+                    self.leader = Some(*news);
+                }
+            }
+            Some(Control::Replica(presence)) if self.replicas.len() < MAX_REPLICAS => {
+                self.replicas.insert(presence.id.clone(), *presence);
+            }
+            Some(Control::Bye { id }) => drop(self.replicas.remove(&id)),
+            Some(_) | None => {}
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,187 @@
+//! What the leader does: it holds the one state message, writes a new one before it acks the old, and looks after the account.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::broker::Receipt;
+use crate::domain::call::CallError;
+use crate::domain::class::Class;
+use crate::domain::code::Overrides;
+use crate::domain::fault::{Stage, judge};
+use crate::domain::guard::{Phase, ProbeEnd, Reason, Spending, State, WRONG_IDS, WRONG_IDS_WITHIN, Watch};
+use crate::domain::time::Timestamp;
+use crate::solver::Balance;
+
+/// A state that does not change is written again after this long.
+const REWRITE_AFTER: Duration = Duration::from_secs(600);
+
+/// The lead over a fleet. There is none without a state message in hand.
+pub(super) struct Lead {
+    pub(super) state: State,
+    /// The message that holds the state, once it has come back from the broker.
+    held: Option<Receipt>,
+    held_since: Instant,
+    /// The broker does not have this state yet; to be written again.
+    pub(super) unwritten: bool,
+    /// Replicas find the API down; to be looked into.
+    pub(super) suspected: bool,
+    wrong_ids: Watch,
+    /// What the fleet's submissions cost.
+    pub(super) spending: Spending,
+}
+
+/// What the leader is to do next by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Call getBalance.
+    Probe,
+    /// Have another replica call it, to prove its key.
+    Prove(String),
+    /// Leave the lead to a replica whose key is good.
+    Resign,
+}
+
+impl Lead {
+    /// The state message has come, so this replica leads.
+    pub(super) fn take(state: State, receipt: Receipt) -> Self {
+        Self {
+            state,
+            held: Some(receipt),
+            held_since: Instant::now(),
+            unwritten: false,
+            suspected: false,
+            wrong_ids: Watch::new(WRONG_IDS, WRONG_IDS_WITHIN),
+            spending: Spending::default(),
+        }
+    }
+
+    /// A further state message: the one this leader has just written, or one that a crash has left. The highest epoch wins.
+    pub(super) fn receive(&mut self, state: State, receipt: Receipt) {
+        if state.epoch > self.state.epoch {
+            self.state = state;
+            self.hold(receipt);
+        } else if state.epoch == self.state.epoch && self.held.is_none() {
+            self.held = Some(receipt);
+        } else {
+            done_with(receipt);
+        }
+    }
+
+    /// Whether the message has been in hand for long: the broker ends a consumer that acks nothing for 30 minutes.
+    pub(super) fn is_old(&self) -> bool {
+        self.held_since.elapsed() >= REWRITE_AFTER
+    }
+
+    fn hold(&mut self, receipt: Receipt) {
+        if let Some(old) = self.held.replace(receipt) {
+            done_with(old);
+        }
+    }
+
+    /// Whether the new state is confirmed; then the old one has served.
+    pub(super) fn written(&mut self, confirmed: bool) {
+        self.unwritten = !confirmed;
+        self.held_since = Instant::now();
+        if confirmed && let Some(old) = self.held.take() {
+            done_with(old);
+        }
+    }
+
+    /// What this replica has been told itself is no less true for the loss of the message.
+    pub(super) fn remember(&mut self, memory: &State) {
+        if memory.epoch > self.state.epoch {
+            self.state = memory.clone();
+            self.state.epoch = memory.epoch.saturating_add(1);
+        }
+    }
+
+    /// A replica remembers a later state than this one: an earlier message was lost, and all must follow this one all the same. What it said
+    /// is not known, so the account is looked at.
+    pub(super) fn overtake(&mut self, epoch: u64) -> bool {
+        let behind = epoch > self.state.epoch;
+        if behind {
+            // The term stays: what replicas have met since it is told to this leader again.
+            self.state.epoch = epoch.saturating_add(1);
+            if self.state.phase != Phase::Tripped {
+                self.state.phase = Phase::Probing;
+            }
+        }
+        behind
+    }
+
+    /// A wrong id was reported; whether they are too many.
+    pub(super) fn count_wrong_id(&mut self, term: u64, now: Timestamp) -> bool {
+        term >= self.state.term && self.wrong_ids.note(now)
+    }
+}
+
+/// The lead ends with the session; what is not settled then comes to the next leader.
+fn done_with(receipt: Receipt) {
+    let _ = receipt.ack();
+}
+
+/// What a call of getBalance has shown.
+pub(super) fn probe_end(end: Result<Balance, CallError>, overrides: &Overrides) -> ProbeEnd {
+    let error = match end {
+        Ok(Balance { text, amount }) => return ProbeEnd::Balance { text, amount },
+        Err(error) => error,
+    };
+    // A page without a code is not the API's own word; it may just not have this call.
+    if let CallError::Refused(refusal) = &error
+        && refusal.code.is_none()
+        && matches!(refusal.status, 404 | 405 | 501)
+    {
+        return ProbeEnd::Unsupported;
+    }
+    let fault = judge(&error, Stage::Submit, false, overrides);
+    match fault.class {
+        Class::Account => ProbeEnd::Refused(fault.reason().unwrap_or(Reason::KeyInvalid)),
+        Class::Transient | Class::Pending | Class::Throttled | Class::Capacity => ProbeEnd::Down,
+        Class::Lost
+        | Class::Unsolved
+        | Class::Invalid
+        | Class::Forbidden
+        | Class::Expired
+        | Class::Proxy
+        | Class::Malformed
+        | Class::Poison
+        | Class::Unknown => ProbeEnd::Unsupported,
+    }
+}
+
+/// Tells what has changed about the account, once, with what to do about it.
+pub(super) fn tell(state: &State, before: Option<&State>) {
+    if before.is_some_and(|before| before.phase == state.phase && before.reasons() == state.reasons()) {
+        return;
+    }
+    let reasons: Vec<&str> = state.reasons().iter().map(|reason| reason.name()).collect();
+    let reasons = reasons.join(" and ");
+    match (state.phase, state.reasons().first()) {
+        (Phase::Tripped, Some(reason)) => {
+            let next_probe_at = state.trip.as_ref().map(|trip| tracing::field::display(trip.next_probe_at));
+            tracing::error!(
+                reasons,
+                next_probe_at,
+                "the account is guarded: jobs stay queued; {}",
+                reason.advice()
+            );
+        }
+        (_, Some(Reason::Operator)) => {
+            let why = state.paused.as_ref().and_then(|paused| paused.reason.as_deref());
+            tracing::warn!(why, "paused by an operator: jobs stay queued, paid tasks are finished");
+        }
+        (Phase::Canary, _) => tracing::info!("the API tells the balance; one job is submitted first"),
+        (Phase::Probing, _) => tracing::info!("the account is looked at before anything is submitted"),
+        (Phase::Open | Phase::Tripped, _) => tracing::info!("the account may be used"),
+    }
+}
+
+/// Warns once when the balance falls below the operator's bound.
+pub(super) fn tell_low_balance(state: &State, before: &State, low_balance: f64) {
+    let is_low = |state: &State| state.funds.as_ref().is_some_and(|funds| funds.amount < low_balance);
+    if is_low(state) && !is_low(before) {
+        let balance = state.funds.as_ref().map(|funds| &*funds.text);
+        tracing::warn!(balance, low_balance, "the balance is below guard.low_balance: top up the account");
+    }
+}

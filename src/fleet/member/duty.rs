@@ -1,0 +1,185 @@
+//! What a member does while it leads: it writes the state down, tells it, and looks after the account.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::lead::{self, Duty};
+use super::super::message::{Control, LeaderNews, Report};
+use super::super::standing::Egress;
+use super::{Member, Probed};
+use crate::domain::guard::{KeyStanding, News, Pressure, ProbeEnd, Reason};
+use crate::domain::mark::Mark;
+
+/// How often the leader repeats its word.
+const LEADER_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a replica stays out of the lead that it has left.
+const STEPPED_ASIDE: Duration = Duration::from_secs(20);
+
+impl Member<'_> {
+    /// Takes news in as the leader, and writes it down. It is in force, here as everywhere, once the broker has it; a refusal has stopped this
+    /// replica before.
+    pub(super) async fn learn(&mut self, news: News<'_>) -> bool {
+        let now = self.now();
+        let Some(lead) = &mut self.lead else { return false };
+        let before = lead.state.clone();
+        if !lead.state.learn(news, &self.fleet.rules, now) {
+            return false;
+        }
+        lead::tell(&lead.state, Some(&before));
+        lead::tell_low_balance(&lead.state, &before, self.fleet.rules.low_balance);
+        self.write().await;
+        true
+    }
+
+    /// The new state goes to the broker before the old one is acked, and before anybody is told.
+    pub(super) async fn write(&mut self) {
+        let Some(lead) = &self.lead else { return };
+        let stored = self.store(&lead.state).await;
+        if let Some(lead) = &mut self.lead {
+            lead.written(stored);
+        }
+        self.announce().await;
+        self.present().await;
+    }
+
+    /// Tells the state in force.
+    pub(super) async fn announce(&mut self) {
+        let Some(lead) = self.lead.as_ref().filter(|lead| !lead.unwritten) else { return };
+        let (fleet, replicas) = (self.fleet, self.roster.len().max(1));
+        fleet.standing.adopt(&lead.state, &fleet.name, true, replicas);
+        let news = LeaderNews {
+            id: fleet.id.clone(),
+            name: fleet.name.clone(),
+            state: lead.state.clone(),
+            shut: fleet.standing.shut_types(),
+            replicas,
+        };
+        self.announced = Instant::now();
+        self.leader_heard = self.announced;
+        self.say(&Control::Leader(Box::new(news))).await;
+    }
+
+    /// What the leader does from time to time.
+    pub(super) async fn lead_on(&mut self) {
+        if self.lead.as_ref().is_some_and(|lead| lead.unwritten || lead.is_old()) {
+            self.write().await;
+        } else if self.announced.elapsed() >= LEADER_INTERVAL {
+            self.announce().await;
+        }
+        self.do_duty().await;
+    }
+
+    /// What the leader has to do by itself, where it is due.
+    pub(super) async fn do_duty(&mut self) {
+        match self.duty() {
+            None => {}
+            // Written down first, so that a leader that dies over the call is followed by one that knows of it.
+            Some(Duty::Probe) => {
+                self.learn(News::ProbeBegins).await;
+                if self.may_lead() {
+                    self.asked_in = self.term();
+                    self.probing = Some(self.fleet.probe());
+                }
+            }
+            Some(Duty::Prove(id)) => {
+                self.learn(News::ProbeBegins).await;
+                if self.may_lead() {
+                    self.asked_in = self.term();
+                    self.say(&Control::Prove { id }).await;
+                }
+            }
+            Some(Duty::Resign) => self.resign().await,
+        }
+    }
+
+    fn term(&self) -> u64 {
+        self.lead.as_ref().map_or(0, |lead| lead.state.term)
+    }
+
+    async fn resign(&mut self) {
+        tracing::warn!(
+            "this replica's key or address is refused, and others' may not be: it leaves the lead to them"
+        );
+        self.lead = None;
+        self.aside_until = Some(Instant::now() + STEPPED_ASIDE);
+        if let Some(guard) = self.guard.take() {
+            guard.close().await;
+        }
+    }
+
+    /// Whether nobody else can have been given the lead meanwhile, and the broker has what this leader knows.
+    fn may_lead(&self) -> bool {
+        let holds = self.guard.as_ref().is_some_and(|guard| guard.lease().holds(Instant::now()));
+        holds && self.lead.as_ref().is_some_and(|lead| !lead.unwritten)
+    }
+
+    fn duty(&self) -> Option<Duty> {
+        let (lead, now) = (self.lead.as_ref()?, self.now());
+        if self.probing.is_some() || !self.may_lead() {
+            return None;
+        }
+        // Met here, and not in the state yet, or never to be, since it concerns this replica alone.
+        if self.fleet.standing.seen().held().is_some_and(Reason::is_of_the_address) {
+            return (self.fleet.egress == Egress::Own && self.roster.len() > 1).then_some(Duty::Resign);
+        }
+        let (state, key) = (&lead.state, self.fleet.standing.key());
+        let standing = state.keys.standing(&key);
+        if standing == KeyStanding::Refused && self.roster.has_another_good_key(&state.keys, &key) {
+            return Some(Duty::Resign);
+        }
+        let funds = state.funds.as_ref();
+        let spending = funds
+            .is_some_and(|funds| lead.spending.is_pressing(funds, &self.fleet.rules, self.roster.accepted()));
+        let pressure = Pressure { suspected: lead.suspected, spending };
+        let due = state.probe_due(&self.fleet.rules, pressure, now);
+        let proof = (standing == KeyStanding::Unknown).then(|| state.proof_due(&self.fleet.rules, now));
+        if due.is_some_and(|at| at <= now) || proof.is_some_and(|at| at <= now) {
+            return Some(Duty::Probe);
+        }
+        let stranger = self.roster.with_unknown_key(&state.keys, self.fleet.dice.luck());
+        let stranger = stranger.filter(|_| state.proof_due(&self.fleet.rules, now) <= now)?;
+        Some(Duty::Prove(stranger.id.clone()))
+    }
+
+    /// A call of getBalance has ended: the leader's own, or one by which this replica was to prove its key.
+    pub(super) async fn on_probed(&mut self, probed: Option<Probed>) {
+        self.probing = None;
+        let Some((key, end)) = probed else { return };
+        let end = lead::probe_end(end, &self.fleet.overrides);
+        if self.lead.is_some() {
+            return self.on_tried(&key, end).await;
+        }
+        let good = match end {
+            ProbeEnd::Balance { .. } | ProbeEnd::KeyTaken | ProbeEnd::Unsupported => Some(true),
+            ProbeEnd::Refused(Reason::KeyInvalid) => Some(false),
+            ProbeEnd::Refused(reason) => {
+                self.fleet.standing.refused(reason, self.fleet.standing.permit_and_term().1, self.now());
+                None
+            }
+            ProbeEnd::Down => None,
+        };
+        self.say(&Control::Report(Report::KeyTried { key, good })).await;
+    }
+
+    pub(super) async fn on_tried(&mut self, key: &Mark, end: ProbeEnd) {
+        let (peers, now) = (self.peers(key), self.now());
+        let Some(lead) = &mut self.lead else { return };
+        match &end {
+            ProbeEnd::Refused(reason) if self.fleet.egress == Egress::Own && reason.is_of_the_address() => {
+                return self.fleet.standing.refused(*reason, lead.state.term, now);
+            }
+            // Whatever the writing of it takes, nothing more is called.
+            ProbeEnd::Refused(reason) => self.fleet.standing.heard_refused(*reason, key, lead.state.term),
+            ProbeEnd::Balance { .. } | ProbeEnd::KeyTaken | ProbeEnd::Unsupported | ProbeEnd::Down => {}
+        }
+        if let ProbeEnd::Balance { amount, .. } = &end {
+            let before = lead.state.funds.as_ref().map(|funds| funds.amount);
+            lead.spending.note(before, *amount, self.roster.accepted());
+        }
+        let suspected = lead.suspected;
+        lead.suspected = end == ProbeEnd::Down && !suspected;
+        let term = self.asked_in;
+        self.learn(News::Probed { key, end, term, suspected, peers }).await;
+    }
+}

@@ -1,0 +1,153 @@
+//! What a member hears on the control exchange, and what its own worker has found.
+
+use tokio::time::Instant;
+
+use super::super::Found;
+use super::super::lead;
+use super::super::message::{Command, Control, Heard, LeaderNews, Order, Presence, Report};
+use super::super::standing::Egress;
+use super::{Lost, Member};
+use crate::broker::Delivery;
+use crate::domain::guard::{CanaryEnd, News, Paused, ProbeEnd, Reason};
+use crate::domain::mark::Mark;
+
+/// Both end up in the state, which must stay small. In bytes.
+const MAX_REASON: usize = 1_000;
+const MAX_COMMAND_ID: usize = 64;
+
+impl Member<'_> {
+    pub(super) async fn on_control(&mut self, delivery: Delivery) -> Result<(), Lost> {
+        let Delivery { message, receipt, .. } = delivery;
+        let _ = receipt.ack();
+        let Some(Heard { control, user }) = self.fleet.trust.hear(&message) else {
+            tracing::debug!("a control message that is not to be believed");
+            return Ok(());
+        };
+        match control {
+            Control::Hello => {
+                self.present().await;
+                self.announce().await;
+            }
+            Control::Leader(news) => self.on_leader(*news).await?,
+            Control::Replica(presence) => self.on_replica(*presence).await,
+            Control::Bye { id } => self.roster.remove(&id),
+            Control::Report(report) => self.on_report(report).await,
+            Control::Prove { id } => {
+                let free = self.fleet.standing.seen().held().is_none();
+                if id == self.fleet.id && self.probing.is_none() && free {
+                    self.probing = Some(self.fleet.probe());
+                }
+            }
+            Control::Command(command) => self.on_command(command, user).await,
+        }
+        Ok(())
+    }
+
+    async fn on_leader(&mut self, news: LeaderNews) -> Result<(), Lost> {
+        if news.id == self.fleet.id {
+            return Ok(());
+        }
+        if let Some(lead) = &self.lead {
+            // The broker has given the lead to another while this one was cut off.
+            let outrun = news.state.epoch > lead.state.epoch;
+            return if outrun { Err("another replica leads".to_owned()) } else { Ok(()) };
+        }
+        self.leader_heard = Instant::now();
+        let before = self.fleet.standing.memory();
+        let is_news = self.fleet.standing.adopt(&news.state, &news.name, false, news.replicas);
+        self.fleet.standing.follow_shut(&news.shut, self.now());
+        if is_news {
+            lead::tell(&news.state, before.as_deref());
+            self.present().await;
+        }
+        Ok(())
+    }
+
+    async fn on_replica(&mut self, presence: Presence) {
+        let epoch = presence.epoch;
+        let new = self.roster.note(presence);
+        if new {
+            self.fleet.standing.set_rank(self.roster.rank(&self.fleet.id));
+        }
+        let Some(lead) = &mut self.lead else { return };
+        if lead.overtake(epoch) {
+            self.write().await;
+        } else if new {
+            self.announce().await;
+        }
+    }
+
+    async fn on_report(&mut self, report: Report) {
+        let now = self.now();
+        match report {
+            Report::Refused { reason, key, term } => {
+                self.fleet.standing.heard_refused(reason, &key, term);
+                let peers = self.peers(&key);
+                self.learn(News::Refused { reason, key: &key, term, peers }).await;
+            }
+            Report::WrongId { term } => {
+                let too_many = self.lead.as_mut().is_some_and(|lead| lead.count_wrong_id(term, now));
+                if too_many {
+                    let (key, reason) = (self.fleet.standing.key(), Reason::WrongIds);
+                    self.learn(News::Refused { reason, key: &key, term, peers: false }).await;
+                }
+            }
+            Report::Down => {
+                if let Some(lead) = &mut self.lead {
+                    lead.suspected = true;
+                    self.do_duty().await;
+                }
+            }
+            Report::Shut { task_type } => {
+                self.fleet.standing.note_shut(&task_type, now);
+            }
+            Report::Slots { task_type } => {
+                self.fleet.standing.note_slots(&task_type);
+            }
+            Report::ProxyBanned { proxy } => {
+                self.fleet.standing.isolate(&proxy, now);
+                self.learn(News::ProxyBanned(&proxy)).await;
+            }
+            Report::KeyTried { key, good: Some(true) } => self.on_tried(&key, ProbeEnd::KeyTaken).await,
+            Report::KeyTried { key, good: Some(false) } => {
+                self.on_tried(&key, ProbeEnd::Refused(Reason::KeyInvalid)).await;
+            }
+            Report::KeyTried { good: None, .. } => {}
+        }
+    }
+
+    /// Whether the leader knows another replica whose key is good.
+    pub(super) fn peers(&self, key: &Mark) -> bool {
+        let keys = self.lead.as_ref().map(|lead| &lead.state.keys);
+        keys.is_some_and(|keys| self.roster.has_another_good_key(keys, key))
+    }
+
+    async fn on_command(&mut self, command: Command, by: String) {
+        let since = self.now();
+        let Command { id, order } = command;
+        let done = self.lead.as_ref().is_none_or(|lead| lead.state.last_command.as_deref() == Some(&*id));
+        let reason_fits =
+            !matches!(&order, Order::Pause { reason: Some(reason) } if reason.len() > MAX_REASON);
+        if done || id.len() > MAX_COMMAND_ID || !reason_fits {
+            return;
+        }
+        match order {
+            Order::Pause { reason } => self.learn(News::Pause(Paused { reason, by, since }, &id)).await,
+            Order::Resume => self.learn(News::Resume(&id)).await,
+        };
+        self.do_duty().await;
+    }
+
+    pub(super) async fn on_found(&mut self, found: Found) {
+        match found {
+            Found::Report(report) => self.say(&Control::Report(report)).await,
+            // An address of its own: no matter of the fleet's.
+            Found::Canary(CanaryEnd::Refused(reason), _)
+                if self.fleet.egress == Egress::Own && reason.is_of_the_address() => {}
+            Found::Canary(end, term) => {
+                let key = self.fleet.standing.key();
+                self.learn(News::Canary(end, term, &key)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What replicas and operators say to each other on the control exchange.
+//!
+//! Each message is JSON, transient, with an expiry, and carries the sender's `user_id`, which the broker has verified. Nothing in them is a
+//! secret: keys and proxies are told by their marks.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::envelope::{Message, Properties};
+use crate::domain::guard::{Reason, State};
+use crate::domain::mark::Mark;
+use crate::domain::time::Timestamp;
+
+/// AMQP's `type` of control messages.
+pub(super) const KIND: &str = "captcha.control.v1";
+/// AMQP's `type` of the guard's state message.
+pub(super) const STATE_KIND: &str = "captcha.guard.v1";
+/// Old news is no news. Milliseconds.
+const EXPIRY_MS: &str = "10000";
+/// A larger message is none of ours.
+const MAX_BODY: usize = 256 * 1024;
+
+/// A message between replicas, or from an operator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub(super) enum Control {
+    /// Who is there, and how does the account stand?
+    Hello,
+    /// The leader's word.
+    Leader(Box<LeaderNews>),
+    /// A replica is there.
+    Replica(Box<Presence>),
+    /// A replica leaves.
+    Bye {
+        /// Its id.
+        id: String,
+    },
+    /// A replica has found something out.
+    Report(Report),
+    /// The leader wants a replica to try its key with one call of getBalance.
+    Prove {
+        /// The replica's id.
+        id: String,
+    },
+    /// An operator's word.
+    Command(Command),
+}
+
+/// The leader's word: the state in force, and what is known beside it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LeaderNews {
+    /// The leader's id.
+    pub id: String,
+    /// The leader's name.
+    pub name: String,
+    /// The state in force.
+    pub state: State,
+    /// Task types that the API has no slots for.
+    pub shut: Vec<String>,
+    /// Replicas that the leader hears, itself included.
+    pub replicas: usize,
+}
+
+/// A replica, as it tells of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Presence {
+    /// Made anew with each process.
+    pub id: String,
+    /// Its name in outcomes.
+    pub name: String,
+    /// The highest epoch of the state that it knows; 0 for none.
+    pub epoch: u64,
+    /// The mark of its key.
+    pub key: Mark,
+    /// What it has met itself and is held by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Reason>,
+    /// Since when it runs.
+    pub started_at: Timestamp,
+    /// What its worker tells.
+    pub vitals: Vitals,
+}
+
+/// A worker's figures.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Vitals {
+    /// Whether it may take jobs, as far as the account is concerned.
+    pub ready: bool,
+    /// Tickets and submissions held.
+    pub in_flight: usize,
+    /// Calls that may be under way at once.
+    pub window: usize,
+    /// The same by task type, where it was narrowed.
+    #[serde(default)]
+    pub types: BTreeMap<String, usize>,
+    /// Calls of the API since it runs.
+    pub calls: u64,
+    /// Accepted, and so paid, submissions since it runs.
+    pub accepted: u64,
+    /// Solved jobs since it runs.
+    pub solved: u64,
+    /// Failed jobs since it runs.
+    pub failed: u64,
+}
+
+/// What a replica has found out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "found", rename_all = "snake_case")]
+pub(super) enum Report {
+    /// The API refused the account.
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// The key it was called with.
+        key: Mark,
+        /// The term that the replica knew when the call began.
+        term: u64,
+    },
+    /// The API did not know a task's id.
+    WrongId {
+        /// As above.
+        term: u64,
+    },
+    /// The API does not answer this replica.
+    Down,
+    /// The API has no slots for a type.
+    Shut {
+        /// The task type.
+        task_type: String,
+    },
+    /// It has slots for it again.
+    Slots {
+        /// The task type.
+        task_type: String,
+    },
+    /// The API called a publisher's proxy banned.
+    ProxyBanned {
+        /// Its mark.
+        proxy: Mark,
+    },
+    /// A key was tried, as the leader wanted.
+    KeyTried {
+        /// Its mark.
+        key: Mark,
+        /// Whether the API took it; `None` where it did not say.
+        good: Option<bool>,
+    },
+}
+
+/// An operator's word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Command {
+    /// Made anew for each, so that its effect can be seen.
+    pub(super) id: String,
+    /// What to do.
+    pub(super) order: Order,
+}
+
+/// What an operator can order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Order {
+    /// Submit nothing, until told otherwise.
+    Pause {
+        /// Why, for the others.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Go on, or look at once whether that is possible.
+    Resume,
+}
+
+/// A message as it was heard.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Heard {
+    pub(super) control: Control,
+    /// The broker's user who said it.
+    pub(super) user: String,
+}
+
+/// Who is believed.
+#[derive(Debug, Clone)]
+pub(super) struct Trust {
+    /// The replicas' own user.
+    pub(super) own: String,
+    /// Users who may give orders.
+    pub(super) operators: Vec<String>,
+}
+
+impl Trust {
+    /// Reads a control message; `None` where its sender is not known to the broker, or may not say it, or it is none of ours.
+    pub(super) fn hear(&self, message: &Message) -> Option<Heard> {
+        let user = message.properties.user_id.as_deref()?;
+        if message.body.len() > MAX_BODY || message.properties.kind.as_deref() != Some(KIND) {
+            return None;
+        }
+        let control: Control = serde_json::from_slice(&message.body).ok()?;
+        let may = match &control {
+            Control::Command(_) | Control::Hello => {
+                user == self.own || self.operators.iter().any(|operator| operator == user)
+            }
+            Control::Leader(_)
+            | Control::Replica(_)
+            | Control::Bye { .. }
+            | Control::Report(_)
+            | Control::Prove { .. } => user == self.own,
+        };
+        may.then(|| Heard { control, user: user.to_owned() })
+    }
+
+    /// Reads the guard's state message; `None` where no replica wrote it.
+    pub(super) fn read_state(&self, message: &Message) -> Option<State> {
+        let ours = message.properties.user_id.as_deref() == Some(&self.own);
+        (ours && message.body.len() <= MAX_BODY).then(|| State::read(&message.body)).flatten()
+    }
+}
+
+fn written(body: Vec<u8>, kind: &str, user: &str) -> Message {
+    let properties = Properties {
+        content_type: Some("application/json".to_owned()),
+        kind: Some(kind.to_owned()),
+        user_id: Some(user.to_owned()),
+        ..Properties::default()
+    };
+    Message { body, properties, transient: false }
+}
+
+/// A control message as it goes out.
+pub(super) fn say(control: &Control, user: &str) -> Message {
+    // Plain data with string keys: there is nothing in it that could fail to be written.
+    let mut message = written(serde_json::to_vec(control).unwrap_or_default(), KIND, user);
+    message.properties.expiration = Some(EXPIRY_MS.to_owned());
+    message.transient = true;
+    message
+}
+
+/// The guard's state message as it goes out.
+pub(super) fn keep(state: &State, user: &str) -> Message {
+    written(state.to_bytes(), STATE_KIND, user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trust() -> Trust {
+        Trust { own: "worker".to_owned(), operators: vec!["ops".to_owned()] }
+    }
+
+    #[test]
+    fn only_the_workers_user_is_believed_about_the_account_and_operators_about_orders() {
+        let order = Control::Command(Command { id: "1".to_owned(), order: Order::Pause { reason: None } });
+        let bye = Control::Bye { id: "x".to_owned() };
+        for (user, control, believed) in [
+            ("worker", &order, true),
+            ("ops", &order, true),
+            ("publisher", &order, false),
+            ("worker", &bye, true),
+            ("ops", &bye, false),
+        ] {
+            let heard = trust().hear(&say(control, user));
+            assert_eq!(heard.is_some(), believed, "{user}: {control:?}");
+        }
+        let mut anonymous = say(&order, "worker");
+        anonymous.properties.user_id = None;
+        assert_eq!(trust().hear(&anonymous), None, "a sender that the broker has not verified");
+    }
+
+    #[test]
+    fn garbage_is_not_heard() {
+        let mut garbage = say(&Control::Hello, "worker");
+        garbage.body = b"{}".to_vec();
+        assert_eq!(trust().hear(&garbage), None);
+        garbage.body = vec![b' '; MAX_BODY + 1];
+        assert_eq!(trust().hear(&garbage), None);
+    }
+
+    #[test]
+    fn a_state_that_no_replica_wrote_is_not_read() {
+        let state = State::unknown(3, Timestamp::from_millis(0));
+        assert_eq!(trust().read_state(&keep(&state, "worker")), Some(state.clone()));
+        assert_eq!(trust().read_state(&keep(&state, "publisher")), None);
+    }
+}

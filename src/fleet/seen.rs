@@ -1,0 +1,72 @@
+//! What a replica knows of the account at one moment.
+
+use std::sync::Arc;
+
+use crate::domain::guard::{KeyStanding, Permit, Phase, Reason, State};
+use crate::domain::mark::Mark;
+use crate::domain::time::Timestamp;
+
+/// What this replica has met itself, until the leader's word about it comes, or for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hold {
+    pub(super) reason: Reason,
+    /// The term it was met in: a later one has it accounted for.
+    pub(super) term: u64,
+    /// For what concerns this replica alone.
+    pub(super) until: Option<Timestamp>,
+    /// Met by this replica's own call.
+    pub(super) mine: bool,
+}
+
+/// All that this replica knows.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The state in force; `None` until the leader's word has come over the present session.
+    pub state: Option<Arc<State>>,
+    /// Whether this replica leads.
+    pub leads: bool,
+    /// The leader's name.
+    pub leader: Option<String>,
+    /// Replicas in the fleet, this one included.
+    pub replicas: usize,
+    /// This one's place among them, from 0.
+    pub rank: usize,
+    /// What it may do.
+    pub permit: Permit,
+    pub(super) hold: Option<Hold>,
+    /// The last state ever seen, whichever session it came over.
+    pub(super) memory: Option<Arc<State>>,
+}
+
+impl Seen {
+    /// What holds this replica alone, beside the fleet's state.
+    #[must_use]
+    pub fn held(&self) -> Option<Reason> {
+        self.hold.map(|hold| hold.reason)
+    }
+
+    /// The highest epoch ever seen; 0 for none.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.memory.as_ref().map_or(0, |state| state.epoch)
+    }
+
+    pub(super) fn term(&self) -> u64 {
+        self.state.as_ref().map_or(0, |state| state.term)
+    }
+}
+
+/// Whether the leader's word covers what was met: it is of a later term, or has this replica's key among the refused ones.
+pub(super) fn accounted_for(hold: &Hold, state: &State, key: &Mark) -> bool {
+    // What concerns this replica alone ends by time, and what is graver than what the leader knows is still to be heard by it.
+    if hold.until.is_some() || is_graver(hold, state) {
+        return false;
+    }
+    state.term > hold.term
+        || (hold.reason == Reason::KeyInvalid && state.keys.standing(key) == KeyStanding::Refused)
+}
+
+/// Whether a state that is tripped does not know yet how bad it is.
+pub(super) fn is_graver(hold: &Hold, state: &State) -> bool {
+    state.phase == Phase::Tripped && state.trip.as_ref().is_some_and(|trip| hold.reason > trip.reason)
+}

@@ -1,0 +1,247 @@
+//! The figures of a replica in Prometheus' text format. docs/METRICS.md lists them, and a test compares.
+//!
+//! Nothing is counted here while jobs are worked on: at each request the worker's present readings are written to a recorder that is made
+//! for this request alone, so that a figure that does not apply any more is simply not there.
+
+use std::collections::BTreeMap;
+
+use metrics::{Key, Label, SharedString, counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::formatting::{write_help_line, write_metric_line, write_type_line};
+use metrics_exporter_prometheus::{LabelSet, PrometheusBuilder};
+
+use crate::domain::class::Class;
+use crate::domain::guard::{Phase, Reason, State};
+use crate::domain::time::Timestamp;
+use crate::fleet::Seen;
+use crate::worker::{Reading, Spent, View};
+
+/// Of the text format that every Prometheus reads.
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
+
+/// All figures now.
+pub(super) fn rendered(view: &View) -> String {
+    let (seen, reading) = (view.seen(), view.reading());
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        guard(&seen);
+        if let Some(state) = &seen.state {
+            funds(state);
+        }
+        replica(view, &seen);
+        windows(view);
+        money(&reading);
+        work(&reading);
+    });
+    let mut text = recorder.handle().render();
+    cost(&mut text, &reading.spent);
+    text
+}
+
+fn guard(seen: &Seen) {
+    let phase = seen.state.as_ref().map(|state| state.phase);
+    let phases = Phase::ALL.map(|known| (known.name(), number(phase == Some(known))));
+    gauges(
+        "captcha_guard_state",
+        "1 for the state of the account's guard as this replica knows it, 0 for the others; unknown: no leader has told it yet",
+        "state",
+        phases.into_iter().chain([("unknown", number(phase.is_none()))]),
+    );
+    let mut reasons = seen.state.as_ref().map(|state| state.reasons()).unwrap_or_default();
+    // With an address of its own, a replica's ban stands in no record of the fleet.
+    reasons.extend(seen.held());
+    gauges(
+        "captcha_guard_reason",
+        "1 while work is stopped for this reason, be it for the fleet or for this replica alone, else 0",
+        "reason",
+        Reason::ALL.map(|reason| (reason.name(), number(reasons.contains(&reason)))),
+    );
+    let state = seen.state.as_ref().filter(|state| state.phase == Phase::Tripped);
+    if let Some(trip) = state.and_then(|state| state.trip.as_ref()) {
+        gauge(
+            "captcha_guard_next_probe_timestamp_seconds",
+            "When the leader looks whether the account can be used again; only while tripped",
+            seconds(trip.next_probe_at),
+        );
+    }
+}
+
+fn funds(state: &State) {
+    let Some(funds) = &state.funds else { return };
+    gauge(
+        "captcha_balance",
+        "Balance at the last look, in the account's currency; absent while unknown",
+        funds.amount,
+    );
+    gauge(
+        "captcha_balance_timestamp_seconds",
+        "When the balance was last looked at; absent while unknown",
+        seconds(funds.at),
+    );
+    if let Some(per_hour) = funds.per_hour {
+        gauge(
+            "captcha_balance_change_per_hour",
+            "Change of the balance by the hour over the last looks, negative while it is spent; absent while unknown",
+            per_hour,
+        );
+    }
+}
+
+fn replica(view: &View, seen: &Seen) {
+    let version = [(env!("CARGO_PKG_VERSION"), 1.0)];
+    gauges("captcha_build_info", "Always 1; the version is the label", "version", version);
+    gauge("captcha_connected", "1 while there is a session with the broker", number(view.is_connected()));
+    gauge("captcha_leader", "1 while this replica leads the fleet", number(seen.leads));
+    gauge("captcha_replicas", "Replicas that the leader hears, this one included", size(seen.replicas));
+    gauge("captcha_in_flight", "Tickets and submissions that this replica holds", size(view.in_flight()));
+    gauge(
+        "captcha_quarantined_proxies",
+        "Proxies that are left alone for a while, since the API called them banned",
+        size(view.quarantined_proxies()),
+    );
+    gauge(
+        "captcha_shut_types",
+        "Task types that the API has no slots for, so that their jobs are parked without a call",
+        size(view.shut_types().len()),
+    );
+}
+
+fn windows(view: &View) {
+    let vitals = view.vitals();
+    gauge("captcha_call_window", "Calls of the API that may be under way at once", size(vitals.window));
+    gauges(
+        "captcha_type_window",
+        "Submissions of the type that may be under way at once; only for types that the API's refusals have narrowed",
+        "task_type",
+        vitals.types.iter().map(|(task_type, window)| (label(task_type), size(*window))),
+    );
+}
+
+fn money(reading: &Reading) {
+    count("captcha_submissions_total", "Calls of createTask", reading.submissions);
+    counts(
+        "captcha_submissions_paid_total",
+        "Submissions that the API accepted, and so was paid for",
+        "task_type",
+        reading.spent.iter().map(|(task_type, spent)| (label(task_type), spent.accepted)),
+    );
+    counts(
+        "captcha_submissions_wasted_total",
+        "Paid submissions that brought no solution, by the class they ended in",
+        "class",
+        by_class(&reading.wasted),
+    );
+    counts(
+        "captcha_possibly_paid_twice_total",
+        "Submissions that may have been paid for a second time, by the window's letter in the README",
+        "window",
+        reading.paid_twice_possible.clone(),
+    );
+}
+
+fn work(reading: &Reading) {
+    count("captcha_jobs_taken_total", "Deliveries off the job queue", reading.jobs_taken);
+    count("captcha_tickets_taken_total", "Deliveries off the ticket queue", reading.tickets_taken);
+    count("captcha_polls_total", "Calls of getTaskResult", reading.polls);
+    count("captcha_jobs_solved_total", "Outcomes published with a solution", reading.solved);
+    counts(
+        "captcha_jobs_failed_total",
+        "Outcomes published without a solution, by class",
+        "class",
+        by_class(&reading.failed_by_class),
+    );
+    count("captcha_jobs_parked_total", "Jobs parked in a retry queue", reading.parked);
+    count(
+        "captcha_reply_failures_total",
+        "Copies of outcomes that could not be sent to reply_to",
+        reading.reply_failures,
+    );
+    count(
+        "captcha_stale_outcomes_total",
+        "Outcomes whose delivery was gone when they were published: repeated, or asked for again",
+        reading.stale_outcomes,
+    );
+}
+
+/// Amounts are fractions, and a counter of the facade holds whole numbers only; Prometheus' own counters do not mind. This one family is
+/// therefore written with the exporter's pen, past its recorder.
+fn cost(text: &mut String, spent: &BTreeMap<String, Spent>) {
+    const NAME: &str = "captcha_cost_total";
+    if spent.is_empty() {
+        return;
+    }
+    let help = "What solved tasks have cost, in the account's currency, as far as the API tells it";
+    write_help_line(text, NAME, None, None, help);
+    write_type_line(text, NAME, None, None, "counter");
+    for (task_type, spent) in spent {
+        let key = Key::from_parts(NAME, vec![Label::new("task_type", label(task_type))]);
+        let labels = LabelSet::from_key_and_global(&key, &Default::default());
+        write_metric_line::<&str, f64>(text, NAME, None, &labels, None, spent.cost, None);
+    }
+}
+
+/// Every class that a job can end in, so that the first of a class is seen as a rise from 0.
+fn by_class(counted: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, u64> {
+    let mut all: BTreeMap<_, _> = Class::finals().map(|class| (class.name(), 0)).collect();
+    all.extend(counted);
+    all
+}
+
+fn count(name: &'static str, help: &'static str, value: u64) {
+    describe_counter!(name, help);
+    counter!(name).absolute(value);
+}
+
+fn counts<L: Into<SharedString>>(
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    values: impl IntoIterator<Item = (L, u64)>,
+) {
+    describe_counter!(name, help);
+    for (of, value) in values {
+        counter!(name, label => of).absolute(value);
+    }
+}
+
+fn gauge(name: &'static str, help: &'static str, value: f64) {
+    describe_gauge!(name, help);
+    gauge!(name).set(value);
+}
+
+fn gauges<L: Into<SharedString>>(
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    values: impl IntoIterator<Item = (L, f64)>,
+) {
+    describe_gauge!(name, help);
+    for (of, value) in values {
+        gauge!(name, label => of).set(value);
+    }
+}
+
+/// A type is what publishers write. The exporter's escapes make one of names that differ by backslashes only, and no series may stand twice.
+fn label(task_type: &str) -> String {
+    let mut label = String::with_capacity(task_type.len());
+    for c in task_type.chars() {
+        if c.is_control() || matches!(c, '\\' | '%') {
+            label.push_str(&format!("%{:02X}", u32::from(c)));
+        } else {
+            label.push(c);
+        }
+    }
+    label
+}
+
+fn number(yes: bool) -> f64 {
+    f64::from(u8::from(yes))
+}
+
+/// None of them comes near the numbers that an `f64` cannot hold.
+fn size(number: usize) -> f64 {
+    number as f64
+}
+
+fn seconds(moment: Timestamp) -> f64 {
+    moment.as_millis() as f64 / 1_000.0
+}

@@ -1,0 +1,236 @@
+//! The calls of the API for one job: when each may begin, and what its end tells about the account.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::context::{Context, Scope};
+use super::lanes::TypeLane;
+use crate::broker::Receipt;
+use crate::domain::call::{Accepted, CallError, TaskState};
+use crate::domain::class::Class;
+use crate::domain::fault::{Fault, Stage, codes, is_wrong_id, judge};
+use crate::domain::guard::{CanaryEnd, Jobs, Reason};
+use crate::domain::lifecycle::{Case, Event, Origin};
+use crate::domain::pacing::MAX_AGE;
+
+/// How often a lapsed lease is looked at again.
+const LEASE_RECHECK: Duration = Duration::from_millis(250);
+
+/// What has come of a call, and the term in which it began.
+type Told = (Event, u64);
+
+/// Calls createTask, unless nothing may be submitted any more. `None`: the job is no longer ours.
+pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Told> {
+    let lane = ctx.lanes.of_type(&case.job.task_type);
+    if !receipt.is_live() {
+        return None;
+    }
+    if let Some(event) = not_now(ctx, case) {
+        return Some((event, 0));
+    }
+    if let Err(fault) = ctx.lanes.admit(&lane, &case.job.task_type, ctx.standing(), ctx.clock.now()) {
+        return Some((Event::Withheld(fault), 0));
+    }
+    let mut standing = ctx.standing().watch();
+    let shut = async {
+        // Its sender lives in the context.
+        let _ = standing.wait_for(|seen| seen.permit.jobs == Jobs::None).await;
+    };
+    let _place = tokio::select! {
+        biased;
+        () = scope.submissions_shut.cancelled() => return Some((shut_event(ctx), 0)),
+        () = shut => return Some((shut_event(ctx), 0)),
+        place = ctx.lanes.submission(&lane, ctx.standing()) => place,
+    };
+    let canary = match ctx.standing().permit().jobs {
+        Jobs::Canary => Some(ctx.lanes.canary().await),
+        Jobs::All | Jobs::None => None,
+    };
+    if !receipt.is_live() {
+        return None;
+    }
+    // The wait may have outlasted the deadline, the guard's permit, or a proxy's good name.
+    if let Some(event) = not_now(ctx, case) {
+        return Some((event, 0));
+    }
+    let (_, term) = ctx.standing().permit_and_term();
+    let parts = case.job.parts()?;
+    ctx.tally.submitted();
+    let end = ctx.solver.create_task(parts.task).await;
+    after_submission(ctx, case, &lane, &end, term, canary.is_some());
+    Some((Event::Submitted(end), term))
+}
+
+/// Why a job is not to be submitted at this moment, if anything.
+fn not_now(ctx: &Context, case: &Case) -> Option<Event> {
+    let (job, now) = (&case.job, ctx.clock.now());
+    if ctx.standing().permit().jobs == Jobs::None {
+        return Some(shut_event(ctx));
+    }
+    if job.is_late(now) {
+        return Some(Event::Taken);
+    }
+    // What came as a ticket has not passed the door here, and the policy may have changed since its job did.
+    if case.origin == Origin::Ticket
+        && let Err(fault) = job.recheck(&ctx.policy)
+    {
+        return Some(Event::Refused(fault));
+    }
+    if let Some(fault) = job.unreachable(now, ctx.least_solve_time(&job.task_type)) {
+        return Some(Event::Refused(fault));
+    }
+    let quarantined = job.proxy.as_ref().is_some_and(|proxy| ctx.standing().quarantines(proxy, now));
+    quarantined.then(|| {
+        let text = "the API has called this proxy banned; it is left alone for a while, since using it again endangers the account";
+        Event::Refused(Fault::local(Class::Proxy, codes::PROXY_QUARANTINED, Stage::Submit, text))
+    })
+}
+
+/// Why nothing may be submitted.
+fn shut_event(ctx: &Context) -> Event {
+    Event::SubmissionsShut { for_the_account: ctx.standing().permit().jobs == Jobs::None }
+}
+
+fn after_submission(
+    ctx: &Context,
+    case: &Case,
+    lane: &TypeLane,
+    end: &Result<Accepted, CallError>,
+    term: u64,
+    is_canary: bool,
+) {
+    note_reach(ctx, end, term);
+    let task_type = &case.job.task_type;
+    let Err(error) = end else {
+        ctx.tally.accepted(task_type);
+        lane.accepted();
+        ctx.standing().slots_back(task_type);
+        if is_canary {
+            ctx.standing().canary(CanaryEnd::Passed, term);
+        }
+        return;
+    };
+    let fault = judge(error, Stage::Submit, case.job.own_proxy, &ctx.rules.overrides);
+    // Before the canary's place is free for another.
+    if let Some(reason) = fault.reason() {
+        ctx.standing().refused(reason, term, ctx.clock.now());
+    }
+    if matches!(fault.class, Class::Capacity | Class::Throttled) && lane.refused() {
+        ctx.standing().shut(task_type, ctx.clock.now());
+    }
+    if is_canary && let Some(end) = canary_end(ctx, &fault) {
+        ctx.standing().canary(end, term);
+    }
+}
+
+/// What a failed canary shows about the account; `None`: nothing, the next job must.
+fn canary_end(ctx: &Context, fault: &Fault) -> Option<CanaryEnd> {
+    match fault.class {
+        Class::Account => Some(CanaryEnd::Refused(fault.reason().unwrap_or(Reason::KeyInvalid))),
+        Class::Transient | Class::Pending => Some(CanaryEnd::Down),
+        // A code that is not known may well be about the account.
+        Class::Throttled | Class::Unknown => None,
+        // Refused for the job's own sake: the account was good enough to look at it. Whether there is money for it is not known.
+        Class::Capacity
+        | Class::Lost
+        | Class::Unsolved
+        | Class::Invalid
+        | Class::Forbidden
+        | Class::Expired
+        | Class::Proxy
+        | Class::Malformed
+        | Class::Poison => {
+            let seen = ctx.standing().seen();
+            let trip = seen.state.as_ref().and_then(|state| state.tripped().map(|trip| trip.reason));
+            (!matches!(trip, Some(Reason::NoFunds | Reason::WrongIds))).then_some(CanaryEnd::Passed)
+        }
+    }
+}
+
+/// What every call's end tells about the API's being there.
+fn note_reach<T>(ctx: &Context, end: &Result<T, CallError>, term: u64) {
+    let now = ctx.clock.now();
+    let noted = ctx.reach.note(end);
+    if noted.answered {
+        ctx.lanes.answered();
+    } else {
+        ctx.lanes.unanswered(now);
+    }
+    if noted.is_lost {
+        ctx.standing().unanswered(term, now);
+    }
+}
+
+/// Waits. `None`: the ticket is to be handed back.
+pub(super) async fn wait(scope: &Scope, span: Duration) -> Option<Event> {
+    tokio::select! {
+        biased;
+        () = scope.tickets_cancelled.cancelled() => None,
+        () = sleep(span) => Some(Event::Due),
+    }
+}
+
+/// Calls getTaskResult under a lease that holds and a guard that allows it. `None`: the ticket is to be handed back.
+pub(super) async fn poll(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Told> {
+    let task = case.task.as_ref()?;
+    loop {
+        let left = MAX_AGE.saturating_sub(ctx.clock.now().since(task.accepted_at));
+        tokio::select! {
+            biased;
+            () = scope.tickets_cancelled.cancelled() => return None,
+            () = allowed(ctx) => {}
+            // Whatever holds it up, the result is not kept for longer.
+            () = sleep(left) => return Some((Event::Due, 0)),
+        }
+        let place = tokio::select! {
+            biased;
+            () = scope.tickets_cancelled.cancelled() => return None,
+            () = sleep(left) => return Some((Event::Due, 0)),
+            place = ctx.lanes.poll(ctx.standing()) => place,
+        };
+        if !receipt.is_live() || scope.tickets_cancelled.is_cancelled() {
+            return None;
+        }
+        let now = ctx.clock.now();
+        // The wait for a place or for the lease may have outlasted the result or the deadline.
+        if now.since(task.accepted_at) >= MAX_AGE || case.job.is_late(now) {
+            return Some((Event::Due, 0));
+        }
+        let (permit, term) = ctx.standing().permit_and_term();
+        if permit.polls && scope.lease.holds(Instant::now()) {
+            ctx.tally.polled();
+            let end = ctx.solver.task_state(&task.id).await;
+            drop(place);
+            after_poll(ctx, case, &end, term);
+            return Some((Event::Answered(end), term));
+        }
+        drop(place);
+        if permit.polls {
+            sleep(LEASE_RECHECK).await;
+        }
+    }
+}
+
+/// Waits until the guard allows polls.
+async fn allowed(ctx: &Context) {
+    if !ctx.standing().permit().polls {
+        // Its sender lives in the context.
+        let _ = ctx.standing().watch().wait_for(|seen| seen.permit.polls).await;
+    }
+}
+
+fn after_poll(ctx: &Context, case: &Case, end: &Result<TaskState, CallError>, term: u64) {
+    note_reach(ctx, end, term);
+    match end {
+        Ok(TaskState::Ready { cost, .. }) => {
+            ctx.tally.cost(&case.job.task_type, *cost);
+            if let Some(task) = &case.task {
+                ctx.solved(&case.job.task_type, task.accepted_at);
+            }
+        }
+        Ok(TaskState::Processing) => {}
+        Err(error) if is_wrong_id(error) => ctx.standing().wrong_id(term, ctx.clock.now()),
+        Err(_) => {}
+    }
+}

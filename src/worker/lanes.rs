@@ -1,0 +1,276 @@
+//! When a call of the API may begin: the windows on all calls and on each type's submissions, the caps, and the fleet's rate.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::elastic::{Elastic, Place};
+use super::rate::{Rate, Share};
+use crate::clock::Clock;
+use crate::domain::class::Class;
+use crate::domain::fault::{Fault, Stage, codes};
+use crate::domain::time::Timestamp;
+use crate::domain::window::{TypeWindow, Window};
+use crate::fleet::Standing;
+
+/// Task types with a window of their own. The rest share one.
+const MAX_TYPES: usize = 64;
+const OTHERS: &str = "(others)";
+
+/// The bounds on calls.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Calls of the API at once.
+    pub max_calls: usize,
+    /// Submissions at once.
+    pub submit_concurrency: usize,
+    /// Calls a second of the whole fleet; `None`: no limit.
+    pub max_calls_per_second: Option<NonZeroU32>,
+    /// Open tasks and submissions that this replica holds at once, by type.
+    pub caps: BTreeMap<String, usize>,
+}
+
+/// The ways to the API.
+pub(super) struct Lanes {
+    limits: Limits,
+    window: Mutex<Window>,
+    calls: Elastic,
+    submissions: Semaphore,
+    canary: tokio::sync::Mutex<()>,
+    types: Mutex<BTreeMap<String, Arc<TypeLane>>>,
+    rate: Rate,
+}
+
+/// The submissions of one type.
+pub(super) struct TypeLane {
+    window: Mutex<TypeWindow>,
+    places: Elastic,
+    asking: AtomicUsize,
+    held: AtomicUsize,
+}
+
+/// Counts against the cap of a type, while it is held.
+pub(super) struct HeldOfType(Arc<TypeLane>);
+
+impl Drop for HeldOfType {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The right to begin a submission, given back when dropped.
+pub(super) struct SubmissionPlace<'a> {
+    _type: Place<'a>,
+    _submission: Option<SemaphorePermit<'a>>,
+    _call: Place<'a>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each is a plain value, whole at every moment.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Lanes {
+    pub(super) fn new(limits: Limits, clock: Clock) -> Self {
+        Self {
+            window: Mutex::new(Window::starting(limits.max_calls)),
+            calls: Elastic::new(1),
+            submissions: Semaphore::new(limits.submit_concurrency.max(1)),
+            canary: tokio::sync::Mutex::default(),
+            types: Mutex::default(),
+            rate: Rate::new(limits.max_calls_per_second, clock),
+            limits,
+        }
+    }
+
+    /// The lane of a type.
+    pub(super) fn of_type(&self, task_type: &str) -> Arc<TypeLane> {
+        let mut types = lock(&self.types);
+        if let Some(lane) = types.get(task_type) {
+            return Arc::clone(lane);
+        }
+        let name = if types.len() < MAX_TYPES { task_type } else { OTHERS };
+        Arc::clone(types.entry(name.to_owned()).or_insert_with(|| {
+            let most = self.limits.submit_concurrency.max(1);
+            Arc::new(TypeLane {
+                window: Mutex::new(TypeWindow::new(most)),
+                places: Elastic::new(most),
+                asking: AtomicUsize::new(0),
+                held: AtomicUsize::new(0),
+            })
+        }))
+    }
+
+    /// Counts a job or ticket at hand against its type's cap.
+    pub(super) fn hold(&self, task_type: &str) -> HeldOfType {
+        let lane = self.of_type(task_type);
+        lane.held.fetch_add(1, Ordering::AcqRel);
+        HeldOfType(lane)
+    }
+
+    /// Whether a job of a type may ask for a place now; else why it waits its turn without a call.
+    pub(super) fn admit(
+        &self,
+        lane: &TypeLane,
+        task_type: &str,
+        standing: &Standing,
+        now: Timestamp,
+    ) -> Result<(), Fault> {
+        let cap = self.limits.caps.get(task_type);
+        if cap.is_some_and(|cap| lane.held.load(Ordering::Acquire) > *cap) {
+            let text = format!("this replica holds as many tasks of type {task_type} as [caps] allows");
+            return Err(withheld(codes::TYPE_CAP_REACHED, text));
+        }
+        match standing.may_try(task_type, now) {
+            Some(false) => {
+                lane.shut();
+                let text = format!("the API has no free slot for type {task_type}, as other jobs have found");
+                return Err(withheld(codes::NO_SLOT_EXPECTED, text));
+            }
+            Some(true) => return Ok(()),
+            None => lane.reopen(),
+        }
+        // While the API is short of slots, as many may wait as are under way; more would stand in the way of other types.
+        let (size, short) = {
+            let window = lock(&lane.window);
+            (window.size(), window.is_short())
+        };
+        if short && lane.asking.load(Ordering::Acquire) >= size {
+            let text = format!("the API has few free slots for type {task_type} at the moment");
+            return Err(withheld(codes::NO_SLOT_EXPECTED, text));
+        }
+        Ok(())
+    }
+
+    /// Waits until a submission may begin.
+    pub(super) async fn submission<'a>(
+        &'a self,
+        lane: &'a TypeLane,
+        standing: &Standing,
+    ) -> SubmissionPlace<'a> {
+        let _asking = Asking::new(&lane.asking);
+        // In this order: whoever waits to submit must not hold a call that a poll could use.
+        let type_place = lane.places.place().await;
+        let submission = self.submissions.acquire().await.ok();
+        let call = self.calls.place().await;
+        self.rate.turn(|| share(standing)).await;
+        SubmissionPlace { _type: type_place, _submission: submission, _call: call }
+    }
+
+    /// Waits until a poll may begin.
+    pub(super) async fn poll(&self, standing: &Standing) -> Place<'_> {
+        let place = self.calls.place().await;
+        self.rate.turn(|| share(standing)).await;
+        place
+    }
+
+    /// Held by the one canary.
+    pub(super) async fn canary(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.canary.lock().await
+    }
+
+    /// The API answered, whatever it said about the job.
+    pub(super) fn answered(&self) {
+        let mut window = lock(&self.window);
+        let before = window.size();
+        window.good();
+        if window.size() != before {
+            self.calls.resize(window.size());
+        }
+    }
+
+    /// No answer, or a server error: fewer calls of every kind.
+    pub(super) fn unanswered(&self, now: Timestamp) {
+        let mut window = lock(&self.window);
+        window.failed(now);
+        self.calls.resize(window.size());
+    }
+
+    /// From one call again, and quickly back to where it was.
+    pub(super) fn restart(&self) {
+        let mut window = lock(&self.window);
+        window.restart();
+        self.calls.resize(window.size());
+    }
+
+    /// Calls that may be under way at once.
+    pub(super) fn window(&self) -> usize {
+        lock(&self.window).size()
+    }
+
+    /// The windows of the types that are narrower than they may be.
+    pub(super) fn narrowed(&self) -> BTreeMap<String, usize> {
+        let most = self.limits.submit_concurrency;
+        let types = lock(&self.types);
+        let sizes = types.iter().map(|(name, lane)| (name.clone(), lock(&lane.window).size()));
+        sizes.filter(|(_, size)| *size < most).collect()
+    }
+
+    /// Waits until no submission is under way.
+    pub(super) async fn submissions_ended(&self) {
+        let all = u32::try_from(self.limits.submit_concurrency.max(1)).unwrap_or(u32::MAX);
+        drop(self.submissions.acquire_many(all).await);
+    }
+}
+
+impl TypeLane {
+    /// The API accepted a task of this type.
+    pub(super) fn accepted(&self) {
+        self.change(TypeWindow::good);
+    }
+
+    /// The API has no slot for it, or wants fewer calls. Tells whether that shuts the type.
+    pub(super) fn refused(&self) -> bool {
+        self.change(TypeWindow::refused)
+    }
+
+    /// The fleet has found that it is shut.
+    pub(super) fn shut(&self) {
+        self.change(TypeWindow::shut);
+    }
+
+    /// Slots are back.
+    fn reopen(&self) {
+        if lock(&self.window).is_shut() {
+            self.change(TypeWindow::reopen);
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut TypeWindow) -> T) -> T {
+        let mut window = lock(&self.window);
+        let before = window.size();
+        let told = change(&mut window);
+        if window.size() != before {
+            // One place stays for the call that finds out whether slots are back.
+            self.places.resize(window.size().max(1));
+        }
+        told
+    }
+}
+
+fn share(standing: &Standing) -> Share {
+    let (replicas, rank) = standing.share();
+    Share { replicas, rank }
+}
+
+struct Asking<'a>(&'a AtomicUsize);
+
+impl<'a> Asking<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn withheld(code: &'static str, text: String) -> Fault {
+    Fault::local(Class::Capacity, code, Stage::Submit, text)
+}

@@ -1,0 +1,125 @@
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use captcha_worker::domain::envelope::Properties;
+use captcha_worker::simulator::{Control, SimulatorConfig};
+use serde_json::json;
+use tokio::time::{Instant, sleep_until};
+
+use crate::scene::{Scene, drain_all, image};
+
+fn slots(scene: &Scene, limit: Option<u32>) {
+    let slots = [("FunCaptchaTask".to_owned(), limit)].into();
+    scene.simulator.control(&Control { slots, ..Control::default() }).expect("applied");
+}
+
+fn fun_captcha(id: &str) -> String {
+    let url = format!("https://example.com/{id}");
+    json!({"id": id, "task": {"type": "FunCaptchaTask", "websiteURL": url, "websitePublicKey": "k"}})
+        .to_string()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_type_without_slots_waits_without_calls_and_the_others_flow() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    slots(&scene, Some(0));
+    let fleet = scene.start_fleet(4).await;
+    for n in 0..100 {
+        scene.publish(fun_captcha(&format!("fun-{n}")), Properties::default()).await;
+        scene.publish(image(&format!("image-{n}"), &json!({})), Properties::default()).await;
+    }
+    let began = Instant::now();
+    scene.wait_for(&scene.names.results(), 100).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "images took {:?}", began.elapsed());
+    scene.wait_until(5, "all know", || fleet.iter().all(|r| r.view.shut_types() == ["FunCaptchaTask"])).await;
+    let refused = || scene.simulator.stats().refused["ERROR_NO_SLOT_AVAILABLE"];
+    let (before, minute) = (refused(), Instant::now() + Duration::from_secs(60));
+    sleep_until(minute).await;
+    let trickle = refused() - before;
+    assert!((1..=12).contains(&trickle), "{trickle} calls in a minute, of the whole fleet");
+
+    slots(&scene, None);
+    scene.wait_for(&scene.names.results(), 200).await;
+    assert!(fleet.iter().all(|running| running.view.shut_types().is_empty()));
+    drain_all(fleet).await;
+    assert_eq!(scene.simulator.stats().accepted_tasks, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_few_refusals_between_acceptances_shut_nothing() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let running = scene.start();
+    for n in 0..200 {
+        let script =
+            if n % 10 == 0 { json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"]}) } else { json!({}) };
+        scene.publish(image(&format!("job-{n}"), &script), Properties::default()).await;
+    }
+    scene.wait_for(&scene.names.results(), 200).await;
+    assert!(running.view.shut_types().is_empty());
+    assert_eq!(running.view.reading().parked, 20, "those that were refused, once each");
+    running.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn submissions_begin_with_one_and_grow_while_answers_are_good() {
+    let config = SimulatorConfig {
+        latency_ms: captcha_worker::simulator::Distribution::Fixed(100),
+        ..SimulatorConfig::default()
+    };
+    let scene = Scene::new(config).await;
+    scene.publish_images(200, &json!({"solve_ms": 60_000})).await;
+    let running = scene.start();
+    scene.wait_until(10, "the canary is through", || scene.simulator.stats().accepted_tasks == 1).await;
+    let began = Instant::now();
+    let mut accepted = Vec::new();
+    for round_trip in 1..=4 {
+        sleep_until(began + Duration::from_millis(100 * round_trip + 60)).await;
+        accepted.push(scene.simulator.stats().accepted_tasks);
+    }
+    let steps: Vec<u64> = accepted.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(accepted[0] <= 4 && steps[0] >= 2 && steps[2] > steps[0] && steps[2] <= 16, "{accepted:?}");
+    scene.wait_until(2, "all calls may be under way", || running.view.vitals().window > 16).await;
+    running.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fleets_rate_is_shared_by_the_replicas_that_are_there() {
+    let mut scene = Scene::new(SimulatorConfig::default()).await;
+    scene.limits.max_calls_per_second = NonZeroU32::new(20);
+    scene.publish_images(2_000, &json!({"solve_ms": 600_000})).await;
+    let calls = || scene.simulator.stats().calls.create_task + scene.simulator.stats().calls.get_task_result;
+    let mut fleet = scene.start_fleet(1).await;
+    for replicas in [1, 4] {
+        while fleet.len() < replicas {
+            fleet.push(scene.join().await);
+        }
+        scene
+            .wait_until(30, "all are known", || fleet.iter().all(|r| r.view.seen().replicas == replicas))
+            .await;
+        let (began, before) = (Instant::now(), calls());
+        sleep_until(began + Duration::from_secs(20)).await;
+        let rate = (calls() - before) as f64 / 20.0;
+        assert!((16.0..=20.5).contains(&rate), "{replicas} replicas: {rate} calls a second");
+    }
+    drain_all(fleet).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cap_bounds_what_a_replica_holds_of_a_type_and_nothing_else() {
+    let mut scene = Scene::new(SimulatorConfig::default()).await;
+    scene.limits.caps.insert("FunCaptchaTask".to_owned(), 5);
+    let running = scene.start();
+    for n in 0..30 {
+        scene.publish(fun_captcha(&format!("fun-{n}")), Properties::default()).await;
+    }
+    scene.publish_images(30, &json!({"solve_ms": 20_000})).await;
+    scene
+        .wait_until(10, "the images are open", || {
+            running.view.reading().spent.get("ImageToTextTask").is_some_and(|s| s.accepted == 30)
+        })
+        .await;
+    let open = running.view.reading().spent["FunCaptchaTask"].accepted;
+    assert!((1..=5).contains(&open), "{open}");
+    scene.wait_for(&scene.names.results(), 60).await;
+    running.drain().await;
+}
