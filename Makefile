@@ -57,6 +57,13 @@ bench-smoke: $(TEST_PYTHON) ## CPU per job and memory per job in flight, on a re
 	scripts/ensure-rabbitmq
 	scripts/with-rabbitmq $(TEST_PYTHON) benches/smoke
 
+.PHONY: trials
+trials: ## Guard and fleet of 8 replicas under account faults, storms and kills, judged by the API's stand-in (TRIALS="name …" picks)
+	@echo "building the release binary and the trials: minutes the first time, then seconds"
+	$(CARGO) bench --locked --quiet --bench trials --no-run
+	scripts/ensure-rabbitmq
+	scripts/with-rabbitmq $(CARGO) bench --locked --quiet --bench trials -- $(TRIALS)
+
 .PHONY: image
 image: ## Build the container image captcha-worker:local
 	docker build --file deploy/Dockerfile --tag captcha-worker:local .

@@ -1,0 +1,85 @@
+//! A key that is revoked with tickets in flight on every replica.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::account::{FLEET_LIMIT, all_end, mend_key, no_ban};
+use crate::ends::Ledger;
+use crate::fleet::REPLICAS;
+use crate::jobs::{self, SITE};
+use crate::patience;
+use crate::scene::{Scene, Stage};
+use crate::series::pass;
+
+const EACH: usize = 200;
+const IN_FLIGHT: u64 = (REPLICAS * EACH) as u64;
+/// Jobs of a quick type behind the others, so that there are submissions under way too when the key goes.
+const QUICK: usize = 200;
+/// Polls that must have come before: then every replica has begun to poll.
+const POLLS: u64 = 60;
+const MINUTE: Duration = Duration::from_secs(60);
+const FILL_WITHIN: Duration = Duration::from_secs(120);
+const FINISH_WITHIN: Duration = Duration::from_secs(300);
+const SCENARIO: &str = "\
+[types.ImageToTextTask]
+solve_ms = { fixed = 60000 }
+[types.FunCaptchaTask]
+solve_ms = { fixed = 1000 }
+";
+/// The first polls come when all submissions have been made at the fleet's limit (53 s) and the answers are there (60 s), so that the
+/// limit is enough for 1,600 tickets.
+const SETTINGS: [(&str, &str); 6] = [
+    FLEET_LIMIT,
+    ("WORKER__MAX_IN_FLIGHT", "200"),
+    ("POLLING__ImageToTextTask__FIRST_DELAY", "75s"),
+    ("POLLING__ImageToTextTask__INTERVAL", "10s"),
+    ("POLLING__ImageToTextTask__TIMEOUT", "270s"),
+    ("POLICY__ALLOWED_DOMAINS", SITE),
+];
+
+pub(crate) async fn run(stage: Arc<Stage>) {
+    let scene = Scene::set(&stage, SCENARIO).await;
+    let (slow, quick) = (jobs::images("slow", IN_FLIGHT as usize), jobs::site_bound("quick", QUICK));
+    let ids = jobs::ids(&slow).into_iter().chain(jobs::ids(&quick)).collect();
+    scene.lane.publish(slow).await;
+    let mut fleet = scene.fleet(&SETTINGS);
+    let ledger = Ledger::open(&scene.lane).await;
+    scene.ready(&stage, &mut fleet).await;
+
+    fill(&stage, &scene).await;
+    scene.lane.publish(quick).await;
+    let polled = patience::comes_true(FILL_WITHIN, async || {
+        scene.simulator.stats().await.calls.get_task_result >= POLLS
+    });
+    assert!(polled.await, "no polls within {FILL_WITHIN:?}");
+    let before = scene.simulator.stats().await;
+    scene.simulator.control(&json!({"key_valid": false})).await;
+    stage.check(
+        format_args!("tickets in flight when the key is revoked >= {}", IN_FLIGHT * 9 / 10),
+        before.tasks_open,
+        before.tasks_open >= IN_FLIGHT * 9 / 10,
+    );
+    pass(&scene.simulator, Instant::now() + MINUTE).await;
+    let after = scene.simulator.stats().await;
+    stage.at_most("late calls in the minute after", after.late_calls - before.late_calls, 2);
+    stage.note("calls of any kind in that minute", after.calls.all() - before.calls.all());
+
+    mend_key(&stage, &scene).await;
+    let ends = all_end(&stage, &ledger, &ids, FINISH_WITHIN).await;
+    stage.note("ids in dead-letter queues", ends.dead());
+    no_ban(&stage, &scene).await;
+    scene.close(&stage, &mut fleet).await;
+}
+
+/// Waits until nearly every replica holds as many tickets as it may.
+async fn fill(stage: &Stage, scene: &Scene) {
+    let full = patience::comes_true(FILL_WITHIN, async || {
+        scene.simulator.stats().await.tasks_open >= IN_FLIGHT * 95 / 100
+    });
+    let filled = full.await;
+    let open = scene.simulator.stats().await.tasks_open;
+    stage.say(format_args!("{open} tickets in flight{}", if filled { "" } else { ", too few" }));
+}

@@ -1,0 +1,105 @@
+//! The three account faults again, smaller, while replicas and the leader are killed every few seconds.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::account::{FLEET_LIMIT, all_end, call_budget, mend_key, no_ban, ran_out};
+use crate::ends::Ledger;
+use crate::jobs::{self, SITE};
+use crate::patience;
+use crate::scene::{Scene, Stage};
+use crate::series::pass;
+use crate::toll::Killer;
+
+const WRONG_KEY_JOBS: usize = 200;
+const IN_FLIGHT_JOBS: usize = 300;
+/// Tickets in flight, at least, when the key is revoked.
+const IN_FLIGHT: u64 = 150;
+const FUNDS_JOBS: usize = 200;
+/// Half of them.
+const BALANCE: f64 = 0.1;
+const SILENCE: Duration = Duration::from_secs(30);
+const FAULT_WITHIN: Duration = Duration::from_secs(60);
+const FINISH_WITHIN: Duration = Duration::from_secs(150);
+const SCENARIO: &str = "\
+[types.ImageToTextTask]
+solve_ms = { fixed = 500 }
+[types.FunCaptchaTask]
+solve_ms = { fixed = 12000 }
+";
+const SETTINGS: [(&str, &str); 4] = [
+    FLEET_LIMIT,
+    ("POLICY__ALLOWED_DOMAINS", SITE),
+    ("POLLING__FunCaptchaTask__FIRST_DELAY", "12s"),
+    ("POLLING__FunCaptchaTask__INTERVAL", "5s"),
+];
+
+pub(crate) async fn run(stage: Arc<Stage>) {
+    let scene = Scene::set(&stage, SCENARIO).await;
+    let first = jobs::images("wrong-key", WRONG_KEY_JOBS);
+    let mut ids = jobs::ids(&first);
+    scene.lane.publish(first).await;
+    scene.simulator.control(&json!({"key_valid": false})).await;
+    let began = Instant::now();
+    let fleet = Arc::new(Mutex::new(scene.fleet(&SETTINGS)));
+    let killer = Killer::begin(Arc::clone(&fleet), scene.operator(), stage.seed());
+    let ledger = Ledger::open(&scene.lane).await;
+
+    call_budget(&stage, &scene, began, 2).await;
+    mend_key(&stage, &scene).await;
+    all_end(&stage, &ledger, &ids, FINISH_WITHIN).await;
+    ids.extend(revoke(&stage, &scene).await);
+    all_end(&stage, &ledger, &ids, FINISH_WITHIN).await;
+    ids.extend(run_out(&stage, &scene).await);
+    let toll = killer.end().await;
+    stage.check(
+        "replicas were killed, the leader among them",
+        format!("{} kills, {} of them the leader", toll.kills, toll.of_leader),
+        toll.of_leader > 0,
+    );
+    let ends = all_end(&stage, &ledger, &ids, FINISH_WITHIN).await;
+    stage.note("ids in dead-letter queues", ends.dead());
+    no_ban(&stage, &scene).await;
+    scene.close(&stage, &mut *fleet.lock().await).await;
+}
+
+/// The key is revoked with tickets in flight, and mended after a while.
+async fn revoke(stage: &Stage, scene: &Scene) -> BTreeSet<String> {
+    let slow = jobs::site_bound("revoked", IN_FLIGHT_JOBS);
+    let ids = jobs::ids(&slow);
+    scene.lane.publish(slow).await;
+    let filled =
+        patience::comes_true(FAULT_WITHIN, async || scene.simulator.stats().await.tasks_open >= IN_FLIGHT);
+    let filled = filled.await;
+    let before = scene.simulator.stats().await;
+    stage.check("key revoked: tickets in flight >= 150", before.tasks_open, filled);
+    scene.simulator.control(&json!({"key_valid": false})).await;
+    pass(&scene.simulator, Instant::now() + SILENCE).await;
+    let calls = scene.simulator.stats().await.calls.all() - before.calls.all();
+    stage.note(format_args!("key revoked: calls of any kind in {SILENCE:?}"), calls);
+    mend_key(stage, scene).await;
+    ids
+}
+
+/// The balance runs out, and is topped up after a while.
+async fn run_out(stage: &Stage, scene: &Scene) -> BTreeSet<String> {
+    scene.simulator.control(&json!({"balance": BALANCE})).await;
+    let images = jobs::images("funds", FUNDS_JOBS);
+    let ids = jobs::ids(&images);
+    scene.lane.publish(images).await;
+    let empty = ran_out(scene, FAULT_WITHIN).await;
+    stage.check("no funds: the balance runs out", empty, empty);
+    pass(&scene.simulator, Instant::now() + SILENCE).await;
+    let refused = scene.simulator.stats().await.refused("ERROR_ZERO_BALANCE");
+    stage.note(format_args!("no funds: createTask refused in {SILENCE:?}"), refused);
+    scene.simulator.control(&json!({"add_credits": 10})).await;
+    let answer = scene.operator().resume_at_last().await;
+    stage.say(format_args!("topped up; resume: {}", answer.tell()));
+    pass(&scene.simulator, Instant::now() + SILENCE / 2).await;
+    ids
+}

@@ -1,0 +1,109 @@
+//! A type without slots beside one that has them. Both runs go on at the same time, so that the machine treats them alike.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::account::NO_LIMIT;
+use crate::ends::Ledger;
+use crate::fleet::Fleet;
+use crate::jobs::{self, Job, SITE};
+use crate::scene::{Scene, Stage};
+use crate::series::pass;
+
+const PER_SECOND: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(120);
+const IMAGES: usize = 2_400;
+/// One refusal a second for the whole fleet; a fleet that asks with every job has hundreds of times as many.
+const TRICKLE: u64 = 120;
+/// Shows that every replica is at work before the window begins.
+const WARM_UP: usize = 80;
+const FINISH_WITHIN: Duration = Duration::from_secs(60);
+const SETTINGS: [(&str, &str); 2] = [NO_LIMIT, ("POLICY__ALLOWED_DOMAINS", SITE)];
+
+/// One of the two runs.
+struct Run {
+    scene: Scene,
+    fleet: Fleet,
+    ledger: Ledger,
+    solved_before: u64,
+}
+
+pub(crate) async fn run(stage: Arc<Stage>) {
+    let mut mixed = begin(&stage, "mixed").await;
+    let mut plain = begin(&stage, "plain").await;
+    mixed.scene.simulator.control(&json!({"slots": {"FunCaptchaTask": 0}})).await;
+    mixed.warmed_up(&stage).await;
+    plain.warmed_up(&stage).await;
+
+    let images = jobs::images("image", IMAGES);
+    let ids = jobs::ids(&images);
+    let both = jobs::mixed(images.clone(), jobs::site_bound("bound", IMAGES));
+    stage.say(format_args!(
+        "{PER_SECOND} images a second for {WINDOW:?} to both fleets, and as many FunCaptchaTask to one"
+    ));
+    let over = Instant::now() + WINDOW;
+    let offers = [mixed.scene.lane.offer(both, 2 * PER_SECOND), plain.scene.lane.offer(images, PER_SECOND)];
+    tokio::join!(pass(&mixed.scene.simulator, over), pass(&plain.scene.simulator, over));
+    compare(&stage, &mixed, &plain).await;
+    for offer in offers {
+        offer.finished().await;
+    }
+    settle(&stage, &mixed, &ids).await;
+    mixed.scene.close(&stage, &mut mixed.fleet).await;
+}
+
+async fn begin(stage: &Stage, name: &str) -> Run {
+    let scene = Scene::set_on(stage.amqp(), stage.folder().join(name), "").await;
+    let fleet = scene.fleet(&SETTINGS);
+    let ledger = Ledger::open(&scene.lane).await;
+    Run { scene, fleet, ledger, solved_before: 0 }
+}
+
+impl Run {
+    async fn warmed_up(&mut self, stage: &Stage) {
+        let images: Vec<Job> = jobs::images("warm-up", WARM_UP);
+        let ids = jobs::ids(&images);
+        self.scene.lane.publish(images).await;
+        self.scene.ready(stage, &mut self.fleet).await;
+        let ends = self.ledger.finish(stage, &ids, FINISH_WITHIN).await;
+        stage.say(format_args!("warm-up: {}", ends.tell()));
+        self.solved_before = self.solved().await;
+    }
+
+    /// Answers handed out; no site-bound task is ever accepted, so these are images.
+    async fn solved(&self) -> u64 {
+        self.scene.simulator.stats().await.answered_ready
+    }
+}
+
+async fn compare(stage: &Stage, mixed: &Run, plain: &Run) {
+    let beside = mixed.solved().await - mixed.solved_before;
+    let alone = plain.solved().await - plain.solved_before;
+    let share = beside as f64 / alone.max(1) as f64;
+    stage.check(
+        "images solved beside a type without slots >= 90 % of images alone",
+        format!("{beside} to {alone}: {:.1} %", share * 100.0),
+        alone > 0 && share >= 0.9,
+    );
+    let refused = mixed.scene.simulator.stats().await.refused("ERROR_NO_SLOT_AVAILABLE");
+    let what = format_args!("createTask refused for want of slots, of {IMAGES} jobs in {WINDOW:?}");
+    stage.at_most(what, refused, TRICKLE);
+}
+
+/// The images end; what has no slot waits unpaid, for 10 minutes by default.
+async fn settle(stage: &Stage, mixed: &Run, images: &BTreeSet<String>) {
+    let warm_up = jobs::ids(&jobs::images("warm-up", WARM_UP));
+    let wanted: BTreeSet<String> = images.union(&warm_up).cloned().collect();
+    let ends = mixed.ledger.finish(stage, &wanted, FINISH_WITHIN).await;
+    stage.check(
+        "all images end as results, and no other job ends",
+        ends.tell(),
+        ends.are_all() && ends.dead() == 0,
+    );
+    let waiting = mixed.scene.lane.waiting().await;
+    stage.note(format_args!("of {IMAGES} jobs without slots, waiting unpaid"), waiting.unpaid());
+}
