@@ -71,10 +71,12 @@ impl Answer {
     }
 
     pub(crate) fn tell(&self) -> String {
-        let text: String = self.text.split_whitespace().collect::<Vec<_>>().join(" ");
-        let short: String = text.chars().take(160).collect();
         let ended = if self.succeeded { "exit 0" } else { "failed" };
-        format!("{ended} after {} ms: {short}", self.took.as_millis())
+        let said = match serde_json::from_str::<Following>(&self.text) {
+            Ok(told) => format!("{} of {} follow", told.following, told.replicas),
+            Err(_) => self.text.lines().next().unwrap_or_default().to_owned(),
+        };
+        format!("{said}, {ended} after {} ms", self.took.as_millis())
     }
 }
 

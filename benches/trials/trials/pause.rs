@@ -79,8 +79,13 @@ async fn pause(stage: &Stage, scene: &Scene) {
     let (answer, late) = tokio::join!(operator.pause("trial"), watch);
     stage.at_most("createTask later than 1 s after the pause was issued, in 5 s", late, 0);
     tells_all(stage, "pause", &answer);
+    jobs_wait(stage, scene, "paused").await;
+}
+
+/// Without jobs that could be submitted, no submission would show nothing.
+async fn jobs_wait(stage: &Stage, scene: &Scene, when: &str) {
     let queued = scene.lane.waiting().await.jobs;
-    stage.check("jobs wait meanwhile", queued, queued > 0);
+    stage.check(format_args!("{when}: jobs wait"), queued, queued > 0);
 }
 
 fn tells_all(stage: &Stage, verb: &str, answer: &Answer) {
@@ -96,6 +101,7 @@ async fn still_paused(stage: &Stage, scene: &Scene, after: &str) {
     let before = creates(scene).await;
     pass(&scene.simulator, Instant::now() + QUIET).await;
     stage.at_most(format_args!("{after}: createTask in 10 s"), creates(scene).await - before, 0);
+    jobs_wait(stage, scene, after).await;
     let paused = scene.operator().status().await.and_then(|status| status.guard.paused);
     let told = paused.as_ref().map_or_else(|| "not paused".to_owned(), ToString::to_string);
     stage.check(format_args!("{after}: status says paused"), told, paused.is_some());
