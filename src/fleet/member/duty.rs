@@ -72,29 +72,23 @@ impl Member<'_> {
 
     /// What the leader has to do by itself, where it is due.
     pub(super) async fn do_duty(&mut self) {
-        match self.duty() {
-            None => {}
-            // Written down first, so that a leader that dies over the call is followed by one that knows of it.
-            Some(Duty::Probe) => {
-                self.learn(News::ProbeBegins).await;
-                if self.may_lead() {
-                    self.asked_in = self.term();
-                    self.probing = Some(self.fleet.probe());
-                }
-            }
-            Some(Duty::Prove(id)) => {
-                self.learn(News::ProbeBegins).await;
-                if self.may_lead() {
-                    self.asked_in = self.term();
-                    self.say(&Control::Prove { id }).await;
-                }
-            }
-            Some(Duty::Resign) => self.resign().await,
+        let Some(duty) = self.duty() else { return };
+        let begun = duty != Duty::Resign && self.begin_probe().await;
+        match (duty, begun) {
+            (Duty::Probe, true) => self.probing = Some(self.fleet.probe()),
+            (Duty::Prove(id), true) => self.say(&Control::Prove { id }).await,
+            (Duty::Resign, _) => self.resign().await,
+            (Duty::Probe | Duty::Prove(_), false) => {}
         }
     }
 
-    fn term(&self) -> u64 {
-        self.lead.as_ref().map_or(0, |lead| lead.state.term)
+    /// Writes down that getBalance is called now, so that a leader that dies over the call is followed by one that knows of it. Tells whether
+    /// it may be called.
+    async fn begin_probe(&mut self) -> bool {
+        self.learn(News::ProbeBegins).await;
+        let Some(lead) = self.lead.as_ref().filter(|_| self.may_lead()) else { return false };
+        self.asked_in = lead.state.term;
+        true
     }
 
     async fn resign(&mut self) {
