@@ -42,6 +42,7 @@ endif
 .PHONY: lint
 lint: ## Format, clippy, documentation and, where cargo-deny is installed, dependencies
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --lib --bins -- -D warnings
 	$(CARGO) clippy --locked --all-targets -- -D warnings $(TESTS_MAY)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
@@ -63,6 +64,16 @@ trials: ## Guard and fleet of 8 replicas under account faults, storms and kills,
 	$(CARGO) bench --locked --quiet --bench trials --no-run
 	scripts/ensure-rabbitmq
 	scripts/with-rabbitmq $(CARGO) bench --locked --quiet --bench trials -- $(TRIALS)
+
+.PHONY: fuzz
+fuzz: ## Fuzz the door, the ticket's reader and the reader of replies, FUZZ_SECONDS (60) each, with a stable toolchain
+	scripts/fuzz
+
+.PHONY: memory
+memory: ## Peak memory of the release binary under MEMORY_BODIES (2,000) bodies of 10 MB a queue, and under endless answers
+	scripts/ensure-rabbitmq
+	CAPTCHA_WORKER_TEST_BODIES=$(or $(MEMORY_BODIES),2000) scripts/with-rabbitmq \
+	  $(CARGO) test --release --locked --test memory -- --nocapture --test-threads 1
 
 .PHONY: image
 image: ## Build the container image captcha-worker:local

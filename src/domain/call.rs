@@ -10,8 +10,21 @@ use serde_json::value::RawValue;
 ///
 /// Documented as an integer; related services answer UUID strings and integers beyond 2^32, so nothing is read into it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "Box<RawValue>")]
 pub struct TaskId(Box<RawValue>);
+
+/// What was written down as an id and cannot be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a task's id is a number other than 0 or a text that is not empty, of at most 256 bytes")]
+pub struct NotATaskId;
+
+impl TryFrom<Box<RawValue>> for TaskId {
+    type Error = NotATaskId;
+
+    fn try_from(raw: Box<RawValue>) -> Result<Self, NotATaskId> {
+        Self::from_raw(&raw).ok_or(NotATaskId)
+    }
+}
 
 impl TaskId {
     /// Longest id that is accepted, in bytes of JSON.

@@ -99,6 +99,9 @@ pub enum Charge {
     Possible,
 }
 
+/// Longest description that is kept, in characters.
+const MAX_DESCRIPTION: usize = 1_000;
+
 /// A refusal with its meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -122,7 +125,12 @@ impl Fault {
         stage: Stage,
         description: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { class, code: Cow::Borrowed(code), description: description.into(), stage, retry_after: None }
+        let mut description = description.into();
+        // A host, or a reader's own error text, may quote a megabyte of what it was given.
+        if let Some((end, _)) = description.char_indices().nth(MAX_DESCRIPTION) {
+            description.to_mut().truncate(end);
+        }
+        Self { class, code: Cow::Borrowed(code), description, stage, retry_after: None }
     }
 
     /// A message that is not a job.
@@ -244,6 +252,12 @@ mod tests {
     fn class_of(error: &CallError) -> (Class, String) {
         let fault = judge(error, Stage::Submit, false, &Overrides::default());
         (fault.class, fault.code.into_owned())
+    }
+
+    #[test]
+    fn a_description_is_cut_to_its_bound() {
+        let fault = Fault::malformed(codes::NOT_JSON, "é".repeat(5_000));
+        assert_eq!(fault.description.chars().count(), MAX_DESCRIPTION);
     }
 
     #[test]

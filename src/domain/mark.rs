@@ -24,6 +24,12 @@ impl Mark {
         Self::of("proxy", &[&host.to_ascii_lowercase(), port])
     }
 
+    /// Whether it has the length of one, wherever it was read from.
+    #[must_use]
+    pub fn is_plausible(&self) -> bool {
+        self.0.len() == 16
+    }
+
     fn of(kind: &str, parts: &[&str]) -> Self {
         let mut hash = Sha256::new();
         for part in [kind].iter().chain(parts) {

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::call::TaskId;
-use super::envelope::{Headers, Message, Value};
+use super::envelope::{Headers, Message, Value, wire_size};
 use super::fault::{Fault, codes};
-use super::history::{HISTORY_HEADER, History, publishers_headers};
-use super::job::{Job, MAX_ID};
+use super::history::{HISTORY_HEADER, History, MAX_HEADER, MAX_PUBLISHERS_HEADERS, publishers_headers};
+use super::job::{Job, MAX_ID, MAX_MESSAGE, MAX_TYPE};
 use super::mark::Mark;
 use super::time::Timestamp;
 
@@ -14,6 +14,11 @@ use super::time::Timestamp;
 pub const TICKET_HEADER: &str = "x-captcha-ticket";
 /// Carries the routing key of an outcome that could not be published yet; the body is the outcome's.
 pub const ANSWER_HEADER: &str = "x-captcha-answer";
+/// Longest routing key that AMQP can hold, in bytes.
+const MAX_KEY: usize = 255;
+/// The largest outcome that a worker keeps: it holds a job and its metadata once more, or metadata and a solution, each within
+/// [`MAX_MESSAGE`], and a few KiB of its own.
+pub const MAX_KEPT_OUTCOME: usize = 3 * MAX_MESSAGE;
 
 /// What a ticket says beside the job's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,45 +112,94 @@ pub fn answered(routing_key: &str, outcome: &Message) -> Message {
     message
 }
 
+/// Whether the message is larger than anything that a worker puts on the ticket queue, so that it need not be read.
+#[must_use]
+pub fn is_too_large(message: &Message) -> bool {
+    let most = match message.properties.headers.contains_key(ANSWER_HEADER) {
+        true => MAX_KEPT_OUTCOME,
+        false => MAX_MESSAGE,
+    };
+    message.body.len() > most
+}
+
 /// Reads a message off the ticket queue.
 ///
 /// # Errors
 /// A fault, with the message given back, where it is no ticket of this version.
-pub fn read(mut message: Message, now: Timestamp) -> Result<Kept, Box<(Fault, Message)>> {
-    let headers = &mut message.properties.headers;
-    if let Some(Value::Text(routing_key)) = headers.remove(ANSWER_HEADER) {
-        *headers = publishers_headers(headers);
-        return Ok(Kept::Answered { routing_key, outcome: message });
-    }
-    match read_open(headers) {
-        Ok(ticket) => Ok(Kept::Open {
-            history: ticket.history.no_later_than(now),
-            task_id: ticket.task_id,
-            accepted_at: ticket.accepted_at.min(now),
-            job: Job {
-                id: ticket.job_id,
-                task_type: ticket.task_type,
-                deadline: ticket.deadline,
-                own_proxy: ticket.own_proxy,
-                proxy: ticket.proxy,
-                message,
-            },
-        }),
-        Err(why) => {
-            let fault = Fault::malformed(codes::NOT_A_TICKET, format!("header '{TICKET_HEADER}' {why}"));
-            Err(Box::new((fault, message)))
-        }
+pub fn read(message: Message, now: Timestamp) -> Result<Kept, Box<(Fault, Message)>> {
+    let headers = &message.properties.headers;
+    let judged = match headers.get(ANSWER_HEADER) {
+        Some(key) => routing_key(headers, key).map(Judged::Answered),
+        None => read_open(headers).map(|ticket| Judged::Open(Box::new(ticket))),
+    };
+    match judged {
+        Ok(Judged::Answered(routing_key)) => Ok(Kept::Answered { routing_key, outcome: unwrapped(message) }),
+        Ok(Judged::Open(ticket)) => Ok(opened(*ticket, message, now)),
+        Err(why) => Err(Box::new((Fault::malformed(codes::NOT_A_TICKET, why), message))),
     }
 }
 
+/// What a message's headers make it, before it is taken apart.
+enum Judged {
+    Open(Box<Ticket>),
+    Answered(String),
+}
+
+fn opened(ticket: Ticket, message: Message, now: Timestamp) -> Kept {
+    Kept::Open {
+        history: ticket.history.no_later_than(now),
+        task_id: ticket.task_id,
+        accepted_at: ticket.accepted_at.min(now),
+        job: Job {
+            id: ticket.job_id,
+            task_type: ticket.task_type,
+            deadline: ticket.deadline,
+            own_proxy: ticket.own_proxy,
+            proxy: ticket.proxy,
+            message,
+        },
+    }
+}
+
+/// The outcome as it was before it was kept. The two properties are in none of ours, and the broker ends the channel over a message that
+/// carries another's.
+fn unwrapped(mut outcome: Message) -> Message {
+    let properties = &mut outcome.properties;
+    properties.headers = publishers_headers(&properties.headers);
+    properties.user_id = None;
+    properties.expiration = None;
+    outcome
+}
+
+/// The key of an answered ticket, where an outcome can have it: another would be published in vain for ever.
+fn routing_key(headers: &Headers, key: &Value) -> Result<String, String> {
+    let ours = |key: &&str| (key.starts_with("solved.") || key.starts_with("dead.")) && key.len() <= MAX_KEY;
+    match key.as_text().filter(ours) {
+        Some(key) if leaves_room(headers) => Ok(key.to_owned()),
+        _ => Err(format!("header '{ANSWER_HEADER}' holds what no worker writes")),
+    }
+}
+
+/// Whether the message can be published again beside what a worker adds to it: see [`MAX_PUBLISHERS_HEADERS`].
+fn leaves_room(headers: &Headers) -> bool {
+    wire_size(&publishers_headers(headers)) <= MAX_PUBLISHERS_HEADERS
+}
+
 fn read_open(headers: &Headers) -> Result<Ticket, String> {
-    let text = headers.get(TICKET_HEADER).and_then(Value::as_text).ok_or("is missing")?;
-    let ticket: Ticket = serde_json::from_str(text).map_err(|error| format!("cannot be read: {error}"))?;
+    let told = |why: &str| format!("header '{TICKET_HEADER}' {why}");
+    let text = headers.get(TICKET_HEADER).and_then(Value::as_text).ok_or_else(|| told("is missing"))?;
+    let foreign = || told("holds what no worker writes");
+    if text.len() > MAX_HEADER {
+        return Err(foreign());
+    }
+    let ticket: Ticket =
+        serde_json::from_str(text).map_err(|error| told(&format!("cannot be read: {error}")))?;
     let sound = ticket.history.is_plausible()
-        && !ticket.job_id.is_empty()
-        && ticket.job_id.len() <= MAX_ID
-        && ticket.task_id.as_json().len() <= TaskId::MAX_LEN;
-    if sound { Ok(ticket) } else { Err("holds what no worker writes".to_owned()) }
+        && (1..=MAX_ID).contains(&ticket.job_id.len())
+        && (1..=MAX_TYPE).contains(&ticket.task_type.len())
+        && ticket.proxy.as_ref().is_none_or(Mark::is_plausible)
+        && leaves_room(headers);
+    if sound { Ok(ticket) } else { Err(foreign()) }
 }
 
 #[cfg(test)]
@@ -223,6 +277,28 @@ mod tests {
         let outcome = Message { body: b"{}".to_vec(), ..Message::default() };
         let kept = read(answered("solved.SomeTask", &outcome), NOW);
         assert_eq!(kept, Ok(Kept::Answered { routing_key: "solved.SomeTask".to_owned(), outcome }));
+    }
+
+    #[test]
+    fn an_answered_ticket_that_could_not_be_published_is_no_ticket() {
+        let outcome = Message { body: b"{}".to_vec(), ..Message::default() };
+        let long = format!("solved.{}", "T".repeat(255));
+        for key in ["elsewhere", "", &long] {
+            let refused = read(answered(key, &outcome), NOW).expect_err("must be refused");
+            assert_eq!((refused.0.code, refused.1), (codes::NOT_A_TICKET.into(), answered(key, &outcome)));
+        }
+        let mut anothers = answered("solved.T", &outcome);
+        anothers.properties.user_id = Some("shop".to_owned());
+        anothers.properties.expiration = Some("no number".to_owned());
+        assert_eq!(read(anothers, NOW), Ok(Kept::Answered { routing_key: "solved.T".to_owned(), outcome }));
+    }
+
+    #[test]
+    fn what_is_larger_than_a_worker_writes_need_not_be_read() {
+        let of = |bytes| Message { body: vec![b' '; bytes], ..Message::default() };
+        assert!(!is_too_large(&of(MAX_MESSAGE)) && is_too_large(&of(MAX_MESSAGE + 1)));
+        let outcome = |bytes| answered("solved.T", &of(bytes));
+        assert!(!is_too_large(&outcome(MAX_KEPT_OUTCOME)) && is_too_large(&outcome(MAX_KEPT_OUTCOME + 1)));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The last millisecond of the year 9999.
-const LATEST: i64 = 253_402_300_799_999;
+/// The first millisecond of the year 0, and the last of the year 9999.
+const WRITABLE: (i64, i64) = (-62_167_219_200_000, 253_402_300_799_999);
 
 /// A moment, to the millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,8 +43,9 @@ impl Timestamp {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        // An offset can carry a time past the last year that can be written; "never" must stay far away.
-        i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok().map(|millis| Self(millis.min(LATEST)))
+        // An offset can carry a time past the years that can be written; "never" must stay far away, and "long ago" readable.
+        let millis = i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok()?;
+        Some(Self(millis.clamp(WRITABLE.0, WRITABLE.1)))
     }
 }
 
@@ -85,6 +86,8 @@ mod tests {
         assert_eq!(Timestamp::parse("1764000000"), None);
         let never = Timestamp::parse("9999-12-31T23:59:59.9999999-05:00").unwrap();
         assert_eq!(never.to_string(), "9999-12-31T23:59:59.999Z");
+        let first = Timestamp::parse("0000-01-01T00:00:00+23:59").unwrap();
+        assert_eq!(first.to_string(), "0000-01-01T00:00:00.000Z");
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub(super) fn finite(text: &str) -> Option<f64> {
 }
 
 /// A string's content, or the JSON text of anything else (and of a string with broken escapes).
-fn text_of(raw: &RawValue) -> String {
+pub(super) fn text_of(raw: &RawValue) -> String {
     serde_json::from_str(raw.get()).unwrap_or_else(|_| bare(raw).to_owned())
 }
 

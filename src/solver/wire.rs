@@ -86,7 +86,7 @@ pub fn read_state(reply: &RawReply, mask: &Mask) -> Result<TaskState, CallError>
             let solution = fields.solution.filter(|_| verbatim)?.to_owned();
             Some(TaskState::Ready { solution, cost: fields.cost() })
         };
-        match fields.status.map(reply::bare) {
+        match fields.status.map(reply::text_of).as_deref().map(str::trim) {
             Some(word) if word.eq_ignore_ascii_case("ready") => solved(),
             Some(word) if word.eq_ignore_ascii_case("processing") => Some(TaskState::Processing),
             None | Some("") if fields.solution.is_some() => solved(),

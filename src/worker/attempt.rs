@@ -19,6 +19,10 @@ use crate::domain::lifecycle::{Action, Case, Event, OpenTask, Origin, Step, Verd
 use crate::domain::outcome::{self, Outcome};
 use crate::domain::ticket::{self, Kept};
 
+/// The largest message on the ticket queue that is kept in an outcome although no worker has written it. The prefetch of that queue runs into
+/// thousands, and each such outcome is held several times over until it is published.
+const MAX_FOREIGN: usize = 8 * 1024;
+
 /// A delivery at hand. It outlives a panic in its own handling, so that the message can still be settled.
 struct Held {
     receipt: Receipt,
@@ -44,12 +48,13 @@ pub(super) async fn attempt(
 }
 
 async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, redelivered: bool) -> End {
-    if held.message.body.len() > MAX_MESSAGE && origin == Origin::Job {
-        tracing::warn!(
-            bytes = held.message.body.len(),
-            "a message above 1 MiB goes to the queue of raw dead letters"
-        );
-        return End::Rejected;
+    let is_too_large = match origin {
+        Origin::Job => held.message.body.len() > MAX_MESSAGE,
+        Origin::Ticket => ticket::is_too_large(&held.message),
+    };
+    if is_too_large {
+        // Not kept until the broker has been told: many of them are at hand at once.
+        return too_large(&std::mem::take(&mut held.message));
     }
     let first = match origin {
         Origin::Job => take_job(ctx, held),
@@ -59,6 +64,13 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
         Ok(event) => drive(ctx, scope, held, event).await,
         Err(end) => end,
     }
+}
+
+/// Too large to be looked at, or copied into an outcome: the broker keeps it whole.
+fn too_large(message: &Message) -> End {
+    let bytes = message.body.len();
+    tracing::warn!(bytes, "a message above its bound goes to the queue of raw dead letters");
+    End::Rejected
 }
 
 /// The door: what is no job, or must not be submitted, ends here.
@@ -87,6 +99,7 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
         Ok(Kept::Answered { routing_key, outcome }) => {
             Err(End::Outcome(Box::new(Outcome { routing_key, message: outcome })))
         }
+        Err(refusal) if refusal.1.body.len() > MAX_FOREIGN => Err(too_large(&refusal.1)),
         Err(refusal) => {
             let (fault, message) = *refusal;
             let id = message.properties.message_id.clone().unwrap_or_else(|| ctx.dice.fresh_id());

@@ -21,9 +21,14 @@ impl Process {
         self.child.kill().await.expect("killed");
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// A signal by its name.
     pub(crate) async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
+        let pid = self.id().to_string();
         assert!(
             Command::new("kill").args([&format!("-{name}"), &pid]).status().await.expect("kill").success()
         );
@@ -106,21 +111,26 @@ pub(crate) struct Replica<'a> {
 impl Replica<'_> {
     /// Starts one. It logs to this test's output.
     pub(crate) fn start(&self) -> Process {
-        let child = Command::new(BINARY)
-            .arg("run")
-            .current_dir(std::env::temp_dir())
-            .env("CAPTCHA_WORKER__BROKER__URL", self.amqp)
-            .env("CAPTCHA_WORKER__BROKER__NAMESPACE", self.namespace)
-            .env("CAPTCHA_WORKER__SOLVER__BASE_URL", &self.simulator.url)
-            .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key")
-            .env("CAPTCHA_WORKER__LOG__LEVEL", "warn")
-            .envs(self.settings.iter().map(|(key, value)| (format!("CAPTCHA_WORKER__{key}"), *value)))
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the worker starts");
-        Process { child }
+        start(self.amqp, self.namespace, &self.simulator.url, self.settings)
     }
+}
+
+/// Starts a replica against any API.
+pub(crate) fn start(amqp: &str, namespace: &str, api: &str, settings: &[(&str, &str)]) -> Process {
+    let child = Command::new(BINARY)
+        .arg("run")
+        .current_dir(std::env::temp_dir())
+        .env("CAPTCHA_WORKER__BROKER__URL", amqp)
+        .env("CAPTCHA_WORKER__BROKER__NAMESPACE", namespace)
+        .env("CAPTCHA_WORKER__SOLVER__BASE_URL", api)
+        .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key")
+        .env("CAPTCHA_WORKER__LOG__LEVEL", "warn")
+        .envs(settings.iter().map(|(key, value)| (format!("CAPTCHA_WORKER__{key}"), *value)))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the worker starts");
+    Process { child }
 }
 
 /// Declares a namespace's topology, so that a publisher may begin before any worker.

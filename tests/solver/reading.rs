@@ -94,6 +94,7 @@ async fn a_status_of_neither_documented_word_is_processing() {
 #[tokio::test]
 async fn the_word_ready_counts_in_any_case() {
     assert_eq!(solution(state(r#"{"status":" READY","solution":1}"#).await), "1");
+    assert_eq!(solution(state(r#"{"status":"re\u0061dy","solution":1}"#).await), "1");
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ use crate::broker::{
     BoxFuture, BrokerError, ConsumeSpec, Consumer, Delivery, Link, Publisher, QueueDepth, publisher_channel,
 };
 
-/// News between replicas are few; a slow reader's share of them.
-const SUBSCRIBER_PREFETCH: u16 = 64;
+/// News between replicas are few, and each message may be as large as the broker allows, whoever sends it.
+const SUBSCRIBER_PREFETCH: u16 = 8;
 
 /// The two connections of a session: a broker that blocks publishers must not hold up settlements.
 pub(super) struct AmqpLink {

@@ -26,7 +26,7 @@ pub const MAX_MESSAGE: usize = 1024 * 1024;
 /// The longest id: it travels as an AMQP short string.
 pub const MAX_ID: usize = 255;
 /// The longest task type that is passed on.
-const MAX_TYPE: usize = 100;
+pub const MAX_TYPE: usize = 100;
 
 /// A job as its publisher sent it, read once.
 #[derive(Debug, Clone, PartialEq)]

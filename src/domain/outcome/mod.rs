@@ -175,8 +175,8 @@ pub fn refused(refused: &NotAJob, received_at: Timestamp, by: Finish<'_>) -> Out
     let message = &refused.message;
     let whole_job = if refused.fault.class == Class::Malformed { None } else { raw(&message.body) };
     let original = whole_job.is_none().then(|| match std::str::from_utf8(&message.body) {
-        Ok(text) => Original { encoding: "utf-8", body: text.into() },
-        Err(_) => Original { encoding: "base64", body: STANDARD.encode(&message.body).into() },
+        Ok(text) if !text.contains(is_written_long) => Original { encoding: "utf-8", body: text.into() },
+        Ok(_) | Err(_) => Original { encoding: "base64", body: STANDARD.encode(&message.body).into() },
     });
     let body = Body {
         version: 1,
@@ -194,6 +194,11 @@ pub fn refused(refused: &NotAJob, received_at: Timestamp, by: Finish<'_>) -> Out
         worker: by.worker,
     };
     outcome(dead_key(&refused.fault), &body, &message.properties, by.now)
+}
+
+/// Whether JSON writes it as six characters: a message of such would be six times as large in its outcome.
+fn is_written_long(character: char) -> bool {
+    character.is_ascii_control() && !matches!(character, '\t' | '\n' | '\r')
 }
 
 fn raw(body: &[u8]) -> Option<&RawValue> {

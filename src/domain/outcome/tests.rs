@@ -79,9 +79,11 @@ fn a_failed_outcome_carries_the_whole_job() {
 
 #[test]
 fn what_is_no_job_is_kept_as_it_was() {
-    for (body, encoding, kept) in
-        [(&b"not json"[..], "utf-8", "not json"), (&b"\xff\x00"[..], "base64", "/wA=")]
-    {
+    for (body, encoding, kept) in [
+        (&b"not json\t\r\n"[..], "utf-8", "not json\t\r\n"),
+        (&b"\xff\x00"[..], "base64", "/wA="),
+        (&b"\x00\x1b"[..], "base64", "ABs="),
+    ] {
         let mut message = Message { body: body.to_vec(), ..Message::default() };
         let no_job = Job::read(&mut message, &Policy::default(), || "gen".to_owned()).unwrap_err();
         let outcome = read(&refused(&no_job, SEEN, BY));
