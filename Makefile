@@ -15,6 +15,9 @@ NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout print_stderr too_many_lines \
   cast_possible_truncation cast_possible_wrap cast_sign_loss)
 
+# Thousands of them in half a minute, which needs the optimiser.
+HISTORIES := --cargo-profile release --features breakage --test histories
+
 .PHONY: help
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +37,10 @@ test: $(TEST_PYTHON) ## All tests, on a real RabbitMQ (installed first where it 
 	scripts/ensure-rabbitmq
 ifneq ($(NEXTEST),)
 	CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) scripts/with-rabbitmq $(CARGO) nextest run --locked
+	$(CARGO) nextest run --locked $(HISTORIES)
 else
 	CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --bins --lib --tests
+	$(CARGO) test --locked $(subst --cargo-profile,--profile,$(HISTORIES)) -- --test-threads 1
 endif
 	$(CARGO) test --locked --doc
 
@@ -44,7 +49,7 @@ lint: ## Format, clippy, documentation and, where cargo-deny is installed, depen
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --lib --bins -- -D warnings
-	$(CARGO) clippy --locked --all-targets -- -D warnings $(TESTS_MAY)
+	$(CARGO) clippy --locked --all-targets --features breakage -- -D warnings $(TESTS_MAY)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 	scripts/check-dependencies
 
@@ -74,6 +79,11 @@ memory: ## Peak memory of the release binary under MEMORY_BODIES (2,000) bodies 
 	scripts/ensure-rabbitmq
 	CAPTCHA_WORKER_TEST_BODIES=$(or $(MEMORY_BODIES),2000) scripts/with-rabbitmq \
 	  $(CARGO) test --release --locked --test memory -- --nocapture --test-threads 1
+
+.PHONY: soak
+soak: ## Seeded histories of the whole worker on paused time, until told to stop (SOAK="--seed N" tells one in words)
+	@echo "building: minutes the first time, then seconds"
+	$(CARGO) bench --locked --quiet --bench soak -- $(SOAK)
 
 .PHONY: image
 image: ## Build the container image captcha-worker:local

@@ -1,5 +1,6 @@
 //! captcha-worker: a distributed worker between a message queue and a slow, paid, poll-based recognition API.
 
+pub mod breakage;
 pub mod broker;
 pub mod cli;
 pub mod clock;

@@ -6,6 +6,7 @@
 
 pub mod amqp;
 mod consume;
+mod ending;
 mod error;
 pub mod local;
 mod publish;
@@ -15,9 +16,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 pub use consume::{Consumer, ConsumerPort, Delivery, Lease, Receipt, Settlement, Stale, consumer_channel};
+pub use ending::Ending;
 pub use error::{BrokerError, PublishError};
 pub use publish::{Confirm, PublishRequest, Publisher, publisher_channel};
 
@@ -72,13 +72,13 @@ pub trait Link: Send + Sync {
 pub struct Session {
     link: Arc<dyn Link>,
     publisher: Publisher,
-    closed: watch::Receiver<Option<String>>,
+    closed: Ending,
 }
 
 impl Session {
-    /// Puts a session together from its parts. `closed` turns to the reason when the session has ended.
+    /// Puts a session together from its parts. `closed` ends with the session.
     #[must_use]
-    pub fn new(link: Arc<dyn Link>, publisher: Publisher, closed: watch::Receiver<Option<String>>) -> Self {
+    pub fn new(link: Arc<dyn Link>, publisher: Publisher, closed: Ending) -> Self {
         Self { link, publisher, closed }
     }
 
@@ -122,17 +122,13 @@ impl Session {
 
     /// Waits until the session has ended, and tells why.
     pub async fn closed(&self) -> String {
-        let mut closed = self.closed.clone();
-        match closed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => "the session's owner is gone".to_owned(),
-        }
+        self.closed.ended().await
     }
 
     /// Whether the session has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.closed.borrow().is_some() || self.closed.has_changed().is_err()
+        self.closed.is_ended()
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::output::Output;
 use super::{CommandError, Exit, connect, status};
 use crate::broker::topology::Names;
+use crate::clock::Dice;
 use crate::config::Settings;
 use crate::domain::guard;
 use crate::fleet::{Answer, Client, Order};
@@ -82,7 +83,7 @@ async fn give(
 ) -> Result<Exit, CommandError> {
     let broker = connect::broker(settings, "captcha-worker operator")?;
     let names = Names::new(&settings.broker.namespace);
-    let mut client = Client::connect(&broker, &names).await?;
+    let mut client = Client::connect(&broker, &names, Dice::Thread).await?;
     let began = Instant::now();
     let answer = client.order(order, PATIENCE).await;
     client.close().await;

@@ -11,6 +11,7 @@ use super::output::Output;
 use super::{CommandError, Exit, connect, signals};
 use crate::broker::topology::{Names, PARKS};
 use crate::broker::{BrokerError, Session};
+use crate::clock::Dice;
 use crate::config::Settings;
 use crate::domain::class::Class;
 use crate::domain::guard::{self, Phase, State};
@@ -55,7 +56,7 @@ pub(super) async fn run(
 ) -> Result<Exit, CommandError> {
     let broker = connect::broker(settings, "captcha-worker status")?;
     let names = Names::new(&settings.broker.namespace);
-    let mut client = Client::connect(&broker, &names).await?;
+    let mut client = Client::connect(&broker, &names, Dice::Thread).await?;
     let stop = if args.watch { signals::stop()? } else { CancellationToken::new() };
     let looked = look_on(args.watch, &stop, &mut client, &names, output).await;
     client.close().await;

@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod fault;
 pub mod guard;
 pub mod history;
+pub mod identity;
 pub mod job;
 pub mod lifecycle;
 pub mod mark;

@@ -14,6 +14,9 @@ pub const LEASE: Duration = Duration::from_secs(5);
 /// What a new owner waits before its first poll: until the earlier owner's lease is over, and the spacing after that.
 pub const HANDOVER_WAIT: Duration = LEASE.saturating_add(SPACING);
 
+/// By how much the clocks of two replicas may differ.
+const CLOCKS: Duration = Duration::from_secs(10);
+
 /// The pace of a task type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pacing {
@@ -118,9 +121,11 @@ impl Pacing {
     }
 }
 
-/// How many polls a ticket's earlier owners have used, judged by its age alone: as many as the spacing allows.
+/// How many polls a ticket's earlier owners have used, or may still use, judged by its age alone: as many as the spacing allows until the
+/// earlier owner's lease is over. The age is that between two machines' clocks.
 #[must_use]
 pub fn assumed_polls(age: Duration) -> u32 {
+    let age = age + LEASE + CLOCKS;
     u32::try_from(age.as_millis().div_ceil(SPACING.as_millis())).unwrap_or(u32::MAX)
 }
 
@@ -199,9 +204,10 @@ mod tests {
 
     #[test]
     fn earlier_owners_are_taken_to_have_polled_as_often_as_they_might() {
-        assert_eq!(assumed_polls(secs(0)), 0);
-        assert_eq!(assumed_polls(secs(4)), 2);
-        assert_eq!(assumed_polls(Duration::from_millis(4_001)), 3);
+        // 5 s of the earlier owner's lease, and 10 s between two clocks, go on top of the age.
+        assert_eq!(assumed_polls(secs(0)), 8);
+        assert_eq!(assumed_polls(secs(5)), 10);
+        assert_eq!(assumed_polls(Duration::from_millis(5_001)), 11);
     }
 
     proptest! {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, interval, timeout_at};
-use uuid::Uuid;
 
 use super::message::{Command, Control, LeaderNews, Presence, Trust, say};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError, Consumer, Session};
+use crate::clock::Dice;
 
 pub use super::message::Order;
 
@@ -60,6 +60,7 @@ pub struct Client {
     control: Consumer,
     exchange: String,
     user: String,
+    dice: Dice,
     replicas: BTreeMap<String, Presence>,
     leader: Option<LeaderNews>,
 }
@@ -69,12 +70,12 @@ impl Client {
     ///
     /// # Errors
     /// The broker cannot be reached, or has no control exchange under these names.
-    pub async fn connect(broker: &Broker, names: &Names) -> Result<Self, BrokerError> {
+    pub async fn connect(broker: &Broker, names: &Names, dice: Dice) -> Result<Self, BrokerError> {
         let session = broker.connect().await?;
         let exchange = names.control();
         let control = session.link().subscribe(&exchange).await?;
         let user = broker.user().to_owned();
-        Ok(Self { session, control, exchange, user, replicas: BTreeMap::new(), leader: None })
+        Ok(Self { session, control, exchange, user, dice, replicas: BTreeMap::new(), leader: None })
     }
 
     /// The session, for looking at queues beside.
@@ -105,7 +106,7 @@ impl Client {
     /// The connection is lost.
     pub async fn order(&mut self, order: Order, patience: Duration) -> Result<Answer, BrokerError> {
         let deadline = Instant::now() + patience;
-        let id = Uuid::new_v4().to_string();
+        let id = self.dice.fresh_id();
         let command = Control::Command(Command { id: id.clone(), order });
         self.forget();
         // Whoever is there already answers to this, so that it is known how many are to follow.

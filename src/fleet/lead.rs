@@ -61,6 +61,11 @@ impl Lead {
         if state.epoch > self.state.epoch {
             self.state = state;
             self.hold(receipt);
+        } else if state.epoch == self.state.epoch && state.phase.caution() > self.state.phase.caution() {
+            // Two have written it without knowing of each other: what either of them fears is in force.
+            self.state = State { epoch: state.epoch.saturating_add(1), ..state };
+            self.unwritten = true;
+            self.hold(receipt);
         } else if state.epoch == self.state.epoch && self.held.is_none() {
             self.held = Some(receipt);
         } else {

@@ -13,12 +13,13 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::lead::Lead;
-use super::message::{Control, Presence, keep, say};
+use super::message::{Control, Presence, say};
 use super::roster::Roster;
 use super::{Fleet, Found, Vitals};
+use crate::breakage::Breakage;
 use crate::broker::{ConsumeSpec, Consumer, Delivery, Session};
 use crate::domain::call::CallError;
-use crate::domain::guard::{News, State};
+use crate::domain::guard::{News, Phase};
 use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 use crate::solver::Balance;
@@ -98,7 +99,9 @@ impl<'a> Member<'a> {
             aside_until: None,
             asked_in: 0,
         };
-        member.stand_for_lead().await?;
+        if !fleet.leaving.is_cancelled() {
+            member.stand_for_lead().await?;
+        }
         member.say(&Control::Hello).await;
         if depth.ready == 0 && depth.consumers == 0 {
             member.create().await;
@@ -129,6 +132,7 @@ impl<'a> Member<'a> {
                 },
                 Some(found) = self.found.recv() => { self.on_found(found).await; Ok(()) }
                 end = probed(&mut self.probing) => { self.on_probed(end).await; Ok(()) }
+                () = self.fleet.leaving.cancelled(), if self.guard.is_some() => { self.leave_lead().await; Ok(()) }
                 _ = self.tick.tick() => self.on_tick().await,
             };
             if let Err(reason) = done {
@@ -168,28 +172,6 @@ impl<'a> Member<'a> {
         self.say(&Control::Replica(Box::new(presence))).await;
     }
 
-    /// The state message is lost, or there never was one: writes one. Several replicas may; the highest epoch wins.
-    async fn create(&mut self) {
-        self.leader_heard = Instant::now();
-        let now = self.now();
-        let state = match self.fleet.standing.memory() {
-            Some(memory) => memory.as_ref().clone().recreated(now),
-            None => State::unknown(0, now),
-        };
-        tracing::info!(epoch = state.epoch, "no state of the account on the broker: it is looked at first");
-        self.store(&state).await;
-    }
-
-    /// Whether the broker has it.
-    async fn store(&self, state: &State) -> bool {
-        let message = keep(state, &self.fleet.trust.own);
-        let stored = self.session.publish("", &self.fleet.names.guard(), message).await;
-        if let Err(error) = &stored {
-            tracing::warn!(%error, "the account's state could not be written; trying again");
-        }
-        stored.is_ok()
-    }
-
     /// A message of the guard's queue: with the first of them comes the lead.
     async fn on_state(&mut self, delivery: Delivery) -> Result<(), Lost> {
         let Delivery { message, receipt, .. } = delivery;
@@ -205,6 +187,10 @@ impl<'a> Member<'a> {
             return Ok(());
         }
         let mut lead = Lead::take(state, receipt);
+        if Breakage::GuardForgotten.in_force() {
+            lead.state.phase = Phase::Open;
+            lead.state.paused = None;
+        }
         self.gather(&mut lead).await?;
         if let Some(memory) = self.fleet.standing.memory() {
             lead.remember(&memory);
@@ -261,7 +247,8 @@ impl<'a> Member<'a> {
 
     /// What a replica that does not lead does about there being a leader.
     async fn mind_the_lead(&mut self) -> Result<(), Lost> {
-        if self.aside_until.is_some_and(|until| Instant::now() >= until) {
+        let leaving = self.fleet.leaving.is_cancelled();
+        if self.aside_until.is_some_and(|until| !leaving && Instant::now() >= until) {
             self.aside_until = None;
             self.stand_for_lead().await?;
         }

@@ -7,6 +7,7 @@
 //! * A replica calls nothing before it knows the state.
 
 mod client;
+mod hold;
 mod lead;
 mod member;
 mod message;
@@ -19,6 +20,7 @@ mod standing;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::Session;
@@ -77,6 +79,7 @@ pub struct Fleet {
     started_at: Timestamp,
     standing: Standing,
     found: Mutex<Receiver<Found>>,
+    leaving: CancellationToken,
 }
 
 /// What this replica has found out, on its way to the fleet.
@@ -108,6 +111,7 @@ impl Fleet {
             dice: options.dice,
             standing,
             found: Mutex::new(found),
+            leaving: CancellationToken::new(),
         }
     }
 
@@ -139,6 +143,11 @@ impl Fleet {
             Ok(member) => member.run().await,
             Err(reason) => reason,
         }
+    }
+
+    /// This replica is about to leave: it gives the lead to another, which a fleet that is stopped must not wait for.
+    pub fn step_down(&self) {
+        self.leaving.cancel();
     }
 
     /// Tells the others that this replica leaves.

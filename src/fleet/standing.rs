@@ -2,22 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::Found;
 use super::message::Report;
-use super::seen::{Hold, Seen, accounted_for, is_graver};
+use super::seen::{Seen, accounted_for};
 use super::shut::Shut;
+use crate::breakage::Breakage;
 use crate::domain::guard::{self, CanaryEnd, Permit, Reason, State, WRONG_IDS, WRONG_IDS_WITHIN, Watch};
 use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 
 /// Reports on their way to the fleet. One that finds no room is made again while its cause lasts.
 const REPORTS: usize = 64;
-/// A hold that came back this soon waits longer.
-const RELAPSE: Duration = Duration::from_secs(60);
 
 /// Whose address the API sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,14 +28,15 @@ pub enum Egress {
 
 pub(super) struct Inner {
     pub(super) seen: watch::Sender<Seen>,
+    changed: Notify,
     key: Mutex<Mark>,
     pub(super) shut: Mutex<BTreeMap<String, Shut>>,
     pub(super) proxies: Mutex<BTreeMap<Mark, Timestamp>>,
-    wrong_ids: Mutex<Watch>,
-    relapses: Mutex<(u32, Option<Timestamp>)>,
+    pub(super) wrong_ids: Mutex<Watch>,
+    pub(super) relapses: Mutex<(u32, Option<Timestamp>)>,
     found: mpsc::Sender<Found>,
     pub(super) rules: guard::Rules,
-    egress: Egress,
+    pub(super) egress: Egress,
 }
 
 /// The guard's state in this replica, and everybody's way to learn of a change. Clones are the same.
@@ -66,6 +65,7 @@ impl Standing {
         };
         let inner = Inner {
             seen: watch::Sender::new(seen),
+            changed: Notify::new(),
             key: Mutex::new(key),
             shut: Mutex::default(),
             proxies: Mutex::default(),
@@ -100,7 +100,7 @@ impl Standing {
 
     /// This replica's place among those that it hears.
     pub(super) fn set_rank(&self, rank: usize) {
-        self.inner.seen.send_if_modified(|seen| std::mem::replace(&mut seen.rank, rank) != rank);
+        self.change(|seen| std::mem::replace(&mut seen.rank, rank) != rank);
     }
 
     /// All that is known.
@@ -115,34 +115,22 @@ impl Standing {
         self.inner.seen.subscribe()
     }
 
-    /// The API refused the account to a call that began in this term.
-    pub fn refused(&self, reason: Reason, term: u64, now: Timestamp) {
-        if self.inner.egress == Egress::Own && reason.is_of_the_address() {
-            self.hold_alone(reason, term, now);
-        } else if self.hold(Hold { reason, term, until: None, mine: true }) {
-            self.report(Report::Refused { reason, key: self.key(), term });
+    /// Waits until what may be done is as wanted. Jobs that wait for the same are woken in the order in which they began to.
+    pub async fn until(&self, wanted: impl Fn(&Permit) -> bool) {
+        loop {
+            let changed = self.inner.changed.notified();
+            if wanted(&self.permit()) {
+                return;
+            }
+            changed.await;
         }
     }
 
-    /// Another replica's call was refused. What it met, every replica with the same account would meet.
-    pub(super) fn heard_refused(&self, reason: Reason, key: &Mark, term: u64) {
-        if reason != Reason::KeyInvalid || *key == self.key() {
-            self.hold(Hold { reason, term, until: None, mine: false });
+    /// Changes what is known; `change` tells whether it has.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Seen) -> bool) {
+        if self.inner.seen.send_if_modified(change) {
+            self.inner.changed.notify_waiters();
         }
-    }
-
-    /// The API did not know a task's id.
-    pub fn wrong_id(&self, term: u64, now: Timestamp) {
-        self.report(Report::WrongId { term });
-        if lock(&self.inner.wrong_ids).note(now) {
-            self.hold(Hold { reason: Reason::WrongIds, term, until: None, mine: true });
-        }
-    }
-
-    /// The API has not answered several calls in a row. The leader looks whether it is down for all.
-    pub fn unanswered(&self, term: u64, now: Timestamp) {
-        self.hold_alone(Reason::ProviderDown, term, now);
-        self.report(Report::Down);
     }
 
     /// The canary's submission, begun in this term, has ended.
@@ -150,51 +138,10 @@ impl Standing {
         let _ = self.inner.found.try_send(Found::Canary(end, term));
     }
 
-    /// Stops this replica for a time, growing while it meets the same again.
-    fn hold_alone(&self, reason: Reason, term: u64, now: Timestamp) {
-        // What was under way together is one relapse.
-        if self.inner.seen.borrow().held() == Some(reason) {
-            return;
+    pub(super) fn permit_of(&self, seen: &Seen) -> Permit {
+        if Breakage::PermitIgnored.in_force() {
+            return Permit::ALL;
         }
-        let failures = {
-            let mut relapses = lock(&self.inner.relapses);
-            let again = relapses.1.is_some_and(|until| now.since(until) < RELAPSE);
-            relapses.0 = if again { relapses.0.saturating_add(1) } else { 0 };
-            relapses.0
-        };
-        let until = now.plus(reason.schedule(&self.inner.rules).wait(failures));
-        if self.hold(Hold { reason, term, until: Some(until), mine: false }) {
-            lock(&self.inner.relapses).1 = Some(until);
-        }
-    }
-
-    /// Holds, unless something graver does, or the leader's word has accounted for it. Tells whether it is news.
-    fn hold(&self, hold: Hold) -> bool {
-        let mut news = false;
-        self.inner.seen.send_if_modified(|seen| {
-            let graver_than_told = seen.state.as_ref().is_some_and(|state| is_graver(&hold, state));
-            let old = hold.term < seen.term() && !graver_than_told;
-            let graver = seen.hold.is_some_and(|standing| standing.reason >= hold.reason);
-            news = !old && !graver;
-            if news {
-                seen.hold = Some(hold);
-                seen.permit = self.permit_of(seen);
-            }
-            news
-        });
-        if news && hold.mine {
-            tracing::error!(
-                reason = hold.reason.name(),
-                "the API refused this replica's call; {}",
-                hold.reason.advice()
-            );
-        } else if news && hold.until.is_some() {
-            tracing::warn!(reason = hold.reason.name(), "this replica calls nothing for a while");
-        }
-        news
-    }
-
-    fn permit_of(&self, seen: &Seen) -> Permit {
         let Some(state) = &seen.state else { return Permit::NOTHING };
         let permit = Permit::under(state, seen.leads, &self.key());
         let Some(hold) = seen.hold else { return permit };
@@ -208,7 +155,7 @@ impl Standing {
     pub(super) fn adopt(&self, state: &State, leader: &str, leads: bool, replicas: usize) -> bool {
         let mut news = false;
         let key = self.key();
-        self.inner.seen.send_if_modified(|seen| {
+        self.change(|seen| {
             if state.epoch < seen.epoch() {
                 return false;
             }
@@ -234,10 +181,11 @@ impl Standing {
 
     /// The session is gone, and with it the certainty: nothing is called before the leader's word comes over the next one.
     pub(super) fn forget(&self) {
-        self.inner.seen.send_modify(|seen| {
+        self.change(|seen| {
             seen.state = None;
             seen.leads = false;
             seen.permit = Permit::NOTHING;
+            true
         });
     }
 
@@ -245,9 +193,10 @@ impl Standing {
     pub(super) fn tick(&self, now: Timestamp) {
         let Some(hold) = self.inner.seen.borrow().hold else { return };
         if hold.until.is_some_and(|until| until <= now) {
-            self.inner.seen.send_modify(|seen| {
+            self.change(|seen| {
                 seen.hold = None;
                 seen.permit = self.permit_of(seen);
+                true
             });
         } else if hold.until.is_none() {
             self.report(Report::Refused { reason: hold.reason, key: self.key(), term: hold.term });
@@ -263,9 +212,10 @@ impl Standing {
     /// Another key is in use.
     pub(super) fn set_key(&self, key: Mark) {
         *lock(&self.inner.key) = key;
-        self.inner.seen.send_modify(|seen| {
+        self.change(|seen| {
             seen.hold = seen.hold.filter(|hold| hold.reason != Reason::KeyInvalid);
             seen.permit = self.permit_of(seen);
+            true
         });
     }
 

@@ -7,8 +7,12 @@ use futures_util::FutureExt;
 
 use super::call;
 use super::context::{Context, Scope};
+use super::custody;
 use super::end::{End, carry_out, failed, kept, refused, settled};
 use super::gate::Pass;
+use super::recognise::recognise;
+use super::settle::Settling;
+use crate::breakage::Breakage;
 use crate::broker::{Delivery, Receipt};
 use crate::domain::class::Class;
 use crate::domain::envelope::Message;
@@ -24,10 +28,12 @@ use crate::domain::ticket::{self, Kept};
 const MAX_FOREIGN: usize = 8 * 1024;
 
 /// A delivery at hand. It outlives a panic in its own handling, so that the message can still be settled.
-struct Held {
+struct Held<'a> {
     receipt: Receipt,
     message: Message,
     case: Option<Case>,
+    /// Of a ticket's task.
+    custody: Option<custody::Held<'a>>,
 }
 
 /// Handles a delivery off the job or ticket queue. The pass counts it against the gate until it is settled.
@@ -40,14 +46,29 @@ pub(super) async fn attempt(
 ) {
     let Delivery { message, redelivered, receipt, .. } = delivery;
     let reply_to = message.properties.reply_to.clone();
-    let mut held = Held { receipt, message, case: None };
+    let mut held = Held { receipt, message, case: None, custody: None };
     let handled = AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered)).catch_unwind().await;
     let end = handled.unwrap_or_else(|_| poisoned(&ctx, &mut held));
-    Box::pin(carry_out(&ctx, &scope, held.receipt, origin, end, reply_to)).await;
+    let Held { receipt, case, custody, .. } = held;
+    let settling = Settling { receipt, case: case.as_ref() };
+    let succeeded = Box::pin(carry_out(&ctx, &scope, settling, origin, end, reply_to)).await;
+    if let Some(custody) = custody.filter(|_| succeeded) {
+        custody.settled();
+    }
+    if Breakage::PassLeaked.in_force() {
+        std::mem::forget(pass);
+        return;
+    }
     drop(pass);
 }
 
-async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, redelivered: bool) -> End {
+async fn handle<'a>(
+    ctx: &'a Context,
+    scope: &Scope,
+    held: &mut Held<'a>,
+    origin: Origin,
+    redelivered: bool,
+) -> End {
     let is_too_large = match origin {
         Origin::Job => held.message.body.len() > MAX_MESSAGE,
         Origin::Ticket => ticket::is_too_large(&held.message),
@@ -61,7 +82,15 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
         Origin::Ticket => take_ticket(ctx, held, redelivered),
     };
     match first {
-        Ok(event) => drive(ctx, scope, held, event).await,
+        Ok(event) => {
+            if let Some(case) = &held.case {
+                match Box::pin(recognise(ctx, scope, case, redelivered)).await {
+                    Ok(custody) => held.custody = custody,
+                    Err(end) => return end,
+                }
+            }
+            drive(ctx, scope, held, event).await
+        }
         Err(end) => end,
     }
 }
@@ -74,7 +103,7 @@ fn too_large(message: &Message) -> End {
 }
 
 /// The door: what is no job, or must not be submitted, ends here.
-fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
+fn take_job(ctx: &Context, held: &mut Held<'_>) -> Result<Event, End> {
     let now = ctx.clock.now();
     let history = History::of_job(&held.message.properties.headers, &ctx.names.retry_prefix(), now);
     let read = Job::read(&mut held.message, &ctx.policy, || ctx.dice.fresh_id());
@@ -90,9 +119,11 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
     Ok(Event::Taken)
 }
 
-fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Event, End> {
+fn take_ticket(ctx: &Context, held: &mut Held<'_>, redelivered: bool) -> Result<Event, End> {
     match ticket::read(std::mem::take(&mut held.message), ctx.clock.now()) {
         Ok(Kept::Open { job, history, task_id, accepted_at }) => {
+            let accepted_at = if Breakage::AgeForgotten.in_force() { ctx.clock.now() } else { accepted_at };
+            let redelivered = redelivered && !Breakage::RedeliveryUnnoticed.in_force();
             held.case = Some(Case::of_ticket(job, history, task_id, accepted_at));
             Ok(Event::TicketTaken { redelivered })
         }
@@ -108,7 +139,7 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
     }
 }
 
-async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> End {
+async fn drive(ctx: &Context, scope: &Scope, held: &mut Held<'_>, first: Event) -> End {
     let Held { receipt, case: Some(case), .. } = held else {
         return End::Returned;
     };
@@ -124,6 +155,9 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
             Action::KeepTicket => return kept(case),
             Action::Settle(verdict) => return settled(ctx, case, &verdict),
             Action::Park(park) => {
+                if Breakage::HistoryForgotten.in_force() {
+                    case.history = History::begin(ctx.clock.now());
+                }
                 return End::Parked(
                     ctx.names.retry(park),
                     Box::new(ticket::parked(&case.job, &case.history)),
@@ -158,7 +192,7 @@ fn note(ctx: &Context, step: &Step, case: &Case, term: u64) {
 }
 
 /// Handling it panicked: the job is set aside with what is left of it, and the worker goes on.
-fn poisoned(ctx: &Context, held: &mut Held) -> End {
+fn poisoned(ctx: &Context, held: &mut Held<'_>) -> End {
     let fault = Fault::local(
         Class::Poison,
         codes::PANIC,

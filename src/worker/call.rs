@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::context::{Context, Scope};
-use super::lanes::TypeLane;
+use super::lanes::{SubmissionPlace, TypeLane};
+use crate::breakage::Breakage;
 use crate::broker::Receipt;
 use crate::domain::call::{Accepted, CallError, TaskState};
 use crate::domain::class::Class;
@@ -32,16 +33,12 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     if let Err(fault) = ctx.lanes.admit(&lane, &case.job.task_type, ctx.standing(), ctx.clock.now()) {
         return Some((Event::Withheld(fault), 0));
     }
-    let mut standing = ctx.standing().watch();
-    let shut = async {
-        // Its sender lives in the context.
-        let _ = standing.wait_for(|seen| seen.permit.jobs == Jobs::None).await;
-    };
+    let shut = ctx.standing().until(|permit| permit.jobs == Jobs::None);
     let _place = tokio::select! {
         biased;
         () = scope.submissions_shut.cancelled() => return Some((shut_event(ctx), 0)),
         () = shut => return Some((shut_event(ctx), 0)),
-        place = ctx.lanes.submission(&lane, ctx.standing()) => place,
+        place = place_under_lease(ctx, scope, receipt, case.origin, &lane) => place?,
     };
     let canary = match ctx.standing().permit().jobs {
         Jobs::Canary => Some(ctx.lanes.canary().await),
@@ -62,13 +59,35 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     Some((Event::Submitted(end), term))
 }
 
+/// Waits for a place, and for the lease where it has lapsed: a replica that is cut off hears of no trip, and others may have been given its
+/// jobs. `None`: the job is no longer ours.
+async fn place_under_lease<'a>(
+    ctx: &'a Context,
+    scope: &Scope,
+    receipt: &Receipt,
+    origin: Origin,
+    lane: &'a TypeLane,
+) -> Option<SubmissionPlace<'a>> {
+    loop {
+        let place = ctx.lanes.submission(lane, ctx.standing()).await;
+        if scope.owns(origin) {
+            return Some(place);
+        }
+        drop(place);
+        if !receipt.is_live() {
+            return None;
+        }
+        sleep(LEASE_RECHECK).await;
+    }
+}
+
 /// Why a job is not to be submitted at this moment, if anything.
 fn not_now(ctx: &Context, case: &Case) -> Option<Event> {
     let (job, now) = (&case.job, ctx.clock.now());
     if ctx.standing().permit().jobs == Jobs::None {
         return Some(shut_event(ctx));
     }
-    if job.is_late(now) {
+    if job.is_late(now) && !Breakage::DeadlineIgnored.in_force() {
         return Some(Event::Taken);
     }
     // What came as a ticket has not passed the door here, and the policy may have changed since its job did.
@@ -164,6 +183,7 @@ fn note_reach<T>(ctx: &Context, end: &Result<T, CallError>, term: u64) {
 
 /// Waits. `None`: the ticket is to be handed back.
 pub(super) async fn wait(scope: &Scope, span: Duration) -> Option<Event> {
+    let span = if Breakage::SpacingHalved.in_force() { span / 2 } else { span };
     tokio::select! {
         biased;
         () = scope.tickets_cancelled.cancelled() => None,
@@ -179,7 +199,7 @@ pub(super) async fn poll(ctx: &Context, scope: &Scope, receipt: &Receipt, case: 
         tokio::select! {
             biased;
             () = scope.tickets_cancelled.cancelled() => return None,
-            () = allowed(ctx) => {}
+            () = ctx.standing().until(|permit| permit.polls) => {}
             // Whatever holds it up, the result is not kept for longer.
             () = sleep(left) => return Some((Event::Due, 0)),
         }
@@ -198,7 +218,7 @@ pub(super) async fn poll(ctx: &Context, scope: &Scope, receipt: &Receipt, case: 
             return Some((Event::Due, 0));
         }
         let (permit, term) = ctx.standing().permit_and_term();
-        if permit.polls && scope.lease.holds(Instant::now()) {
+        if permit.polls && scope.owns(Origin::Ticket) {
             ctx.tally.polled();
             let end = ctx.solver.task_state(&task.id).await;
             drop(place);
@@ -209,14 +229,6 @@ pub(super) async fn poll(ctx: &Context, scope: &Scope, receipt: &Receipt, case: 
         if permit.polls {
             sleep(LEASE_RECHECK).await;
         }
-    }
-}
-
-/// Waits until the guard allows polls.
-async fn allowed(ctx: &Context) {
-    if !ctx.standing().permit().polls {
-        // Its sender lives in the context.
-        let _ = ctx.standing().watch().wait_for(|seen| seen.permit.polls).await;
     }
 }
 

@@ -3,18 +3,21 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
 use super::lanes::Lanes;
 use super::reach::Reach;
+use super::recognise::Memory;
 use super::tally::Tally;
+use crate::breakage::Breakage;
 use crate::broker::topology::Names;
 use crate::broker::{Lease, Session};
 use crate::clock::{Clock, Dice};
 use crate::domain::guard::Jobs;
-use crate::domain::lifecycle::{Moment, Rules};
+use crate::domain::lifecycle::{Moment, Origin, Rules};
 use crate::domain::outcome::Finish;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::SolveTimes;
@@ -34,11 +37,12 @@ pub(super) struct Context {
     pub(super) tally: Arc<Tally>,
     pub(super) gate: Arc<Gate>,
     pub(super) reach: Reach,
+    pub(super) memory: Memory,
     /// A place in them is taken before the last look at lease and guard, so that nothing waits between that look and the call.
     pub(super) lanes: Lanes,
     pub(super) solve_times: Mutex<SolveTimes>,
     /// The live session, for what must be published whichever session it began on.
-    pub(super) live: watch::Sender<Option<Session>>,
+    pub(super) live: Live,
     pub(super) worker: String,
     pub(super) reply_to_prefix: String,
 }
@@ -90,11 +94,42 @@ impl Context {
     }
 }
 
+/// The live session, if there is one. Who waits for it is served in order.
+#[derive(Default)]
+pub(super) struct Live {
+    session: Mutex<Option<Session>>,
+    changed: Notify,
+}
+
+impl Live {
+    pub(super) fn set(&self, session: Option<Session>) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = session;
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn now(&self) -> Option<Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until there is one.
+    pub(super) async fn session(&self) -> Session {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(session) = self.now() {
+                return session;
+            }
+            changed.await;
+        }
+    }
+}
+
 /// One session as its attempts see it, with the signs that end them early.
 pub(super) struct Scope {
     pub(super) session: Session,
+    /// On the job channel; nobody submits without it.
+    job_lease: Lease,
     /// On the ticket channel; nobody polls without it.
-    pub(super) lease: Lease,
+    ticket_lease: Lease,
     /// Nothing more is submitted.
     pub(super) submissions_shut: CancellationToken,
     /// No more jobs are delivered: one that is handed back now does not come straight in again.
@@ -108,7 +143,8 @@ impl Scope {
     pub(super) fn new(session: Session) -> Self {
         Self {
             session,
-            lease: Lease::none(),
+            job_lease: Lease::none(),
+            ticket_lease: Lease::none(),
             submissions_shut: CancellationToken::new(),
             jobs_cancelled: CancellationToken::new(),
             tickets_cancelled: CancellationToken::new(),
@@ -117,13 +153,32 @@ impl Scope {
 
     /// The same session from now on, with a new ticket consumer.
     pub(super) fn with_tickets(&self, lease: Lease) -> Self {
+        Self { ticket_lease: lease, tickets_cancelled: CancellationToken::new(), ..self.again() }
+    }
+
+    /// The same session from now on, with a new job consumer.
+    pub(super) fn with_jobs(&self, lease: Lease) -> Self {
+        Self { job_lease: lease, ..self.again() }
+    }
+
+    fn again(&self) -> Self {
         Self {
             session: self.session.clone(),
-            lease,
+            job_lease: self.job_lease.clone(),
+            ticket_lease: self.ticket_lease.clone(),
             submissions_shut: self.submissions_shut.clone(),
             jobs_cancelled: self.jobs_cancelled.clone(),
-            tickets_cancelled: CancellationToken::new(),
+            tickets_cancelled: self.tickets_cancelled.clone(),
         }
+    }
+
+    /// Whether this replica is still known to own what came to hand in this way.
+    pub(super) fn owns(&self, origin: Origin) -> bool {
+        let lease = match origin {
+            Origin::Job => &self.job_lease,
+            Origin::Ticket => &self.ticket_lease,
+        };
+        lease.holds(Instant::now()) || Breakage::LeaseIgnored.in_force()
     }
 
     /// The session is gone: what waits on it need not wait any longer.

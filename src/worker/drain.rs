@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Worker;
 use super::serve::Serving;
+use crate::breakage::Breakage;
 
 /// How long closing the session may take when the drain's own time is used up.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -25,15 +26,22 @@ impl Worker {
         let deadline = Instant::now() + self.drain_timeout;
         let session = serving.scope.session.clone();
         tracing::info!(in_flight = self.ctx.gate.held(), "draining: no more jobs are taken");
+        self.ctx.fleet.step_down();
         let stopped = timeout_at(deadline, async {
             serving.stop_jobs().await;
-            // Until submissions have ended their tickets are polled on, so that as few as possible change hands.
-            self.ctx.lanes.submissions_ended().await;
+            // Until submissions have ended tickets are polled on, so that as few as possible change hands; but a poll that is begun late might
+            // outlast the drain.
+            if !Breakage::DrainHurried.in_force() {
+                let _ = timeout(self.drain_timeout / 3, self.ctx.lanes.submissions_ended()).await;
+            }
             serving.stop_tickets().await;
             self.attempts.close();
-            self.attempts.wait().await;
+            if !Breakage::DrainHurried.in_force() {
+                self.attempts.wait().await;
+            }
         });
         let in_time = tokio::select! {
+            biased;
             stopped = stopped => stopped.is_ok(),
             reason = session.closed() => {
                 serving.scope.end();
@@ -65,9 +73,10 @@ impl Worker {
             while !self.attempts.is_empty() {
                 let session = self.broker.connect().await;
                 if let Ok(session) = &session {
-                    self.ctx.live.send_replace(Some(session.clone()));
+                    self.ctx.live.set(Some(session.clone()));
                 }
                 tokio::select! {
+                    biased;
                     () = self.attempts.wait() => {}
                     () = sleep(RETRY) => {}
                 }

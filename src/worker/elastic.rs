@@ -41,6 +41,12 @@ impl Elastic {
         Place(self)
     }
 
+    /// Places in use.
+    pub(super) fn in_use(&self) -> usize {
+        let size = self.lock();
+        (size.wanted + size.surplus).saturating_sub(self.free.available_permits())
+    }
+
     /// Another number of places. Those in use beyond it stay until they are given back.
     pub(super) fn resize(&self, wanted: usize) {
         let mut size = self.lock();

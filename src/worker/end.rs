@@ -1,6 +1,7 @@
 //! The ends of an attempt: what is published, and then what becomes of the delivery.
 
 use super::context::{Context, Scope};
+use super::settle::{Settled, Settling};
 use crate::broker::Receipt;
 use crate::domain::envelope::Message;
 use crate::domain::fault::Fault;
@@ -17,6 +18,8 @@ pub(super) enum End {
     Parked(String, Box<Message>),
     /// The outcome.
     Outcome(Box<Outcome>),
+    /// Nothing: its successor is safe already.
+    Known,
     /// Nothing: the broker dead-letters it whole.
     Rejected,
     /// Nothing: back to its queue, where it came from.
@@ -56,22 +59,27 @@ pub(super) fn failed(outcome: Outcome, fault: &Fault, id: &str) -> End {
     End::Outcome(Box::new(outcome))
 }
 
+/// Carries an end out. Tells whether a successor of what came to hand is safe now.
 pub(super) async fn carry_out(
     ctx: &Context,
     scope: &Scope,
-    receipt: Receipt,
+    held: Settling<'_>,
     origin: Origin,
     end: End,
     reply_to: Option<String>,
-) {
+) -> bool {
     match end {
-        End::Ticket(ticket) => ctx.keep_ticket(receipt, *ticket, origin).await,
-        End::Parked(queue, job) => ctx.park(scope, receipt, &queue, *job).await,
+        End::Ticket(ticket) => {
+            ctx.keep_ticket(held, *ticket, origin).await;
+            true
+        }
+        End::Parked(queue, job) => ctx.park(scope, held, &queue, *job).await,
         End::Outcome(outcome) => {
             let class = outcome.class();
             let copy = reply_to.map(|reply_to| (reply_to, outcome.message.clone()));
-            if !ctx.settle(scope, receipt, *outcome).await {
-                return;
+            let settled = ctx.settle(scope, held, *outcome).await;
+            if settled != Settled::Published {
+                return settled == Settled::Kept;
             }
             match class {
                 Some(class) => ctx.tally.failed(class),
@@ -80,10 +88,21 @@ pub(super) async fn carry_out(
             if let Some((reply_to, message)) = copy {
                 ctx.reply(scope, &reply_to, &message).await;
             }
+            true
+        }
+        End::Known => {
+            ctx.known(held);
+            true
         }
         // Carried out by the channel's owner; where that is gone, the broker has requeued the message already.
-        End::Rejected => drop(receipt.reject()),
-        End::Returned => give_back(scope, origin, receipt).await,
+        End::Rejected => {
+            let _ = held.receipt.reject();
+            false
+        }
+        End::Returned => {
+            give_back(scope, origin, held.receipt).await;
+            false
+        }
     }
 }
 

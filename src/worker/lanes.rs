@@ -209,6 +209,14 @@ impl Lanes {
         sizes.filter(|(_, size)| *size < most).collect()
     }
 
+    /// Places in use, of all kinds together.
+    pub(super) fn in_use(&self) -> usize {
+        let submissions =
+            self.limits.submit_concurrency.max(1).saturating_sub(self.submissions.available_permits());
+        let of_type = |lane: &Arc<TypeLane>| lane.places.in_use() + lane.held.load(Ordering::Acquire);
+        self.calls.in_use() + submissions + lock(&self.types).values().map(of_type).sum::<usize>()
+    }
+
     /// Waits until no submission is under way.
     pub(super) async fn submissions_ended(&self) {
         let all = u32::try_from(self.limits.submit_concurrency.max(1)).unwrap_or(u32::MAX);

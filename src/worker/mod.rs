@@ -6,6 +6,7 @@
 mod attempt;
 mod call;
 mod context;
+mod custody;
 mod drain;
 mod elastic;
 mod end;
@@ -13,15 +14,16 @@ mod gate;
 mod lanes;
 mod rate;
 mod reach;
+mod recognise;
 mod serve;
 mod settle;
+mod succession;
 mod tally;
+mod view;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use secrecy::SecretString;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,21 +32,22 @@ use crate::broker::topology::{Names, Topology};
 use crate::broker::{Broker, BrokerError};
 use crate::domain::guard;
 use crate::domain::lifecycle::Rules;
-use crate::domain::mark::Mark;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::{Reach as DeadlineReach, SolveTimes};
-use crate::fleet::{Egress, Fleet, FleetOptions, Seen, Vitals};
-use crate::solver::{Solver, SolverConfigError};
+use crate::fleet::{Egress, Fleet, FleetOptions};
+use crate::solver::Solver;
 
 pub use crate::clock::{Clock, Dice};
 pub use drain::Drained;
 pub use lanes::Limits;
 pub use tally::{Reading, Spent, Tally};
+pub use view::View;
 
-use context::Context;
+use context::{Context, Live};
 use gate::Gate;
 use lanes::Lanes;
 use reach::Reach;
+use recognise::Memory;
 use serve::End;
 
 /// First and longest wait before the broker is tried again.
@@ -103,87 +106,14 @@ pub struct Worker {
     drain_timeout: Duration,
 }
 
-/// A way to look at a running worker.
-#[derive(Clone)]
-pub struct View {
-    ctx: Arc<Context>,
-}
-
-impl View {
-    /// Its counters.
-    #[must_use]
-    pub fn reading(&self) -> Reading {
-        self.ctx.tally.read()
-    }
-
-    /// Tickets and submissions held.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.ctx.gate.held()
-    }
-
-    /// The account's state as this replica knows it.
-    #[must_use]
-    pub fn seen(&self) -> Seen {
-        self.ctx.standing().seen()
-    }
-
-    /// For awaiting a change of it.
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Seen> {
-        self.ctx.standing().watch()
-    }
-
-    /// What it tells the fleet of itself.
-    #[must_use]
-    pub fn vitals(&self) -> Vitals {
-        self.ctx.vitals()
-    }
-
-    /// The mark of its key, as the account's state names it.
-    #[must_use]
-    pub fn key(&self) -> Mark {
-        self.ctx.standing().key()
-    }
-
-    /// Takes another key; see [`Fleet::replace_key`].
-    ///
-    /// # Errors
-    /// An empty key; the one in use stays.
-    pub fn replace_key(&self, key: SecretString) -> Result<(), SolverConfigError> {
-        self.ctx.fleet.replace_key(key)
-    }
-
-    /// Task types that the API has no slots for.
-    #[must_use]
-    pub fn shut_types(&self) -> Vec<String> {
-        self.ctx.standing().shut_types()
-    }
-
-    /// Proxies that are left alone now.
-    #[must_use]
-    pub fn quarantined_proxies(&self) -> usize {
-        self.seen().state.map_or(0, |state| state.quarantined(self.ctx.clock.now()).count())
-    }
-
-    /// Whether the API answered when it was last called.
-    #[must_use]
-    pub fn reaches_api(&self) -> bool {
-        !self.ctx.reach.is_lost()
-    }
-
-    /// Whether it has a session with the broker.
-    #[must_use]
-    pub fn is_connected(&self) -> bool {
-        self.ctx.live.borrow().as_ref().is_some_and(|session| !session.is_closed())
-    }
+fn prefetch(deliveries: usize) -> u16 {
+    u16::try_from(deliveries.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
 }
 
 impl Worker {
     /// A worker that has not begun yet.
     #[must_use]
     pub fn new(options: WorkerOptions) -> Self {
-        let prefetch = |n: usize| u16::try_from(n.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX);
         let job_prefetch = prefetch(options.limits.submit_concurrency);
         let fleet = Fleet::new(FleetOptions {
             names: options.names.clone(),
@@ -208,8 +138,9 @@ impl Worker {
             tally: Arc::new(Tally::default()),
             gate: Gate::new(options.max_in_flight),
             reach: Reach::default(),
+            memory: Memory::default(),
             solve_times: Mutex::new(SolveTimes::new(options.deadlines)),
-            live: watch::Sender::new(None),
+            live: Live::default(),
             worker: options.name,
             reply_to_prefix: options.reply_to_prefix,
             names: options.names,
@@ -259,10 +190,11 @@ impl Worker {
                 Err(error) if served_before || error.is_passing() => error,
                 Err(error) => return Err(error),
             };
-            self.ctx.live.send_replace(None);
+            self.ctx.live.set(None);
             let wait = pause.mul_f64(0.5 + self.ctx.dice.luck());
             tracing::warn!(%error, retry_in_ms = wait.as_millis(), "no session with the broker that broker.url names; trying again");
             tokio::select! {
+                biased;
                 () = drain.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
             }

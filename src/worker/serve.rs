@@ -55,7 +55,7 @@ impl Serving {
             let (ctx, session) = (Arc::clone(ctx), session.clone());
             async move { ctx.fleet.serve(&session, &|| ctx.vitals()).await }
         });
-        ctx.live.send_replace(Some(session.clone()));
+        ctx.live.set(Some(session.clone()));
         let scope = Arc::new(Scope::new(session));
         let fleet = AbortOnDropHandle::new(fleet);
         Self { scope, jobs: None, tickets: None, taking: Jobs::None, calling: false, seen, fleet }
@@ -115,7 +115,9 @@ impl Serving {
             };
             if let Some(prefetch) = prefetch {
                 let spec = spec(worker.ctx.names.jobs(), prefetch);
-                self.jobs = Some(session.link().consume(spec).await?);
+                let jobs = session.link().consume(spec).await?;
+                self.scope = Arc::new(self.scope.with_jobs(jobs.lease().clone()));
+                self.jobs = Some(jobs);
                 tracing::info!(namespace = worker.ctx.names.namespace(), prefetch, "taking jobs");
             }
             self.taking = permit.jobs;

@@ -6,9 +6,11 @@ use tokio::time::{Instant, sleep};
 
 use super::context::{Context, Scope};
 use super::tally::Stale;
-use crate::broker::{PublishError, Receipt, Session};
+use crate::breakage::Breakage;
+use crate::broker::{PublishError, Receipt};
 use crate::domain::envelope::Message;
-use crate::domain::lifecycle::Origin;
+use crate::domain::identity::Identity;
+use crate::domain::lifecycle::{Case, Origin};
 use crate::domain::outcome::Outcome;
 use crate::domain::ticket;
 
@@ -33,6 +35,29 @@ impl Pause {
     }
 }
 
+/// What is to be settled: the right to, and what came to hand, where that is known.
+pub(super) struct Settling<'a> {
+    pub(super) receipt: Receipt,
+    pub(super) case: Option<&'a Case>,
+}
+
+impl Settling<'_> {
+    fn identity(&self) -> Option<Identity> {
+        self.case.map(|case| Identity::of(&case.job.message))
+    }
+}
+
+/// What has become of an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// Its consumers have it.
+    Published,
+    /// It is on the ticket queue.
+    Kept,
+    /// Nothing: what came to hand is no longer ours.
+    No,
+}
+
 /// The end of trying to publish a successor.
 enum Safe {
     /// The broker has it.
@@ -45,62 +70,84 @@ enum Safe {
 
 impl Context {
     /// Publishes a ticket, whatever happens to the session in between: its task is paid, and nobody else knows its id.
-    pub(super) async fn keep_ticket(&self, receipt: Receipt, ticket: Message, origin: Origin) {
+    pub(super) async fn keep_ticket(&self, held: Settling<'_>, ticket: Message, origin: Origin) {
         let mut pause = Pause::new();
-        let mut live = self.live.subscribe();
-        loop {
-            let session = live.wait_for(Option::is_some).await.ok().and_then(|session| session.clone());
-            let Some(session) = session else { return };
+        let mut expected = None;
+        while !Breakage::TicketSkipped.in_force() {
+            let session = self.live.session().await;
+            if Breakage::AckBeforeConfirm.in_force() {
+                drop(session.publisher().send("", &self.names.tickets(), true, ticket).await);
+                break;
+            }
             match session.publish_once("", &self.names.tickets(), ticket.clone()).await {
                 Ok(()) => break,
                 Err(error) => warn_unpublished("ticket", &self.names.tickets(), &error),
             }
+            if Breakage::TicketGivenUp.in_force() {
+                return;
+            }
+            // Should what came to hand be delivered here again before the ticket is safe, it must not be paid once more.
+            if expected.is_none() && !held.receipt.is_live() {
+                expected = held.identity().map(|identity| self.memory.succession.expect(identity));
+            }
             pause.wait(self.dice.luck()).await;
         }
-        self.acked(
-            receipt,
-            match origin {
-                Origin::Job => Stale::Job,
-                Origin::Ticket => Stale::Ticket,
-            },
-        );
+        let what = match origin {
+            Origin::Job => Stale::Job,
+            Origin::Ticket => Stale::Ticket,
+        };
+        match expected {
+            Some(safe) => {
+                safe.cancel();
+                self.tally.stale(what);
+            }
+            None => self.acked(held, what),
+        }
     }
 
     /// Parks a job in a retry queue.
-    pub(super) async fn park(&self, scope: &Scope, receipt: Receipt, queue: &str, job: Message) {
-        if !receipt.is_live() {
-            return;
+    pub(super) async fn park(&self, scope: &Scope, held: Settling<'_>, queue: &str, job: Message) -> bool {
+        if !held.receipt.is_live() {
+            return false;
         }
-        if let Safe::Yes = self.publish_for(&receipt, &scope.session, "", queue, job, None).await {
+        if Breakage::AckBeforeParked.in_force() {
+            self.acked(held, Stale::Parked);
+            drop(scope.session.publish_once("", queue, job).await);
+            return true;
+        }
+        let parked = matches!(self.publish_for(&held.receipt, scope, "", queue, job, None).await, Safe::Yes);
+        if parked {
             self.tally.parked();
-            self.acked(receipt, Stale::Parked);
+            self.acked(held, Stale::Parked);
         } else {
             self.tally.stale(Stale::Parked);
         }
+        parked
     }
 
-    /// Publishes an outcome, or keeps it on the ticket queue where it is not taken. Tells whether it was published.
-    pub(super) async fn settle(&self, scope: &Scope, receipt: Receipt, outcome: Outcome) -> bool {
+    /// Publishes an outcome, or keeps it on the ticket queue where it is not taken.
+    pub(super) async fn settle(&self, scope: &Scope, held: Settling<'_>, outcome: Outcome) -> Settled {
         let Outcome { routing_key, message } = outcome;
         let exchange = self.names.outcomes();
-        match self.publish_for(&receipt, &scope.session, &exchange, &routing_key, message, Some(HOLD)).await {
+        match self.publish_for(&held.receipt, scope, &exchange, &routing_key, message, Some(HOLD)).await {
             Safe::Yes => {
-                self.acked(receipt, Stale::Outcome);
-                true
+                self.acked(held, Stale::Outcome);
+                Settled::Published
             }
             Safe::Stale => {
                 self.tally.stale(Stale::Outcome);
-                false
+                Settled::No
             }
             Safe::Refused(message) => {
                 tracing::warn!(%routing_key, "no queue takes this outcome; it is kept on the ticket queue until one does");
                 let kept = ticket::answered(&routing_key, &message);
-                if let Safe::Yes =
-                    self.publish_for(&receipt, &scope.session, "", &self.names.tickets(), kept, None).await
-                {
-                    self.acked(receipt, Stale::Outcome);
+                let kept =
+                    self.publish_for(&held.receipt, scope, "", &self.names.tickets(), kept, None).await;
+                if !matches!(kept, Safe::Yes) {
+                    return Settled::No;
                 }
-                false
+                self.acked(held, Stale::Outcome);
+                Settled::Kept
             }
         }
     }
@@ -109,7 +156,7 @@ impl Context {
     async fn publish_for(
         &self,
         receipt: &Receipt,
-        session: &Session,
+        scope: &Scope,
         exchange: &str,
         routing_key: &str,
         message: Message,
@@ -117,13 +164,19 @@ impl Context {
     ) -> Safe {
         let began = Instant::now();
         let mut pause = Pause::new();
+        let mut tried = false;
         while receipt.is_live() {
-            match session.publish_once(exchange, routing_key, message.clone()).await {
+            match scope.session.publish_once(exchange, routing_key, message.clone()).await {
                 Ok(()) => return Safe::Yes,
-                Err(_) if session.is_closed() => return Safe::Stale,
+                Err(PublishError::Rejected) if Breakage::RefusedIsConfirmed.in_force() => return Safe::Yes,
+                Err(_) if scope.session.is_closed() => return Safe::Stale,
                 Err(error) => warn_unpublished("message", routing_key, &error),
             }
-            if patience.is_some_and(|patience| began.elapsed() >= patience) {
+            // A worker that leaves has no time to wait, and once it has left nobody else knows the answer. Tried twice, since the ticket may
+            // come straight back to it.
+            let leaving = tried && scope.submissions_shut.is_cancelled();
+            tried = true;
+            if patience.is_some_and(|patience| leaving || began.elapsed() >= patience) {
                 return Safe::Refused(Box::new(message));
             }
             pause.wait(self.dice.luck()).await;
@@ -143,10 +196,21 @@ impl Context {
         }
     }
 
-    fn acked(&self, receipt: Receipt, what: Stale) {
+    /// Acks what has a successor now. What can no longer be acked is remembered, since it will be delivered again.
+    fn acked(&self, held: Settling<'_>, what: Stale) {
+        let Settling { receipt, case } = held;
         if receipt.ack().is_err() {
             self.tally.stale(what);
+            if let Some(case) = case {
+                self.memory.succession.note(Identity::of(&case.job.message));
+            }
         }
+    }
+
+    /// Acks a delivery that was known again.
+    pub(super) fn known(&self, held: Settling<'_>) {
+        self.tally.recognised();
+        self.acked(held, Stale::Outcome);
     }
 }
 

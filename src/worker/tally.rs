@@ -29,6 +29,7 @@ pub struct Tally {
     stale_parked: AtomicU64,
     stale_tickets: AtomicU64,
     stale_outcomes: AtomicU64,
+    recognised: AtomicU64,
     reply_failures: AtomicU64,
     by_type: Mutex<BTreeMap<String, Spent>>,
 }
@@ -83,6 +84,8 @@ pub struct Reading {
     pub paid_twice_possible: BTreeMap<&'static str, u64>,
     /// Outcomes whose delivery was gone when they were published: repeated, or asked for again.
     pub stale_outcomes: u64,
+    /// Deliveries that were known again: handled already, and not handled twice.
+    pub recognised: u64,
     /// Copies of outcomes that could not be sent to `reply_to`.
     pub reply_failures: u64,
     /// Payments by task type.
@@ -173,6 +176,10 @@ impl Tally {
         });
     }
 
+    pub(super) fn recognised(&self) {
+        add(&self.recognised);
+    }
+
     pub(super) fn reply_failed(&self) {
         add(&self.reply_failures);
     }
@@ -200,6 +207,7 @@ impl Tally {
             wasted: by_class(&self.wasted),
             paid_twice_possible: windows.map(|(letter, counter)| (letter, read(counter))).into(),
             stale_outcomes: read(&self.stale_outcomes),
+            recognised: read(&self.recognised),
             reply_failures: read(&self.reply_failures),
             spent: self.by_type.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }

@@ -184,7 +184,7 @@ impl Scene {
     /// An operator's connection to the fleet.
     pub(crate) async fn client(&self) -> Client {
         let broker = Broker::Local(self.broker.clone());
-        within(10, Client::connect(&broker, &self.names)).await.expect("a session")
+        within(10, Client::connect(&broker, &self.names, Dice::Thread)).await.expect("a session")
     }
 
     /// Starts so many replicas, each of which can crash.

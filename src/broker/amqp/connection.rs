@@ -66,7 +66,7 @@ fn tls() -> OwnedTLSConfig {
 pub(super) fn watch(connection: &Connection, role: &'static str, life: &Life) {
     let mut events = connection.events_listener();
     let status = connection.status().clone();
-    let mut ended = life.watch();
+    let ending = life.ending();
     let life = life.clone();
     tokio::spawn(async move {
         let mut look = interval(LOOK_EVERY);
@@ -75,7 +75,7 @@ pub(super) fn watch(connection: &Connection, role: &'static str, life: &Life) {
             let event = tokio::select! {
                 event = events.next() => event,
                 _ = look.tick() => None,
-                _ = ended.wait_for(Option::is_some) => return,
+                _ = ending.ended() => return,
             };
             match event {
                 // Events tell of a dead channel too, which is that channel owner's business.

@@ -44,7 +44,7 @@ pub(super) async fn start(
     let consuming =
         channel.basic_consume(queue, tag.clone(), BasicConsumeOptions::default(), FieldTable::default());
     let stream = call("basic.consume", patience, consuming).await?;
-    let owner = ConsumeOwner::new(channel, stream, tag, prefetch, patience, port, life.watch());
+    let owner = ConsumeOwner::new(channel, stream, tag, prefetch, patience, port, life.ending());
     life.owners().spawn(owner.run(spec.queue));
     Ok(consumer)
 }

@@ -6,14 +6,13 @@ use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
 use lapin::options::BasicCancelOptions;
 use lapin::types::ShortString;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
 use super::consume::{delivery, renewal};
-use super::life::ended;
 use super::settle::{BATCH, Carried, Settler};
-use crate::broker::{BoxFuture, ConsumerPort, Delivery, Lease, Settlement};
+use crate::broker::{BoxFuture, ConsumerPort, Delivery, Ending, Lease, Settlement};
 
 /// A quarter of the lease: three round trips in a row may be late before it runs out.
 const RENEW_EVERY: Duration = Duration::from_millis(1_250);
@@ -44,7 +43,7 @@ pub(super) struct ConsumeOwner {
     cancelled: bool,
     renewing: Option<BoxFuture<'static, Result<Instant, String>>>,
     tick: Interval,
-    ended: watch::Receiver<Option<String>>,
+    ending: Ending,
 }
 
 impl ConsumeOwner {
@@ -55,7 +54,7 @@ impl ConsumeOwner {
         prefetch: u16,
         patience: Duration,
         port: ConsumerPort,
-        ended: watch::Receiver<Option<String>>,
+        ending: Ending,
     ) -> Self {
         let mut tick = interval(RENEW_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,7 +72,7 @@ impl ConsumeOwner {
             cancelled: false,
             renewing: None,
             tick,
-            ended,
+            ending,
         }
     }
 
@@ -154,7 +153,7 @@ impl ConsumeOwner {
         };
         tokio::select! {
             biased;
-            reason = ended(&mut self.ended) => Event::Lost(reason),
+            reason = self.ending.ended() => Event::Lost(reason),
             outcome = renewing => outcome.map_or_else(Event::Lost, Event::Renewed),
             _ = self.tick.tick() => Event::Tick,
             _ = self.settlements.recv_many(batch, BATCH) => Event::Settlements,

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use lapin::options::BasicGetOptions;
 use lapin::{Channel, Connection};
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::connection::channel;
 use super::consume::delivery;
 use super::convert::short;
 use super::fault::call;
-use super::life::{Life, ended};
+use super::life::Life;
 use super::settle::{BATCH, Carried, Settler};
-use crate::broker::{BrokerError, Delivery, Settlement};
+use crate::broker::{BrokerError, Delivery, Ending, Settlement};
 
 /// A channel that messages of one queue were got on, and its owner's ear.
 struct Getter {
@@ -61,7 +61,7 @@ impl Getter {
         let (owner, settlements) = mpsc::unbounded_channel();
         let (kept, dropped) = oneshot::channel();
         let settler = Settler::new(channel.clone(), patience);
-        life.owners().spawn(serve(settler, settlements, dropped, life.watch()));
+        life.owners().spawn(serve(settler, settlements, dropped, life.ending()));
         Ok(Self { channel, owner, _kept: kept })
     }
 }
@@ -70,7 +70,7 @@ async fn serve(
     mut settler: Settler,
     mut settlements: mpsc::UnboundedReceiver<Settlement>,
     mut dropped: oneshot::Receiver<()>,
-    mut life: watch::Receiver<Option<String>>,
+    life: Ending,
 ) {
     let mut batch = Vec::new();
     loop {
@@ -78,7 +78,7 @@ async fn serve(
         let last = tokio::select! {
             count = settlements.recv_many(&mut batch, BATCH) => count == 0,
             _ = &mut dropped => true,
-            _ = ended(&mut life) => true,
+            _ = life.ended() => true,
         };
         if last {
             settlements.close();

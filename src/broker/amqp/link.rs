@@ -60,7 +60,7 @@ impl AmqpLink {
             self.publishing.status().clone(),
             requests,
             (self.publish_depth, self.confirm_timeout),
-            self.life.watch(),
+            self.life.ending(),
         );
         let life = self.life.clone();
         self.life.owners().spawn(async move {

@@ -71,10 +71,10 @@ impl Connector {
             connection::open(&self.target, &self.options, "publish"),
             connection::open(&self.target, &self.options, "consume"),
         )?;
-        let life = Life::begin();
+        let life = Life::default();
         connection::watch(&publishing, "publishing", &life);
         connection::watch(&consuming, "consuming", &life);
-        let closed = life.watch();
+        let closed = life.ending();
         let link = AmqpLink::new(publishing, consuming, life, &self.options);
         let publisher = link.publisher(true).await?;
         Ok(Session::new(Arc::new(link), publisher, closed))

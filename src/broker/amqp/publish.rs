@@ -13,19 +13,21 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, ConnectionStatus};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::convert::{TooLong, short, to_wire};
-use super::life::ended;
 use super::returns::{Kin, Returns};
-use crate::broker::{BoxFuture, PublishError, PublishRequest};
+use crate::broker::{BoxFuture, Ending, PublishError, PublishRequest};
 
 /// A publish whose confirm is awaited.
 struct Pending {
     reply: oneshot::Sender<Result<(), PublishError>>,
     since: Instant,
 }
+
+/// A confirm that has not come by then will not come: no task lives longer, and the broker ends consumers that ack nothing for 30 minutes.
+const LOST_AFTER: Duration = Duration::from_secs(600);
 
 type Answer = (u64, lapin::Result<Confirmation>);
 
@@ -36,12 +38,14 @@ pub(super) struct PublishOwner {
     requests: mpsc::Receiver<PublishRequest>,
     depth: usize,
     confirm_timeout: Duration,
-    ended: watch::Receiver<Option<String>>,
+    ending: Ending,
     // By the order of issue. An answered publish stays out of here, its confirm may still come.
     pending: BTreeMap<u64, Pending>,
     confirms: FuturesUnordered<BoxFuture<'static, Answer>>,
     returns: Returns,
     issued: u64,
+    /// No confirm can be expected from before.
+    patient_since: Instant,
 }
 
 impl PublishOwner {
@@ -50,7 +54,7 @@ impl PublishOwner {
         connection: ConnectionStatus,
         requests: mpsc::Receiver<PublishRequest>,
         (depth, confirm_timeout): (usize, Duration),
-        ended: watch::Receiver<Option<String>>,
+        ending: Ending,
     ) -> Self {
         Self {
             channel,
@@ -58,11 +62,12 @@ impl PublishOwner {
             requests,
             depth: depth.max(1),
             confirm_timeout,
-            ended,
+            ending,
             pending: BTreeMap::new(),
             confirms: FuturesUnordered::new(),
             returns: Returns::default(),
             issued: 0,
+            patient_since: Instant::now(),
         }
     }
 
@@ -84,7 +89,7 @@ impl PublishOwner {
         let mut batch = Vec::new();
         loop {
             let room = self.depth.saturating_sub(self.confirms.len());
-            let overdue = self.overdue();
+            let overdue = self.overdue(room);
             tokio::select! {
                 biased;
                 Some(answer) = self.confirms.next() => {
@@ -92,7 +97,7 @@ impl PublishOwner {
                         return reason;
                     }
                 }
-                reason = ended(&mut self.ended) => return reason,
+                reason = self.ending.ended() => return reason,
                 count = self.requests.recv_many(&mut batch, room), if room > 0 => {
                     if count == 0 {
                         return "no publisher is left".to_owned();
@@ -105,16 +110,23 @@ impl PublishOwner {
                     }
                 }
                 // Unconfirmed publishes are forgotten only with their channel: without this, a broker that confirms nothing would hold it for ever.
-                () = sleep_until(overdue), if room == 0 && !self.connection.blocked() => {
-                    return format!("{} publishes without a confirm for too long", self.depth);
+                () = sleep_until(overdue), if !self.pending.is_empty() => {
+                    if !self.connection.blocked() {
+                        return format!("{} publishes without a confirm for too long", self.pending.len());
+                    }
+                    self.patient_since = Instant::now();
                 }
             }
         }
     }
 
-    fn overdue(&self) -> Instant {
+    /// When the oldest confirm is taken for lost. While others can still be published there is time: what is published again may be stored
+    /// twice, and a job whose ticket is not confirmed is paid for again once its session has ended.
+    fn overdue(&self, room: usize) -> Instant {
         let oldest = self.pending.first_key_value().map(|(_, pending)| pending.since);
-        oldest.unwrap_or_else(Instant::now) + self.confirm_timeout * 2
+        let patience = self.confirm_timeout * 2;
+        let patience = if room == 0 { patience } else { patience.max(LOST_AFTER) };
+        oldest.unwrap_or_else(Instant::now).max(self.patient_since) + patience
     }
 
     fn issue(&mut self, request: PublishRequest) {

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use super::core::Core;
 use super::dead_letter::Reason;
 use super::queue::Entry;
+use super::witness::{Event, Fate, Settled};
 use crate::broker::{Delivery, Lease, Receipt, Settlement};
 use crate::domain::envelope::Value;
 
@@ -16,6 +17,8 @@ use crate::domain::envelope::Value;
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) session: u64,
+    /// The name of its connection.
+    connection: Arc<str>,
     pub(super) queue: String,
     pub(super) lease: Lease,
     prefetch: usize,
@@ -32,7 +35,7 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn new(
-        session: u64,
+        (session, connection): (u64, Arc<str>),
         queue: String,
         prefetch: usize,
         settlements: mpsc::UnboundedReceiver<Settlement>,
@@ -41,6 +44,7 @@ impl Channel {
     ) -> Self {
         Self {
             session,
+            connection,
             queue,
             lease,
             prefetch,
@@ -60,6 +64,11 @@ impl Channel {
 
     fn has_room(&self) -> bool {
         self.owner.is_some() && self.unsettled.len() < self.prefetch
+    }
+
+    /// How many messages it holds.
+    pub(super) fn holds(&self) -> usize {
+        self.unsettled.len()
     }
 
     /// Holds a message as delivered here.
@@ -120,16 +129,29 @@ impl Core {
         let tag = channel.outbox.pop_front()?;
         let quorum = self.queues.get(&channel.queue).is_some_and(|queue| queue.rules.quorum);
         let entry = channel.unsettled.get(&tag)?;
-        Some(delivery(entry, quorum, Receipt::new(tag, owner)))
+        let delivery = delivery(entry, quorum, Receipt::new(tag, owner));
+        self.told.of(&Event::Delivered {
+            connection: &channel.connection,
+            queue: &channel.queue,
+            delivery: (id, tag),
+            message: &delivery.message,
+            redelivered: delivery.redelivered,
+        });
+        Some(delivery)
     }
 
     pub(super) fn outbox_waits(&self, id: u64) -> bool {
-        self.channels.get(&id).is_some_and(|channel| !channel.outbox.is_empty())
+        let waits = |channel: &Channel| !channel.outbox.is_empty() && !self.is_cut_off(channel.session);
+        self.channels.get(&id).is_some_and(waits)
     }
 
     /// The next settlement; `None` when the channel is gone, or nobody is left who could settle anything.
     pub(super) fn poll_settlement(&mut self, id: u64, cx: &mut Context<'_>) -> Poll<Option<Settlement>> {
         match self.channels.get_mut(&id) {
+            // Woken by the bell, when the session ends.
+            Some(channel) if self.sessions.get(&channel.session).is_some_and(|session| session.cut_off) => {
+                Poll::Pending
+            }
             Some(channel) => channel.settlements.poll_recv(cx),
             None => Poll::Ready(None),
         }
@@ -137,6 +159,9 @@ impl Core {
 
     /// Carries out what has been asked on a session's channels and still waits, so that a close in order loses no ack.
     pub(super) fn settle_waiting(&mut self, session: u64) {
+        if self.is_cut_off(session) {
+            return;
+        }
         let channels: Vec<u64> = self.channels_of(session).collect();
         for id in channels {
             while let Some(settlement) =
@@ -150,20 +175,25 @@ impl Core {
     pub(super) fn settle(&mut self, id: u64, settlement: Settlement) {
         match settlement {
             Settlement::Ack(tag) => {
-                if let Some((queue, entry)) = self.release(id, tag) {
+                if let Some((queue, entry, fate)) = self.settled(id, tag, Settled::Acked) {
                     self.forget(&entry);
                     self.run(BTreeSet::from([queue]));
+                    if fate == Fate::Cut
+                        && let Some(session) = self.channels.get(&id).map(|channel| channel.session)
+                    {
+                        self.end_session(session, "connection cut");
+                    }
                 }
             }
             Settlement::Requeue(tag) => {
-                if let Some((queue, entry)) = self.release(id, tag) {
+                if let Some((queue, entry, _)) = self.settled(id, tag, Settled::Requeued) {
                     let mut touched = self.put_back(&queue, entry, true);
                     touched.insert(queue);
                     self.run(touched);
                 }
             }
             Settlement::Reject(tag) => {
-                if let Some((queue, entry)) = self.release(id, tag) {
+                if let Some((queue, entry, _)) = self.settled(id, tag, Settled::Rejected) {
                     let mut touched = self.bury(&queue, entry, Reason::Rejected);
                     touched.insert(queue);
                     self.run(touched);
@@ -180,10 +210,30 @@ impl Core {
         }
     }
 
+    /// Takes a message out of a consumer's hands, as it asked. One that is not there is a fault for which the channel is closed.
+    fn settled(&mut self, id: u64, tag: u64, how: Settled) -> Option<(String, Entry, Fate)> {
+        let connection = &*self.channels.get(&id)?.connection.clone();
+        let delivery = (id, tag);
+        let Some((queue, entry)) = self.release(id, tag) else {
+            self.told.of(&Event::UnknownTag { connection, delivery });
+            self.close_channel(id);
+            return None;
+        };
+        let fate = self.told.of(&Event::Settled { connection, delivery, how });
+        Some((queue, entry, fate))
+    }
+
     fn release(&mut self, id: u64, tag: u64) -> Option<(String, Entry)> {
         let channel = self.channels.get_mut(&id)?;
         let entry = channel.unsettled.remove(&tag)?;
         Some((channel.queue.clone(), entry))
+    }
+
+    /// The client takes no more deliveries, which the broker hears of unless the client is cut off.
+    pub(super) fn abandon(&mut self, id: u64) {
+        if self.channels.get(&id).is_some_and(|channel| !self.is_cut_off(channel.session)) {
+            self.cancel(id);
+        }
     }
 
     /// Stops deliveries; what has not left the outbox goes back.
@@ -224,14 +274,25 @@ impl Core {
 
     /// Removes a channel and puts back what it held, in the order of delivery.
     pub(super) fn remove_channel(&mut self, id: u64) -> BTreeSet<String> {
-        let Some(channel) = self.channels.remove(&id) else {
+        let touched = self.take_back(id, Settled::Returned);
+        if let Some(channel) = self.channels.remove(&id) {
+            channel.lease.revoke();
+            channel.wake.notify_one();
+        }
+        touched
+    }
+
+    /// Puts back what a channel holds, in the order of delivery.
+    pub(super) fn take_back(&mut self, id: u64, how: Settled) -> BTreeSet<String> {
+        let Some(channel) = self.channels.get_mut(&id) else {
             return BTreeSet::new();
         };
-        channel.lease.revoke();
-        channel.wake.notify_one();
+        let (connection, queue) = (&*channel.connection.clone(), channel.queue.clone());
+        channel.outbox.clear();
         let mut touched = BTreeSet::new();
-        for entry in channel.unsettled.into_values() {
-            touched.extend(self.put_back(&channel.queue, entry, false));
+        for (tag, entry) in std::mem::take(&mut channel.unsettled) {
+            self.told.of(&Event::Settled { connection, delivery: (id, tag), how });
+            touched.extend(self.put_back(&queue, entry, false));
         }
         touched
     }

@@ -3,21 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::channel::Channel;
 use super::dead_letter::{self, Reason};
 use super::exchange::{Exchange, route};
 use super::queue::{DeadLetters, Entry, Queue};
-use crate::broker::PublishError;
+use super::witness::{Event, Told};
+use crate::broker::{Ending, PublishError};
 
 /// One session's part of the state.
 #[derive(Debug)]
 pub(super) struct SessionState {
-    pub(super) closed: watch::Sender<Option<String>>,
+    /// Its connection's name.
+    pub(super) connection: Arc<str>,
+    pub(super) closed: Ending,
     /// Confirms that a test asked to lose: unanswered until the session ends.
     pub(super) lost_confirms: Vec<oneshot::Sender<Result<(), PublishError>>>,
+    /// Nothing passes, though neither side has noticed.
+    pub(super) cut_off: bool,
 }
 
 /// The state.
@@ -28,6 +33,8 @@ pub(super) struct Core {
     pub(super) sessions: BTreeMap<u64, SessionState>,
     pub(super) channels: BTreeMap<u64, Channel>,
     pub(super) confirms_to_lose: usize,
+    pub(super) letters_to_repeat: usize,
+    pub(super) told: Told,
     pub(super) reachable: bool,
     /// When the clock task looks next, if it is to look by itself.
     pub(super) armed: Option<Instant>,
@@ -48,6 +55,8 @@ impl Core {
             sessions: BTreeMap::new(),
             channels: BTreeMap::new(),
             confirms_to_lose: 0,
+            letters_to_repeat: 0,
+            told: Told::default(),
             reachable: true,
             armed: None,
             clock,
@@ -64,12 +73,21 @@ impl Core {
         self.last_id
     }
 
-    pub(super) fn open_session(&mut self) -> (u64, watch::Receiver<Option<String>>) {
-        let (closed, watched) = watch::channel(None);
+    pub(super) fn open_session(&mut self, connection: Arc<str>) -> (u64, Ending) {
+        let closed = Ending::default();
         let id = self.fresh_id();
-        let state = SessionState { closed, lost_confirms: Vec::new() };
+        let state =
+            SessionState { connection, closed: closed.clone(), lost_confirms: Vec::new(), cut_off: false };
         self.sessions.insert(id, state);
-        (id, watched)
+        (id, closed)
+    }
+
+    /// The client ends a session. Where it is cut off, the broker does not hear of it.
+    pub(super) fn close_session(&mut self, id: u64, reason: &str) {
+        match self.sessions.get(&id) {
+            Some(session) if session.cut_off => session.closed.end(reason),
+            _ => self.end_session(id, reason),
+        }
     }
 
     /// Ends a session. Its leases have ended before anybody else is given what it held: that is dispatched last.
@@ -78,22 +96,29 @@ impl Core {
             return;
         };
         let channels: Vec<u64> = self.channels_of(id).collect();
-        session.closed.send_replace(Some(reason.to_owned()));
+        session.closed.end(reason);
         let mut touched = BTreeSet::new();
         for channel in channels {
             touched.extend(self.stop_consuming(channel));
             touched.extend(self.remove_channel(channel));
         }
-        let exclusive: Vec<String> = self
-            .queues
-            .iter()
-            .filter(|(_, queue)| queue.exclusive == Some(id))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for queue in exclusive {
+        self.delete_exclusive(id);
+        self.run(touched);
+    }
+
+    /// Deletes the queues that go with a session.
+    pub(super) fn delete_exclusive(&mut self, session: u64) {
+        let of_session = |(_, queue): &(&String, &Queue)| queue.exclusive == Some(session);
+        let names: Vec<String> =
+            self.queues.iter().filter(of_session).map(|(name, _)| name.clone()).collect();
+        for queue in names {
             self.delete_queue(&queue);
         }
-        self.run(touched);
+    }
+
+    /// The name of a session's connection; empty once it has ended.
+    pub(super) fn connection(&self, session: u64) -> Arc<str> {
+        self.sessions.get(&session).map(|session| session.connection.clone()).unwrap_or_default()
     }
 
     pub(super) fn channels_of(&self, session: u64) -> impl Iterator<Item = u64> {
@@ -143,7 +168,13 @@ impl Core {
         match self.graves(&to, &keys) {
             Some(mut taking) => {
                 taking.retain(|target| !dead_letter::is_cycle(&message, target));
-                self.push(&taking, &to.exchange, keys, message);
+                let repeated = self.letters_to_repeat > 0;
+                self.letters_to_repeat -= usize::from(repeated);
+                let copies = 1 + usize::from(repeated);
+                self.told.of(&Event::DeadLettered { queue, message: &message, copies });
+                for _ in 0..copies {
+                    self.push(&taking, &to.exchange, keys.clone(), message.clone());
+                }
                 self.forget(&entry);
                 taking
             }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Inner;
@@ -14,8 +14,8 @@ use super::queue::Queue;
 use super::serve::serve;
 use crate::broker::topology::{Arguments, Mismatch, Topology};
 use crate::broker::{
-    BoxFuture, BrokerError, ConsumeSpec, Consumer, Delivery, Lease, Link, PublishError, PublishRequest,
-    Publisher, QueueDepth, Receipt, consumer_channel, publisher_channel,
+    BoxFuture, BrokerError, ConsumeSpec, Consumer, Delivery, Ending, Lease, Link, PublishError,
+    PublishRequest, Publisher, QueueDepth, Receipt, consumer_channel, publisher_channel,
 };
 
 /// Publishes that may wait for the channel's owner.
@@ -31,18 +31,25 @@ const WHOLE_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
 pub(super) struct LocalLink {
     inner: Arc<Inner>,
     session: u64,
-    closed: watch::Receiver<Option<String>>,
+    closed: Ending,
 }
 
 impl Drop for LocalLink {
     fn drop(&mut self) {
-        self.inner.lock().end_session(self.session, "the session was dropped");
+        self.inner.lock().close_session(self.session, "the session was dropped");
     }
 }
 
 impl LocalLink {
-    pub(super) fn new(inner: Arc<Inner>, session: u64, closed: watch::Receiver<Option<String>>) -> Self {
+    pub(super) fn new(inner: Arc<Inner>, session: u64, closed: Ending) -> Self {
         Self { inner, session, closed }
+    }
+
+    /// Waits until the broker hears this session: over a connection that carries nothing, to its end.
+    async fn heard(&self) {
+        if self.inner.lock().is_cut_off(self.session) {
+            self.closed.ended().await;
+        }
     }
 
     /// The state, as long as the session lives.
@@ -51,8 +58,7 @@ impl LocalLink {
         if core.sessions.contains_key(&self.session) {
             return Ok(core);
         }
-        let reason = self.closed.borrow().clone();
-        Err(BrokerError::Lost(reason.unwrap_or_else(|| "the session has ended".to_owned())))
+        Err(BrokerError::Lost(self.closed.reason()))
     }
 
     pub(super) fn publisher(&self) -> Publisher {
@@ -72,7 +78,7 @@ impl LocalLink {
         let (consumer, port) = consumer_channel();
         port.lease.renew(Instant::now() + WHOLE_LIFE);
         let channel = Channel::new(
-            self.session,
+            (self.session, core.connection(self.session)),
             queue.to_owned(),
             prefetch.max(1),
             port.settlements,
@@ -100,7 +106,14 @@ impl LocalLink {
             return Ok(None);
         };
         let (owner, settlements) = mpsc::unbounded_channel();
-        let mut channel = Channel::new(self.session, queue.to_owned(), 0, settlements, None, Lease::begin());
+        let mut channel = Channel::new(
+            (self.session, core.connection(self.session)),
+            queue.to_owned(),
+            0,
+            settlements,
+            None,
+            Lease::begin(),
+        );
         let bell = channel.bell();
         let tag = channel.hold(entry.clone());
         core.channels.insert(id, channel);
@@ -121,31 +134,50 @@ impl LocalLink {
 
 impl Link for LocalLink {
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
-        Box::pin(async move { self.start_consumer(self.core()?, &spec.queue, usize::from(spec.prefetch)) })
+        Box::pin(async move {
+            self.heard().await;
+            self.start_consumer(self.core()?, &spec.queue, usize::from(spec.prefetch))
+        })
     }
 
     fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>> {
-        Box::pin(async move { self.core().map(drop).map(|()| self.publisher()) })
+        Box::pin(async move {
+            self.heard().await;
+            self.core().map(drop).map(|()| self.publisher())
+        })
     }
 
     fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>> {
-        Box::pin(async move { self.take_one(queue) })
+        Box::pin(async move {
+            self.heard().await;
+            self.take_one(queue)
+        })
     }
 
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
-        Box::pin(async move { self.core()?.declare(topology) })
+        Box::pin(async move {
+            self.heard().await;
+            self.core()?.declare(topology)
+        })
     }
 
     fn check<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<Vec<Mismatch>, BrokerError>> {
-        Box::pin(async move { Ok(self.core()?.check(topology)) })
+        Box::pin(async move {
+            self.heard().await;
+            Ok(self.core()?.check(topology))
+        })
     }
 
     fn subscribe<'a>(&'a self, exchange: &'a str) -> BoxFuture<'a, Result<Consumer, BrokerError>> {
-        Box::pin(async move { self.start_subscription(exchange) })
+        Box::pin(async move {
+            self.heard().await;
+            self.start_subscription(exchange)
+        })
     }
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<QueueDepth, BrokerError>> {
         Box::pin(async move {
+            self.heard().await;
             let core = self.core()?;
             let state = core.queues.get(queue).ok_or_else(|| missing("queue", queue))?;
             // RabbitMQ counts the consumers that are served, and with a single active consumer that is one.
@@ -158,7 +190,7 @@ impl Link for LocalLink {
         Box::pin(async move {
             let mut core = self.inner.lock();
             core.settle_waiting(self.session);
-            core.end_session(self.session, "closed by this side");
+            core.close_session(self.session, "closed by this side");
         })
     }
 }
@@ -167,17 +199,13 @@ impl Link for LocalLink {
 async fn serve_publisher(
     inner: Arc<Inner>,
     session: u64,
-    mut closed: watch::Receiver<Option<String>>,
+    closed: Ending,
     mut requests: mpsc::Receiver<PublishRequest>,
 ) {
     loop {
-        let ended = async {
-            // Its sender going is the session's end too.
-            let _ = closed.wait_for(Option::is_some).await;
-        };
         tokio::select! {
             biased;
-            () = ended => break,
+            _ = closed.ended() => break,
             request = requests.recv() => match request {
                 Some(request) => inner.lock().publish(session, request),
                 None => return,

@@ -12,10 +12,12 @@ mod core;
 mod dead_letter;
 mod declare;
 mod exchange;
+mod faults;
 mod link;
 mod publish;
 mod queue;
 mod serve;
+mod witness;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
@@ -29,6 +31,8 @@ use self::link::LocalLink;
 use super::{BrokerError, Session};
 use crate::domain::envelope::Message;
 
+pub use witness::{DeliveryId, Event, Fate, Settled, Witness};
+
 /// The user that every session is logged in as; a message's `user_id` must name it or nobody.
 const USER: &str = "guest";
 
@@ -36,6 +40,7 @@ const USER: &str = "guest";
 #[derive(Clone)]
 pub struct LocalBroker {
     inner: Arc<Inner>,
+    connection: Arc<str>,
 }
 
 /// What sessions and their tasks share.
@@ -79,7 +84,13 @@ impl LocalBroker {
         let clock = Arc::new(Notify::new());
         let core = Core::new(unix_seconds, clock.clone());
         let inner = Inner { core: Mutex::new(core), clock, clock_task: Mutex::new(None) };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), connection: Arc::default() }
+    }
+
+    /// The same broker, for a client whose connections go by this name.
+    #[must_use]
+    pub fn named(&self, connection: &str) -> Self {
+        Self { inner: self.inner.clone(), connection: connection.into() }
     }
 
     /// The user that every session is logged in as.
@@ -102,7 +113,7 @@ impl LocalBroker {
                     reason: "set out of reach".to_owned(),
                 });
             }
-            core.open_session()
+            core.open_session(self.connection.clone())
         };
         let link = LocalLink::new(self.inner.clone(), id, closed.clone());
         let publisher = link.publisher();
@@ -115,28 +126,12 @@ impl LocalBroker {
         self.inner.lock().sessions.keys().copied().collect()
     }
 
-    /// Cuts a session's connection, as a network or a broker's restart does.
-    pub fn drop_session(&self, id: u64) {
-        self.inner.lock().end_session(id, "connection cut");
-    }
-
-    /// Cuts every session's connection.
-    pub fn drop_all_sessions(&self) {
-        let mut core = self.inner.lock();
-        while let Some(id) = core.sessions.keys().next().copied() {
-            core.end_session(id, "connection cut");
-        }
-    }
-
-    /// Whether new sessions can be made. Live ones stay; see [`LocalBroker::drop_all_sessions`].
-    pub fn set_reachable(&self, reachable: bool) {
-        self.inner.lock().reachable = reachable;
-    }
-
-    /// The next `count` messages that would be confirmed are taken, but their confirms are lost: their publishers learn nothing until
-    /// they give up or the session ends.
-    pub fn fail_next_confirms(&self, count: usize) {
-        self.inner.lock().confirms_to_lose = count;
+    /// Live sessions over connections of this name, the oldest first.
+    #[must_use]
+    pub fn sessions_of(&self, connection: &str) -> Vec<u64> {
+        let core = self.inner.lock();
+        let named = core.sessions.iter().filter(|(_, session)| &*session.connection == connection);
+        named.map(|(id, _)| *id).collect()
     }
 
     /// Messages of a queue that are ready for delivery; 0 where it does not exist.

@@ -10,6 +10,7 @@ use super::core::Core;
 use super::dead_letter::Reason;
 use super::exchange::{NoExchange, route};
 use super::queue::Routed;
+use super::witness::{Event, Fate};
 use crate::broker::{PublishError, PublishRequest};
 use crate::domain::envelope::{Message, Value};
 
@@ -29,8 +30,12 @@ impl Core {
     /// Carries out a publish and answers it.
     pub(super) fn publish(&mut self, session: u64, request: PublishRequest) {
         let PublishRequest { exchange, routing_key, mandatory, message, reply } = request;
+        if let Some(state) = self.sessions.get_mut(&session).filter(|state| state.cut_off) {
+            state.lost_confirms.push(reply);
+            return;
+        }
         let unroutable = || PublishError::Unroutable(format!("exchange '{exchange}', key '{routing_key}'"));
-        let fate = match self.store(&exchange, &routing_key, message) {
+        let fate = match self.store(&exchange, &routing_key, message.clone()) {
             Ok(Published::Stored) => Ok(()),
             Ok(Published::Refused) => Err(PublishError::Rejected),
             Ok(Published::Unrouted) if mandatory => Err(unroutable()),
@@ -40,16 +45,25 @@ impl Core {
                 Err(PublishError::Unknown(reason))
             }
         };
-        if fate.is_ok()
-            && self.confirms_to_lose > 0
-            && let Some(session) = self.sessions.get_mut(&session)
-        {
+        let connection = &*self.connection(session);
+        let (exchange, routing_key, message, fate) = (&*exchange, &*routing_key, &message, fate);
+        let wanted =
+            self.told.of(&Event::Published { connection, exchange, routing_key, message, fate: &fate });
+        let loses = fate.is_ok() && self.confirms_to_lose > 0;
+        if loses {
             self.confirms_to_lose -= 1;
-            session.lost_confirms.push(reply);
-            return;
         }
-        // A publisher that no longer waits has given the message's fate up as unknown.
-        let _ = reply.send(fate);
+        if (loses || wanted != Fate::Usual)
+            && let Some(state) = self.sessions.get_mut(&session)
+        {
+            state.lost_confirms.push(reply);
+        } else {
+            // A publisher that no longer waits has given the message's fate up as unknown.
+            let _ = reply.send(fate);
+        }
+        if wanted == Fate::Cut {
+            self.end_session(session, "connection cut");
+        }
     }
 
     /// Routes a message and stores it. The error is what closes the publisher's channel.

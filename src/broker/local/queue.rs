@@ -96,6 +96,8 @@ pub(super) struct Queue {
     // Came back from a consumer; delivered before the fresh ones, in the order in which they came back.
     returned: VecDeque<Entry>,
     refusing: bool,
+    /// Refuses whatever its bound says.
+    pub(super) full: bool,
 }
 
 impl Queue {
@@ -110,6 +112,7 @@ impl Queue {
             fresh: VecDeque::new(),
             returned: VecDeque::new(),
             refusing: false,
+            full: false,
         }
     }
 
@@ -125,7 +128,7 @@ impl Queue {
 
     /// Whether publishers are refused at this moment.
     pub(super) fn refuses(&self) -> bool {
-        self.refusing
+        self.refusing || self.full
     }
 
     /// Takes a message in. Gives back the oldest where a bound without `reject-publish` pushes it out.

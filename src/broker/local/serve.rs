@@ -19,7 +19,7 @@ pub(super) async fn serve(
         if deliveries.as_ref().is_some_and(mpsc::Sender::is_closed) {
             // Before its unread deliveries come back, or it would be given them again.
             deliveries = None;
-            inner.lock().cancel(id);
+            inner.lock().abandon(id);
         }
         let waits = inner.lock().outbox_waits(id);
         tokio::select! {

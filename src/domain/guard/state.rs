@@ -31,6 +31,17 @@ impl Phase {
     /// Every phase.
     pub const ALL: [Phase; 4] = [Phase::Probing, Phase::Tripped, Phase::Canary, Phase::Open];
 
+    /// The higher, the less is allowed.
+    #[must_use]
+    pub fn caution(self) -> u8 {
+        match self {
+            Phase::Open => 0,
+            Phase::Canary => 1,
+            Phase::Probing => 2,
+            Phase::Tripped => 3,
+        }
+    }
+
     /// The name in metrics and status.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::lead::{self, Duty};
-use super::super::message::{Control, LeaderNews, Report};
+use super::super::message::{Control, LeaderNews, Report, keep};
 use super::super::standing::Egress;
 use super::{Member, Probed};
-use crate::domain::guard::{KeyStanding, News, Pressure, ProbeEnd, Reason};
+use crate::breakage::Breakage;
+use crate::domain::guard::{KeyStanding, News, Pressure, ProbeEnd, Reason, State};
 use crate::domain::mark::Mark;
 
 /// How often the leader repeats its word.
@@ -17,6 +18,28 @@ const LEADER_INTERVAL: Duration = Duration::from_secs(1);
 const STEPPED_ASIDE: Duration = Duration::from_secs(20);
 
 impl Member<'_> {
+    /// The state message is lost, or there never was one: writes one. Several replicas may; the highest epoch wins.
+    pub(super) async fn create(&mut self) {
+        self.leader_heard = Instant::now();
+        let now = self.now();
+        let state = match self.fleet.standing.memory() {
+            Some(memory) => memory.as_ref().clone().recreated(now),
+            None => State::unknown(0, now),
+        };
+        tracing::info!(epoch = state.epoch, "no state of the account on the broker: it is looked at first");
+        self.store(&state).await;
+    }
+
+    /// Whether the broker has it.
+    pub(super) async fn store(&self, state: &State) -> bool {
+        let message = keep(state, &self.fleet.trust.own);
+        let stored = self.session.publish("", &self.fleet.names.guard(), message).await;
+        if let Err(error) = &stored {
+            tracing::warn!(%error, "the account's state could not be written; trying again");
+        }
+        stored.is_ok()
+    }
+
     /// Takes news in as the leader, and writes it down. It is in force, here as everywhere, once the broker has it; a refusal has stopped this
     /// replica before.
     pub(super) async fn learn(&mut self, news: News<'_>) -> bool {
@@ -34,6 +57,11 @@ impl Member<'_> {
 
     /// The new state goes to the broker before the old one is acked, and before anybody is told.
     pub(super) async fn write(&mut self) {
+        if Breakage::RecordAckedFirst.in_force()
+            && let Some(lead) = &mut self.lead
+        {
+            lead.written(true);
+        }
         let Some(lead) = &self.lead else { return };
         let stored = self.store(&lead.state).await;
         if let Some(lead) = &mut self.lead {
@@ -95,8 +123,13 @@ impl Member<'_> {
         tracing::warn!(
             "this replica's key or address is refused, and others' may not be: it leaves the lead to them"
         );
-        self.lead = None;
         self.aside_until = Some(Instant::now() + STEPPED_ASIDE);
+        self.leave_lead().await;
+    }
+
+    /// The record goes back to its queue, and to the next who stands for the lead.
+    pub(super) async fn leave_lead(&mut self) {
+        self.lead = None;
         if let Some(guard) = self.guard.take() {
             guard.close().await;
         }

@@ -1,0 +1,83 @@
+//! Histories until told to stop, or one of them in words; see docs/RELIABILITY.md. Run by `make soak`.
+
+#[path = "../../tests/histories/history/mod.rs"]
+mod history;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use captcha_worker::breakage::Breakage;
+use clap::Parser;
+
+use history::sweep::{sweep, tell};
+
+/// Histories played between two lines of progress.
+const BATCH: u64 = 2_000;
+
+/// Seeded histories of the whole worker.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Play this one only, and tell it in words
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Begin with this one
+    #[arg(long, default_value = "1")]
+    from: u64,
+    /// Stop after this many seconds; never by default
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// With this deliberate fault, by its name (with the feature `breakage`)
+    #[arg(long)]
+    breakage: Option<String>,
+    /// Given by cargo to every bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let breakage = match options.breakage.as_deref().map(named) {
+        Some(None) => {
+            eprintln!("no such deliberate fault; there are {:?}", Breakage::ALL);
+            return ExitCode::from(2);
+        }
+        Some(named) => named,
+        None => None,
+    };
+    match options.seed {
+        Some(seed) => one(seed, breakage),
+        None => soak(&options, breakage),
+    }
+}
+
+fn named(name: &str) -> Option<Breakage> {
+    Breakage::ALL.into_iter().find(|breakage| format!("{breakage:?}") == name)
+}
+
+fn one(seed: u64, breakage: Option<Breakage>) -> ExitCode {
+    let verdict = history::play_broken(seed, true, breakage);
+    println!("{}\n\n{:?}", verdict.chronicle, verdict.counts);
+    verdict.broken.iter().for_each(|broken| println!("broken: {broken}"));
+    if verdict.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn soak(options: &Options, breakage: Option<Breakage>) -> ExitCode {
+    let began = Instant::now();
+    let until = options.seconds.map(|seconds| began + Duration::from_secs(seconds));
+    let (mut from, mut counts) = (options.from, history::Counts::default());
+    while until.is_none_or(|until| Instant::now() < until) {
+        let swept = sweep(from..from + BATCH, until, breakage);
+        counts += swept.counts;
+        from += swept.played;
+        if let Some(failure) = swept.failure {
+            println!("{}", tell(&failure, breakage));
+            return ExitCode::FAILURE;
+        }
+        let (played, seconds) = (from - options.from, began.elapsed().as_secs_f64());
+        println!(
+            "{played} histories in {seconds:.0} s ({:.0} a minute): {counts:?}",
+            played as f64 * 60.0 / seconds
+        );
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,89 @@
+//! Deliberate faults, each of which breaks a promise: tests put one in force to show that they would find it.
+//!
+//! Only with the feature `breakage`, which no program that is shipped is built with; without it every question is answered `false` at compile time.
+
+/// One way to break a promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breakage {
+    /// A job is acked when its ticket is sent, without waiting for the confirm.
+    AckBeforeConfirm,
+    /// A job is acked without a ticket.
+    TicketSkipped,
+    /// A ticket whose confirm failed is not published again.
+    TicketGivenUp,
+    /// A delivery is settled twice.
+    SettledTwice,
+    /// Tickets are polled whatever the lease says.
+    LeaseIgnored,
+    /// A redelivered ticket is polled as if nobody had polled it before.
+    RedeliveryUnnoticed,
+    /// A ticket's age is counted from when it came to hand.
+    AgeForgotten,
+    /// A job is acked before its parked copy is confirmed.
+    AckBeforeParked,
+    /// A publish that the broker refused is taken for confirmed.
+    RefusedIsConfirmed,
+    /// A job is submitted although its deadline has passed meanwhile.
+    DeadlineIgnored,
+    /// A task is polled twice as often as the API allows.
+    SpacingHalved,
+    /// A parked job forgets what it has been through.
+    HistoryForgotten,
+    /// A place in the gate is not given back.
+    PassLeaked,
+    /// Calls are made whatever the guard permits.
+    PermitIgnored,
+    /// A new leader takes the account for good, whatever the record says.
+    GuardForgotten,
+    /// The guard's record is acked before its successor is written.
+    RecordAckedFirst,
+    /// A leaving replica does not wait for its submissions.
+    DrainHurried,
+}
+
+impl Breakage {
+    /// Every one.
+    pub const ALL: [Breakage; 17] = [
+        Breakage::AckBeforeConfirm,
+        Breakage::TicketSkipped,
+        Breakage::TicketGivenUp,
+        Breakage::SettledTwice,
+        Breakage::LeaseIgnored,
+        Breakage::RedeliveryUnnoticed,
+        Breakage::AgeForgotten,
+        Breakage::AckBeforeParked,
+        Breakage::RefusedIsConfirmed,
+        Breakage::DeadlineIgnored,
+        Breakage::SpacingHalved,
+        Breakage::HistoryForgotten,
+        Breakage::PassLeaked,
+        Breakage::PermitIgnored,
+        Breakage::GuardForgotten,
+        Breakage::RecordAckedFirst,
+        Breakage::DrainHurried,
+    ];
+
+    /// Whether it is in force on this thread.
+    #[cfg(not(feature = "breakage"))]
+    #[inline]
+    pub(crate) const fn in_force(self) -> bool {
+        false
+    }
+
+    /// Whether it is in force on this thread.
+    #[cfg(feature = "breakage")]
+    pub(crate) fn in_force(self) -> bool {
+        IN_FORCE.get() == Some(self)
+    }
+
+    /// Puts one in force on this thread, and on no other; `None`: all is well again.
+    #[cfg(feature = "breakage")]
+    pub fn put_in_force(breakage: Option<Breakage>) {
+        IN_FORCE.set(breakage);
+    }
+}
+
+#[cfg(feature = "breakage")]
+thread_local! {
+    static IN_FORCE: std::cell::Cell<Option<Breakage>> = const { std::cell::Cell::new(None) };
+}

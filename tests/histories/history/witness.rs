@@ -1,0 +1,98 @@
+//! What the broker does, written into the ledger; and the broker's part in faults that are tied to steps.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use captcha_worker::broker::local::{Event, Fate, Settled, Witness};
+use tokio::time::Instant;
+
+use super::chronicle::Chronicle;
+use super::fault::{Step, Then};
+use super::ledger::Ledger;
+use super::steps::Snares;
+
+/// The ledger, which the witnesses share.
+pub(crate) type Books = Arc<Mutex<Ledger>>;
+
+pub(crate) fn open(books: &Books) -> MutexGuard<'_, Ledger> {
+    books.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The broker's witness.
+pub(crate) struct BrokerWitness {
+    pub(crate) books: Books,
+    pub(crate) snares: Snares,
+    pub(crate) chronicle: Chronicle,
+}
+
+impl BrokerWitness {
+    fn published(&self, replica: &str, event: &Event<'_>) -> Fate {
+        let Event::Published { exchange, routing_key, message, fate, .. } = event else { return Fate::Usual };
+        let id = message.properties.message_id.as_deref().unwrap_or_default();
+        let is_record = exchange.is_empty() && routing_key.ends_with(".guard");
+        if fate.is_err() || !(is_record || open(&self.books).accounts.contains_key(id)) {
+            return Fate::Usual;
+        }
+        let then = self.snares.step(replica, Step::Publish);
+        if then.is_some() {
+            open(&self.books).disturb(replica);
+        }
+        open(&self.books).stored(replica, exchange, routing_key, message, then.is_none(), Instant::now());
+        self.chronicle.tell(|| {
+            let what =
+                if is_record { String::from_utf8_lossy(&message.body).into_owned() } else { id.to_owned() };
+            let end = then.map_or(String::new(), |then| format!(", and then: {then:?}"));
+            format!("{replica} published to {exchange:?} {routing_key}: {what}{end}")
+        });
+        match then {
+            None => Fate::Usual,
+            Some(Then::Lose) => Fate::Unconfirmed,
+            Some(Then::Cut | Then::Kill) => Fate::Cut,
+        }
+    }
+
+    fn settled(&self, replica: &str, event: &Event<'_>) -> Fate {
+        let Event::Settled { delivery, how, .. } = event else { return Fate::Usual };
+        let known = open(&self.books).settled(*delivery, *how);
+        let Some(what) = known else { return Fate::Usual };
+        self.chronicle.tell(|| format!("{replica}: {what} {how:?}"));
+        if *how != Settled::Acked {
+            return Fate::Usual;
+        }
+        let then = self.snares.step(replica, Step::Ack);
+        if then.is_some() {
+            open(&self.books).disturb(replica);
+            self.chronicle.tell(|| format!("{replica}: and then {then:?}"));
+        }
+        if then.is_some() { Fate::Cut } else { Fate::Usual }
+    }
+}
+
+impl Witness for BrokerWitness {
+    fn saw(&self, event: &Event<'_>) -> Fate {
+        match event {
+            Event::Published { connection, .. } => self.published(connection, event),
+            Event::Settled { connection, .. } => self.settled(connection, event),
+            Event::Delivered { connection, queue, delivery, message, redelivered } => {
+                let known = open(&self.books).delivered(connection, queue, *delivery, message);
+                if let Some(what) = known {
+                    let again = if *redelivered { " again" } else { "" };
+                    self.chronicle.tell(|| format!("{connection} was given {what}{again}"));
+                }
+                Fate::Usual
+            }
+            Event::UnknownTag { connection, delivery } => {
+                open(&self.books)
+                    .break_promise(format!("{connection} settled {delivery:?}, which is not in its hands"));
+                Fate::Usual
+            }
+            Event::DeadLettered { queue, message, copies } => {
+                let id = message.properties.message_id.as_deref().unwrap_or_default();
+                for _ in 1..*copies {
+                    open(&self.books).another_copy(id);
+                }
+                self.chronicle.tell(|| format!("{id} left {queue} as a dead letter, {copies} times"));
+                Fate::Usual
+            }
+        }
+    }
+}
