@@ -9,6 +9,10 @@ PYTHON ?= python3
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # The end-to-end tests publish with a client that is not ours; it lives in an environment of its own.
 TEST_PYTHON := $(TARGET_DIR)/test-venv/bin/python
+# Chaos of how many minutes, by which seed, and how it is built: with the tests' profile nothing is built twice in CI.
+export CHAOS_MINUTES ?= 5
+export CHAOS_SEED ?= 1
+CHAOS_PROFILE ?= bench
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
 # In tests and examples a failed expectation is the message, and a story may be longer than a screen.
@@ -69,6 +73,14 @@ trials: ## Guard and fleet of 8 replicas under account faults, storms and kills,
 	$(CARGO) bench --locked --quiet --bench trials --no-run
 	scripts/ensure-rabbitmq
 	scripts/with-rabbitmq $(CARGO) bench --locked --quiet --bench trials -- $(TRIALS)
+
+.PHONY: chaos
+chaos: $(TEST_PYTHON) ## Everything that can fail is made to fail, on real parts (CHAOS_MINUTES=5 CHAOS_SEED=1 CHAOS=cluster RABBITMQ=4.0)
+	@echo "building the worker and chaos: minutes the first time, then seconds"
+	$(CARGO) bench --locked --quiet --profile $(CHAOS_PROFILE) --bench chaos --no-run
+	$(if $(RABBITMQ),,scripts/ensure-rabbitmq)
+	$(if $(RABBITMQ),RABBITMQ_BIN=$$(scripts/unpack-rabbitmq $(RABBITMQ)) && export RABBITMQ_BIN && )CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) \
+	  $(CARGO) bench --locked --quiet --profile $(CHAOS_PROFILE) --bench chaos -- $(CHAOS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz the door, the ticket's reader and the reader of replies, FUZZ_SECONDS (60) each, with a stable toolchain

@@ -4,32 +4,26 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-mod command;
+#[path = "../stage/mod.rs"]
+mod stage;
+
 mod ends;
-mod fleet;
-mod jobs;
 mod lane;
-mod patience;
-mod process;
-mod report;
 mod scene;
 mod series;
-mod simulator;
 mod toll;
 mod trials;
 
-use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use futures_util::FutureExt;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use report::{Finding, Verdict};
+use report::Finding;
 use scene::Stage;
+use stage::{act, command, fleet, jobs, patience, report, simulator};
 use trials::{TRIALS, Trial};
 
 /// No trial takes half as long; one that does hangs.
@@ -65,16 +59,7 @@ async fn main() -> ExitCode {
     // Whatever ends this program in order also ends the processes that it has started: their owners are dropped.
     tokio::select! {
         code = run(&options) => code,
-        () = told_to_stop() => ExitCode::from(130),
-    }
-}
-
-async fn told_to_stop() {
-    let mut terminate = signal(SignalKind::terminate()).expect("signals can be awaited");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be awaited");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = act::told_to_stop() => ExitCode::from(130),
     }
 }
 
@@ -93,26 +78,13 @@ async fn run(options: &Options) -> ExitCode {
         println!("\n{}: {}", trial.name, trial.shows);
         findings.extend(perform(trial, &amqp, options.seed).await);
     }
-    println!("\n{}", report::table(&findings));
-    let broken = findings.iter().filter(|finding| finding.verdict == Verdict::Broken).count();
-    println!("{broken} broken; {} in all", patience::seconds(began.elapsed()));
-    if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    report::close(&findings, began)
 }
 
 /// Runs one trial; one that breaks off has failed, with what it found until then.
 async fn perform(trial: &Trial, amqp: &str, seed: u64) -> Vec<Finding> {
-    let stage = Arc::new(Stage::new(trial.name, amqp, seed));
-    let acting = AssertUnwindSafe((trial.run)(Arc::clone(&stage))).catch_unwind();
-    match timeout(LONGEST, acting).await {
-        Ok(Ok(())) => {}
-        Ok(Err(panic)) => stage.check("the trial runs to its end", reason(panic.as_ref()), false),
-        Err(_) => stage.check("the trial runs to its end", "it hangs", false),
-    }
+    let stage = Arc::new(Stage::new("trials", trial.name, amqp, seed));
+    act::to_its_end(&stage, LONGEST, (trial.run)(Arc::clone(&stage))).await;
     stage.say(format_args!("logs and ends are in {}", stage.folder().display()));
     stage.findings()
-}
-
-fn reason(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }

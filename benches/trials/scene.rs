@@ -1,87 +1,21 @@
-//! A trial's stage, where it reports, and its scene: a namespace, a simulator, and the fleet between them.
+//! A trial's scene: a namespace, a simulator, and the fleet between them.
 
-use std::fmt::Display;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::command::Operator;
-use crate::fleet::{Crew, Fleet, REPLICAS};
+use crate::fleet::{Crew, Fleet};
 use crate::lane::Lane;
 use crate::patience;
-use crate::report::{Finding, Verdict};
 use crate::simulator::Simulator;
+
+pub(crate) use crate::report::Stage;
+
+/// Replicas of every fleet.
+pub(crate) const REPLICAS: usize = 8;
 
 /// A fleet takes jobs within seconds; on a crowded machine, and after a canary, within this.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-
-/// What a trial gets, and where it reports.
-#[derive(Debug)]
-pub(crate) struct Stage {
-    name: &'static str,
-    amqp: String,
-    seed: u64,
-    folder: PathBuf,
-    began: Instant,
-    findings: Mutex<Vec<Finding>>,
-}
-
-impl Stage {
-    /// A stage with an empty folder for logs and scenarios.
-    pub(crate) fn new(name: &'static str, amqp: &str, seed: u64) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("trials").join(name);
-        // Absent, as a rule.
-        std::fs::remove_dir_all(&folder).ok();
-        std::fs::create_dir_all(&folder).expect("the target folder is writable");
-        Self { name, amqp: amqp.to_owned(), seed, folder, began: Instant::now(), findings: Mutex::default() }
-    }
-
-    pub(crate) fn amqp(&self) -> &str {
-        &self.amqp
-    }
-
-    pub(crate) fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// A progress line.
-    pub(crate) fn say(&self, what: impl Display) {
-        println!("{:>6.1} s  {}: {what}", self.began.elapsed().as_secs_f64(), self.name);
-    }
-
-    /// A requirement and whether it held.
-    pub(crate) fn check(&self, must: impl Display, measured: impl Display, holds: bool) {
-        self.add(must, measured, if holds { Verdict::Holds } else { Verdict::Broken });
-    }
-
-    /// The same for a count with a bound.
-    pub(crate) fn at_most(&self, what: impl Display, measured: u64, most: u64) {
-        self.check(format_args!("{what} <= {most}"), measured, measured <= most);
-    }
-
-    /// A number without a bound.
-    pub(crate) fn note(&self, what: impl Display, measured: impl Display) {
-        self.add(what, measured, Verdict::Noted);
-    }
-
-    fn add(&self, must: impl Display, measured: impl Display, verdict: Verdict) {
-        let (must, measured) = (must.to_string(), measured.to_string());
-        self.say(format_args!("{} [{must}]: {measured}", verdict.word()));
-        let finding = Finding { trial: self.name.to_owned(), must, measured, verdict };
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
-    }
-
-    /// What was found so far.
-    pub(crate) fn findings(&self) -> Vec<Finding> {
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 /// A namespace and a simulator of a trial's own.
 pub(crate) struct Scene {
@@ -110,6 +44,8 @@ impl Scene {
             namespace: self.lane.names().namespace().to_owned(),
             api: self.simulator.url().to_owned(),
             folder: self.folder.clone(),
+            replicas: REPLICAS,
+            ops_ports: Vec::new(),
             settings: settings.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(),
         })
     }

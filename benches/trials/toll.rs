@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::command::Operator;
-use crate::fleet::{self, Fleet, REPLICAS};
+use crate::fleet::{self, Fleet};
+use crate::scene::REPLICAS;
 
 /// Milliseconds between two kills.
 const PAUSE_MS: std::ops::RangeInclusive<u64> = 2_000..=4_500;

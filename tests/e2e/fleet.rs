@@ -37,6 +37,11 @@ impl Process {
     /// SIGTERM, and the exit code.
     pub(crate) async fn terminate(&mut self, within: Duration) -> Option<i32> {
         self.signal("TERM").await;
+        self.end(within).await
+    }
+
+    /// Its exit code, once it has ended.
+    pub(crate) async fn end(&mut self, within: Duration) -> Option<i32> {
         let left = timeout(within, self.child.wait()).await;
         left.unwrap_or_else(|_| panic!("the worker did not leave within {within:?}")).expect("wait").code()
     }
@@ -113,11 +118,25 @@ impl Replica<'_> {
     pub(crate) fn start(&self) -> Process {
         start(self.amqp, self.namespace, &self.simulator.url, self.settings)
     }
+
+    /// The same with a log of its own.
+    pub(crate) fn start_logging_to(&self, log: Stdio) -> Process {
+        spawn(command(self.amqp, self.namespace, &self.simulator.url, self.settings).stderr(log))
+    }
 }
 
 /// Starts a replica against any API.
 pub(crate) fn start(amqp: &str, namespace: &str, api: &str, settings: &[(&str, &str)]) -> Process {
-    let child = Command::new(BINARY)
+    spawn(&mut command(amqp, namespace, api, settings))
+}
+
+fn spawn(command: &mut Command) -> Process {
+    Process { child: command.spawn().expect("the worker starts") }
+}
+
+fn command(amqp: &str, namespace: &str, api: &str, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
         .arg("run")
         .current_dir(std::env::temp_dir())
         .env("CAPTCHA_WORKER__BROKER__URL", amqp)
@@ -127,10 +146,8 @@ pub(crate) fn start(amqp: &str, namespace: &str, api: &str, settings: &[(&str, &
         .env("CAPTCHA_WORKER__LOG__LEVEL", "warn")
         .envs(settings.iter().map(|(key, value)| (format!("CAPTCHA_WORKER__{key}"), *value)))
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the worker starts");
-    Process { child }
+        .kill_on_drop(true);
+    command
 }
 
 /// Declares a namespace's topology, so that a publisher may begin before any worker.

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::support::foreign::command;
 
 /// One outcome as it was consumed.
 #[derive(Debug, Deserialize)]
@@ -16,26 +17,6 @@ pub(crate) struct Arrival {
     pub(crate) correlation_id: Option<String>,
     pub(crate) bytes: usize,
     pub(crate) outcome: Option<Value>,
-}
-
-/// Python with pika: named by the environment, or the virtual environment that `make test` makes.
-fn python() -> PathBuf {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let named = std::env::var_os("CAPTCHA_WORKER_TEST_PYTHON").map(PathBuf::from);
-    let python = named.unwrap_or_else(|| root.join("target/python/bin/python"));
-    assert!(
-        python.exists(),
-        "no Python with pika at {}: run the tests by `make test`, which makes it",
-        python.display()
-    );
-    python
-}
-
-fn command(verb: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(python());
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/foreign.py");
-    command.arg(script).arg(verb).args(arguments);
-    command
 }
 
 /// Publishes jobs, one line each, and waits until each is confirmed.

@@ -1,9 +1,13 @@
 //! The whole road on a real RabbitMQ: worker processes, the simulator as a process, and a foreign publisher and consumer.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod fleet;
 mod foreign;
 mod hostile;
 mod jobs;
 mod kill;
 mod operator;
+mod restart;
 mod share;

@@ -2,4 +2,6 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
+pub mod cluster;
+pub mod foreign;
 pub mod rabbit;

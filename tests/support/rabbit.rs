@@ -73,6 +73,7 @@ pub async fn connect(url: &str) -> Session {
 pub struct RabbitNode {
     folder: PathBuf,
     port: u16,
+    peer: Option<PathBuf>,
     group: Option<Child>,
 }
 
@@ -83,14 +84,24 @@ impl RabbitNode {
     }
 
     fn start_here() -> Self {
+        let mut node = Self::prepared(None);
+        node.run();
+        node
+    }
+
+    /// A node that has not started yet: a stranger, or one that can join another.
+    pub(super) fn prepared(peer: Option<&Self>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("captcha-worker-rabbitmq.")
             .tempdir()
             .expect("a temporary folder")
             .keep();
-        let mut node = Self { folder, port: 0, group: None };
-        node.run();
-        node
+        Self { folder, port: 0, peer: peer.map(|peer| peer.folder.clone()), group: None }
+    }
+
+    /// Erlang's name of it.
+    pub fn name(&self) -> String {
+        self.read("NODENAME=").expect("it has started")
     }
 
     pub fn url(&self) -> String {
@@ -164,20 +175,26 @@ impl RabbitNode {
         self.run();
     }
 
-    fn run(&mut self) {
-        let log = File::create(self.folder.join("node.log")).expect("the node's folder is writable");
+    pub(super) fn run(&mut self) {
+        self.group = Some(self.launch("start"));
+        self.await_answer();
+    }
+
+    /// A verb of the script that goes on, in a process group of its own.
+    pub(super) fn launch(&self, verb: &str) -> Child {
+        let log =
+            File::create(self.folder.join(format!("{verb}.log"))).expect("the node's folder is writable");
         let errors = log.try_clone().expect("a file handle can be cloned");
-        let child = Command::new(script())
-            .arg("start")
+        Command::new(script())
+            .arg(verb)
             .arg(&self.folder)
+            .envs(self.peer.as_ref().map(|peer| ("RABBITMQ_NODE_PEER", peer)))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
             .process_group(0)
             .spawn()
-            .expect("bash runs scripts/rabbitmq-node");
-        self.group = Some(child);
-        self.await_answer();
+            .expect("bash runs scripts/rabbitmq-node")
     }
 
     /// Waits by connecting: a node that takes clients answers the protocol's header. Its port may be open before that.
@@ -201,9 +218,22 @@ impl RabbitNode {
         }
     }
 
+    /// Waits until the node's folder tells its ports.
+    pub(super) fn await_folder(&self) {
+        let deadline = Instant::now() + START_WITHIN;
+        while self.read("PORT=").is_none() {
+            assert!(Instant::now() < deadline, "no ports in {}", self.folder.display());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn read_port(&self) -> Option<u16> {
+        self.read("PORT=")?.parse().ok()
+    }
+
+    fn read(&self, key: &str) -> Option<String> {
         let written = std::fs::read_to_string(self.folder.join("node.env")).ok()?;
-        written.lines().find_map(|line| line.strip_prefix("PORT="))?.parse().ok()
+        written.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned)
     }
 
     fn signal(&self, signal: &str) {

@@ -8,10 +8,9 @@ use tokio::time::Instant;
 
 use super::account::{FLEET_LIMIT, all_end, mend_key, no_ban};
 use crate::ends::Ledger;
-use crate::fleet::REPLICAS;
 use crate::jobs::{self, SITE};
 use crate::patience;
-use crate::scene::{Scene, Stage};
+use crate::scene::{REPLICAS, Scene, Stage};
 use crate::series::pass;
 
 const EACH: usize = 200;

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use super::account::{NO_LIMIT, all_solved};
 use crate::command::Answer;
 use crate::ends::Ledger;
-use crate::fleet::{Fleet, REPLICAS};
+use crate::fleet::Fleet;
 use crate::jobs;
 use crate::patience;
-use crate::scene::{Scene, Stage};
+use crate::scene::{REPLICAS, Scene, Stage};
 use crate::series::pass;
 use crate::support::rabbit::RabbitNode;
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::timeout;
 
-use crate::process::{self, Process};
+use super::process::{self, Process};
 
 const START_WITHIN: Duration = Duration::from_secs(30);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -51,6 +51,7 @@ pub(crate) struct Stats {
     pub(crate) early_polls: u64,
     pub(crate) polls_past_limit: u64,
     pub(crate) answered_ready: u64,
+    pub(crate) uncollected_tasks: u64,
     pub(crate) wrong_id_calls: u64,
     pub(crate) refused: BTreeMap<String, u64>,
     pub(crate) storm_calls: u64,

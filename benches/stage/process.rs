@@ -50,8 +50,13 @@ impl Process {
 
     /// SIGTERM.
     pub(crate) async fn ask_to_leave(&self) {
+        self.signal("TERM").await;
+    }
+
+    /// A signal by its name, unless it has ended.
+    pub(crate) async fn signal(&self, name: &str) {
         let Some(pid) = self.child.id() else { return };
-        let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await;
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().await;
         assert!(sent.expect("kill runs").success(), "process {pid} could not be signalled");
     }
 

@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::process::{self, Process};
-
-/// Replicas of every fleet.
-pub(crate) const REPLICAS: usize = 8;
+use super::process::{self, Process};
 
 /// What replicas of one fleet share.
 #[derive(Debug, Clone)]
@@ -15,6 +12,9 @@ pub(crate) struct Crew {
     pub(crate) namespace: String,
     pub(crate) api: String,
     pub(crate) folder: PathBuf,
+    pub(crate) replicas: usize,
+    /// Ports for what each tells of itself, by its place; none where nobody asks.
+    pub(crate) ops_ports: Vec<u16>,
     /// Settings by their name in the environment, without the prefix.
     pub(crate) settings: Vec<(&'static str, String)>,
 }
@@ -45,6 +45,9 @@ impl Crew {
             .envs(self.settings.iter().map(|(key, value)| (format!("CAPTCHA_WORKER__{key}"), value)))
             .stdout(process::log(&self.folder, &name))
             .stderr(process::log(&self.folder, &name));
+        if let Some(port) = self.ops_ports.get(place) {
+            command.env("CAPTCHA_WORKER__OPS__LISTEN", format!("127.0.0.1:{port}"));
+        }
         Process::start(&mut command)
     }
 }
@@ -52,13 +55,24 @@ impl Crew {
 impl Fleet {
     /// Starts all of them.
     pub(crate) fn start(crew: Crew) -> Self {
-        let replicas = (0..REPLICAS).map(|place| crew.start(place)).collect();
+        let replicas = (0..crew.replicas).map(|place| crew.start(place)).collect();
         Self { crew, replicas }
     }
 
     /// SIGKILL to one.
     pub(crate) async fn kill(&mut self, place: usize) {
         self.replicas[place].kill().await;
+    }
+
+    /// SIGSTOP, SIGCONT or another signal to one.
+    pub(crate) async fn signal(&self, place: usize, name: &str) {
+        self.replicas[place].signal(name).await;
+    }
+
+    /// SIGTERM to one, and its exit code; `None` where it did not leave in time or was killed.
+    pub(crate) async fn dismiss(&mut self, place: usize, within: Duration) -> Option<i32> {
+        self.replicas[place].ask_to_leave().await;
+        self.replicas[place].end(within).await?.code()
     }
 
     /// Starts a killed one again.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
-use crate::process;
+use super::process;
 
 /// The commands have time-outs of their own, below this.
 const WITHIN: Duration = Duration::from_secs(60);

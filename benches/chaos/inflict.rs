@@ -1,0 +1,168 @@
+//! How each fault is done, and mended.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::task::block_in_place;
+use tokio::time::sleep;
+
+use crate::faults::{Fault, Harm, Schedule};
+use crate::foreign::{call, is_ended_for_keeping};
+use crate::patience;
+use crate::relay::Relay;
+use crate::report::Stage;
+use crate::support::rabbit::RabbitNode;
+use crate::theatre::{REPLICAS, Theatre};
+
+/// What a consumer may hold unacked, shortened from the broker's half an hour; above the minute that a worker holds an outcome.
+pub(crate) const CONSUMER_TIMEOUT: Duration = Duration::from_secs(90);
+/// How often the broker looks, shortened from a minute.
+const CONSUMER_LOOK: Duration = Duration::from_secs(10);
+const EMPTY_WITHIN: Duration = Duration::from_secs(30);
+/// Of the consumer that keeps a message.
+const KEPT: &str = "chaos-kept";
+const MEMORY: &str = "1024MiB";
+
+/// Has the broker end consumers that hold a message for long; in force for channels that are opened from then on.
+pub(crate) fn shorten_consumer_timeout(node: &RabbitNode) {
+    let set =
+        |name: &str, span: Duration| format!("application:set_env(rabbit, {name}, {})", span.as_millis());
+    let both = format!(
+        "{}, {}.",
+        set("consumer_timeout", CONSUMER_TIMEOUT),
+        set("channel_tick_interval", CONSUMER_LOOK)
+    );
+    block_in_place(|| node.ctl(&["eval", &both]));
+}
+
+/// Does it and mends it.
+pub(crate) async fn inflict(
+    stage: &Stage,
+    fault: Fault,
+    theatre: &mut Theatre,
+    node: &mut RabbitNode,
+    schedule: &mut Schedule,
+) {
+    match fault {
+        Fault::Kill => kill(theatre, schedule, fault.span()).await,
+        Fault::Freeze => freeze(theatre, schedule, fault.span()).await,
+        Fault::Restart => restart(stage, theatre).await,
+        Fault::BrokerStop => block_in_place(|| {
+            node.stop_app();
+            node.start_app();
+        }),
+        Fault::BrokerKill => block_in_place(|| {
+            node.sync_registry();
+            node.restart();
+        }),
+        Fault::Broker(harm) => treat(&theatre.broker, harm, fault.span()).await,
+        Fault::Api(harm) => treat(&theatre.api, harm, fault.span()).await,
+        Fault::ChannelClosed => {
+            call(&theatre.amqp, "exchange_delete", &json!({"exchange": theatre.names.outcomes()})).await;
+        }
+        Fault::ConsumerCancelled => cancel_consumers(stage, theatre, node).await,
+        Fault::Alarm => alarm(node, fault.span()).await,
+        Fault::Unbound => unbind(theatre, fault.span()).await,
+        Fault::Full => fill(stage, theatre, node, fault.span()).await,
+    }
+    // A node that was started again has forgotten what was set while it ran.
+    if fault == Fault::BrokerKill || fault == Fault::BrokerStop {
+        shorten_consumer_timeout(node);
+    }
+}
+
+async fn kill(theatre: &mut Theatre, schedule: &mut Schedule, span: Duration) {
+    let victims = schedule.victims(REPLICAS - 1);
+    for place in &victims {
+        theatre.fleet.kill(*place).await;
+    }
+    sleep(span).await;
+    for place in victims {
+        theatre.fleet.start_again(place);
+    }
+}
+
+async fn freeze(theatre: &mut Theatre, schedule: &mut Schedule, span: Duration) {
+    let victims = schedule.victims(1);
+    theatre.fleet.signal(victims[0], "STOP").await;
+    sleep(span).await;
+    theatre.fleet.signal(victims[0], "CONT").await;
+}
+
+async fn restart(stage: &Stage, theatre: &mut Theatre) {
+    let bad = theatre.roll().await;
+    stage.check("a rolling restart in the storm: exit 0 each", told(&bad), bad.is_empty());
+}
+
+/// What went wrong, or that nothing did.
+pub(crate) fn told(bad: &[String]) -> String {
+    if bad.is_empty() { "so it is".to_owned() } else { bad.join(", ") }
+}
+
+async fn treat(relay: &Relay, harm: Harm, span: Duration) {
+    relay.treat(harm.treatment());
+    sleep(span).await;
+    relay.treat(crate::relay::Treatment::Pass);
+}
+
+/// What is in the queue would be lost with it, so that it must be empty; then the workers declare it again.
+async fn cancel_consumers(stage: &Stage, theatre: &Theatre, node: &RabbitNode) {
+    theatre.publisher.hold(EMPTY_WITHIN).await;
+    let jobs = theatre.names.jobs();
+    let empty = patience::comes_true(EMPTY_WITHIN, async || !filled(node).contains_key(&jobs)).await;
+    if empty {
+        call(&theatre.amqp, "queue_delete", &json!({"queue": jobs})).await;
+    } else {
+        stage.note("consumers cancelled", "left out: the job queue did not get empty");
+    }
+    theatre.publisher.go_on();
+}
+
+/// Queues with messages, those in somebody's hands included.
+pub(crate) fn filled(node: &RabbitNode) -> BTreeMap<String, u64> {
+    let listed = block_in_place(|| node.ctl(&["list_queues", "--silent", "name", "messages"]));
+    let of_queue = |line: &str| {
+        let (name, count) = line.split_once('\t')?;
+        Some((name.to_owned(), count.trim().parse().ok()?))
+    };
+    listed.lines().filter_map(of_queue).filter(|(_, count)| *count > 0).collect()
+}
+
+async fn alarm(node: &RabbitNode, span: Duration) {
+    let mark = |absolute: &str| {
+        block_in_place(|| node.ctl(&["set_vm_memory_high_watermark", "absolute", absolute]));
+    };
+    mark("1MB");
+    sleep(span).await;
+    mark(MEMORY);
+}
+
+async fn unbind(theatre: &Theatre, span: Duration) {
+    let names = &theatre.names;
+    let solved = json!({"queue": names.results(), "exchange": names.outcomes(), "routing_key": "solved.#"});
+    let unrouted = json!({"queue": names.unrouted(), "exchange": names.unrouted(), "routing_key": ""});
+    for binding in [&solved, &unrouted] {
+        call(&theatre.amqp, "queue_unbind", binding).await;
+    }
+    sleep(span).await;
+    for binding in [&unrouted, &solved] {
+        call(&theatre.amqp, "queue_bind", binding).await;
+    }
+}
+
+async fn fill(stage: &Stage, theatre: &mut Theatre, node: &RabbitNode, span: Duration) {
+    theatre.consumer.hold_results().await;
+    let pattern = format!("^{}$", theatre.names.results());
+    let limit = |messages: u32| {
+        let definition = format!("{{\"max-length\": {messages}}}");
+        block_in_place(|| node.ctl(&["set_policy", "full", &pattern, &definition, "--apply-to", "queues"]));
+    };
+    limit(50);
+    let ((), ended) = tokio::join!(sleep(span), is_ended_for_keeping(&theatre.amqp, KEPT, span));
+    call(&theatre.amqp, "queue_delete", &json!({"queue": KEPT})).await;
+    stage.check("meanwhile a consumer that keeps a message is ended by the broker", ended, ended);
+    // Raised, not cleared: a quorum queue whose limit is taken away tells no channel that it takes messages again.
+    limit(1_000_000);
+    theatre.consumer.take_results().await;
+}
