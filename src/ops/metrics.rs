@@ -160,6 +160,11 @@ fn work(reading: &Reading) {
         "Outcomes whose delivery was gone when they were published: repeated, or asked for again",
         reading.stale_outcomes,
     );
+    count(
+        "captcha_recognised_deliveries_total",
+        "Deliveries known again after a lost connection or an unheard confirm: not handled, nor paid for, a second time",
+        reading.recognised,
+    );
 }
 
 /// Amounts are fractions, and a counter of the facade holds whole numbers only; Prometheus' own counters do not mind. This one family is

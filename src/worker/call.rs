@@ -54,9 +54,10 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     let (_, term) = ctx.standing().permit_and_term();
     let parts = case.job.parts()?;
     ctx.tally.submitted();
+    let sent_at = ctx.clock.now();
     let end = ctx.solver.create_task(parts.task).await;
     after_submission(ctx, case, &lane, &end, term, canary.is_some());
-    Some((Event::Submitted(end), term))
+    Some((Event::Submitted { sent_at, end }, term))
 }
 
 /// Waits for a place, and for the lease where it has lapsed: a replica that is cut off hears of no trip, and others may have been given its

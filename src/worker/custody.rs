@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::call::TaskId;
+use crate::domain::job::Job;
+use crate::domain::lifecycle::OpenTask;
 
 /// What becomes of a ticket in hand.
 #[derive(Debug, Default)]
@@ -17,7 +18,8 @@ struct Fate {
     gone: CancellationToken,
 }
 
-/// All that are in hand, by the JSON of the task's id.
+/// All that are in hand, by what two copies of a ticket have in common and tickets of two jobs have not. The task's id alone would not do: an
+/// API that gives one id twice must not cost a job.
 #[derive(Debug, Default)]
 pub(super) struct Custody {
     tasks: Mutex<HashMap<Box<str>, Arc<Fate>>>,
@@ -27,7 +29,7 @@ pub(super) struct Custody {
 #[derive(Debug)]
 pub(super) struct Held<'a> {
     custody: &'a Custody,
-    task: Box<str>,
+    key: Box<str>,
     fate: Arc<Fate>,
 }
 
@@ -37,14 +39,15 @@ impl Custody {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a task's ticket in hand, after whoever has another of it here. `None`: that one has settled it.
-    pub(super) async fn take(&self, task: &TaskId) -> Option<Held<'_>> {
+    /// Takes a job's ticket in hand, after whoever has another copy of it here. `None`: that one has settled it.
+    pub(super) async fn take(&self, job: &Job, task: &OpenTask) -> Option<Held<'_>> {
+        let key: Box<str> =
+            format!("{} {} {}", task.id.as_json(), task.accepted_at.as_millis(), job.id).into();
         loop {
-            let other = match self.lock().entry(task.as_json().into()) {
+            let other = match self.lock().entry(key.clone()) {
                 Entry::Vacant(free) => {
-                    let task = free.key().clone();
                     let fate = Arc::clone(free.insert(Arc::default()));
-                    return Some(Held { custody: self, task, fate });
+                    return Some(Held { custody: self, key, fate });
                 }
                 Entry::Occupied(taken) => Arc::clone(taken.get()),
             };
@@ -65,7 +68,7 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.custody.lock().remove(&self.task);
+        self.custody.lock().remove(&self.key);
         self.fate.gone.cancel();
     }
 }
@@ -76,27 +79,37 @@ mod tests {
     use serde_json::value::to_raw_value;
 
     use super::*;
+    use crate::domain::call::TaskId;
+    use crate::domain::envelope::Message;
+    use crate::domain::time::Timestamp;
+
+    fn job(id: &str) -> Job {
+        let (task_type, message) = ("T".to_owned(), Message::default());
+        Job { id: id.to_owned(), task_type, deadline: None, own_proxy: false, proxy: None, message }
+    }
+
+    fn task() -> OpenTask {
+        let id = TaskId::from_raw(&to_raw_value(&7).unwrap()).unwrap();
+        OpenTask::new(id, Timestamp::from_millis(1_790_000_000_000))
+    }
 
     #[tokio::test]
     async fn a_second_ticket_waits_for_the_first_and_learns_what_became_of_it() {
-        let custody = Custody::default();
-        let task = |n: u32| TaskId::from_raw(&to_raw_value(&n).unwrap()).unwrap();
-        let (one, two, three) = (task(1), task(2), task(3));
-        let first = custody.take(&one).await.expect("free");
-        assert!(custody.take(&two).now_or_never().is_some(), "another task is no matter");
-        let mut second = Box::pin(custody.take(&one));
+        let (custody, task, one, other) = (Custody::default(), task(), job("one"), job("other"));
+        let first = custody.take(&one, &task).await.expect("free");
+        assert!(
+            custody.take(&other, &task).now_or_never().is_some(),
+            "another job, though its task has the same id"
+        );
+        let mut second = Box::pin(custody.take(&one, &task));
         assert!((&mut second).now_or_never().is_none());
         drop(first);
         let second = second.await.expect("it was left, so this one goes on");
-        let third = custody.take(&one);
+        let mut third = Box::pin(custody.take(&one, &task));
+        assert!((&mut third).now_or_never().is_none());
         second.settled();
         drop(second);
-        assert!(third.await.is_some(), "what begins to wait later does not learn of it");
-        let fourth = custody.take(&three).await.expect("free");
-        let mut fifth = Box::pin(custody.take(&three));
-        assert!((&mut fifth).now_or_never().is_none());
-        fourth.settled();
-        drop(fourth);
-        assert!(fifth.await.is_none());
+        assert!(third.await.is_none());
+        assert!(custody.take(&one, &task).await.is_some(), "what begins to wait later does not learn of it");
     }
 }

@@ -44,7 +44,7 @@ pub(super) async fn recognise<'a>(
     let Some(task) = &case.task else { return Ok(None) };
     tokio::select! {
         biased;
-        taken = ctx.memory.custody.take(&task.id) => taken.map(Some).ok_or(End::Known),
+        taken = ctx.memory.custody.take(&case.job, task) => taken.map(Some).ok_or(End::Known),
         () = cancelled.cancelled() => Err(End::Returned),
     }
 }

@@ -74,6 +74,10 @@ impl Context {
         let mut pause = Pause::new();
         let mut expected = None;
         while !Breakage::TicketSkipped.in_force() {
+            // Should what came to hand be delivered here again before the ticket is safe, it must not be paid once more.
+            if expected.is_none() && !held.receipt.is_live() {
+                expected = held.identity().map(|identity| self.memory.succession.expect(identity));
+            }
             let session = self.live.session().await;
             if Breakage::AckBeforeConfirm.in_force() {
                 drop(session.publisher().send("", &self.names.tickets(), true, ticket).await);
@@ -85,10 +89,6 @@ impl Context {
             }
             if Breakage::TicketGivenUp.in_force() {
                 return;
-            }
-            // Should what came to hand be delivered here again before the ticket is safe, it must not be paid once more.
-            if expected.is_none() && !held.receipt.is_live() {
-                expected = held.identity().map(|identity| self.memory.succession.expect(identity));
             }
             pause.wait(self.dice.luck()).await;
         }

@@ -120,6 +120,27 @@ async fn a_lost_leader_is_followed_by_another_and_the_work_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_leaves_gives_the_lead_away_before_its_work_is_done() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let mut fleet = scene.start_fleet(2).await;
+    scene.publish_images(4, &json!({})).await;
+    scene.wait_for(&scene.names.results(), 4).await;
+    let leader = fleet.iter().position(Running::leads).expect("somebody leads");
+    let leaving = fleet.remove(leader);
+    // A call that takes its whole time-out holds the drain up.
+    for n in 0..4 {
+        scene.publish(image(&format!("slow-{n}"), &json!({"create": ["hang"]})), Properties::default()).await;
+    }
+    scene.wait_until(5, "both are busy", || leaving.view.in_flight() > 0).await;
+    let view = leaving.view.clone();
+    let draining = tokio::spawn(leaving.drain());
+    scene.wait_until(3, "the other leads", || fleet[0].leads()).await;
+    assert!(view.in_flight() > 0, "while the first is still busy");
+    assert_eq!(within(60, draining).await.expect("no panic").unfinished, 0);
+    drain_all(fleet).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_state_is_made_anew_and_nothing_is_taken_for_granted() {
     let scene = Scene::new(SimulatorConfig::default()).await;
     scene.publish_images(5, &json!({})).await;

@@ -95,7 +95,12 @@ pub enum Event {
         redelivered: bool,
     },
     /// createTask has ended.
-    Submitted(Result<Accepted, CallError>),
+    Submitted {
+        /// When it was sent: the API counts a result's 5 minutes from there, and its answer can be long on its way.
+        sent_at: Timestamp,
+        /// How.
+        end: Result<Accepted, CallError>,
+    },
     /// A wait is over.
     Due,
     /// getTaskResult has ended.
@@ -199,7 +204,7 @@ impl Case {
     pub fn advance(&mut self, event: Event, at: &Moment<'_>) -> Step {
         match (event, self.task.take()) {
             (Event::Taken, None) => self.before_submission(at),
-            (Event::Submitted(end), None) => self.after_submission(end, at),
+            (Event::Submitted { sent_at, end }, None) => self.after_submission(sent_at, end, at),
             (Event::SubmissionsShut { for_the_account }, None) => self.held_back(for_the_account),
             (Event::Refused(fault), None) => Step::fail(fault),
             (Event::Withheld(fault), None) => self.park_within(at.rules.capacity_timeout, fault, at),
@@ -241,7 +246,7 @@ impl Event {
         match self {
             Event::Taken => "being taken as a job",
             Event::TicketTaken { .. } => "being taken as a ticket",
-            Event::Submitted(_) => "the end of createTask",
+            Event::Submitted { .. } => "the end of createTask",
             Event::Due => "the end of a wait",
             Event::Answered(_) => "the end of getTaskResult",
             Event::SubmissionsShut { .. } => "being held back from submission",

@@ -8,6 +8,7 @@ use super::super::fault::{Charge, Fault, Stage, charge_of, judge};
 use super::super::guard::Reason;
 use super::super::history::{Attempt, Ended};
 use super::super::retry;
+use super::super::time::Timestamp;
 use super::{Action, Ambiguous, Case, Moment, OpenTask, Origin, Step, Window};
 
 impl Case {
@@ -15,10 +16,15 @@ impl Case {
         if self.job.is_late(at.now) { self.too_late(Stage::Door) } else { Action::Submit.into() }
     }
 
-    pub(super) fn after_submission(&mut self, end: Result<Accepted, CallError>, at: &Moment<'_>) -> Step {
+    pub(super) fn after_submission(
+        &mut self,
+        sent_at: Timestamp,
+        end: Result<Accepted, CallError>,
+        at: &Moment<'_>,
+    ) -> Step {
         match end {
             Ok(accepted) => {
-                self.task = Some(OpenTask::new(accepted.task_id, at.now));
+                self.task = Some(OpenTask::new(accepted.task_id, sent_at));
                 Action::KeepTicket.into()
             }
             Err(error) => {

@@ -40,6 +40,17 @@ pub(crate) struct Steps {
     pub(crate) lost: u32,
 }
 
+/// A task that the API has accepted.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) job: String,
+    pub(crate) accepted_at: Instant,
+    pub(crate) last_poll: Option<Instant>,
+    pub(crate) polls: u32,
+    /// Tickets of it that were stored. With a second one two owners may poll.
+    pub(crate) tickets: u32,
+}
+
 /// The task that a ticket is of.
 pub(crate) fn ticket_of(message: &Message) -> Option<String> {
     let header = message.properties.headers.get(TICKET_HEADER)?.as_text()?;

@@ -141,16 +141,18 @@ impl Road {
         if let Some(then) = then {
             self.struck(then).await;
         }
-        let late = matches!(trouble, Trouble::Slow(span) if span >= CALL_TIMEOUT);
-        if let Trouble::Slow(span) = trouble {
-            sleep(span.min(CALL_TIMEOUT)).await;
-        }
-        let reply = match first {
-            std::task::Poll::Ready(reply) => Ok(reply),
-            std::task::Poll::Pending => timeout(CALL_TIMEOUT, calling).await,
+        let answering = async {
+            if let Trouble::Slow(span) = trouble {
+                sleep(span).await;
+            }
+            let reply = match first {
+                std::task::Poll::Ready(reply) => reply,
+                std::task::Poll::Pending => calling.await,
+            };
+            let lost = trouble == Trouble::AnswerLost || then == Some(Then::Lose);
+            if lost { no_answer(NoAnswer::Cut) } else { read(reply).await }
         };
-        let lost = late || trouble == Trouble::AnswerLost || then == Some(Then::Lose);
-        let told = if lost { no_answer(NoAnswer::Cut) } else { read(reply.ok()).await };
+        let told = timeout(CALL_TIMEOUT, answering).await.unwrap_or_else(|_| no_answer(NoAnswer::TimedOut));
         self.ends(path, &about, accepted, &told);
         told
     }
@@ -198,17 +200,13 @@ impl Road {
     }
 }
 
-async fn read(reply: Option<Reply>) -> Result<RawReply, TransportError> {
+async fn read(reply: Reply) -> Result<RawReply, TransportError> {
     match reply {
-        Some(Reply::Answer { status, retry_after, body, .. }) => {
+        Reply::Answer { status, retry_after, body, .. } => {
             Ok(RawReply { status, retry_after: retry_after.map(Duration::from_secs), body })
         }
-        Some(Reply::Cut) => no_answer(NoAnswer::Cut),
-        Some(Reply::Hang) => {
-            sleep(CALL_TIMEOUT).await;
-            no_answer(NoAnswer::TimedOut)
-        }
-        None => no_answer(NoAnswer::TimedOut),
+        Reply::Cut => no_answer(NoAnswer::Cut),
+        Reply::Hang => std::future::pending().await,
     }
 }
 

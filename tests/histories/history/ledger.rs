@@ -10,7 +10,7 @@ use captcha_worker::domain::guard::State;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::account::{Account, Steps, ticket_of};
+use super::account::{Account, Steps, Task, ticket_of};
 use super::records::Records;
 
 /// A delivery in hand.
@@ -22,17 +22,6 @@ struct Hand {
     /// No other delivery of the job was in the same hands meanwhile, so that what they did is known to be for this one.
     alone: bool,
     before: Steps,
-}
-
-/// A task that the API has accepted.
-#[derive(Debug)]
-struct Task {
-    job: String,
-    accepted_at: Instant,
-    last_poll: Option<Instant>,
-    polls: u32,
-    /// Tickets of it that were stored. With a second one two owners may poll.
-    tickets: u32,
 }
 
 /// The books.
@@ -201,10 +190,7 @@ impl Ledger {
                             "{replica} handed the {what} of {job} back although it had gone on with it"
                         ));
                     }
-                    self.another_copy(&job);
-                    if let Some(steps) = self.steps(&replica, &job) {
-                        steps.lost += 1;
-                    }
+                    self.lost(&replica, &job);
                 }
             }
         }
@@ -223,12 +209,20 @@ impl Ledger {
         let Some(now) = self.steps(replica, job).copied() else { return };
         let counts = |hand: &&Hand| {
             let of_ticket = hand.is_ticket && hand.job == job && hand.replica == replica;
-            of_ticket && !(parks && now.creates > hand.before.creates)
+            of_ticket && !(parks && hand.alone && now.creates > hand.before.creates)
         };
         let Some(alone) = self.hands.values().find(counts).map(|hand| hand.alone) else { return };
         if let Some(account) = self.accounts.get_mut(job) {
             account.resubmissions += 1;
             account.certain_resubmissions += u32::from(alone);
+        }
+    }
+
+    /// What a replica has begun is delivered once more, perhaps to itself.
+    fn lost(&mut self, replica: &str, job: &str) {
+        self.another_copy(job);
+        if let Some(steps) = self.steps(replica, job) {
+            steps.lost += 1;
         }
     }
 
@@ -244,7 +238,14 @@ impl Ledger {
         if self.records.forbid_submissions(now) {
             self.broken.push(format!("{replica} submitted {job} although the guard has long forbidden it"));
         }
-        self.resubmitted(replica, job, false);
+        if self.hands.values().any(|hand| hand.job == job && hand.replica == replica) {
+            self.resubmitted(replica, job, false);
+        } else if self.is_disturbed(replica) {
+            // Cut off, and within its lease: the broker has taken the job back already.
+            self.lost(replica, job);
+        } else {
+            self.broken.push(format!("{replica} submitted {job}, which is not in its hands"));
+        }
         let deadline = self.accounts.get(job).and_then(|account| account.deadline);
         if deadline.is_some_and(|deadline| now > deadline) {
             self.broken.push(format!("{replica} submitted {job} past its deadline"));

@@ -190,10 +190,10 @@ impl<'a> Stage<'a> {
             }
             Mend::Key => {
                 world.control(&Control { key_valid: Some(true), ..Control::default() });
-                world.order(Order::Resume, self.plan.seed ^ 2);
+                world.order(Order::Resume, self.plan.seed.wrapping_mul(100) + 40);
             }
             Mend::Funds => world.control(&Control { balance: Some(1_000.0), ..Control::default() }),
-            Mend::Resume => world.order(Order::Resume, self.plan.seed ^ 3),
+            Mend::Resume => world.order(Order::Resume, self.plan.seed.wrapping_mul(100) + 60),
             Mend::Noticed(session) => world.broker.forget_session(session),
             Mend::Told(session) => world.broker.drop_session(session),
         }
@@ -205,7 +205,7 @@ impl<'a> Stage<'a> {
         for place in 0..self.world.places.len() {
             self.world.start(self.plan, place);
         }
-        self.world.order(Order::Resume, self.plan.seed ^ 4);
+        self.world.order(Order::Resume, self.plan.seed.wrapping_mul(100) + 80);
         let mended = Instant::now();
         let mut looks = interval(Duration::from_millis(500));
         while !self.world.is_done() && mended.elapsed() < DONE_WITHIN {

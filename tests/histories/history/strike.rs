@@ -98,7 +98,7 @@ impl Stage<'_> {
                 (Control { balance: Some(0.0), ..Control::default() }, lasts, Mend::Funds)
             }
             Fault::Pause { lasts } => {
-                world.order(Order::Pause { reason: None }, self.plan.seed ^ 1);
+                world.order(Order::Pause { reason: None }, self.plan.seed.wrapping_mul(100) + 20);
                 return self.after(lasts, Due::Mend(Mend::Resume));
             }
             _ => return,

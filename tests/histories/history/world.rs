@@ -68,6 +68,8 @@ pub(crate) struct World {
     topology: Topology,
     publisher: Session,
     started: Vec<u32>,
+    /// The operator gives one order after another.
+    operator: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl World {
@@ -96,6 +98,7 @@ impl World {
             chronicle,
             topology,
             publisher,
+            operator: Arc::default(),
         }
     }
 
@@ -191,12 +194,23 @@ impl World {
     /// An operator's order to the fleet, given in the background.
     pub(crate) fn order(&self, order: Order, seed: u64) {
         let (broker, names) = (Broker::Local(self.broker.named("operator")), self.names.clone());
-        let chronicle = self.chronicle.clone();
+        let (chronicle, operator) = (self.chronicle.clone(), Arc::clone(&self.operator));
         tokio::spawn(async move {
-            let Ok(mut client) = Client::connect(&broker, &names, Dice::seeded(seed)).await else { return };
-            let answer = client.order(order.clone(), Duration::from_secs(20)).await;
-            chronicle
-                .tell(|| format!("the operator's {order:?}: {:?}", answer.map(|answer| answer.carried_out)));
+            let _turn = operator.lock().await;
+            // As a person does: again, until it is done.
+            for attempt in 0..20 {
+                let Ok(mut client) = Client::connect(&broker, &names, Dice::seeded(seed + attempt)).await
+                else {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    continue;
+                };
+                let answer = client.order(order.clone(), Duration::from_secs(20)).await;
+                let done = answer.is_ok_and(|answer| answer.carried_out);
+                chronicle.tell(|| format!("the operator's {order:?} is carried out: {done}"));
+                if done {
+                    return;
+                }
+            }
         });
     }
 

@@ -71,7 +71,7 @@ impl Scene {
     /// Refuses the submission, and tells the class it ends in, where it ends.
     fn submit_refused(&mut self, code: &str) -> Step {
         self.on(Event::Taken);
-        self.on(Event::Submitted(Err(refusal(code))))
+        self.on(submitted(Err(refusal(code))))
     }
 
     fn poll_refused(&mut self, code: &str) -> Step {
@@ -84,8 +84,12 @@ fn task_id() -> TaskId {
     TaskId::from_raw(serde_json::from_str("42").unwrap()).unwrap()
 }
 
+fn submitted(end: Result<Accepted, CallError>) -> Event {
+    Event::Submitted { sent_at: START, end }
+}
+
 fn accepted() -> Event {
-    Event::Submitted(Ok(Accepted { task_id: task_id() }))
+    submitted(Ok(Accepted { task_id: task_id() }))
 }
 
 fn refusal(code: &str) -> CallError {

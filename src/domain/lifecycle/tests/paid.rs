@@ -112,7 +112,7 @@ fn a_redelivered_ticket_waits_for_the_lease_and_assumes_the_polls_of_its_age() {
     let mut scene = Scene::with_ticket();
     let step = scene.after(secs(25), Event::TicketTaken { redelivered: true });
     assert!(matches!(step.action, Action::Wait(w) if w == HANDOVER_WAIT));
-    assert_eq!(scene.case.task.map(|task| task.polls), Some(13));
+    assert_eq!(scene.case.task.map(|task| task.polls), Some(20));
 }
 
 #[test]
@@ -131,4 +131,13 @@ fn a_ticket_past_its_age_is_submitted_again_without_a_poll_of_the_dead_id() {
 fn an_event_that_cannot_happen_poisons_the_job_and_nothing_else() {
     assert_eq!(ends_in(&Scene::plain().on(Event::Due)), "poison/PANIC");
     assert_eq!(ends_in(&Scene::with_ticket().on(accepted())), "poison/PANIC");
+}
+
+#[test]
+fn a_tasks_age_counts_from_the_call_that_submitted_it_however_long_its_answer_took() {
+    let mut scene = Scene::plain();
+    scene.on(Event::Taken);
+    let step = scene.after(secs(30), accepted());
+    assert!(matches!(step.action, Action::KeepTicket));
+    assert_eq!(scene.case.task.map(|task| task.accepted_at), Some(START));
 }

@@ -28,7 +28,7 @@ fn a_deadline_cuts_the_budget_short() {
 #[test]
 fn a_job_that_cannot_be_submitted_for_lack_of_an_api_ends_as_transient() {
     let mut scene = Scene::plain();
-    let never_sent = || Event::Submitted(Err(CallError::NeverSent("refused".to_owned())));
+    let never_sent = || submitted(Err(CallError::NeverSent("refused".to_owned())));
     scene.on(Event::Taken);
     for _ in 0..3 {
         let step = scene.on(never_sent());
@@ -51,10 +51,10 @@ fn throttled_past_the_budget_ends_in_a_class_that_has_a_queue() {
 fn a_submission_without_an_answer_is_repeated_once_and_counted() {
     let mut scene = Scene::plain();
     scene.on(Event::Taken);
-    let first = scene.on(Event::Submitted(Err(cut())));
+    let first = scene.on(submitted(Err(cut())));
     assert!(matches!(first.action, Action::Park(_)));
     assert_eq!(first.window, Some(Window::AmbiguousSubmission));
-    let second = scene.on(Event::Submitted(Err(cut())));
+    let second = scene.on(submitted(Err(cut())));
     assert_eq!((ends_in(&second).as_str(), second.window), ("transient/CONNECTION_CUT", None));
     assert_eq!(scene.case.history.count(Ended::Ambiguous), 2);
 }
@@ -64,7 +64,7 @@ fn a_submission_without_an_answer_can_be_left_alone() {
     let mut scene = Scene::plain();
     scene.rules.ambiguous = Ambiguous::DeadLetter;
     scene.on(Event::Taken);
-    let step = scene.on(Event::Submitted(Err(cut())));
+    let step = scene.on(submitted(Err(cut())));
     assert_eq!((ends_in(&step).as_str(), step.window), ("transient/CONNECTION_CUT", None));
 }
 
