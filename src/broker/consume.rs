@@ -1,5 +1,6 @@
 //! The consuming half of the seam: deliveries, the right to settle each, and the lease on a channel.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -159,6 +160,7 @@ impl Lease {
 #[derive(Debug)]
 pub struct Consumer {
     deliveries: mpsc::Receiver<Delivery>,
+    cancelled: bool,
     owner: mpsc::UnboundedSender<Settlement>,
     lease: Lease,
 }
@@ -182,7 +184,7 @@ pub fn consumer_channel() -> (Consumer, ConsumerPort) {
     let (deliver, deliveries) = mpsc::channel(64);
     let (owner, settlements) = mpsc::unbounded_channel();
     let lease = Lease::begin();
-    let consumer = Consumer { deliveries, owner: owner.clone(), lease: lease.clone() };
+    let consumer = Consumer { deliveries, cancelled: false, owner: owner.clone(), lease: lease.clone() };
     (consumer, ConsumerPort { deliveries: deliver, settlements, owner, lease })
 }
 
@@ -200,7 +202,7 @@ impl Consumer {
     /// Whether it was cancelled from this side.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.deliveries.is_closed()
+        self.cancelled
     }
 
     /// The lease on this consumer's channel.
@@ -211,6 +213,7 @@ impl Consumer {
 
     /// Stops new deliveries and returns those that nobody has received yet. What was received can still be settled.
     pub async fn cancel(&mut self) {
+        self.cancelled = true;
         self.ask(Settlement::Cancel).await;
         self.deliveries.close();
         while let Ok(unseen) = self.deliveries.try_recv() {
@@ -229,5 +232,27 @@ impl Consumer {
             // An owner that went away instead of answering has closed the channel too.
             let _ = answered.await;
         }
+    }
+}
+
+/// The next delivery of a consumer that is neither absent nor cancelled from this side; the latter's end is no news.
+pub async fn receive(consumer: &mut Option<Consumer>) -> Option<Delivery> {
+    match consumer {
+        Some(consumer) if !consumer.is_cancelled() => consumer.recv().await,
+        _ => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_consumer_that_the_broker_has_ended_was_not_cancelled_from_this_side() {
+        let (mut consumer, port) = consumer_channel();
+        drop(port);
+        assert!(!consumer.is_cancelled() && consumer.recv().await.is_none());
+        consumer.cancel().await;
+        assert!(consumer.is_cancelled());
     }
 }

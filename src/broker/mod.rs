@@ -16,7 +16,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-pub use consume::{Consumer, ConsumerPort, Delivery, Lease, Receipt, Settlement, Stale, consumer_channel};
+pub use consume::{
+    Consumer, ConsumerPort, Delivery, Lease, Receipt, Settlement, Stale, consumer_channel, receive,
+};
 pub use ending::Ending;
 pub use error::{BrokerError, PublishError};
 pub use publish::{Confirm, PublishRequest, Publisher, publisher_channel};

@@ -17,7 +17,7 @@ use super::message::{Control, Presence, say};
 use super::roster::Roster;
 use super::{Fleet, Found, Vitals};
 use crate::breakage::Breakage;
-use crate::broker::{ConsumeSpec, Consumer, Delivery, Session};
+use crate::broker::{ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::call::CallError;
 use crate::domain::guard::{News, Phase};
 use crate::domain::mark::Mark;
@@ -263,14 +263,6 @@ impl<'a> Member<'a> {
             self.create().await;
         }
         Ok(())
-    }
-}
-
-/// The next delivery, where there is a consumer.
-async fn receive(consumer: &mut Option<Consumer>) -> Option<Delivery> {
-    match consumer {
-        Some(consumer) => consumer.recv().await,
-        None => pending().await,
     }
 }
 

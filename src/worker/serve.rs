@@ -1,6 +1,5 @@
 //! One session, from its first delivery to its end.
 
-use std::future::pending;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -11,7 +10,7 @@ use super::Worker;
 use super::attempt::attempt;
 use super::context::Scope;
 use super::drain::Drained;
-use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Session};
+use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::guard::Jobs;
 use crate::domain::lifecycle::Origin;
 use crate::fleet::Seen;
@@ -150,14 +149,6 @@ impl Serving {
             tickets.cancel().await;
         }
         self.scope.tickets_cancelled.cancel();
-    }
-}
-
-/// The next delivery of a consumer that is neither absent nor cancelled by us; the latter's end is no news.
-async fn receive(consumer: &mut Option<Consumer>) -> Option<Delivery> {
-    match consumer {
-        Some(consumer) if !consumer.is_cancelled() => consumer.recv().await,
-        _ => pending().await,
     }
 }
 
