@@ -46,7 +46,7 @@ impl Standing {
     /// Stops this replica for a time, growing while it meets the same again.
     fn hold_alone(&self, reason: Reason, term: u64, now: Timestamp) {
         // What was under way together is one relapse.
-        if self.inner.seen.borrow().held() == Some(reason) {
+        if self.held() == Some(reason) {
             return;
         }
         let failures = {

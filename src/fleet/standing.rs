@@ -109,6 +109,17 @@ impl Standing {
         self.inner.seen.borrow().clone()
     }
 
+    /// The state in force, where it is known.
+    #[must_use]
+    pub fn state(&self) -> Option<Arc<State>> {
+        self.inner.seen.borrow().state.clone()
+    }
+
+    /// What holds this replica alone.
+    pub(super) fn held(&self) -> Option<Reason> {
+        self.inner.seen.borrow().held()
+    }
+
     /// For awaiting changes.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Seen> {

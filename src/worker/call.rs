@@ -161,8 +161,8 @@ fn canary_end(ctx: &Context, fault: &Fault) -> Option<CanaryEnd> {
         | Class::Proxy
         | Class::Malformed
         | Class::Poison => {
-            let seen = ctx.standing().seen();
-            let trip = seen.state.as_ref().and_then(|state| state.tripped().map(|trip| trip.reason));
+            let state = ctx.standing().state();
+            let trip = state.as_ref().and_then(|state| state.tripped().map(|trip| trip.reason));
             (!matches!(trip, Some(Reason::NoFunds | Reason::WrongIds))).then_some(CanaryEnd::Passed)
         }
     }

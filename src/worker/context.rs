@@ -62,7 +62,7 @@ impl Context {
     /// The answer to a task has come.
     pub(super) fn solved(&self, task_type: &str, accepted_at: Timestamp) {
         // A task that was open through a trip tells how long the trip was.
-        let undisturbed = self.standing().seen().state.is_some_and(|state| state.since <= accepted_at);
+        let undisturbed = self.standing().state().is_some_and(|state| state.since <= accepted_at);
         if undisturbed {
             let now = self.clock.now();
             let mut solve_times = self.solve_times.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,6 +124,7 @@ impl Live {
 }
 
 /// One session as its attempts see it, with the signs that end them early.
+#[derive(Clone)]
 pub(super) struct Scope {
     pub(super) session: Session,
     /// On the job channel; nobody submits without it.
@@ -153,22 +154,19 @@ impl Scope {
 
     /// The same session from now on, with a new ticket consumer.
     pub(super) fn with_tickets(&self, lease: Lease) -> Self {
-        Self { ticket_lease: lease, tickets_cancelled: CancellationToken::new(), ..self.again() }
+        Self { ticket_lease: lease, tickets_cancelled: CancellationToken::new(), ..self.clone() }
     }
 
     /// The same session from now on, with a new job consumer.
     pub(super) fn with_jobs(&self, lease: Lease) -> Self {
-        Self { job_lease: lease, ..self.again() }
+        Self { job_lease: lease, ..self.clone() }
     }
 
-    fn again(&self) -> Self {
-        Self {
-            session: self.session.clone(),
-            job_lease: self.job_lease.clone(),
-            ticket_lease: self.ticket_lease.clone(),
-            submissions_shut: self.submissions_shut.clone(),
-            jobs_cancelled: self.jobs_cancelled.clone(),
-            tickets_cancelled: self.tickets_cancelled.clone(),
+    /// What is cancelled once no more is delivered of what comes to hand in this way.
+    pub(super) fn cancelled(&self, origin: Origin) -> &CancellationToken {
+        match origin {
+            Origin::Job => &self.jobs_cancelled,
+            Origin::Ticket => &self.tickets_cancelled,
         }
     }
 

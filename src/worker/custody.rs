@@ -22,26 +22,26 @@ struct Fate {
 /// API that gives one id twice must not cost a job.
 #[derive(Debug, Default)]
 pub(super) struct Custody {
-    tasks: Mutex<HashMap<Box<str>, Arc<Fate>>>,
+    tasks: Mutex<HashMap<Arc<str>, Arc<Fate>>>,
 }
 
 /// A ticket in hand, until dropped.
 #[derive(Debug)]
 pub(super) struct Held<'a> {
     custody: &'a Custody,
-    key: Box<str>,
+    key: Arc<str>,
     fate: Arc<Fate>,
 }
 
 impl Custody {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Fate>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Fate>>> {
         // Each entry is whole at every moment.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a job's ticket in hand, after whoever has another copy of it here. `None`: that one has settled it.
     pub(super) async fn take(&self, job: &Job, task: &OpenTask) -> Option<Held<'_>> {
-        let key: Box<str> =
+        let key: Arc<str> =
             format!("{} {} {}", task.id.as_json(), task.accepted_at.as_millis(), job.id).into();
         loop {
             let other = match self.lock().entry(key.clone()) {

@@ -108,9 +108,6 @@ pub(super) async fn carry_out(
 
 /// Returns a delivery once its consumer is cancelled: before that it would come straight in again, and be charged for it each time.
 async fn give_back(scope: &Scope, origin: Origin, receipt: Receipt) {
-    match origin {
-        Origin::Job => scope.jobs_cancelled.cancelled().await,
-        Origin::Ticket => scope.tickets_cancelled.cancelled().await,
-    }
+    scope.cancelled(origin).cancelled().await;
     drop(receipt);
 }

@@ -4,8 +4,7 @@ use super::context::{Context, Scope};
 use super::custody::{Custody, Held};
 use super::end::End;
 use super::succession::Succession;
-use crate::domain::identity::Identity;
-use crate::domain::lifecycle::{Case, Origin};
+use crate::domain::lifecycle::Case;
 
 /// What this replica remembers of deliveries.
 #[derive(Debug, Default)]
@@ -24,12 +23,9 @@ pub(super) async fn recognise<'a>(
     case: &Case,
     redelivered: bool,
 ) -> Result<Option<Held<'a>>, End> {
-    let cancelled = match case.origin {
-        Origin::Job => &scope.jobs_cancelled,
-        Origin::Ticket => &scope.tickets_cancelled,
-    };
+    let cancelled = scope.cancelled(case.origin);
     if redelivered && !ctx.memory.succession.is_empty() {
-        let identity = Identity::of(&case.job.message);
+        let identity = case.identity();
         if let Some(safe) = ctx.memory.succession.take(identity) {
             return tokio::select! {
                 biased;

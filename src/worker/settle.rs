@@ -9,7 +9,6 @@ use super::tally::Stale;
 use crate::breakage::Breakage;
 use crate::broker::{PublishError, Receipt};
 use crate::domain::envelope::Message;
-use crate::domain::identity::Identity;
 use crate::domain::lifecycle::{Case, Origin};
 use crate::domain::outcome::Outcome;
 use crate::domain::ticket;
@@ -41,12 +40,6 @@ pub(super) struct Settling<'a> {
     pub(super) case: Option<&'a Case>,
 }
 
-impl Settling<'_> {
-    fn identity(&self) -> Option<Identity> {
-        self.case.map(|case| Identity::of(&case.job.message))
-    }
-}
-
 /// What has become of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settled {
@@ -76,7 +69,7 @@ impl Context {
         while !Breakage::TicketSkipped.in_force() {
             // Should what came to hand be delivered here again before the ticket is safe, it must not be paid once more.
             if expected.is_none() && !held.receipt.is_live() {
-                expected = held.identity().map(|identity| self.memory.succession.expect(identity));
+                expected = held.case.map(|case| self.memory.succession.expect(case.identity()));
             }
             let session = self.live.session().await;
             if Breakage::AckBeforeConfirm.in_force() {
@@ -202,7 +195,7 @@ impl Context {
         if receipt.ack().is_err() {
             self.tally.stale(what);
             if let Some(case) = case {
-                self.memory.succession.note(Identity::of(&case.job.message));
+                self.memory.succession.note(case.identity());
             }
         }
     }

@@ -33,9 +33,15 @@ pub(super) struct Succession {
 }
 
 impl Succession {
+    /// Those that are not too old to be remembered.
     fn lock(&self) -> MutexGuard<'_, VecDeque<Settled>> {
         // Each entry is whole at every moment.
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        while settled.front().is_some_and(|oldest| oldest.until <= now) {
+            settled.pop_front();
+        }
+        settled
     }
 
     /// A delivery is lost whose successor is being published: it is safe once the token is cancelled.
@@ -47,12 +53,11 @@ impl Succession {
 
     /// The same, once more: the redelivery is lost, too.
     pub(super) fn remember(&self, identity: Identity, safe: CancellationToken) {
-        let now = Instant::now();
         let mut settled = self.lock();
-        while settled.len() >= MOST || settled.front().is_some_and(|oldest| oldest.until <= now) {
+        if settled.len() >= MOST {
             settled.pop_front();
         }
-        settled.push_back(Settled { identity, safe, until: now + KEPT });
+        settled.push_back(Settled { identity, safe, until: Instant::now() + KEPT });
     }
 
     /// A delivery is lost whose successor is confirmed.
@@ -96,6 +101,7 @@ mod tests {
         (0..MOST + 5).for_each(|n| succession.note(identity(n)));
         assert!(succession.take(identity(4)).is_none() && succession.take(identity(5)).is_some());
         tokio::time::advance(KEPT).await;
+        assert!(succession.take(identity(6)).is_none() && succession.is_empty(), "too old");
         succession.note(identity(0));
         assert_eq!(succession.lock().len(), 1);
     }

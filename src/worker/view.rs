@@ -77,7 +77,7 @@ impl View {
     /// Proxies that are left alone now.
     #[must_use]
     pub fn quarantined_proxies(&self) -> usize {
-        self.seen().state.map_or(0, |state| state.quarantined(self.ctx.clock.now()).count())
+        self.ctx.standing().state().map_or(0, |state| state.quarantined(self.ctx.clock.now()).count())
     }
 
     /// Whether the API answered when it was last called.

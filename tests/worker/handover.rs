@@ -102,8 +102,6 @@ async fn a_lost_connection_costs_a_lone_replica_no_second_payment_and_no_second_
     scene.wait_until(5, "all have tickets", || scene.broker.queue_total(&tickets) == 8).await;
     scene.broker.drop_session(session);
     scene.wait_for(&scene.names.results(), 13).await;
-    tokio::time::sleep(std::time::Duration::from_secs(50)).await;
-    println!("READ {:?}", running.view.reading());
     scene.wait_until(60, "nothing is in hand", || running.view.in_flight() == 0).await;
     assert_eq!(scene.broker.queue_len(&scene.names.results()), 13, "each has one outcome");
     // Each job once, and the second of two tickets of each task.

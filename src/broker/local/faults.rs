@@ -16,6 +16,13 @@ impl LocalBroker {
         self.inner.lock().end_session(id, "connection cut");
     }
 
+    /// Cuts all connections of a name.
+    pub fn drop_connection(&self, connection: &str) {
+        for session in self.sessions_of(connection) {
+            self.drop_session(session);
+        }
+    }
+
     /// Cuts every session's connection.
     pub fn drop_all_sessions(&self) {
         let mut core = self.inner.lock();

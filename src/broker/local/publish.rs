@@ -35,7 +35,8 @@ impl Core {
             return;
         }
         let unroutable = || PublishError::Unroutable(format!("exchange '{exchange}', key '{routing_key}'"));
-        let fate = match self.store(&exchange, &routing_key, message.clone()) {
+        let copy = self.told.is_anybody().then(|| message.clone());
+        let fate = match self.store(&exchange, &routing_key, message) {
             Ok(Published::Stored) => Ok(()),
             Ok(Published::Refused) => Err(PublishError::Rejected),
             Ok(Published::Unrouted) if mandatory => Err(unroutable()),
@@ -45,10 +46,15 @@ impl Core {
                 Err(PublishError::Unknown(reason))
             }
         };
-        let connection = &*self.connection(session);
-        let (exchange, routing_key, message, fate) = (&*exchange, &*routing_key, &message, fate);
-        let wanted =
-            self.told.of(&Event::Published { connection, exchange, routing_key, message, fate: &fate });
+        let wanted = copy.map_or(Fate::Usual, |message| {
+            self.told.of(&Event::Published {
+                connection: &self.connection(session),
+                exchange: &exchange,
+                routing_key: &routing_key,
+                message: &message,
+                fate: &fate,
+            })
+        });
         let loses = fate.is_ok() && self.confirms_to_lose > 0;
         if loses {
             self.confirms_to_lose -= 1;

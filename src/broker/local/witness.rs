@@ -104,6 +104,11 @@ impl Told {
         self.0 = Some(witness);
     }
 
+    /// Whether anybody is told.
+    pub(super) fn is_anybody(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Tells it, and hears what is to happen.
     pub(super) fn of(&self, event: &Event<'_>) -> Fate {
         self.0.as_ref().map_or(Fate::Usual, |witness| witness.saw(event))

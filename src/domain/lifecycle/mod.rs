@@ -26,6 +26,7 @@ use super::class::Class;
 use super::fault::{Fault, Stage, codes};
 use super::guard::Reason;
 use super::history::History;
+use super::identity::Identity;
 use super::job::Job;
 use super::outcome::Task;
 use super::retry::Park;
@@ -198,6 +199,12 @@ impl Case {
     pub fn of_ticket(job: Job, history: History, task_id: TaskId, accepted_at: Timestamp) -> Self {
         let task = Some(OpenTask::new(task_id, accepted_at));
         Self { job, history, origin: Origin::Ticket, task }
+    }
+
+    /// By what its message is known when it is delivered again.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity::of(&self.job.message)
     }
 
     /// Moves the job on.

@@ -147,7 +147,7 @@ impl Member<'_> {
             return None;
         }
         // Met here, and not in the state yet, or never to be, since it concerns this replica alone.
-        if self.fleet.standing.seen().held().is_some_and(Reason::is_of_the_address) {
+        if self.fleet.standing.held().is_some_and(Reason::is_of_the_address) {
             return (self.fleet.egress == Egress::Own && self.roster.len() > 1).then_some(Duty::Resign);
         }
         let (state, key) = (&lead.state, self.fleet.standing.key());

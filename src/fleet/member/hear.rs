@@ -33,7 +33,7 @@ impl Member<'_> {
             Control::Bye { id } => self.roster.remove(&id),
             Control::Report(report) => self.on_report(report).await,
             Control::Prove { id } => {
-                let free = self.fleet.standing.seen().held().is_none();
+                let free = self.fleet.standing.held().is_none();
                 if id == self.fleet.id && self.probing.is_none() && free {
                     self.probing = Some(self.fleet.probe());
                 }

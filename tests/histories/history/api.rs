@@ -185,9 +185,7 @@ impl Road {
         self.chronicle.tell(|| format!("{}: in the middle of a call: {then:?}", self.replica));
         if then != Then::Lose {
             self.dead.store(then == Then::Kill, Ordering::Relaxed);
-            for session in self.broker.sessions_of(&self.replica) {
-                self.broker.drop_session(session);
-            }
+            self.broker.drop_connection(&self.replica);
         }
         self.while_alive().await;
     }

@@ -163,7 +163,7 @@ impl Ledger {
             self.broken.extend(lost);
             return Some(format!("the guard's record {epoch}"));
         }
-        let Hand { replica, job, is_ticket, alone, before, .. } = self.hands.remove(&delivery)?;
+        let Hand { replica, job, is_ticket, alone, before } = self.hands.remove(&delivery)?;
         let now = *self.steps(&replica, &job)?;
         let what = if is_ticket { "ticket" } else { "job" };
         match how {

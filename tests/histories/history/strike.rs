@@ -39,7 +39,7 @@ impl Stage<'_> {
             }
             Fault::Drop { place } => {
                 let Some(name) = self.hit(place) else { return };
-                self.drop_sessions(&name);
+                self.world.broker.drop_connection(&name);
             }
             Fault::Away { lasts } => self.away(lasts),
             Fault::CloseConsumer { place, queue } => {
@@ -107,17 +107,11 @@ impl Stage<'_> {
         self.after(lasts, Due::Mend(mend));
     }
 
-    fn drop_sessions(&self, name: &str) {
-        for session in self.world.broker.sessions_of(name) {
-            self.world.broker.drop_session(session);
-        }
-    }
-
     fn away(&mut self, lasts: Duration) {
         self.world.broker.set_reachable(false);
         for place in 0..self.world.places.len() {
             if let Some(name) = self.hit(place) {
-                self.drop_sessions(&name);
+                self.world.broker.drop_connection(&name);
             }
         }
         self.after(lasts, Due::Mend(Mend::Reach));
@@ -147,9 +141,7 @@ impl Stage<'_> {
             handle.abort();
             // Its process has ended.
             replica.road.dead.store(true, Ordering::Relaxed);
-            for session in replica.road.broker.sessions_of(&replica.name) {
-                replica.road.broker.drop_session(session);
-            }
+            replica.road.broker.drop_connection(&replica.name);
             let _ = leaving.send(Left { place, name: replica.name, drained, back_after });
         });
     }

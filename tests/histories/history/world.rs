@@ -173,9 +173,7 @@ impl World {
     pub(crate) fn bury(&self, replica: &Replica) {
         replica.road.dead.store(true, Ordering::Relaxed);
         replica.handle.abort();
-        for session in self.broker.sessions_of(&replica.name) {
-            self.broker.drop_session(session);
-        }
+        self.broker.drop_connection(&replica.name);
     }
 
     /// Publishes a job. The publisher's own connection is no part of the trial.
