@@ -3,6 +3,8 @@
 mod account;
 mod fleet;
 mod handover;
+#[path = "../support/in_process.rs"]
+mod in_process;
 mod money;
 mod outcomes;
 mod scene;

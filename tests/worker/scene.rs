@@ -11,7 +11,6 @@ use bytes::Bytes;
 use captcha_worker::broker::local::LocalBroker;
 use captcha_worker::broker::topology::{Arguments, Names, Queue, Topology};
 use captcha_worker::broker::{Broker, ConsumeSpec, Consumer, Session};
-use captcha_worker::domain::call::NoAnswer;
 use captcha_worker::domain::code::Overrides;
 use captcha_worker::domain::envelope::{Message, Properties};
 use captcha_worker::domain::guard::{self, Phase, Reason};
@@ -21,27 +20,23 @@ use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::domain::time::Timestamp;
 use captcha_worker::fleet::{Client, Egress};
-use captcha_worker::simulator::{Reply, Simulator, SimulatorConfig};
+use captcha_worker::simulator::{Simulator, SimulatorConfig};
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
 use captcha_worker::worker::{Clock, Dice, Drained, Limits, View, Worker, WorkerOptions};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
+
+use crate::in_process::{read, within_time};
 
 /// A task of this type makes the transport panic.
 pub(crate) const PANICKING_TYPE: &str = "PanickingTask";
 const EPOCH_SECS: u64 = 1_790_000_000;
-/// How long a call may take before the caller gives up.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The simulator as a transport.
 struct InProcess(Simulator);
-
-fn no_answer(kind: NoAnswer) -> Result<RawReply, TransportError> {
-    Err(TransportError::NoAnswer { kind, status: None, detail: "as the script says".to_owned() })
-}
 
 impl Transport for InProcess {
     fn post<'a>(
@@ -54,17 +49,8 @@ impl Transport for InProcess {
                 !body.windows(PANICKING_TYPE.len()).any(|part| part == PANICKING_TYPE.as_bytes()),
                 "as a bug would"
             );
-            match timeout(CALL_TIMEOUT, self.0.call(path.trim_start_matches('/'), &body)).await {
-                Ok(Reply::Answer { status, retry_after, body, .. }) => {
-                    Ok(RawReply { status, retry_after: retry_after.map(Duration::from_secs), body })
-                }
-                Ok(Reply::Cut) => no_answer(NoAnswer::Cut),
-                Ok(Reply::Hang) => {
-                    sleep(CALL_TIMEOUT).await;
-                    no_answer(NoAnswer::TimedOut)
-                }
-                Err(_) => no_answer(NoAnswer::TimedOut),
-            }
+            let call = self.0.call(path.trim_start_matches('/'), &body);
+            within_time(async { read(call.await).await }).await
         })
     }
 }

@@ -8,23 +8,21 @@ use bytes::Bytes;
 use captcha_worker::broker::local::LocalBroker;
 use captcha_worker::domain::call::NoAnswer;
 use captcha_worker::domain::guard::Jobs;
-use captcha_worker::simulator::{Reply, Simulator};
+use captcha_worker::simulator::Simulator;
 use captcha_worker::solver::{CREATE_TASK, GET_TASK_RESULT, RawReply, Transport, TransportError};
 use captcha_worker::worker::View;
 use futures_util::future::BoxFuture;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::chronicle::Chronicle;
 use super::fault::{Step, Then};
+use super::in_process::{no_answer, read, within_time};
 use super::plan::PANICKING_TYPE;
 use super::steps::Snares;
 use super::witness::{Books, open};
-
-/// How long a call may take before the caller gives up.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The roads' state, for all replicas.
 #[derive(Clone)]
@@ -82,10 +80,6 @@ pub(crate) struct Road {
     pub(crate) view: OnceLock<View>,
     /// The replica's process is gone: nothing that is left of it in this one reaches anybody.
     pub(crate) dead: AtomicBool,
-}
-
-fn no_answer(kind: NoAnswer) -> Result<RawReply, TransportError> {
-    Err(TransportError::NoAnswer { kind, status: None, detail: "as the history wants it".to_owned() })
 }
 
 impl Road {
@@ -152,7 +146,7 @@ impl Road {
             let lost = trouble == Trouble::AnswerLost || then == Some(Then::Lose);
             if lost { no_answer(NoAnswer::Cut) } else { read(reply).await }
         };
-        let told = timeout(CALL_TIMEOUT, answering).await.unwrap_or_else(|_| no_answer(NoAnswer::TimedOut));
+        let told = within_time(answering).await;
         self.ends(path, &about, accepted, &told);
         told
     }
@@ -195,16 +189,6 @@ impl Road {
         if self.dead.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
-    }
-}
-
-async fn read(reply: Reply) -> Result<RawReply, TransportError> {
-    match reply {
-        Reply::Answer { status, retry_after, body, .. } => {
-            Ok(RawReply { status, retry_after: retry_after.map(Duration::from_secs), body })
-        }
-        Reply::Cut => no_answer(NoAnswer::Cut),
-        Reply::Hang => std::future::pending().await,
     }
 }
 

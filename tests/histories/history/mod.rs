@@ -5,6 +5,8 @@ mod account;
 mod api;
 mod chronicle;
 mod fault;
+#[path = "../../support/in_process.rs"]
+mod in_process;
 mod judge;
 mod ledger;
 mod plan;
