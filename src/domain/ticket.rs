@@ -156,6 +156,7 @@ fn opened(ticket: Ticket, message: Message, now: Timestamp) -> Kept {
             deadline: ticket.deadline,
             own_proxy: ticket.own_proxy,
             proxy: ticket.proxy,
+            task_at: None,
             message,
         },
     }

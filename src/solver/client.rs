@@ -5,7 +5,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::value::RawValue;
 
 use super::http::HttpTransport;
 use super::key::{Key, Mask};
@@ -47,11 +46,11 @@ impl Solver {
         Self { shared: Arc::new(Shared { key, transport }) }
     }
 
-    /// Submits a task, its bytes as they are. A good end is paid for.
+    /// Submits a task: its JSON, which is sent as it is. A good end is paid for.
     ///
     /// # Errors
     /// [`CallError::NeverSent`] only where no byte left; [`CallError::NoAnswer`] where the task may have been accepted.
-    pub async fn create_task(&self, task: &RawValue) -> Result<Accepted, CallError> {
+    pub async fn create_task(&self, task: &str) -> Result<Accepted, CallError> {
         let key = self.key();
         let reply = self.post(CREATE_TASK, wire::create_body(&key, task), key.mask()).await?;
         wire::read_created(&reply, key.mask())

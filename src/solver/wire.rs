@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use super::key::{Key, Mask};
 use super::reply::{self, Fields};
@@ -32,10 +31,10 @@ pub struct Balance {
 }
 
 /// `{"clientKey":…,"task":…}` with the task's bytes as they came.
-pub(super) fn create_body(key: &Key, task: &RawValue) -> Bytes {
-    body(key, ",\"task\":".len() + task.get().len(), |out| {
+pub(super) fn create_body(key: &Key, task: &str) -> Bytes {
+    body(key, ",\"task\":".len() + task.len(), |out| {
         out.extend_from_slice(b",\"task\":");
-        out.extend_from_slice(task.get().as_bytes());
+        out.extend_from_slice(task.as_bytes());
     })
 }
 

@@ -52,10 +52,10 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
         return Some((event, 0));
     }
     let (_, term) = ctx.standing().permit_and_term();
-    let parts = case.job.parts()?;
+    let task = case.job.task()?;
     ctx.tally.submitted();
     let sent_at = ctx.clock.now();
-    let end = ctx.solver.create_task(parts.task).await;
+    let end = ctx.solver.create_task(task).await;
     after_submission(ctx, case, &lane, &end, term, canary.is_some());
     Some((Event::Submitted { sent_at, end }, term))
 }

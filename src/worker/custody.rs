@@ -85,7 +85,7 @@ mod tests {
 
     fn job(id: &str) -> Job {
         let (task_type, message) = ("T".to_owned(), Message::default());
-        Job { id: id.to_owned(), task_type, deadline: None, own_proxy: false, proxy: None, message }
+        Job { id: id.to_owned(), task_type, deadline: None, own_proxy: false, proxy: None, task_at: None, message }
     }
 
     fn task() -> OpenTask {

@@ -65,7 +65,7 @@ async fn no_log_line_tells_the_key_even_at_trace() {
     let cut = RawServer::answering(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}").await;
     let silent = RawServer::run(|mut connection| async move { connection.gone().await }).await;
     within(solver(&good.url).task_state(&id("1"))).await.expect("a state");
-    within(solver(&cut.url).create_task(&raw("{}"))).await.expect_err("cut");
+    within(solver(&cut.url).create_task(raw("{}").get())).await.expect_err("cut");
     within(hasty(&silent.url).balance()).await.expect_err("timed out");
     answered(200, "{}").balance().await.expect_err("unreadable");
     let text = String::from_utf8_lossy(&log.0.lock().expect("sound")).into_owned();

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -38,7 +39,7 @@ pub(super) struct TaskFields<'a> {
 }
 
 impl<'a> JobFields<'a> {
-    pub(super) fn read(body: &'a [u8]) -> Result<Self, Fault> {
+    pub(super) fn read(body: &'a str) -> Result<Self, Fault> {
         let mut fields = Self::default();
         read_object(
             body,
@@ -61,7 +62,7 @@ impl<'a> TaskFields<'a> {
     pub(super) fn read(task: &'a RawValue) -> Result<Self, Fault> {
         let mut fields = Self::default();
         read_object(
-            task.get().as_bytes(),
+            task.get(),
             |fields: &mut Self, name| match name {
                 "type" => Slot::Raw(&mut fields.kind),
                 "body" => Slot::Raw(&mut fields.body),
@@ -89,16 +90,16 @@ enum Slot<'f, 'a> {
 
 /// Reads an object's fields into a record.
 fn read_object<'a, T>(
-    json: &'a [u8],
+    json: &'a str,
     slot: impl for<'f> Fn(&'f mut T, &str) -> Slot<'f, 'a>,
     duplicates: impl Fn(&mut T) -> &mut Vec<String>,
     record: &mut T,
 ) -> Result<(), Fault> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
+    let mut reader = serde_json::Deserializer::from_str(json);
     let visitor = Object { slot, duplicates, record };
     reader.deserialize_map(visitor).and_then(|()| reader.end()).map_err(|error| {
         // A well-formed value of another kind is a different mistake from a slip in the syntax.
-        match serde_json::from_slice::<IgnoredAny>(json) {
+        match serde_json::from_str::<IgnoredAny>(json) {
             Ok(_) if !is_object(json) => {
                 Fault::malformed(codes::NOT_AN_OBJECT, "the body is JSON but not an object")
             }
@@ -107,9 +108,13 @@ fn read_object<'a, T>(
     })
 }
 
-fn is_object(json: &[u8]) -> bool {
-    json.trim_ascii_start().first() == Some(&b'{')
+fn is_object(json: &str) -> bool {
+    json.trim_ascii_start().starts_with('{')
 }
+
+/// A field's name, borrowed where it holds no escape.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 struct Object<'t, T, S, D> {
     slot: S,
@@ -129,7 +134,7 @@ where
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
             let twice = match (self.slot)(self.record, &name) {
                 Slot::Raw(place) => place.replace(map.next_value()?).is_some(),
                 Slot::Name(names) => {

@@ -7,8 +7,10 @@ mod shape;
 mod tests;
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::time::Duration;
 
+use memchr::{memchr, memmem};
 use serde_json::value::RawValue;
 
 use super::class::Class;
@@ -43,6 +45,8 @@ pub struct Job {
     pub proxy: Option<Mark>,
     /// The publisher's bytes and properties.
     pub message: Message,
+    /// Where the task stands in the bytes, of a job that has just passed the door.
+    pub task_at: Option<Range<usize>>,
 }
 
 /// A message that is no job, with what can be told of it.
@@ -56,15 +60,6 @@ pub struct NotAJob {
     pub fault: Fault,
     /// The bytes and properties.
     pub message: Message,
-}
-
-/// The parts of a job's bytes that are handed on verbatim.
-#[derive(Debug, Clone, Copy)]
-pub struct Parts<'a> {
-    /// For the API.
-    pub task: &'a RawValue,
-    /// For the outcome.
-    pub metadata: Option<&'a RawValue>,
 }
 
 impl Job {
@@ -90,17 +85,35 @@ impl Job {
                 deadline: facts.deadline,
                 own_proxy: facts.proxy.is_some(),
                 proxy: facts.proxy,
+                task_at: facts.task_at,
                 message,
             }),
             Err(Refused { id, task_type, fault }) => Err(Box::new(NotAJob { id, task_type, fault, message })),
         }
     }
 
-    /// The parts that are handed on verbatim, found again in the bytes: cheaper than keeping a second copy of each job in flight.
+    /// The task's JSON, verbatim: a part of the bytes, since a second copy of each job in flight would be dear.
     #[must_use]
-    pub fn parts(&self) -> Option<Parts<'_>> {
-        let fields = JobFields::read(&self.message.body).ok()?;
-        Some(Parts { task: fields.task?, metadata: fields.metadata })
+    pub fn task(&self) -> Option<&str> {
+        match &self.task_at {
+            Some(place) => std::str::from_utf8(self.message.body.get(place.clone())?).ok(),
+            None => Some(JobFields::read(self.text()?).ok()?.task?.get()),
+        }
+    }
+
+    /// The publisher's metadata, verbatim.
+    #[must_use]
+    pub fn metadata(&self) -> Option<&RawValue> {
+        let body = &self.message.body;
+        // Without its name in the text there is none, and most jobs have none. An escape may write the name otherwise.
+        if memchr(b'\\', body).is_none() && memmem::find(body, b"\"metadata\"").is_none() {
+            return None;
+        }
+        JobFields::read(self.text()?).ok()?.metadata
+    }
+
+    fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.message.body).ok()
     }
 
     /// Judges the task once more, by the policy of now.
@@ -109,7 +122,8 @@ impl Job {
     /// What the door would say.
     pub fn recheck(&self, policy: &Policy) -> Result<(), Fault> {
         let not_a_job = || Fault::malformed(codes::NOT_A_TICKET, "the ticket's body is not a job");
-        let fields = JobFields::read(&self.message.body).map_err(|_| not_a_job())?;
+        let text = self.text().ok_or_else(not_a_job)?;
+        let fields = JobFields::read(text).map_err(|_| not_a_job())?;
         let task = task_of(&fields)?;
         check_task(&task, &type_of(&task)?, policy)
     }
@@ -141,6 +155,7 @@ struct Facts {
     task_type: String,
     deadline: Option<Timestamp>,
     proxy: Option<Mark>,
+    task_at: Option<Range<usize>>,
 }
 
 struct Refused {
@@ -162,20 +177,27 @@ fn read(body: &[u8], fallback_id: &str, policy: &Policy) -> Result<Facts, Refuse
     let task = task_of(&fields).map_err(|fault| refused(&id, None, fault))?;
     let task_type = type_of(&task).map_err(|fault| refused(&id, None, fault))?;
     check_task(&task, &task_type, policy).map_err(|fault| refused(&id, Some(&task_type), fault))?;
-    Ok(Facts { id, deadline, proxy: proxy_of(&task), task_type })
+    Ok(Facts { id, deadline, proxy: proxy_of(&task), task_type, task_at: place_of(fields.task, body) })
+}
+
+/// Where a part of the bytes stands in them.
+fn place_of(part: Option<&RawValue>, body: &[u8]) -> Option<Range<usize>> {
+    let part = part?.get();
+    let from = part.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
+    Some(from..from + part.len())
 }
 
 fn top_level(body: &[u8]) -> Result<JobFields<'_>, Fault> {
     if body.is_empty() {
         return Err(Fault::malformed(codes::EMPTY_BODY, "the body is empty"));
     }
-    if std::str::from_utf8(body).is_err() {
+    let Ok(text) = std::str::from_utf8(body) else {
         return Err(Fault::malformed(codes::NOT_UTF8, "the body is not UTF-8"));
-    }
+    };
     if shape::too_deep(body) {
         return Err(Fault::malformed(codes::TOO_DEEP, "the body nests more than 64 levels"));
     }
-    let fields = JobFields::read(body)?;
+    let fields = JobFields::read(text)?;
     match (fields.forbidden.first(), fields.unknown.first(), fields.duplicate.first()) {
         (Some(name), _, _) => Err(Fault::malformed(
             codes::FORBIDDEN_FIELD,

@@ -34,9 +34,21 @@ fn a_full_job_is_read_and_its_parts_are_verbatim() {
     let job = read_with(body.as_bytes(), Properties::default(), &["example.com"]).unwrap();
     assert_eq!((&*job.id, &*job.task_type), ("order-17", "TurnstileTask"));
     assert_eq!(job.deadline, Timestamp::parse("2026-11-23T10:00:00Z"));
-    let parts = job.parts().unwrap();
-    assert_eq!(parts.task.get(), task);
-    assert_eq!(parts.metadata.unwrap().get(), r#"{"a": 1E0}"#);
+    assert_eq!(job.metadata().unwrap().get(), r#"{"a": 1E0}"#);
+    assert_eq!(job.task(), Some(task));
+    let of_a_ticket = Job { task_at: None, ..job };
+    assert_eq!(of_a_ticket.task(), Some(task));
+}
+
+#[test]
+fn metadata_is_found_however_its_name_is_written() {
+    let metadata = |rest: &str| {
+        let job = read_with(image_job(rest).as_bytes(), Properties::default(), &[]).unwrap();
+        job.metadata().map(|json| json.get().to_owned())
+    };
+    assert_eq!(metadata(""), None);
+    assert_eq!(metadata(r#","metadata":"m""#), Some(r#""m""#.to_owned()));
+    assert_eq!(metadata(r#","met\u0061data":[1]"#), Some("[1]".to_owned()));
 }
 
 #[test]

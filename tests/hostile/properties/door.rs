@@ -82,9 +82,11 @@ fn is_within_bounds(job: &Job, policy: &Policy) {
     assert!((1..=100).contains(&job.task_type.len()), "a type of {} bytes", job.task_type.len());
     assert_eq!(job.own_proxy, job.proxy.is_some());
     assert_eq!(job.recheck(policy), Ok(()), "what the door lets in, it lets in again");
-    let task = job.parts().expect("a job has its parts").task.get();
+    let task = job.task().expect("a job has its task");
     let body = std::str::from_utf8(&job.message.body).expect("a job is UTF-8");
     assert!(body.contains(task), "the task is the job's very bytes");
+    let again = Job { task_at: None, ..job.clone() };
+    assert_eq!(again.task(), Some(task), "found again in the bytes, as for a ticket's job");
 }
 
 /// A reader that builds everything must find what the door found, where it can read the bytes at all.
@@ -93,6 +95,8 @@ fn agrees_with_another_reader(job: &Job) {
     let known = ["id", "task", "deadline", "metadata"];
     assert!(fields.keys().all(|name| known.contains(&&**name)), "only what a job has: {:?}", fields.keys());
     assert_eq!(fields["task"]["type"], Value::from(&*job.task_type));
+    let metadata = job.metadata().map(|json| serde_json::from_str::<Value>(json.get()).expect("it is JSON"));
+    assert_eq!(metadata, fields.get("metadata").cloned());
     if let Some(Value::String(id)) = fields.get("id") {
         assert_eq!(*id, job.id);
     }

@@ -57,7 +57,7 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
         assert!(id.as_json().len() <= TaskId::MAX_LEN, "an id of {} bytes", id.as_json().len());
     }
     // Neither judged by a policy that does not know it, nor panicking over a body that is no job.
-    let _ = (job.recheck(&door::policy()), job.parts().is_some(), job.is_late(NOW));
+    let _ = (job.recheck(&door::policy()), job.task().is_some(), job.metadata().is_some(), job.is_late(NOW));
     let message = ticket::ticket(job, history, task_id, *accepted_at);
     let own = message.properties.headers.get(TICKET_HEADER).and_then(|value| value.as_text());
     assert!(own.is_some_and(|text| text.len() <= 32 * 1024), "the header's text is bounded");
