@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod fleet;
+pub mod linger;
 pub mod ops;
 pub mod simulator;
 pub mod solver;

@@ -112,7 +112,7 @@ impl Lane {
 
 async fn publish(session: &Session, names: &Names, job: Job) {
     let properties = Properties { message_id: Some(job.id), ..Properties::default() };
-    let message = Message { body: job.body, properties, transient: false };
+    let message = Message { body: job.body.into(), properties, transient: false };
     session.publish(&names.jobs(), "jobs", message).await.expect("the broker confirms a job");
 }
 

@@ -16,6 +16,8 @@ use crate::domain::envelope::Message;
 pub enum Settlement {
     /// Done with: the broker forgets it.
     Ack(u64),
+    /// The same, and it may linger until others go with it.
+    AckSoon(u64),
     /// Back to its queue.
     Requeue(u64),
     /// Rejected: the broker dead-letters it whole.
@@ -53,6 +55,14 @@ impl Receipt {
     /// [`Stale`] where the channel is gone.
     pub fn ack(mut self) -> Result<(), Stale> {
         self.settle(Settlement::Ack)
+    }
+
+    /// The same, and it may linger until others go with it: where a message that is delivered once more costs nothing.
+    ///
+    /// # Errors
+    /// [`Stale`] where the channel is gone.
+    pub fn ack_soon(mut self) -> Result<(), Stale> {
+        self.settle(Settlement::AckSoon)
     }
 
     /// Back to its queue.
@@ -176,6 +186,14 @@ pub struct ConsumerPort {
     pub owner: mpsc::UnboundedSender<Settlement>,
     /// To be renewed by round trips, and revoked when the channel goes.
     pub lease: Lease,
+}
+
+impl Settlement {
+    /// Whether it may linger until others go with it.
+    #[must_use]
+    pub fn may_linger(&self) -> bool {
+        matches!(self, Settlement::AckSoon(_))
+    }
 }
 
 /// Makes both ends of a consumer. Few deliveries are buffered here: the prefetch bounds them already, and what waits here is not seen by other replicas.

@@ -104,7 +104,7 @@ impl Session {
         &self,
         exchange: &str,
         routing_key: &str,
-        message: Message,
+        message: impl Into<Arc<Message>>,
     ) -> Result<(), PublishError> {
         self.publisher.publish(exchange, routing_key, true, message).await
     }
@@ -117,9 +117,22 @@ impl Session {
         &self,
         exchange: &str,
         routing_key: &str,
-        message: Message,
+        message: impl Into<Arc<Message>>,
     ) -> Result<(), PublishError> {
         self.publisher.send(exchange, routing_key, true, message).await?.answered_or_lost().await
+    }
+
+    /// The same for a message that may linger until others go with it: where nothing is lost or paid by the moment's delay.
+    ///
+    /// # Errors
+    /// As [`Session::publish_once`].
+    pub async fn publish_soon(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: impl Into<Arc<Message>>,
+    ) -> Result<(), PublishError> {
+        self.publisher.send_soon(exchange, routing_key, message).await?.answered_or_lost().await
     }
 
     /// Waits until the session has ended, and tells why.

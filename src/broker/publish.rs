@@ -1,5 +1,6 @@
 //! The publishing half of the seam.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -18,7 +19,9 @@ pub struct PublishRequest {
     /// Whether no queue taking it is an error.
     pub mandatory: bool,
     /// The message.
-    pub message: Message,
+    pub message: Arc<Message>,
+    /// It may linger until others go with it.
+    pub soon: bool,
     /// Answered once the broker has confirmed, refused or returned it.
     pub reply: oneshot::Sender<Result<(), PublishError>>,
 }
@@ -51,7 +54,7 @@ impl Publisher {
         exchange: &str,
         routing_key: &str,
         mandatory: bool,
-        message: Message,
+        message: impl Into<Arc<Message>>,
     ) -> Result<(), PublishError> {
         let confirm = self.send(exchange, routing_key, mandatory, message).await?;
         confirm.answered().await
@@ -67,14 +70,38 @@ impl Publisher {
         exchange: &str,
         routing_key: &str,
         mandatory: bool,
-        message: Message,
+        message: impl Into<Arc<Message>>,
+    ) -> Result<Confirm, PublishError> {
+        self.ask(exchange, routing_key, (mandatory, false), message).await
+    }
+
+    /// The same for a mandatory message that may linger until others go with it.
+    ///
+    /// # Errors
+    /// As [`Publisher::send`].
+    pub async fn send_soon(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: impl Into<Arc<Message>>,
+    ) -> Result<Confirm, PublishError> {
+        self.ask(exchange, routing_key, (true, true), message).await
+    }
+
+    async fn ask(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        (mandatory, soon): (bool, bool),
+        message: impl Into<Arc<Message>>,
     ) -> Result<Confirm, PublishError> {
         let (reply, confirmed) = oneshot::channel();
         let request = PublishRequest {
             exchange: exchange.to_owned(),
             routing_key: routing_key.to_owned(),
             mandatory,
-            message,
+            message: message.into(),
+            soon,
             reply,
         };
         match timeout(self.confirm_timeout, self.owner.send(request)).await {

@@ -6,6 +6,7 @@ use super::CommandError;
 use crate::broker::amqp::{AmqpOptions, Connector};
 use crate::broker::{Broker, BrokerError};
 use crate::config::{Settings, SolverSettings};
+use crate::linger::Linger;
 use crate::solver::{Solver, SolverOptions};
 
 /// What the API sees as the client.
@@ -16,6 +17,15 @@ pub(super) const NO_KEY: &str = "solver.api_key is not set: put the account's ke
 
 /// The broker of the settings, not connected yet. `name`: as the broker's tools show this process.
 pub(super) fn broker(settings: &Settings, name: &str) -> Result<Broker, CommandError> {
+    lingering_broker(settings, name, Linger::none())
+}
+
+/// The same, for a process that has so much under way that its messages can wait for each other.
+pub(super) fn lingering_broker(
+    settings: &Settings,
+    name: &str,
+    linger: Linger,
+) -> Result<Broker, CommandError> {
     let broker = &settings.broker;
     let options = AmqpOptions {
         url: broker.url.secret().clone(),
@@ -27,6 +37,7 @@ pub(super) fn broker(settings: &Settings, name: &str) -> Result<Broker, CommandE
         connection_name: name.to_owned(),
         // Each job or ticket at hand has at most one message on its way out.
         publish_depth: settings.worker.max_in_flight,
+        linger,
     };
     let connector = Connector::new(options)
         .map_err(|error| CommandError::Failed(format!("broker.url cannot be used: {error}")))?;

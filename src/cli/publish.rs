@@ -263,7 +263,7 @@ impl<'a> Lane<'a> {
 
 fn message(body: Vec<u8>, id: Option<String>) -> Message {
     Message {
-        body,
+        body: body.into(),
         properties: Properties {
             content_type: Some("application/json".to_owned()),
             message_id: id,

@@ -10,6 +10,7 @@ use crate::broker::topology::Names;
 use crate::config::{LoadOptions, Settings};
 use crate::domain::lifecycle::Rules;
 use crate::fleet::Egress;
+use crate::linger::Linger;
 use crate::ops::Server;
 use crate::solver::Solver;
 use crate::worker::{Clock, Dice, Limits, View, Worker, WorkerOptions};
@@ -72,9 +73,11 @@ async fn serve_ops(address: SocketAddr, view: View, stop: CancellationToken) -> 
 
 fn options(settings: &Settings, name: String, solver: Solver) -> Result<WorkerOptions, CommandError> {
     let worker = &settings.worker;
+    let linger = Linger::every(worker.linger);
     Ok(WorkerOptions {
         solver,
-        broker: connect::broker(settings, &name)?,
+        broker: connect::lingering_broker(settings, &name, linger)?,
+        linger,
         names: Names::new(&settings.broker.namespace),
         declare_topology: settings.broker.declare_topology,
         rules: Rules {

@@ -88,11 +88,13 @@ fn worker(reader: &mut Reader) -> Option<WorkerSettings> {
     let max_in_flight = reader.whole("worker.max_in_flight", 1..=60_000);
     let submit_concurrency = reader.whole("worker.submit_concurrency", 1..=1_000);
     let drain_timeout = reader.duration("worker.drain_timeout", SECOND..=15 * MINUTE);
+    let linger = reader.duration("worker.linger", Duration::ZERO..=Duration::from_millis(100));
     Some(WorkerSettings {
         name: name?,
         max_in_flight: max_in_flight?,
         submit_concurrency: submit_concurrency?,
         drain_timeout: drain_timeout?,
+        linger: linger?,
     })
 }
 

@@ -97,6 +97,8 @@ pub struct WorkerSettings {
     pub submit_concurrency: usize,
     /// How long leaving may take.
     pub drain_timeout: Duration,
+    /// How long a publish, an ack or a due poll may wait so that others go with it.
+    pub linger: Duration,
 }
 
 /// `[retry]`

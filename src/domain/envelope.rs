@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 /// A header value: the field types of AMQP 0-9-1 that RabbitMQ carries, widened where the width says nothing (all integers are `Int`).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -28,6 +30,15 @@ pub enum Value {
 }
 
 impl Value {
+    /// The text, where this is text.
+    #[must_use]
+    pub fn into_text(self) -> Option<String> {
+        match self {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// The text, where this is text.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
@@ -114,8 +125,8 @@ pub struct Properties {
 /// Bytes with their properties: what is published and what is delivered.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Message {
-    /// The body, verbatim.
-    pub body: Vec<u8>,
+    /// The body, verbatim. Clones share it: a job's bytes are held once, whatever they are on their way into.
+    pub body: Bytes,
     /// Its properties.
     pub properties: Properties,
     /// Not written to disk (delivery mode 1). Only copies that nobody relies on are.

@@ -2,9 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use super::envelope::{Message, Value};
+use super::envelope::Value;
 use super::history::HISTORY_HEADER;
-use super::ticket::TICKET_HEADER;
+use super::job::Job;
 
 /// Sixteen bytes of a SHA-256 over what stays the same from one delivery to the next: the publisher's id, the worker's headers, and the body.
 ///
@@ -13,19 +13,23 @@ use super::ticket::TICKET_HEADER;
 pub struct Identity([u8; 16]);
 
 impl Identity {
-    /// That of a message off the job or the ticket queue.
+    /// That of a job, whichever queue it came from.
     #[must_use]
-    pub fn of(message: &Message) -> Self {
-        let properties = &message.properties;
-        let header = |name: &str| properties.headers.get(name).and_then(Value::as_text).unwrap_or_default();
-        let id = properties.message_id.as_deref().unwrap_or_default();
+    pub fn of(job: &Job) -> Self {
+        let id = job.properties.message_id.as_deref().unwrap_or_default();
+        let history = job.properties.headers.get(HISTORY_HEADER).and_then(Value::as_text);
+        let ticket = job.ticket.as_deref();
+        Self::of_parts([id, history.unwrap_or_default(), ticket.unwrap_or_default()], &job.body.bytes())
+    }
+
+    pub(crate) fn of_parts(texts: [&str; 3], body: &[u8]) -> Self {
         let mut hash = Sha256::new();
-        for part in [id, header(HISTORY_HEADER), header(TICKET_HEADER)] {
-            hash.update(part.as_bytes());
+        for text in texts {
+            hash.update(text.as_bytes());
             // No text holds it, so that no two lists of parts run together.
             hash.update([0xff]);
         }
-        hash.update(&message.body);
+        hash.update(body);
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&hash.finalize()[..16]);
         Self(bytes)
@@ -35,23 +39,29 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn message(id: &str, history: &str, body: &str) -> Message {
-        let mut message = Message { body: body.into(), ..Message::default() };
-        message.properties.message_id = Some(id.to_owned());
-        message.properties.headers.insert(HISTORY_HEADER.to_owned(), history.into());
-        message
-    }
+    use crate::domain::envelope::Message;
+    use crate::domain::job::JobBody;
+    use crate::domain::policy::Policy;
 
     #[test]
     fn the_counter_of_deliveries_is_no_part_of_it_and_all_else_is() {
-        let first = message("a", "h", "body");
-        let mut again = first.clone();
-        again.properties.headers.insert("x-delivery-count".to_owned(), Value::Int(3));
-        assert_eq!(Identity::of(&first), Identity::of(&again));
-        for other in [message("b", "h", "body"), message("a", "i", "body"), message("a", "h", "bodies")] {
+        let job = |id: &str, history: &str, deliveries| {
+            let body = br#"{"task":{"type":"T"}}"#.as_slice().into();
+            let mut message = Message { body, ..Message::default() };
+            message.properties.message_id = Some(id.to_owned());
+            let headers = [(HISTORY_HEADER, history.into()), ("x-delivery-count", Value::Int(deliveries))];
+            message.properties.headers = headers.map(|(name, value)| (name.to_owned(), value)).into();
+            Job::read(&mut message, &Policy::try_new(&[], &["T"]).unwrap(), String::new).unwrap()
+        };
+        let first = job("a", "h", 0);
+        assert_eq!(Identity::of(&first), Identity::of(&job("a", "h", 3)));
+        let ticket = Job { ticket: Some("t".into()), ..first.clone() };
+        let packed = Job { body: JobBody::packed(first.body.bytes()), ..first.clone() };
+        assert_eq!(Identity::of(&first), Identity::of(&packed));
+        for other in [job("b", "h", 0), job("a", "i", 0), ticket] {
             assert_ne!(Identity::of(&first), Identity::of(&other));
         }
-        assert_ne!(Identity::of(&message("a", "hb", "")), Identity::of(&message("ah", "b", "")));
+        assert_ne!(Identity::of_parts(["a", "hb", ""], b""), Identity::of_parts(["ah", "b", ""], b""));
+        assert_ne!(Identity::of_parts(["a", "", ""], b"1"), Identity::of_parts(["a", "", ""], b"2"));
     }
 }

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::call::TaskId;
-use super::envelope::{Headers, Message, Value, wire_size};
+use super::envelope::{Headers, Message, Properties, Value, wire_size};
 use super::fault::{Fault, codes};
 use super::history::{HISTORY_HEADER, History, MAX_HEADER, MAX_PUBLISHERS_HEADERS, publishers_headers};
-use super::job::{Job, MAX_ID, MAX_MESSAGE, MAX_TYPE};
+use super::job::{Job, JobBody, MAX_ID, MAX_MESSAGE, MAX_TYPE};
 use super::mark::Mark;
 use super::time::Timestamp;
 
@@ -68,12 +68,22 @@ pub enum Kept {
 
 /// The publisher's properties for another hop: without what belongs to one hop or one user, and with the id that the job goes by.
 fn next_hop(job: &Job) -> Message {
-    let mut properties = job.message.properties.clone();
-    properties.expiration = None;
-    properties.user_id = None;
-    properties.message_id = Some(job.id.clone());
-    properties.headers = publishers_headers(&job.message.properties.headers);
-    Message { body: job.message.body.clone(), properties, transient: false }
+    let from = &job.properties;
+    let properties = Properties {
+        content_type: from.content_type.clone(),
+        content_encoding: from.content_encoding.clone(),
+        headers: publishers_headers(&from.headers),
+        priority: from.priority,
+        correlation_id: from.correlation_id.clone(),
+        reply_to: from.reply_to.clone(),
+        expiration: None,
+        message_id: Some(job.id.clone()),
+        timestamp: from.timestamp,
+        kind: from.kind.clone(),
+        user_id: None,
+        app_id: from.app_id.clone(),
+    };
+    Message { body: job.body.bytes(), properties, transient: false }
 }
 
 /// A job to be parked, with its history.
@@ -145,7 +155,10 @@ enum Judged {
     Answered(String),
 }
 
-fn opened(ticket: Ticket, message: Message, now: Timestamp) -> Kept {
+fn opened(ticket: Ticket, mut message: Message, now: Timestamp) -> Kept {
+    let text = message.properties.headers.remove(TICKET_HEADER);
+    // As a rule there are none, and a table of one costs half a kilobyte for each job that waits.
+    message.properties.headers = publishers_headers(&message.properties.headers);
     Kept::Open {
         history: ticket.history.no_later_than(now),
         task_id: ticket.task_id,
@@ -157,7 +170,9 @@ fn opened(ticket: Ticket, message: Message, now: Timestamp) -> Kept {
             own_proxy: ticket.own_proxy,
             proxy: ticket.proxy,
             task_at: None,
-            message,
+            properties: message.properties,
+            ticket: text.and_then(Value::into_text).map(String::into_boxed_str),
+            body: JobBody::packed(message.body),
         },
     }
 }
@@ -206,7 +221,6 @@ fn read_open(headers: &Headers) -> Result<Ticket, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::envelope::Properties;
     use crate::domain::policy::Policy;
 
     const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
@@ -225,8 +239,10 @@ mod tests {
         };
         let body = br#"{"task":{"type":"SomeTask"}, "deadline":"2026-11-23T10:00:00Z"}"#.to_vec();
         let policy = Policy::try_new(&[], &["SomeTask"]).unwrap();
-        Job::read(&mut Message { body, properties, transient: false }, &policy, || "gen-1".to_owned())
-            .unwrap()
+        Job::read(&mut Message { body: body.into(), properties, transient: false }, &policy, || {
+            "gen-1".to_owned()
+        })
+        .unwrap()
     }
 
     fn task_id(json: &str) -> TaskId {
@@ -238,7 +254,7 @@ mod tests {
         let history = History { retries: 2, ..History::begin(NOW) };
         for id in ["7654321", "\"8f14e45f-ceea\"", "98765432109876543210"] {
             let message = ticket(&job(), &history, &task_id(id), NOW);
-            assert_eq!(message.body, job().message.body);
+            assert_eq!(message.body, job().message().body);
             let Ok(Kept::Open { job: read, history: past, task_id, accepted_at }) = read(message, NOW) else {
                 panic!("must be an open ticket")
             };
@@ -275,14 +291,14 @@ mod tests {
 
     #[test]
     fn an_answered_ticket_carries_the_outcome_whole() {
-        let outcome = Message { body: b"{}".to_vec(), ..Message::default() };
+        let outcome = Message { body: b"{}".to_vec().into(), ..Message::default() };
         let kept = read(answered("solved.SomeTask", &outcome), NOW);
         assert_eq!(kept, Ok(Kept::Answered { routing_key: "solved.SomeTask".to_owned(), outcome }));
     }
 
     #[test]
     fn an_answered_ticket_that_could_not_be_published_is_no_ticket() {
-        let outcome = Message { body: b"{}".to_vec(), ..Message::default() };
+        let outcome = Message { body: b"{}".to_vec().into(), ..Message::default() };
         let long = format!("solved.{}", "T".repeat(255));
         for key in ["elsewhere", "", &long] {
             let refused = read(answered(key, &outcome), NOW).expect_err("must be refused");
@@ -296,7 +312,7 @@ mod tests {
 
     #[test]
     fn what_is_larger_than_a_worker_writes_need_not_be_read() {
-        let of = |bytes| Message { body: vec![b' '; bytes], ..Message::default() };
+        let of = |bytes| Message { body: vec![b' '; bytes].into(), ..Message::default() };
         assert!(!is_too_large(&of(MAX_MESSAGE)) && is_too_large(&of(MAX_MESSAGE + 1)));
         let outcome = |bytes| answered("solved.T", &of(bytes));
         assert!(!is_too_large(&outcome(MAX_KEPT_OUTCOME)) && is_too_large(&outcome(MAX_KEPT_OUTCOME + 1)));
@@ -306,7 +322,7 @@ mod tests {
     fn what_is_no_ticket_is_given_back_with_its_reason() {
         let mut broken = ticket(&job(), &History::begin(NOW), &task_id("7"), NOW);
         broken.properties.headers.insert(TICKET_HEADER.to_owned(), "{\"job_id\":1}".into());
-        for message in [job().message, broken] {
+        for message in [job().message(), broken] {
             let refused = read(message.clone(), NOW).expect_err("must be refused");
             assert_eq!(refused.0.code, codes::NOT_A_TICKET);
             assert_eq!(refused.1.body, message.body);

@@ -223,7 +223,7 @@ fn written(body: Vec<u8>, kind: &str, user: &str) -> Message {
         user_id: Some(user.to_owned()),
         ..Properties::default()
     };
-    Message { body, properties, transient: false }
+    Message { body: body.into(), properties, transient: false }
 }
 
 /// A control message as it goes out.
@@ -270,9 +270,9 @@ mod tests {
     #[test]
     fn garbage_is_not_heard() {
         let mut garbage = say(&Control::Hello, "worker");
-        garbage.body = b"{}".to_vec();
+        garbage.body = b"{}".to_vec().into();
         assert_eq!(trust().hear(&garbage), None);
-        garbage.body = vec![b' '; MAX_BODY + 1];
+        garbage.body = vec![b' '; MAX_BODY + 1].into();
         assert_eq!(trust().hear(&garbage), None);
     }
 

@@ -4,6 +4,7 @@
 //! for this request alone, so that a figure that does not apply any more is simply not there.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use metrics::{Key, Label, SharedString, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::formatting::{write_help_line, write_metric_line, write_type_line};
@@ -13,7 +14,7 @@ use crate::domain::class::Class;
 use crate::domain::guard::{Phase, Reason, State};
 use crate::domain::time::Timestamp;
 use crate::fleet::Seen;
-use crate::worker::{Reading, Spent, View};
+use crate::worker::{PollLateness, Reading, Spent, View};
 
 /// Of the text format that every Prometheus reads.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
@@ -34,6 +35,7 @@ pub(super) fn rendered(view: &View) -> String {
     });
     let mut text = recorder.handle().render();
     cost(&mut text, &reading.spent);
+    poll_lateness(&mut text, &reading.poll_lateness);
     text
 }
 
@@ -182,6 +184,21 @@ fn cost(text: &mut String, spent: &BTreeMap<String, Spent>) {
         let labels = LabelSet::from_key_and_global(&key, &Default::default());
         write_metric_line::<&str, f64>(text, NAME, None, &labels, None, spent.cost, None);
     }
+}
+
+/// The buckets are the worker's, counted while it works; the facade would make its own from single values.
+fn poll_lateness(text: &mut String, late: &PollLateness) {
+    const NAME: &str = "captcha_poll_lateness_seconds";
+    let none = LabelSet::from_key_and_global(&Key::from_name(NAME), &Default::default());
+    write_help_line(text, NAME, None, None, "By how much polls began after they were due");
+    write_type_line(text, NAME, None, None, "histogram");
+    for (bound_ms, count) in &late.buckets {
+        let bound = Duration::from_millis(*bound_ms).as_secs_f64();
+        write_metric_line(text, NAME, Some("bucket"), &none, Some(("le", bound.to_string())), *count, None);
+    }
+    write_metric_line(text, NAME, Some("bucket"), &none, Some(("le", "+Inf")), late.count, None);
+    write_metric_line::<&str, f64>(text, NAME, Some("sum"), &none, None, late.sum.as_secs_f64(), None);
+    write_metric_line::<&str, u64>(text, NAME, Some("count"), &none, None, late.count, None);
 }
 
 /// Every class that a job can end in, so that the first of a class is seen as a rise from 0.

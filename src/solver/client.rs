@@ -50,7 +50,7 @@ impl Solver {
     ///
     /// # Errors
     /// [`CallError::NeverSent`] only where no byte left; [`CallError::NoAnswer`] where the task may have been accepted.
-    pub async fn create_task(&self, task: &str) -> Result<Accepted, CallError> {
+    pub async fn create_task(&self, task: &[u8]) -> Result<Accepted, CallError> {
         let key = self.key();
         let reply = self.post(CREATE_TASK, wire::create_body(&key, task), key.mask()).await?;
         wire::read_created(&reply, key.mask())

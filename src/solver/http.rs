@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use super::options::{SolverConfigError, SolverOptions};
-use super::transport::{RawReply, Transport, TransportError};
+use super::transport::{CREATE_TASK, GET_BALANCE, GET_TASK_RESULT, RawReply, Transport, TransportError};
 use super::wire;
 use crate::domain::call::NoAnswer;
 
@@ -27,7 +27,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// One pooled client.
 pub struct HttpTransport {
     client: Client,
-    base: Url,
+    // Each parsed once, not for each call.
+    calls: [(&'static str, Url); 3],
     permits: Semaphore,
 }
 
@@ -65,15 +66,19 @@ impl HttpTransport {
             .build()
             .map_err(|error| SolverConfigError::Client(told(&error)))?;
         let permits = Semaphore::new(options.max_connections);
-        Ok(Self { client, base: options.base_url.clone(), permits })
+        let calls =
+            [CREATE_TASK, GET_TASK_RESULT, GET_BALANCE].map(|path| (path, url(&options.base_url, path)));
+        Ok(Self { client, calls, permits })
     }
 
-    async fn exchange(&self, path: &str, body: Bytes) -> Result<RawReply, TransportError> {
+    async fn exchange(&self, path: &'static str, body: Bytes) -> Result<RawReply, TransportError> {
         // The wait is bounded by the others' time-outs; the semaphore is never closed.
         let _permit = self.permits.acquire().await.map_err(|e| TransportError::NeverSent(e.to_string()))?;
+        let known = self.calls.iter().find(|(known, _)| *known == path);
+        let (_, url) = known.ok_or_else(|| TransportError::NeverSent(format!("no such call: {path}")))?;
         let request = self
             .client
-            .post(self.url(path))
+            .post(url.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json")
             .body(body);
@@ -86,12 +91,12 @@ impl HttpTransport {
         let body = read_body(response, status).await?;
         Ok(RawReply { status, retry_after, body })
     }
+}
 
-    fn url(&self, path: &str) -> Url {
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
-        url
-    }
+fn url(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+    url
 }
 
 impl Transport for HttpTransport {
@@ -115,7 +120,17 @@ async fn read_body(mut response: Response, status: u16) -> Result<Bytes, Transpo
     if announced > MAX_BODY as u64 {
         return Err(too_long());
     }
-    let mut body = BytesMut::new();
+    // As a rule all of it comes at once, and is taken as it is.
+    let Some(first) = response.chunk().await.map_err(|error| failure(error, Some(status)))? else {
+        return Ok(Bytes::new());
+    };
+    if first.len() as u64 == announced {
+        return Ok(first);
+    }
+    if first.len() > MAX_BODY {
+        return Err(too_long());
+    }
+    let mut body = BytesMut::from(first);
     while let Some(piece) = response.chunk().await.map_err(|error| failure(error, Some(status)))? {
         if body.len() + piece.len() > MAX_BODY {
             return Err(too_long());

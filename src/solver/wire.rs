@@ -31,10 +31,10 @@ pub struct Balance {
 }
 
 /// `{"clientKey":…,"task":…}` with the task's bytes as they came.
-pub(super) fn create_body(key: &Key, task: &str) -> Bytes {
+pub(super) fn create_body(key: &Key, task: &[u8]) -> Bytes {
     body(key, ",\"task\":".len() + task.len(), |out| {
         out.extend_from_slice(b",\"task\":");
-        out.extend_from_slice(task.as_bytes());
+        out.extend_from_slice(task);
     })
 }
 

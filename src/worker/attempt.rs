@@ -2,8 +2,10 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use super::call;
 use super::context::{Context, Scope};
@@ -28,47 +30,55 @@ use crate::domain::ticket::{self, Kept};
 const MAX_FOREIGN: usize = 8 * 1024;
 
 /// A delivery at hand. It outlives a panic in its own handling, so that the message can still be settled.
-struct Held<'a> {
+struct Held {
     receipt: Receipt,
-    message: Message,
+    /// Until it has become a case.
+    message: Box<Message>,
+    /// Of the message, which may be gone into an outcome by then.
+    reply_to: Option<String>,
     case: Option<Case>,
     /// Of a ticket's task.
-    custody: Option<custody::Held<'a>>,
+    custody: Option<custody::Held>,
 }
 
 /// Handles a delivery off the job or ticket queue. The pass counts it against the gate until it is settled.
-pub(super) async fn attempt(
+///
+/// Thousands of these wait at once, each for its next poll. What a future is begun with, and what it still holds when it waits, takes room twice;
+/// so the delivery is put aside before, and whatever is not the wait itself has its future on the heap while it lasts.
+pub(super) fn attempt(
     ctx: Arc<Context>,
     scope: Arc<Scope>,
     delivery: Delivery,
     origin: Origin,
     pass: Pass,
-) {
+) -> impl Future<Output = ()> + Send {
     let Delivery { message, redelivered, receipt, .. } = delivery;
     let reply_to = message.properties.reply_to.clone();
-    let mut held = Held { receipt, message, case: None, custody: None };
-    let handled = AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered)).catch_unwind().await;
-    let end = handled.unwrap_or_else(|_| poisoned(&ctx, &mut held));
-    let Held { receipt, case, custody, .. } = held;
+    let mut held =
+        Box::new(Held { receipt, message: Box::new(message), reply_to, case: None, custody: None });
+    async move {
+        let handled =
+            AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered)).catch_unwind().await;
+        let end = handled.unwrap_or_else(|_| poisoned(&ctx, &mut held));
+        Box::pin(finish(&ctx, &scope, held, origin, end)).await;
+        if Breakage::PassLeaked.in_force() {
+            std::mem::forget(pass);
+            return;
+        }
+        drop(pass);
+    }
+}
+
+async fn finish(ctx: &Context, scope: &Scope, held: Box<Held>, origin: Origin, end: End) {
+    let Held { receipt, reply_to, case, custody, .. } = *held;
     let settling = Settling { receipt, case: case.as_ref() };
-    let succeeded = Box::pin(carry_out(&ctx, &scope, settling, origin, end, reply_to)).await;
+    let succeeded = carry_out(ctx, scope, settling, origin, end, reply_to).await;
     if let Some(custody) = custody.filter(|_| succeeded) {
         custody.settled();
     }
-    if Breakage::PassLeaked.in_force() {
-        std::mem::forget(pass);
-        return;
-    }
-    drop(pass);
 }
 
-async fn handle<'a>(
-    ctx: &'a Context,
-    scope: &Scope,
-    held: &mut Held<'a>,
-    origin: Origin,
-    redelivered: bool,
-) -> End {
+async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, redelivered: bool) -> End {
     let is_too_large = match origin {
         Origin::Job => held.message.body.len() > MAX_MESSAGE,
         Origin::Ticket => ticket::is_too_large(&held.message),
@@ -103,14 +113,15 @@ fn too_large(message: &Message) -> End {
 }
 
 /// The door: what is no job, or must not be submitted, ends here.
-fn take_job(ctx: &Context, held: &mut Held<'_>) -> Result<Event, End> {
+fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
     let now = ctx.clock.now();
     let history = History::of_job(&held.message.properties.headers, &ctx.names.retry_prefix(), now);
     let read = Job::read(&mut held.message, &ctx.policy, || ctx.dice.fresh_id());
     let (job, history) = match (read, history) {
         (Ok(job), Ok(history)) => (job, history.unwrap_or_else(|| History::begin(now))),
         (Ok(job), Err(fault)) => {
-            let Job { id, task_type, message, .. } = job;
+            let message = job.message();
+            let Job { id, task_type, .. } = job;
             return Err(refused(ctx, &NotAJob { id, task_type: Some(task_type), fault, message }));
         }
         (Err(no_job), _) => return Err(refused(ctx, &no_job)),
@@ -119,7 +130,7 @@ fn take_job(ctx: &Context, held: &mut Held<'_>) -> Result<Event, End> {
     Ok(Event::Taken)
 }
 
-fn take_ticket(ctx: &Context, held: &mut Held<'_>, redelivered: bool) -> Result<Event, End> {
+fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Event, End> {
     match ticket::read(std::mem::take(&mut held.message), ctx.clock.now()) {
         Ok(Kept::Open { job, history, task_id, accepted_at }) => {
             let accepted_at = if Breakage::AgeForgotten.in_force() { ctx.clock.now() } else { accepted_at };
@@ -139,37 +150,58 @@ fn take_ticket(ctx: &Context, held: &mut Held<'_>, redelivered: bool) -> Result<
     }
 }
 
-async fn drive(ctx: &Context, scope: &Scope, held: &mut Held<'_>, first: Event) -> End {
+/// What takes its time.
+enum Doing {
+    Submitting,
+    Waiting(Duration),
+    Polling,
+}
+
+async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> End {
     let Held { receipt, case: Some(case), .. } = held else {
         return End::Returned;
     };
     let _held = ctx.lanes.hold(&case.job.task_type);
-    let (mut event, mut term) = (first, 0);
+    let mut decided = decide(ctx, case, first, 0);
+    let mut due = Instant::now();
     loop {
-        let step = case.advance(event, &ctx.moment());
-        note(ctx, &step, case, term);
-        let next = match step.action {
-            Action::Submit => Box::pin(call::submit(ctx, scope, receipt, case)).await,
-            Action::Wait(span) => call::wait(scope, span).await.map(|event| (event, term)),
-            Action::Poll => Box::pin(call::poll(ctx, scope, receipt, case)).await,
-            Action::KeepTicket => return kept(case),
-            Action::Settle(verdict) => return settled(ctx, case, &verdict),
-            Action::Park(park) => {
-                if Breakage::HistoryForgotten.in_force() {
-                    case.history = History::begin(ctx.clock.now());
-                }
-                return End::Parked(
-                    ctx.names.retry(park),
-                    Box::new(ticket::parked(&case.job, &case.history)),
-                );
-            }
-            Action::HandBack => None,
+        let doing = match decided {
+            Ok(doing) => doing,
+            Err(end) => return end,
         };
-        match next {
-            Some(next) => (event, term) = next,
-            None => return End::Returned,
-        }
+        let told = match doing {
+            Doing::Submitting => Box::pin(call::submit(ctx, scope, receipt, case)).await,
+            Doing::Waiting(span) => {
+                due = call::due_in(span);
+                call::wait(ctx, scope, due).await.map(|event| (event, 0))
+            }
+            Doing::Polling => Box::pin(call::poll(ctx, scope, receipt, case, due)).await,
+        };
+        let Some((event, term)) = told else {
+            return End::Returned;
+        };
+        decided = decide(ctx, case, event, term);
     }
+}
+
+/// What is to be done now that something has happened: something that takes its time, or the end.
+fn decide(ctx: &Context, case: &mut Case, event: Event, term: u64) -> Result<Doing, End> {
+    let step = case.advance(event, &ctx.moment());
+    note(ctx, &step, case, term);
+    Err(match step.action {
+        Action::Submit => return Ok(Doing::Submitting),
+        Action::Wait(span) => return Ok(Doing::Waiting(span)),
+        Action::Poll => return Ok(Doing::Polling),
+        Action::KeepTicket => kept(case),
+        Action::Settle(verdict) => settled(ctx, case, &verdict),
+        Action::Park(park) => {
+            if Breakage::HistoryForgotten.in_force() {
+                case.history = History::begin(ctx.clock.now());
+            }
+            End::Parked(ctx.names.retry(park), Box::new(ticket::parked(&case.job, &case.history)))
+        }
+        Action::HandBack => End::Returned,
+    })
 }
 
 /// What a step tells beside what is to be done next. The term is that in which the call began that led to it.
@@ -192,7 +224,7 @@ fn note(ctx: &Context, step: &Step, case: &Case, term: u64) {
 }
 
 /// Handling it panicked: the job is set aside with what is left of it, and the worker goes on.
-fn poisoned(ctx: &Context, held: &mut Held<'_>) -> End {
+fn poisoned(ctx: &Context, held: &mut Held) -> End {
     let fault = Fault::local(
         Class::Poison,
         codes::PANIC,
@@ -209,7 +241,7 @@ fn poisoned(ctx: &Context, held: &mut Held<'_>) -> End {
             )
         }
         None => {
-            let message = std::mem::take(&mut held.message);
+            let message = std::mem::take(&mut *held.message);
             let id = message.properties.message_id.clone().unwrap_or_else(|| ctx.dice.fresh_id());
             refused(ctx, &NotAJob { id, task_type: None, fault, message })
         }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::context::{Context, Scope};
+use super::elastic::Place;
 use super::lanes::{SubmissionPlace, TypeLane};
 use crate::breakage::Breakage;
 use crate::broker::Receipt;
@@ -14,6 +15,7 @@ use crate::domain::fault::{Fault, Stage, codes, is_wrong_id, judge};
 use crate::domain::guard::{CanaryEnd, Jobs, Reason};
 use crate::domain::lifecycle::{Case, Event, Origin};
 use crate::domain::pacing::MAX_AGE;
+use crate::domain::time::Timestamp;
 
 /// How often a lapsed lease is looked at again.
 const LEASE_RECHECK: Duration = Duration::from_millis(250);
@@ -55,7 +57,7 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     let task = case.job.task()?;
     ctx.tally.submitted();
     let sent_at = ctx.clock.now();
-    let end = ctx.solver.create_task(task).await;
+    let end = ctx.solver.create_task(&task).await;
     after_submission(ctx, case, &lane, &end, term, canary.is_some());
     Some((Event::Submitted { sent_at, end }, term))
 }
@@ -182,33 +184,37 @@ fn note_reach<T>(ctx: &Context, end: &Result<T, CallError>, term: u64) {
     }
 }
 
-/// Waits. `None`: the ticket is to be handed back.
-pub(super) async fn wait(scope: &Scope, span: Duration) -> Option<Event> {
+/// When a wait that begins now is over.
+pub(super) fn due_in(span: Duration) -> Instant {
     let span = if Breakage::SpacingHalved.in_force() { span / 2 } else { span };
+    Instant::now() + span
+}
+
+/// Waits. `None`: the ticket is to be handed back.
+pub(super) async fn wait(ctx: &Context, scope: &Scope, due: Instant) -> Option<Event> {
     tokio::select! {
         biased;
         () = scope.tickets_cancelled.cancelled() => None,
-        () = sleep(span) => Some(Event::Due),
+        () = sleep_until(ctx.linger.at_or_after(due)) => Some(Event::Due),
     }
 }
 
 /// Calls getTaskResult under a lease that holds and a guard that allows it. `None`: the ticket is to be handed back.
-pub(super) async fn poll(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Told> {
+pub(super) async fn poll(
+    ctx: &Context,
+    scope: &Scope,
+    receipt: &Receipt,
+    case: &Case,
+    due: Instant,
+) -> Option<Told> {
     let task = case.task.as_ref()?;
     loop {
-        let left = MAX_AGE.saturating_sub(ctx.clock.now().since(task.accepted_at));
-        tokio::select! {
-            biased;
-            () = scope.tickets_cancelled.cancelled() => return None,
-            () = ctx.standing().until(|permit| permit.polls) => {}
-            // Whatever holds it up, the result is not kept for longer.
-            () = sleep(left) => return Some((Event::Due, 0)),
-        }
-        let place = tokio::select! {
-            biased;
-            () = scope.tickets_cancelled.cancelled() => return None,
-            () = sleep(left) => return Some((Event::Due, 0)),
-            place = ctx.lanes.poll(ctx.standing()) => place,
+        let place = match place_at_once(ctx, scope) {
+            Some(place) => place,
+            None => match place_in_time(ctx, scope, task.accepted_at).await? {
+                Some(place) => place,
+                None => return Some((Event::Due, 0)),
+            },
         };
         if !receipt.is_live() || scope.tickets_cancelled.is_cancelled() {
             return None;
@@ -220,7 +226,7 @@ pub(super) async fn poll(ctx: &Context, scope: &Scope, receipt: &Receipt, case: 
         }
         let (permit, term) = ctx.standing().permit_and_term();
         if permit.polls && scope.owns(Origin::Ticket) {
-            ctx.tally.polled();
+            ctx.tally.polled(due.elapsed());
             let end = ctx.solver.task_state(&task.id).await;
             drop(place);
             after_poll(ctx, case, &end, term);
@@ -230,6 +236,31 @@ pub(super) async fn poll(ctx: &Context, scope: &Scope, receipt: &Receipt, case: 
         if permit.polls {
             sleep(LEASE_RECHECK).await;
         }
+    }
+}
+
+/// A place that is free now, as it is for most polls: those who need not wait need no timers either.
+fn place_at_once<'a>(ctx: &'a Context, scope: &Scope) -> Option<Place<'a>> {
+    let may_poll = ctx.standing().permit().polls && !scope.tickets_cancelled.is_cancelled();
+    if may_poll { ctx.lanes.poll_at_once() } else { None }
+}
+
+/// Waits for the guard and for a place; `Some(None)`: for longer than the result is kept. `None`: the ticket is to be handed back.
+async fn place_in_time<'a>(
+    ctx: &'a Context,
+    scope: &Scope,
+    accepted_at: Timestamp,
+) -> Option<Option<Place<'a>>> {
+    let left = MAX_AGE.saturating_sub(ctx.clock.now().since(accepted_at));
+    let place = async {
+        ctx.standing().until(|permit| permit.polls).await;
+        ctx.lanes.poll(ctx.standing()).await
+    };
+    tokio::select! {
+        biased;
+        () = scope.tickets_cancelled.cancelled() => None,
+        place = place => Some(Some(place)),
+        () = sleep(left) => Some(None),
     }
 }
 

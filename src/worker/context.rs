@@ -23,6 +23,7 @@ use crate::domain::policy::Policy;
 use crate::domain::solve_time::SolveTimes;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Fleet, Standing, Vitals};
+use crate::linger::Linger;
 use crate::solver::Solver;
 
 /// The parts of a replica that outlive its connections.
@@ -33,6 +34,7 @@ pub(super) struct Context {
     pub(super) names: Names,
     pub(super) clock: Clock,
     pub(super) dice: Dice,
+    pub(super) linger: Linger,
     pub(super) fleet: Fleet,
     pub(super) tally: Arc<Tally>,
     pub(super) gate: Arc<Gate>,

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::job::Job;
 use crate::domain::lifecycle::OpenTask;
 
-/// What becomes of a ticket in hand.
+/// What becomes of a ticket in hand, for those who wait to know: as a rule there is nobody, and then there is no such thing.
 #[derive(Debug, Default)]
 struct Fate {
     settled: AtomicBool,
@@ -22,34 +22,35 @@ struct Fate {
 /// API that gives one id twice must not cost a job.
 #[derive(Debug, Default)]
 pub(super) struct Custody {
-    tasks: Mutex<HashMap<Arc<str>, Arc<Fate>>>,
+    tasks: Mutex<Tasks>,
 }
+
+type Tasks = HashMap<Arc<str>, Option<Arc<Fate>>>;
 
 /// A ticket in hand, until dropped.
 #[derive(Debug)]
-pub(super) struct Held<'a> {
-    custody: &'a Custody,
+pub(super) struct Held {
+    custody: Arc<Custody>,
     key: Arc<str>,
-    fate: Arc<Fate>,
 }
 
 impl Custody {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Fate>>> {
+    fn lock(&self) -> MutexGuard<'_, Tasks> {
         // Each entry is whole at every moment.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a job's ticket in hand, after whoever has another copy of it here. `None`: that one has settled it.
-    pub(super) async fn take(&self, job: &Job, task: &OpenTask) -> Option<Held<'_>> {
+    pub(super) async fn take(self: &Arc<Self>, job: &Job, task: &OpenTask) -> Option<Held> {
         let key: Arc<str> =
             format!("{} {} {}", task.id.as_json(), task.accepted_at.as_millis(), job.id).into();
         loop {
             let other = match self.lock().entry(key.clone()) {
                 Entry::Vacant(free) => {
-                    let fate = Arc::clone(free.insert(Arc::default()));
-                    return Some(Held { custody: self, key, fate });
+                    free.insert(None);
+                    return Some(Held { custody: Arc::clone(self), key });
                 }
-                Entry::Occupied(taken) => Arc::clone(taken.get()),
+                Entry::Occupied(mut taken) => Arc::clone(taken.get_mut().get_or_insert_default()),
             };
             other.gone.cancelled().await;
             if other.settled.load(Ordering::Acquire) {
@@ -59,17 +60,22 @@ impl Custody {
     }
 }
 
-impl Held<'_> {
+impl Held {
     /// The task's successor is confirmed: an outcome, or the job once more.
     pub(super) fn settled(&self) {
-        self.fate.settled.store(true, Ordering::Release);
+        let fate = self.custody.lock().get(&self.key).cloned().flatten();
+        if let Some(fate) = fate {
+            fate.settled.store(true, Ordering::Release);
+        }
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.custody.lock().remove(&self.key);
-        self.fate.gone.cancel();
+        let fate = self.custody.lock().remove(&self.key).flatten();
+        if let Some(fate) = fate {
+            fate.gone.cancel();
+        }
     }
 }
 
@@ -81,11 +87,13 @@ mod tests {
     use super::*;
     use crate::domain::call::TaskId;
     use crate::domain::envelope::Message;
+    use crate::domain::policy::Policy;
     use crate::domain::time::Timestamp;
 
     fn job(id: &str) -> Job {
-        let (task_type, message) = ("T".to_owned(), Message::default());
-        Job { id: id.to_owned(), task_type, deadline: None, own_proxy: false, proxy: None, task_at: None, message }
+        let body = br#"{"task":{"type":"T"}}"#.as_slice().into();
+        let policy = Policy::try_new(&[], &["T"]).unwrap();
+        Job::read(&mut Message { body, ..Message::default() }, &policy, || id.to_owned()).unwrap()
     }
 
     fn task() -> OpenTask {
@@ -95,7 +103,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_ticket_waits_for_the_first_and_learns_what_became_of_it() {
-        let (custody, task, one, other) = (Custody::default(), task(), job("one"), job("other"));
+        let (custody, task, one, other) = (Arc::new(Custody::default()), task(), job("one"), job("other"));
         let first = custody.take(&one, &task).await.expect("free");
         assert!(
             custody.take(&other, &task).now_or_never().is_some(),

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::elastic::{Elastic, Place};
@@ -165,6 +166,11 @@ impl Lanes {
         let place = self.calls.place().await;
         self.rate.turn(|| share(standing)).await;
         place
+    }
+
+    /// The same without a wait, where that can be. Where calls are rationed, each has a turn of its own to wait for.
+    pub(super) fn poll_at_once(&self) -> Option<Place<'_>> {
+        if self.rate.is_limited() { None } else { self.calls.place().now_or_never() }
     }
 
     /// Held by the one canary.

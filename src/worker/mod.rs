@@ -12,6 +12,7 @@ mod elastic;
 mod end;
 mod gate;
 mod lanes;
+mod lateness;
 mod rate;
 mod reach;
 mod recognise;
@@ -35,11 +36,13 @@ use crate::domain::lifecycle::Rules;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::{Reach as DeadlineReach, SolveTimes};
 use crate::fleet::{Egress, Fleet, FleetOptions};
+use crate::linger::Linger;
 use crate::solver::Solver;
 
 pub use crate::clock::{Clock, Dice};
 pub use drain::Drained;
 pub use lanes::Limits;
+pub use lateness::PollLateness;
 pub use tally::{Reading, Spent, Tally};
 pub use view::View;
 
@@ -85,6 +88,8 @@ pub struct WorkerOptions {
     pub operators: Vec<String>,
     /// When a job's deadline is out of reach.
     pub deadlines: DeadlineReach,
+    /// The moments at which polls that are due are made together.
+    pub linger: Linger,
     /// How long a drain may take.
     pub drain_timeout: Duration,
     /// Queues beside the direct reply-to that copies of outcomes may go to; empty: none.
@@ -114,7 +119,6 @@ impl Worker {
     /// A worker that has not begun yet.
     #[must_use]
     pub fn new(options: WorkerOptions) -> Self {
-        let job_prefetch = prefetch(options.limits.submit_concurrency);
         let fleet = Fleet::new(FleetOptions {
             names: options.names.clone(),
             name: options.name.clone(),
@@ -131,11 +135,12 @@ impl Worker {
             solver: options.solver,
             rules: options.rules,
             policy: options.policy,
-            lanes: Lanes::new(options.limits, options.clock.clone()),
+            lanes: Lanes::new(options.limits.clone(), options.clock.clone()),
             clock: options.clock,
             dice: options.dice,
+            linger: options.linger,
             fleet,
-            tally: Arc::new(Tally::default()),
+            tally: Arc::default(),
             gate: Gate::new(options.max_in_flight),
             reach: Reach::default(),
             memory: Memory::default(),
@@ -149,7 +154,7 @@ impl Worker {
             broker: options.broker,
             topology: options.declare_topology.then(|| Topology::new(&ctx.names)),
             attempts: TaskTracker::new(),
-            job_prefetch,
+            job_prefetch: prefetch(options.limits.submit_concurrency),
             // Twice what is held on purpose, since the tickets of a replica that died land here too.
             ticket_prefetch: prefetch(options.max_in_flight.saturating_mul(2)),
             drain_timeout: options.drain_timeout,

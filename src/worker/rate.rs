@@ -38,6 +38,11 @@ impl Rate {
         Self { fleet, clock, taken: Mutex::default() }
     }
 
+    /// Whether there are turns to wait for.
+    pub(super) fn is_limited(&self) -> bool {
+        self.fleet.is_some()
+    }
+
     /// Waits for this replica's next turn. `share` is asked when the turn has come.
     pub(super) async fn turn(&self, share: impl Fn() -> Share) {
         let Some(fleet) = self.fleet else { return };

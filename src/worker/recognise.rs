@@ -1,5 +1,7 @@
 //! Whether a delivery has been handled here already, or is being handled.
 
+use std::sync::Arc;
+
 use super::context::{Context, Scope};
 use super::custody::{Custody, Held};
 use super::end::End;
@@ -10,19 +12,19 @@ use crate::domain::lifecycle::Case;
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// Tasks in hand.
-    pub(super) custody: Custody,
+    pub(super) custody: Arc<Custody>,
     /// Deliveries that have a successor.
     pub(super) succession: Succession,
 }
 
 /// Lets a delivery go on, with its task in hand where there is one. What has a safe successor already, or is about to, is not handled again:
 /// that is an end.
-pub(super) async fn recognise<'a>(
-    ctx: &'a Context,
+pub(super) async fn recognise(
+    ctx: &Context,
     scope: &Scope,
     case: &Case,
     redelivered: bool,
-) -> Result<Option<Held<'a>>, End> {
+) -> Result<Option<Held>, End> {
     let cancelled = scope.cancelled(case.origin);
     if redelivered && !ctx.memory.succession.is_empty() {
         let identity = case.identity();

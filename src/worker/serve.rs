@@ -160,13 +160,15 @@ impl Worker {
         loop {
             let lost = match serving.next(self, drain).await {
                 News::Job(Some(delivery)) => {
-                    self.ctx.tally.job_taken();
                     self.begin_attempt(&serving, delivery, Origin::Job);
                     continue;
                 }
                 News::Ticket(Some(delivery)) => {
-                    self.ctx.tally.ticket_taken();
                     self.begin_attempt(&serving, delivery, Origin::Ticket);
+                    // Those that came with it: looking at everything else that may happen costs more than a ticket does.
+                    while let Some(delivery) = serving.tickets.as_mut().and_then(Consumer::try_recv) {
+                        self.begin_attempt(&serving, delivery, Origin::Ticket);
+                    }
                     continue;
                 }
                 News::Guard => match serving.obey(self).await {
@@ -185,6 +187,10 @@ impl Worker {
     }
 
     fn begin_attempt(&self, serving: &Serving, delivery: Delivery, origin: Origin) {
+        match origin {
+            Origin::Job => self.ctx.tally.job_taken(),
+            Origin::Ticket => self.ctx.tally.ticket_taken(),
+        }
         let pass = self.ctx.gate.enter();
         let (ctx, scope) = (Arc::clone(&self.ctx), Arc::clone(&serving.scope));
         self.attempts.spawn(attempt(ctx, scope, delivery, origin, pass));

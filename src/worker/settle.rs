@@ -1,5 +1,6 @@
 //! The one place that acks: a successor is published and confirmed first, then what came to hand is settled.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -58,13 +59,13 @@ enum Safe {
     /// What came to hand is no longer ours: the broker delivers it again, so its successor is somebody else's.
     Stale,
     /// Not taken within the time given.
-    Refused(Box<Message>),
+    Refused(Arc<Message>),
 }
 
 impl Context {
     /// Publishes a ticket, whatever happens to the session in between: its task is paid, and nobody else knows its id.
     pub(super) async fn keep_ticket(&self, held: Settling<'_>, ticket: Message, origin: Origin) {
-        let mut pause = Pause::new();
+        let (mut pause, ticket) = (Pause::new(), Arc::new(ticket));
         let mut expected = None;
         while !Breakage::TicketSkipped.in_force() {
             // Should what came to hand be delivered here again before the ticket is safe, it must not be paid once more.
@@ -76,7 +77,7 @@ impl Context {
                 drop(session.publisher().send("", &self.names.tickets(), true, ticket).await);
                 break;
             }
-            match session.publish_once("", &self.names.tickets(), ticket.clone()).await {
+            match session.publish_once("", &self.names.tickets(), Arc::clone(&ticket)).await {
                 Ok(()) => break,
                 Err(error) => warn_unpublished("ticket", &self.names.tickets(), &error),
             }
@@ -155,11 +156,17 @@ impl Context {
         message: Message,
         patience: Option<Duration>,
     ) -> Safe {
-        let began = Instant::now();
+        let (began, message) = (Instant::now(), Arc::new(message));
         let mut pause = Pause::new();
         let mut tried = false;
         while receipt.is_live() {
-            match scope.session.publish_once(exchange, routing_key, message.clone()).await {
+            let copy = Arc::clone(&message);
+            // An outcome is fetched again where it is lost; a parked job waits for nobody, since its own copy may be paid for.
+            let end = match patience {
+                Some(_) => scope.session.publish_soon(exchange, routing_key, copy).await,
+                None => scope.session.publish_once(exchange, routing_key, copy).await,
+            };
+            match end {
                 Ok(()) => return Safe::Yes,
                 Err(PublishError::Rejected) if Breakage::RefusedIsConfirmed.in_force() => return Safe::Yes,
                 Err(_) if scope.session.is_closed() => return Safe::Stale,
@@ -170,7 +177,7 @@ impl Context {
             let leaving = tried && scope.submissions_shut.is_cancelled();
             tried = true;
             if patience.is_some_and(|patience| leaving || began.elapsed() >= patience) {
-                return Safe::Refused(Box::new(message));
+                return Safe::Refused(message);
             }
             pause.wait(self.dice.luck()).await;
         }
@@ -192,7 +199,9 @@ impl Context {
     /// Acks what has a successor now. What can no longer be acked is remembered, since it will be delivered again.
     fn acked(&self, held: Settling<'_>, what: Stale) {
         let Settling { receipt, case } = held;
-        if receipt.ack().is_err() {
+        // What comes again for a job or a parked copy may be paid for again; what comes again for an outcome is only repeated.
+        let acked = if what == Stale::Outcome { receipt.ack_soon() } else { receipt.ack() };
+        if acked.is_err() {
             self.tally.stale(what);
             if let Some(case) = case {
                 self.memory.succession.note(case.identity());

@@ -81,10 +81,9 @@ impl Succession {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::envelope::Message;
 
     fn identity(n: usize) -> Identity {
-        Identity::of(&Message { body: n.to_string().into_bytes(), ..Message::default() })
+        Identity::of_parts(["", "", ""], n.to_string().as_bytes())
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use super::lateness::{Lateness, PollLateness};
 use crate::domain::class::Class;
 use crate::domain::lifecycle::Window;
 
@@ -32,6 +34,7 @@ pub struct Tally {
     recognised: AtomicU64,
     reply_failures: AtomicU64,
     by_type: Mutex<BTreeMap<String, Spent>>,
+    lateness: Lateness,
 }
 
 /// What a task type has cost.
@@ -88,6 +91,8 @@ pub struct Reading {
     pub recognised: u64,
     /// Copies of outcomes that could not be sent to `reply_to`.
     pub reply_failures: u64,
+    /// How late polls began.
+    pub poll_lateness: PollLateness,
     /// Payments by task type.
     pub spent: BTreeMap<String, Spent>,
 }
@@ -140,8 +145,10 @@ impl Tally {
         note(by_type.entry(name.to_owned()).or_default());
     }
 
-    pub(super) fn polled(&self) {
+    /// A poll begins, this long after it was due.
+    pub(super) fn polled(&self, late: Duration) {
         add(&self.polls);
+        self.lateness.note(late);
     }
 
     pub(super) fn solved(&self) {
@@ -209,6 +216,7 @@ impl Tally {
             stale_outcomes: read(&self.stale_outcomes),
             recognised: read(&self.recognised),
             reply_failures: read(&self.reply_failures),
+            poll_lateness: self.lateness.read(),
             spent: self.by_type.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

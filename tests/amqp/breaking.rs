@@ -108,7 +108,7 @@ async fn a_crashed_broker_revokes_the_lease_at_once() {
     })
     .await;
     let survivor = take(&mut again, 1).await.pop().unwrap();
-    assert_eq!(survivor.message.body, b"0", "a confirmed message outlives a crash");
+    assert_eq!(survivor.message.body, "0", "a confirmed message outlives a crash");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,7 +39,7 @@ async fn ack_requeue_and_reject_do_what_they_say() {
     assert!(again.iter().all(|delivery| delivery.redelivered));
     let mut bodies: Vec<_> = again.iter().map(|delivery| delivery.message.body.clone()).collect();
     bodies.sort();
-    assert_eq!(bodies, [b"1", b"3"]);
+    assert_eq!(bodies, ["1", "3"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,7 +152,7 @@ async fn one_message_can_be_got_without_a_consumer_and_settled() {
     let queue = filled(rabbit.url(), &session, 3).await;
     let first = session.link().get(&queue).await.unwrap().unwrap();
     let second = session.link().get(&queue).await.unwrap().unwrap();
-    assert_eq!((first.message.body.as_slice(), second.message.body.as_slice()), (&b"0"[..], &b"1"[..]));
+    assert_eq!((&*first.message.body, &*second.message.body), (&b"0"[..], &b"1"[..]));
     first.receipt.ack().unwrap();
     second.receipt.requeue().unwrap();
     ready(&session, &queue, 2).await;

@@ -6,6 +6,7 @@ mod support;
 mod breaking;
 mod consuming;
 mod declaring;
+mod lingering;
 mod publishing;
 mod sessions;
 
@@ -30,7 +31,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// A message with an id and a body.
 fn message(id: &str, body: impl Into<Vec<u8>>) -> Message {
     Message {
-        body: body.into(),
+        body: body.into().into(),
         properties: Properties { message_id: Some(id.to_owned()), ..Properties::default() },
         transient: false,
     }

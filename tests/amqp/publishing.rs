@@ -183,7 +183,7 @@ async fn a_binding_that_comes_and_goes_never_makes_a_returned_message_look_store
     let mut stored = HashSet::new();
     for _ in 0..depth {
         let delivery = within("a delivery", consumer.recv()).await.unwrap();
-        stored.insert(delivery.message.body);
+        stored.insert(delivery.message.body.to_vec());
         delivery.receipt.ack().unwrap();
     }
     let lost: Vec<_> = told_stored.iter().filter(|body| !stored.contains(*body)).collect();

@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
             "domain",
             "fleet",
+            "linger",
             "ops",
             "simulator",
             "solver",
@@ -32,10 +33,11 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("ops", &["broker", "domain", "fleet", "worker"]),
-    ("worker", &["breakage", "broker", "clock", "domain", "fleet", "solver"]),
+    ("worker", &["breakage", "broker", "clock", "domain", "fleet", "linger", "solver"]),
     ("fleet", &["breakage", "broker", "clock", "domain", "solver"]),
-    ("broker", &["breakage", "domain"]),
+    ("broker", &["breakage", "domain", "linger"]),
     ("breakage", &[]),
+    ("linger", &[]),
     ("solver", &["domain"]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
@@ -45,7 +47,19 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that the pure core may name: all of them turn values into values.
-const PURE_CRATES: &[&str] = &["base64", "idna", "serde", "serde_json", "sha2", "thiserror", "time", "url"];
+const PURE_CRATES: &[&str] = &[
+    "base64",
+    "base64_simd",
+    "bytes",
+    "idna",
+    "memchr",
+    "serde",
+    "serde_json",
+    "sha2",
+    "thiserror",
+    "time",
+    "url",
+];
 /// Words with which std and those crates reach the world outside.
 const WORLDLY_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread"];
 const CLOCKS: &[&str] = &["Instant", "SystemTime", "now", "now_utc", "now_local", "UtcOffset"];

@@ -81,7 +81,7 @@ pub(crate) async fn with_queues(broker: &Broker, queues: Vec<Queue>) -> Session 
 }
 
 pub(crate) fn message(body: &str) -> Message {
-    Message { body: body.as_bytes().to_vec(), ..Message::default() }
+    Message { body: body.as_bytes().to_vec().into(), ..Message::default() }
 }
 
 /// Publishes to a queue by its name, one message after the other.
@@ -155,7 +155,7 @@ pub(crate) async fn drain(session: &Session, queue: &str) -> Vec<String> {
 }
 
 pub(crate) fn text(message: &Message) -> String {
-    String::from_utf8(message.body.clone()).expect("a text")
+    String::from_utf8(message.body.to_vec()).expect("a text")
 }
 
 /// The `x-death` entries, the latest first.

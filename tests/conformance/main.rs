@@ -14,6 +14,7 @@ use std::time::Duration;
 use captcha_worker::broker::Broker;
 use captcha_worker::broker::amqp::{AmqpOptions, Connector};
 use captcha_worker::broker::local::LocalBroker;
+use captcha_worker::linger::Linger;
 
 /// The tests of one broker: the function `$broker` supplies it, `$paused` says whether all its time is tokio's.
 macro_rules! tests {
@@ -102,6 +103,7 @@ async fn amqp() -> Broker {
         heartbeat_secs: 10,
         connection_name: "conformance".to_owned(),
         publish_depth: 256,
+        linger: Linger::none(),
     };
     Broker::Amqp(Connector::new(options).expect("a URL that can be used"))
 }

@@ -47,7 +47,7 @@ pub(crate) async fn properties_and_headers_survive_verbatim(broker: Broker, name
         app_id: some("conformance"),
     };
     for transient in [false, true] {
-        let sent = Message { body: b"{}".to_vec(), properties: properties.clone(), transient };
+        let sent = Message { body: b"{}".to_vec().into(), properties: properties.clone(), transient };
         within("a confirm", session.publish("", &own, sent.clone())).await.unwrap();
         let delivery = get(&session, &own).await;
         let mut arrived = delivery.message;
@@ -63,7 +63,7 @@ pub(crate) async fn bodies_survive_verbatim(broker: Broker, names: Names) {
     let mut consumer = consume(&session, &own, 10).await;
     let large: Vec<u8> = (0..1_048_576_u32).map(|index| (index % 251) as u8).collect();
     for body in [Vec::new(), vec![0xc3, 0x28, 0x00, 0xff], large] {
-        let sent = Message { body: body.clone(), ..Message::default() };
+        let sent = Message { body: body.clone().into(), ..Message::default() };
         within("a confirm", session.publish("", &own, sent)).await.unwrap();
         let delivery = next(&mut consumer).await;
         assert!(delivery.message.body == body, "{} bytes came otherwise", body.len());

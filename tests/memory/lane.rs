@@ -33,7 +33,7 @@ impl Lane {
     /// Publishes these bytes, confirmed.
     pub(crate) async fn publish(&self, exchange: &str, key: &str, id: &str, body: Vec<u8>) {
         let properties = Properties { message_id: Some(id.to_owned()), ..Properties::default() };
-        let message = Message { body, properties, transient: false };
+        let message = Message { body: body.into(), properties, transient: false };
         self.session.publish(exchange, key, message).await.expect("the broker takes it");
     }
 

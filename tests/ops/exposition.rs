@@ -33,14 +33,19 @@ pub(crate) fn read(text: &str) -> Families {
         } else {
             let (series, value) = line.rsplit_once(' ').expect("a value");
             let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-            assert_eq!(name, current, "outside of its family");
-            let family = families.get_mut(name).expect("helped");
+            let family = families.get_mut(&current).expect("helped");
+            let suffix = name.strip_prefix(&*current).expect("outside of its family");
+            let suffixes: &[&str] =
+                if family.kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(suffixes.contains(&suffix), "{line}");
             assert!(!family.kind.is_empty(), "{name} has no TYPE");
             let label = labels.strip_suffix('}').expect("closed");
             let (label, of) = label.split_once('=').unwrap_or_default();
             family.labels.extend((!label.is_empty()).then(|| label.to_owned()));
             let value = value.parse().expect("a number");
-            assert!(family.values.insert(of.trim_matches('"').to_owned(), value).is_none(), "{line}");
+            // Of a histogram: "_sum", "_count", and "_bucket0.005".
+            let of = format!("{suffix}{}", of.trim_matches('"'));
+            assert!(family.values.insert(of, value).is_none(), "{line}");
         }
     }
     families

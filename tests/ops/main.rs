@@ -16,6 +16,7 @@ use captcha_worker::domain::pacing::{Pacing, PacingTable};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::fleet::Egress;
+use captcha_worker::linger::Linger;
 use captcha_worker::ops::Server;
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
 use captcha_worker::worker::{Clock, Dice, Limits, Worker, WorkerOptions};
@@ -43,6 +44,7 @@ fn worker(broker: &LocalBroker, key: &str, api: Arc<dyn Transport>, policy: Poli
     let second = Duration::from_secs;
     let pacing = Pacing::try_new(second(1), second(2), second(60)).expect("within the limits");
     Worker::new(WorkerOptions {
+        linger: Linger::none(),
         broker: Broker::Local(broker.clone()),
         solver: Solver::with_transport(key.into(), api),
         names: Names::new("captcha"),

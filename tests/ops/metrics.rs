@@ -73,7 +73,7 @@ impl Scene {
         if let Some(state) = left_behind {
             let user_id = Some(broker.user().to_owned());
             let properties = Properties { user_id, ..Properties::default() };
-            let message = Message { body: state.to_bytes(), properties, transient: false };
+            let message = Message { body: state.to_bytes().into(), properties, transient: false };
             session.publish("", &names.guard(), message).await.expect("confirmed");
         }
         let policy = Policy::try_new(&["example.com"], &["ScarceTask", "DearTask", "Odd\\", "Odd\\\\"])
@@ -89,7 +89,7 @@ impl Scene {
 
     async fn publish(&self, task: serde_json::Value) {
         let body = json!({"task": task}).to_string().into_bytes();
-        let message = Message { body, properties: Properties::default(), transient: false };
+        let message = Message { body: body.into(), properties: Properties::default(), transient: false };
         self.session.publish(&self.names.jobs(), "jobs", message).await.expect("confirmed");
     }
 

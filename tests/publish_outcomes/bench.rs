@@ -91,14 +91,14 @@ impl Bench {
     /// Puts messages straight into a queue, by way of the default exchange.
     pub(crate) async fn fill(&self, queue: &str, bodies: impl IntoIterator<Item = String>) {
         for body in bodies {
-            let message = Message { body: body.into_bytes(), ..Message::default() };
+            let message = Message { body: body.into_bytes().into(), ..Message::default() };
             self.session.publish("", queue, message).await.unwrap();
         }
     }
 
     pub(crate) fn bodies(&self, queue: &str) -> Vec<String> {
         let messages = self.local.snapshot(queue).into_iter();
-        messages.map(|message| String::from_utf8(message.body).unwrap()).collect()
+        messages.map(|message| String::from_utf8(message.body.to_vec()).unwrap()).collect()
     }
 
     /// Waits until the job queue has so many.

@@ -7,9 +7,7 @@ use captcha_worker::domain::call::NoAnswer;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
-use crate::support::{
-    RawServer, hasty, id, is_processing, never_sent, no_answer, raw, refusal, solver, within,
-};
+use crate::support::{RawServer, hasty, id, is_processing, never_sent, no_answer, refusal, solver, within};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n";
 
@@ -18,13 +16,13 @@ async fn a_refused_connection_was_never_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     drop(listener);
-    let detail = never_sent(within(solver(&url).create_task(raw("{}").get())).await);
+    let detail = never_sent(within(solver(&url).create_task(b"{}")).await);
     assert!(detail.contains("refused"), "{detail}");
 }
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve_was_never_sent() {
-    never_sent(within(solver("https://no-such-host.invalid").create_task(raw("{}").get())).await);
+    never_sent(within(solver("https://no-such-host.invalid").create_task(b"{}")).await);
 }
 
 #[tokio::test]
@@ -35,7 +33,7 @@ async fn a_failed_tls_handshake_was_never_sent() {
     })
     .await;
     let url = server.url.replace("http://", "https://");
-    never_sent(within(solver(&url).create_task(raw("{}").get())).await);
+    never_sent(within(solver(&url).create_task(b"{}")).await);
 }
 
 #[tokio::test]
@@ -51,7 +49,7 @@ async fn a_time_out_of_connecting_was_never_sent() {
     {
         backlog.push(stream);
     }
-    never_sent(within(hasty(&format!("http://{address}")).create_task(raw("{}").get())).await);
+    never_sent(within(hasty(&format!("http://{address}")).create_task(b"{}")).await);
 }
 
 #[tokio::test]
@@ -60,7 +58,7 @@ async fn a_request_that_was_read_and_not_answered_is_cut_and_sent_once() {
         connection.request().await;
     })
     .await;
-    let end = within(solver(&server.url).create_task(raw("{}").get())).await;
+    let end = within(solver(&server.url).create_task(b"{}")).await;
     assert_eq!(no_answer(end), (NoAnswer::Cut, None));
     assert_eq!(server.seen(), 1);
 }
@@ -75,7 +73,7 @@ async fn a_request_that_was_read_on_a_kept_connection_and_not_answered_is_cut_an
     .await;
     let solver = solver(&server.url);
     within(solver.balance()).await.expect("funds");
-    let end = within(solver.create_task(raw("{}").get())).await;
+    let end = within(solver.create_task(b"{}")).await;
     assert_eq!(no_answer(end), (NoAnswer::Cut, None));
     assert_eq!((server.connections(), server.seen()), (1, 2));
 }
@@ -114,7 +112,7 @@ async fn a_connection_closed_while_idle_is_replaced_unseen() {
     .await;
     let solver = solver(&server.url);
     for _ in 0..2 {
-        within(solver.create_task(raw("{}").get())).await.expect("accepted");
+        within(solver.create_task(b"{}")).await.expect("accepted");
         within(closed.notified()).await;
     }
     assert_eq!((server.connections(), server.seen()), (2, 2));
@@ -124,7 +122,7 @@ async fn a_connection_closed_while_idle_is_replaced_unseen() {
 async fn an_answer_cut_in_its_head_or_body_is_cut() {
     for (bytes, status) in [(&b"HTTP/1.1 200 OK\r\ncont"[..], None), (HEAD, Some(200))] {
         let mut server = RawServer::answering(bytes).await;
-        let end = within(solver(&server.url).create_task(raw("{}").get())).await;
+        let end = within(solver(&server.url).create_task(b"{}")).await;
         assert_eq!(no_answer(end), (NoAnswer::Cut, status));
         assert_eq!(server.seen(), 1);
     }
@@ -133,7 +131,7 @@ async fn an_answer_cut_in_its_head_or_body_is_cut() {
 #[tokio::test]
 async fn an_answer_that_is_not_http_is_cut() {
     let server = RawServer::answering(b"220 mail.example.com ESMTP\r\n").await;
-    let end = within(solver(&server.url).create_task(raw("{}").get())).await;
+    let end = within(solver(&server.url).create_task(b"{}")).await;
     assert_eq!(no_answer(end), (NoAnswer::Cut, None));
 }
 
@@ -144,7 +142,7 @@ async fn no_answer_in_time_is_timed_out_and_sent_once() {
         connection.gone().await;
     })
     .await;
-    let end = within(hasty(&server.url).create_task(raw("{}").get())).await;
+    let end = within(hasty(&server.url).create_task(b"{}")).await;
     assert_eq!(no_answer(end), (NoAnswer::TimedOut, None));
     assert_eq!(server.seen(), 1);
 }
@@ -221,7 +219,7 @@ async fn redirects_are_refusals_and_the_key_does_not_reach_the_other_server() {
             }
         })
         .await;
-        assert_eq!(refusal(within(solver(&server.url).create_task(raw("{}").get())).await).status, status);
+        assert_eq!(refusal(within(solver(&server.url).create_task(b"{}")).await).status, status);
         assert_eq!(other.seen(), 0);
     }
 }

@@ -6,7 +6,7 @@ use captcha_worker::solver::wire;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use crate::support::{KEY, answered, created, id, raw, refusal, solver, state};
+use crate::support::{KEY, answered, created, id, refusal, solver, state};
 
 #[tokio::test]
 async fn an_error_is_any_error_id_but_0() {
@@ -119,7 +119,7 @@ async fn retry_after_comes_with_a_refusal_with_and_without_json() {
         let server = MockServer::start().await;
         let answer = ResponseTemplate::new(429).insert_header("Retry-After", "7").set_body_string(body);
         Mock::given(any()).respond_with(answer).mount(&server).await;
-        let refusal = refusal(solver(&server.uri()).create_task(raw("{}").get()).await);
+        let refusal = refusal(solver(&server.uri()).create_task(b"{}").await);
         assert_eq!((refusal.status, refusal.retry_after), (429, Some(Duration::from_secs(7))));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::support::{KEY, RawServer, answered, created, hasty, id, options, raw, solver, state, within};
+use crate::support::{KEY, RawServer, answered, created, hasty, id, options, solver, state, within};
 
 #[test]
 fn debug_of_options_and_client_does_not_tell_the_key() {
@@ -65,7 +65,7 @@ async fn no_log_line_tells_the_key_even_at_trace() {
     let cut = RawServer::answering(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}").await;
     let silent = RawServer::run(|mut connection| async move { connection.gone().await }).await;
     within(solver(&good.url).task_state(&id("1"))).await.expect("a state");
-    within(solver(&cut.url).create_task(raw("{}").get())).await.expect_err("cut");
+    within(solver(&cut.url).create_task(b"{}")).await.expect_err("cut");
     within(hasty(&silent.url).balance()).await.expect_err("timed out");
     answered(200, "{}").balance().await.expect_err("unreadable");
     let text = String::from_utf8_lossy(&log.0.lock().expect("sound")).into_owned();

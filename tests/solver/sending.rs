@@ -10,7 +10,7 @@ use std::time::Duration;
 use wiremock::matchers::{any, header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use crate::support::{KEY, id, is_processing, options, raw, solver};
+use crate::support::{KEY, id, is_processing, options, solver};
 
 async fn server(body: &str) -> MockServer {
     let server = MockServer::start().await;
@@ -28,7 +28,7 @@ async fn bodies(server: &MockServer) -> Vec<String> {
 async fn a_task_goes_out_byte_for_byte() {
     let server = server(r#"{"errorId":0,"taskId":1}"#).await;
     let task = "{ \"type\" :\"ImageToTextTask\",\n\t\"b\":\"\\u0430\\/\",\"n\":123456789012345678901234.50,\"n\":1 }";
-    solver(&server.uri()).create_task(raw(task).get()).await.expect("accepted");
+    solver(&server.uri()).create_task(task.as_bytes()).await.expect("accepted");
     assert_eq!(bodies(&server).await, [format!(r#"{{"clientKey":"{KEY}","task":{task}}}"#)]);
 }
 
@@ -78,7 +78,7 @@ async fn calls_are_posts_of_json_below_the_path_of_the_base_url() {
     }
     for base in ["/api/v1", "/api/v1/"] {
         let solver = solver(&format!("{}{base}", server.uri()));
-        solver.create_task(raw("{}").get()).await.expect("accepted");
+        solver.create_task(b"{}").await.expect("accepted");
         solver.task_state(&id("1")).await.expect("a state");
         solver.balance().await.expect("funds");
     }
@@ -109,7 +109,7 @@ async fn json_under_another_content_type_is_read_all_the_same() {
     let answer =
         ResponseTemplate::new(200).set_body_raw(r#"{"errorId":0,"taskId":1}"#, "text/html; charset=x");
     Mock::given(any()).respond_with(answer).mount(&server).await;
-    let accepted = solver(&server.uri()).create_task(raw("{}").get()).await.expect("accepted");
+    let accepted = solver(&server.uri()).create_task(b"{}").await.expect("accepted");
     assert_eq!(accepted.task_id.as_json(), "1");
 }
 

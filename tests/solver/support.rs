@@ -79,7 +79,7 @@ pub(crate) async fn state(body: impl AsRef<[u8]>) -> Result<TaskState, CallError
 
 /// The id that a createTask with this answer tells, as JSON text.
 pub(crate) async fn created(status: u16, body: impl AsRef<[u8]>) -> Result<String, CallError> {
-    let accepted = answered(status, body).create_task(raw("{}").get()).await?;
+    let accepted = answered(status, body).create_task(b"{}").await?;
     Ok(accepted.task_id.as_json().to_owned())
 }
 

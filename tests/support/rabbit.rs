@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use captcha_worker::broker::Session;
 use captcha_worker::broker::amqp::{AmqpOptions, Connector};
+use captcha_worker::linger::Linger;
 
 /// A node starts within seconds, or within a minute on a crowded machine.
 const START_WITHIN: Duration = Duration::from_secs(120);
@@ -61,6 +62,7 @@ pub fn options(url: &str) -> AmqpOptions {
         heartbeat_secs: 10,
         connection_name: "test".to_owned(),
         publish_depth: 1_024,
+        linger: Linger::none(),
     }
 }
 

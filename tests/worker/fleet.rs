@@ -228,7 +228,7 @@ async fn an_order_of_somebody_the_broker_does_not_vouch_for_is_not_followed() {
     let order = json!({"say": "command", "id": "x", "order": {"do": "pause"}}).to_string();
     let properties = Properties { kind: Some("captcha.control.v1".to_owned()), ..Properties::default() };
     let message = captcha_worker::domain::envelope::Message {
-        body: order.into_bytes(),
+        body: order.into(),
         properties: properties.clone(),
         transient: true,
     };

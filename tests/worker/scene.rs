@@ -20,6 +20,7 @@ use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::domain::time::Timestamp;
 use captcha_worker::fleet::{Client, Egress};
+use captcha_worker::linger::Linger;
 use captcha_worker::simulator::{Simulator, SimulatorConfig};
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
 use captcha_worker::worker::{Clock, Dice, Drained, Limits, View, Worker, WorkerOptions};
@@ -204,6 +205,7 @@ impl Scene {
     pub(crate) fn start_with_key(&self, key: &'static str) -> Running {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let worker = Worker::new(WorkerOptions {
+            linger: Linger::none(),
             broker: Broker::Local(self.broker.clone()),
             solver: Solver::with_transport(key.into(), Arc::new(InProcess(self.simulator.clone()))),
             names: self.names.clone(),
@@ -243,13 +245,13 @@ impl Scene {
     }
 
     pub(crate) async fn publish(&self, body: impl Into<Vec<u8>>, properties: Properties) {
-        let message = Message { body: body.into(), properties, transient: false };
+        let message = Message { body: body.into().into(), properties, transient: false };
         within(10, self.session.publish(&self.names.jobs(), "jobs", message)).await.expect("confirmed");
     }
 
     /// Straight to a queue, as the default exchange lets anybody with the right to.
     pub(crate) async fn publish_to(&self, queue: &str, body: impl Into<Vec<u8>>, properties: Properties) {
-        let message = Message { body: body.into(), properties, transient: false };
+        let message = Message { body: body.into().into(), properties, transient: false };
         within(10, self.session.publish("", queue, message)).await.expect("confirmed");
     }
 

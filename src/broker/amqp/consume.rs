@@ -13,23 +13,24 @@ use super::convert::{TooLong, from_wire, short};
 use super::fault::call;
 use super::life::Life;
 use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Settlement, consumer_channel};
+use crate::linger::Linger;
 
 /// Opens a channel of its own and consumes on it.
 pub(super) async fn open(
     connection: &Connection,
     spec: ConsumeSpec,
-    patience: Duration,
+    (patience, linger): (Duration, Linger),
     life: &Life,
 ) -> Result<Consumer, BrokerError> {
     let channel = channel(connection, patience).await?;
-    start(channel, spec, patience, life).await
+    start(channel, spec, (patience, linger), life).await
 }
 
 /// Consumes on a channel that has no consumer yet, and takes it over.
 pub(super) async fn start(
     channel: Channel,
     spec: ConsumeSpec,
-    patience: Duration,
+    (patience, linger): (Duration, Linger),
     life: &Life,
 ) -> Result<Consumer, BrokerError> {
     let too_long = |error: TooLong| BrokerError::Forbidden(error.to_string());
@@ -44,7 +45,7 @@ pub(super) async fn start(
     let consuming =
         channel.basic_consume(queue, tag.clone(), BasicConsumeOptions::default(), FieldTable::default());
     let stream = call("basic.consume", patience, consuming).await?;
-    let owner = ConsumeOwner::new(channel, stream, tag, prefetch, patience, port, life.ending());
+    let owner = ConsumeOwner::new(channel, (stream, tag, prefetch), (patience, linger), port, life.ending());
     life.owners().spawn(owner.run(spec.queue));
     Ok(consumer)
 }

@@ -11,14 +11,16 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
 use super::consume::{delivery, renewal};
+use super::intake::taken;
 use super::settle::{BATCH, Carried, Settler};
 use crate::broker::{BoxFuture, ConsumerPort, Delivery, Ending, Lease, Settlement};
+use crate::linger::{Gathered, Linger, until};
 
 /// A quarter of the lease: three round trips in a row may be late before it runs out.
 const RENEW_EVERY: Duration = Duration::from_millis(1_250);
 
 /// When an owner stops.
-enum Stop {
+pub(super) enum Stop {
     /// Channel, connection or session are gone, or the broker cancelled the consumer.
     Lost(String),
     /// It was asked to, and answers when it is done.
@@ -30,15 +32,19 @@ enum Stop {
 /// Owns a consuming channel.
 pub(super) struct ConsumeOwner {
     channel: Channel,
-    settler: Settler,
-    stream: lapin::Consumer,
+    pub(super) settler: Settler,
+    pub(super) stream: lapin::Consumer,
     tag: ShortString,
-    prefetch: u16,
+    pub(super) prefetch: u16,
     patience: Duration,
     // Gone once the consumer is cancelled, so that it ends on the other side.
-    deliveries: Option<mpsc::Sender<Delivery>>,
+    pub(super) deliveries: Option<mpsc::Sender<Delivery>>,
     settlements: mpsc::UnboundedReceiver<Settlement>,
-    receipts: mpsc::UnboundedSender<Settlement>,
+    gathered: Gathered<Settlement>,
+    pub(super) linger: Linger,
+    /// When it is looked for deliveries again; not before, so that lapin wakes nobody for each of many.
+    pub(super) look_at: Option<Instant>,
+    pub(super) receipts: mpsc::UnboundedSender<Settlement>,
     lease: Lease,
     cancelled: bool,
     renewing: Option<BoxFuture<'static, Result<Instant, String>>>,
@@ -49,10 +55,8 @@ pub(super) struct ConsumeOwner {
 impl ConsumeOwner {
     pub(super) fn new(
         channel: Channel,
-        stream: lapin::Consumer,
-        tag: ShortString,
-        prefetch: u16,
-        patience: Duration,
+        (stream, tag, prefetch): (lapin::Consumer, ShortString, u16),
+        (patience, linger): (Duration, Linger),
         port: ConsumerPort,
         ending: Ending,
     ) -> Self {
@@ -67,6 +71,9 @@ impl ConsumeOwner {
             patience,
             deliveries: Some(port.deliveries),
             settlements: port.settlements,
+            gathered: Gathered::new(linger),
+            linger,
+            look_at: None,
             receipts: port.owner,
             lease: port.lease,
             cancelled: false,
@@ -95,9 +102,8 @@ impl ConsumeOwner {
     }
 
     async fn serve(&mut self) -> Stop {
-        let mut batch = Vec::new();
         loop {
-            let outcome = match self.next_event(&mut batch).await {
+            let outcome = match self.next_event().await {
                 Event::Lost(reason) => Err(Stop::Lost(reason)),
                 Event::Renewed(sent_at) => {
                     self.renewing = None;
@@ -114,34 +120,40 @@ impl ConsumeOwner {
                 }
                 Event::Delivered(from) => {
                     self.forward(from);
+                    self.look().map(|_| ())
+                }
+                Event::Settlements(count) => {
+                    self.gathered.note(count, Settlement::may_linger);
                     Ok(())
                 }
-                Event::Settlements => self.settle(&mut batch).await,
+                Event::Moment => self.look_again(),
             };
             if let Err(stop) = outcome {
+                return stop;
+            }
+            if let Some(settlements) = self.gathered.take_due()
+                && let Err(stop) = self.settle(settlements).await
+            {
                 return stop;
             }
         }
     }
 
-    async fn next_event(&mut self, batch: &mut Vec<Settlement>) -> Event {
+    async fn next_event(&mut self) -> Event {
         let renewing = async {
             match &mut self.renewing {
                 Some(renewing) => renewing.await,
                 None => std::future::pending().await,
             }
         };
+        let resting = self.look_at.is_some();
         let delivering = async {
-            let Some(deliveries) = &self.deliveries else {
+            let Some(deliveries) = self.deliveries.as_ref().filter(|_| !resting) else {
                 return std::future::pending().await;
             };
             // Only what there is room for is taken from lapin; the rest waits there, bounded by the prefetch.
             match deliveries.reserve().await {
-                Ok(_) => match self.stream.next().await {
-                    Some(Ok(from)) => Event::Delivered(from),
-                    Some(Err(error)) => Event::Lost(error.to_string()),
-                    None => Event::Lost("the broker cancelled the consumer".to_owned()),
-                },
+                Ok(_) => taken(self.stream.next().await).map_or_else(Event::Lost, Event::Delivered),
                 Err(_) => Event::Abandoned,
             }
         };
@@ -151,14 +163,17 @@ impl ConsumeOwner {
                 None => std::future::pending().await,
             }
         };
+        let moment = [self.gathered.due(), self.look_at].into_iter().flatten().min();
+        let room = BATCH.saturating_sub(self.gathered.len()).max(1);
         tokio::select! {
             biased;
             reason = self.ending.ended() => Event::Lost(reason),
             outcome = renewing => outcome.map_or_else(Event::Lost, Event::Renewed),
             _ = self.tick.tick() => Event::Tick,
-            _ = self.settlements.recv_many(batch, BATCH) => Event::Settlements,
+            count = self.settlements.recv_many(self.gathered.room(), room) => Event::Settlements(count),
             () = abandoned => Event::Abandoned,
             event = delivering => event,
+            () = until(moment) => Event::Moment,
         }
     }
 
@@ -179,16 +194,7 @@ impl ConsumeOwner {
         }));
     }
 
-    fn forward(&mut self, from: lapin::message::Delivery) {
-        let Some(deliveries) = &self.deliveries else {
-            return;
-        };
-        // There is room, since this task alone sends and has just reserved it. A consumer dropped meanwhile drops the receipt,
-        // which sends the message back to its queue.
-        let _ = deliveries.try_send(delivery(from, self.receipts.clone()));
-    }
-
-    async fn settle(&mut self, batch: &mut Vec<Settlement>) -> Result<(), Stop> {
+    async fn settle(&mut self, mut batch: Vec<Settlement>) -> Result<(), Stop> {
         let mut rest = batch.drain(..);
         while rest.len() > 0 {
             match self.settler.carry_out(&mut rest).await.map_err(Stop::Lost)? {
@@ -233,19 +239,14 @@ impl ConsumeOwner {
     /// A cancelled consumer stays for its receipts; with the last of them, and the consumer itself, its use ends.
     fn stop_if_unused(&self) -> Result<(), Stop> {
         let only_ours = self.receipts.strong_count() == 1;
-        if self.deliveries.is_none() && only_ours && self.settlements.is_empty() {
-            Err(Stop::Unused)
-        } else {
-            Ok(())
-        }
+        let nothing_asked = self.settlements.is_empty() && self.gathered.is_empty();
+        if self.deliveries.is_none() && only_ours && nothing_asked { Err(Stop::Unused) } else { Ok(()) }
     }
 
     /// A session that is being closed still carries out what was asked before.
     async fn settle_what_was_asked(&mut self) {
-        let mut batch = Vec::new();
-        while let Ok(settlement) = self.settlements.try_recv() {
-            batch.push(settlement);
-        }
+        let mut batch = self.gathered.take();
+        batch.extend(std::iter::from_fn(|| self.settlements.try_recv().ok()));
         let mut rest = batch.drain(..);
         while rest.len() > 0 && self.channel.status().connected() {
             if self.settler.carry_out(&mut rest).await.is_err() {
@@ -263,7 +264,8 @@ enum Event {
     Lost(String),
     Renewed(Instant),
     Tick,
-    Settlements,
+    Settlements(usize),
+    Moment,
     Abandoned,
     Delivered(lapin::message::Delivery),
 }

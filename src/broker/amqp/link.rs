@@ -15,6 +15,7 @@ use crate::broker::topology::{Mismatch, Topology};
 use crate::broker::{
     BoxFuture, BrokerError, ConsumeSpec, Consumer, Delivery, Link, Publisher, QueueDepth, publisher_channel,
 };
+use crate::linger::Linger;
 
 /// News between replicas are few, and each message may be as large as the broker allows, whoever sends it.
 const SUBSCRIBER_PREFETCH: u16 = 8;
@@ -28,6 +29,7 @@ pub(super) struct AmqpLink {
     pub(super) call_timeout: Duration,
     pub(super) confirm_timeout: Duration,
     pub(super) publish_depth: usize,
+    pub(super) linger: Linger,
 }
 
 impl AmqpLink {
@@ -45,6 +47,7 @@ impl AmqpLink {
             call_timeout: options.call_timeout,
             confirm_timeout: options.confirm_timeout,
             publish_depth: options.publish_depth.max(1),
+            linger: options.linger,
         }
     }
 
@@ -59,7 +62,7 @@ impl AmqpLink {
             channel,
             self.publishing.status().clone(),
             requests,
-            (self.publish_depth, self.confirm_timeout),
+            (self.publish_depth, self.confirm_timeout, self.linger),
             self.life.ending(),
         );
         let life = self.life.clone();
@@ -82,7 +85,7 @@ impl Drop for AmqpLink {
 
 impl Link for AmqpLink {
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
-        Box::pin(consume::open(&self.consuming, spec, self.call_timeout, &self.life))
+        Box::pin(consume::open(&self.consuming, spec, (self.call_timeout, self.linger), &self.life))
     }
 
     fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>> {
@@ -106,7 +109,7 @@ impl Link for AmqpLink {
             let channel = connection::channel(&self.consuming, self.call_timeout).await?;
             let queue = declared::subscription(&channel, exchange, self.call_timeout).await?;
             let spec = ConsumeSpec { tag: queue.clone(), queue, prefetch: SUBSCRIBER_PREFETCH };
-            consume::start(channel, spec, self.call_timeout, &self.life).await
+            consume::start(channel, spec, (self.call_timeout, Linger::none()), &self.life).await
         })
     }
 

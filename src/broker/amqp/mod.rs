@@ -19,6 +19,7 @@ mod consume_owner;
 mod convert;
 mod fault;
 mod get;
+mod intake;
 mod life;
 mod link;
 mod publish;

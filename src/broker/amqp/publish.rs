@@ -9,16 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, ConnectionStatus};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::convert::{TooLong, short, to_wire};
 use super::returns::{Kin, Returns};
 use crate::broker::{BoxFuture, Ending, PublishError, PublishRequest};
+use crate::linger::{Gathered, Linger, until};
 
 /// A publish whose confirm is awaited.
 struct Pending {
@@ -29,6 +31,9 @@ struct Pending {
 /// A confirm that has not come by then will not come: no task lives longer, and the broker ends consumers that ack nothing for 30 minutes.
 const LOST_AFTER: Duration = Duration::from_secs(600);
 
+/// How often it is looked for confirms that do not come.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 type Answer = (u64, lapin::Result<Confirmation>);
 
 /// Owns a channel in confirm mode.
@@ -38,6 +43,7 @@ pub(super) struct PublishOwner {
     requests: mpsc::Receiver<PublishRequest>,
     depth: usize,
     confirm_timeout: Duration,
+    gathered: Gathered<PublishRequest>,
     ending: Ending,
     // By the order of issue. An answered publish stays out of here, its confirm may still come.
     pending: BTreeMap<u64, Pending>,
@@ -53,7 +59,7 @@ impl PublishOwner {
         channel: Channel,
         connection: ConnectionStatus,
         requests: mpsc::Receiver<PublishRequest>,
-        (depth, confirm_timeout): (usize, Duration),
+        (depth, confirm_timeout, linger): (usize, Duration, Linger),
         ending: Ending,
     ) -> Self {
         Self {
@@ -62,6 +68,7 @@ impl PublishOwner {
             requests,
             depth: depth.max(1),
             confirm_timeout,
+            gathered: Gathered::new(linger),
             ending,
             pending: BTreeMap::new(),
             confirms: FuturesUnordered::new(),
@@ -75,7 +82,9 @@ impl PublishOwner {
     pub(super) async fn run(mut self) -> String {
         let reason = self.serve().await;
         self.requests.close();
-        while let Ok(request) = self.requests.try_recv() {
+        let mut unsent = self.gathered.take();
+        unsent.extend(std::iter::from_fn(|| self.requests.try_recv().ok()));
+        for request in unsent {
             let _ = request.reply.send(Err(PublishError::NotSent(reason.clone())));
         }
         self.await_the_rest().await;
@@ -86,10 +95,12 @@ impl PublishOwner {
     }
 
     async fn serve(&mut self) -> String {
-        let mut batch = Vec::new();
+        // Looked for on an interval, since a timer for each publish would cost more than it tells.
+        let mut look = interval(self.confirm_timeout.min(LOOK_EVERY));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let room = self.depth.saturating_sub(self.confirms.len());
-            let overdue = self.overdue(room);
+            let room = self.depth.saturating_sub(self.confirms.len() + self.gathered.len());
+            let due = self.gathered.due();
             tokio::select! {
                 biased;
                 Some(answer) = self.confirms.next() => {
@@ -98,23 +109,29 @@ impl PublishOwner {
                     }
                 }
                 reason = self.ending.ended() => return reason,
-                count = self.requests.recv_many(&mut batch, room), if room > 0 => {
+                count = self.requests.recv_many(self.gathered.room(), room), if room > 0 => {
                     if count == 0 {
+                        self.gathered.take().into_iter().for_each(|request| self.issue(request));
                         return "no publisher is left".to_owned();
                     }
-                    for request in batch.drain(..) {
-                        self.issue(request);
-                    }
-                    if !self.channel.status().connected() {
-                        return "the publishing channel is closed".to_owned();
+                    // The last room is taken: whoever comes next waits for a confirm.
+                    self.gathered.note(count, |request| request.soon && count < room);
+                }
+                () = until(due) => {}
+                _ = look.tick() => {
+                    // Unconfirmed publishes are forgotten only with their channel: else a broker that confirms nothing would hold it for ever.
+                    if self.overdue(room).is_some_and(|overdue| overdue <= Instant::now()) {
+                        if !self.connection.blocked() {
+                            return format!("{} publishes without a confirm for too long", self.pending.len());
+                        }
+                        self.patient_since = Instant::now();
                     }
                 }
-                // Unconfirmed publishes are forgotten only with their channel: without this, a broker that confirms nothing would hold it for ever.
-                () = sleep_until(overdue), if !self.pending.is_empty() => {
-                    if !self.connection.blocked() {
-                        return format!("{} publishes without a confirm for too long", self.pending.len());
-                    }
-                    self.patient_since = Instant::now();
+            }
+            if let Some(requests) = self.gathered.take_due() {
+                requests.into_iter().for_each(|request| self.issue(request));
+                if !self.channel.status().connected() {
+                    return "the publishing channel is closed".to_owned();
                 }
             }
         }
@@ -122,11 +139,11 @@ impl PublishOwner {
 
     /// When the oldest confirm is taken for lost. While others can still be published there is time: what is published again may be stored
     /// twice, and a job whose ticket is not confirmed is paid for again once its session has ended.
-    fn overdue(&self, room: usize) -> Instant {
-        let oldest = self.pending.first_key_value().map(|(_, pending)| pending.since);
+    fn overdue(&self, room: usize) -> Option<Instant> {
+        let (_, oldest) = self.pending.first_key_value()?;
         let patience = self.confirm_timeout * 2;
         let patience = if room == 0 { patience } else { patience.max(LOST_AFTER) };
-        oldest.unwrap_or_else(Instant::now).max(self.patient_since) + patience
+        Some(oldest.since.max(self.patient_since) + patience)
     }
 
     fn issue(&mut self, request: PublishRequest) {
@@ -155,11 +172,12 @@ impl PublishOwner {
         let number = self.issued;
         self.issued += 1;
         if request.mandatory {
-            self.returns.expect(number, Kin::of_request(&request));
+            let kin = Kin::new(request.exchange, request.routing_key, &request.message);
+            self.returns.expect(number, kin);
         }
         let pending = Pending { reply: request.reply, since: Instant::now() };
         self.pending.insert(number, pending);
-        let sending = prepared.send(self.channel.clone(), request.message.body);
+        let sending = prepared.send(self.channel.clone(), request.message.body.clone());
         self.confirms.push(Box::pin(async move { (number, sending.await) }));
     }
 
@@ -268,7 +286,7 @@ impl Prepared {
     }
 
     /// Tag and frames are taken in one poll, so in one order, whatever the order in which the futures are polled.
-    async fn send(self, channel: Channel, body: Vec<u8>) -> lapin::Result<Confirmation> {
+    async fn send(self, channel: Channel, body: Bytes) -> lapin::Result<Confirmation> {
         let options = BasicPublishOptions { mandatory: self.mandatory, immediate: false };
         let publishing =
             channel.basic_publish(self.exchange, self.routing_key, options, &body, self.properties);

@@ -11,14 +11,14 @@
 //!   told "unroutable", and a younger one was returned though acked. Therefore the kin of a returned message are in doubt: an ack that
 //!   comes for one of them is answered as "unknown", never as stored. No message is ever called stored that was returned.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use lapin::message::BasicReturnMessage;
 
-use crate::broker::PublishRequest;
+use crate::domain::envelope::Message;
 
 /// What a returned message can be known by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kin {
     exchange: String,
     routing_key: String,
@@ -26,12 +26,8 @@ pub(super) struct Kin {
 }
 
 impl Kin {
-    pub(super) fn of_request(request: &PublishRequest) -> Self {
-        Self {
-            exchange: request.exchange.clone(),
-            routing_key: request.routing_key.clone(),
-            message_id: request.message.properties.message_id.clone(),
-        }
+    pub(super) fn new(exchange: String, routing_key: String, message: &Message) -> Self {
+        Self { exchange, routing_key, message_id: message.properties.message_id.clone() }
     }
 
     pub(super) fn of_returned(returned: &BasicReturnMessage) -> Self {
@@ -52,29 +48,23 @@ struct Expected {
     in_doubt: bool,
 }
 
-/// The mandatory publishes under way.
+/// The mandatory publishes under way, oldest first, since numbers are given in the order of publishing. A return is rare, so that all of them
+/// may be looked at for it; each publish is looked at by none.
 #[derive(Debug, Default)]
 pub(super) struct Returns {
-    expected: HashMap<u64, Expected>,
-    // Oldest first, since numbers are given in the order of publishing.
-    families: HashMap<Kin, Vec<u64>>,
+    expected: BTreeMap<u64, Expected>,
 }
 
 impl Returns {
     /// A mandatory publish goes out.
     pub(super) fn expect(&mut self, number: u64, kin: Kin) {
-        self.families.entry(kin.clone()).or_default().push(number);
-        let expected = Expected { kin, returned: false, in_doubt: false };
-        self.expected.insert(number, expected);
+        self.expected.insert(number, Expected { kin, returned: false, in_doubt: false });
     }
 
     /// A message came back: the publish that it is taken for, or `None` where no such publish is under way.
     pub(super) fn take_back(&mut self, kin: &Kin) -> Option<u64> {
         let mut taken = None;
-        for number in self.families.get(kin)? {
-            let Some(expected) = self.expected.get_mut(number) else {
-                continue;
-            };
+        for (number, expected) in self.expected.iter_mut().filter(|(_, expected)| expected.kin == *kin) {
             if taken.is_none() && !expected.returned {
                 expected.returned = true;
                 taken = Some(*number);
@@ -87,16 +77,7 @@ impl Returns {
 
     /// A publish has its confirm. Tells whether an ack must not be taken for "stored".
     pub(super) fn conclude(&mut self, number: u64) -> bool {
-        let Some(expected) = self.expected.remove(&number) else {
-            return false;
-        };
-        if let Some(family) = self.families.get_mut(&expected.kin) {
-            family.retain(|other| *other != number);
-            if family.is_empty() {
-                self.families.remove(&expected.kin);
-            }
-        }
-        expected.in_doubt
+        self.expected.remove(&number).is_some_and(|expected| expected.in_doubt)
     }
 }
 
@@ -162,6 +143,6 @@ mod tests {
             returns.expect(number, kin("k", &number.to_string()));
             returns.conclude(number);
         }
-        assert!(returns.expected.is_empty() && returns.families.is_empty());
+        assert!(returns.expected.is_empty());
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::linger::Linger;
+
 /// How to reach a broker, and how long to wait for it.
 #[derive(Clone)]
 pub struct AmqpOptions {
@@ -23,6 +25,8 @@ pub struct AmqpOptions {
     pub connection_name: String,
     /// Publishes that may be under way on one channel, and as many again that may wait for it.
     pub publish_depth: usize,
+    /// How publishes, deliveries and settlements wait for each other. With none, each goes at once.
+    pub linger: Linger,
 }
 
 impl fmt::Debug for AmqpOptions {
@@ -39,6 +43,7 @@ impl fmt::Debug for AmqpOptions {
             .field("heartbeat_secs", &self.heartbeat_secs)
             .field("connection_name", &self.connection_name)
             .field("publish_depth", &self.publish_depth)
+            .field("linger", &self.linger.span())
             .finish()
     }
 }
@@ -130,6 +135,7 @@ mod tests {
             heartbeat_secs: 10,
             connection_name: "test".to_owned(),
             publish_depth: 8,
+            linger: Linger::none(),
         }
     }
 

@@ -174,7 +174,7 @@ impl Core {
 
     pub(super) fn settle(&mut self, id: u64, settlement: Settlement) {
         match settlement {
-            Settlement::Ack(tag) => {
+            Settlement::Ack(tag) | Settlement::AckSoon(tag) => {
                 if let Some((queue, entry, fate)) = self.settled(id, tag, Settled::Acked) {
                     self.forget(&entry);
                     self.run(BTreeSet::from([queue]));

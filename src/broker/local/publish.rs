@@ -29,14 +29,14 @@ enum Published {
 impl Core {
     /// Carries out a publish and answers it.
     pub(super) fn publish(&mut self, session: u64, request: PublishRequest) {
-        let PublishRequest { exchange, routing_key, mandatory, message, reply } = request;
+        let PublishRequest { exchange, routing_key, mandatory, message, reply, .. } = request;
         if let Some(state) = self.sessions.get_mut(&session).filter(|state| state.cut_off) {
             state.lost_confirms.push(reply);
             return;
         }
         let unroutable = || PublishError::Unroutable(format!("exchange '{exchange}', key '{routing_key}'"));
         let copy = self.told.is_anybody().then(|| message.clone());
-        let fate = match self.store(&exchange, &routing_key, message) {
+        let fate = match self.store(&exchange, &routing_key, Arc::unwrap_or_clone(message)) {
             Ok(Published::Stored) => Ok(()),
             Ok(Published::Refused) => Err(PublishError::Rejected),
             Ok(Published::Unrouted) if mandatory => Err(unroutable()),

@@ -22,6 +22,7 @@ use crate::domain::pacing::{Pacing, PacingTable};
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::Reach;
 use crate::fleet::Egress;
+use crate::linger::Linger;
 use crate::simulator::{Server, Simulator, SimulatorConfig};
 use crate::solver::{HttpTransport, Solver, SolverOptions};
 use crate::worker::{Clock, Dice, Limits, View, Worker, WorkerOptions};
@@ -62,7 +63,7 @@ impl Stage {
         for planned in jobs {
             let properties =
                 Properties { content_type: Some("application/json".to_owned()), ..Properties::default() };
-            let message = Message { body: planned.body, properties, transient: false };
+            let message = Message { body: planned.body.into(), properties, transient: false };
             self.session.publish(&self.names.jobs(), "jobs", message).await?;
         }
         Ok(())
@@ -81,6 +82,7 @@ impl Stage {
         };
         let transport = Arc::new(Panicking(HttpTransport::new(&options)?));
         let worker = Worker::new(WorkerOptions {
+            linger: Linger::none(),
             broker: Broker::Local(self.broker.clone()),
             solver: Solver::with_transport(options.api_key, transport),
             names: self.names.clone(),

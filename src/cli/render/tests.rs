@@ -2,7 +2,7 @@ use super::*;
 use crate::domain::envelope::Properties;
 
 fn message(body: impl Into<Vec<u8>>) -> Message {
-    Message { body: body.into(), ..Message::default() }
+    Message { body: body.into().into(), ..Message::default() }
 }
 
 fn dead(body: &str) -> Message {

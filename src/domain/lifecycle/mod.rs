@@ -204,7 +204,7 @@ impl Case {
     /// By what its message is known when it is delivered again.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        Identity::of(&self.job.message)
+        Identity::of(&self.job)
     }
 
     /// Moves the job on.

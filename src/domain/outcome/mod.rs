@@ -117,6 +117,7 @@ struct Times {
 /// The outcome of a solved job. The solution is the API's, byte for byte.
 #[must_use]
 pub fn solved(job: &Job, history: &History, task: Task<'_>, solution: &RawValue, by: Finish<'_>) -> Outcome {
+    let metadata = job.metadata();
     let mut attempts = history.attempts.clone();
     attempts.push(Attempt {
         submitted_at: task.accepted_at,
@@ -132,14 +133,14 @@ pub fn solved(job: &Job, history: &History, task: Task<'_>, solution: &RawValue,
         task_id: Some(task.id),
         solution: Some(solution),
         failure: None,
-        metadata: job.metadata(),
+        metadata: metadata.as_deref(),
         job: None,
         original: None,
         attempts: &attempts,
         times: times(history.first_seen, Some(task.accepted_at), true, by.now),
         worker: by.worker,
     };
-    outcome(format!("solved.{}", key_part(&job.task_type)), &body, &job.message.properties, by.now)
+    outcome(format!("solved.{}", key_part(&job.task_type)), &body, &job.properties, by.now)
 }
 
 /// The outcome of a job that failed, with the whole job for replay.
@@ -151,6 +152,7 @@ pub fn failed(
     fault: &Fault,
     by: Finish<'_>,
 ) -> Outcome {
+    let (bytes, metadata) = (job.body.bytes(), job.metadata());
     let body = Body {
         version: 1,
         id: &job.id,
@@ -159,14 +161,14 @@ pub fn failed(
         task_id: task.map(|task| task.id),
         solution: None,
         failure: Some(failure(fault)),
-        metadata: job.metadata(),
-        job: raw(&job.message.body),
+        metadata: metadata.as_deref(),
+        job: raw(&bytes),
         original: None,
         attempts: &history.attempts,
         times: times(history.first_seen, task.map(|task| task.accepted_at), false, by.now),
         worker: by.worker,
     };
-    outcome(dead_key(fault), &body, &job.message.properties, by.now)
+    outcome(dead_key(fault), &body, &job.properties, by.now)
 }
 
 /// The outcome of a message that is no job, or of one that the door refuses.
@@ -249,5 +251,5 @@ fn outcome(routing_key: String, body: &Body<'_>, publisher: &Properties, now: Ti
     };
     // Plain data with string keys: there is nothing in it that could fail to be written.
     let body = serde_json::to_vec(body).unwrap_or_default();
-    Outcome { routing_key, message: Message { body, properties, transient: false } }
+    Outcome { routing_key, message: Message { body: body.into(), properties, transient: false } }
 }

@@ -20,9 +20,11 @@ fn job(body: &str) -> Result<Job, Box<NotAJob>> {
         ..Properties::default()
     };
     let policy = Policy::try_new(&[], &["My.Task"]).unwrap();
-    Job::read(&mut Message { body: body.as_bytes().to_vec(), properties, transient: false }, &policy, || {
-        "gen".to_owned()
-    })
+    Job::read(
+        &mut Message { body: body.as_bytes().to_vec().into(), properties, transient: false },
+        &policy,
+        || "gen".to_owned(),
+    )
 }
 
 fn read(outcome: &Outcome) -> Json {
@@ -45,7 +47,7 @@ fn a_solved_outcome_has_the_shape_of_the_contract() {
                 "queued_ms": 3, "solving_ms": 2100},
             "worker": "host-1/4711"})
     );
-    let text = String::from_utf8(outcome.message.body.clone()).unwrap();
+    let text = String::from_utf8(outcome.message.body.to_vec()).unwrap();
     assert!(text.contains(solution.get()), "the solution is verbatim");
     assert_eq!((&*outcome.routing_key, outcome.class()), ("solved.My_Task", None));
 }
@@ -84,7 +86,7 @@ fn what_is_no_job_is_kept_as_it_was() {
         (&b"\xff\x00"[..], "base64", "/wA="),
         (&b"\x00\x1b"[..], "base64", "ABs="),
     ] {
-        let mut message = Message { body: body.to_vec(), ..Message::default() };
+        let mut message = Message { body: body.to_vec().into(), ..Message::default() };
         let no_job = Job::read(&mut message, &Policy::default(), || "gen".to_owned()).unwrap_err();
         let outcome = read(&refused(&no_job, SEEN, BY));
         assert_eq!(outcome["original"], json!({"encoding": encoding, "body": kept}));

@@ -18,6 +18,7 @@ use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::domain::time::Timestamp;
 use captcha_worker::fleet::{Client, Egress, Order};
+use captcha_worker::linger::Linger;
 use captcha_worker::simulator::{Control, Simulator, SimulatorConfig};
 use captcha_worker::solver::Solver;
 use captcha_worker::worker::{Clock, Dice, Drained, Limits, View, Worker, WorkerOptions};
@@ -137,6 +138,8 @@ impl World {
         let skewed = Timestamp::from_millis(EPOCH.as_millis() + plan.skews[place]);
         let dice = plan.seed.wrapping_mul(64).wrapping_add(place as u64 * 8 + u64::from(self.started[place]));
         WorkerOptions {
+            // As by default: what waits together is a history of its own.
+            linger: Linger::every(Duration::from_millis(10)),
             broker: Broker::Local(self.broker.named(name)),
             solver: Solver::with_transport("simulator-key".into(), Arc::clone(road) as _),
             names: self.names.clone(),
@@ -184,7 +187,7 @@ impl World {
             .map(|at| self.chronicle.began() + at.since(EPOCH));
         open(&self.books).open_account(&job.id, deadline);
         let properties = Properties { message_id: Some(job.id.clone()), ..Properties::default() };
-        let message = Message { body: job.body.clone().into_bytes(), properties, transient: false };
+        let message = Message { body: job.body.clone().into_bytes().into(), properties, transient: false };
         let published = self.publisher.publish(&self.names.jobs(), "jobs", message).await;
         published.expect("the publisher's connection is no part of the trial");
     }

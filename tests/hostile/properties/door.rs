@@ -9,7 +9,7 @@ use captcha_worker::domain::fault::{Fault, Stage};
 use captcha_worker::domain::history::{
     HISTORY_HEADER, History, MAX_HEADER, MAX_PUBLISHERS_HEADERS, publishers_headers,
 };
-use captcha_worker::domain::job::{Job, MAX_DEPTH, MAX_ID, NotAJob};
+use captcha_worker::domain::job::{Job, JobBody, MAX_DEPTH, MAX_ID, NotAJob};
 use captcha_worker::domain::outcome::{self, Finish, Outcome};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::ticket::{self, Kept};
@@ -39,7 +39,7 @@ pub(crate) fn holds(input: &[u8]) {
     let mut at_hand = sent.clone();
     match Job::read(&mut at_hand, &policy, || "fresh".to_owned()) {
         Ok(job) => {
-            assert_eq!(job.message, sent, "the publisher's bytes and properties are the job's");
+            assert_eq!(job.message(), sent, "the publisher's bytes and properties are the job's");
             is_within_bounds(&job, &policy);
             agrees_with_another_reader(&job);
             let history = history.ok().map(|known| known.unwrap_or_else(|| History::begin(NOW)));
@@ -83,15 +83,25 @@ fn is_within_bounds(job: &Job, policy: &Policy) {
     assert_eq!(job.own_proxy, job.proxy.is_some());
     assert_eq!(job.recheck(policy), Ok(()), "what the door lets in, it lets in again");
     let task = job.task().expect("a job has its task");
-    let body = std::str::from_utf8(&job.message.body).expect("a job is UTF-8");
-    assert!(body.contains(task), "the task is the job's very bytes");
-    let again = Job { task_at: None, ..job.clone() };
+    let body = job.body.bytes();
+    let (body, part) = (std::str::from_utf8(&body), std::str::from_utf8(&task));
+    assert!(
+        body.expect("a job is UTF-8").contains(part.expect("so is its task")),
+        "the task is the job's very bytes"
+    );
+    let packed = JobBody::packed(job.body.bytes());
+    assert_eq!(packed.bytes(), job.body.bytes(), "verbatim");
+    let again = Job { task_at: None, body: packed, ..job.clone() };
     assert_eq!(again.task(), Some(task), "found again in the bytes, as for a ticket's job");
+    assert_eq!(
+        again.metadata().map(|json| json.get().to_owned()),
+        job.metadata().map(|json| json.get().to_owned())
+    );
 }
 
 /// A reader that builds everything must find what the door found, where it can read the bytes at all.
 fn agrees_with_another_reader(job: &Job) {
-    let Ok(Value::Object(fields)) = serde_json::from_slice::<Value>(&job.message.body) else { return };
+    let Ok(Value::Object(fields)) = serde_json::from_slice::<Value>(&job.body.bytes()) else { return };
     let known = ["id", "task", "deadline", "metadata"];
     assert!(fields.keys().all(|name| known.contains(&&**name)), "only what a job has: {:?}", fields.keys());
     assert_eq!(fields["task"]["type"], Value::from(&*job.task_type));
@@ -136,18 +146,18 @@ fn becomes_a_ticket(job: &Job, history: &History) {
 }
 
 fn is_republished(job: &Job, message: &Message) {
-    assert_eq!(message.body, job.message.body, "byte for byte");
+    assert_eq!(message.body, job.body.bytes(), "byte for byte");
     assert!(wire_size(&publishers_headers(&message.properties.headers)) <= MAX_PUBLISHERS_HEADERS);
     assert!(wire_size(&message.properties.headers) <= FRAME / 2, "room for all properties in one frame");
     assert_eq!((&message.properties.expiration, &message.properties.user_id), (&None, &None));
-    assert_eq!(message.properties.correlation_id, job.message.properties.correlation_id);
-    assert_eq!(message.properties.reply_to, job.message.properties.reply_to);
+    assert_eq!(message.properties.correlation_id, job.properties.correlation_id);
+    assert_eq!(message.properties.reply_to, job.properties.reply_to);
 }
 
 fn same_job(one: &Job, other: &Job) {
     assert_eq!((&one.id, &one.task_type, one.deadline), (&other.id, &other.task_type, other.deadline));
     assert_eq!((one.own_proxy, &one.proxy), (other.own_proxy, &other.proxy));
-    assert_eq!(one.message.body, other.message.body);
+    assert_eq!(one.body.bytes(), other.body.bytes());
 }
 
 /// A job that fails is in its outcome whole.
@@ -157,8 +167,8 @@ fn ends_whole(job: &Job, history: &History) {
     let outcome = outcome::failed(job, history, None, &fault, by);
     let kept = read(&outcome);
     let job_kept = kept.job.expect("the job stands in it").get().as_bytes();
-    assert_eq!(job_kept, job.message.body.trim_ascii(), "byte for byte");
-    is_publishable(&outcome, &job.message.body);
+    assert_eq!(job_kept, job.body.bytes().trim_ascii(), "byte for byte");
+    is_publishable(&outcome, &job.body.bytes());
 }
 
 /// What is no job is in its outcome whole, and can be sent again.

@@ -54,7 +54,7 @@ impl<'a> Letter<'a> {
                 _ => drop(properties.headers.insert(name.into_owned(), header(value))),
             }
         }
-        Message { body: self.body.to_vec(), properties, transient: false }
+        Message { body: self.body.to_vec().into(), properties, transient: false }
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn holds(input: &[u8]) {
 
 fn is_handed_on(kept: &Kept, body: &[u8]) {
     let Kept::Open { job, history, task_id, accepted_at } = kept else { return };
-    assert_eq!(job.message.body, body, "the job, byte for byte");
+    assert_eq!(job.body.bytes(), body, "the job, byte for byte");
     assert!((1..=MAX_ID).contains(&job.id.len()));
     assert!(job.task_type.len() <= 100, "a type of {} bytes", job.task_type.len());
     assert!(history.attempts.len() <= MAX_ATTEMPTS);
@@ -68,8 +68,8 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
     };
     assert_eq!((&other.id, &other.task_type, other.deadline), (&job.id, &job.task_type, job.deadline));
     assert_eq!(
-        (&other.proxy, other.own_proxy, &other.message.body),
-        (&job.proxy, job.own_proxy, &job.message.body)
+        (&other.proxy, other.own_proxy, &other.body.bytes()),
+        (&job.proxy, job.own_proxy, &job.body.bytes())
     );
     assert_eq!((&past, id.as_json(), at), (history, task_id.as_json(), *accepted_at));
 }

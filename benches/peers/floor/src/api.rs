@@ -35,14 +35,17 @@ impl Api {
 
     /// Submits a task; its id as JSON.
     pub(crate) async fn create(&self, task: &RawValue) -> Result<String> {
-        let body = self.post("createTask", format!(r#"{{"clientKey":"{}","task":{task}}}"#, self.key)).await?;
+        let body =
+            self.post("createTask", format!(r#"{{"clientKey":"{}","task":{task}}}"#, self.key)).await?;
         let task_id = read(&body)?.task_id.ok_or("no task id")?;
         Ok(task_id.get().to_owned())
     }
 
     /// Asks for the result; its solution as JSON, once it is there.
     pub(crate) async fn result(&self, task_id: &str) -> Result<Option<String>> {
-        let body = self.post("getTaskResult", format!(r#"{{"clientKey":"{}","taskId":{task_id}}}"#, self.key)).await?;
+        let body = self
+            .post("getTaskResult", format!(r#"{{"clientKey":"{}","taskId":{task_id}}}"#, self.key))
+            .await?;
         let reply = read(&body)?;
         if reply.status != Some("ready") {
             return Ok(None);
@@ -52,7 +55,11 @@ impl Api {
 
     async fn post(&self, call: &str, body: String) -> Result<Vec<u8>> {
         let _connection = self.connections.acquire().await?;
-        let request = self.client.post(format!("{}/{call}", self.base)).header("content-type", "application/json").body(body);
+        let request = self
+            .client
+            .post(format!("{}/{call}", self.base))
+            .header("content-type", "application/json")
+            .body(body);
         Ok(request.send().await?.error_for_status()?.bytes().await?.into())
     }
 }

@@ -28,6 +28,12 @@ impl Lateness {
             let place = (late.len().saturating_sub(1) as f64 * share).round() as usize;
             late.get(place).map_or(0.0, |&late| f64::from(late) / 1_000.0)
         };
-        format!(r#"{{"polls":{},"late_ms":{{"p50":{},"p99":{},"max":{}}}}}"#, late.len(), at(0.5), at(0.99), at(1.0))
+        format!(
+            r#"{{"polls":{},"late_ms":{{"p50":{},"p99":{},"max":{}}}}}"#,
+            late.len(),
+            at(0.5),
+            at(0.99),
+            at(1.0)
+        )
     }
 }

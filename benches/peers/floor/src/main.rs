@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use serde::Deserialize;
@@ -63,7 +65,11 @@ impl Peer {
         let publishing = connection.create_channel().await?;
         publishing.confirm_select(ConfirmSelectOptions::default()).await?;
         Ok(Self {
-            api: Api::new(setting("PEER_API")?, setting("PEER_KEY")?, number("PEER_CONNECTIONS")?.try_into()?)?,
+            api: Api::new(
+                setting("PEER_API")?,
+                setting("PEER_KEY")?,
+                number("PEER_CONNECTIONS")?.try_into()?,
+            )?,
             jobs: connection.create_channel().await?,
             tickets: connection.create_channel().await?,
             publishing: Mutex::new(publishing),
@@ -106,7 +112,8 @@ impl Peer {
             }
             wait = self.next_poll;
         };
-        let result = format!(r#"{{"id":"{}","status":"solved","task_id":{task_id},"solution":{solution}}}"#, job.id);
+        let result =
+            format!(r#"{{"id":"{}","status":"solved","task_id":{task_id},"solution":{solution}}}"#, job.id);
         let properties = BasicProperties::default().with_delivery_mode(2).with_message_id(job.id.into());
         self.publish("results", result.as_bytes(), properties).await
     }
@@ -126,7 +133,10 @@ impl Peer {
         let task_id = self.api.create(job.task).await?;
         let mut headers = FieldTable::default();
         headers.insert(TASK_ID.into(), AMQPValue::LongString(task_id.into()));
-        let properties = BasicProperties::default().with_delivery_mode(2).with_message_id(job.id.into()).with_headers(headers);
+        let properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_message_id(job.id.into())
+            .with_headers(headers);
         self.publish("tickets", &delivery.data, properties).await?;
         delivery.ack(BasicAckOptions::default()).await?;
         Ok(())
@@ -136,7 +146,8 @@ impl Peer {
     async fn ticket(&self, delivery: Delivery) -> Result<()> {
         let job: Job = serde_json::from_slice(&delivery.data)?;
         let headers = delivery.properties.headers().as_ref();
-        let Some(AMQPValue::LongString(task_id)) = headers.and_then(|headers| headers.inner().get(TASK_ID)) else {
+        let Some(AMQPValue::LongString(task_id)) = headers.and_then(|headers| headers.inner().get(TASK_ID))
+        else {
             return Err("a ticket without a task id".into());
         };
         let task_id = std::str::from_utf8(task_id.as_bytes())?.to_owned();
