@@ -13,6 +13,11 @@ TEST_PYTHON := $(TARGET_DIR)/test-venv/bin/python
 export CHAOS_MINUTES ?= 5
 export CHAOS_SEED ?= 1
 CHAOS_PROFILE ?= bench
+# Programs as they are shipped, apart from those that `cargo bench` builds with what tests ask of libraries; and what foreign peers need.
+AS_SHIPPED := $(abspath $(TARGET_DIR))/bench
+FOREIGN_PEERS := $(abspath $(TARGET_DIR))/peers
+# How the comparison itself is built; what it compares is always built as it is shipped.
+BENCH_PROFILE ?= bench
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
 # In tests and examples a failed expectation is the message, and a story may be longer than a screen.
@@ -50,10 +55,11 @@ endif
 
 .PHONY: lint
 lint: ## Format, clippy, documentation and, where cargo-deny is installed, dependencies
-	$(CARGO) fmt --check
+	$(CARGO) fmt --check --all
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --lib --bins -- -D warnings
 	$(CARGO) clippy --locked --all-targets --features breakage -- -D warnings $(TESTS_MAY)
+	$(CARGO) clippy --locked -p floor -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 	scripts/check-dependencies
 
@@ -61,11 +67,30 @@ lint: ## Format, clippy, documentation and, where cargo-deny is installed, depen
 simulate: ## Serve the API's stand-in on http://127.0.0.1:8191
 	$(CARGO) run --release --locked --quiet -- simulate --listen 127.0.0.1:8191
 
-.PHONY: bench-smoke
-bench-smoke: $(TEST_PYTHON) ## CPU per job and memory per job in flight, on a real RabbitMQ
+.PHONY: as-shipped
+as-shipped:
 	$(CARGO) build --release --locked --quiet
+	$(CARGO) build --release --locked --quiet -p floor
+	mkdir -p $(AS_SHIPPED)
+	cp $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/release/floor $(AS_SHIPPED)
+
+.PHONY: bench
+bench: as-shipped ## What a job costs, beside the shortest loop in Rust and beside Node, Python and Celery (BENCH="steady fast …" picks)
+	@echo "building the comparison: minutes the first time, then seconds"
+	$(CARGO) bench --locked --quiet --profile $(BENCH_PROFILE) --bench comparison --no-run
+	if [ -x scripts/install-peers ]; then scripts/install-peers $(FOREIGN_PEERS); fi
 	scripts/ensure-rabbitmq
-	scripts/with-rabbitmq $(TEST_PYTHON) benches/smoke
+	BENCH_BINARIES=$(AS_SHIPPED) BENCH_FOREIGN=$(FOREIGN_PEERS) scripts/with-rabbitmq \
+	  $(CARGO) bench --locked --quiet --profile $(BENCH_PROFILE) --bench comparison -- --json $(abspath $(TARGET_DIR))/bench.json $(BENCH)
+
+.PHONY: instructions
+instructions: as-shipped ## Instructions that a job costs, counted by callgrind, beside the shortest loop with tickets; fails above a limit
+	@echo "building the comparison: minutes the first time, then seconds"
+	$(CARGO) bench --locked --quiet --profile $(BENCH_PROFILE) --bench comparison --no-run
+	scripts/ensure-valgrind
+	scripts/ensure-rabbitmq
+	BENCH_BINARIES=$(AS_SHIPPED) scripts/with-rabbitmq \
+	  $(CARGO) bench --locked --quiet --profile $(BENCH_PROFILE) --bench comparison -- --instructions
 
 .PHONY: trials
 trials: ## Guard and fleet of 8 replicas under account faults, storms and kills, judged by the API's stand-in (TRIALS="name …" picks)

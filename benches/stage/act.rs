@@ -30,7 +30,8 @@ pub(crate) async fn to_its_end(stage: &Stage, longest: Duration, acting: impl Fu
     }
 }
 
-fn reason(panic: &(dyn Any + Send)) -> String {
+/// What a panic says.
+pub(crate) fn reason(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }

@@ -8,9 +8,18 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const LOOK: Duration = Duration::from_millis(200);
 
 /// What a look has found, or `None` where the time is over.
-pub(crate) async fn until<T>(within: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+pub(crate) async fn until<T>(within: Duration, look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    until_each(LOOK, within, look).await
+}
+
+/// The same with a span between two looks that suits what is measured by them.
+pub(crate) async fn until_each<T>(
+    span: Duration,
+    within: Duration,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> Option<T> {
     let deadline = Instant::now() + within;
-    let mut looks = interval(LOOK);
+    let mut looks = interval(span);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;

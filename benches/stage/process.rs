@@ -1,7 +1,7 @@
 //! Processes of the program under trial: none outlives its owner.
 
 use std::fs::OpenOptions;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -9,10 +9,18 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_captcha-worker");
+/// Names a folder with programs that are built as they are shipped: what `cargo bench` builds shares the features that tests ask of libraries.
+const AS_SHIPPED: &str = "BENCH_BINARIES";
+
+/// The folder of programs built as they are shipped, where there is one.
+pub(crate) fn as_shipped() -> Option<PathBuf> {
+    std::env::var_os(AS_SHIPPED).map(PathBuf::from)
+}
 
 /// A call of the program in a folder of its own, free of settings that the caller's shell may carry.
 pub(crate) fn program(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
+    let binary = as_shipped().map_or_else(|| BINARY.into(), |folder| folder.join("captcha-worker"));
+    let mut command = Command::new(binary);
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CAPTCHA_WORKER__") {
@@ -41,6 +49,11 @@ impl Process {
 
     pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
+    }
+
+    /// Its id, or `None` where it has ended.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// SIGKILL, and its end.

@@ -75,7 +75,7 @@ impl Stats {
 /// A simulator of one trial's own.
 #[derive(Debug)]
 pub(crate) struct Simulator {
-    _process: Process,
+    process: Process,
     client: reqwest::Client,
     url: String,
 }
@@ -94,11 +94,16 @@ impl Simulator {
         reading.expect("the simulator starts in time").expect("its output is read");
         let hello: Value = serde_json::from_str(&line).expect("the simulator tells its address");
         let url = hello["listening"].as_str().expect("the simulator tells its address").to_owned();
-        Self { _process: process, client: client(), url }
+        Self { process, client: client(), url }
     }
 
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Its process, for what it costs.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
     }
 
     /// `GET /_sim/stats`.
@@ -116,7 +121,8 @@ impl Simulator {
     }
 }
 
-fn client() -> reqwest::Client {
+/// A client of plain HTTP on this machine.
+pub(crate) fn client() -> reqwest::Client {
     // Refused where the broker's client has chosen its provider already, which is just as well.
     rustls::crypto::ring::default_provider().install_default().ok();
     reqwest::Client::builder().timeout(ANSWER_WITHIN).build().expect("a client of plain HTTP")

@@ -1,0 +1,202 @@
+//! What a job costs ours, beside the shortest honest loop and beside what one would write in other languages: same machine, broker,
+//! simulator and load. See docs/PERFORMANCE.md; run by `make bench`.
+
+#[path = "../stage/mod.rs"]
+mod stage;
+
+mod arena;
+mod book;
+mod bout;
+mod contender;
+mod crew;
+mod feed;
+mod figure;
+mod goals;
+mod instructions;
+mod lane;
+mod lateness;
+mod load;
+mod machine;
+mod scene;
+mod start;
+mod tap;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use serde_json::json;
+use tokio::time::Instant;
+
+use arena::Arena;
+use book::{Book, Run};
+use contender::Contender;
+use figure::{Figure, Figures, digits};
+use scene::{Case, FEWEST_JOBS, SCENES, Scene, Terms};
+use stage::{act, patience, process, simulator};
+
+/// The comparison with floor and peers.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Scenes to play; all where none is named
+    names: Vec<String>,
+    /// List the scenes and end
+    #[arg(long)]
+    list: bool,
+    /// Rounds; scenes that take long have fewer
+    #[arg(long, env = "BENCH_ROUNDS", default_value = "7")]
+    rounds: usize,
+    /// Jobs of a run
+    #[arg(long, env = "BENCH_JOBS", default_value = "20000")]
+    jobs: usize,
+    /// Contenders, separated by blanks; all that are installed where none is named
+    #[arg(long, env = "BENCH_PEERS", default_value = "", hide_default_value = true)]
+    peers: String,
+    /// Seed of the order; drawn where none is given
+    #[arg(long, env = "BENCH_SEED")]
+    seed: Option<u64>,
+    /// Where the raw figures of every run are left
+    #[arg(long, default_value = "bench.json")]
+    json: PathBuf,
+    /// Fail where a goal is missed, not only where a run fails
+    #[arg(long, env = "BENCH_STRICT", value_parser = clap::builder::FalseyValueParser::new(), default_value = "0")]
+    strict: bool,
+    /// Count instructions instead
+    #[arg(long)]
+    instructions: bool,
+    /// Given by cargo to every bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    if options.list {
+        SCENES.iter().for_each(|scene| println!("{:<10} {}", scene.name, scene.shows));
+        return ExitCode::SUCCESS;
+    }
+    let contenders = match understood(&options).and_then(|()| chosen(&options.peers)) {
+        Ok(contenders) => contenders,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
+    // Whatever ends this program in order also ends the processes that it has started: their owners are dropped.
+    tokio::select! {
+        code = run(&options, &contenders) => code,
+        () = act::told_to_stop() => ExitCode::from(130),
+    }
+}
+
+fn understood(options: &Options) -> Result<(), String> {
+    let unknown = options.names.iter().find(|name| SCENES.iter().all(|scene| scene.name != **name));
+    match unknown {
+        Some(unknown) => Err(format!("no scene is called '{unknown}'; --list tells them")),
+        None if options.jobs < FEWEST_JOBS => Err(format!("at least {FEWEST_JOBS} jobs are needed")),
+        None => Ok(()),
+    }
+}
+
+/// Those that are named, or all that can be started.
+fn chosen(names: &str) -> Result<Vec<Contender>, String> {
+    let mut contenders = Vec::new();
+    for name in names.split_ascii_whitespace() {
+        let contender = Contender::called(name).ok_or_else(|| format!("no contender is called '{name}'"))?;
+        if !contender.is_there() {
+            return Err(format!("{name} is not installed; scripts/install-peers does that"));
+        }
+        contenders.push(contender);
+    }
+    if contenders.is_empty() {
+        contenders.extend(Contender::ALL.into_iter().filter(|contender| contender.is_there()));
+    }
+    Ok(contenders)
+}
+
+async fn run(options: &Options, contenders: &[Contender]) -> ExitCode {
+    let amqp = std::env::var("CAPTCHA_WORKER_TEST_AMQP").unwrap_or_default();
+    let (Some(mut arena), Some(_)) = (Arena::at(&amqp), process::as_shipped()) else {
+        eprintln!(
+            "run this by `make bench`: it needs a private broker, and programs that are built as they are shipped"
+        );
+        return ExitCode::from(2);
+    };
+    if options.instructions {
+        return instructions::compare(&arena).await;
+    }
+    let began = Instant::now();
+    let seed = options.seed.unwrap_or_else(rand::random);
+    let terms = Terms { jobs: options.jobs, rounds: options.rounds };
+    let absent = Contender::ALL.into_iter().filter(|contender| !contender.is_there());
+    absent.for_each(|contender| println!("{} is not installed, and left out", contender.name()));
+    println!("seed of the order: {seed} (BENCH_SEED); logs are left in {}", arena.folder().display());
+    let told = json!({"seed": seed, "jobs": terms.jobs, "rounds": terms.rounds});
+    let mut order = StdRng::seed_from_u64(seed);
+    let mut book = Book::default();
+    let named =
+        |scene: &&Scene| options.names.is_empty() || options.names.iter().any(|name| name == scene.name);
+    let scenes: Vec<&Scene> = SCENES.iter().filter(named).collect();
+    for scene in &scenes {
+        println!("\n{}: {}", scene.name, scene.shows);
+        let cases = scene.cases(&terms, contenders);
+        for round in 1..=scene.rounds(&terms) {
+            let mut turn: Vec<&Case> = cases.iter().collect();
+            turn.shuffle(&mut order);
+            for case in turn {
+                let result = arena.play(scene.name, case, round).await;
+                println!(
+                    "{:>7} round {round}, {}: {}",
+                    patience::seconds(began.elapsed()),
+                    case.label,
+                    tell(&result)
+                );
+                book.add(Run { scene: scene.name, case: case.label.clone(), round, result });
+                book.keep(&options.json, &told);
+            }
+        }
+    }
+    for scene in scenes {
+        let cases: Vec<String> = scene.cases(&terms, contenders).into_iter().map(|case| case.label).collect();
+        println!("\n{}", book.table(scene.name, &cases));
+    }
+    close(&book, options, &terms, began)
+}
+
+/// The figures worth a look while it runs.
+fn tell(result: &Result<Figures, String>) -> String {
+    const SHORT: [Figure; 6] = [
+        Figure::CpuPerJob,
+        Figure::JobsPerSecond,
+        Figure::BytesInFlight,
+        Figure::Late99,
+        Figure::FirstJob,
+        Figure::FirstJobAgain,
+    ];
+    match result {
+        Ok(figures) => {
+            let known = SHORT.iter().filter_map(|figure| Some((figure.name(), figures.get(figure)?)));
+            known.map(|(name, value)| format!("{name} {}", digits(*value))).collect::<Vec<_>>().join(", ")
+        }
+        Err(reason) => format!("FAILED: {reason}"),
+    }
+}
+
+fn close(book: &Book, options: &Options, terms: &Terms, began: Instant) -> ExitCode {
+    let goals = goals::all(book, terms);
+    println!("\n{}", goals::table(&goals));
+    let failures = book.failures();
+    failures.iter().for_each(|failure| println!("FAILED {failure}"));
+    let missed = goals.iter().filter(|goal| goal.is_missed()).count();
+    println!(
+        "{} failed runs, {missed} goals missed; {} in all",
+        failures.len(),
+        patience::seconds(began.elapsed())
+    );
+    let well = failures.is_empty() && (missed == 0 || !options.strict);
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
