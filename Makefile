@@ -78,7 +78,7 @@ as-shipped:
 bench: as-shipped ## What a job costs, beside the shortest loop in Rust and beside Node, Python and Celery (BENCH="steady fast …" picks)
 	@echo "building the comparison: minutes the first time, then seconds"
 	$(CARGO) bench --locked --quiet --profile $(BENCH_PROFILE) --bench comparison --no-run
-	if [ -x scripts/install-peers ]; then scripts/install-peers $(FOREIGN_PEERS); fi
+	scripts/install-peers $(FOREIGN_PEERS)
 	scripts/ensure-rabbitmq
 	BENCH_BINARIES=$(AS_SHIPPED) BENCH_FOREIGN=$(FOREIGN_PEERS) scripts/with-rabbitmq \
 	  $(CARGO) bench --locked --quiet --profile $(BENCH_PROFILE) --bench comparison -- --json $(abspath $(TARGET_DIR))/bench.json $(BENCH)

@@ -291,14 +291,14 @@ mod tests {
 
     #[test]
     fn an_answered_ticket_carries_the_outcome_whole() {
-        let outcome = Message { body: b"{}".to_vec().into(), ..Message::default() };
+        let outcome = Message { body: "{}".into(), ..Message::default() };
         let kept = read(answered("solved.SomeTask", &outcome), NOW);
         assert_eq!(kept, Ok(Kept::Answered { routing_key: "solved.SomeTask".to_owned(), outcome }));
     }
 
     #[test]
     fn an_answered_ticket_that_could_not_be_published_is_no_ticket() {
-        let outcome = Message { body: b"{}".to_vec().into(), ..Message::default() };
+        let outcome = Message { body: "{}".into(), ..Message::default() };
         let long = format!("solved.{}", "T".repeat(255));
         for key in ["elsewhere", "", &long] {
             let refused = read(answered(key, &outcome), NOW).expect_err("must be refused");

@@ -81,7 +81,7 @@ pub(crate) async fn with_queues(broker: &Broker, queues: Vec<Queue>) -> Session 
 }
 
 pub(crate) fn message(body: &str) -> Message {
-    Message { body: body.as_bytes().to_vec().into(), ..Message::default() }
+    Message { body: body.to_owned().into(), ..Message::default() }
 }
 
 /// Publishes to a queue by its name, one message after the other.

@@ -47,7 +47,7 @@ pub(crate) async fn properties_and_headers_survive_verbatim(broker: Broker, name
         app_id: some("conformance"),
     };
     for transient in [false, true] {
-        let sent = Message { body: b"{}".to_vec().into(), properties: properties.clone(), transient };
+        let sent = Message { body: "{}".into(), properties: properties.clone(), transient };
         within("a confirm", session.publish("", &own, sent.clone())).await.unwrap();
         let delivery = get(&session, &own).await;
         let mut arrived = delivery.message;

@@ -91,7 +91,7 @@ impl Bench {
     /// Puts messages straight into a queue, by way of the default exchange.
     pub(crate) async fn fill(&self, queue: &str, bodies: impl IntoIterator<Item = String>) {
         for body in bodies {
-            let message = Message { body: body.into_bytes().into(), ..Message::default() };
+            let message = Message { body: body.into(), ..Message::default() };
             self.session.publish("", queue, message).await.unwrap();
         }
     }

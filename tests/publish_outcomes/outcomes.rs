@@ -115,7 +115,7 @@ async fn follow_prints_what_comes_survives_a_lost_connection_and_ends_on_the_sto
         assert_eq!(lines.recv().await.unwrap(), "1");
         bench.local.drop_all_sessions();
         let session = bench.local.connect().await.unwrap();
-        let message = Message { body: b"2".to_vec().into(), ..Message::default() };
+        let message = Message { body: "2".into(), ..Message::default() };
         session.publish("captcha.outcomes", "dead.proxy.ERROR_PROXY_BANNED", message).await.unwrap();
         // The first may come again: its removal was on its way when the connection was cut.
         while lines.recv().await.unwrap() != "2" {}

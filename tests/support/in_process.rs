@@ -7,6 +7,14 @@ use captcha_worker::simulator::Reply;
 use captcha_worker::solver::{RawReply, TransportError};
 use tokio::time::timeout;
 
+/// A task of this type makes the transport panic.
+pub(crate) const PANICKING_TYPE: &str = "PanickingTask";
+
+/// Whether a call is to panic.
+pub(crate) fn panics(body: &[u8]) -> bool {
+    body.windows(PANICKING_TYPE.len()).any(|part| part == PANICKING_TYPE.as_bytes())
+}
+
 /// How long a call may take before the caller gives up.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 

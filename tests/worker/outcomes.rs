@@ -3,7 +3,8 @@ use captcha_worker::domain::envelope::{Headers, Properties};
 use captcha_worker::simulator::{SimulatorConfig, expected_solution};
 use serde_json::{Value, json};
 
-use crate::scene::{PANICKING_TYPE, Scene, image, within};
+use crate::in_process::PANICKING_TYPE;
+use crate::scene::{Scene, image, within};
 
 async fn one_job(body: String) -> (Scene, Value) {
     let scene = Scene::new(SimulatorConfig::default()).await;

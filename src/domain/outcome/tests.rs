@@ -20,11 +20,9 @@ fn job(body: &str) -> Result<Job, Box<NotAJob>> {
         ..Properties::default()
     };
     let policy = Policy::try_new(&[], &["My.Task"]).unwrap();
-    Job::read(
-        &mut Message { body: body.as_bytes().to_vec().into(), properties, transient: false },
-        &policy,
-        || "gen".to_owned(),
-    )
+    Job::read(&mut Message { body: body.to_owned().into(), properties, transient: false }, &policy, || {
+        "gen".to_owned()
+    })
 }
 
 fn read(outcome: &Outcome) -> Json {

@@ -19,8 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use super::chronicle::Chronicle;
 use super::fault::{Step, Then};
-use super::in_process::{no_answer, read, within_time};
-use super::plan::PANICKING_TYPE;
+use super::in_process::{no_answer, panics, read, within_time};
 use super::steps::Snares;
 use super::witness::{Books, open};
 
@@ -199,7 +198,7 @@ impl Transport for Road {
         body: Bytes,
     ) -> BoxFuture<'a, Result<RawReply, TransportError>> {
         Box::pin(async move {
-            if body.windows(PANICKING_TYPE.len()).any(|part| part == PANICKING_TYPE.as_bytes()) {
+            if panics(&body) {
                 // As a bug would, but without a word on the terminal for each.
                 std::panic::resume_unwind(Box::new("a panic that the history wants"));
             }

@@ -11,9 +11,8 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use super::fault::{Fault, draw_fault};
+use super::in_process::PANICKING_TYPE;
 
-/// A task of this type makes the transport panic.
-pub(crate) const PANICKING_TYPE: &str = "PanickingTask";
 /// The last fault comes before this.
 const FAULTS_WITHIN: u64 = 90_000;
 /// The last job comes before this.

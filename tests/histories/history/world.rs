@@ -30,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{Road, Weather};
 use super::chronicle::Chronicle;
+use super::in_process::PANICKING_TYPE;
 use super::ledger::Ledger;
-use super::plan::{PANICKING_TYPE, Plan, PlannedJob};
+use super::plan::{Plan, PlannedJob};
 use super::steps::Snares;
 use super::witness::{Books, BrokerWitness, open};
 
@@ -187,7 +188,7 @@ impl World {
             .map(|at| self.chronicle.began() + at.since(EPOCH));
         open(&self.books).open_account(&job.id, deadline);
         let properties = Properties { message_id: Some(job.id.clone()), ..Properties::default() };
-        let message = Message { body: job.body.clone().into_bytes().into(), properties, transient: false };
+        let message = Message { body: job.body.clone().into(), properties, transient: false };
         let published = self.publisher.publish(&self.names.jobs(), "jobs", message).await;
         published.expect("the publisher's connection is no part of the trial");
     }

@@ -41,7 +41,7 @@ struct Scene {
 impl Scene {
     fn new(job: &str) -> Self {
         let policy = Policy::try_new(&[], &["T"]).unwrap();
-        let mut message = Message { body: job.as_bytes().to_vec().into(), ..Message::default() };
+        let mut message = Message { body: job.to_owned().into(), ..Message::default() };
         let job = Job::read(&mut message, &policy, || "id".to_owned()).unwrap();
         Self { case: Case::of_job(job, History::begin(START)), rules: rules(), now: START }
     }
