@@ -8,6 +8,7 @@ pub mod config;
 pub mod domain;
 pub mod fleet;
 pub mod linger;
+pub mod measure;
 pub mod ops;
 pub mod simulator;
 pub mod solver;

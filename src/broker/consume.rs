@@ -172,7 +172,28 @@ pub struct Consumer {
     deliveries: mpsc::Receiver<Delivery>,
     cancelled: bool,
     owner: mpsc::UnboundedSender<Settlement>,
+    watch: ConsumerWatch,
+}
+
+/// A consumer seen from aside; whoever holds this keeps nothing alive.
+#[derive(Debug, Clone)]
+pub struct ConsumerWatch {
     lease: Lease,
+    deliver: mpsc::WeakSender<Delivery>,
+}
+
+impl ConsumerWatch {
+    /// Whether the broker is known to deliver here: a round trip on the channel has succeeded lately.
+    #[must_use]
+    pub fn is_consuming(&self) -> bool {
+        self.lease.holds(Instant::now()) && self.deliver.strong_count() > 0
+    }
+
+    /// Deliveries at hand that nobody has received yet.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.deliver.upgrade().map_or(0, |deliver| deliver.max_capacity() - deliver.capacity())
+    }
 }
 
 /// The broker's end of a [`Consumer`].
@@ -202,7 +223,8 @@ pub fn consumer_channel() -> (Consumer, ConsumerPort) {
     let (deliver, deliveries) = mpsc::channel(64);
     let (owner, settlements) = mpsc::unbounded_channel();
     let lease = Lease::begin();
-    let consumer = Consumer { deliveries, cancelled: false, owner: owner.clone(), lease: lease.clone() };
+    let watch = ConsumerWatch { lease: lease.clone(), deliver: deliver.downgrade() };
+    let consumer = Consumer { deliveries, cancelled: false, owner: owner.clone(), watch };
     (consumer, ConsumerPort { deliveries: deliver, settlements, owner, lease })
 }
 
@@ -226,7 +248,13 @@ impl Consumer {
     /// The lease on this consumer's channel.
     #[must_use]
     pub fn lease(&self) -> &Lease {
-        &self.lease
+        &self.watch.lease
+    }
+
+    /// For looking at it from aside.
+    #[must_use]
+    pub fn watch(&self) -> ConsumerWatch {
+        self.watch.clone()
     }
 
     /// Stops new deliveries and returns those that nobody has received yet. What was received can still be settled.

@@ -9,6 +9,7 @@ mod consume;
 mod ending;
 mod error;
 pub mod local;
+mod meter;
 mod publish;
 pub mod topology;
 
@@ -17,10 +18,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use consume::{
-    Consumer, ConsumerPort, Delivery, Lease, Receipt, Settlement, Stale, consumer_channel, receive,
+    Consumer, ConsumerPort, ConsumerWatch, Delivery, Lease, Receipt, Settlement, Stale, consumer_channel,
+    receive,
 };
 pub use ending::Ending;
 pub use error::{BrokerError, PublishError};
+pub use meter::Meter;
 pub use publish::{Confirm, PublishRequest, Publisher, publisher_channel};
 
 use crate::domain::envelope::Message;
@@ -82,6 +85,13 @@ impl Session {
     #[must_use]
     pub fn new(link: Arc<dyn Link>, publisher: Publisher, closed: Ending) -> Self {
         Self { link, publisher, closed }
+    }
+
+    /// The same session, whose publishes are counted and timed by a meter.
+    #[must_use]
+    pub fn metered(mut self, meter: &Arc<Meter>) -> Self {
+        self.publisher.meter = Arc::clone(meter);
+        self
     }
 
     /// The rare calls.

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PublishError;
+use super::meter::{Meter, UnderWay};
 use crate::domain::envelope::Message;
 
 /// A publish on its way to the owner of a publishing channel.
@@ -31,6 +32,7 @@ pub struct PublishRequest {
 pub struct Publisher {
     owner: mpsc::Sender<PublishRequest>,
     confirm_timeout: Duration,
+    pub(super) meter: Arc<Meter>,
 }
 
 /// Makes both ends of a publishing channel. `depth` bounds what waits for the owner; past it, publishers wait.
@@ -40,7 +42,7 @@ pub fn publisher_channel(
     confirm_timeout: Duration,
 ) -> (Publisher, mpsc::Receiver<PublishRequest>) {
     let (owner, requests) = mpsc::channel(depth);
-    (Publisher { owner, confirm_timeout }, requests)
+    (Publisher { owner, confirm_timeout, meter: Arc::default() }, requests)
 }
 
 impl Publisher {
@@ -96,6 +98,7 @@ impl Publisher {
         message: impl Into<Arc<Message>>,
     ) -> Result<Confirm, PublishError> {
         let (reply, confirmed) = oneshot::channel();
+        let under_way = UnderWay::begin(&self.meter);
         let request = PublishRequest {
             exchange: exchange.to_owned(),
             routing_key: routing_key.to_owned(),
@@ -113,7 +116,7 @@ impl Publisher {
                 return Err(PublishError::NotSent("the publishing channel takes nothing".to_owned()));
             }
         }
-        Ok(Confirm { confirmed, until: Instant::now() + self.confirm_timeout })
+        Ok(Confirm { confirmed, until: Instant::now() + self.confirm_timeout, under_way })
     }
 }
 
@@ -123,6 +126,7 @@ impl Publisher {
 pub struct Confirm {
     confirmed: oneshot::Receiver<Result<(), PublishError>>,
     until: Instant,
+    under_way: UnderWay,
 }
 
 impl Confirm {
@@ -131,10 +135,8 @@ impl Confirm {
     /// # Errors
     /// As [`Publisher::publish`], but never for a time-out.
     pub async fn answered_or_lost(self) -> Result<(), PublishError> {
-        match self.confirmed.await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(lost()),
-        }
+        let outcome = self.confirmed.await.unwrap_or_else(|_| Err(lost()));
+        outcome.inspect(|()| self.under_way.confirmed())
     }
 
     /// Waits for it, for as long after sending as the publisher's time-out says.
@@ -142,11 +144,12 @@ impl Confirm {
     /// # Errors
     /// As [`Publisher::publish`].
     pub async fn answered(self) -> Result<(), PublishError> {
-        match timeout_at(self.until, self.confirmed).await {
+        let outcome = match timeout_at(self.until, self.confirmed).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(lost()),
             Err(_) => Err(PublishError::Unknown("no confirm in time".to_owned())),
-        }
+        };
+        outcome.inspect(|()| self.under_way.confirmed())
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) async fn run(
     // Served through the drain too: that is when somebody looks.
     let served = CancellationToken::new();
     if let Some(address) = settings.ops.listen {
-        serve_ops(address, worker.view(), served.clone()).await?;
+        serve_ops(address, worker.view(), served.clone())?;
     }
     let drained = worker.run(stop).await;
     served.cancel();
@@ -58,17 +58,12 @@ pub(super) async fn run(
 }
 
 /// Listens at once, so that an address that cannot be had is told before any work is done.
-async fn serve_ops(address: SocketAddr, view: View, stop: CancellationToken) -> Result<(), CommandError> {
+fn serve_ops(address: SocketAddr, view: View, stop: CancellationToken) -> Result<(), CommandError> {
     let cannot = |error| CommandError::Failed(format!("ops.listen: cannot listen on {address}: {error}"));
-    let server = Server::bind(address).await.map_err(cannot)?;
+    let server = Server::bind(address).map_err(cannot)?;
     let address = server.local_addr().map_err(cannot)?;
     tracing::info!(%address, "serving /healthz, /readyz, /status and /metrics");
-    tokio::spawn(async move {
-        if let Err(error) = server.run(view, stop).await {
-            tracing::error!(%error, "health is no longer served; the work goes on");
-        }
-    });
-    Ok(())
+    server.start(view, stop).map_err(CommandError::failed)
 }
 
 fn options(settings: &Settings, name: String, solver: Solver) -> Result<WorkerOptions, CommandError> {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::time::Timestamp;
+
 /// A header value: the field types of AMQP 0-9-1 that RabbitMQ carries, widened where the width says nothing (all integers are `Int`).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -120,6 +122,15 @@ pub struct Properties {
     pub user_id: Option<String>,
     /// The publishing application.
     pub app_id: Option<String>,
+}
+
+impl Properties {
+    /// When the message was published, as its publisher says: to the second.
+    #[must_use]
+    pub fn published_at(&self) -> Option<Timestamp> {
+        let millis = self.timestamp?.checked_mul(1_000)?;
+        i64::try_from(millis).ok().map(Timestamp::from_millis)
+    }
 }
 
 /// Bytes with their properties: what is published and what is delivered.

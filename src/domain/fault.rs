@@ -10,73 +10,7 @@ use super::class::Class;
 use super::code::{Code, Overrides};
 use super::guard::Reason;
 
-/// Codes of faults that this worker finds itself. The API's own codes are passed on verbatim.
-pub mod codes {
-    /// The body has no bytes.
-    pub const EMPTY_BODY: &str = "EMPTY_BODY";
-    /// The body is not UTF-8.
-    pub const NOT_UTF8: &str = "NOT_UTF8";
-    /// The body is not JSON.
-    pub const NOT_JSON: &str = "NOT_JSON";
-    /// The body is JSON, but not an object.
-    pub const NOT_AN_OBJECT: &str = "NOT_AN_OBJECT";
-    /// Nested too deeply.
-    pub const TOO_DEEP: &str = "TOO_DEEP";
-    /// A top-level field that the contract does not have.
-    pub const UNKNOWN_FIELD: &str = "UNKNOWN_FIELD";
-    /// A field that only the worker may set (`clientKey`, `callbackUrl`).
-    pub const FORBIDDEN_FIELD: &str = "FORBIDDEN_FIELD";
-    /// A field that stands twice.
-    pub const DUPLICATE_FIELD: &str = "DUPLICATE_FIELD";
-    /// A field without which there is no job.
-    pub const MISSING_FIELD: &str = "MISSING_FIELD";
-    /// A field of the wrong JSON type, or an id out of bounds.
-    pub const WRONG_TYPE: &str = "WRONG_TYPE";
-    /// A deadline that is not RFC 3339.
-    pub const DEADLINE_UNREADABLE: &str = "DEADLINE_UNREADABLE";
-    /// A header that only the worker may set, or one of its own with impossible content.
-    pub const FORGED_HEADER: &str = "FORGED_HEADER";
-    /// Headers beyond their bound.
-    pub const HEADERS_TOO_LARGE: &str = "HEADERS_TOO_LARGE";
-    /// A message on the ticket queue that is no ticket.
-    pub const NOT_A_TICKET: &str = "NOT_A_TICKET";
-    /// The image's bytes cannot be read.
-    pub const IMAGE_NOT_BASE64: &str = "IMAGE_NOT_BASE64";
-    /// Under 100 bytes.
-    pub const IMAGE_TOO_SMALL: &str = "IMAGE_TOO_SMALL";
-    /// Over 50,000 bytes.
-    pub const IMAGE_TOO_BIG: &str = "IMAGE_TOO_BIG";
-    /// The deadline is over.
-    pub const DEADLINE_PASSED: &str = "DEADLINE_PASSED";
-    /// The deadline leaves less time than the API needs.
-    pub const DEADLINE_UNREACHABLE: &str = "DEADLINE_UNREACHABLE";
-    /// The API has no slot for this type, as others have found out: not called.
-    pub const NO_SLOT_EXPECTED: &str = "NO_SLOT_EXPECTED";
-    /// The replica holds as many tasks of this type as it may.
-    pub const TYPE_CAP_REACHED: &str = "TYPE_CAP_REACHED";
-    /// The API has called this proxy banned a while ago: not called.
-    pub const PROXY_QUARANTINED: &str = "PROXY_QUARANTINED";
-    /// The operator's policy does not list the site.
-    pub const POLICY_SITE_NOT_ALLOWED: &str = "POLICY_SITE_NOT_ALLOWED";
-    /// No connection: the call never left.
-    pub const CONNECT_FAILED: &str = "CONNECT_FAILED";
-    /// No answer in time.
-    pub const CALL_TIMED_OUT: &str = "CALL_TIMED_OUT";
-    /// The connection ended before the answer did.
-    pub const CONNECTION_CUT: &str = "CONNECTION_CUT";
-    /// Not the JSON it should be.
-    pub const UNREADABLE_REPLY: &str = "UNREADABLE_REPLY";
-    /// Beyond 1 MiB.
-    pub const REPLY_TOO_LONG: &str = "REPLY_TOO_LONG";
-    /// An error without a code.
-    pub const ERROR_WITHOUT_CODE: &str = "ERROR_WITHOUT_CODE";
-    /// Not solved within the type's time-out.
-    pub const SOLVE_TIMEOUT: &str = "SOLVE_TIMEOUT";
-    /// The API no longer keeps the result.
-    pub const RESULT_EXPIRED: &str = "RESULT_EXPIRED";
-    /// Handling the job panicked.
-    pub const PANIC: &str = "PANIC";
-}
+pub use super::codes;
 
 /// Where on its way a job met the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

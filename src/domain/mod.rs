@@ -5,6 +5,7 @@
 pub mod call;
 pub mod class;
 pub mod code;
+pub mod codes;
 pub mod envelope;
 pub mod fault;
 pub mod guard;

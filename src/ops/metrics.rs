@@ -4,17 +4,18 @@
 //! for this request alone, so that a figure that does not apply any more is simply not there.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use metrics::{Key, Label, SharedString, counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::formatting::{write_help_line, write_metric_line, write_type_line};
-use metrics_exporter_prometheus::{LabelSet, PrometheusBuilder};
+use metrics::{SharedString, counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::PrometheusBuilder;
 
+use super::ready::obstacles;
+use super::unrecorded::{self, label};
+use crate::broker::QueueDepth;
 use crate::domain::class::Class;
 use crate::domain::guard::{Phase, Reason, State};
 use crate::domain::time::Timestamp;
 use crate::fleet::Seen;
-use crate::worker::{PollLateness, Reading, Spent, View};
+use crate::worker::{Reading, View};
 
 /// Of the text format that every Prometheus reads.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
@@ -29,13 +30,13 @@ pub(super) fn rendered(view: &View) -> String {
             funds(state);
         }
         replica(view, &seen);
-        windows(view);
+        held(view);
+        queues(view);
         money(&reading);
         work(&reading);
     });
     let mut text = recorder.handle().render();
-    cost(&mut text, &reading.spent);
-    poll_lateness(&mut text, &reading.poll_lateness);
+    unrecorded::write(&mut text, view, &reading);
     text
 }
 
@@ -91,10 +92,10 @@ fn funds(state: &State) {
 fn replica(view: &View, seen: &Seen) {
     let version = [(env!("CARGO_PKG_VERSION"), 1.0)];
     gauges("captcha_build_info", "Always 1; the version is the label", "version", version);
+    gauge("captcha_ready", "1 while /readyz says so", number(obstacles(view).is_empty()));
     gauge("captcha_connected", "1 while there is a session with the broker", number(view.is_connected()));
     gauge("captcha_leader", "1 while this replica leads the fleet", number(seen.leads));
     gauge("captcha_replicas", "Replicas that the leader hears, this one included", size(seen.replicas));
-    gauge("captcha_in_flight", "Tickets and submissions that this replica holds", size(view.in_flight()));
     gauge(
         "captcha_quarantined_proxies",
         "Proxies that are left alone for a while, since the API called them banned",
@@ -107,7 +108,25 @@ fn replica(view: &View, seen: &Seen) {
     );
 }
 
-fn windows(view: &View) {
+fn held(view: &View) {
+    gauge("captcha_in_flight", "Tickets and submissions that this replica holds", size(view.in_flight()));
+    gauge("captcha_tickets_open", "Paid tasks whose tickets this replica holds", size(view.tickets_open()));
+    gauge(
+        "captcha_polls_overdue",
+        "Polls that have been due for more than 5 s and have not begun",
+        size(view.overdue_polls()),
+    );
+    let buffers = view.buffers();
+    gauges(
+        "captcha_buffer_depth",
+        "What waits inside of this replica: deliveries that are not begun, jobs at hand that wait for their call of createTask, and publishes that are not confirmed",
+        "buffer",
+        [
+            ("deliveries", size(buffers.deliveries)),
+            ("submissions", size(buffers.submissions)),
+            ("publishes", size(buffers.publishes)),
+        ],
+    );
     let vitals = view.vitals();
     gauge("captcha_call_window", "Calls of the API that may be under way at once", size(vitals.window));
     gauges(
@@ -115,6 +134,29 @@ fn windows(view: &View) {
         "Submissions of the type that may be under way at once; only for types that the API's refusals have narrowed",
         "task_type",
         vitals.types.iter().map(|(task_type, window)| (label(task_type), size(*window))),
+    );
+}
+
+/// Told by the leader alone, so that a sum over replicas counts nothing twice.
+fn queues(view: &View) {
+    let queues = view.queues();
+    if queues.is_empty() {
+        return;
+    }
+    let of = |what: fn(&QueueDepth) -> u64| {
+        queues.iter().map(move |(name, depth)| (name.clone(), whole(what(depth))))
+    };
+    gauges(
+        "captcha_queue_ready",
+        "Messages that are ready in a queue of the namespace; from the leader only, every 15 s",
+        "queue",
+        of(|depth| depth.ready),
+    );
+    gauges(
+        "captcha_queue_consumers",
+        "Consumers of a queue of the namespace; from the leader only, every 15 s",
+        "queue",
+        of(|depth| depth.consumers),
     );
 }
 
@@ -158,6 +200,11 @@ fn work(reading: &Reading) {
         reading.reply_failures,
     );
     count(
+        "captcha_broker_sessions_lost_total",
+        "Sessions with the broker that were lost",
+        reading.sessions_lost,
+    );
+    count(
         "captcha_stale_outcomes_total",
         "Outcomes whose delivery was gone when they were published: repeated, or asked for again",
         reading.stale_outcomes,
@@ -167,38 +214,6 @@ fn work(reading: &Reading) {
         "Deliveries known again after a lost connection or an unheard confirm: not handled, nor paid for, a second time",
         reading.recognised,
     );
-}
-
-/// Amounts are fractions, and a counter of the facade holds whole numbers only; Prometheus' own counters do not mind. This one family is
-/// therefore written with the exporter's pen, past its recorder.
-fn cost(text: &mut String, spent: &BTreeMap<String, Spent>) {
-    const NAME: &str = "captcha_cost_total";
-    if spent.is_empty() {
-        return;
-    }
-    let help = "What solved tasks have cost, in the account's currency, as far as the API tells it";
-    write_help_line(text, NAME, None, None, help);
-    write_type_line(text, NAME, None, None, "counter");
-    for (task_type, spent) in spent {
-        let key = Key::from_parts(NAME, vec![Label::new("task_type", label(task_type))]);
-        let labels = LabelSet::from_key_and_global(&key, &Default::default());
-        write_metric_line::<&str, f64>(text, NAME, None, &labels, None, spent.cost, None);
-    }
-}
-
-/// The buckets are the worker's, counted while it works; the facade would make its own from single values.
-fn poll_lateness(text: &mut String, late: &PollLateness) {
-    const NAME: &str = "captcha_poll_lateness_seconds";
-    let none = LabelSet::from_key_and_global(&Key::from_name(NAME), &Default::default());
-    write_help_line(text, NAME, None, None, "By how much polls began after they were due");
-    write_type_line(text, NAME, None, None, "histogram");
-    for (bound_ms, count) in &late.buckets {
-        let bound = Duration::from_millis(*bound_ms).as_secs_f64();
-        write_metric_line(text, NAME, Some("bucket"), &none, Some(("le", bound.to_string())), *count, None);
-    }
-    write_metric_line(text, NAME, Some("bucket"), &none, Some(("le", "+Inf")), late.count, None);
-    write_metric_line::<&str, f64>(text, NAME, Some("sum"), &none, None, late.sum.as_secs_f64(), None);
-    write_metric_line::<&str, u64>(text, NAME, Some("count"), &none, None, late.count, None);
 }
 
 /// Every class that a job can end in, so that the first of a class is seen as a rise from 0.
@@ -242,25 +257,17 @@ fn gauges<L: Into<SharedString>>(
     }
 }
 
-/// A type is what publishers write. The exporter's escapes make one of names that differ by backslashes only, and no series may stand twice.
-fn label(task_type: &str) -> String {
-    let mut label = String::with_capacity(task_type.len());
-    for c in task_type.chars() {
-        if c.is_control() || matches!(c, '\\' | '%') {
-            label.push_str(&format!("%{:02X}", u32::from(c)));
-        } else {
-            label.push(c);
-        }
-    }
-    label
-}
-
 fn number(yes: bool) -> f64 {
     f64::from(u8::from(yes))
 }
 
 /// None of them comes near the numbers that an `f64` cannot hold.
 fn size(number: usize) -> f64 {
+    number as f64
+}
+
+/// The same of a counter.
+pub(super) fn whole(number: u64) -> f64 {
     number as f64
 }
 

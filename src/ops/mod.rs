@@ -1,24 +1,33 @@
 //! What a replica tells about itself over HTTP.
 //!
-//! * `/healthz`: it lives.
-//! * `/readyz`: whether it takes jobs, and if not why.
+//! * `/healthz`: whether the worker's runtime makes progress.
+//! * `/readyz`: whether it does its work, and if not why.
 //! * `/status`: all that it knows, as JSON.
 //! * `/metrics`: its figures for Prometheus, by the names in docs/METRICS.md.
+//!
+//! The server has a thread and a runtime of its own: it takes no time from the work, and answers where that is stuck.
 
 mod metrics;
+mod ready;
+mod unrecorded;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Router, extract::State, response::IntoResponse};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::guard::{self, KeyStanding, Phase, Reason};
+use crate::domain::guard;
 use crate::worker::View;
+
+/// How long the worker's runtime may take to answer before it counts as stuck. Nothing that it does in one go takes a tenth of a second.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// A listening ops server.
 #[derive(Debug)]
@@ -31,8 +40,10 @@ impl Server {
     ///
     /// # Errors
     /// The address cannot be listened on.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await? })
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener })
     }
 
     /// Where it listens.
@@ -43,70 +54,53 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Answers until told to stop.
+    /// Answers on a thread of its own until told to stop.
     ///
     /// # Errors
-    /// The listener failed.
-    pub async fn run(self, view: View, stop: CancellationToken) -> io::Result<()> {
+    /// There is no thread or no runtime to be had.
+    pub fn start(self, view: View, stop: CancellationToken) -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let serve = move || {
+            if let Err(error) = runtime.block_on(self.answer(view, stop)) {
+                tracing::error!(%error, "health is no longer served; the work goes on");
+            }
+        };
+        thread::Builder::new().name("ops".to_owned()).spawn(serve).map(drop)
+    }
+
+    async fn answer(self, view: View, stop: CancellationToken) -> io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let routes = Router::new()
-            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/healthz", get(healthy))
             .route("/readyz", get(ready))
             .route("/status", get(status))
             .route("/metrics", get(measured))
             .with_state(view);
-        axum::serve(self.listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+        axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 }
 
-/// Why a replica takes no jobs now; empty where it does, or would if there were any.
-fn obstacles(view: &View) -> Vec<String> {
-    let mut reasons = Vec::new();
-    if !view.is_connected() {
-        reasons.push("no session with the broker".to_owned());
+async fn healthy(State(view): State<View>) -> impl IntoResponse {
+    if view.makes_progress(STUCK).await {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        let text = format!("the worker makes no progress: its runtime has not answered for {STUCK:?}\n");
+        (StatusCode::SERVICE_UNAVAILABLE, text)
     }
-    let seen = view.seen();
-    let Some(state) = &seen.state else {
-        reasons.push("the state of the account is not known yet: no word from a leader".to_owned());
-        return reasons;
-    };
-    if state.phase == Phase::Probing {
-        reasons.push("the account is being looked at".to_owned());
-    }
-    if state.phase == Phase::Tripped
-        && let Some(trip) = &state.trip
-    {
-        let (reason, since, next) = (trip.reason, trip.since, trip.next_probe_at);
-        reasons.push(format!("{reason} since {since}, looked at again at {next}: {}", reason.advice()));
-    }
-    if let Some(paused) = &state.paused {
-        let why = paused.reason.as_deref().unwrap_or("no reason given");
-        let advice = Reason::Operator.advice();
-        reasons.push(format!("operator: paused since {} by {} ({why}): {advice}", paused.since, paused.by));
-    }
-    if let Some(reason) = seen.held() {
-        reasons.push(format!("{reason}, met by this replica: {}", reason.advice()));
-    }
-    match state.keys.standing(&view.key()) {
-        KeyStanding::Refused if state.phase != Phase::Tripped => {
-            reasons.push("the API refuses this replica's key, and takes that of others".to_owned());
-        }
-        KeyStanding::Unknown if !state.keys.good.is_empty() => {
-            reasons.push("this replica's key has not been tried yet".to_owned());
-        }
-        KeyStanding::Good | KeyStanding::Refused | KeyStanding::Unknown => {}
-    }
-    reasons
 }
 
 async fn ready(State(view): State<View>) -> impl IntoResponse {
-    let reasons = obstacles(&view);
+    let reasons = ready::obstacles(&view);
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, body(&json!({"ready": reasons.is_empty(), "reasons": reasons})))
 }
 
 async fn status(State(view): State<View>) -> impl IntoResponse {
     let seen = view.seen();
+    let reasons = ready::obstacles(&view);
     body(&json!({
+        "ready": reasons.is_empty(),
+        "reasons": reasons,
         "guard": guard::told(seen.state.as_deref()),
         "leader": seen.leader,
         "leads": seen.leads,
@@ -116,9 +110,18 @@ async fn status(State(view): State<View>) -> impl IntoResponse {
         "connected": view.is_connected(),
         "api_answers": view.reaches_api(),
         "in_flight": view.in_flight(),
+        "tickets_open": view.tickets_open(),
+        "polls_overdue": view.overdue_polls(),
+        "buffers": view.buffers(),
+        "queues": queues(&view),
         "vitals": view.vitals(),
         "counters": view.reading(),
     }))
+}
+
+fn queues(view: &View) -> Value {
+    let told = |depth: crate::broker::QueueDepth| json!({"ready": depth.ready, "consumers": depth.consumers});
+    view.queues().into_iter().map(|(name, depth)| (name, told(depth))).collect()
 }
 
 async fn measured(State(view): State<View>) -> impl IntoResponse {

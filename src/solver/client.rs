@@ -5,10 +5,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
 
 use super::http::HttpTransport;
 use super::key::{Key, Mask};
 use super::options::{SolverConfigError, SolverOptions};
+use super::timing::{CallTimes, Timing};
 use super::transport::{CREATE_TASK, GET_BALANCE, GET_TASK_RESULT, RawReply, Transport, TransportError};
 use super::wire::{self, Balance};
 use crate::domain::call::{Accepted, CallError, TaskId, TaskState};
@@ -27,6 +29,7 @@ struct Shared {
     /// Swapped whole, so that a call works with one key from its body to the masking of its answer.
     key: RwLock<Arc<Key>>,
     transport: Arc<dyn Transport>,
+    timing: Timing,
 }
 
 impl Solver {
@@ -43,7 +46,7 @@ impl Solver {
     /// A client over another transport: for answers in process, under a clock of the caller's.
     pub fn with_transport(api_key: SecretString, transport: Arc<dyn Transport>) -> Self {
         let key = RwLock::new(Arc::new(Key::new(&api_key)));
-        Self { shared: Arc::new(Shared { key, transport }) }
+        Self { shared: Arc::new(Shared { key, transport, timing: Timing::default() }) }
     }
 
     /// Submits a task: its JSON, which is sent as it is. A good end is paid for.
@@ -52,8 +55,7 @@ impl Solver {
     /// [`CallError::NeverSent`] only where no byte left; [`CallError::NoAnswer`] where the task may have been accepted.
     pub async fn create_task(&self, task: &[u8]) -> Result<Accepted, CallError> {
         let key = self.key();
-        let reply = self.post(CREATE_TASK, wire::create_body(&key, task), key.mask()).await?;
-        wire::read_created(&reply, key.mask())
+        self.call(CREATE_TASK, wire::create_body(&key, task), key.mask(), wire::read_created).await
     }
 
     /// Asks once how a task stands. How often that is allowed is the caller's to keep.
@@ -62,8 +64,7 @@ impl Solver {
     /// The API's refusal, or no readable answer; the task is not touched by either.
     pub async fn task_state(&self, id: &TaskId) -> Result<TaskState, CallError> {
         let key = self.key();
-        let reply = self.post(GET_TASK_RESULT, wire::result_body(&key, id), key.mask()).await?;
-        wire::read_state(&reply, key.mask())
+        self.call(GET_TASK_RESULT, wire::result_body(&key, id), key.mask(), wire::read_state).await
     }
 
     /// The account's funds.
@@ -72,8 +73,7 @@ impl Solver {
     /// The API's refusal, or no readable answer.
     pub async fn balance(&self) -> Result<Balance, CallError> {
         let key = self.key();
-        let reply = self.post(GET_BALANCE, wire::balance_body(&key), key.mask()).await?;
-        wire::read_balance(&reply, key.mask())
+        self.call(GET_BALANCE, wire::balance_body(&key), key.mask(), wire::read_balance).await
     }
 
     /// Takes another key for the calls from now on; those under way end with the old one.
@@ -98,6 +98,25 @@ impl Solver {
     /// Held for the clone of an `Arc` only. A poisoned lock is no worse than a sound one: the value is swapped whole.
     fn key(&self) -> Arc<Key> {
         self.shared.key.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long calls have taken so far, by call and status; from here to the reading of the answer.
+    #[must_use]
+    pub fn call_times(&self) -> Vec<CallTimes> {
+        self.shared.timing.read()
+    }
+
+    async fn call<T>(
+        &self,
+        path: &'static str,
+        body: Bytes,
+        mask: &Mask,
+        read: impl FnOnce(&RawReply, &Mask) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let began = Instant::now();
+        let end = self.post(path, body, mask).await.and_then(|reply| read(&reply, mask));
+        self.shared.timing.note(path, &end, began.elapsed());
+        end
     }
 
     async fn post(&self, path: &'static str, body: Bytes, mask: &Mask) -> Result<RawReply, CallError> {

@@ -17,6 +17,7 @@ mod http;
 mod key;
 mod options;
 mod reply;
+mod timing;
 mod transport;
 pub mod wire;
 
@@ -24,5 +25,6 @@ pub use client::Solver;
 pub use http::HttpTransport;
 pub use key::Mask;
 pub use options::{SolverConfigError, SolverOptions};
+pub use timing::CallTimes;
 pub use transport::{CREATE_TASK, GET_BALANCE, GET_TASK_RESULT, RawReply, Transport, TransportError};
 pub use wire::Balance;

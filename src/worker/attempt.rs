@@ -16,6 +16,7 @@ use super::recognise::recognise;
 use super::settle::Settling;
 use crate::breakage::Breakage;
 use crate::broker::{Delivery, Receipt};
+use crate::domain::call::TaskState;
 use crate::domain::class::Class;
 use crate::domain::envelope::Message;
 use crate::domain::fault::{Fault, Stage, codes};
@@ -39,6 +40,8 @@ struct Held {
     case: Option<Case>,
     /// Of a ticket's task.
     custody: Option<custody::Held>,
+    /// When the API's answer was read.
+    answered_at: Option<Instant>,
 }
 
 /// Handles a delivery off the job or ticket queue. The pass counts it against the gate until it is settled.
@@ -54,8 +57,14 @@ pub(super) fn attempt(
 ) -> impl Future<Output = ()> + Send {
     let Delivery { message, redelivered, receipt, .. } = delivery;
     let reply_to = message.properties.reply_to.clone();
-    let mut held =
-        Box::new(Held { receipt, message: Box::new(message), reply_to, case: None, custody: None });
+    let mut held = Box::new(Held {
+        receipt,
+        message: Box::new(message),
+        reply_to,
+        case: None,
+        custody: None,
+        answered_at: None,
+    });
     async move {
         let handled =
             AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered)).catch_unwind().await;
@@ -70,9 +79,9 @@ pub(super) fn attempt(
 }
 
 async fn finish(ctx: &Context, scope: &Scope, held: Box<Held>, origin: Origin, end: End) {
-    let Held { receipt, reply_to, case, custody, .. } = *held;
+    let Held { receipt, reply_to, case, custody, answered_at, .. } = *held;
     let settling = Settling { receipt, case: case.as_ref() };
-    let succeeded = carry_out(ctx, scope, settling, origin, end, reply_to).await;
+    let succeeded = carry_out(ctx, scope, settling, origin, end, (reply_to, answered_at)).await;
     if let Some(custody) = custody.filter(|_| succeeded) {
         custody.settled();
     }
@@ -116,6 +125,9 @@ fn too_large(message: &Message) -> End {
 fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
     let now = ctx.clock.now();
     let history = History::of_job(&held.message.properties.headers, &ctx.names.retry_prefix(), now);
+    if let (Ok(None), Some(published_at)) = (&history, held.message.properties.published_at()) {
+        ctx.tally.times.queue_wait.note(now.since(published_at));
+    }
     let read = Job::read(&mut held.message, &ctx.policy, || ctx.dice.fresh_id());
     let (job, history) = match (read, history) {
         (Ok(job), Ok(history)) => (job, history.unwrap_or_else(|| History::begin(now))),
@@ -158,7 +170,7 @@ enum Doing {
 }
 
 async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> End {
-    let Held { receipt, case: Some(case), .. } = held else {
+    let Held { receipt, case: Some(case), answered_at, .. } = held else {
         return End::Returned;
     };
     let _held = ctx.lanes.hold(&case.job.task_type);
@@ -180,6 +192,9 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
         let Some((event, term)) = told else {
             return End::Returned;
         };
+        if matches!(event, Event::Answered(Ok(TaskState::Ready { .. }))) {
+            *answered_at = Some(Instant::now());
+        }
         decided = decide(ctx, case, event, term);
     }
 }

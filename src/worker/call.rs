@@ -35,6 +35,7 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     if let Err(fault) = ctx.lanes.admit(&lane, &case.job.task_type, ctx.standing(), ctx.clock.now()) {
         return Some((Event::Withheld(fault), 0));
     }
+    let waiting = ctx.waiting.submission();
     let shut = ctx.standing().until(|permit| permit.jobs == Jobs::None);
     let _place = tokio::select! {
         biased;
@@ -46,6 +47,7 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
         Jobs::Canary => Some(ctx.lanes.canary().await),
         Jobs::All | Jobs::None => None,
     };
+    drop(waiting);
     if !receipt.is_live() {
         return None;
     }
@@ -126,6 +128,7 @@ fn after_submission(
     let task_type = &case.job.task_type;
     let Err(error) = end else {
         ctx.tally.accepted(task_type);
+        ctx.tally.times.submission_wait.note(ctx.clock.now().since(case.history.first_seen));
         lane.accepted();
         ctx.standing().slots_back(task_type);
         if is_canary {
@@ -208,13 +211,17 @@ pub(super) async fn poll(
     due: Instant,
 ) -> Option<Told> {
     let task = case.task.as_ref()?;
+    let mut waiting = None;
     loop {
         let place = match place_at_once(ctx, scope) {
             Some(place) => place,
-            None => match place_in_time(ctx, scope, task.accepted_at).await? {
-                Some(place) => place,
-                None => return Some((Event::Due, 0)),
-            },
+            None => {
+                waiting.get_or_insert_with(|| ctx.waiting.poll(due));
+                match place_in_time(ctx, scope, task.accepted_at).await? {
+                    Some(place) => place,
+                    None => return Some((Event::Due, 0)),
+                }
+            }
         };
         if !receipt.is_live() || scope.tickets_cancelled.is_cancelled() {
             return None;
@@ -226,6 +233,7 @@ pub(super) async fn poll(
         }
         let (permit, term) = ctx.standing().permit_and_term();
         if permit.polls && scope.owns(Origin::Ticket) {
+            drop(waiting);
             ctx.tally.polled(due.elapsed());
             let end = ctx.solver.task_state(&task.id).await;
             drop(place);
@@ -233,6 +241,7 @@ pub(super) async fn poll(
             return Some((Event::Answered(end), term));
         }
         drop(place);
+        waiting.get_or_insert_with(|| ctx.waiting.poll(due));
         if permit.polls {
             sleep(LEASE_RECHECK).await;
         }

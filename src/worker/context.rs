@@ -1,6 +1,7 @@
 //! What every attempt at a job needs: the replica's parts, and the session it was begun on.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -9,12 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
 use super::lanes::Lanes;
+use super::outlook::Outlook;
+use super::pulse::Pulse;
 use super::reach::Reach;
 use super::recognise::Memory;
 use super::tally::Tally;
+use super::waiting::Waiting;
 use crate::breakage::Breakage;
 use crate::broker::topology::Names;
-use crate::broker::{Lease, Session};
+use crate::broker::{ConsumerWatch, Lease, Meter, Session};
 use crate::clock::{Clock, Dice};
 use crate::domain::guard::Jobs;
 use crate::domain::lifecycle::{Moment, Origin, Rules};
@@ -45,6 +49,13 @@ pub(super) struct Context {
     pub(super) solve_times: Mutex<SolveTimes>,
     /// The live session, for what must be published whichever session it began on.
     pub(super) live: Live,
+    pub(super) consumers: Consumers,
+    pub(super) outlook: Outlook,
+    pub(super) waiting: Waiting,
+    pub(super) meter: Arc<Meter>,
+    pub(super) pulse: Pulse,
+    /// It is to leave, and takes no more jobs.
+    pub(super) leaving: AtomicBool,
     pub(super) worker: String,
     pub(super) reply_to_prefix: String,
 }
@@ -63,10 +74,11 @@ impl Context {
 
     /// The answer to a task has come.
     pub(super) fn solved(&self, task_type: &str, accepted_at: Timestamp) {
+        let (now, tally) = (self.clock.now(), &self.tally);
+        tally.times.solved(task_type, now.since(accepted_at));
         // A task that was open through a trip tells how long the trip was.
         let undisturbed = self.standing().state().is_some_and(|state| state.since <= accepted_at);
         if undisturbed {
-            let now = self.clock.now();
             let mut solve_times = self.solve_times.lock().unwrap_or_else(PoisonError::into_inner);
             solve_times.note(task_type, now.since(accepted_at), now);
         }
@@ -93,6 +105,34 @@ impl Context {
 
     pub(super) fn finish(&self) -> Finish<'_> {
         Finish { worker: &self.worker, now: self.clock.now() }
+    }
+}
+
+/// The consumers that the session has now, seen from aside.
+#[derive(Debug, Default)]
+pub(super) struct Consumers(Mutex<[Option<ConsumerWatch>; 2]>);
+
+impl Consumers {
+    fn lock(&self) -> MutexGuard<'_, [Option<ConsumerWatch>; 2]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set(&self, origin: Origin, consumer: Option<ConsumerWatch>) {
+        self.lock()[origin as usize] = consumer;
+    }
+
+    pub(super) fn forget(&self) {
+        *self.lock() = [None, None];
+    }
+
+    /// Whether what comes to hand in this way is known to be delivered here.
+    pub(super) fn is_consuming(&self, origin: Origin) -> bool {
+        self.lock()[origin as usize].as_ref().is_some_and(ConsumerWatch::is_consuming)
+    }
+
+    /// Deliveries at hand that are not begun.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().iter().flatten().map(ConsumerWatch::waiting).sum()
     }
 }
 

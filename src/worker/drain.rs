@@ -1,5 +1,6 @@
 //! Leaving in order: nothing new is begun, what is begun is finished, and what is paid is handed to others.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -25,6 +26,7 @@ impl Worker {
     pub(super) async fn drain(&self, mut serving: Serving) -> Drained {
         let deadline = Instant::now() + self.drain_timeout;
         let session = serving.scope.session.clone();
+        self.ctx.leaving.store(true, Ordering::Relaxed);
         tracing::info!(in_flight = self.ctx.gate.held(), "draining: no more jobs are taken");
         self.ctx.fleet.step_down();
         let stopped = timeout_at(deadline, async {
@@ -68,10 +70,11 @@ impl Worker {
 
     /// Leaves while there is no session. A paid task whose ticket is not safe yet is worth one more, for as long as the drain may take.
     pub(super) async fn drain_unconnected(&self, within: Duration) -> Drained {
+        self.ctx.leaving.store(true, Ordering::Relaxed);
         self.attempts.close();
         let finished = async {
             while !self.attempts.is_empty() {
-                let session = self.broker.connect().await;
+                let session = self.broker.connect().await.map(|session| session.metered(&self.ctx.meter));
                 if let Ok(session) = &session {
                     self.ctx.live.set(Some(session.clone()));
                 }

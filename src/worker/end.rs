@@ -1,5 +1,7 @@
 //! The ends of an attempt: what is published, and then what becomes of the delivery.
 
+use tokio::time::Instant;
+
 use super::context::{Context, Scope};
 use super::settle::{Settled, Settling};
 use crate::broker::Receipt;
@@ -59,14 +61,14 @@ pub(super) fn failed(outcome: Outcome, fault: &Fault, id: &str) -> End {
     End::Outcome(Box::new(outcome))
 }
 
-/// Carries an end out. Tells whether a successor of what came to hand is safe now.
+/// Carries an end out, the API's answer to which came at `answered_at`, if it is one. Tells whether a successor of what came to hand is safe now.
 pub(super) async fn carry_out(
     ctx: &Context,
     scope: &Scope,
     held: Settling<'_>,
     origin: Origin,
     end: End,
-    reply_to: Option<String>,
+    (reply_to, answered_at): (Option<String>, Option<Instant>),
 ) -> bool {
     match end {
         End::Ticket(ticket) => {
@@ -75,15 +77,18 @@ pub(super) async fn carry_out(
         }
         End::Parked(queue, job) => ctx.park(scope, held, &queue, *job).await,
         End::Outcome(outcome) => {
-            let class = outcome.class();
+            let failure = outcome.failure().map(|(class, code)| (class, code.to_owned()));
             let copy = reply_to.map(|reply_to| (reply_to, outcome.message.clone()));
             let settled = ctx.settle(scope, held, *outcome).await;
             if settled != Settled::Published {
                 return settled == Settled::Kept;
             }
-            match class {
-                Some(class) => ctx.tally.failed(class),
+            match failure {
+                Some((class, code)) => ctx.tally.failed(class, &code),
                 None => ctx.tally.solved(),
+            }
+            if let Some(answered_at) = answered_at {
+                ctx.tally.times.delivery.note(answered_at.elapsed());
             }
             if let Some((reply_to, message)) = copy {
                 ctx.reply(scope, &reply_to, &message).await;

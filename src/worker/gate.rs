@@ -5,30 +5,51 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+use crate::domain::lifecycle::Origin;
+
 /// Counts what is in flight against a bound.
 #[derive(Debug)]
 pub(super) struct Gate {
     limit: usize,
     held: AtomicUsize,
+    /// Of them, tickets.
+    tickets: AtomicUsize,
     freed: Notify,
 }
 
 /// One place in the gate, given back when dropped.
 #[derive(Debug)]
 #[must_use = "the place is given back when this is dropped"]
-pub(super) struct Pass(Arc<Gate>);
+pub(super) struct Pass {
+    gate: Arc<Gate>,
+    origin: Origin,
+}
 
 impl Gate {
     /// A gate for this many.
     #[must_use]
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, held: AtomicUsize::new(0), freed: Notify::new() })
+        Arc::new(Self {
+            limit,
+            held: AtomicUsize::new(0),
+            tickets: AtomicUsize::new(0),
+            freed: Notify::new(),
+        })
     }
 
     /// Takes a place. A ticket takes one even when the gate is full: it is paid already, and the broker bounds how many come.
-    pub(super) fn enter(self: &Arc<Self>) -> Pass {
+    pub(super) fn enter(self: &Arc<Self>, origin: Origin) -> Pass {
         self.held.fetch_add(1, Ordering::AcqRel);
-        Pass(Arc::clone(self))
+        if origin == Origin::Ticket {
+            self.tickets.fetch_add(1, Ordering::Relaxed);
+        }
+        Pass { gate: Arc::clone(self), origin }
+    }
+
+    /// How many of those held are tickets.
+    #[must_use]
+    pub(super) fn tickets(&self) -> usize {
+        self.tickets.load(Ordering::Relaxed)
     }
 
     /// How many are held.
@@ -57,10 +78,13 @@ impl Gate {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        let before = self.0.held.fetch_sub(1, Ordering::AcqRel);
+        if self.origin == Origin::Ticket {
+            self.gate.tickets.fetch_sub(1, Ordering::Relaxed);
+        }
+        let before = self.gate.held.fetch_sub(1, Ordering::AcqRel);
         // Only the fall below the bound is news, and one waiter hears it.
-        if before <= self.0.limit {
-            self.0.freed.notify_one();
+        if before <= self.gate.limit {
+            self.gate.freed.notify_one();
         }
     }
 }
@@ -72,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_gate_opens_when_a_place_is_given_back() {
         let gate = Gate::new(2);
-        let (first, second) = (gate.enter(), gate.enter());
+        let (first, second) = (gate.enter(Origin::Job), gate.enter(Origin::Job));
         assert!(!gate.has_room());
         let waiting = tokio::spawn({
             let gate = Arc::clone(&gate);
@@ -90,7 +114,7 @@ mod tests {
     #[test]
     fn tickets_enter_a_full_gate_and_shut_it_for_jobs() {
         let gate = Gate::new(1);
-        let _tickets = [gate.enter(), gate.enter()];
-        assert_eq!((gate.held(), gate.has_room()), (2, false));
+        let _tickets = [gate.enter(Origin::Ticket), gate.enter(Origin::Ticket)];
+        assert_eq!((gate.held(), gate.tickets(), gate.has_room()), (2, 2, false));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::by_type::ByType;
 use super::elastic::{Elastic, Place};
 use super::rate::{Rate, Share};
 use crate::clock::Clock;
@@ -16,10 +17,6 @@ use crate::domain::fault::{Fault, Stage, codes};
 use crate::domain::time::Timestamp;
 use crate::domain::window::{TypeWindow, Window};
 use crate::fleet::Standing;
-
-/// Task types with a window of their own. The rest share one.
-const MAX_TYPES: usize = 64;
-const OTHERS: &str = "(others)";
 
 /// The bounds on calls.
 #[derive(Debug, Clone)]
@@ -41,7 +38,7 @@ pub(super) struct Lanes {
     calls: Elastic,
     submissions: Semaphore,
     canary: tokio::sync::Mutex<()>,
-    types: Mutex<BTreeMap<String, Arc<TypeLane>>>,
+    types: ByType<Arc<TypeLane>>,
     rate: Rate,
 }
 
@@ -81,7 +78,7 @@ impl Lanes {
             calls: Elastic::new(1),
             submissions: Semaphore::new(limits.submit_concurrency.max(1)),
             canary: tokio::sync::Mutex::default(),
-            types: Mutex::default(),
+            types: ByType::default(),
             rate: Rate::new(limits.max_calls_per_second, clock),
             limits,
         }
@@ -89,12 +86,7 @@ impl Lanes {
 
     /// The lane of a type.
     pub(super) fn of_type(&self, task_type: &str) -> Arc<TypeLane> {
-        let mut types = lock(&self.types);
-        if let Some(lane) = types.get(task_type) {
-            return Arc::clone(lane);
-        }
-        let name = if types.len() < MAX_TYPES { task_type } else { OTHERS };
-        Arc::clone(types.entry(name.to_owned()).or_insert_with(|| {
+        let make = || {
             let most = self.limits.submit_concurrency.max(1);
             Arc::new(TypeLane {
                 window: Mutex::new(TypeWindow::new(most)),
@@ -102,7 +94,8 @@ impl Lanes {
                 asking: AtomicUsize::new(0),
                 held: AtomicUsize::new(0),
             })
-        }))
+        };
+        self.types.with(task_type, make, |lane| Arc::clone(lane))
     }
 
     /// Counts a job or ticket at hand against its type's cap.
@@ -210,9 +203,9 @@ impl Lanes {
     /// The windows of the types that are narrower than they may be.
     pub(super) fn narrowed(&self) -> BTreeMap<String, usize> {
         let most = self.limits.submit_concurrency;
-        let types = lock(&self.types);
-        let sizes = types.iter().map(|(name, lane)| (name.clone(), lock(&lane.window).size()));
-        sizes.filter(|(_, size)| *size < most).collect()
+        let mut sizes = self.types.read(|lane| lock(&lane.window).size());
+        sizes.retain(|_, size| *size < most);
+        sizes
     }
 
     /// Places in use, of all kinds together.
@@ -220,7 +213,7 @@ impl Lanes {
         let submissions =
             self.limits.submit_concurrency.max(1).saturating_sub(self.submissions.available_permits());
         let of_type = |lane: &Arc<TypeLane>| lane.places.in_use() + lane.held.load(Ordering::Acquire);
-        self.calls.in_use() + submissions + lock(&self.types).values().map(of_type).sum::<usize>()
+        self.calls.in_use() + submissions + self.types.read(of_type).values().sum::<usize>()
     }
 
     /// Waits until no submission is under way.

@@ -4,6 +4,7 @@
 //! What happens to one job is `attempt`'s; what is acked, and when, is `settle`'s.
 
 mod attempt;
+mod by_type;
 mod call;
 mod context;
 mod custody;
@@ -12,7 +13,8 @@ mod elastic;
 mod end;
 mod gate;
 mod lanes;
-mod lateness;
+mod outlook;
+mod pulse;
 mod rate;
 mod reach;
 mod recognise;
@@ -20,14 +22,17 @@ mod serve;
 mod settle;
 mod succession;
 mod tally;
+mod times;
 mod view;
+mod waiting;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::broker::topology::{Names, Topology};
 use crate::broker::{Broker, BrokerError};
@@ -42,16 +47,19 @@ use crate::solver::Solver;
 pub use crate::clock::{Clock, Dice};
 pub use drain::Drained;
 pub use lanes::Limits;
-pub use lateness::PollLateness;
-pub use tally::{Reading, Spent, Tally};
-pub use view::View;
+pub use tally::{FailedByCode, Reading, Spent, Tally};
+pub use times::Durations;
+pub use view::{Buffers, View};
 
-use context::{Context, Live};
+use context::{Consumers, Context, Live};
 use gate::Gate;
 use lanes::Lanes;
+use outlook::Outlook;
+use pulse::Pulse;
 use reach::Reach;
 use recognise::Memory;
 use serve::End;
+use waiting::Waiting;
 
 /// First and longest wait before the broker is tried again.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
@@ -146,6 +154,12 @@ impl Worker {
             memory: Memory::default(),
             solve_times: Mutex::new(SolveTimes::new(options.deadlines)),
             live: Live::default(),
+            consumers: Consumers::default(),
+            outlook: Outlook::default(),
+            waiting: Waiting::default(),
+            meter: Arc::default(),
+            pulse: Pulse::default(),
+            leaving: AtomicBool::new(false),
             worker: options.name,
             reply_to_prefix: options.reply_to_prefix,
             names: options.names,
@@ -173,6 +187,8 @@ impl Worker {
     /// # Errors
     /// Where the broker refuses the very first session for a reason that waiting cannot mend (log-in, virtual host, a queue with other arguments).
     pub async fn run(self, drain: CancellationToken) -> Result<Drained, BrokerError> {
+        let ctx = Arc::clone(&self.ctx);
+        let _pulse = AbortOnDropHandle::new(tokio::spawn(async move { ctx.pulse.beat().await }));
         let mut served_before = false;
         let mut pause = RECONNECT.0;
         loop {
@@ -189,13 +205,18 @@ impl Worker {
                     }
                     match end {
                         End::Drained(drained) => return Ok(drained),
-                        End::Lost(reason) => BrokerError::Lost(reason),
+                        End::Lost(reason) => {
+                            self.ctx.tally.session_lost();
+                            BrokerError::Lost(reason)
+                        }
                     }
                 }
                 Err(error) if served_before || error.is_passing() => error,
                 Err(error) => return Err(error),
             };
             self.ctx.live.set(None);
+            self.ctx.consumers.forget();
+            self.ctx.outlook.forget();
             let wait = pause.mul_f64(0.5 + self.ctx.dice.luck());
             tracing::warn!(%error, retry_in_ms = wait.as_millis(), "no session with the broker that broker.url names; trying again");
             tokio::select! {
@@ -217,7 +238,7 @@ impl Worker {
     }
 
     async fn connect(&self) -> Result<serve::Serving, BrokerError> {
-        let session = self.broker.connect().await?;
+        let session = self.broker.connect().await?.metered(&self.ctx.meter);
         if let Some(topology) = &self.topology
             && let Err(error) = session.link().declare(topology).await
         {

@@ -10,6 +10,7 @@ use super::Worker;
 use super::attempt::attempt;
 use super::context::Scope;
 use super::drain::Drained;
+use super::outlook::Outlook;
 use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::guard::Jobs;
 use crate::domain::lifecycle::Origin;
@@ -34,6 +35,7 @@ pub(super) struct Serving {
     calling: bool,
     seen: watch::Receiver<Seen>,
     fleet: AbortOnDropHandle<String>,
+    _outlook: AbortOnDropHandle<()>,
 }
 
 /// What happens next on a session.
@@ -55,9 +57,19 @@ impl Serving {
             async move { ctx.fleet.serve(&session, &|| ctx.vitals()).await }
         });
         ctx.live.set(Some(session.clone()));
+        let outlook = AbortOnDropHandle::new(tokio::spawn(Outlook::keep(Arc::clone(ctx), session.clone())));
         let scope = Arc::new(Scope::new(session));
         let fleet = AbortOnDropHandle::new(fleet);
-        Self { scope, jobs: None, tickets: None, taking: Jobs::None, calling: false, seen, fleet }
+        Self {
+            scope,
+            jobs: None,
+            tickets: None,
+            taking: Jobs::None,
+            calling: false,
+            seen,
+            fleet,
+            _outlook: outlook,
+        }
     }
 
     /// Waits for what happens next. Paid work goes first: tickets before jobs.
@@ -95,8 +107,10 @@ impl Serving {
             let spec = spec(worker.ctx.names.tickets(), worker.ticket_prefetch);
             let tickets = session.link().consume(spec).await?;
             self.scope = Arc::new(self.scope.with_tickets(tickets.lease().clone()));
+            worker.ctx.consumers.set(Origin::Ticket, Some(tickets.watch()));
             self.tickets = Some(tickets);
         } else if !permit.tickets && has_tickets {
+            worker.ctx.consumers.set(Origin::Ticket, None);
             self.stop_tickets().await;
         }
         let calling = permit.polls || permit.jobs != Jobs::None;
@@ -116,6 +130,7 @@ impl Serving {
                 let spec = spec(worker.ctx.names.jobs(), prefetch);
                 let jobs = session.link().consume(spec).await?;
                 self.scope = Arc::new(self.scope.with_jobs(jobs.lease().clone()));
+                worker.ctx.consumers.set(Origin::Job, Some(jobs.watch()));
                 self.jobs = Some(jobs);
                 tracing::info!(namespace = worker.ctx.names.namespace(), prefetch, "taking jobs");
             }
@@ -128,6 +143,7 @@ impl Serving {
     /// charged to the broker's delivery counter each time that the guard trips.
     async fn leave_jobs_queued(&mut self, worker: &Worker) {
         let Some(mut jobs) = self.jobs.take() else { return };
+        worker.ctx.consumers.set(Origin::Job, None);
         while let Some(delivery) = jobs.try_recv() {
             worker.begin_attempt(self, delivery, Origin::Job);
         }
@@ -191,7 +207,7 @@ impl Worker {
             Origin::Job => self.ctx.tally.job_taken(),
             Origin::Ticket => self.ctx.tally.ticket_taken(),
         }
-        let pass = self.ctx.gate.enter();
+        let pass = self.ctx.gate.enter(origin);
         let (ctx, scope) = (Arc::clone(&self.ctx), Arc::clone(&serving.scope));
         self.attempts.spawn(attempt(ctx, scope, delivery, origin, pass));
     }

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::lateness::{Lateness, PollLateness};
+use super::by_type::ByType;
+use super::times::{Durations, Times};
 use crate::domain::class::Class;
+use crate::domain::code::Code;
+use crate::domain::codes;
 use crate::domain::lifecycle::Window;
 
-/// Task types whose payments are counted apart; the rest together.
-const MAX_TYPES: usize = 64;
-const OTHERS: &str = "(others)";
+/// Stands for every code that this version does not know: an API could make up any number of them.
+const OTHER_CODE: &str = "(other)";
 
 /// Counters since the start. Each only grows.
 #[derive(Debug, Default)]
@@ -33,8 +35,10 @@ pub struct Tally {
     stale_outcomes: AtomicU64,
     recognised: AtomicU64,
     reply_failures: AtomicU64,
-    by_type: Mutex<BTreeMap<String, Spent>>,
-    lateness: Lateness,
+    sessions_lost: AtomicU64,
+    codes: Mutex<BTreeMap<(Class, &'static str), u64>>,
+    by_type: ByType<Spent>,
+    pub(super) times: Times,
 }
 
 /// What a task type has cost.
@@ -91,10 +95,25 @@ pub struct Reading {
     pub recognised: u64,
     /// Copies of outcomes that could not be sent to `reply_to`.
     pub reply_failures: u64,
-    /// How late polls began.
-    pub poll_lateness: PollLateness,
+    /// Sessions with the broker that were lost.
+    pub sessions_lost: u64,
+    /// Outcomes published without a solution, by class and code; codes that are not known together.
+    pub failed_by_code: Vec<FailedByCode>,
+    /// How long things took.
+    pub times: Durations,
     /// Payments by task type.
     pub spent: BTreeMap<String, Spent>,
+}
+
+/// How often jobs ended in a class by a code.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct FailedByCode {
+    /// The class.
+    pub class: &'static str,
+    /// The code.
+    pub code: &'static str,
+    /// How often.
+    pub count: u64,
 }
 
 fn add(counter: &AtomicU64) {
@@ -137,18 +156,13 @@ impl Tally {
     }
 
     fn spend(&self, task_type: &str, note: impl FnOnce(&mut Spent)) {
-        let mut by_type = self.by_type.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(spent) = by_type.get_mut(task_type) {
-            return note(spent);
-        }
-        let name = if by_type.len() < MAX_TYPES { task_type } else { OTHERS };
-        note(by_type.entry(name.to_owned()).or_default());
+        self.by_type.with(task_type, Spent::default, note);
     }
 
     /// A poll begins, this long after it was due.
     pub(super) fn polled(&self, late: Duration) {
         add(&self.polls);
-        self.lateness.note(late);
+        self.times.poll_lateness.note(late);
     }
 
     pub(super) fn solved(&self) {
@@ -159,8 +173,16 @@ impl Tally {
         add(&self.parked);
     }
 
-    pub(super) fn failed(&self, class: Class) {
+    pub(super) fn failed(&self, class: Class, code: &str) {
         add(&self.failed[class as usize]);
+        let known = Code::parse(code).map(Code::name).or_else(|| codes::known(code));
+        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        *codes.entry((class, known.unwrap_or(OTHER_CODE))).or_default() += 1;
+    }
+
+    /// A session with the broker has ended unasked.
+    pub(super) fn session_lost(&self) {
+        add(&self.sessions_lost);
     }
 
     pub(super) fn wasted(&self, class: Class) {
@@ -216,8 +238,18 @@ impl Tally {
             stale_outcomes: read(&self.stale_outcomes),
             recognised: read(&self.recognised),
             reply_failures: read(&self.reply_failures),
-            poll_lateness: self.lateness.read(),
-            spent: self.by_type.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            sessions_lost: read(&self.sessions_lost),
+            failed_by_code: self.failed_by_code(),
+            times: self.times.read(),
+            spent: self.by_type.read(|spent| *spent),
         }
+    }
+
+    fn failed_by_code(&self) -> Vec<FailedByCode> {
+        let codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = codes.iter();
+        named
+            .map(|((class, code), count)| FailedByCode { class: class.name(), code, count: *count })
+            .collect()
     }
 }

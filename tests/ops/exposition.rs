@@ -10,13 +10,13 @@ pub(crate) struct Family {
     pub(crate) kind: String,
     pub(crate) help: String,
     pub(crate) labels: BTreeSet<String>,
-    /// By the label's value; by nothing where there is no label.
+    /// By the values of the labels, joined by a blank; by nothing where there is none.
     pub(crate) values: BTreeMap<String, f64>,
 }
 
 pub(crate) type Families = BTreeMap<String, Family>;
 
-/// Reads the text as strictly as it is written: HELP, then TYPE, then samples with at most one label.
+/// Reads the text as strictly as it is written: HELP, then TYPE, then samples.
 pub(crate) fn read(text: &str) -> Families {
     let mut families = Families::new();
     let mut current = String::new();
@@ -39,19 +39,21 @@ pub(crate) fn read(text: &str) -> Families {
                 if family.kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
             assert!(suffixes.contains(&suffix), "{line}");
             assert!(!family.kind.is_empty(), "{name} has no TYPE");
-            let label = labels.strip_suffix('}').expect("closed");
-            let (label, of) = label.split_once('=').unwrap_or_default();
-            family.labels.extend((!label.is_empty()).then(|| label.to_owned()));
+            let labels = labels.strip_suffix('}').expect("closed");
+            let labels = labels.split_terminator("\",").map(|label| label.split_once("=\"").expect("quoted"));
+            let (names, values): (Vec<_>, Vec<_>) =
+                labels.map(|(name, value)| (name, value.trim_end_matches('"'))).unzip();
+            family.labels.extend(names.into_iter().filter(|name| *name != "le").map(str::to_owned));
             let value = value.parse().expect("a number");
             // Of a histogram: "_sum", "_count", and "_bucket0.005".
-            let of = format!("{suffix}{}", of.trim_matches('"'));
+            let of = format!("{suffix}{}", values.join(" "));
             assert!(family.values.insert(of, value).is_none(), "{line}");
         }
     }
     families
 }
 
-/// What docs/METRICS.md says: name, type, label, meaning.
+/// What docs/METRICS.md says: name, type, labels, meaning.
 pub(crate) fn told() -> BTreeSet<[String; 4]> {
     let rows = TABLES.lines().filter(|line| line.starts_with("| `captcha_"));
     let told: BTreeSet<_> = rows
@@ -62,8 +64,9 @@ pub(crate) fn told() -> BTreeSet<[String; 4]> {
                 .map(|cell| cell.replace('`', "").trim().to_owned())
                 .collect();
             let [name, kind, label, meaning] = cells.try_into().expect("four cells");
-            let label = label.split([':', ',']).next().unwrap_or_default().to_owned();
-            [name, kind, label, meaning]
+            let labels =
+                label.split(';').map(|label| label.split([':', ',']).next().unwrap_or_default().trim());
+            [name, kind, labels.collect::<Vec<_>>().join(" "), meaning]
         })
         .collect();
     assert!(told.len() > 20, "the tables were not found");

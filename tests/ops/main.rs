@@ -90,9 +90,9 @@ async fn a_replica_is_ready_only_while_it_has_a_session() {
     broker.set_reachable(false);
     let worker = worker(&broker, "key", Arc::new(Solvent), Policy::default());
     let (view, stop) = (worker.view(), CancellationToken::new());
-    let server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
+    let server = Server::bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let base = format!("http://{}", server.local_addr().expect("bound"));
-    let serving = tokio::spawn(server.run(view.clone(), stop.clone()));
+    server.start(view.clone(), stop.clone()).expect("a thread");
     let running = tokio::spawn(worker.run(stop.clone()));
 
     let (status, body) = get(&format!("{base}/readyz")).await;
@@ -112,5 +112,4 @@ async fn a_replica_is_ready_only_while_it_has_a_session() {
 
     stop.cancel();
     running.await.expect("no panic").expect("drained");
-    serving.await.expect("no panic").expect("served");
 }

@@ -38,8 +38,14 @@ impl Outcome {
     /// The class it failed in; `None` where it was solved.
     #[must_use]
     pub fn class(&self) -> Option<Class> {
-        let failed = self.routing_key.strip_prefix("dead.")?;
-        failed.split('.').next()?.parse().ok()
+        self.failure().map(|(class, _)| class)
+    }
+
+    /// The class it failed in, and the code as far as a routing key can hold it; `None` where it was solved.
+    #[must_use]
+    pub fn failure(&self) -> Option<(Class, &str)> {
+        let (class, code) = self.routing_key.strip_prefix("dead.")?.split_once('.')?;
+        Some((class.parse().ok()?, code))
     }
 }
 

@@ -1,0 +1,81 @@
+//! Whether a replica does its work, and if not why. Being connected is not enough.
+
+use crate::domain::guard::{Jobs, KeyStanding, Phase, Reason, State};
+use crate::domain::lifecycle::Origin;
+use crate::fleet::Seen;
+use crate::worker::View;
+
+/// Why a replica takes no jobs now, or does not get on with those it has; empty where it does, or would if there were any.
+pub(super) fn obstacles(view: &View) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if view.is_leaving() {
+        reasons.push("this replica is leaving: it takes no more jobs".to_owned());
+    }
+    let connected = view.is_connected();
+    if !connected {
+        reasons.push("no session with the broker".to_owned());
+    }
+    let seen = view.seen();
+    let Some(state) = &seen.state else {
+        reasons.push("the state of the account is not known yet: no word from a leader".to_owned());
+        return reasons;
+    };
+    guarded(state, &seen, &mut reasons);
+    keyless(view, state, &mut reasons);
+    if connected {
+        idle(view, &mut reasons);
+    }
+    let overdue = view.overdue_polls();
+    if overdue > 0 {
+        reasons.push(format!("{overdue} polls of paid tasks are overdue by more than 5 s"));
+    }
+    reasons.extend(view.unroutable());
+    reasons
+}
+
+fn guarded(state: &State, seen: &Seen, reasons: &mut Vec<String>) {
+    match (state.phase, &state.trip) {
+        (Phase::Probing, _) => reasons.push("the account is being looked at".to_owned()),
+        (Phase::Tripped, Some(trip)) => {
+            let (reason, since, next) = (trip.reason, trip.since, trip.next_probe_at);
+            reasons.push(format!("{reason} since {since}, looked at again at {next}: {}", reason.advice()));
+        }
+        // A fleet without jobs has none to try the account with: a canary takes one as soon as it comes.
+        (Phase::Open | Phase::Canary | Phase::Tripped, _) => {}
+    }
+    if let Some(paused) = &state.paused {
+        let why = paused.reason.as_deref().unwrap_or("no reason given");
+        let advice = Reason::Operator.advice();
+        reasons.push(format!("operator: paused since {} by {} ({why}): {advice}", paused.since, paused.by));
+    }
+    if let Some(reason) = seen.held() {
+        reasons.push(format!("{reason}, met by this replica: {}", reason.advice()));
+    }
+}
+
+fn keyless(view: &View, state: &State, reasons: &mut Vec<String>) {
+    match state.keys.standing(&view.key()) {
+        KeyStanding::Refused if state.phase != Phase::Tripped => {
+            reasons.push("the API refuses this replica's key, and takes that of others".to_owned());
+        }
+        KeyStanding::Unknown if !state.keys.good.is_empty() => {
+            reasons.push("this replica's key has not been tried yet".to_owned());
+        }
+        KeyStanding::Good | KeyStanding::Refused | KeyStanding::Unknown => {}
+    }
+}
+
+/// Connected, and yet not at work.
+fn idle(view: &View, reasons: &mut Vec<String>) {
+    let permit = view.permit();
+    if permit.jobs != Jobs::None && !view.is_consuming(Origin::Job) {
+        reasons.push(
+            "jobs are not being consumed: the broker has not answered on their channel for 5 s".to_owned(),
+        );
+    }
+    if permit.tickets && !view.is_consuming(Origin::Ticket) {
+        reasons.push(
+            "tickets are not being consumed: the broker has not answered on their channel for 5 s".to_owned(),
+        );
+    }
+}
