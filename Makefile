@@ -9,6 +9,8 @@ PYTHON ?= python3
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # The end-to-end tests publish with a client that is not ours; it lives in an environment of its own.
 TEST_PYTHON := $(TARGET_DIR)/test-venv/bin/python
+# Schemas and kubectl, for the files below deploy/.
+DEPLOY_PYTHON := $(TARGET_DIR)/deploy-venv/bin/python
 # Chaos of how many minutes, by which seed, and how it is built: with the tests' profile nothing is built twice in CI.
 export CHAOS_MINUTES ?= 5
 export CHAOS_SEED ?= 1
@@ -62,6 +64,10 @@ lint: ## Format, clippy, documentation and, where cargo-deny is installed, depen
 	$(CARGO) clippy --locked -p floor -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 	scripts/check-dependencies
+
+.PHONY: check-deploy
+check-deploy: $(DEPLOY_PYTHON) ## Compose file, Kubernetes manifests, systemd unit and Prometheus' settings: schemas, and what must fit together
+	scripts/check-deploy $(abspath $(TARGET_DIR))/deploy-venv
 
 .PHONY: simulate
 simulate: ## Serve the API's stand-in on http://127.0.0.1:8191
@@ -127,16 +133,23 @@ image: ## Build the container image captcha-worker:local
 	docker build --file deploy/Dockerfile --tag captcha-worker:local .
 
 .PHONY: clean-test-data
-clean-test-data: ## Remove what tests leave behind: their Python environment, brokers' folders and logs (not while tests run)
-	rm -rf $(TARGET_DIR)/test-venv "$${TMPDIR:-/tmp}"/captcha-worker-rabbitmq.*
+clean-test-data: ## Remove what tests leave behind: their Python environments, brokers' folders and logs (not while tests run)
+	rm -rf $(TARGET_DIR)/test-venv $(TARGET_DIR)/deploy-venv "$${TMPDIR:-/tmp}"/captcha-worker-rabbitmq.*
 
 # A plain `python3` may lack venv (Debian splits it off), which is mended only where that needs no question.
-$(TEST_PYTHON): tests/requirements.txt
+define python-environment
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing python3-venv from the distribution's packages"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
 	  else echo "'$(PYTHON) -m venv' does not work here: install python3-venv" >&2; exit 1; fi; fi
-	$(PYTHON) -m venv --clear $(TARGET_DIR)/test-venv
-	$(TEST_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(PYTHON) -m venv --clear $(@:%/bin/python=%)
+	$@ -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+endef
+
+$(TEST_PYTHON): tests/requirements.txt
+	$(python-environment)
+
+$(DEPLOY_PYTHON): deploy/check/requirements.txt
+	$(python-environment)

@@ -1,5 +1,6 @@
 //! Settings through the front door: layers, origins and faults.
 
+mod deploy;
 mod secrets;
 mod support;
 

@@ -1,0 +1,62 @@
+"""Deploy files against published schemas and against each other.
+
+Usage: main.py LANE=RENDERED… where RENDERED is what `kubectl kustomize` made of deploy/kubernetes/lanes/LANE.
+Prints a line for each fault, and exits with 1 where there is any.
+"""
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+import schemas
+import ties
+
+ROOT = Path(__file__).resolve().parents[2]
+LANES = ROOT / "deploy/kubernetes/lanes"
+
+
+def told(where, check):
+    """The faults of one check; one that cannot even be carried out is a fault too."""
+    try:
+        yield from (f"{where}: {fault}" for fault in check())
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        yield f"{where}: not as expected: {type(error).__name__}: {error}"
+
+
+def lane_faults(name, rendered, defaults):
+    things = [thing for thing in yaml.safe_load_all(Path(rendered).read_text()) if thing]
+    for thing in things:
+        where = f"{name}: {thing['kind']} {thing['metadata']['name']}"
+        yield from told(where, lambda: schemas.faults(thing))
+    yield from told(name, ties.Lane(things, defaults).faults)
+
+
+def grafana_faults():
+    grafana = ROOT / "deploy/grafana"
+    sources = yaml.safe_load((grafana / "provisioning/datasources/prometheus.yml").read_text())
+    return ties.grafana_faults(sources, json.loads((grafana / "dashboard.json").read_text()))
+
+
+def main(arguments):
+    rendered = dict(argument.split("=", 1) for argument in arguments)
+    present = {lane.parent.name for lane in LANES.glob("*/kustomization.yaml")}
+    if set(rendered) != present or not present:
+        sys.exit(f"the lanes are {sorted(present)}, and rendered are {sorted(rendered)}")
+    defaults = tomllib.loads((ROOT / "config/default.toml").read_text())
+    drain = defaults["worker"]["drain_timeout"]
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    unit = (ROOT / "deploy/systemd/captcha-worker@.service").read_text()
+    faults = [fault for name, file in rendered.items() for fault in lane_faults(name, file, defaults)]
+    faults += told("docker-compose.yml", lambda: ties.compose_faults(compose, drain, ROOT))
+    faults += told("dashboard.json", grafana_faults)
+    faults += told("captcha-worker@.service", lambda: ties.unit_faults(unit, drain))
+    for fault in faults:
+        print(fault)
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
