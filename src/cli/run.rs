@@ -16,6 +16,7 @@ use crate::linger::Linger;
 use crate::ops::Server;
 use crate::solver::Solver;
 use crate::telemetry::Logging;
+use crate::trace::Tracer;
 use crate::worker::{Clock, Dice, Limits, View, Worker, WorkerOptions};
 
 const EXAMPLES: &str = "\
@@ -43,7 +44,9 @@ pub(super) async fn run(
 ) -> Result<Exit, CommandError> {
     let settings = &loaded.settings;
     let name = connect::worker_name(settings);
-    let worker = Worker::new(options(settings, name.clone(), connect::solver(settings)?)?);
+    let tracer = connect::tracer(settings, &name)?;
+    let solver = connect::solver(settings)?;
+    let worker = Worker::new(options(settings, name.clone(), solver, tracer.clone())?);
     let stop = signals::stop()?;
     let reload = Reload {
         options: load_options,
@@ -69,6 +72,7 @@ pub(super) async fn run(
     }
     let drained = worker.run(stop).await;
     served.cancel();
+    tracer.flush().await;
     let drained = drained?;
     tracing::info!(unfinished = drained.unfinished, "stopped");
     Ok(Exit::when(drained.unfinished == 0))
@@ -99,7 +103,12 @@ async fn serve_ops(address: SocketAddr, view: View, stop: CancellationToken) -> 
     Ok(())
 }
 
-fn options(settings: &Settings, name: String, solver: Solver) -> Result<WorkerOptions, CommandError> {
+fn options(
+    settings: &Settings,
+    name: String,
+    solver: Solver,
+    tracer: Tracer,
+) -> Result<WorkerOptions, CommandError> {
     let worker = &settings.worker;
     let linger = Linger::every(worker.linger);
     Ok(WorkerOptions {
@@ -133,5 +142,6 @@ fn options(settings: &Settings, name: String, solver: Solver) -> Result<WorkerOp
         reply_to_prefix: settings.broker.reply_to_prefix.clone(),
         clock: Clock::System,
         dice: Dice::Thread,
+        tracer,
     })
 }
