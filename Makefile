@@ -26,8 +26,8 @@ NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout print_stderr too_many_lines \
   cast_possible_truncation cast_possible_wrap cast_sign_loss)
 
-# Thousands of them in half a minute, which needs the optimiser.
-HISTORIES := --cargo-profile release --features breakage --test histories
+# Thousands of them in half a minute, which needs the optimiser. Traces ride along, since they need a feature as well.
+HISTORIES := --cargo-profile release --features breakage,otel --test histories --test traces
 
 .PHONY: help
 help: ## Show this list
@@ -48,10 +48,10 @@ test: $(TEST_PYTHON) ## All tests, on a real RabbitMQ (installed first where it 
 	scripts/ensure-rabbitmq
 ifneq ($(NEXTEST),)
 	CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) scripts/with-rabbitmq $(CARGO) nextest run --locked
-	$(CARGO) nextest run --locked $(HISTORIES)
+	scripts/with-rabbitmq $(CARGO) nextest run --locked $(HISTORIES)
 else
 	CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --bins --lib --tests
-	$(CARGO) test --locked $(subst --cargo-profile,--profile,$(HISTORIES)) -- --test-threads 1
+	scripts/with-rabbitmq $(CARGO) test --locked $(subst --cargo-profile,--profile,$(HISTORIES)) -- --test-threads 1
 endif
 	$(CARGO) test --locked --doc
 
@@ -60,7 +60,8 @@ lint: ## Format, clippy, documentation and, where cargo-deny is installed, depen
 	$(CARGO) fmt --check --all
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --lib --bins -- -D warnings
-	$(CARGO) clippy --locked --all-targets --features breakage -- -D warnings $(TESTS_MAY)
+	$(CARGO) clippy --locked --lib --bins --features otel -- -D warnings
+	$(CARGO) clippy --locked --all-targets --features breakage,otel -- -D warnings $(TESTS_MAY)
 	$(CARGO) clippy --locked -p floor -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 	scripts/check-dependencies

@@ -13,4 +13,5 @@ pub mod ops;
 pub mod simulator;
 pub mod solver;
 pub mod telemetry;
+pub mod trace;
 pub mod worker;

@@ -8,6 +8,7 @@ use crate::broker::{Broker, BrokerError};
 use crate::config::{Settings, SolverSettings};
 use crate::linger::Linger;
 use crate::solver::{Solver, SolverOptions};
+use crate::trace::Tracer;
 
 /// What the API sees as the client.
 pub(super) const USER_AGENT: &str = concat!("captcha-worker/", env!("CARGO_PKG_VERSION"));
@@ -61,6 +62,14 @@ fn options(solver: &SolverSettings, api_key: SecretString) -> SolverOptions {
         allow_plain_http: solver.allow_plain_http,
         user_agent: USER_AGENT.to_owned(),
     }
+}
+
+/// What makes spans and sends them; nothing does where no collector is named. `name`: the replica's.
+pub(super) fn tracer(settings: &Settings, name: &str) -> Result<Tracer, CommandError> {
+    let traces = &settings.traces;
+    let Some(endpoint) = &traces.endpoint else { return Ok(Tracer::off()) };
+    Tracer::otlp(endpoint, traces.sample_ratio, name)
+        .map_err(|error| CommandError::Failed(format!("traces.otlp_endpoint cannot be used: {error}")))
 }
 
 /// The worker's name in outcomes, logs and the broker's tools: the configured one, or host and process.

@@ -36,7 +36,7 @@ pub use exit::{CommandError, Exit};
 use crate::broker::Broker;
 use crate::broker::topology::Names;
 use crate::config::{LoadOptions, Loaded, LogFilter, LogFormat, Override, Settings};
-use crate::telemetry;
+use crate::telemetry::{self, Logging};
 use console::Console;
 use output::Output;
 use tokio_util::sync::CancellationToken;
@@ -131,11 +131,12 @@ impl Configured {
         self,
         loaded: &Loaded,
         options: LoadOptions,
+        logging: &Logging,
         output: &mut Output,
     ) -> Result<Exit, CommandError> {
         let settings = &loaded.settings;
         match self {
-            Configured::Run(args) => run::run(&args, settings, options).await,
+            Configured::Run(args) => run::run(&args, loaded, options, logging).await,
             Configured::Check(args) => check::run(&args, loaded, output).await,
             Configured::Status(args) => status::run(&args, settings, output).await,
             Configured::Pause(args) => fleet::pause(args, settings, output).await,
@@ -177,8 +178,10 @@ fn carry_out(cli: Cli) -> Result<Exit, CommandError> {
         Command::Configured(command) => {
             let options = globals.load_options();
             let loaded = Settings::load(&options)?;
-            start_logging(&loaded, command.is_service())?;
-            on_runtime(command.run(&loaded, options, &mut output))
+            let logging = start_logging(&loaded, command.is_service())?;
+            let end = on_runtime(command.run(&loaded, options, &logging, &mut output));
+            logging.tell_rest();
+            end
         }
     }
 }
@@ -206,7 +209,7 @@ fn on_runtime<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<
     done
 }
 
-fn start_logging(loaded: &Loaded, is_service: bool) -> Result<(), CommandError> {
+fn start_logging(loaded: &Loaded, is_service: bool) -> Result<Logging, CommandError> {
     let log = &loaded.settings.log;
     let quiet = !is_service && loaded.origin("log.level") == Some("default");
     let level = match LogFilter::try_new("warn") {

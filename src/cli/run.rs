@@ -1,28 +1,36 @@
 //! `run`: one replica, until SIGTERM.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{CommandError, Exit, connect, reload, signals};
+use super::reload::Reload;
+use super::{CommandError, Exit, connect, signals};
 use crate::broker::topology::Names;
-use crate::config::{LoadOptions, Settings};
+use crate::config::{LoadOptions, Loaded, Settings};
 use crate::domain::lifecycle::Rules;
 use crate::fleet::Egress;
 use crate::linger::Linger;
 use crate::ops::Server;
 use crate::solver::Solver;
+use crate::telemetry::Logging;
+use crate::trace::Tracer;
 use crate::worker::{Clock, Dice, Limits, View, Worker, WorkerOptions};
 
 const EXAMPLES: &str = "\
 The first SIGTERM or Ctrl-C drains: no more jobs are taken, submissions under way are finished, paid tasks are handed to
 other replicas, within worker.drain_timeout. A second one ends at once; what is unfinished returns to its queue.
-SIGHUP takes the account's key anew from where it was configured; the leader has it tried before it is used.
+SIGHUP takes the account's key and log.level anew from where they were configured, both or, where a setting cannot be used,
+neither; the log says why. The leader has another key tried before it is used.
 
 Examples:
   CAPTCHA_WORKER__SOLVER__API_KEY_FILE=/run/secrets/key captcha-worker run
   captcha-worker --config /etc/captcha-worker.toml --log info,captcha_worker=debug run";
+
+/// How often is looked whether warnings were left out.
+const LOOK: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -30,13 +38,25 @@ pub(super) struct RunArgs {}
 
 pub(super) async fn run(
     _: &RunArgs,
-    settings: &Settings,
+    loaded: &Loaded,
     load_options: LoadOptions,
+    logging: &Logging,
 ) -> Result<Exit, CommandError> {
+    let settings = &loaded.settings;
     let name = connect::worker_name(settings);
-    let worker = Worker::new(options(settings, name.clone(), connect::solver(settings)?)?);
+    let tracer = connect::tracer(settings, &name)?;
+    let solver = connect::solver(settings)?;
+    let worker = Worker::new(options(settings, name.clone(), solver, tracer.clone())?);
     let stop = signals::stop()?;
-    reload::on_hangup(load_options, worker.view())?;
+    let reload = Reload {
+        options: load_options,
+        view: worker.view(),
+        logging: logging.clone(),
+        level: settings.log.level.clone(),
+        started_with: loaded.report().to_vec(),
+    };
+    reload.on_hangup()?;
+    tell_left_out(logging.clone());
     tracing::info!(
         worker = name,
         broker = %settings.broker.url,
@@ -52,9 +72,21 @@ pub(super) async fn run(
     }
     let drained = worker.run(stop).await;
     served.cancel();
+    tracer.flush().await;
     let drained = drained?;
     tracing::info!(unfinished = drained.unfinished, "stopped");
     Ok(Exit::when(drained.unfinished == 0))
+}
+
+/// Tells by and by of warnings that were left out.
+fn tell_left_out(logging: Logging) {
+    let mut looks = tokio::time::interval(LOOK);
+    tokio::spawn(async move {
+        loop {
+            looks.tick().await;
+            logging.tell_left_out();
+        }
+    });
 }
 
 /// Listens at once, so that an address that cannot be had is told before any work is done.
@@ -66,7 +98,12 @@ fn serve_ops(address: SocketAddr, view: View, stop: CancellationToken) -> Result
     server.start(view, stop).map_err(CommandError::failed)
 }
 
-fn options(settings: &Settings, name: String, solver: Solver) -> Result<WorkerOptions, CommandError> {
+fn options(
+    settings: &Settings,
+    name: String,
+    solver: Solver,
+    tracer: Tracer,
+) -> Result<WorkerOptions, CommandError> {
     let worker = &settings.worker;
     let linger = Linger::every(worker.linger);
     Ok(WorkerOptions {
@@ -100,5 +137,6 @@ fn options(settings: &Settings, name: String, solver: Solver) -> Result<WorkerOp
         reply_to_prefix: settings.broker.reply_to_prefix.clone(),
         clock: Clock::System,
         dice: Dice::Thread,
+        tracer,
     })
 }

@@ -37,7 +37,7 @@ pub use load::{LoadOptions, Loaded, Override};
 pub use reader::SettingLine;
 pub use settings::{
     BrokerSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings,
-    SolverSettings, WorkerSettings,
+    SolverSettings, TraceSettings, WorkerSettings,
 };
 pub use values::LogFilter;
 

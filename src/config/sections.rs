@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::reader::{Reader, quoted};
 use super::settings::{
-    BrokerSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings, WorkerSettings,
+    BrokerSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings, TraceSettings,
+    WorkerSettings,
 };
 use super::{guard, secret, solver, tables, values};
 
@@ -26,6 +27,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<Settings> {
     let guard = guard::read(reader);
     let ops = ops(reader);
     let log = log(reader);
+    let traces = traces(reader);
     Some(Settings {
         broker: broker?,
         solver: solver?,
@@ -38,6 +40,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<Settings> {
         guard: guard?,
         ops: ops?,
         log: log?,
+        traces: traces?,
     })
 }
 
@@ -123,4 +126,18 @@ fn log(reader: &mut Reader) -> Option<LogSettings> {
         other => Err(format!("{} is none of them", quoted(other))),
     });
     Some(LogSettings { level: level?, format: format? })
+}
+
+fn traces(reader: &mut Reader) -> Option<TraceSettings> {
+    let endpoint = reader.text("traces.otlp_endpoint", "an address such as \"http://127.0.0.1:4318\"", |text| {
+        if text.is_empty() {
+            Ok(None)
+        } else if cfg!(feature = "otel") {
+            values::otlp_endpoint(text).map(Some)
+        } else {
+            Err("is set, but this program was built without traces: build it with `--features otel`, or leave this empty".to_owned())
+        }
+    });
+    let sample_ratio = reader.number("traces.sample_ratio", 0.0..=1.0);
+    Some(TraceSettings { endpoint: endpoint?, sample_ratio: sample_ratio? })
 }

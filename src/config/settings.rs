@@ -42,6 +42,8 @@ pub struct Settings {
     pub ops: OpsSettings,
     /// `[log]`
     pub log: LogSettings,
+    /// `[traces]`
+    pub traces: TraceSettings,
 }
 
 /// `[broker]`
@@ -139,6 +141,15 @@ pub struct LogSettings {
     pub level: LogFilter,
     /// How.
     pub format: LogFormat,
+}
+
+/// `[traces]`
+#[derive(Debug, Clone)]
+pub struct TraceSettings {
+    /// Where spans go; `None`: nowhere. Always so in a build without the feature `otel`.
+    pub endpoint: Option<Url>,
+    /// 0 to 1.
+    pub sample_ratio: f64,
 }
 
 /// How log lines are written.

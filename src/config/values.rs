@@ -47,16 +47,31 @@ impl LogFilter {
     }
 }
 
-/// The API's address.
-pub(super) fn base_url(text: &str, allow_plain_http: bool) -> Result<Url, String> {
+/// An address of scheme, host, port and path alone.
+fn plain_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("is not an address ({error})"))?;
     // Nothing of the text is repeated: what does not belong there may well be a secret.
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("holds a user name or password, which belong in no address of the API".to_owned());
+        return Err("holds a user name or password, which do not belong here".to_owned());
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("holds a '?' or '#': only scheme, host, port and path belong here".to_owned());
     }
+    Ok(url)
+}
+
+/// The address of a collector of traces. What goes there is no secret, and collectors mostly stand beside the worker.
+pub(super) fn otlp_endpoint(text: &str) -> Result<Url, String> {
+    let url = plain_url(text)?;
+    match url.scheme() {
+        "http" | "https" => Ok(url),
+        _ => Err("begins with neither http:// nor https://".to_owned()),
+    }
+}
+
+/// The API's address.
+pub(super) fn base_url(text: &str, allow_plain_http: bool) -> Result<Url, String> {
+    let url = plain_url(text)?;
     match url.scheme() {
         "https" => Ok(url),
         "http" if allow_plain_http || is_loopback(&url) => Ok(url),
@@ -118,6 +133,17 @@ mod tests {
         assert!(base_url("http://api.test", true).is_ok());
         for odd in ["https://u:p@api.test", "https://api.test/?key=1", "https://api.test/#k"] {
             assert!(base_url(odd, true).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_collector_is_an_address_without_anything_secret_in_it() {
+        for good in ["http://127.0.0.1:4318", "https://collector.test/otlp"] {
+            assert!(otlp_endpoint(good).is_ok(), "{good}");
+        }
+        for odd in ["127.0.0.1:4318", "grpc://h:4317", "http://u:pl4nted@h", "http://h/?token=pl4nted"] {
+            let problem = otlp_endpoint(odd).expect_err(odd);
+            assert!(!problem.contains("pl4nted"), "{problem}");
         }
     }
 

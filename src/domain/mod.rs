@@ -21,4 +21,5 @@ pub mod retry;
 pub mod solve_time;
 pub mod ticket;
 pub mod time;
+pub mod trace;
 pub mod window;

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::call;
 use super::context::{Context, Scope};
 use super::custody;
-use super::end::{End, carry_out, failed, kept, refused, settled};
+use super::end::{End, carry_out, kept, refused, settled};
 use super::gate::Pass;
+use super::line;
 use super::recognise::recognise;
 use super::settle::Settling;
 use crate::breakage::Breakage;
@@ -25,6 +27,7 @@ use crate::domain::job::{Job, MAX_MESSAGE, NotAJob};
 use crate::domain::lifecycle::{Action, Case, Event, OpenTask, Origin, Step, Verdict};
 use crate::domain::outcome::{self, Outcome};
 use crate::domain::ticket::{self, Kept};
+use crate::trace::{self, Came};
 
 /// The largest message on the ticket queue that is kept in an outcome although no worker has written it. The prefetch of that queue runs into
 /// thousands, and each such outcome is held several times over until it is published.
@@ -42,6 +45,7 @@ struct Held {
     custody: Option<custody::Held>,
     /// When the API's answer was read.
     answered_at: Option<Instant>,
+    trace: trace::Span,
 }
 
 /// Handles a delivery off the job or ticket queue. The pass counts it against the gate until it is settled.
@@ -55,21 +59,18 @@ pub(super) fn attempt(
     origin: Origin,
     pass: Pass,
 ) -> impl Future<Output = ()> + Send {
-    let Delivery { message, redelivered, receipt, .. } = delivery;
+    let Delivery { mut message, redelivered, receipt, .. } = delivery;
     let reply_to = message.properties.reply_to.clone();
-    let mut held = Box::new(Held {
-        receipt,
-        message: Box::new(message),
-        reply_to,
-        case: None,
-        custody: None,
-        answered_at: None,
-    });
+    let trace = ctx.tracer.begin(origin, &mut message);
+    let message = Box::new(message);
+    let mut held =
+        Box::new(Held { receipt, message, reply_to, case: None, custody: None, answered_at: None, trace });
     async move {
         let handled =
             AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered)).catch_unwind().await;
         let end = handled.unwrap_or_else(|_| poisoned(&ctx, &mut held));
-        Box::pin(finish(&ctx, &scope, held, origin, end)).await;
+        let span = line::span(held.case.as_ref());
+        Box::pin(finish(&ctx, &scope, held, origin, end).instrument(span)).await;
         if Breakage::PassLeaked.in_force() {
             std::mem::forget(pass);
             return;
@@ -79,10 +80,12 @@ pub(super) fn attempt(
 }
 
 async fn finish(ctx: &Context, scope: &Scope, held: Box<Held>, origin: Origin, end: End) {
-    let Held { receipt, reply_to, case, custody, answered_at, .. } = *held;
+    let Held { receipt, reply_to, case, custody, answered_at, trace, .. } = *held;
     let settling = Settling { receipt, case: case.as_ref() };
-    let succeeded = carry_out(ctx, scope, settling, origin, end, (reply_to, answered_at)).await;
-    if let Some(custody) = custody.filter(|_| succeeded) {
+    let done = carry_out(ctx, scope, settling, origin, end, (reply_to, answered_at)).await;
+    let failure = done.routing_key.as_deref().and_then(outcome::failure_of);
+    trace.end(Came { to: done.came_to, failure });
+    if let Some(custody) = custody.filter(|_| done.safe) {
         custody.settled();
     }
 }
@@ -103,12 +106,14 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
     match first {
         Ok(event) => {
             if let Some(case) = &held.case {
+                held.trace.of(case);
                 match Box::pin(recognise(ctx, scope, case, redelivered)).await {
                     Ok(custody) => held.custody = custody,
                     Err(end) => return end,
                 }
             }
-            drive(ctx, scope, held, event).await
+            let span = line::span(held.case.as_ref());
+            drive(ctx, scope, held, event).instrument(span).await
         }
         Err(end) => end,
     }
@@ -116,8 +121,8 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
 
 /// Too large to be looked at, or copied into an outcome: the broker keeps it whole.
 fn too_large(message: &Message) -> End {
-    let bytes = message.body.len();
-    tracing::warn!(bytes, "a message above its bound goes to the queue of raw dead letters");
+    let (id, bytes) = (message.properties.message_id.as_deref(), message.body.len());
+    tracing::warn!(id, bytes, "a message above its bound goes to the queue of raw dead letters");
     End::Rejected
 }
 
@@ -170,7 +175,7 @@ enum Doing {
 }
 
 async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> End {
-    let Held { receipt, case: Some(case), answered_at, .. } = held else {
+    let Held { receipt, case: Some(case), answered_at, trace, .. } = held else {
         return End::Returned;
     };
     let _held = ctx.lanes.hold(&case.job.task_type);
@@ -195,6 +200,7 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
         if matches!(event, Event::Answered(Ok(TaskState::Ready { .. }))) {
             *answered_at = Some(Instant::now());
         }
+        trace.saw(&event);
         decided = decide(ctx, case, event, term);
     }
 }
@@ -249,11 +255,7 @@ fn poisoned(ctx: &Context, held: &mut Held) -> End {
     match &held.case {
         Some(case) => {
             let task = case.task.as_ref().map(OpenTask::shown);
-            failed(
-                outcome::failed(&case.job, &case.history, task, &fault, ctx.finish()),
-                &fault,
-                &case.job.id,
-            )
+            End::Outcome(Box::new(outcome::failed(&case.job, &case.history, task, &fault, ctx.finish())))
         }
         None => {
             let message = std::mem::take(&mut *held.message);

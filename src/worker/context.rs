@@ -29,6 +29,7 @@ use crate::domain::time::Timestamp;
 use crate::fleet::{Fleet, Standing, Vitals};
 use crate::linger::Linger;
 use crate::solver::Solver;
+use crate::trace::Tracer;
 
 /// The parts of a replica that outlive its connections.
 pub(super) struct Context {
@@ -39,6 +40,7 @@ pub(super) struct Context {
     pub(super) clock: Clock,
     pub(super) dice: Dice,
     pub(super) linger: Linger,
+    pub(super) tracer: Tracer,
     pub(super) fleet: Fleet,
     pub(super) tally: Arc<Tally>,
     pub(super) gate: Arc<Gate>,

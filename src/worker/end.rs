@@ -3,13 +3,13 @@
 use tokio::time::Instant;
 
 use super::context::{Context, Scope};
+use super::line;
 use super::settle::{Settled, Settling};
 use crate::broker::Receipt;
 use crate::domain::envelope::Message;
-use crate::domain::fault::Fault;
 use crate::domain::job::NotAJob;
 use crate::domain::lifecycle::{Case, OpenTask, Origin, Verdict};
-use crate::domain::outcome::{self, Outcome};
+use crate::domain::outcome::{self, Outcome, failure_of};
 use crate::domain::ticket;
 
 /// What is to be published before the delivery is acked.
@@ -45,7 +45,7 @@ pub(super) fn settled(ctx: &Context, case: &Case, verdict: &Verdict) -> End {
             End::Outcome(Box::new(outcome::solved(job, history, task, solution, by)))
         }
         (Verdict::Failed(fault), task) => {
-            failed(outcome::failed(job, history, task, fault, by), fault, &job.id)
+            End::Outcome(Box::new(outcome::failed(job, history, task, fault, by)))
         }
         // A solution without a task cannot come about; were it to, the ticket must not be lost.
         (Verdict::Solved(_), None) => End::Returned,
@@ -53,62 +53,82 @@ pub(super) fn settled(ctx: &Context, case: &Case, verdict: &Verdict) -> End {
 }
 
 pub(super) fn refused(ctx: &Context, no_job: &NotAJob) -> End {
-    failed(outcome::refused(no_job, ctx.clock.now(), ctx.finish()), &no_job.fault, &no_job.id)
+    End::Outcome(Box::new(outcome::refused(no_job, ctx.clock.now(), ctx.finish())))
 }
 
-pub(super) fn failed(outcome: Outcome, fault: &Fault, id: &str) -> End {
-    tracing::info!(id, class = fault.class.name(), code = &*fault.code, "job failed");
-    End::Outcome(Box::new(outcome))
+/// How an end was carried out.
+pub(super) struct Done {
+    /// A successor of what came to hand is safe now.
+    pub(super) safe: bool,
+    /// What it came to, in a word.
+    pub(super) came_to: &'static str,
+    /// Of an outcome.
+    pub(super) routing_key: Option<String>,
 }
 
-/// Carries an end out, the API's answer to which came at `answered_at`, if it is one. Tells whether a successor of what came to hand is safe now.
+/// Carries an end out. Who waits for a copy of the outcome goes with it, and when the API's answer to it was read, if it is one.
 pub(super) async fn carry_out(
     ctx: &Context,
     scope: &Scope,
     held: Settling<'_>,
     origin: Origin,
     end: End,
-    (reply_to, answered_at): (Option<String>, Option<Instant>),
-) -> bool {
+    wanted: (Option<String>, Option<Instant>),
+) -> Done {
+    let done = |safe, came_to| Done { safe, came_to, routing_key: None };
     match end {
         End::Ticket(ticket) => {
             ctx.keep_ticket(held, *ticket, origin).await;
-            true
+            done(true, "ticket")
         }
-        End::Parked(queue, job) => ctx.park(scope, held, &queue, *job).await,
-        End::Outcome(outcome) => {
-            let failure = outcome.failure().map(|(class, code)| (class, code.to_owned()));
-            let copy = reply_to.map(|reply_to| (reply_to, outcome.message.clone()));
-            let settled = ctx.settle(scope, held, *outcome).await;
-            if settled != Settled::Published {
-                return settled == Settled::Kept;
-            }
-            match failure {
-                Some((class, code)) => ctx.tally.failed(class, &code),
-                None => ctx.tally.solved(),
-            }
-            if let Some(answered_at) = answered_at {
-                ctx.tally.times.delivery.note(answered_at.elapsed());
-            }
-            if let Some((reply_to, message)) = copy {
-                ctx.reply(scope, &reply_to, &message).await;
-            }
-            true
-        }
+        End::Parked(queue, job) => done(ctx.park(scope, held, &queue, *job).await, "parked"),
+        End::Outcome(outcome) => deliver(ctx, scope, held, *outcome, wanted).await,
         End::Known => {
             ctx.known(held);
-            true
+            done(true, "known")
         }
         // Carried out by the channel's owner; where that is gone, the broker has requeued the message already.
         End::Rejected => {
             let _ = held.receipt.reject();
-            false
+            done(false, "rejected")
         }
         End::Returned => {
             give_back(scope, origin, held.receipt).await;
-            false
+            done(false, "returned")
         }
     }
+}
+
+/// Publishes an outcome, counts it, and sends the copy that the publisher asked for.
+async fn deliver(
+    ctx: &Context,
+    scope: &Scope,
+    held: Settling<'_>,
+    outcome: Outcome,
+    (reply_to, answered_at): (Option<String>, Option<Instant>),
+) -> Done {
+    let Outcome { routing_key, message } = outcome;
+    let failure = failure_of(&routing_key);
+    let came_to = if failure.is_some() { "failed" } else { "solved" };
+    let copy = reply_to.map(|reply_to| (reply_to, message.clone()));
+    let case = held.case;
+    // What was no job has its id from the message alone.
+    let id = if case.is_some() { None } else { message.properties.message_id.clone() };
+    let settled = ctx.settle(scope, held, &routing_key, message).await;
+    if settled == Settled::Published {
+        match failure {
+            Some((class, code)) => ctx.tally.failed(class, code),
+            None => ctx.tally.solved(),
+        }
+        if let Some(answered_at) = answered_at {
+            ctx.tally.times.delivery.note(answered_at.elapsed());
+        }
+        line::finished(ctx, case, id.as_deref(), failure);
+        if let Some((reply_to, message)) = copy {
+            ctx.reply(scope, &reply_to, &message).await;
+        }
+    }
+    Done { safe: settled != Settled::No, came_to, routing_key: Some(routing_key) }
 }
 
 /// Returns a delivery once its consumer is cancelled: before that it would come straight in again, and be charged for it each time.

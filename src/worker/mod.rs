@@ -13,6 +13,7 @@ mod elastic;
 mod end;
 mod gate;
 mod lanes;
+mod line;
 mod outlook;
 mod pulse;
 mod rate;
@@ -43,6 +44,7 @@ use crate::domain::solve_time::{Reach as DeadlineReach, SolveTimes};
 use crate::fleet::{Egress, Fleet, FleetOptions};
 use crate::linger::Linger;
 use crate::solver::Solver;
+use crate::trace::Tracer;
 
 pub use crate::clock::{Clock, Dice};
 pub use drain::Drained;
@@ -106,6 +108,8 @@ pub struct WorkerOptions {
     pub clock: Clock,
     /// Where randomness comes from.
     pub dice: Dice,
+    /// What makes spans.
+    pub tracer: Tracer,
 }
 
 /// A replica.
@@ -123,22 +127,26 @@ fn prefetch(deliveries: usize) -> u16 {
     u16::try_from(deliveries.clamp(1, MAX_PREFETCH)).unwrap_or(u16::MAX)
 }
 
+fn fleet(options: &WorkerOptions) -> Fleet {
+    Fleet::new(FleetOptions {
+        names: options.names.clone(),
+        name: options.name.clone(),
+        user: options.broker.user().to_owned(),
+        operators: options.operators.clone(),
+        rules: options.guard.clone(),
+        overrides: options.rules.overrides.clone(),
+        egress: options.egress,
+        solver: options.solver.clone(),
+        clock: options.clock.clone(),
+        dice: options.dice.clone(),
+    })
+}
+
 impl Worker {
     /// A worker that has not begun yet.
     #[must_use]
     pub fn new(options: WorkerOptions) -> Self {
-        let fleet = Fleet::new(FleetOptions {
-            names: options.names.clone(),
-            name: options.name.clone(),
-            user: options.broker.user().to_owned(),
-            operators: options.operators,
-            rules: options.guard,
-            overrides: options.rules.overrides.clone(),
-            egress: options.egress,
-            solver: options.solver.clone(),
-            clock: options.clock.clone(),
-            dice: options.dice.clone(),
-        });
+        let fleet = fleet(&options);
         let ctx = Context {
             solver: options.solver,
             rules: options.rules,
@@ -147,6 +155,7 @@ impl Worker {
             clock: options.clock,
             dice: options.dice,
             linger: options.linger,
+            tracer: options.tracer,
             fleet,
             tally: Arc::default(),
             gate: Gate::new(options.max_in_flight),

@@ -11,7 +11,6 @@ use crate::breakage::Breakage;
 use crate::broker::{PublishError, Receipt};
 use crate::domain::envelope::Message;
 use crate::domain::lifecycle::{Case, Origin};
-use crate::domain::outcome::Outcome;
 use crate::domain::ticket;
 
 /// How long an outcome is held in memory while nobody takes it; then it is kept on the ticket queue.
@@ -79,7 +78,7 @@ impl Context {
             }
             match session.publish_once("", &self.names.tickets(), Arc::clone(&ticket)).await {
                 Ok(()) => break,
-                Err(error) => warn_unpublished("ticket", &self.names.tickets(), &error),
+                Err(error) => warn_unpublished("ticket", &ticket, &self.names.tickets(), &error),
             }
             if Breakage::TicketGivenUp.in_force() {
                 return;
@@ -120,10 +119,15 @@ impl Context {
     }
 
     /// Publishes an outcome, or keeps it on the ticket queue where it is not taken.
-    pub(super) async fn settle(&self, scope: &Scope, held: Settling<'_>, outcome: Outcome) -> Settled {
-        let Outcome { routing_key, message } = outcome;
+    pub(super) async fn settle(
+        &self,
+        scope: &Scope,
+        held: Settling<'_>,
+        routing_key: &str,
+        message: Message,
+    ) -> Settled {
         let exchange = self.names.outcomes();
-        match self.publish_for(&held.receipt, scope, &exchange, &routing_key, message, Some(HOLD)).await {
+        match self.publish_for(&held.receipt, scope, &exchange, routing_key, message, Some(HOLD)).await {
             Safe::Yes => {
                 self.acked(held, Stale::Outcome);
                 Settled::Published
@@ -133,8 +137,13 @@ impl Context {
                 Settled::No
             }
             Safe::Refused(message) => {
-                tracing::warn!(%routing_key, "no queue takes this outcome; it is kept on the ticket queue until one does");
-                let kept = ticket::answered(&routing_key, &message);
+                let id = message.properties.message_id.as_deref();
+                tracing::warn!(
+                    id,
+                    routing_key,
+                    "no queue takes this outcome; it is kept on the ticket queue until one does"
+                );
+                let kept = ticket::answered(routing_key, &message);
                 let kept =
                     self.publish_for(&held.receipt, scope, "", &self.names.tickets(), kept, None).await;
                 if !matches!(kept, Safe::Yes) {
@@ -170,7 +179,7 @@ impl Context {
                 Ok(()) => return Safe::Yes,
                 Err(PublishError::Rejected) if Breakage::RefusedIsConfirmed.in_force() => return Safe::Yes,
                 Err(_) if scope.session.is_closed() => return Safe::Stale,
-                Err(error) => warn_unpublished("message", routing_key, &error),
+                Err(error) => warn_unpublished("message", &message, routing_key, &error),
             }
             // A worker that leaves has no time to wait, and once it has left nobody else knows the answer. Tried twice, since the ticket may
             // come straight back to it.
@@ -216,6 +225,8 @@ impl Context {
     }
 }
 
-fn warn_unpublished(what: &str, to: &str, error: &PublishError) {
-    tracing::warn!(to, %error, "a {what} could not be published; trying again");
+fn warn_unpublished(what: &str, message: &Message, to: &str, error: &PublishError) {
+    // Whatever is published for a job goes by the job's id.
+    let id = message.properties.message_id.as_deref();
+    tracing::warn!(id, to, %error, "a {what} could not be published; trying again");
 }

@@ -82,6 +82,13 @@ impl Log {
             }
         }
     }
+
+    /// Reads what is left, once the process has ended.
+    pub(crate) fn rest(&mut self) {
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            self.seen += &line;
+        }
+    }
 }
 
 /// A simulator on a free port, ended with the test.

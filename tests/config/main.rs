@@ -177,3 +177,19 @@ fn other_variables_are_nobodys_business() {
     }
     place.good();
 }
+
+#[test]
+fn a_build_without_traces_refuses_to_send_them_and_says_what_to_build() {
+    let place = Place::new(&[]).env("TRACES__OTLP_ENDPOINT", "http://127.0.0.1:4318");
+    if cfg!(feature = "otel") {
+        assert!(place.good().settings.traces.endpoint.is_some());
+    } else {
+        let faults = place.faults();
+        assert_eq!(faults.len(), 1, "{faults:#?}");
+        let told = "traces.otlp_endpoint (environment CAPTCHA_WORKER__TRACES__OTLP_ENDPOINT): is set, but this program";
+        assert!(faults[0].starts_with(told) && faults[0].contains("--features otel"), "{faults:#?}");
+    }
+    assert!(Place::new(&[]).good().settings.traces.endpoint.is_none());
+    let ratio = Place::new(&[]).env("TRACES__SAMPLE_RATIO", "1.5").faults();
+    assert!(ratio[0].contains("allowed: 0 to 1"), "{ratio:?}");
+}

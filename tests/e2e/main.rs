@@ -10,4 +10,5 @@ mod jobs;
 mod kill;
 mod operator;
 mod restart;
+mod secrets;
 mod share;

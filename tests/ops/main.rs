@@ -19,6 +19,7 @@ use captcha_worker::fleet::Egress;
 use captcha_worker::linger::Linger;
 use captcha_worker::ops::Server;
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
+use captcha_worker::trace::Tracer;
 use captcha_worker::worker::{Clock, Dice, Limits, Worker, WorkerOptions};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -74,6 +75,7 @@ fn worker(broker: &LocalBroker, key: &str, api: Arc<dyn Transport>, policy: Poli
         reply_to_prefix: String::new(),
         clock: Clock::System,
         dice: Dice::Thread,
+        tracer: Tracer::off(),
     })
 }
 

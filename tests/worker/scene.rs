@@ -23,6 +23,7 @@ use captcha_worker::fleet::{Client, Egress};
 use captcha_worker::linger::Linger;
 use captcha_worker::simulator::{Simulator, SimulatorConfig};
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
+use captcha_worker::trace::Tracer;
 use captcha_worker::worker::{Clock, Dice, Drained, Limits, View, Worker, WorkerOptions};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -217,6 +218,7 @@ impl Scene {
             reply_to_prefix: "replies.".to_owned(),
             clock: self.clock.clone(),
             dice: Dice::seeded(number as u64 + 1),
+            tracer: Tracer::off(),
         });
         let (view, drain) = (worker.view(), CancellationToken::new());
         let handle = tokio::spawn({

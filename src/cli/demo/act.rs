@@ -25,6 +25,7 @@ use crate::fleet::Egress;
 use crate::linger::Linger;
 use crate::simulator::{Server, Simulator, SimulatorConfig};
 use crate::solver::{HttpTransport, Solver, SolverOptions};
+use crate::trace::Tracer;
 use crate::worker::{Clock, Dice, Limits, View, Worker, WorkerOptions};
 
 /// Unpaid jobs are given up after this long, so that nobody has to watch for ten minutes. They are parked for 5 s once.
@@ -105,6 +106,7 @@ impl Stage {
             reply_to_prefix: String::new(),
             clock: Clock::System,
             dice: Dice::Thread,
+            tracer: Tracer::off(),
         });
         let view = worker.view();
         Ok((worker, view))

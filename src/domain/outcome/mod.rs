@@ -15,13 +15,12 @@ use crate::domain::fault::{Fault, Stage};
 use crate::domain::history::{Attempt, Ended, History};
 use crate::domain::job::{Job, NotAJob};
 use crate::domain::time::Timestamp;
+use crate::domain::trace::{MAX_TRACE, TRACEPARENT, TRACESTATE};
 
 /// AMQP's `type` of an outcome.
 pub const KIND: &str = "captcha.outcome.v1";
 /// Headers that are echoed, so that one trace spans publisher, worker and consumer.
-const ECHOED: [&str; 2] = ["traceparent", "tracestate"];
-/// Longest trace header that is echoed; the standard's own bound for `tracestate`.
-const MAX_TRACE: usize = 512;
+const ECHOED: [&str; 2] = [TRACEPARENT, TRACESTATE];
 /// Longest part of a routing key that is taken from the outside.
 const MAX_KEY_PART: usize = 100;
 
@@ -38,15 +37,15 @@ impl Outcome {
     /// The class it failed in; `None` where it was solved.
     #[must_use]
     pub fn class(&self) -> Option<Class> {
-        self.failure().map(|(class, _)| class)
+        failure_of(&self.routing_key).map(|(class, _)| class)
     }
+}
 
-    /// The class it failed in, and the code as far as a routing key can hold it; `None` where it was solved.
-    #[must_use]
-    pub fn failure(&self) -> Option<(Class, &str)> {
-        let (class, code) = self.routing_key.strip_prefix("dead.")?.split_once('.')?;
-        Some((class.parse().ok()?, code))
-    }
+/// In which class, and by which code, an outcome with this routing key failed; `None` where it was solved.
+#[must_use]
+pub fn failure_of(routing_key: &str) -> Option<(Class, &str)> {
+    let (class, code) = routing_key.strip_prefix("dead.")?.split_once('.')?;
+    Some((class.parse().ok()?, code))
 }
 
 /// Who finishes a job, and when.

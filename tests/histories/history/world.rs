@@ -21,6 +21,7 @@ use captcha_worker::fleet::{Client, Egress, Order};
 use captcha_worker::linger::Linger;
 use captcha_worker::simulator::{Control, Simulator, SimulatorConfig};
 use captcha_worker::solver::Solver;
+use captcha_worker::trace::Tracer;
 use captcha_worker::worker::{Clock, Dice, Drained, Limits, View, Worker, WorkerOptions};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -170,6 +171,7 @@ impl World {
             reply_to_prefix: String::new(),
             clock: Clock::Runtime { epoch: skewed, start: self.chronicle.began() },
             dice: Dice::seeded(dice),
+            tracer: Tracer::off(),
         }
     }
 

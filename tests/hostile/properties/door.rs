@@ -13,6 +13,7 @@ use captcha_worker::domain::job::{Job, JobBody, MAX_DEPTH, MAX_ID, NotAJob};
 use captcha_worker::domain::outcome::{self, Finish, Outcome};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::ticket::{self, Kept};
+use captcha_worker::domain::trace::{carry_on, parent};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -46,6 +47,7 @@ pub(crate) fn holds(input: &[u8]) {
             if let Some(history) = history {
                 goes_round_by_the_retry_queue(&job, &history, &policy);
                 becomes_a_ticket(&job, &history);
+                carries_a_trace(&job, &history);
                 ends_whole(&job, &history);
             }
         }
@@ -130,6 +132,17 @@ fn goes_round_by_the_retry_queue(job: &Job, history: &History, policy: &Policy) 
     assert_eq!(known, Ok(Some(history.clone())), "a parked job is never taken for a forgery");
     let again = Job::read(&mut parked, policy, || panic!("it has an id")).expect("what was let in once");
     same_job(job, &again);
+}
+
+/// Whatever its headers say of a trace: this attempt's goes on with the job, or there is no room for it beside a ticket.
+fn carries_a_trace(job: &Job, history: &History) {
+    let mut traced = job.clone();
+    carry_on(&mut traced.properties.headers, 1, 2, true);
+    if traced != *job {
+        let from = parent(&traced.properties.headers).expect("it was written to be read");
+        assert_eq!((from.trace_id, from.span_id, from.sampled), (1, 2, true));
+    }
+    becomes_a_ticket(&traced, history);
 }
 
 fn becomes_a_ticket(job: &Job, history: &History) {

@@ -1,14 +1,20 @@
 //! Logs: to stderr, for people or as JSON lines. Standard output belongs to what commands print.
 
-use std::io::{self, IsTerminal, Write};
-use std::panic::{self, PanicHookInfo};
+mod panics;
+mod ration;
+
+use std::io::{self, IsTerminal};
+use std::time::Instant;
 
 use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{LogFilter, LogFormat};
+use ration::{Rationed, Sparing};
+
+pub use panics::guard_panics;
 
 /// Logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +25,9 @@ pub enum TelemetryError {
     /// Something else in this process has set up logging already.
     #[error("logging is set up already: {0}")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
+    /// The filter cannot be replaced.
+    #[error("log.level cannot be changed: {0}")]
+    Fixed(#[from] reload::Error),
 }
 
 /// Client libraries whose trace events hold whole frames and messages, and with them passwords and keys.
@@ -27,17 +36,31 @@ const TALKATIVE: [&str; 6] = ["lapin", "amq_protocol", "hyper", "hyper_util", "h
 /// Where lapin writes a message that no queue took, whole, at level `warn`: proxy passwords in jobs included.
 const RETURNED_MESSAGES: &str = "lapin::returned_messages";
 
+/// What can be done about logging while it goes on.
+#[derive(Clone)]
+pub struct Logging {
+    filter: reload::Handle<EnvFilter, Registry>,
+    rationed: Rationed,
+}
+
+/// A filter that can take the place of the one in force.
+pub struct NextFilter(EnvFilter);
+
 /// Sets up logging for the whole process, once.
 ///
 /// # Errors
 /// Where the filter cannot be used, or logging is set up already.
-pub fn init(level: &LogFilter, format: LogFormat) -> Result<(), TelemetryError> {
-    let wanted = EnvFilter::builder().parse(directives(level))?;
-    let filter = wanted.and(filter_fn(|metadata| {
+pub fn init(level: &LogFilter, format: LogFormat) -> Result<Logging, TelemetryError> {
+    let NextFilter(wanted) = Logging::prepare(level)?;
+    // Lines that nobody wants are known by their place in the source, once: the filter is asked for none of them again until it is replaced.
+    let (wanted, filter) = reload::Layer::new(wanted);
+    let rationed = Rationed::default();
+    let discreet = filter_fn(|metadata| {
         let part = metadata.target().split("::").next().unwrap_or_default();
         let discreet = *metadata.level() < LevelFilter::TRACE || !TALKATIVE.contains(&part);
         discreet && metadata.target() != RETURNED_MESSAGES
-    }));
+    });
+    let filters = wanted.and(discreet.with_max_level_hint(LevelFilter::TRACE));
     // Without anybody at stderr's other end, the layer's own complaint about it would panic.
     let layer = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     let terminal = io::stderr().is_terminal();
@@ -46,8 +69,37 @@ pub fn init(level: &LogFilter, format: LogFormat) -> Result<(), TelemetryError> 
         LogFormat::Auto if terminal => layer.with_ansi(true).boxed(),
         LogFormat::Auto | LogFormat::Json => layer.json().flatten_event(true).with_ansi(false).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
-    Ok(())
+    let layer = Sparing { lines: layer, rationed: rationed.clone() };
+    tracing_subscriber::registry().with(layer.with_filter(filters)).try_init()?;
+    Ok(Logging { filter, rationed })
+}
+
+impl Logging {
+    /// A filter that is ready to take the place of the one in force.
+    ///
+    /// # Errors
+    /// Where it cannot be used.
+    pub fn prepare(level: &LogFilter) -> Result<NextFilter, TelemetryError> {
+        Ok(NextFilter(EnvFilter::builder().parse(directives(level))?))
+    }
+
+    /// Puts another filter in force.
+    ///
+    /// # Errors
+    /// Where logging has come to its end; the old one stays.
+    pub fn replace(&self, next: NextFilter) -> Result<(), TelemetryError> {
+        Ok(self.filter.reload(next.0)?)
+    }
+
+    /// Writes a line for each kind of warning of which lines were left out more than a minute ago.
+    pub fn tell_left_out(&self) {
+        self.rationed.tell(Instant::now(), false);
+    }
+
+    /// The same for all of them, at the end.
+    pub fn tell_rest(&self) {
+        self.rationed.tell(Instant::now(), true);
+    }
 }
 
 /// The AMQP client logs each refusal and each orderly end as an error, the very things that the broker's errors here tell in
@@ -57,33 +109,8 @@ fn directives(level: &LogFilter) -> String {
     if text.contains("lapin") { text.to_owned() } else { format!("{text},lapin=off") }
 }
 
-/// Makes panics tell where they happened, and what only where that is fixed text.
-///
-/// A formatted message can hold whatever was being worked on: a publisher's proxy password, an address with credentials.
-pub fn guard_panics() {
-    panic::set_hook(Box::new(|info| {
-        let told = describe(info);
-        if tracing::enabled!(tracing::Level::ERROR) {
-            tracing::error!(panic = told, "a bug: this part of the program panicked");
-        } else {
-            // There is nothing left to do about an error here.
-            let _ = writeln!(io::stderr(), "a bug: this program panicked at {told}");
-        }
-    }));
-}
-
-fn describe(info: &PanicHookInfo<'_>) -> String {
-    let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
-    match info.payload().downcast_ref::<&'static str>() {
-        Some(fixed) => format!("{place}: {fixed}"),
-        None => place,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::*;
 
     #[test]
@@ -91,19 +118,5 @@ mod tests {
         let directives = |text| directives(&LogFilter::try_new(text).unwrap());
         assert_eq!(directives("info"), "info,lapin=off");
         assert_eq!(directives("info,lapin=debug"), "info,lapin=debug");
-    }
-
-    #[test]
-    fn a_panic_tells_its_place_and_no_formatted_text() {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&told);
-        panic::set_hook(Box::new(move |info| seen.lock().unwrap().push(describe(info))));
-        let secret = "pl4nted";
-        let _ = panic::catch_unwind(|| panic!("could not use {secret}"));
-        let _ = panic::catch_unwind(|| panic!("a fixed text"));
-        let _ = panic::take_hook();
-        let told = told.lock().unwrap();
-        assert!(told[0].starts_with("src/telemetry.rs:") && !told[0].contains(secret), "{told:?}");
-        assert!(told[1].ends_with(": a fixed text"), "{told:?}");
     }
 }
