@@ -52,20 +52,23 @@ impl Worker {
             }
         };
         let unfinished = self.ctx.gate.held();
-        serving.scope.end();
-        // Closing a consumer carries out the settlements made so far, and returns the rest.
-        let closing = async {
-            self.ctx.fleet.leave(&session).await;
-            for consumer in [serving.jobs.take(), serving.tickets.take()].into_iter().flatten() {
-                consumer.close().await;
-            }
-            serving.scope.session.link().close().await;
-        };
+        let closing = self.close(serving);
         let closed = timeout_at(deadline.max(Instant::now() + CLOSING), closing).await.is_ok();
         if !(in_time && closed) {
             tracing::warn!(unfinished, "the drain's time is over; what is unfinished goes back to its queue");
         }
         Drained { unfinished }
+    }
+
+    async fn close(&self, mut serving: Serving) {
+        serving.scope.end();
+        let session = &serving.scope.session;
+        self.ctx.fleet.leave(session).await;
+        // Closing a consumer carries out the settlements made so far, and returns the rest.
+        for consumer in [serving.jobs.take(), serving.tickets.take()].into_iter().flatten() {
+            consumer.close().await;
+        }
+        session.link().close().await;
     }
 
     /// Leaves while there is no session. A paid task whose ticket is not safe yet is worth one more, for as long as the drain may take.

@@ -96,16 +96,9 @@ impl Serving {
     /// Takes what the guard allows, and stops what it does not.
     async fn obey(&mut self, worker: &Worker) -> Result<(), BrokerError> {
         let permit = self.seen.borrow_and_update().permit;
-        let session = self.scope.session.clone();
-        let spec = |queue: String, prefetch| ConsumeSpec {
-            tag: format!("{} {queue}", worker.ctx.worker),
-            queue,
-            prefetch,
-        };
         let has_tickets = self.tickets.as_ref().is_some_and(|tickets| !tickets.is_cancelled());
         if permit.tickets && !has_tickets {
-            let spec = spec(worker.ctx.names.tickets(), worker.ticket_prefetch);
-            let tickets = session.link().consume(spec).await?;
+            let tickets = self.consume(worker, worker.ctx.names.tickets(), worker.ticket_prefetch).await?;
             self.scope = Arc::new(self.scope.with_tickets(tickets.lease().clone()));
             worker.ctx.consumers.set(Origin::Ticket, Some(tickets.watch()));
             self.tickets = Some(tickets);
@@ -127,8 +120,7 @@ impl Serving {
                 Jobs::All => Some(worker.job_prefetch),
             };
             if let Some(prefetch) = prefetch {
-                let spec = spec(worker.ctx.names.jobs(), prefetch);
-                let jobs = session.link().consume(spec).await?;
+                let jobs = self.consume(worker, worker.ctx.names.jobs(), prefetch).await?;
                 self.scope = Arc::new(self.scope.with_jobs(jobs.lease().clone()));
                 worker.ctx.consumers.set(Origin::Job, Some(jobs.watch()));
                 self.jobs = Some(jobs);
@@ -137,6 +129,11 @@ impl Serving {
             self.taking = permit.jobs;
         }
         Ok(())
+    }
+
+    async fn consume(&self, worker: &Worker, queue: String, prefetch: u16) -> Result<Consumer, BrokerError> {
+        let tag = format!("{} {queue}", worker.ctx.worker);
+        self.scope.session.link().consume(ConsumeSpec { tag, queue, prefetch }).await
     }
 
     /// No more jobs for now. What has been delivered goes on its way, and back to the queue by way of a retry queue: a plain return would be
