@@ -1,6 +1,5 @@
 //! `run`: one replica, until SIGTERM.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::reload::Reload;
 use super::{CommandError, Exit, connect, signals};
 use crate::broker::topology::Names;
-use crate::config::{LoadOptions, Loaded, Settings};
+use crate::config::{LoadOptions, Loaded, OpsSettings, Settings};
 use crate::domain::lifecycle::Rules;
 use crate::fleet::Egress;
 use crate::linger::Linger;
@@ -67,9 +66,7 @@ pub(super) async fn run(
     );
     // Served through the drain too: that is when somebody looks.
     let served = CancellationToken::new();
-    if let Some(address) = settings.ops.listen {
-        serve_ops(address, worker.view(), served.clone())?;
-    }
+    serve_ops(&settings.ops, worker.view(), served.clone())?;
     let drained = worker.run(stop).await;
     served.cancel();
     tracer.flush().await;
@@ -90,9 +87,17 @@ fn tell_left_out(logging: Logging) {
 }
 
 /// Listens at once, so that an address that cannot be had is told before any work is done.
-fn serve_ops(address: SocketAddr, view: View, stop: CancellationToken) -> Result<(), CommandError> {
+fn serve_ops(ops: &OpsSettings, view: View, stop: CancellationToken) -> Result<(), CommandError> {
+    let Some(address) = ops.listen else { return Ok(()) };
     let cannot = |error| CommandError::Failed(format!("ops.listen: cannot listen on {address}: {error}"));
-    let server = Server::bind(address).map_err(cannot)?;
+    let server = match Server::bind(address) {
+        Ok(server) => server,
+        Err(error) if ops.is_default => {
+            tracing::warn!(%address, %error, "nobody listens for health and metrics: the default of ops.listen cannot be had, taken by another replica perhaps");
+            return Ok(());
+        }
+        Err(error) => return Err(cannot(error)),
+    };
     let address = server.local_addr().map_err(cannot)?;
     tracing::info!(%address, "serving /healthz, /readyz, /status and /metrics");
     server.start(view, stop).map_err(CommandError::failed)

@@ -114,7 +114,8 @@ fn retry(reader: &mut Reader) -> Option<RetrySettings> {
 
 fn ops(reader: &mut Reader) -> Option<OpsSettings> {
     let listen = reader.text("ops.listen", "an IP address and a port", values::listen)?;
-    Some(OpsSettings { listen })
+    let is_default = reader.shown_origin("ops.listen") == "default";
+    Some(OpsSettings { listen, is_default })
 }
 
 fn log(reader: &mut Reader) -> Option<LogSettings> {

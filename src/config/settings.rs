@@ -132,6 +132,8 @@ pub struct GuardSettings {
 pub struct OpsSettings {
     /// Where health is served; `None`: nowhere.
     pub listen: Option<SocketAddr>,
+    /// Nobody has said where; that address may be taken.
+    pub is_default: bool,
 }
 
 /// `[log]`

@@ -52,6 +52,27 @@ fn an_address_that_cannot_be_listened_on_is_told_by_its_setting() {
 }
 
 #[test]
+fn nobody_has_said_where_to_listen_and_a_second_replica_on_the_machine_works_all_the_same() {
+    let dir = TempDir::new().unwrap();
+    // Whoever has it, it is taken.
+    let _taken = std::net::TcpListener::bind("127.0.0.1:9464");
+    let mut child = Process::new(env!("CARGO_BIN_EXE_captcha-worker"))
+        .arg("run")
+        .current_dir(dir.path())
+        .env("CAPTCHA_WORKER__SOLVER__API_KEY", "key")
+        .env("CAPTCHA_WORKER__BROKER__URL", "amqp://user:pass@127.0.0.1:1")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = Log::of(&mut child);
+    let warned = log.find("nobody listens for health and metrics");
+    assert_eq!((&warned["level"], &warned["address"]), (&"WARN".into(), &"127.0.0.1:9464".into()));
+    log.find("no session with the broker");
+    terminate(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_scenario_that_is_not_there_is_an_error() {
     let dir = TempDir::new().unwrap();
     let ended = end(worker(&dir).args(["simulate", "--scenario", "absent.toml"]));

@@ -9,6 +9,8 @@ mod hostile;
 mod jobs;
 mod kill;
 mod operator;
+mod readiness;
 mod restart;
 mod secrets;
 mod share;
+mod telling;

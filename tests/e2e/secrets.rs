@@ -1,19 +1,15 @@
 //! Secrets are planted wherever a worker is given one, everything is told at the finest level, and all that it tells is searched for them.
 
-use std::fs::File;
 use std::process::Stdio;
-use std::time::Duration;
 
-use captcha_worker::broker::Session;
-use captcha_worker::domain::envelope::{Message, Properties};
 use serde_json::{Value, json};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::TempDir;
 use tokio::process::Command;
-use tokio::time::{Instant, interval};
 
-use crate::fleet::{Process, Replica, Simulator, client, declare, fresh_namespace};
+use crate::fleet::{Replica, Simulator, declare, fresh_namespace};
 use crate::jobs;
 use crate::support::rabbit::{RabbitNode, connect};
+use crate::telling::{PATIENCE, Telling, arrived, get, publish};
 
 /// What every secret begins with.
 const PLANT: &str = "pl4nted";
@@ -27,7 +23,6 @@ create = [{ http = 500, body = "who is pl4nted-key, and pl4nted-login?" }, "ok"]
 when = { type = "RecaptchaV2Task" }
 result = [{ http = 200, body = '{"errorId":1,"errorCode":"pl4nted-key","errorDescription":"pl4nted-key"}' }]
 "#;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A job of a type that takes a proxy of the publisher's: each has its own, since one that is banned is left alone.
 fn proxied(n: usize, site: &str, script: &Value) -> Vec<u8> {
@@ -71,56 +66,6 @@ fn messages() -> Vec<(Vec<u8>, &'static str)> {
     ]
 }
 
-async fn publish(session: &Session, namespace: &str, body: Vec<u8>) {
-    let message = Message { body: body.into(), properties: Properties::default(), transient: false };
-    session.publish("", &format!("{namespace}.jobs"), message).await.expect("published");
-}
-
-/// Waits until so many messages are in a queue.
-async fn arrived(session: &Session, queue: &str, wanted: u64) {
-    let deadline = Instant::now() + PATIENCE;
-    let mut looks = interval(Duration::from_millis(100));
-    loop {
-        looks.tick().await;
-        let ready = session.link().depth(queue).await.expect("the broker answers").ready;
-        if ready == wanted {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{ready} of {wanted} are in {queue}");
-    }
-}
-
-/// A replica that tells everything into a file.
-struct Telling {
-    process: Process,
-    log: NamedTempFile,
-}
-
-impl Telling {
-    fn start(replica: &Replica<'_>) -> Self {
-        let log = NamedTempFile::new().expect("a temporary file");
-        let process = replica.start_logging_to(File::create(log.path()).expect("written").into());
-        Self { process, log }
-    }
-
-    fn told(&self) -> String {
-        std::fs::read_to_string(self.log.path()).expect("its log")
-    }
-
-    /// Waits until it has told this.
-    async fn tells(&self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        let mut looks = interval(Duration::from_millis(50));
-        loop {
-            looks.tick().await;
-            if let Some(line) = self.told().lines().find(|line| line.contains(text)) {
-                return line.to_owned();
-            }
-            assert!(Instant::now() < deadline, "not told: {text}\n{}", self.told());
-        }
-    }
-}
-
 /// What a command prints, on either side, however it ends.
 async fn command(amqp: &str, namespace: &str, api: &str, arguments: &[&str]) -> String {
     let dir = TempDir::new().expect("a temporary folder");
@@ -137,11 +82,6 @@ async fn command(amqp: &str, namespace: &str, api: &str, arguments: &[&str]) -> 
         .await
         .expect("the command runs");
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-async fn get(address: &str, path: &str) -> String {
-    let reply = client().get(format!("http://{address}{path}")).send().await.expect("answered");
-    String::from_utf8_lossy(&reply.bytes().await.expect("read")).into_owned()
 }
 
 fn clean(what: &str, told: &str) {
@@ -190,10 +130,9 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
     }
 
     simulator.wait_for("the wrong key is tried", PATIENCE, |stats| stats["bad_key_calls"] == 1).await;
-    let serving: Value = serde_json::from_str(&fleet[0].1.tells("serving /healthz").await).expect("JSON");
-    let address = serving["address"].as_str().expect("its address");
+    let address = fleet[0].1.serves().await;
     for path in ["/metrics", "/status", "/readyz", "/healthz"] {
-        let told = get(address, path).await;
+        let told = get(&address, path).await;
         assert!(!told.is_empty(), "{path}");
         clean(path, &told);
     }

@@ -2,6 +2,8 @@
 
 mod exposition;
 mod metrics;
+mod readiness;
+mod scene;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +25,6 @@ use captcha_worker::trace::Tracer;
 use captcha_worker::worker::{Clock, Dice, Limits, Worker, WorkerOptions};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
 /// An account with funds, and no word about anything else.
@@ -41,7 +42,13 @@ impl Transport for Solvent {
     }
 }
 
-fn worker(broker: &LocalBroker, key: &str, api: Arc<dyn Transport>, policy: Policy) -> Worker {
+fn worker(
+    broker: &LocalBroker,
+    key: &str,
+    api: Arc<dyn Transport>,
+    policy: Policy,
+    declare_topology: bool,
+) -> Worker {
     let second = Duration::from_secs;
     let pacing = Pacing::try_new(second(1), second(2), second(60)).expect("within the limits");
     Worker::new(WorkerOptions {
@@ -49,7 +56,7 @@ fn worker(broker: &LocalBroker, key: &str, api: Arc<dyn Transport>, policy: Poli
         broker: Broker::Local(broker.clone()),
         solver: Solver::with_transport(key.into(), api),
         names: Names::new("captcha"),
-        declare_topology: true,
+        declare_topology,
         rules: Rules {
             pacing: PacingTable { default: pacing, by_type: std::collections::BTreeMap::new() },
             overrides: Overrides::default(),
@@ -90,7 +97,7 @@ async fn get(url: &str) -> (u16, Value) {
 async fn a_replica_is_ready_only_while_it_has_a_session() {
     let broker = LocalBroker::new();
     broker.set_reachable(false);
-    let worker = worker(&broker, "key", Arc::new(Solvent), Policy::default());
+    let worker = worker(&broker, "key", Arc::new(Solvent), Policy::default(), true);
     let (view, stop) = (worker.view(), CancellationToken::new());
     let server = Server::bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let base = format!("http://{}", server.local_addr().expect("bound"));
@@ -100,12 +107,7 @@ async fn a_replica_is_ready_only_while_it_has_a_session() {
     let (status, body) = get(&format!("{base}/readyz")).await;
     assert_eq!((status, &body["reasons"][0]), (503, &json!("no session with the broker")));
     broker.set_reachable(true);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let mut looks = interval(Duration::from_millis(20));
-    while get(&format!("{base}/readyz")).await != (200, json!({"ready": true, "reasons": []})) {
-        looks.tick().await;
-        assert!(Instant::now() < deadline, "not ready in time");
-    }
+    readiness::told(&base, "ready", |told| *told == (200, json!({"ready": true, "reasons": []}))).await;
     assert!(view.is_connected());
     let (_, status) = get(&format!("{base}/status")).await;
     assert_eq!((&status["guard"]["state"], &status["in_flight"]), (&json!("canary"), &json!(0)));

@@ -2,28 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use captcha_worker::broker::local::LocalBroker;
-use captcha_worker::broker::topology::{Names, Topology};
-use captcha_worker::broker::{Broker, Session};
 use captcha_worker::domain::class::Class;
-use captcha_worker::domain::envelope::{Message, Properties};
 use captcha_worker::domain::guard::{Funds, Phase, Quarantined, Reason, State};
 use captcha_worker::domain::mark::Mark;
-use captcha_worker::domain::policy::Policy;
-use captcha_worker::ops::Server;
 use captcha_worker::solver::{RawReply, Transport, TransportError};
 use captcha_worker::worker::{Clock, View};
 use futures_util::future::BoxFuture;
 use serde_json::json;
-use tokio::time::{Instant, interval};
-use tokio_util::sync::CancellationToken;
 
 use crate::exposition::{read, told};
-use crate::worker;
+use crate::scene::{KEY, Scene};
 
-const KEY: &str = "pl4nted-key-0123456789abcdef";
 const PROXY_PASSWORD: &str = "pl4nted-proxy-password";
 /// Nobody's address.
 const PROXY: &str = "203.0.113.77";
@@ -53,73 +43,6 @@ impl Transport for Scripted {
     }
 }
 
-/// A worker under way, with its ops server.
-struct Scene {
-    broker: LocalBroker,
-    names: Names,
-    session: Session,
-    view: View,
-    url: String,
-    stop: CancellationToken,
-}
-
-impl Scene {
-    /// The fleet before this one has left a state behind, if any.
-    async fn start(left_behind: Option<State>) -> Self {
-        rustls::crypto::ring::default_provider().install_default().ok();
-        let (broker, names) = (LocalBroker::new(), Names::new("captcha"));
-        let session = Broker::Local(broker.clone()).connect().await.expect("a session");
-        session.link().declare(&Topology::new(&names)).await.expect("declared");
-        if let Some(state) = left_behind {
-            let user_id = Some(broker.user().to_owned());
-            let properties = Properties { user_id, ..Properties::default() };
-            let message = Message { body: state.to_bytes().into(), properties, transient: false };
-            session.publish("", &names.guard(), message).await.expect("confirmed");
-        }
-        let policy = Policy::try_new(&["example.com"], &["ScarceTask", "DearTask", "Odd\\", "Odd\\\\"])
-            .expect("sound");
-        let worker = worker(&broker, KEY, Arc::new(Scripted), policy);
-        let (view, stop) = (worker.view(), CancellationToken::new());
-        let server = Server::bind(([127, 0, 0, 1], 0).into()).expect("a port");
-        let url = format!("http://{}/metrics", server.local_addr().expect("bound"));
-        server.start(view.clone(), stop.clone()).expect("a thread");
-        tokio::spawn(worker.run(stop.clone()));
-        Self { broker, names, session, view, url, stop }
-    }
-
-    async fn publish(&self, task: serde_json::Value) {
-        let body = json!({"task": task}).to_string().into_bytes();
-        // As publishers set it who want to know how long their jobs wait.
-        let timestamp =
-            (task["type"] == "ImageToTextTask").then(|| Clock::System.now().as_millis() as u64 / 1_000);
-        let properties = Properties { timestamp, ..Properties::default() };
-        let message = Message { body: body.into(), properties, transient: false };
-        self.session.publish(&self.names.jobs(), "jobs", message).await.expect("confirmed");
-    }
-
-    async fn wait_until(&self, what: &str, holds: impl Fn(&View) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let mut looks = interval(Duration::from_millis(20));
-        while !holds(&self.view) {
-            looks.tick().await;
-            assert!(Instant::now() < deadline, "not in time: {what}; {:?}", self.view.reading());
-        }
-    }
-
-    async fn metrics(&self) -> String {
-        let reply = reqwest::get(&self.url).await.expect("an answer");
-        assert_eq!(reply.status().as_u16(), 200);
-        assert_eq!(reply.headers()["content-type"], "text/plain; version=0.0.4");
-        reply.text().await.expect("a body")
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
 /// An account that was in use until just now.
 fn in_use() -> State {
     let now = Clock::System.now();
@@ -136,7 +59,7 @@ fn phase(view: &View) -> Option<Phase> {
 
 /// A worker that has met a bit of everything: a solved job, a banned proxy, a type without slots, and the end of the money.
 async fn eventful() -> Scene {
-    let scene = Scene::start(Some(in_use())).await;
+    let scene = Scene::start(Arc::new(Scripted), Some(in_use())).await;
     scene.wait_until("the account is open", |view| phase(view) == Some(Phase::Open)).await;
     scene.publish(json!({"type": "ImageToTextTask", "body": "QUFB".repeat(60)})).await;
     scene.publish(json!({"type": "ScarceTask"})).await;
@@ -218,7 +141,7 @@ async fn they_tell_what_has_happened() {
 
 #[tokio::test]
 async fn every_label_is_there_before_anything_happens_and_what_is_not_known_is_absent() {
-    let scene = Scene::start(None).await;
+    let scene = Scene::start(Arc::new(Scripted), None).await;
     let families = read(&scene.metrics().await);
     let labels = |name: &str| families[name].values.keys().cloned().collect::<BTreeSet<_>>();
     let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
@@ -243,7 +166,7 @@ async fn every_label_is_there_before_anything_happens_and_what_is_not_known_is_a
 
 #[tokio::test]
 async fn types_that_differ_by_a_backslash_are_two() {
-    let scene = Scene::start(Some(in_use())).await;
+    let scene = Scene::start(Arc::new(Scripted), Some(in_use())).await;
     scene.publish(json!({"type": "Odd\\"})).await;
     scene.publish(json!({"type": "Odd\\\\"})).await;
     scene.wait_until("both are solved", |view| view.reading().solved == 2).await;
@@ -259,7 +182,7 @@ async fn what_does_not_apply_any_more_is_gone() {
     let mut state = in_use();
     let until = state.since;
     state.quarantine.push(Quarantined { proxy: Mark::of_proxy(PROXY, "8080"), until });
-    let scene = Scene::start(Some(state)).await;
+    let scene = Scene::start(Arc::new(Scripted), Some(state)).await;
     scene.wait_until("the account is open", |view| phase(view) == Some(Phase::Open)).await;
     let families = read(&scene.metrics().await);
     assert_eq!(families["captcha_quarantined_proxies"].values[""], 0.0, "its time is over");
