@@ -13,6 +13,7 @@ import yaml
 
 import schemas
 import ties
+import watched
 
 ROOT = Path(__file__).resolve().parents[2]
 LANES = ROOT / "deploy/kubernetes/lanes"
@@ -40,6 +41,14 @@ def grafana_faults():
     return ties.grafana_faults(sources, json.loads((grafana / "dashboard.json").read_text()))
 
 
+def watched_faults():
+    prometheus, metrics = ROOT / "deploy/prometheus", (ROOT / "docs/METRICS.md").read_text()
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
+    yield from watched.dashboard_faults(dashboard, metrics)
+    alerts, tests = yaml.safe_load((prometheus / "alerts.yml").read_text()), (prometheus / "alerts.test.yml").read_text()
+    yield from watched.alert_faults(alerts, tests, metrics, (ROOT / "docs/OPERATIONS.md").read_text())
+
+
 def main(arguments):
     rendered = dict(argument.split("=", 1) for argument in arguments)
     present = {lane.parent.name for lane in LANES.glob("*/kustomization.yaml")}
@@ -52,6 +61,7 @@ def main(arguments):
     faults = [fault for name, file in rendered.items() for fault in lane_faults(name, file, defaults)]
     faults += told("docker-compose.yml", lambda: ties.compose_faults(compose, drain, ROOT))
     faults += told("dashboard.json", grafana_faults)
+    faults += told("alerts and dashboard", watched_faults)
     faults += told("captcha-worker@.service", lambda: ties.unit_faults(unit, drain))
     for fault in faults:
         print(fault)
