@@ -8,9 +8,13 @@ mod jobs;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod broker;
+mod permissions;
 mod refusals;
+mod retention;
 mod secured;
 mod tls;
+mod work;
 
 use std::future::Future;
 use std::time::Duration;
