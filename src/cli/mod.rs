@@ -21,6 +21,7 @@ pub mod publish;
 mod reload;
 pub mod render;
 pub mod report;
+mod reroute;
 mod run;
 mod signals;
 mod simulate;
@@ -108,6 +109,8 @@ enum Configured {
     Publish(publish::PublishArgs),
     /// Look at, or take, outcomes: results or a dead-letter queue
     Outcomes(outcomes::OutcomesArgs),
+    /// Publish outcomes again that no queue was bound for
+    Reroute(reroute::RerouteArgs),
     /// Stand in for the recognition API, over HTTP
     Simulate(simulate::SimulateArgs),
 }
@@ -123,7 +126,8 @@ impl Configured {
             | Configured::Resume(_)
             | Configured::Topology(_)
             | Configured::Publish(_)
-            | Configured::Outcomes(_) => false,
+            | Configured::Outcomes(_)
+            | Configured::Reroute(_) => false,
         }
     }
 
@@ -151,6 +155,10 @@ impl Configured {
                 let (broker, names, stop) = reach(settings, "outcomes")?;
                 outcomes::outcomes(args, &broker, &names, &mut Console::std(output.is_forced_json()), &stop)
                     .await
+            }
+            Configured::Reroute(args) => {
+                let (broker, names, stop) = reach(settings, "reroute")?;
+                reroute::run(&args, &broker, &names, output, &stop).await
             }
             Configured::Simulate(args) => simulate::run(&args, output).await,
         }

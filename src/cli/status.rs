@@ -47,6 +47,8 @@ struct Backlog {
     retry: u64,
     results: u64,
     dead: u64,
+    /// Outcomes that no queue is bound for.
+    unrouted: u64,
 }
 
 pub(super) async fn run(
@@ -111,6 +113,7 @@ async fn backlog(session: &Session, names: &Names) -> Result<Backlog, BrokerErro
         retry,
         results: depth(names.results()).await?,
         dead,
+        unrouted: depth(names.unrouted()).await?,
     })
 }
 
@@ -126,7 +129,7 @@ fn as_json(survey: &Survey, backlog: &Backlog) -> Value {
         "shut_types": leader.map(|leader| leader.shut.clone()).unwrap_or_default(),
         "backlog": {
             "jobs": backlog.jobs, "tickets": backlog.tickets, "retry": backlog.retry,
-            "results": backlog.results, "dead": backlog.dead,
+            "results": backlog.results, "dead": backlog.dead, "unrouted": backlog.unrouted,
         },
     })
 }
@@ -146,11 +149,16 @@ fn show(survey: &Survey, backlog: &Backlog, output: &mut Output) -> Result<(), C
     for line in guard_lines(leader.map(|leader| &leader.state)) {
         output.line(line)?;
     }
-    let Backlog { jobs, tickets, retry, results, dead } = backlog;
+    let Backlog { jobs, tickets, retry, results, dead, unrouted } = backlog;
     output.line(format_args!("leader   {}", leader.map_or("none", |leader| &leader.name)))?;
     output.line(format_args!(
         "backlog  jobs {jobs} · tickets {tickets} · retry {retry} · results {results} · dead {dead} (ready in the queues)"
     ))?;
+    if *unrouted > 0 {
+        output.line(format_args!(
+            "         {unrouted} outcomes that no queue is bound for: `captcha-worker topology declare`, then `reroute`"
+        ))?;
+    }
     if let Some(leader) = leader.filter(|leader| !leader.shut.is_empty()) {
         output.line(format_args!("no slots {}", leader.shut.join(", ")))?;
     }

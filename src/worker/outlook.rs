@@ -85,6 +85,6 @@ async fn unroutable(ctx: &Context, session: &Session) -> Option<String> {
     let caught = session.link().depth(&unrouted).await.ok()?.ready;
     let exchange = ctx.names.outcomes();
     (caught > 0).then(|| {
-        format!("outcomes cannot be routed: {caught} stand in '{unrouted}', since no queue was bound for them on '{exchange}'")
+        format!("outcomes cannot be routed: {caught} stand in '{unrouted}', since no queue was bound for them on '{exchange}': bind one, then `captcha-worker reroute`")
     })
 }

@@ -10,13 +10,17 @@ use crate::jobs;
 use crate::support::rabbit::{RabbitNode, connect};
 use crate::telling::{PATIENCE, Telling, arrived, get, publish};
 
-/// Waits until `/readyz` tells what is wanted, and returns what it told.
 async fn readiness(address: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    seen(address, "/readyz", what, wanted).await
+}
+
+/// Waits until what is told there is what is wanted, and returns it.
+async fn seen(address: &str, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + PATIENCE;
     let mut looks = interval(Duration::from_millis(50));
     loop {
         looks.tick().await;
-        let told: Value = serde_json::from_str(&get(address, "/readyz").await).expect("JSON");
+        let told: Value = serde_json::from_str(&get(address, path).await).expect("JSON");
         if wanted(&told) {
             return told;
         }
@@ -40,7 +44,13 @@ async fn a_broker_that_has_gone_silent_is_told_before_the_session_ends_and_work_
     let (amqp, namespace) = (node.url(), fresh_namespace());
     let simulator = Simulator::start("").await;
     declare(&amqp, &namespace).await;
-    let settings = [("LOG__LEVEL", "info"), ("LOG__FORMAT", "json"), ("OPS__LISTEN", "127.0.0.1:0")];
+    // Silence for twice this ends the session: long enough for a poll to become overdue on a slow machine before.
+    let settings = [
+        ("BROKER__HEARTBEAT", "15s"),
+        ("LOG__LEVEL", "info"),
+        ("LOG__FORMAT", "json"),
+        ("OPS__LISTEN", "127.0.0.1:0"),
+    ];
     let replica = Telling::start(&Replica {
         amqp: &amqp,
         namespace: &namespace,
@@ -55,6 +65,7 @@ async fn a_broker_that_has_gone_silent_is_told_before_the_session_ends_and_work_
     let session = connect(&amqp).await;
     publish(&session, &namespace, jobs::image("slow", &slow).into_bytes()).await;
     simulator.wait_for("it is accepted", PATIENCE, |stats| stats["accepted_tasks"] == 1).await;
+    seen(&address, "/status", "its ticket is held", |status| status["tickets_open"] == 1).await;
     node.freeze();
     let told = readiness(&address, "nothing is consumed", |told| says(told, "not being consumed")).await;
     assert!(!says(&told, "no session with the broker"), "connected, and not ready: {told}");
