@@ -13,5 +13,6 @@ pub mod ops;
 pub mod simulator;
 pub mod solver;
 pub mod telemetry;
+pub mod tls;
 pub mod trace;
 pub mod worker;

@@ -30,6 +30,7 @@ pub(super) fn lingering_broker(
     let broker = &settings.broker;
     let options = AmqpOptions {
         url: broker.url.secret().clone(),
+        tls: broker.tls.clone(),
         connect_timeout: broker.connect_timeout,
         call_timeout: broker.call_timeout,
         confirm_timeout: broker.confirm_timeout,

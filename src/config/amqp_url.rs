@@ -11,6 +11,7 @@ pub struct AmqpUrl {
     secret: SecretString,
     shown: String,
     vhost: String,
+    tls: bool,
 }
 
 impl AmqpUrl {
@@ -34,11 +35,12 @@ impl AmqpUrl {
             return Err("holds a '#': in a user name or password it is written %23".to_owned());
         }
         let vhost = vhost_of(url.path())?;
+        let tls = url.scheme() == "amqps";
         if url.password().is_some() {
             // Fails only for addresses without a host, and this one has one.
             let _ = url.set_password(Some("***"));
         }
-        Ok(Self { shown: url.to_string(), secret: SecretString::from(text), vhost })
+        Ok(Self { shown: url.to_string(), secret: SecretString::from(text), vhost, tls })
     }
 
     /// The whole address, with the password.
@@ -51,6 +53,12 @@ impl AmqpUrl {
     #[must_use]
     pub fn vhost(&self) -> &str {
         &self.vhost
+    }
+
+    /// Whether connections are encrypted: `amqps://`.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.tls
     }
 
     /// The address with its password masked.

@@ -29,6 +29,7 @@ mod solver;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod values;
 
 pub use amqp_url::AmqpUrl;

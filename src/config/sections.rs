@@ -7,7 +7,7 @@ use super::settings::{
     BrokerSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings, TraceSettings,
     WorkerSettings,
 };
-use super::{guard, secret, solver, tables, values};
+use super::{guard, secret, solver, tables, tls, values};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const TENTH: Duration = Duration::from_millis(100);
@@ -46,6 +46,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<Settings> {
 
 fn broker(reader: &mut Reader) -> Option<BrokerSettings> {
     let url = secret::broker_url(reader);
+    let tls = tls::read(reader, url.as_ref());
     let namespace = reader.text("broker.namespace", "1 to 64 of a-z, 0-9, '_', '.', '-'", values::namespace);
     let connect_timeout = reader.duration("broker.connect_timeout", TENTH..=5 * MINUTE);
     let call_timeout = reader.duration("broker.call_timeout", TENTH..=5 * MINUTE);
@@ -55,6 +56,7 @@ fn broker(reader: &mut Reader) -> Option<BrokerSettings> {
     let declare_topology = reader.flag("broker.declare_topology");
     Some(BrokerSettings {
         url: url?,
+        tls: tls?,
         namespace: namespace?,
         connect_timeout: connect_timeout?,
         call_timeout: call_timeout?,

@@ -3,6 +3,7 @@
 mod deploy;
 mod secrets;
 mod support;
+mod tls;
 
 use std::time::Duration;
 

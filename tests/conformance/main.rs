@@ -15,6 +15,7 @@ use captcha_worker::broker::Broker;
 use captcha_worker::broker::amqp::{AmqpOptions, Connector};
 use captcha_worker::broker::local::LocalBroker;
 use captcha_worker::linger::Linger;
+use captcha_worker::tls::TlsFiles;
 
 /// The tests of one broker: the function `$broker` supplies it, `$paused` says whether all its time is tokio's.
 macro_rules! tests {
@@ -97,6 +98,7 @@ async fn amqp() -> Broker {
     let second = Duration::from_secs(1);
     let options = AmqpOptions {
         url: url.into(),
+        tls: TlsFiles::default(),
         connect_timeout: 10 * second,
         call_timeout: 10 * second,
         confirm_timeout: 10 * second,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use captcha_worker::broker::Session;
 use captcha_worker::broker::amqp::{AmqpOptions, Connector};
 use captcha_worker::linger::Linger;
+use captcha_worker::tls::TlsFiles;
 
 /// A node starts within seconds, or within a minute on a crowded machine.
 const START_WITHIN: Duration = Duration::from_secs(120);
@@ -56,6 +57,7 @@ pub fn fresh_namespace() -> String {
 pub fn options(url: &str) -> AmqpOptions {
     AmqpOptions {
         url: url.to_owned().into(),
+        tls: TlsFiles::default(),
         connect_timeout: Duration::from_secs(20),
         call_timeout: Duration::from_secs(20),
         confirm_timeout: Duration::from_secs(30),
@@ -76,7 +78,19 @@ pub struct RabbitNode {
     folder: PathBuf,
     port: u16,
     peer: Option<PathBuf>,
+    needs: Needs,
     group: Option<Child>,
+}
+
+/// What a node has beyond the others.
+#[derive(Debug, Clone, Default)]
+pub struct Needs {
+    /// A folder with `ca.pem`, `cert.pem` and `key.pem`: a listener for TLS, that asks for a client certificate.
+    pub tls: Option<PathBuf>,
+    /// More lines of configuration.
+    pub conf: String,
+    /// Plugins, separated by commas.
+    pub plugins: String,
 }
 
 impl RabbitNode {
@@ -85,8 +99,18 @@ impl RabbitNode {
         starting.await.expect("the node starts")
     }
 
+    pub async fn start_with(needs: Needs) -> Self {
+        let starting = tokio::task::spawn_blocking(|| Self::start_so(needs));
+        starting.await.expect("the node starts")
+    }
+
     fn start_here() -> Self {
+        Self::start_so(Needs::default())
+    }
+
+    fn start_so(needs: Needs) -> Self {
         let mut node = Self::prepared(None);
+        node.needs = needs;
         node.run();
         node
     }
@@ -98,7 +122,13 @@ impl RabbitNode {
             .tempdir()
             .expect("a temporary folder")
             .keep();
-        Self { folder, port: 0, peer: peer.map(|peer| peer.folder.clone()), group: None }
+        Self {
+            folder,
+            port: 0,
+            peer: peer.map(|peer| peer.folder.clone()),
+            needs: Needs::default(),
+            group: None,
+        }
     }
 
     /// Erlang's name of it.
@@ -117,6 +147,16 @@ impl RabbitNode {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port for TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.read("TLS_PORT=").and_then(|port| port.parse().ok()).expect("it has one")
+    }
+
+    /// The node's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub async fn session(&self) -> Session {
@@ -187,10 +227,15 @@ impl RabbitNode {
         let log =
             File::create(self.folder.join(format!("{verb}.log"))).expect("the node's folder is writable");
         let errors = log.try_clone().expect("a file handle can be cloned");
+        let conf = self.folder.join("more.conf");
+        std::fs::write(&conf, &self.needs.conf).expect("the node's folder is writable");
         Command::new(script())
             .arg(verb)
             .arg(&self.folder)
             .envs(self.peer.as_ref().map(|peer| ("RABBITMQ_NODE_PEER", peer)))
+            .envs(self.needs.tls.as_ref().map(|folder| ("RABBITMQ_NODE_TLS", folder)))
+            .env("RABBITMQ_NODE_CONF", conf)
+            .env("RABBITMQ_NODE_PLUGINS", &self.needs.plugins)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)

@@ -4,7 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
+use lapin::tcp::{AMQPUriTcpExt, RustlsConnector};
+use lapin::uri::AMQPScheme;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
@@ -12,6 +13,7 @@ use tracing::{info, warn};
 use super::fault::{call, from_handshake, unreachable_because};
 use super::life::Life;
 use super::target::{AmqpOptions, Target};
+use super::tls;
 use crate::broker::BrokerError;
 
 /// How often a connection is looked at, beside the events it tells: a close with a non-error code raises none.
@@ -24,14 +26,23 @@ pub(super) async fn open(
     role: &str,
 ) -> Result<Connection, BrokerError> {
     let patience = options.connect_timeout;
-    match timeout(patience, handshake(target, options, role)).await {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(from_handshake(&error, target)),
+    let opening = async {
+        let tls = if target.is_tls() { Some(tls::connector(&options.tls).await) } else { None };
+        let tls = tls.transpose().map_err(|reason| unreachable_because(target, reason))?;
+        handshake(target, options, role, tls).await.map_err(|error| from_handshake(&error, target))
+    };
+    match timeout(patience, opening).await {
+        Ok(opened) => opened,
         Err(_) => Err(unreachable_because(target, format!("no AMQP answer within {patience:?}"))),
     }
 }
 
-async fn handshake(target: &Target, options: &AmqpOptions, role: &str) -> lapin::Result<Connection> {
+async fn handshake(
+    target: &Target,
+    options: &AmqpOptions,
+    role: &str,
+    tls: Option<RustlsConnector>,
+) -> lapin::Result<Connection> {
     let name = format!("{} ({role})", options.connection_name);
     // lapin's recovery stays off: with it, a consumer whose channel the broker closed waits for ever after its error, and a dead socket
     // with unsent data is never noticed.
@@ -44,9 +55,16 @@ async fn handshake(target: &Target, options: &AmqpOptions, role: &str) -> lapin:
         target.uri(),
         lapin::runtime::default_runtime()?,
         // Bounded here too: this part runs on a thread of lapin's own, which an abandoned attempt would keep for minutes.
-        async move |uri, runtime| {
-            let tls = tls();
-            let connecting = AMQPUriTcpExt::connect_with_config_async(&uri, tls.as_ref(), &runtime);
+        async move |mut uri, runtime| {
+            let connecting = async {
+                // TLS comes after, by our own rules and not lapin's.
+                uri.scheme = AMQPScheme::AMQP;
+                let stream = uri.connect_async(&runtime).await?;
+                match &tls {
+                    Some(tls) => stream.into_rustls(tls, &uri.authority.host).await,
+                    None => Ok(stream),
+                }
+            };
             match timeout(patience, connecting).await {
                 Ok(stream) => stream.map_err(lapin::Error::from),
                 Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
@@ -55,11 +73,6 @@ async fn handshake(target: &Target, options: &AmqpOptions, role: &str) -> lapin:
         properties,
     )
     .await
-}
-
-/// For `amqps://`: the system's roots. Own roots and client certificates belong here.
-fn tls() -> OwnedTLSConfig {
-    OwnedTLSConfig::default()
 }
 
 /// Ends the session when the connection ends, whatever ends it, a peer that has gone silent included.

@@ -8,6 +8,7 @@ use lapin::protocol::AMQPError;
 use tokio::time::timeout;
 
 use super::target::Target;
+use super::tls;
 use crate::broker::BrokerError;
 
 const ACCESS_REFUSED: u16 = 403;
@@ -66,7 +67,8 @@ pub(super) fn from_handshake(error: &lapin::Error, target: &Target) -> BrokerErr
             _ => {}
         }
     }
-    unreachable_because(target, error.to_string())
+    let refusal = if target.is_tls() { tls::refusal(error) } else { None };
+    unreachable_because(target, refusal.unwrap_or_else(|| error.to_string()))
 }
 
 /// The broker, as an address that nothing usable answers at.

@@ -5,6 +5,7 @@
 //!
 //! * `publish`: publishes in order, confirms awaited together; `returns` finds out whose an unroutable message was.
 //! * `consume` and `get`: deliveries out, settlements in, in order, on the channel their tags belong to; the consumer's owner keeps the lease.
+//! * `tls`: for `amqps://`.
 //! * `topology`: declares, and compares.
 //! * `connection` and `life`: whatever ends either connection ends the session, and all that came from it is stale. Nothing is repaired:
 //!   whoever holds the session makes a new one. Dropping the last handle of a session ends it as well.
@@ -26,6 +27,7 @@ mod publish;
 mod returns;
 mod settle;
 mod target;
+mod tls;
 mod topology;
 
 use std::fmt;

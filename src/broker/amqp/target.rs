@@ -3,16 +3,19 @@
 use std::fmt;
 use std::time::Duration;
 
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::linger::Linger;
+use crate::tls::TlsFiles;
 
 /// How to reach a broker, and how long to wait for it.
 #[derive(Clone)]
 pub struct AmqpOptions {
     /// `amqp://` or `amqps://` URL with user, password and virtual host.
     pub url: SecretString,
+    /// For `amqps://`: whom to trust, and what to show.
+    pub tls: TlsFiles,
     /// For name resolution, TCP, TLS and the AMQP handshake together.
     pub connect_timeout: Duration,
     /// For every other call that the broker answers.
@@ -37,6 +40,7 @@ impl fmt::Debug for AmqpOptions {
             Err(_) => debug.field("url", &"unreadable"),
         };
         debug
+            .field("tls", &self.tls)
             .field("connect_timeout", &self.connect_timeout)
             .field("call_timeout", &self.call_timeout)
             .field("confirm_timeout", &self.confirm_timeout)
@@ -86,12 +90,19 @@ impl Target {
         if uri.vhost.len() > 255 {
             return Err(fault("the virtual host's name is longer than 255 bytes"));
         }
+        if uri.query.auth_mechanism == Some(SASLMechanism::External) {
+            by_certificate(&url, options)?;
+        }
         uri.query.heartbeat.get_or_insert(options.heartbeat_secs);
         Ok(Self { uri })
     }
 
     pub(super) fn uri(&self) -> AMQPUri {
         self.uri.clone()
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
     }
 
     pub(super) fn address(&self) -> String {
@@ -112,6 +123,25 @@ impl Target {
     }
 }
 
+/// The broker takes the user from the certificate and tells nobody; but replicas believe each other by it.
+fn by_certificate(url: &url::Url, options: &AmqpOptions) -> Result<(), UrlError> {
+    let fault = |reason: &str| Err(UrlError(format!("auth_mechanism=external {reason}")));
+    if url.scheme() != "amqps" || options.tls.identity.is_none() {
+        return fault(
+            "logs in by a client certificate: it needs amqps://, broker.tls_cert_file and broker.tls_key_file",
+        );
+    }
+    if url.username().is_empty() {
+        return fault(
+            "needs the user's name in the address as the broker reads it from the certificate: amqps://name@host",
+        );
+    }
+    if url.password().is_some() {
+        return fault("logs in without a password: leave it out of the address");
+    }
+    Ok(())
+}
+
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.uri.scheme {
@@ -125,10 +155,12 @@ impl fmt::Debug for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::IdentityFiles;
 
     fn options(url: &str) -> AmqpOptions {
         AmqpOptions {
             url: url.to_owned().into(),
+            tls: TlsFiles::default(),
             connect_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(5),
             confirm_timeout: Duration::from_secs(5),
@@ -177,6 +209,27 @@ mod tests {
         let heartbeat = |url| Target::parse(&options(url)).unwrap().uri.query.heartbeat;
         assert_eq!(heartbeat("amqp://host"), Some(10));
         assert_eq!(heartbeat("amqp://host?heartbeat=30"), Some(30));
+    }
+
+    #[test]
+    fn a_log_in_by_certificate_needs_the_certificate_and_the_users_name() {
+        let identity = IdentityFiles { certificate: "cert.pem".into(), key: "key.pem".into() };
+        let parse = |url: &str, identity: Option<&IdentityFiles>| {
+            let tls = TlsFiles { ca: None, identity: identity.cloned() };
+            Target::parse(&AmqpOptions { tls, ..options(url) })
+        };
+        let external = |login| format!("amqps://{login}host?auth_mechanism=external");
+        let target = parse(&external("ann@"), Some(&identity)).unwrap();
+        assert_eq!(target.user(), "ann");
+        for (url, identity, told) in [
+            (external("ann@"), None, "broker.tls_cert_file"),
+            (external("ann@").replace("amqps", "amqp"), Some(&identity), "amqps://"),
+            (external(""), Some(&identity), "user's name"),
+            (external("ann:s3cret@"), Some(&identity), "without a password"),
+        ] {
+            let error = parse(&url, identity).expect_err(&url).to_string();
+            assert!(error.contains(told) && !error.contains("s3cret"), "{url}: {error}");
+        }
     }
 
     #[test]
