@@ -5,6 +5,9 @@
 #   deploy/rabbitmq/policies.sh NAMESPACE --discard    and discards what is old in NAMESPACE.dead.raw
 #   deploy/rabbitmq/policies.sh NAMESPACE --clear      takes all of that back
 #
+# Where the results are full, raise RESULTS and run it again before you clear: a quorum queue whose limit is taken away tells no channel that it
+# takes messages again, and workers would wait until their next session.
+#
 # Jobs, tickets, parked jobs and the guard's state are never bounded: a full queue there would stall what dead-letters into it, and an expired
 # job is a lost one.
 #

@@ -54,5 +54,5 @@ user worker    "^$own\$"      "^(amq\\.default|$n\\.outcomes|$n\\.control|$own)\
 # Direct reply-to needs no permission.
 user publisher '^$'           "^$n\\.jobs\$"                                     '^$'
 user consumer  '^$'           '^$'                                               "^$n\\.results\$"
-# Pauses, resumes, looks at dead letters and replays them.
-user operator  "^$own\$"      "^($n\\.(jobs|control)|$own)\$"                     "^($n\\.(dead\\..+|unrouted|control)|$own)\$"
+# Pauses, resumes, looks at dead letters, replays them, and sends on what had no queue.
+user operator  "^$own\$"      "^($n\\.(jobs|outcomes|control)|$own)\$"            "^($n\\.(dead\\..+|unrouted|control)|$own)\$"

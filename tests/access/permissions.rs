@@ -60,7 +60,7 @@ fn may(user: &str, act: Act) -> bool {
         ("worker", Act::Consume(queue) | Act::Purge(queue)) => matches!(queue, "jobs" | "tickets" | "guard"),
         ("publisher", Act::Publish(exchange)) => exchange == "jobs",
         ("consumer", Act::Consume(queue) | Act::Purge(queue)) => queue == "results",
-        ("operator", Act::Publish(exchange)) => matches!(exchange, "jobs" | "control"),
+        ("operator", Act::Publish(exchange)) => matches!(exchange, "jobs" | "outcomes" | "control"),
         ("operator", Act::Consume(queue) | Act::Purge(queue)) => {
             queue.starts_with("dead.") || queue == "unrouted"
         }

@@ -77,9 +77,10 @@ async fn old_dead_letters_move_on_results_are_bounded_and_all_else_is_left_alone
         assert_eq!(ready(&session, &queue).await, 2, "{queue}");
     }
 
+    broker.script("policies.sh", &[NAMESPACE], &[("RESULTS", "30"), ("DEAD_DAYS", SECOND)]);
+    fill(&session, &outcomes, "solved.X", 10).await.unwrap();
     broker.script("policies.sh", &[NAMESPACE, "--clear"], &[]);
     assert_eq!(policies(&broker), BTreeMap::new());
-    fill(&session, &outcomes, "solved.X", 10).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

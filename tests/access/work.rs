@@ -57,7 +57,7 @@ async fn a_fleet_works_with_the_least_rights_and_only_an_operator_pauses_it() {
     let outcome = asked(&broker, &jobs::image("asked", &json!({}))).await;
     assert_eq!((&outcome["id"], &outcome["status"]), (&json!("asked"), &json!("solved")), "{outcome}");
     let job = broker.passwords().join("job.json");
-    let capacity = json!({"createTask": [{"error": "ERROR_NO_SLOT_AVAILABLE"}]});
+    let capacity = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"]});
     std::fs::write(&job, jobs::image("published", &capacity)).unwrap();
     broker.done("publisher", &["publish", job.to_str().unwrap()]);
     let taken = ["outcomes", "--ack", "--follow", "--limit", "2", "--format", "ndjson"];
@@ -90,6 +90,7 @@ async fn a_fleet_works_with_the_least_rights_and_only_an_operator_pauses_it() {
     let status: Value = serde_json::from_str(&broker.done("operator", &["status", "--json"])).unwrap();
     assert_eq!(status["guard"]["paused"]["reason"], "a trial", "{status}");
     broker.done("operator", &["resume"]);
+    assert!(broker.done("operator", &["reroute", "--json"]).contains("\"left\":0"));
     for replica in &mut fleet {
         assert_eq!(replica.terminate(Duration::from_secs(30)).await, Some(0));
     }
