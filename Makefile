@@ -114,6 +114,13 @@ chaos: $(TEST_PYTHON) ## Everything that can fail is made to fail, on real parts
 	$(if $(RABBITMQ),RABBITMQ_BIN=$$(scripts/unpack-rabbitmq $(RABBITMQ)) && export RABBITMQ_BIN && )CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) \
 	  $(CARGO) bench --locked --quiet --profile $(CHAOS_PROFILE) --bench chaos -- $(CHAOS)
 
+.PHONY: alerts
+alerts: $(TEST_PYTHON) ## Every alert is made to fire by causing what it warns of, in a real Prometheus; spans are divided by ALERTS_FASTER (10)
+	$(CARGO) build --release --locked --quiet
+	scripts/ensure-rabbitmq
+	@command -v prometheus >/dev/null || { echo "prometheus is not installed (Debian's package has it)" >&2; exit 1; }
+	$(TEST_PYTHON) -B benches/alerts/trial.py --faster $(or $(ALERTS_FASTER),10) $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/tmp/alerts $(ALERTS)
+
 .PHONY: fuzz
 fuzz: ## Fuzz the door, the ticket's reader and the reader of replies, FUZZ_SECONDS (60) each, with a stable toolchain
 	scripts/fuzz

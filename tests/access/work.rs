@@ -75,7 +75,7 @@ async fn a_fleet_works_with_the_least_rights_and_only_an_operator_pauses_it() {
     assert!(broker.done("operator", &dead).contains("malformed"));
 
     for (user, queue) in [("publisher", "lane.a.results"), ("operator", "lane.a.results")] {
-        let told = broker.denied(user, &["outcomes"]);
+        let told = broker.denied(user, &["outcomes", "--ack", "--follow", "--limit", "1"]);
         assert!(told.contains("ACCESS_REFUSED") && told.contains(queue), "{user}: {told}");
     }
     for user in ["publisher", "consumer"] {

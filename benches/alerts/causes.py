@@ -1,0 +1,196 @@
+"""A lane for each alert: what is done to it, what must fire, what may fire beside it, and what mends it."""
+
+import signal
+
+from relay import ApiRelay, SlowBroker
+from stage import Lane, until
+
+TOO_LARGE = 1024 * 1024 + 5
+
+
+class Cause:
+    """`alert` has to fire after `inflict`, and to clear after `mend`; `beside` may fire as well. Without `mend` it clears by time alone."""
+
+    def __init__(self, alert, told, lane, inflict, mend=None, beside=()):
+        self.alert, self.told, self.lane = alert, told, lane
+        self.inflict, self.mend, self.beside = inflict, mend, {alert, *beside}
+
+
+def guard(stage):
+    lane = Lane(stage, "guard", replicas=4)
+
+    def mend():
+        lane.control(key_valid=True)
+        until("the guard opens", 90, lambda: lane.command("resume") and lane.status(0)["guard"]["state"] in ("open", "canary"))
+    return Cause("CaptchaGuardTripped", "the key is revoked", lane, lambda: (lane.feed(5), lane.control(key_valid=False)), mend)
+
+
+def paused(stage):
+    lane = Lane(stage, "paused", replicas=2)
+    return Cause("CaptchaPausedLong", "captcha-worker pause", lane, lambda: lane.command("pause"), lambda: lane.command("resume"))
+
+
+def gone(stage):
+    lane = Lane(stage, "gone", replicas=2)
+    return Cause("CaptchaNotConsuming", "every replica killed", lane, lambda: [replica.kill() for replica in lane.replicas], lane.begin,
+                 ["CaptchaReplicaDown"])
+
+
+def down(stage):
+    lane = Lane(stage, "down", replicas=4)
+    return Cause("CaptchaReplicaDown", "one replica of four killed", lane, lambda: lane.replicas[lane.leader()].kill(), lane.begin)
+
+
+def unready(stage):
+    lane = Lane(stage, "unready", replicas=2)
+
+    def restart(**settings):
+        lane.replicas[1].terminate()
+        lane.replicas[1].wait(60)
+        lane.run(1, **settings)
+    return Cause("CaptchaReplicaNotReady", "one replica with another key", lane, lambda: restart(solver__api_key="another-key"), restart,
+                 ["CaptchaReplicaDown"])
+
+
+def leaderless(stage):
+    lane = Lane(stage, "leaderless", replicas=2, broker__heartbeat="60s")
+    frozen = []
+
+    def freeze():
+        frozen.append(lane.replicas[lane.leader()])
+        frozen[0].send_signal(signal.SIGSTOP)
+    return Cause("CaptchaNoLeader", "the leader frozen", lane, freeze, lambda: frozen[0].send_signal(signal.SIGCONT), ["CaptchaReplicaDown"])
+
+
+def flapping(stage):
+    stage.ctl("add_vhost", "flapping")
+    stage.ctl("set_permissions", "-p", "flapping", "guest", ".*", ".*", ".*")
+    lane = Lane(stage, "flapping", vhost="flapping", consume=False)
+
+    def cut():
+        for lost in range(1, 5):
+            stage.ctl("close_all_connections", "-p", "flapping", "a trial")
+            until("the replica is back", 60, lambda: lane.status(0)["counters"]["sessions_lost"] >= lost and lane.status(0)["ready"])
+    return Cause("CaptchaBrokerFlapping", "the broker closes its connections, four times", lane, cut)
+
+
+def late(stage):
+    lane = Lane(stage, "late", solver__max_calls_per_second=3)
+    return Cause("CaptchaPollsLate", "3 calls a second allowed, 60 tasks open", lane, lambda: lane.publish(60, {"solve_ms": 25_000}),
+                 lambda: None, ["CaptchaPaidTwice", "CaptchaWaste", "CaptchaDeadLetterBurst"])
+
+
+def money(stage):
+    lane = Lane(stage, "money", scenario="balance = 10.0\n", guard__balance_interval="5s")
+    return Cause("CaptchaMoneyLow", "36 an hour spent, 10 there", lane, lambda: lane.feed(10), lambda: lane.control(add_credits=100_000))
+
+
+def balance(stage):
+    lane = Lane(stage, "balance", guard__balance_interval="5s")
+    relay = ApiRelay(lane.api, seed=1)
+    lane.base = relay.url
+
+    def spoil(path=""):
+        relay.spoil = lambda path: path.endswith("getBalance")
+        lane.feed(5)
+
+    def mend():
+        relay.spoil = lambda path: False
+    return Cause("CaptchaBalanceUnknown", "getBalance alone fails", lane, spoil, mend)
+
+
+def twice(stage):
+    lane = Lane(stage, "twice")
+    return Cause("CaptchaPaidTwice", "accepted, and the answer cut off", lane, lambda: lane.publish(5, {"create": ["accepted_then_cut", "ok"]}))
+
+
+def waste(stage):
+    lane = Lane(stage, "waste")
+    return Cause("CaptchaWaste", "pictures that the API cannot recognise", lane,
+                 lambda: lane.publish(60, {"result": ["ERROR_CAPTCHA_UNSOLVABLE"]}), None, ["CaptchaPaidTwice", "CaptchaDeadLetterBurst"])
+
+
+def burst(stage):
+    lane = Lane(stage, "burst")
+    return Cause("CaptchaDeadLetterBurst", "jobs for a site that is not listed", lane, lambda: lane.publish(60, site=True))
+
+
+def unreadable(stage):
+    lane = Lane(stage, "unreadable")
+
+    def litter():
+        with stage.connection() as connection:
+            connection.channel().basic_publish(f"{lane.job}.jobs", "", b"x" * TOO_LARGE)
+    return Cause("CaptchaUnreadableMessages", "a message above 1 MiB", lane, litter, lambda: lane.command("outcomes", "--dead", "raw", "--ack"))
+
+
+def unrouted(stage):
+    lane = Lane(stage, "unrouted")
+
+    def unbind():
+        with stage.connection() as connection:
+            connection.channel().queue_unbind(f"{lane.job}.results", f"{lane.job}.outcomes", "solved.#")
+        lane.publish(20)
+
+    def mend():
+        lane.command("topology", "declare")
+        lane.command("reroute")
+    return Cause("CaptchaOutcomesUnrouted", "the results' binding taken away", lane, unbind, mend)
+
+
+def unconsumed(stage):
+    lane = Lane(stage, "unconsumed", consume=False)
+    return Cause("CaptchaResultsNotConsumed", "no consumer", lane, lambda: lane.publish(20), lambda: lane.command("outcomes", "--ack"))
+
+
+def backlog(stage):
+    lane = Lane(stage, "backlog", replicas=2, worker__max_in_flight=2)
+    return Cause("CaptchaBacklog", "300 jobs of 5 s for replicas that hold 2", lane, lambda: lane.publish(300, {"solve_ms": 5_000}),
+                 lambda: (lane.replicas[0].kill(), lane.run(0, worker__max_in_flight=2000)))
+
+
+def ownerless(stage):
+    lane = Lane(stage, "ownerless", replicas=2, worker__max_in_flight=2)
+
+    def orphan():
+        lane.replicas[1].terminate()
+        lane.replicas[1].wait(60)
+        lane.run(1, worker__max_in_flight=200)
+        lane.publish(100, {"solve_ms": 50_000})
+        until("its tickets are held", 60, lambda: lane.status(1)["tickets_open"] > 60)
+        lane.replicas[1].kill()
+    return Cause("CaptchaTicketsWithoutOwner", "who held them killed, the other full", lane, orphan, lambda: lane.run(1, worker__max_in_flight=200),
+                 ["CaptchaReplicaDown", "CaptchaPaidTwice", "CaptchaBacklog"])
+
+
+def confirms(stage):
+    relay = SlowBroker(stage.port)
+    lane = Lane(stage, "confirms")
+    lane.amqp = stage.amqp(relay.port)
+
+    def slow(delay):
+        relay.delay = delay
+    return Cause("CaptchaConfirmsSlow", "the broker's words 1.5 s late", lane, lambda: (lane.feed(5), slow(1.5)), lambda: slow(0.0))
+
+
+def failing(stage):
+    lane = Lane(stage, "failing")
+    relay = ApiRelay(lane.api, seed=2)
+    lane.base = relay.url
+
+    def spoil(share):
+        relay.spoil = lambda path: relay.chance.random() < share
+    return Cause("CaptchaApiFailing", "every fifth call a server error", lane, lambda: (lane.feed(5), spoil(0.2)), lambda: spoil(0.0))
+
+
+def calm(stage):
+    """Nothing may fire where nothing is wrong: a lane at work, one without work."""
+    busy, idle = Lane(stage, "busy", replicas=4), Lane(stage, "idle", replicas=2)
+    busy.begin()
+    idle.begin()
+    busy.feed(10)
+    return [busy, idle]
+
+
+ALL = [guard, paused, gone, down, unready, leaderless, flapping, late, money, balance, twice, waste, burst, unreadable, unrouted, unconsumed,
+       backlog, ownerless, confirms, failing]
