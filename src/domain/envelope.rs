@@ -1,6 +1,7 @@
 //! What surrounds a message's bytes: AMQP basic properties and headers as plain values, free of any client library.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
 
@@ -133,8 +134,9 @@ impl Properties {
     }
 }
 
-/// Bytes with their properties: what is published and what is delivered.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// Bytes with their properties: what is published and what is delivered. A body can hold a publisher's proxy password, so `Debug` tells its
+/// length alone.
+#[derive(Clone, Default, PartialEq)]
 pub struct Message {
     /// The body, verbatim. Clones share it: a job's bytes are held once, whatever they are on their way into.
     pub body: Bytes,
@@ -142,4 +144,15 @@ pub struct Message {
     pub properties: Properties,
     /// Not written to disk (delivery mode 1). Only copies that nobody relies on are.
     pub transient: bool,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = format_args!("{} bytes", self.body.len());
+        f.debug_struct("Message")
+            .field("body", &body)
+            .field("properties", &self.properties)
+            .field("transient", &self.transient)
+            .finish()
+    }
 }

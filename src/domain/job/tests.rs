@@ -147,3 +147,22 @@ proptest! {
         let _ = read_with(text.as_bytes(), Properties::default(), &[]);
     }
 }
+
+#[test]
+fn a_publishers_secret_is_in_no_debug_print() {
+    let small = r#"{"id":"a","task":{"type":"TurnstileTask","websiteURL":"https://example.com/","proxyPassword":"pl4nted"}}"#;
+    let picture = image(2000);
+    let large = format!(
+        r#"{{"id":"a","task":{{"type":"ImageToTextTask","body":"{picture}","proxyPassword":"pl4nted"}}}}"#
+    );
+    for body in [small, &large] {
+        let job = read_with(body.as_bytes(), Properties::default(), &["example.com"]).unwrap();
+        let packed = Job { body: JobBody::packed(job.body.bytes()), ..job.clone() };
+        let message = Message { body: job.body.bytes(), ..Message::default() };
+        for told in [format!("{job:?}"), format!("{packed:#?}"), format!("{message:?}")] {
+            assert!(told.contains(" bytes") && !told.contains("pl4nted"), "{told}");
+        }
+    }
+    let refused = read_with(small.as_bytes(), Properties::default(), &[]).expect_err("no site is allowed");
+    assert!(!format!("{refused:?}").contains("pl4nted"), "{refused:?}");
+}
