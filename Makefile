@@ -66,6 +66,10 @@ lint: ## Format, clippy, documentation and, where cargo-deny is installed, depen
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 	scripts/check-dependencies
 
+.PHONY: schema
+schema: ## Write the contract for machines into docs/schema; `make test` fails where it is behind the code
+	$(CARGO) run --locked --quiet -- schema --out docs/schema
+
 .PHONY: check-deploy
 check-deploy: $(DEPLOY_PYTHON) ## Compose file, Kubernetes manifests, systemd unit and Prometheus' settings: schemas, and what must fit together
 	scripts/check-deploy $(abspath $(TARGET_DIR))/deploy-venv
