@@ -1,12 +1,15 @@
 //! The AsyncAPI document names what stands on the broker, and all of it that others than workers meet.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 
 use captcha_worker::broker::topology::{Names, Topology};
 use captcha_worker::contract;
 use captcha_worker::domain::class::Class;
 use serde_json::{Value, json};
 
+use crate::support::node::staged;
 use crate::{faults, validator};
 
 fn document() -> Value {
@@ -95,6 +98,32 @@ fn jobs_are_received_by_a_key_that_is_bound_and_outcomes_sent_to_every_queue_of_
     assert_eq!(received, 1);
     assert_eq!(operations["receiveJob"]["channel"]["$ref"], "#/channels/jobs");
     assert_eq!(operations["receiveJob"]["reply"]["channel"]["$ref"], "#/channels/reply");
+}
+
+/// What AsyncAPI's own JSON Schema says of a document, the bindings to AMQP included.
+fn judged(document: &Value) -> Output {
+    let folder = staged("tests/contract/asyncapi", "asyncapi");
+    let mut check = Command::new("node")
+        .arg(folder.path().join("check.mjs"))
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("node runs");
+    let mut input = check.stdin.take().expect("its input");
+    input.write_all(document.to_string().as_bytes()).expect("it reads");
+    drop(input);
+    check.wait_with_output().expect("node ends")
+}
+
+#[test]
+fn it_is_valid_by_asyncapi_s_own_schema() {
+    let good = judged(&document());
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    let mut wrong = document();
+    wrong["channels"]["results"]["bindings"]["amqp"]["is"] = json!("heap");
+    let bad = judged(&wrong);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&bad.stderr).contains("/channels/results/bindings/amqp"));
 }
 
 fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {

@@ -1,5 +1,8 @@
 //! The contract for machines says what the code does: what the schemas take, the door takes; what the code writes, they describe.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod asyncapi;
 mod door;
 mod files;
