@@ -175,7 +175,7 @@ fn jobs() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(ProptestConfig::with_cases(1_500))]
 
     #[test]
     fn door_and_schema_agree_about_any_job(job in jobs()) {
