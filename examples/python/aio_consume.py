@@ -22,6 +22,7 @@ from aio_pika.exceptions import AMQPError
 from contract import RESULTS, URL, OutOfContract, Seen, arguments, reader, run
 
 LONGEST_PAUSE = 30.0
+LOOK = 1.0
 
 
 class Consumer:
@@ -47,7 +48,8 @@ class Consumer:
         if self.left == 0:
             self.stopped.set()
 
-    async def session(self) -> None:
+    async def session(self) -> str:
+        """Consumes until it is stopped, or until something is gone, and tells what is."""
         # Not connect_robust, which would go on in silence: whoever runs this wants to be told.
         async with await aio_pika.connect(URL, timeout=30) as connection:
             gone = asyncio.Event()
@@ -56,19 +58,22 @@ class Consumer:
                 closing.add(lambda *_: gone.set())
             await channel.set_qos(prefetch_count=100)
             queue = await channel.get_queue(self.queue, ensure=False)
-            await queue.consume(self.on_outcome)
+            tag = await queue.consume(self.on_outcome)
             self.pause = 0.5
             waits = [asyncio.ensure_future(event.wait()) for event in (gone, self.stopped)]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            # A consumer that the broker ends, since its queue is gone, is forgotten by the client without a word: so this looks now and then.
+            known = (await channel.get_underlay_channel()).consumers
+            while tag in known and not any(wait.done() for wait in waits):
+                await asyncio.wait(waits, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
+            return "the connection is gone" if gone.is_set() else "the broker ended the consumer"
 
     async def run(self) -> None:
         while not self.stopped.is_set():
-            trouble = "the connection is gone"
             try:
-                await self.session()
-            except (AMQPError, ConnectionError, OSError, asyncio.TimeoutError) as error:
+                trouble = await self.session()
+            except (AMQPError, OSError, asyncio.TimeoutError) as error:
                 trouble = repr(error)
             if not self.stopped.is_set():
                 # By chance, so that a fleet of consumers does not come back as one.

@@ -1,8 +1,29 @@
-//! Consumers outlive their broker.
+//! Consumers outlive their broker, and their queue.
 
+use crate::by_every_client;
 use crate::client::{Client, Lane, Running, outcome, put};
-use crate::fleet::{declare, fresh_namespace};
+use crate::fleet::{amqp, declare, fresh_namespace};
+use crate::support::foreign::command;
 use crate::support::rabbit::{RabbitNode, connect};
+
+by_every_client!(a_consumer_whose_queue_is_deleted_is_there_again_when_the_queue_is);
+
+async fn a_consumer_whose_queue_is_deleted_is_there_again_when_the_queue_is(client: Client) {
+    let (amqp, namespace) = (amqp(), fresh_namespace());
+    declare(&amqp, &namespace).await;
+    let (session, queue) = (connect(&amqp).await, format!("{namespace}.results"));
+    let lane = Lane { amqp: &amqp, namespace: &namespace };
+    let mut consumer = client.program("consume", &lane, &[]).start();
+    put(&session, &queue, "before", &outcome("before")).await;
+    assert_eq!(consumer.line().await["id"], "before");
+
+    let arguments = serde_json::json!({"queue": queue}).to_string();
+    assert!(command("call", &[&amqp, "queue_delete", &arguments]).status().expect("python runs").success());
+    declare(&amqp, &namespace).await;
+    put(&session, &queue, "after", &outcome("after")).await;
+    assert_eq!(consumer.line().await["id"], "after");
+    assert_eq!(consumer.terminate().await, Some(0));
+}
 
 #[tokio::test]
 async fn consumers_go_on_after_a_crash_of_the_broker_and_leave_in_order_when_told_to() {
