@@ -10,8 +10,11 @@ use crate::domain::job::{MAX_ID, MAX_TYPE};
 
 /// As many characters as the longest id of the API has bytes, its quotes left out.
 const MAX_TASK_ID: usize = TaskId::MAX_LEN - 2;
-/// Longest name of a replay.
+/// Longest id of a replay, and what it is made of.
 pub(super) const MAX_REPLAY_ID: usize = 64;
+pub(super) const REPLAY_ID: &str = "^[!-~]+$";
+/// Most replays of one job that are counted.
+pub(super) const MAX_REPLAYS: u32 = 1_000_000;
 
 #[derive(JsonSchema)]
 #[schemars(
@@ -54,14 +57,15 @@ pub(super) struct Outcome {
         with = "String",
         skip_serializing_if = "Option::is_none",
         length(min = 1, max = MAX_REPLAY_ID),
-        description = "The replay that published the job last; absent where none did."
+        regex(pattern = REPLAY_ID),
+        description = "Of a replayed job: which dead letter it was published again from; absent for a job that was never replayed."
     )]
     replay_id: Option<String>,
     #[schemars(
         with = "u32",
         skip_serializing_if = "Option::is_none",
-        range(min = 1),
-        description = "How often the job was replayed; absent where it never was."
+        range(min = 1, max = MAX_REPLAYS),
+        description = "Of a replayed job: the how manieth replay it is; absent for a job that was never replayed."
     )]
     replays: Option<u32>,
     #[schemars(flatten)]

@@ -280,9 +280,13 @@ fn wrong_words_numbers_and_times_are_refused() {
     ] {
         assert!(!OUTCOME.is_valid(&with(outcome, place, other.clone())), "{place} = {other}");
     }
-    for (name, value) in
-        [("replay_id", json!("")), ("replay_id", json!("x".repeat(65))), ("replays", json!(0))]
-    {
+    for (name, value) in [
+        ("replay_id", json!("")),
+        ("replay_id", json!("x".repeat(65))),
+        ("replay_id", json!("two words")),
+        ("replays", json!(0)),
+        ("replays", json!(1_000_001)),
+    ] {
         let mut outcome = failed.clone();
         outcome[name] = value;
         assert!(!OUTCOME.is_valid(&outcome), "{name}");

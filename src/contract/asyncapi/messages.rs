@@ -85,10 +85,12 @@ fn trace(of_what: &str) -> Value {
 /// Present where the job was replayed.
 fn with_replays(mut headers: Value) -> Value {
     headers["captcha-replay-id"] = json!({
-        "type": "string", "minLength": 1, "maxLength": outcome::MAX_REPLAY_ID,
-        "description": "The replay that published the job last.",
+        "type": "string", "minLength": 1, "maxLength": outcome::MAX_REPLAY_ID, "pattern": outcome::REPLAY_ID,
+        "description": "Which dead letter the job was published again from.",
     });
-    headers["captcha-replays"] =
-        json!({"type": "integer", "minimum": 1, "description": "How often the job was replayed."});
+    headers["captcha-replays"] = json!({
+        "type": "integer", "minimum": 1, "maximum": outcome::MAX_REPLAYS,
+        "description": "The how manieth replay of the job it is.",
+    });
     headers
 }
