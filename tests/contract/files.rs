@@ -17,6 +17,7 @@ fn schema(arguments: &[&str]) -> Command {
         .arg("schema")
         .args(arguments)
         .current_dir(std::env::temp_dir())
+        .env_remove("CAPTCHA_WORKER__BROKER__NAMESPACE")
         .env("CAPTCHA_WORKER__BROKER__URL", "amqp://guest:guest@127.0.0.1:1/%2f");
     command
 }
