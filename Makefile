@@ -9,6 +9,9 @@ PYTHON ?= python3
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # The end-to-end tests publish with a client that is not ours; it lives in an environment of its own.
 TEST_PYTHON := $(TARGET_DIR)/test-venv/bin/python
+# Modules of the examples in Node, and of AsyncAPI's own schema.
+TEST_NODE := $(TARGET_DIR)/test-node
+FOREIGN := CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) CAPTCHA_WORKER_TEST_NODE=$(abspath $(TEST_NODE))
 # Schemas and kubectl, for the files below deploy/.
 DEPLOY_PYTHON := $(TARGET_DIR)/deploy-venv/bin/python
 # Chaos of how many minutes, by which seed, and how it is built: with the tests' profile nothing is built twice in CI.
@@ -44,16 +47,21 @@ demo: ## 1,000 jobs through every class, in one process: needs nothing but Rust
 	$(TARGET_DIR)/release/captcha-worker demo
 
 .PHONY: test
-test: $(TEST_PYTHON) ## All tests, on a real RabbitMQ (installed first where it is absent and that is allowed)
+test: $(TEST_PYTHON) test-node ## All tests, on a real RabbitMQ (installed first where it is absent and that is allowed)
 	scripts/ensure-rabbitmq
 ifneq ($(NEXTEST),)
-	CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) scripts/with-rabbitmq $(CARGO) nextest run --locked
+	$(FOREIGN) scripts/with-rabbitmq $(CARGO) nextest run --locked
 	scripts/with-rabbitmq $(CARGO) nextest run --locked $(HISTORIES)
 else
-	CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --bins --lib --tests
+	$(FOREIGN) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --bins --lib --tests
 	scripts/with-rabbitmq $(CARGO) test --locked $(subst --cargo-profile,--profile,$(HISTORIES)) -- --test-threads 1
 endif
 	$(CARGO) test --locked --doc
+
+.PHONY: test-node
+test-node:
+	scripts/install-node-modules examples/node $(TEST_NODE)/examples
+	scripts/install-node-modules tests/contract/asyncapi $(TEST_NODE)/asyncapi
 
 .PHONY: lint
 lint: ## Format, clippy, documentation and, where cargo-deny is installed, dependencies
@@ -65,6 +73,10 @@ lint: ## Format, clippy, documentation and, where cargo-deny is installed, depen
 	$(CARGO) clippy --locked -p floor -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 	scripts/check-dependencies
+
+.PHONY: schema
+schema: ## Write the contract for machines into docs/schema; `make test` fails where it is behind the code
+	$(CARGO) run --locked --quiet -- schema --out docs/schema
 
 .PHONY: check-deploy
 check-deploy: $(DEPLOY_PYTHON) ## Compose file, Kubernetes manifests, systemd unit and Prometheus' settings: schemas, and what must fit together
@@ -141,8 +153,8 @@ image: ## Build the container image captcha-worker:local
 	docker build --file deploy/Dockerfile --tag captcha-worker:local .
 
 .PHONY: clean-test-data
-clean-test-data: ## Remove what tests leave behind: their Python environments, brokers' folders and logs (not while tests run)
-	rm -rf $(TARGET_DIR)/test-venv $(TARGET_DIR)/deploy-venv "$${TMPDIR:-/tmp}"/captcha-worker-rabbitmq.*
+clean-test-data: ## Remove what tests leave behind: their Python and Node environments, brokers' folders and logs (not while tests run)
+	rm -rf $(TARGET_DIR)/test-venv $(TARGET_DIR)/deploy-venv $(TEST_NODE) "$${TMPDIR:-/tmp}"/captcha-worker-rabbitmq.*
 
 # A plain `python3` may lack venv (Debian splits it off), which is mended only where that needs no question.
 define python-environment
@@ -156,7 +168,7 @@ define python-environment
 	@touch $@
 endef
 
-$(TEST_PYTHON): tests/requirements.txt
+$(TEST_PYTHON): tests/requirements.txt examples/python/requirements.txt
 	$(python-environment)
 
 $(DEPLOY_PYTHON): deploy/check/requirements.txt

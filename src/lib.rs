@@ -25,6 +25,7 @@ pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod contract;
 pub mod domain;
 pub mod fleet;
 pub mod linger;

@@ -1,71 +1,30 @@
 // Publish one image as a job, and wait until the broker has it.
 //
-//   npm install
-//   node publish.mjs captcha.png            the outcome goes to the results queue: see consume.mjs
-//   node publish.mjs captcha.png --wait     a copy of it also comes back here
+//   npm ci
+//   node publish.mjs captcha.png     prints the job's id; without a file, the image is noise
+//   node consume.mjs                 its outcome: see there
 //
-// AMQP_URL names the broker (default: amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the lane (captcha).
+// AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the lane (captcha).
 
-import { randomUUID } from "node:crypto";
-import { readFile } from "node:fs/promises";
-import { basename } from "node:path";
+import { parseArgs } from "node:util";
 import amqp from "amqplib";
+import { jobOf, publish, reader, refuse, url } from "./contract.mjs";
 
-const url = process.env.AMQP_URL ?? "amqp://guest:guest@127.0.0.1:5672/%2f";
-const jobs = `${process.env.CAPTCHA_NAMESPACE ?? "captcha"}.jobs`;
-const directReply = "amq.rabbitmq.reply-to";
-const patienceMs = 120_000;
+const { values, positionals } = parseArgs({ options: { schema: { type: "string" } }, allowPositionals: true });
 
-const [file, flag] = process.argv.slice(2);
-const wait = flag === "--wait";
-
-const job = {
-  // Repeats of an outcome are dropped by this id: make it unique, and keep it if you publish the same job again.
-  id: `${basename(file).slice(0, 100)}-${randomUUID()}`,
-  task: { type: "ImageToTextTask", body: (await readFile(file)).toString("base64") },
-  // Past the deadline nothing more is spent on the job.
-  deadline: new Date(Date.now() + patienceMs).toISOString(),
-  metadata: { file: basename(file) },
-};
-
-const connection = await amqp.connect(url);
-const channel = await connection.createConfirmChannel();
-
-// A job that no queue takes is returned, and then confirmed: the return comes first.
-let returned = false;
-channel.on("return", () => {
-  returned = true;
-});
-
-let resolve;
-const outcome = new Promise((done) => {
-  resolve = done;
-});
-if (wait) {
-  // Direct reply-to wants its consumer first, on the channel that publishes. The copy is not durable: should this
-  // program stop, the outcome is still in the results queue or in a dead-letter queue.
-  await channel.consume(directReply, (message) => resolve(JSON.parse(message.content)), { noAck: true });
+async function main() {
+  const job = await jobOf(positionals[0]);
+  // Here it is the schema of a job: what is refused by it would only come back as a dead letter.
+  (await reader(values.schema))(JSON.stringify(job));
+  const connection = await amqp.connect(url, { timeout: 30_000 });
+  // Whoever awaits something is told by its rejection; without a listener this would end the program before that.
+  connection.on("error", () => {});
+  try {
+    await publish(await connection.createConfirmChannel(), job);
+    console.log(job.id);
+  } finally {
+    await connection.close().catch(() => {});
+  }
 }
 
-channel.publish(jobs, jobs, Buffer.from(JSON.stringify(job)), {
-  contentType: "application/json",
-  persistent: true,
-  mandatory: true,
-  messageId: job.id,
-  correlationId: job.id,
-  replyTo: wait ? directReply : undefined,
-});
-// Rejects where the broker refuses the job.
-await channel.waitForConfirms();
-if (returned) throw new Error(`no queue takes jobs from exchange ${jobs}: is the topology declared?`);
-console.error(`published ${job.id}`);
-
-if (wait) {
-  const timer = setTimeout(() => resolve(undefined), patienceMs + 30_000);
-  const done = await outcome;
-  clearTimeout(timer);
-  if (done) console.log(JSON.stringify(done.solution ?? done.failure));
-  else console.error("no outcome in time");
-  process.exitCode = done?.status === "solved" ? 0 : 1;
-}
-await connection.close();
+await main().catch(refuse);

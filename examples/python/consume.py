@@ -1,55 +1,88 @@
 #!/usr/bin/env python3
-"""Print outcomes as they come, one JSON object a line.
+"""Print outcomes as they come with pika, one JSON object a line, over any trouble with the broker.
 
-    pip install pika
-    python consume.py                          # solved jobs: captcha.results
-    python consume.py captcha.dead.invalid     # one dead-letter queue; its messages hold the whole job for replay
+    python consume.py                                              solved jobs: captcha.results
+    python consume.py captcha.dead.invalid                         one dead-letter queue; its messages hold the whole job for replay
+    python consume.py --schema ../../docs/schema/outcome.schema.json
+    python consume.py --count 10                                   end after ten
 
-AMQP_URL names the broker (default: amqp://guest:guest@127.0.0.1:5672/%2f). Ctrl-C ends it.
+AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the lane (captcha). SIGINT (Ctrl-C) or SIGTERM ends it.
 """
 
-import collections
-import os
+import json
+import random
+import signal
 import sys
+import threading
 
 import pika
+from pika.exceptions import AMQPConnectionError, ChannelClosed
 
-URL = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f")
-REMEMBERED = 100_000
+from contract import RESULTS, URL, Seen, arguments, reader, run
 
-# Delivery is at least once: an outcome can come twice, with the same message_id. Here the last ids are kept in memory;
-# a program that must not act twice keeps them where it keeps the effect, in the same transaction.
-seen: collections.OrderedDict[str, None] = collections.OrderedDict()
+LONGEST_PAUSE = 30.0
 
 
-def is_repeat(message_id: str) -> bool:
-    if message_id in seen:
-        return True
-    seen[message_id] = None
-    if len(seen) > REMEMBERED:
-        seen.popitem(last=False)
-    return False
+class Consumer:
+    def __init__(self, queue: str, count: int | None, read) -> None:
+        self.queue, self.left, self.read = queue, count, read
+        self.seen, self.stopped, self.connection, self.pause = Seen(), threading.Event(), None, 0.5
+
+    def stop(self, *_) -> None:
+        self.stopped.set()
+        if self.connection and self.connection.is_open:
+            self.connection.add_callback_threadsafe(self.channel.stop_consuming)
+
+    def on_outcome(self, channel, method, properties, body: bytes) -> None:
+        if self.stopped.is_set():
+            return
+        # Where this raises, the outcome is not acknowledged, and so back in its queue: somebody has to look at it.
+        outcome = self.read(body)
+        if self.seen.is_new(properties.message_id):
+            print(json.dumps(outcome), flush=True)
+            self.left = self.left and self.left - 1
+        # Acknowledged only once it has been dealt with: before that, it comes again.
+        channel.basic_ack(method.delivery_tag)
+        if self.left == 0:
+            self.stop()
+
+    def session(self) -> None:
+        self.connection = pika.BlockingConnection(pika.URLParameters(URL))
+        with self.connection:
+            self.channel = self.connection.channel()
+            self.channel.basic_qos(prefetch_count=100)
+            self.channel.basic_consume(self.queue, self.on_outcome)
+            self.pause = 0.5
+            if not self.stopped.is_set():
+                # Ends where it is stopped, and where the broker ends the consumer because its queue is gone.
+                self.channel.start_consuming()
+
+    def run(self) -> None:
+        while not self.stopped.is_set():
+            try:
+                self.session()
+                trouble = "the broker ended the consumer"
+            except (AMQPConnectionError, ChannelClosed) as error:
+                trouble = repr(error)
+            if not self.stopped.is_set():
+                # By chance, so that a fleet of consumers does not come back as one.
+                pause = self.pause * random.uniform(0.5, 1.0)
+                self.pause = min(self.pause * 2, LONGEST_PAUSE)
+                print(f"{trouble}; again in {pause:.1f} s", file=sys.stderr)
+                self.stopped.wait(pause)
 
 
-def on_outcome(channel, method, properties, body: bytes) -> None:
-    # What the broker itself dead-lettered need not have an id.
-    if properties.message_id is None or not is_repeat(properties.message_id):
-        print(body.decode("utf-8", "replace"), flush=True)
-    # Acknowledged only once it has been dealt with: before that, it comes again.
-    channel.basic_ack(method.delivery_tag)
-
-
-def main() -> None:
-    queue = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CAPTCHA_NAMESPACE", "captcha") + ".results"
-    connection = pika.BlockingConnection(pika.URLParameters(URL))
-    channel = connection.channel()
-    channel.basic_qos(prefetch_count=100)
-    channel.basic_consume(queue, on_outcome)
-    try:
-        channel.start_consuming()
-    except KeyboardInterrupt:
-        connection.close()
+def main() -> int:
+    parser = arguments("Print outcomes as they come.")
+    parser.add_argument("queue", nargs="?", default=RESULTS)
+    parser.add_argument("--count", type=int, metavar="N", help="end after so many")
+    options = parser.parse_args()
+    consumer = Consumer(options.queue, options.count, reader(options.schema))
+    signal.signal(signal.SIGINT, consumer.stop)
+    signal.signal(signal.SIGTERM, consumer.stop)
+    consumer.run()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

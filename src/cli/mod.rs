@@ -23,6 +23,7 @@ pub mod render;
 pub mod report;
 mod reroute;
 mod run;
+mod schema;
 mod signals;
 mod simulate;
 mod status;
@@ -105,6 +106,8 @@ enum Configured {
     Resume(fleet::ResumeArgs),
     /// Exchanges, queues and bindings on the broker
     Topology(topology::TopologyArgs),
+    /// Print the contract for machines: JSON Schemas of job and outcome, and an AsyncAPI document
+    Schema(schema::SchemaArgs),
     /// Publish jobs: NDJSON from a file or standard input, or images
     Publish(publish::PublishArgs),
     /// Look at, or take, outcomes: results or a dead-letter queue
@@ -125,6 +128,7 @@ impl Configured {
             | Configured::Pause(_)
             | Configured::Resume(_)
             | Configured::Topology(_)
+            | Configured::Schema(_)
             | Configured::Publish(_)
             | Configured::Outcomes(_)
             | Configured::Reroute(_) => false,
@@ -146,6 +150,7 @@ impl Configured {
             Configured::Pause(args) => fleet::pause(args, settings, output).await,
             Configured::Resume(args) => fleet::resume(&args, settings, output).await,
             Configured::Topology(args) => topology::run(&args, settings, output).await,
+            Configured::Schema(args) => schema::run(&args, settings, output),
             Configured::Publish(args) => {
                 let (broker, names, stop) = reach(settings, "publish")?;
                 publish::publish(args, &broker, &names, &mut Console::std(output.is_forced_json()), &stop)

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use captcha_worker::broker::topology::{Names, Topology};
+use captcha_worker::contract;
 use captcha_worker::domain::class::Class;
 use captcha_worker::domain::code::Code;
 use captcha_worker::domain::codes;
@@ -107,6 +108,37 @@ fn the_contract_states_the_limits_that_the_code_keeps() {
         history::MAX_ATTEMPTS,
     ];
     assert_eq!(told, known);
+}
+
+/// The properties of a schema's object, those of its alternatives too.
+fn properties(schema: &serde_json::Value) -> BTreeSet<String> {
+    let alternatives = schema["oneOf"].as_array().into_iter().flatten();
+    let all = alternatives.chain([schema]).filter_map(|part| part["properties"].as_object());
+    all.flat_map(|fields| fields.keys().cloned()).collect()
+}
+
+#[test]
+fn the_contract_lists_every_field_that_the_schemas_have() {
+    for (heading, schema) in [("Job", contract::job()), ("Outcome", contract::outcome())] {
+        let rows = table(CONTRACT, heading);
+        let names = rows.iter().flat_map(|row| row[0].split(", "));
+        let told: BTreeSet<String> = names.map(str::to_owned).collect();
+        assert_eq!(told, properties(&schema), "{heading}");
+    }
+}
+
+#[test]
+fn the_contract_names_the_fields_of_failures_originals_attempts_and_times() {
+    let schema = contract::outcome();
+    for (field, kind) in
+        [("failure", "Failure"), ("original", "Original"), ("attempts", "Attempt"), ("times", "Times")]
+    {
+        let rows = table(CONTRACT, "Outcome");
+        let told = &rows.iter().find(|row| row[0] == field).expect("a row")[2];
+        for name in properties(&schema["$defs"][kind]) {
+            assert!(told.contains(&name), "{field} has {name}");
+        }
+    }
 }
 
 fn shown(value: &Value) -> String {

@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "broker",
             "clock",
             "config",
+            "contract",
             "domain",
             "fleet",
             "linger",
@@ -43,6 +44,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("solver", &["domain", "measure"]),
     ("config", &["domain", "tls"]),
+    // What the others say, once more for machines.
+    ("contract", &["broker", "domain"]),
     ("telemetry", &["config"]),
     ("trace", &["domain"]),
     ("clock", &["domain"]),

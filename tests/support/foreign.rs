@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Python with pika: named by the environment, or the virtual environment that `make test` makes.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let named = std::env::var_os("CAPTCHA_WORKER_TEST_PYTHON").map(PathBuf::from);
     let python = named.unwrap_or_else(|| root.join("target/test-venv/bin/python"));

@@ -5,4 +5,5 @@
 pub mod authority;
 pub mod cluster;
 pub mod foreign;
+pub mod node;
 pub mod rabbit;

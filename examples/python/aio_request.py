@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Publish images as jobs with aio-pika, all at once, and wait for their outcomes here, by direct reply-to.
+
+    python aio_request.py a.png b.png     prints a solution or failure a line, in their order
+                                          exit code 0 where all are solved, 1 where one failed, 2 where a reply did not come in time,
+                                          3 where --schema refuses one
+
+The reply is a copy, transient and sent once: the durable outcome is the one to rely on, and comes all the same. Whoever must not miss an answer
+consumes it (aio_consume.py); this is for whoever waits right now and can ask again.
+
+AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the lane (captcha).
+"""
+
+import asyncio
+import json
+import pathlib
+import sys
+
+import aio_pika
+
+from contract import DIRECT_REPLY, GRACE, JOBS, PATIENCE, URL, arguments, job_of, no_answer, reader, run, tell
+
+
+class Requests:
+    """Requests that wait for their replies on one channel, told apart by correlation_id."""
+
+    def __init__(self, channel) -> None:
+        self.channel, self.waiting = channel, {}
+
+    async def listen(self) -> None:
+        # Direct reply-to wants its consumer first, on the channel that publishes.
+        queue = await self.channel.get_queue(DIRECT_REPLY, ensure=False)
+        await queue.consume(self.on_reply, no_ack=True)
+        self.jobs = await self.channel.get_exchange(JOBS, ensure=False)
+        # The address of a direct reply ends with its channel: nobody is left to wait in vain.
+        self.channel.close_callbacks.add(lambda *_: [it.cancel() for it in self.waiting.values()])
+
+    async def on_reply(self, message) -> None:
+        reply = self.waiting.pop(message.correlation_id, None)
+        if reply and not reply.done():
+            reply.set_result(message.body)
+
+    async def ask(self, job: dict) -> bytes | None:
+        """The outcome; None where its copy did not come."""
+        reply = self.waiting[job["id"]] = asyncio.get_running_loop().create_future()
+        await self.jobs.publish(
+            aio_pika.Message(
+                json.dumps(job).encode(),
+                content_type="application/json",
+                delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                message_id=job["id"],
+                correlation_id=job["id"],
+                reply_to=DIRECT_REPLY,
+            ),
+            JOBS,
+            mandatory=True,
+            timeout=60,
+        )
+        try:
+            return await asyncio.wait_for(reply, (PATIENCE + GRACE).total_seconds())
+        except (TimeoutError, asyncio.CancelledError):
+            return None
+        finally:
+            self.waiting.pop(job["id"], None)
+
+
+async def ask_all(jobs: list[dict]) -> list[bytes | None]:
+    async with await aio_pika.connect(URL, timeout=30) as connection:
+        requests = Requests(await connection.channel(publisher_confirms=True, on_return_raises=True))
+        await requests.listen()
+        return await asyncio.gather(*map(requests.ask, jobs))
+
+
+def main() -> int:
+    parser = arguments("Publish images as jobs, and wait for their outcomes.")
+    parser.add_argument("images", type=pathlib.Path, nargs="*")
+    options = parser.parse_args()
+    jobs, read = [job_of(image) for image in options.images or [None]], reader(options.schema)
+    bodies = asyncio.run(ask_all(jobs))
+    return max(tell(read(body)) if body else no_answer(job) for job, body in zip(jobs, bodies))
+
+
+if __name__ == "__main__":
+    run(main)
