@@ -34,7 +34,7 @@ HISTORIES := --cargo-profile release --features breakage,otel --test histories -
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build the release binary (target/release/captcha-worker)
@@ -130,8 +130,12 @@ chaos: $(TEST_PYTHON) ## Everything that can fail is made to fail, on real parts
 alerts: $(TEST_PYTHON) ## Every alert is made to fire by causing what it warns of, in a real Prometheus; spans are divided by ALERTS_FASTER (10)
 	$(CARGO) build --release --locked --quiet
 	scripts/ensure-rabbitmq
-	@command -v prometheus >/dev/null || { echo "prometheus is not installed (Debian's package has it)" >&2; exit 1; }
+	scripts/ensure-package prometheus prometheus
 	$(TEST_PYTHON) -B benches/alerts/trial.py --faster $(or $(ALERTS_FASTER),10) $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/tmp/alerts $(ALERTS)
+
+.PHONY: dashboard-picture
+dashboard-picture: ## Draw the dashboard over a running Prometheus into PICTURE (PROMETHEUS=http://127.0.0.1:9090 MINUTES=30), by Chromium
+	PYTHON=$(PYTHON) scripts/picture-dashboard $(or $(PROMETHEUS),http://127.0.0.1:9090) $(or $(PICTURE),$(TARGET_DIR)/dashboard.png) --minutes $(or $(MINUTES),30)
 
 .PHONY: fuzz
 fuzz: ## Fuzz the door, the ticket's reader and the reader of replies, FUZZ_SECONDS (60) each, with a stable toolchain

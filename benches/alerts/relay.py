@@ -1,5 +1,6 @@
 """What stands between a worker and the API or the broker, and spoils some of it."""
 
+import queue
 import random
 import socket
 import threading
@@ -34,8 +35,13 @@ class ApiRelay:
             def log_message(self, *_):
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request, client_address):
+                """A worker that is ended in the middle of a call is no fault."""
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -51,7 +57,7 @@ class ApiRelay:
 
 
 class SlowBroker:
-    """Passes bytes on to the broker at once, and back after `delay` seconds."""
+    """Passes bytes on to the broker at once, and each piece back `delay` seconds after it came."""
 
     def __init__(self, port):
         self.delay = 0.0
@@ -65,16 +71,51 @@ class SlowBroker:
             client, _ = self.listener.accept()
             broker = socket.create_connection(self.upstream, timeout=PATIENCE_SECONDS)
             broker.settimeout(None)
-            threading.Thread(target=self.carry, args=(client, broker, False), daemon=True).start()
-            threading.Thread(target=self.carry, args=(broker, client, True), daemon=True).start()
+            late = queue.SimpleQueue()
+            for part, ends in [(self.up, (client, broker)), (self.down, (broker, late)), (self.late, (late, client, broker))]:
+                threading.Thread(target=part, args=ends, daemon=True).start()
 
-    def carry(self, source, sink, late):
-        try:
-            while piece := source.recv(65536):
-                if late:
-                    time.sleep(self.delay)
-                sink.sendall(piece)
-        except OSError:
-            pass
-        for end in (source, sink):
-            end.close()
+    def up(self, client, broker):
+        for piece in pieces(client):
+            if not sent(broker, piece):
+                break
+        ended(broker)
+
+    def down(self, broker, late):
+        # Pieces wait beside each other: one after the other they would be later and later.
+        for piece in pieces(broker):
+            late.put((time.monotonic() + self.delay, piece))
+        late.put((0, b""))
+
+    def late(self, late, client, broker):
+        while True:
+            due, piece = late.get()
+            time.sleep(max(due - time.monotonic(), 0))
+            if not piece or not sent(client, piece):
+                break
+        ended(client)
+        ended(broker)
+
+
+def pieces(source):
+    try:
+        while piece := source.recv(65536):
+            yield piece
+    except OSError:
+        pass
+
+
+def sent(sink, piece):
+    try:
+        sink.sendall(piece)
+        return True
+    except OSError:
+        return False
+
+
+def ended(end):
+    """Whoever reads from it is told, which closing alone does not do."""
+    try:
+        end.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass

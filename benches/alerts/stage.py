@@ -43,10 +43,10 @@ def until(what, seconds, holds):
 
 
 class Stage:
-    """What is started is ended, whatever happens."""
+    """What is started is ended, whatever happens. `factor` is by how much spans are shorter than in earnest."""
 
-    def __init__(self, worker, folder):
-        self.worker, self.folder, self.processes = worker, folder, []
+    def __init__(self, worker, folder, factor):
+        self.worker, self.folder, self.factor, self.processes = worker, folder, factor, []
 
     def start(self, name, command, env=None, **more):
         log = open(self.folder / f"{name}.log", "ab")
@@ -89,7 +89,9 @@ class Lane:
 
     def __init__(self, stage, name, replicas=1, scenario="", consume=True, vhost="%2f", **settings):
         self.stage, self.name, self.job, self.vhost = stage, name, f"captcha-{name}", vhost
-        self.settings, self.replicas, self.made = settings, [], 0
+        # As often within the rules' spans as it is by default; the worker takes no less than 5 s.
+        self.settings = {"guard__balance_interval": f"{max(60 / stage.factor, 5):g}s", **settings}
+        self.replicas, self.made = [], 0
         self.base, self.amqp = None, stage.amqp(vhost=vhost)
         self.ports = [free_port() for _ in range(replicas)]
         self.simulate(scenario)
@@ -110,15 +112,19 @@ class Lane:
         return {f"CAPTCHA_WORKER__{key.upper()}": str(value) for key, value in named.items()}
 
     def run(self, place, **settings):
-        """Starts the replica of this place."""
+        """Starts the replica of this place, once the one before has given its port back."""
+        if place < len(self.replicas):
+            self.replicas[place].wait(60)
         own = {"ops__listen": f"127.0.0.1:{self.ports[place]}", **self.settings, **settings}
         replica = self.stage.start(f"{self.job}-{place}", [self.stage.worker, "run"], self.env(**own))
         self.replicas[place:place + 1] = [replica]
         return replica
 
     def begin(self):
+        """Starts what does not run."""
         for place in range(len(self.ports)):
-            self.run(place)
+            if place >= len(self.replicas) or self.replicas[place].poll() is not None:
+                self.run(place)
             until(f"{self.job}: replica {place} is ready", 60, lambda: self.status(place)["ready"])
 
     def status(self, place):

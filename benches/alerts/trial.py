@@ -10,6 +10,7 @@ clear after what mends it, or fires where its cause does not explain it.
 import argparse
 import json
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -40,9 +41,9 @@ def faster(rules, factor):
 class Watch:
     """A Prometheus that scrapes every lane each second, and what fires in it."""
 
-    def __init__(self, stage, lanes, factor):
+    def __init__(self, stage, lanes):
         rules = (ROOT / "deploy/prometheus/alerts.yml").read_text()
-        (stage.folder / "alerts.yml").write_text(faster(rules, factor))
+        (stage.folder / "alerts.yml").write_text(faster(rules, stage.factor))
         jobs = [{"job_name": lane.job, "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in lane.ports]}]} for lane in lanes]
         timing = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         # JSON is YAML.
@@ -82,34 +83,39 @@ class Trial(threading.Thread):
             cause.inflict()
             until(f"{cause.alert} fires", self.patience, lambda: self.watch.firing(cause.lane.job, cause.alert))
             self.fired = time.monotonic() - began
-            if cause.mend:
-                began = time.monotonic()
-                cause.mend()
-                until(f"{cause.alert} clears", self.patience, lambda: not self.watch.firing(cause.lane.job, cause.alert))
-                self.cleared = time.monotonic() - began
+            self.say(f"fired after {self.fired:.0f} s")
+            began = time.monotonic()
+            cause.mend()
+            until(f"{cause.alert} clears", self.patience, lambda: not self.watch.firing(cause.lane.job, cause.alert))
+            self.cleared = time.monotonic() - began
+            self.say(f"cleared after {self.cleared:.0f} s")
         except Exception as error:  # A broken trial is told like one that failed, beside the others.
             self.fault = f"{type(error).__name__}: {error}"
+            self.say(self.fault)
+
+    def say(self, what):
+        """On the way, since all of it takes minutes."""
+        print(f"{self.cause.alert}: {what}", file=sys.stderr, flush=True)
 
     def told(self):
         strange = self.watch.ever(self.cause.lane.job) - self.cause.beside
         if strange:
             self.fault += f" fired beside it: {', '.join(sorted(strange))}"
-        seconds = lambda span, without: without if span is None else f"{span:.0f} s"
-        return [self.cause.alert, self.cause.told, seconds(self.fired, "never"), seconds(self.cleared, "by time" if not self.cause.mend else "never"),
-                self.fault or "fine"]
+        seconds = ["never" if span is None else f"{span:.0f} s" for span in (self.fired, self.cleared)]
+        return [self.cause.alert, self.cause.told, *seconds, self.fault or "fine"]
 
 
-def carry_out(stage, wanted, factor):
+def carry_out(stage, wanted):
     stage.broker()
     plays = [make(stage) for make in causes.ALL if not wanted or make.__name__ in wanted]
     for cause in plays:
         cause.lane.begin()
     calm = causes.calm(stage)
-    watch = Watch(stage, [cause.lane for cause in plays] + calm, factor)
+    watch = Watch(stage, [cause.lane for cause in plays] + calm)
     replicas = sum(len(lane.ports) for lane in [*calm, *(cause.lane for cause in plays)])
     # Twice: an increase is seen from a first value only.
     until("every replica is scraped", 60, lambda: watch.value("count(count_over_time(captcha_ready[1h]) > 1)") >= replicas)
-    trials = [Trial(cause, watch, 4200 / factor + PATIENCE_SECONDS) for cause in plays]
+    trials = [Trial(cause, watch, 4200 / stage.factor + PATIENCE_SECONDS) for cause in plays]
     for trial in trials:
         trial.start()
     for trial in trials:
@@ -132,13 +138,16 @@ def main():
         arguments.error(f"no such cause: {', '.join(sorted(unknown))}")
     told.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=told.folder.resolve(), prefix="alerts-"))
-    stage = Stage(told.worker.resolve(), folder)
+    # Ended like this, it would leave a hundred processes behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    stage = Stage(told.worker.resolve(), folder, told.faster)
     try:
-        rows = carry_out(stage, set(told.causes), told.faster)
+        rows = carry_out(stage, set(told.causes))
     finally:
         stage.end()
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in [["alert", "cause", "fired after", "cleared after", ""], *rows]:
+    table = [["alert", "cause", "fired after", "cleared after", ""], *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(5)]
+    for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
     broken = [row for row in rows if row[4] != "fine"]
     print(f"{len(rows) - len(broken)} as expected, {len(broken)} not; spans divided by {told.faster:g}; logs in {folder}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+import boards
 import schemas
 import ties
 import watched
@@ -38,7 +39,9 @@ def lane_faults(name, rendered, defaults):
 def grafana_faults():
     grafana = ROOT / "deploy/grafana"
     sources = yaml.safe_load((grafana / "provisioning/datasources/prometheus.yml").read_text())
-    return ties.grafana_faults(sources, json.loads((grafana / "dashboard.json").read_text()))
+    board = json.loads((grafana / "dashboard.json").read_text())
+    yield from ties.grafana_faults(sources, board)
+    yield from boards.faults(board)
 
 
 def watched_faults():

@@ -111,7 +111,7 @@ class Lane:
 def compose_faults(compose, drain, root):
     for name, service in compose["services"].items():
         for volume in service.get("volumes", []):
-            source = volume.split(":")[0]
+            source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0]
             # Docker makes a folder of what is not there, and the program that wants a file complains about that.
             if source.startswith("./") and not (root / source).exists():
                 yield f"{name}: {source} is mounted, and is not there"

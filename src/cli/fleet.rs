@@ -89,7 +89,7 @@ async fn give(
     client.close().await;
     let answer = answer?;
     if !answer.carried_out {
-        return Err(CommandError::Failed(no_leader(&answer)));
+        return Err(CommandError::Failed(not_done(&answer)));
     }
     let (following, expected) = (answer.survey.following(), answer.survey.expected());
     let state = answer.survey.leader.as_ref().map(|leader| &leader.state);
@@ -108,9 +108,16 @@ async fn give(
     Ok(Exit::when(following >= expected))
 }
 
-fn no_leader(answer: &Answer) -> String {
-    match answer.survey.replicas.len() {
-        0 => "no worker answers: nobody is there to write it down; start one, and say it again".to_owned(),
-        n => format!("{n} workers answer, and none of them leads; wait a few seconds, and say it again"),
+fn not_done(answer: &Answer) -> String {
+    match (answer.survey.leader.is_some(), answer.survey.replicas.len()) {
+        (true, _) => "the leader answers, and has not done it: it obeys the user of the broker that the workers log in as, \
+                      and those of their guard.operators; if this is one of them, say it again"
+            .to_owned(),
+        (false, 0) => {
+            "no worker answers: nobody is there to write it down; start one, and say it again".to_owned()
+        }
+        (false, n) => {
+            format!("{n} workers answer, and none of them leads; wait a few seconds, and say it again")
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::io::{BufReader, IsTerminal, Write, stdin};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use futures_util::StreamExt;
@@ -267,6 +267,8 @@ fn message(body: Vec<u8>, id: Option<String>) -> Message {
         properties: Properties {
             content_type: Some("application/json".to_owned()),
             message_id: id,
+            // Workers tell by it how long jobs wait (captcha_queue_wait_seconds).
+            timestamp: SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs()),
             ..Properties::default()
         },
         transient: false,

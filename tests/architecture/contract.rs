@@ -14,7 +14,7 @@ const CONTRACT: &str = include_str!("../../docs/CONTRACT.md");
 const README: &str = include_str!("../../README.md");
 
 /// The rows of the first table under a heading, cells without white space and backticks.
-fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
+pub(crate) fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
     let section = document
         .lines()
         .skip_while(|line| line.trim_start_matches('#').trim() != heading || !line.starts_with('#'));

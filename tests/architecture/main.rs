@@ -3,6 +3,7 @@
 //! Code under `#[cfg(test)]` is exempt from the arrows, since a test may put another room's fake behind a seam; nothing else is.
 
 mod contract;
+mod runbook;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -49,6 +49,19 @@ fn the_settings_of_every_kubernetes_lane_are_good() {
 }
 
 #[test]
+fn the_compose_files_settings_are_good_and_its_examples_too() {
+    let text = read(&root().join("deploy/compose/settings/settings.toml"));
+    Place::new(&[("config/settings.toml", &text)]).good();
+    let commented = text.lines().filter_map(|line| line.strip_prefix("# "));
+    let examples: Vec<&str> =
+        commented.filter(|line| line.starts_with('[') || line.contains(" = ")).collect();
+    let loaded = Place::new(&[("config/settings.toml", &examples.join("\n"))]).good();
+    for key in ["policy.allowed_domains", "log.level"] {
+        assert_eq!(shown(&loaded, key).1, "config/settings.toml", "{key}");
+    }
+}
+
+#[test]
 fn every_variable_of_the_compose_file_and_the_systemd_unit_is_a_setting() {
     let loaded = Place::new(&[]).good();
     let settings: BTreeSet<&str> = loaded.report().iter().map(|line| line.key.as_str()).collect();

@@ -1,5 +1,7 @@
 //! Jobs in.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use captcha_worker::broker::topology::{Names, Topology};
 use captcha_worker::cli::{CommandError, Exit};
 use captcha_worker::domain::envelope::Value;
@@ -19,6 +21,10 @@ async fn every_line_arrives_verbatim_and_in_order() {
     let first = bench.local.snapshot("captcha.jobs").remove(0);
     assert_eq!(first.properties.message_id.as_deref(), Some("order-0"));
     assert_eq!(first.properties.content_type.as_deref(), Some("application/json"));
+    let published_at = first.properties.published_at().expect("a timestamp");
+    let age =
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64 - published_at.as_millis();
+    assert!((0..60_000).contains(&age), "{age} ms");
     assert!(!first.transient);
 }
 

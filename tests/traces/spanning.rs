@@ -57,6 +57,34 @@ async fn one_trace_spans_publisher_a_replica_that_submits_another_that_polls_and
 }
 
 #[tokio::test]
+async fn one_trace_goes_on_over_a_retry_and_a_replica_that_is_killed() {
+    let mut lane = Lane::new("results").await;
+    let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
+    let mut a = start(&lane, &simulator, &collector.url, "a", &[]);
+    let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
+    // Long enough for what a has to tell to go out, which takes seconds, before it is killed.
+    let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"], "solve_ms": 20_000});
+    lane.publish("one", jobs::image("one", &script), &[("traceparent", &traceparent)]).await;
+    let parked = collector.wait_for("parked", |span| is_end(span, "a", "process job", "parked")).await;
+    let submitting =
+        collector.wait_for("a's ticket", |span| is_end(span, "a", "process job", "ticket")).await;
+    a.kill().await;
+
+    let mut b = start(&lane, &simulator, &collector.url, "b", &[]);
+    let arrived = lane.outcome("one").await;
+    let solving =
+        collector.wait_for("b's outcome", |span| is_end(span, "b", "process ticket", "solved")).await;
+    assert_eq!(
+        [&parked.parent, &submitting.parent, &solving.parent],
+        [PUBLISHERS, &parked.span_id, &submitting.span_id]
+    );
+    assert_eq!((&*arrived.trace_id, &arrived.span_id), (TRACE, &solving.span_id));
+    assert_eq!(simulator.stats().await["accepted_tasks"], 1, "b asks for what a has paid for");
+    assert_eq!(b.terminate(DRAIN).await, Some(0));
+    assert!(collector.spans().iter().all(|span| span.trace_id == TRACE), "{:#?}", collector.spans());
+}
+
+#[tokio::test]
 async fn a_parked_job_and_a_failed_one_stay_in_their_traces_and_the_publishers_word_is_kept() {
     let mut lane = Lane::new("dead.unknown").await;
     let (collector, simulator) = (Collector::start().await, Simulator::start("").await);

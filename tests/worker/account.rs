@@ -1,3 +1,6 @@
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use captcha_worker::domain::guard::{Phase, Reason};
 use captcha_worker::simulator::{BanRule, SimulatorConfig};
 use serde_json::json;
@@ -72,4 +75,20 @@ async fn a_banned_address_sends_nothing_more_until_the_ban_is_over() {
     assert_eq!(scene.simulator.stats().calls, before);
     scene.wait_for(&scene.names.results(), 1).await;
     running.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_goes_on_while_the_balance_alone_is_not_told() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let running = scene.start();
+    scene.publish_images(1, &json!({})).await;
+    scene.wait_for(&scene.names.results(), 1).await;
+    scene.without_balance.store(true, Ordering::Relaxed);
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!((running.reason(), running.phase()), (None, Some(Phase::Open)));
+    }
+    scene.publish_images(20, &json!({})).await;
+    scene.wait_for(&scene.names.results(), 21).await;
+    assert_eq!(running.drain().await.unfinished, 0);
 }

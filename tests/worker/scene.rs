@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -34,8 +34,11 @@ use tokio_util::sync::CancellationToken;
 use crate::in_process::{PANICKING_TYPE, panics, read, within_time};
 const EPOCH_SECS: u64 = 1_790_000_000;
 
-/// The simulator as a transport.
-struct InProcess(Simulator);
+/// The simulator as a transport; getBalance can be down while everything else answers.
+struct InProcess {
+    simulator: Simulator,
+    without_balance: Arc<AtomicBool>,
+}
 
 impl Transport for InProcess {
     fn post<'a>(
@@ -45,7 +48,14 @@ impl Transport for InProcess {
     ) -> BoxFuture<'a, Result<RawReply, TransportError>> {
         Box::pin(async move {
             assert!(!panics(&body), "as a bug would");
-            let call = self.0.call(path.trim_start_matches('/'), &body);
+            if path.ends_with("getBalance") && self.without_balance.load(Ordering::Relaxed) {
+                return Ok(RawReply {
+                    status: 502,
+                    retry_after: None,
+                    body: Bytes::from_static(b"bad gateway"),
+                });
+            }
+            let call = self.simulator.call(path.trim_start_matches('/'), &body);
             within_time(async { read(call.await).await }).await
         })
     }
@@ -62,6 +72,7 @@ pub(crate) struct Scene {
     pub(crate) guard: guard::Rules,
     pub(crate) egress: Egress,
     pub(crate) deadlines: Reach,
+    pub(crate) without_balance: Arc<AtomicBool>,
     started: AtomicUsize,
     clock: Clock,
 }
@@ -158,6 +169,7 @@ impl Scene {
             guard: guard::Rules::default(),
             egress: Egress::Shared,
             deadlines: Reach { quantile: 0.05, least_answers: 50 },
+            without_balance: Arc::default(),
             started: AtomicUsize::new(0),
             clock: Clock::runtime(Timestamp::from_millis(i64::try_from(EPOCH_SECS).expect("fits") * 1_000)),
         }
@@ -199,10 +211,14 @@ impl Scene {
 
     pub(crate) fn start_with_key(&self, key: &'static str) -> Running {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
+        let api = InProcess {
+            simulator: self.simulator.clone(),
+            without_balance: Arc::clone(&self.without_balance),
+        };
         let worker = Worker::new(WorkerOptions {
             linger: Linger::none(),
             broker: Broker::Local(self.broker.clone()),
-            solver: Solver::with_transport(key.into(), Arc::new(InProcess(self.simulator.clone()))),
+            solver: Solver::with_transport(key.into(), Arc::new(api)),
             names: self.names.clone(),
             declare_topology: false,
             rules: self.rules.clone(),

@@ -204,8 +204,8 @@ impl Member<'_> {
             let before = lead.state.funds.as_ref().map(|funds| funds.amount);
             lead.spending.note(before, *amount, self.roster.accepted());
         }
-        let suspected = lead.suspected;
-        lead.suspected = end == ProbeEnd::Down && !suspected;
+        // Looks that fail raise no suspicion of their own: getBalance can be down alone, while work goes on.
+        let suspected = std::mem::take(&mut lead.suspected);
         let term = self.asked_in;
         self.learn(News::Probed { key, end, term, suspected, peers }).await;
     }
