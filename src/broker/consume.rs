@@ -24,6 +24,8 @@ pub enum Settlement {
     Reject(u64),
     /// Stop delivering; what was delivered may still be settled. Answers when the broker has confirmed it.
     Cancel(oneshot::Sender<()>),
+    /// Carry out everything asked before this, and answer when the broker has gone past it.
+    Flush(oneshot::Sender<()>),
     /// Carry out everything asked before this, then close the channel: what is unsettled returns to the queue.
     Close(oneshot::Sender<()>),
 }
@@ -265,6 +267,17 @@ impl Consumer {
         while let Ok(unseen) = self.deliveries.try_recv() {
             drop(unseen);
         }
+    }
+
+    /// Carries out all settlements made so far, and waits until the broker has them: no end of this process brings them back. Meant for up to
+    /// 16 of them: of more, some may still wait inside the broker, see `amqp::settle`.
+    ///
+    /// # Errors
+    /// [`Stale`] where the channel is gone: some of them may come back.
+    pub async fn flush(&self) -> Result<(), Stale> {
+        let (done, answered) = oneshot::channel();
+        self.owner.send(Settlement::Flush(done)).map_err(|_| Stale)?;
+        answered.await.map_err(|_| Stale)
     }
 
     /// Carries out all settlements made so far and closes the channel; what is unsettled goes back to its queue.

@@ -38,6 +38,8 @@ pub(super) enum Carried {
     All,
     /// A request to stop delivering came next.
     Cancel(oneshot::Sender<()>),
+    /// A request to be told when the broker has gone past it came next.
+    Flush(oneshot::Sender<()>),
     /// A request to close came next; what was asked after it is void.
     Close(oneshot::Sender<()>),
 }
@@ -87,6 +89,10 @@ impl Settler {
                 Settlement::Reject(tag) => (tag, false),
                 Settlement::Cancel(done) => {
                     carried = Carried::Cancel(done);
+                    break;
+                }
+                Settlement::Flush(done) => {
+                    carried = Carried::Flush(done);
                     break;
                 }
                 Settlement::Close(done) => {

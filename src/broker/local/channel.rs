@@ -203,6 +203,9 @@ impl Core {
                 self.cancel(id);
                 let _ = done.send(());
             }
+            Settlement::Flush(done) => {
+                let _ = done.send(());
+            }
             Settlement::Close(done) => {
                 self.close_channel(id);
                 let _ = done.send(());

@@ -1,20 +1,17 @@
 //! A dead letter: what failed, as far as its message tells, and the job that a replay of it publishes.
 
+mod death;
+mod stays;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::borrow::Cow;
-use std::fmt;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::Value as Json;
-use serde_json::value::RawValue;
 
 use super::class::Class;
-use super::envelope::{Headers, Message, Properties, Value};
+use super::envelope::{Message, Properties};
 use super::history::publishers_headers;
 use super::identity::Identity;
 use super::job::{MAX_ID, MAX_MESSAGE};
@@ -23,6 +20,10 @@ use super::replay::{REPLAY_ID, REPLAYS, Replayed};
 use super::ticket::{ANSWER_HEADER, TICKET_HEADER};
 use super::time::Timestamp;
 use super::trace::{TRACEPARENT, TRACESTATE};
+use death::Death;
+use written::{Seen, Written};
+
+pub use stays::Stays;
 
 /// What a reply-to begins with that belongs to a connection of the publisher's.
 const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to";
@@ -36,55 +37,6 @@ pub struct Place<'a> {
     pub jobs: &'a str,
     /// Full name of the queue of tickets.
     pub tickets: &'a str,
-}
-
-/// Why a letter is left where it is, though it was chosen for a replay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stays {
-    /// It has been replayed as often as is allowed.
-    TooOften,
-    /// Its deadline is over: it would fail at the door.
-    TooLate,
-    /// It is over the size that a worker reads.
-    TooLarge,
-    /// A ticket: its task was paid, and the API has forgotten it.
-    Ticket,
-    /// A solved outcome that was moved here.
-    Solved,
-    /// No job can be made out in it.
-    NotAJob,
-}
-
-impl Stays {
-    /// Every reason.
-    pub const ALL: [Stays; 6] =
-        [Stays::TooOften, Stays::TooLate, Stays::TooLarge, Stays::Ticket, Stays::Solved, Stays::NotAJob];
-
-    /// The name in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Stays::TooOften => "max_replays",
-            Stays::TooLate => "deadline_passed",
-            Stays::TooLarge => "too_large",
-            Stays::Ticket => "ticket",
-            Stays::Solved => "solved",
-            Stays::NotAJob => "not_a_job",
-        }
-    }
-}
-
-impl fmt::Display for Stays {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Stays::TooOften => "replayed as often as --max-replays allows",
-            Stays::TooLate => "deadline over: would fail at once",
-            Stays::TooLarge => "over 1 MiB: no worker reads it",
-            Stays::Ticket => "a ticket: its task was paid, and a new one would be paid again",
-            Stays::Solved => "a solved outcome, moved here from the results",
-            Stays::NotAJob => "no job can be made out in it",
-        })
-    }
 }
 
 /// A letter, read once.
@@ -106,63 +58,6 @@ pub struct Letter {
     pub replays: u32,
     identity: Identity,
     job: Result<Bytes, Stays>,
-}
-
-/// An outcome, as far as a replay needs it.
-#[derive(Deserialize)]
-struct Written<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
-    #[serde(borrow)]
-    status: Cow<'a, str>,
-    #[serde(borrow, default)]
-    task_type: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    failure: Option<Failure<'a>>,
-    times: Times,
-    #[serde(borrow, default)]
-    job: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    original: Option<Original<'a>>,
-    #[serde(default)]
-    replays: Option<u32>,
-}
-
-#[derive(Deserialize)]
-struct Failure<'a> {
-    #[serde(borrow)]
-    class: Cow<'a, str>,
-    #[serde(borrow)]
-    code: Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
-struct Times {
-    finished_at: Timestamp,
-}
-
-#[derive(Deserialize)]
-struct Original<'a> {
-    #[serde(borrow)]
-    encoding: Cow<'a, str>,
-    #[serde(borrow)]
-    body: Cow<'a, str>,
-}
-
-/// A job, as far as it is looked at here. What is wrong with it otherwise is the door's to tell.
-#[derive(Default, Deserialize)]
-struct Seen {
-    #[serde(default)]
-    id: Json,
-    #[serde(default)]
-    deadline: Json,
-    task: Task,
-}
-
-#[derive(Default, Deserialize)]
-struct Task {
-    #[serde(default, rename = "type")]
-    kind: Json,
 }
 
 impl Letter {
@@ -264,26 +159,6 @@ impl Letter {
     }
 }
 
-impl Original<'_> {
-    fn decoded(&self) -> Option<Bytes> {
-        match &*self.encoding {
-            "utf-8" => Some(self.body.clone().into_owned().into()),
-            "base64" => STANDARD.decode(self.body.as_bytes()).ok().map(Bytes::from),
-            _ => None,
-        }
-    }
-}
-
-impl Seen {
-    fn id(&self) -> Option<String> {
-        self.id.as_str().filter(|id| !id.is_empty()).map(str::to_owned)
-    }
-
-    fn deadline(&self) -> Option<Timestamp> {
-        Timestamp::parse(self.deadline.as_str()?)
-    }
-}
-
 fn within_bounds(body: Bytes) -> Result<Bytes, Stays> {
     if body.len() > MAX_MESSAGE { Err(Stays::TooLarge) } else { Ok(body) }
 }
@@ -318,41 +193,5 @@ fn of_job(job: &Properties) -> Properties {
         user_id: None,
         reply_to: job.reply_to.clone().filter(|queue| !queue.starts_with(DIRECT_REPLY)),
         ..job.clone()
-    }
-}
-
-/// The broker's record of the hop that brought a message here.
-struct Death<'a> {
-    queue: &'a str,
-    reason: &'a str,
-    at: Option<Timestamp>,
-    count: i64,
-}
-
-impl<'a> Death<'a> {
-    fn of(headers: &'a Headers) -> Self {
-        let last = match headers.get("x-death") {
-            Some(Value::Array(deaths)) => deaths.first(),
-            _ => None,
-        };
-        let Some(Value::Table(death)) = last else {
-            return Self { queue: "", reason: "none", at: None, count: 0 };
-        };
-        let text = |name: &str| death.get(name).and_then(Value::as_text);
-        let at = match death.get("time") {
-            Some(Value::Timestamp(seconds)) => i64::try_from(seconds.saturating_mul(1_000)).ok(),
-            _ => None,
-        };
-        let count = if let Some(Value::Int(count)) = death.get("count") { *count } else { 0 };
-        Self {
-            queue: text("queue").unwrap_or_default(),
-            reason: text("reason").unwrap_or("none"),
-            at: at.map(Timestamp::from_millis),
-            count,
-        }
-    }
-
-    fn told(&self) -> String {
-        format!("{} {} {} {}", self.queue, self.reason, self.at.map_or(0, Timestamp::as_millis), self.count)
     }
 }
