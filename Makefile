@@ -121,6 +121,12 @@ alerts: $(TEST_PYTHON) ## Every alert is made to fire by causing what it warns o
 	@command -v prometheus >/dev/null || { echo "prometheus is not installed (Debian's package has it)" >&2; exit 1; }
 	$(TEST_PYTHON) -B benches/alerts/trial.py --faster $(or $(ALERTS_FASTER),10) $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/tmp/alerts $(ALERTS)
 
+.PHONY: dead-letters
+dead-letters: $(TEST_PYTHON) ## 10,000 dead letters made by a real fleet, found, replayed at a rate with kill -9 in the middle, every one accounted for
+	$(CARGO) build --release --locked --quiet
+	scripts/ensure-rabbitmq
+	$(TEST_PYTHON) -B benches/dead-letters/trial.py $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/tmp/dead-letters
+
 .PHONY: fuzz
 fuzz: ## Fuzz the door, the ticket's reader and the reader of replies, FUZZ_SECONDS (60) each, with a stable toolchain
 	scripts/fuzz
