@@ -164,9 +164,9 @@ class Trial:
             self.kills += doomed.poll() is None
             doomed.kill()
             doomed.wait()
-        self.expect("replays killed under way", len(KILLS), self.kills)
             # What it has published is solved, so that outcomes tell when the next one is under way.
             until("its jobs are solved", 60, self.idle)
+        self.expect("replays killed under way", len(KILLS), self.kills)
         began = time.monotonic()
         report = json.loads(self.lane.command(*command))
         seconds = time.monotonic() - began

@@ -109,14 +109,18 @@ impl Settler {
             last = written(channel.basic_ack(tag, BasicAckOptions { multiple }))?.or(last);
         }
         if let Some(writing) = last {
-            match timeout(self.patience, writing).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(error.to_string()),
-                Err(_) => return Err("the broker takes no settlements".to_owned()),
-            }
+            self.gone(writing).await?;
         }
         self.note(made);
         Ok(carried)
+    }
+
+    async fn gone(&self, writing: BoxFuture<'_, lapin::Result<()>>) -> Result<(), String> {
+        match timeout(self.patience, writing).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the broker takes no settlements".to_owned()),
+        }
     }
 
     fn note(&mut self, made: usize) {

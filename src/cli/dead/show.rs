@@ -85,11 +85,11 @@ fn show<O: Write, E: Write>(
 ) -> Result<(), CommandError> {
     let mut whole: Json = serde_json::from_str(whole).map_err(CommandError::failed)?;
     shortened(&mut whole);
-    let out = &mut stage.console.out;
-    if !(stage.console.out_is_terminal && !stage.console.json) {
-        writeln!(out, "{whole}")?;
+    if !stage.console.is_human() {
+        writeln!(stage.console.out, "{whole}")?;
         return Ok(());
     }
+    let out = &mut stage.console.out;
     for (name, value) in facts(letter, &whole, now) {
         writeln!(out, "{name:<12}{}", cut(&value, WIDTH))?;
     }

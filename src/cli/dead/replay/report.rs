@@ -54,9 +54,9 @@ impl Report {
         console: &mut Console<O, E>,
     ) -> Result<(), CommandError> {
         if console.is_human() {
-            self.show(dry_run, now, console)?
+            self.show(dry_run, now, console)?;
         } else {
-            self.print(dry_run, stopped, now, console)?
+            self.print(dry_run, stopped, now, console)?;
         }
         if let Some(why) = stopped {
             console.note(format_args!("stopped: {why}; what was not published stays, run it again then"));
