@@ -79,7 +79,7 @@ fn a_letter_keeps_its_replay_id_wherever_it_is_moved_and_the_next_one_has_anothe
     let mut moved = message.clone();
     moved.properties.headers.extend(dead("c.dead.unsolved", "expired"));
     assert_eq!(mark(&moved, RAW), first);
-    let mut again = message.clone();
+    let mut again = message;
     first.write(&mut again.properties.headers);
     assert_eq!(mark(&again, PLACE).count, 2);
     assert_ne!(mark(&again, PLACE).id, first.id);
@@ -128,7 +128,7 @@ fn a_job_that_the_broker_put_aside_goes_again_with_its_publishers_properties() {
     assert_eq!(again.properties.kind.as_deref(), Some("their.type"));
     assert_eq!((&again.properties.expiration, &again.properties.user_id), (&None, &None));
     assert_eq!(again.properties.headers.keys().collect::<Vec<_>>(), [REPLAY_ID, REPLAYS, "tenant"]);
-    let mut once_more = message.clone();
+    let mut once_more = message;
     once_more.properties.headers.insert("x-delivery-count".to_owned(), Value::Int(4));
     assert_eq!(read(&once_more, RAW).replay(&once_more, 3, NOW).unwrap().properties, again.properties);
 }

@@ -39,7 +39,7 @@ impl Report {
     /// For a bar.
     pub(super) fn short(&self) -> String {
         let staying: u64 = self.stays.values().sum();
-        format!("{} published, {} left", self.chosen.total(), self.left_out + staying)
+        format!("{} chosen, {} left", self.chosen.total(), self.left_out + staying)
     }
 
     fn not_scanned(&self) -> u64 {
