@@ -10,7 +10,7 @@ use super::Stage;
 use super::letter::line;
 use super::list::bar;
 use super::scan::Scan;
-use super::select::{Filters, Reach};
+use super::select::{Chosen, Filters, Reach};
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 
@@ -50,21 +50,10 @@ pub(super) async fn run<O: Write, E: Write>(
     let (mut written, mut not_scanned) = (0_u64, 0);
     for queue in args.filters.queues() {
         let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
-        let bar = bar(stage.console, &scan);
-        while let Some(delivery) = scan.next(stage.stop).await? {
-            if scan.read(&delivery.message).is_some_and(|letter| chosen.takes(&letter)) {
-                let line = line(scan.queue(), &delivery.message, args.show_secrets);
-                match &mut file {
-                    Some(file) => writeln!(file, "{line}").map_err(CommandError::Output)?,
-                    None => writeln!(stage.console.out, "{line}")?,
-                }
-                written += 1;
-            }
-            scan.keep(delivery.receipt);
-            bar.looked(scan.progress().0, || format!("{}, {written} written", queue.name()));
-        }
-        bar.clear();
+        // Put back in order, even where nobody reads the output any more.
+        let done = copy(args, &chosen, &mut scan, &mut file, &mut written, stage).await;
         not_scanned += scan.end().await.not_scanned();
+        done?;
     }
     match file {
         Some(file) => synced(file).map_err(CommandError::Output)?,
@@ -72,6 +61,32 @@ pub(super) async fn run<O: Write, E: Write>(
     }
     stage.console.note(format_args!("{written} letters written; {not_scanned} letters were not scanned"));
     Ok(Exit::when(!stage.stop.is_cancelled()))
+}
+
+async fn copy<O: Write, E: Write>(
+    args: &ExportArgs,
+    chosen: &Chosen<'_>,
+    scan: &mut Scan,
+    file: &mut Option<BufWriter<File>>,
+    written: &mut u64,
+    stage: &mut Stage<'_, O, E>,
+) -> Result<(), CommandError> {
+    let bar = bar(stage.console, scan);
+    while let Some(delivery) = scan.next(stage.stop).await? {
+        let is_chosen = scan.read(&delivery.message).is_some_and(|letter| chosen.takes(&letter));
+        scan.keep(delivery.receipt);
+        if is_chosen {
+            let line = line(scan.queue(), &delivery.message, args.show_secrets);
+            match file {
+                Some(file) => writeln!(file, "{line}").map_err(CommandError::Output)?,
+                None => writeln!(stage.console.out, "{line}")?,
+            }
+            *written += 1;
+        }
+        bar.looked(scan.progress().0, || format!("{written} written"));
+    }
+    bar.clear();
+    Ok(())
 }
 
 /// A new file that its owner alone can read: letters hold whole jobs.

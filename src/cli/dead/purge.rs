@@ -117,9 +117,12 @@ async fn purge<O: Write, E: Write>(
         }
         let Some(delivery) = scan.next(stage.stop).await? else { break };
         let letter = scan.read(&delivery.message).filter(|letter| chosen.takes(letter));
-        if let (Some(_), Some(file)) = (&letter, &mut *file) {
-            writeln!(file, "{}", line(scan.queue(), &delivery.message, true))
-                .map_err(CommandError::Output)?;
+        if let (Some(_), Some(file)) = (&letter, &mut *file)
+            && let Err(error) = writeln!(file, "{}", line(scan.queue(), &delivery.message, true))
+        {
+            doomed.push(delivery.receipt);
+            doomed.into_iter().for_each(|receipt| scan.keep(receipt));
+            return Err(CommandError::Output(error));
         }
         match letter {
             Some(letter) => {
@@ -136,8 +139,11 @@ async fn purge<O: Write, E: Write>(
 }
 
 async fn remove(doomed: &mut Vec<Receipt>, scan: &mut Scan, file: &Option<File>) -> Result<(), CommandError> {
-    if let Some(file) = file.as_ref().filter(|_| !doomed.is_empty()) {
-        file.sync_data().map_err(CommandError::Output)?;
+    if let Some(file) = file.as_ref().filter(|_| !doomed.is_empty())
+        && let Err(error) = file.sync_data()
+    {
+        doomed.drain(..).for_each(|receipt| scan.keep(receipt));
+        return Err(CommandError::Output(error));
     }
     scan.remove(std::mem::take(doomed)).await
 }

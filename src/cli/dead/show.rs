@@ -9,7 +9,7 @@ use super::Stage;
 use super::letter::{age, line, shortened};
 use super::list::bar;
 use super::scan::Scan;
-use super::select::{Filters, Reach};
+use super::select::{Chosen, Filters, Reach};
 use crate::cli::outcomes::{DeadLetters, dead_letters};
 use crate::cli::render::cut;
 use crate::cli::{CommandError, Exit};
@@ -48,25 +48,15 @@ pub(super) async fn run<O: Write, E: Write>(
     args: &ShowArgs,
     stage: &mut Stage<'_, O, E>,
 ) -> Result<Exit, CommandError> {
-    let now = Clock::System.now();
     let filters = Filters::of_job(&args.id, &args.classes);
-    let chosen = filters.at(now);
+    let chosen = filters.at(Clock::System.now());
     let (mut found, mut not_scanned) = (0_u64, 0);
     for queue in filters.queues() {
         let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
-        let bar = bar(stage.console, &scan);
-        while let Some(delivery) = scan.next(stage.stop).await? {
-            if let Some(letter) = scan.read(&delivery.message).filter(|letter| chosen.takes(letter)) {
-                let whole = line(scan.queue(), &delivery.message, false);
-                bar.clear();
-                show(&letter, &whole, now, stage)?;
-                found += 1;
-            }
-            scan.keep(delivery.receipt);
-            bar.looked(scan.progress().0, || queue.name().to_owned());
-        }
-        bar.clear();
+        // Put back in order, even where nobody reads the output any more.
+        let done = look(&chosen, &mut scan, &mut found, stage).await;
         not_scanned += scan.end().await.not_scanned();
+        done?;
     }
     if found == 0 || not_scanned > 0 {
         let id = cut(&args.id, WIDTH);
@@ -75,6 +65,28 @@ pub(super) async fn run<O: Write, E: Write>(
             .note(format_args!("{found} letters of '{id}' found; {not_scanned} letters were not scanned"));
     }
     Ok(Exit::when(found > 0))
+}
+
+async fn look<O: Write, E: Write>(
+    chosen: &Chosen<'_>,
+    scan: &mut Scan,
+    found: &mut u64,
+    stage: &mut Stage<'_, O, E>,
+) -> Result<(), CommandError> {
+    let bar = bar(stage.console, scan);
+    while let Some(delivery) = scan.next(stage.stop).await? {
+        let letter = scan.read(&delivery.message).filter(|letter| chosen.takes(letter));
+        scan.keep(delivery.receipt);
+        if let Some(letter) = letter {
+            let whole = line(scan.queue(), &delivery.message, false);
+            bar.clear();
+            show(&letter, &whole, Clock::System.now(), stage)?;
+            *found += 1;
+        }
+        bar.looked(scan.progress().0, || "scanned".to_owned());
+    }
+    bar.clear();
+    Ok(())
 }
 
 fn show<O: Write, E: Write>(

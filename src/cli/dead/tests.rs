@@ -238,6 +238,40 @@ async fn an_export_copies_whole_letters_and_masks_them_unless_told() {
     );
 }
 
+/// Breaks at once, as a pipe does that nobody reads any more.
+struct Closed;
+
+impl Write for Closed {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn letters_go_back_in_order_where_the_output_is_closed() {
+    let bench = Bench::new().await;
+    for n in 0..5 {
+        bench.dead("lost", &format!("l{n}"), "A").await;
+    }
+    let broker = Broker::Local(bench.local.clone());
+    for line in ["export --class lost", "show l3"] {
+        let mut console = Console {
+            out: Closed,
+            err: Vec::new(),
+            out_is_terminal: false,
+            err_is_terminal: false,
+            json: false,
+        };
+        let args = DeadArgs { command: parse(line).unwrap() };
+        assert!(run(args, &broker, &bench.names, &mut console, &bench.stop).await.is_err(), "{line}");
+        assert_eq!(bench.ids("c.dead.lost"), numbered("l", 0..5));
+    }
+}
+
 #[tokio::test]
 async fn a_purge_removes_what_is_chosen_after_it_was_written_down() {
     let bench = Bench::new().await;
