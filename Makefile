@@ -137,6 +137,12 @@ alerts: $(TEST_PYTHON) ## Every alert is made to fire by causing what it warns o
 dashboard-picture: ## Draw the dashboard over a running Prometheus into PICTURE (PROMETHEUS=http://127.0.0.1:9090 MINUTES=30), by Chromium
 	PYTHON=$(PYTHON) scripts/picture-dashboard $(or $(PROMETHEUS),http://127.0.0.1:9090) $(or $(PICTURE),$(TARGET_DIR)/dashboard.png) --minutes $(or $(MINUTES),30)
 
+.PHONY: dead-letters
+dead-letters: $(TEST_PYTHON) ## 10,000 dead letters made by a real fleet, found, replayed at a rate with kill -9 in the middle, every one accounted for
+	$(CARGO) build --release --locked --quiet
+	scripts/ensure-rabbitmq
+	$(TEST_PYTHON) -B benches/dead-letters/trial.py $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/tmp/dead-letters
+
 .PHONY: fuzz
 fuzz: ## Fuzz the door, the ticket's reader and the reader of replies, FUZZ_SECONDS (60) each, with a stable toolchain
 	scripts/fuzz

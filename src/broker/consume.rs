@@ -1,13 +1,11 @@
-//! The consuming half of the seam: deliveries, the right to settle each, and the lease on a channel.
+//! The consuming half of the seam: deliveries, and the right to settle each.
 
 use std::future::pending;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::Lease;
 use crate::breakage::Breakage;
 use crate::domain::envelope::Message;
 
@@ -24,6 +22,8 @@ pub enum Settlement {
     Reject(u64),
     /// Stop delivering; what was delivered may still be settled. Answers when the broker has confirmed it.
     Cancel(oneshot::Sender<()>),
+    /// Carry out everything asked before this, and answer when the broker has gone past it.
+    Flush(oneshot::Sender<()>),
     /// Carry out everything asked before this, then close the channel: what is unsettled returns to the queue.
     Close(oneshot::Sender<()>),
 }
@@ -114,56 +114,6 @@ pub struct Delivery {
     pub routing_key: String,
     /// The right to settle it.
     pub receipt: Receipt,
-}
-
-/// Whether this process may still act as the owner of what a channel delivered.
-///
-/// Holds for a fixed span after *sending* the last synchronous round trip that succeeded on the channel, and never again once the channel closed.
-#[derive(Debug, Clone)]
-pub struct Lease {
-    base: Instant,
-    // Milliseconds after `base` until which it holds; 0 once revoked.
-    until: Arc<AtomicU64>,
-}
-
-impl Lease {
-    /// How long a round trip is good for.
-    pub const SPAN: Duration = crate::domain::pacing::LEASE;
-
-    /// A lease that begins with a round trip sent now.
-    #[must_use]
-    pub fn begin() -> Self {
-        let base = Instant::now();
-        let lease = Self { base, until: Arc::new(AtomicU64::new(0)) };
-        lease.renew(base);
-        lease
-    }
-
-    /// A round trip that was sent at `sent_at` has succeeded.
-    pub fn renew(&self, sent_at: Instant) {
-        let until = sent_at.saturating_duration_since(self.base) + Self::SPAN;
-        self.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
-    }
-
-    /// One that holds nothing.
-    #[must_use]
-    pub fn none() -> Self {
-        let lease = Self::begin();
-        lease.revoke();
-        lease
-    }
-
-    /// The channel is gone.
-    pub fn revoke(&self) {
-        self.until.store(0, Ordering::Release);
-    }
-
-    /// Whether it holds at this moment.
-    #[must_use]
-    pub fn holds(&self, now: Instant) -> bool {
-        let elapsed = u64::try_from(now.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX);
-        elapsed < self.until.load(Ordering::Acquire)
-    }
 }
 
 /// A consumer: deliveries in order, on a channel of its own.
@@ -265,6 +215,17 @@ impl Consumer {
         while let Ok(unseen) = self.deliveries.try_recv() {
             drop(unseen);
         }
+    }
+
+    /// Carries out all settlements made so far, and waits until the broker has them: no end of this process brings them back. Meant for up to
+    /// 16 of them: of more, some may still wait inside the broker, see `amqp::settle`.
+    ///
+    /// # Errors
+    /// [`Stale`] where the channel is gone: some of them may come back.
+    pub async fn flush(&self) -> Result<(), Stale> {
+        let (done, answered) = oneshot::channel();
+        self.owner.send(Settlement::Flush(done)).map_err(|_| Stale)?;
+        answered.await.map_err(|_| Stale)
     }
 
     /// Carries out all settlements made so far and closes the channel; what is unsettled goes back to its queue.

@@ -8,6 +8,7 @@ pub mod amqp;
 mod consume;
 mod ending;
 mod error;
+mod lease;
 pub mod local;
 mod meter;
 mod publish;
@@ -18,11 +19,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use consume::{
-    Consumer, ConsumerPort, ConsumerWatch, Delivery, Lease, Receipt, Settlement, Stale, consumer_channel,
-    receive,
+    Consumer, ConsumerPort, ConsumerWatch, Delivery, Receipt, Settlement, Stale, consumer_channel, receive,
 };
 pub use ending::Ending;
 pub use error::{BrokerError, PublishError};
+pub use lease::Lease;
 pub use meter::Meter;
 pub use publish::{Confirm, PublishRequest, Publisher, publisher_channel};
 

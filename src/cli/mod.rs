@@ -8,6 +8,7 @@ mod checks;
 mod completions;
 mod connect;
 pub mod console;
+mod dead;
 mod definitions;
 mod demo;
 mod exit;
@@ -112,6 +113,8 @@ enum Configured {
     Publish(publish::PublishArgs),
     /// Look at, or take, outcomes: results or a dead-letter queue
     Outcomes(outcomes::OutcomesArgs),
+    /// Dead letters: find, understand, replay, export or remove them
+    Dead(dead::DeadArgs),
     /// Publish outcomes again that no queue was bound for
     Reroute(reroute::RerouteArgs),
     /// Stand in for the recognition API, over HTTP
@@ -131,6 +134,7 @@ impl Configured {
             | Configured::Schema(_)
             | Configured::Publish(_)
             | Configured::Outcomes(_)
+            | Configured::Dead(_)
             | Configured::Reroute(_) => false,
         }
     }
@@ -160,6 +164,10 @@ impl Configured {
                 let (broker, names, stop) = reach(settings, "outcomes")?;
                 outcomes::outcomes(args, &broker, &names, &mut Console::std(output.is_forced_json()), &stop)
                     .await
+            }
+            Configured::Dead(args) => {
+                let (broker, names, stop) = reach(settings, "dead")?;
+                dead::run(args, &broker, &names, &mut Console::std(output.is_forced_json()), &stop).await
             }
             Configured::Reroute(args) => {
                 let (broker, names, stop) = reach(settings, "reroute")?;

@@ -34,8 +34,8 @@ Examples:
   captcha-worker outcomes --dead proxy --limit 20      look at dead letters of one class
   captcha-worker outcomes --ack > results.ndjson       take all results that are there
   captcha-worker outcomes --ack --follow | consumer    take results as they come, until Ctrl-C
-  captcha-worker outcomes --dead invalid --ack --show-secrets > dead.ndjson
-  jq -c .job dead.ndjson | captcha-worker publish -    replay what the file holds by then
+
+Of failed jobs, `captcha-worker dead list` tells what there is, by class, code and type, and `dead replay` publishes them again.
 
 Exit codes: 0 fine, 1 failed (or output closed early with --ack), 2 wrong usage.")]
 pub struct OutcomesArgs {
@@ -63,7 +63,7 @@ pub struct OutcomesArgs {
 }
 
 /// Which dead letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeadLetters {
     /// Failed jobs of a class.
     Class(Class),
@@ -71,7 +71,34 @@ pub enum DeadLetters {
     Raw,
 }
 
-fn dead_letters() -> impl TypedValueParser<Value = DeadLetters> {
+impl DeadLetters {
+    /// Every queue of them.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Class::finals().map(DeadLetters::Class).chain([DeadLetters::Raw])
+    }
+
+    /// The class's name, or `raw`.
+    pub(super) fn name(self) -> &'static str {
+        self.class().map_or("raw", Class::name)
+    }
+
+    pub(super) fn class(self) -> Option<Class> {
+        match self {
+            DeadLetters::Class(class) => Some(class),
+            DeadLetters::Raw => None,
+        }
+    }
+
+    /// The queue's full name.
+    pub(super) fn queue(self, names: &Names) -> String {
+        match self {
+            DeadLetters::Class(class) => names.dead(class),
+            DeadLetters::Raw => names.dead_raw(),
+        }
+    }
+}
+
+pub(super) fn dead_letters() -> impl TypedValueParser<Value = DeadLetters> {
     let names = Class::finals().map(Class::name).chain(["raw"]);
     // Every listed name save `raw` is a class.
     PossibleValuesParser::new(names).map(|name| name.parse().map_or(DeadLetters::Raw, DeadLetters::Class))
@@ -82,8 +109,7 @@ impl OutcomesArgs {
     #[must_use]
     pub fn queue(&self, names: &Names) -> String {
         match self.dead {
-            Some(DeadLetters::Class(class)) => names.dead(class),
-            Some(DeadLetters::Raw) => names.dead_raw(),
+            Some(letters) => letters.queue(names),
             None if self.unrouted => names.unrouted(),
             None => names.results(),
         }

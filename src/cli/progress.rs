@@ -1,4 +1,4 @@
-//! The progress bar of `publish`: on a terminal only, and on standard error, so that it never mixes with answers.
+//! The progress bar of `publish` and `dead`: on a terminal only, and on standard error, so that it never mixes with answers.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub(super) enum Total {
     /// A file of this many bytes.
     Bytes(u64),
-    /// This many jobs.
+    /// This many jobs or letters.
     Jobs(u64),
     /// A pipe: nobody knows.
     Open,
@@ -48,6 +48,14 @@ impl Progress {
             Total::Jobs(_) | Total::Open => published,
         });
         self.bar.set_message(format!("{published} published, {in_flight} in flight"));
+    }
+
+    /// So many letters have been looked at, with what can be told of them.
+    pub(super) fn looked(&self, at: u64, told: impl FnOnce() -> String) {
+        if !self.bar.is_hidden() {
+            self.bar.set_position(at);
+            self.bar.set_message(told());
+        }
     }
 
     pub(super) fn clear(&self) {

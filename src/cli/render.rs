@@ -51,11 +51,12 @@ fn on_one_line(json: &str) -> String {
 }
 
 /// Why and from where the broker dead-lettered a message; null where it did not.
-fn x_death(headers: &Headers) -> Json {
+pub(super) fn x_death(headers: &Headers) -> Json {
     headers.get("x-death").map_or(Json::Null, to_json)
 }
 
-fn to_json(value: &Value) -> Json {
+/// A header's value.
+pub(super) fn to_json(value: &Value) -> Json {
     match value {
         Value::Null => Json::Null,
         Value::Bool(value) => (*value).into(),
@@ -171,7 +172,8 @@ fn line(cells: [String; 7]) -> String {
     line
 }
 
-fn cut(text: &str, width: usize) -> String {
+/// A text of somebody else's that cannot steer the terminal, show a secret, or be longer than so many characters.
+pub(super) fn cut(text: &str, width: usize) -> String {
     let text = if shows_secret(text) { HELD_BACK } else { text };
     let mut shown: String =
         text.chars().map(|c| if c.is_control() { '·' } else { c }).take(width + 1).collect();

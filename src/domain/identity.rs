@@ -1,5 +1,7 @@
 //! By what a message is known again when the broker delivers it once more.
 
+use std::fmt;
+
 use sha2::{Digest, Sha256};
 
 use super::envelope::Value;
@@ -36,12 +38,34 @@ impl Identity {
     }
 }
 
+/// In the form of a UUID, of the version that is left to whoever makes it (8).
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = self.0;
+        bytes[6] = bytes[6] & 0x0f | 0x80;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        for (place, byte) in bytes.iter().enumerate() {
+            if matches!(place, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::envelope::Message;
     use crate::domain::job::JobBody;
     use crate::domain::policy::Policy;
+
+    #[test]
+    fn it_is_written_as_a_uuid() {
+        let text = Identity([0xff; 16]).to_string();
+        assert_eq!(text, "ffffffff-ffff-8fff-bfff-ffffffffffff");
+    }
 
     #[test]
     fn the_counter_of_deliveries_is_no_part_of_it_and_all_else_is() {

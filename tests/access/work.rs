@@ -48,6 +48,28 @@ async fn asked(broker: &Broker, job: &str) -> Value {
     serde_json::from_slice(&reply.data).unwrap()
 }
 
+/// What an operator's rights are enough for, and nobody else's but a worker's.
+fn finds_and_replays(broker: &Broker) {
+    for user in ["publisher", "consumer"] {
+        for command in [&["dead", "list"][..], &["dead", "replay", "--all"]] {
+            let told = broker.denied(user, command);
+            assert!(told.contains("ACCESS_REFUSED"), "{user} {command:?}: {told}");
+        }
+    }
+    let malformed = ["--class", "malformed", "--code", "NOT_JSON"];
+    let report = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&broker.done("operator", &[arguments, &malformed].concat())).unwrap()
+    };
+    assert_eq!(report(&["dead", "list"])["letters"], 1);
+    assert_eq!(report(&["dead", "replay", "--dry-run"])["chosen"], 1);
+    assert_eq!(report(&["dead", "replay", "--rate", "10/s"])["replayed"], 1);
+    let again =
+        ["outcomes", "--dead", "malformed", "--ack", "--follow", "--limit", "1", "--format", "ndjson"];
+    let again: Value = serde_json::from_str(&broker.done("operator", &again)).unwrap();
+    assert_eq!((&again["replays"], &again["failure"]["code"]), (&json!(1), &json!("NOT_JSON")), "{again}");
+    assert_eq!(report(&["dead", "purge", "--yes"])["removed"], 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_fleet_works_with_the_least_rights_and_only_an_operator_pauses_it() {
     let broker = Broker::with_users().await;
@@ -72,6 +94,9 @@ async fn a_fleet_works_with_the_least_rights_and_only_an_operator_pauses_it() {
     let dead = ["outcomes", "--dead", "malformed", "--ack", "--follow", "--limit", "1", "--format", "ndjson"];
     let told = broker.denied("consumer", &dead);
     assert!(told.contains("ACCESS_REFUSED") && told.contains("lane.a.dead.malformed"), "{told}");
+    finds_and_replays(&broker);
+    let malformed = asked(&broker, "no job at all").await;
+    assert_eq!(malformed["failure"]["class"], "malformed", "{malformed}");
     assert!(broker.done("operator", &dead).contains("malformed"));
 
     for (user, queue) in [("publisher", "lane.a.results"), ("operator", "lane.a.results")] {

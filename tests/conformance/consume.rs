@@ -53,6 +53,23 @@ pub(crate) async fn an_acked_message_is_gone(broker: Broker, names: Names) {
     assert_eq!(ready(&session, &own).await, 0);
 }
 
+pub(crate) async fn what_was_acked_before_a_flush_does_not_come_back(broker: Broker, names: Names) {
+    let own = name(&names, "q");
+    let session = with_queues(&broker, vec![queue(&own, &[])]).await;
+    put(&session, &own, &["1", "2", "3"]).await;
+    let working = broker.connect().await.unwrap();
+    let mut consumer = consume(&working, &own, 5).await;
+    let mut held = next_bodies(&mut consumer, 3).await;
+    held.remove(1).1.receipt.ack().unwrap();
+    held.remove(0).1.receipt.ack().unwrap();
+    within("the flush", consumer.flush()).await.unwrap();
+    // No close in order.
+    drop((working, consumer));
+    until_ready(&session, &own, 1).await;
+    assert_eq!(text(&get(&session, &own).await.message), "3");
+    drop(held);
+}
+
 pub(crate) async fn a_requeued_message_comes_again_as_redelivered_and_before_later_ones(
     broker: Broker,
     names: Names,

@@ -57,6 +57,7 @@ macro_rules! behaviours_on {
             consume::deliveries_come_in_the_order_of_publishing,
             consume::prefetch_bounds_unsettled_deliveries,
             consume::an_acked_message_is_gone,
+            consume::what_was_acked_before_a_flush_does_not_come_back,
             consume::a_requeued_message_comes_again_as_redelivered_and_before_later_ones,
             consume::a_dropped_receipt_requeues,
             consume::closing_carries_out_earlier_settlements_and_returns_the_rest,

@@ -142,6 +142,14 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
             ["ndjson", "table"].map(|format| vec!["outcomes", "--dead", class, "--format", format])
         })
         .collect();
+    views.extend([
+        vec!["dead", "list"],
+        vec!["dead", "list", "--json"],
+        vec!["dead", "export"],
+        vec!["dead", "show", "proxied-3"],
+        vec!["dead", "replay", "--dry-run"],
+        vec!["dead", "purge", "--all", "--dry-run"],
+    ]);
     views.extend([vec!["outcomes"], vec!["check"], vec!["status"], vec!["topology", "export"]]);
     for view in &views {
         clean(&view.join(" "), &command(&amqp, &namespace, &simulator.url, view).await);
@@ -149,6 +157,14 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
     let shown =
         command(&amqp, &namespace, &simulator.url, &["outcomes", "--dead", "proxy", "--show-secrets"]).await;
     assert!(shown.contains("pl4nted-proxy"), "it is there to be found: {shown}");
+    let letters = command(
+        &amqp,
+        &namespace,
+        &simulator.url,
+        &["dead", "export", "--id", "proxied-3", "--show-secrets"],
+    )
+    .await;
+    assert!(letters.contains("pl4nted-proxy"), "and so is it by this way: {letters}");
     let refused = node.url_as("worker:pl4nted-other", "%2f");
     for view in [&["check"][..], &["run"], &["outcomes"]] {
         clean("a refused log-in", &command(&refused, &namespace, &simulator.url, view).await);

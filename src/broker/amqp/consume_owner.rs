@@ -203,10 +203,29 @@ impl ConsumeOwner {
                     self.cancel().await;
                     let _ = done.send(());
                 }
+                Carried::Flush(done) => {
+                    self.go_past().await?;
+                    let _ = done.send(());
+                }
                 Carried::Close(done) => return Err(Stop::Asked(done)),
             }
         }
         self.stop_if_unused()
+    }
+
+    /// A call that is answered after the settlements before it: the broker has handed them to the queue then, behind which alone this channel's
+    /// end can come.
+    async fn go_past(&mut self) -> Result<(), Stop> {
+        match timeout(self.patience, renewal(&self.channel, self.prefetch)).await {
+            Ok(Ok(())) => {
+                self.settler.flushed();
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Stop::Lost(error.to_string())),
+            Err(_) => {
+                Err(Stop::Lost("the broker did not answer on the consuming channel in time".to_owned()))
+            }
+        }
     }
 
     /// Stops deliveries. What lapin holds but nobody has seen yet goes back at once.

@@ -38,6 +38,8 @@ pub(super) enum Carried {
     All,
     /// A request to stop delivering came next.
     Cancel(oneshot::Sender<()>),
+    /// A request to be told when the broker has gone past it came next.
+    Flush(oneshot::Sender<()>),
     /// A request to close came next; what was asked after it is void.
     Close(oneshot::Sender<()>),
 }
@@ -89,6 +91,10 @@ impl Settler {
                     carried = Carried::Cancel(done);
                     break;
                 }
+                Settlement::Flush(done) => {
+                    carried = Carried::Flush(done);
+                    break;
+                }
                 Settlement::Close(done) => {
                     carried = Carried::Close(done);
                     break;
@@ -103,14 +109,18 @@ impl Settler {
             last = written(channel.basic_ack(tag, BasicAckOptions { multiple }))?.or(last);
         }
         if let Some(writing) = last {
-            match timeout(self.patience, writing).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(error.to_string()),
-                Err(_) => return Err("the broker takes no settlements".to_owned()),
-            }
+            self.gone(writing).await?;
         }
         self.note(made);
         Ok(carried)
+    }
+
+    async fn gone(&self, writing: BoxFuture<'_, lapin::Result<()>>) -> Result<(), String> {
+        match timeout(self.patience, writing).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the broker takes no settlements".to_owned()),
+        }
     }
 
     fn note(&mut self, made: usize) {

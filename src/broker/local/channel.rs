@@ -203,6 +203,7 @@ impl Core {
                 self.cancel(id);
                 let _ = done.send(());
             }
+            Settlement::Flush(done) => drop(done.send(())),
             Settlement::Close(done) => {
                 self.close_channel(id);
                 let _ = done.send(());

@@ -14,6 +14,7 @@ use crate::domain::envelope::{Headers, Message, Properties};
 use crate::domain::fault::{Fault, Stage};
 use crate::domain::history::{Attempt, Ended, History};
 use crate::domain::job::{Job, NotAJob};
+use crate::domain::replay::Replayed;
 use crate::domain::time::Timestamp;
 use crate::domain::trace::{MAX_TRACE, TRACEPARENT, TRACESTATE};
 
@@ -90,6 +91,10 @@ struct Body<'a> {
     attempts: &'a [Attempt],
     times: Times,
     worker: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replays: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -144,8 +149,10 @@ pub fn solved(job: &Job, history: &History, task: Task<'_>, solution: &RawValue,
         attempts: &attempts,
         times: times(history.first_seen, Some(task.accepted_at), true, by.now),
         worker: by.worker,
+        replay_id: None,
+        replays: None,
     };
-    outcome(format!("solved.{}", key_part(&job.task_type)), &body, &job.properties, by.now)
+    outcome(format!("solved.{}", key_part(&job.task_type)), body, &job.properties, by.now)
 }
 
 /// The outcome of a job that failed, with the whole job for replay.
@@ -172,8 +179,10 @@ pub fn failed(
         attempts: &history.attempts,
         times: times(history.first_seen, task.map(|task| task.accepted_at), false, by.now),
         worker: by.worker,
+        replay_id: None,
+        replays: None,
     };
-    outcome(dead_key(fault), &body, &job.properties, by.now)
+    outcome(dead_key(fault), body, &job.properties, by.now)
 }
 
 /// The outcome of a message that is no job, or of one that the door refuses.
@@ -199,8 +208,10 @@ pub fn refused(refused: &NotAJob, received_at: Timestamp, by: Finish<'_>) -> Out
         attempts: &[],
         times: times(received_at, None, false, by.now),
         worker: by.worker,
+        replay_id: None,
+        replays: None,
     };
-    outcome(dead_key(&refused.fault), &body, &message.properties, by.now)
+    outcome(dead_key(&refused.fault), body, &message.properties, by.now)
 }
 
 /// Whether JSON writes it as six characters: a message of such would be six times as large in its outcome.
@@ -239,12 +250,16 @@ fn key_part(text: &str) -> String {
         .collect()
 }
 
-fn outcome(routing_key: String, body: &Body<'_>, publisher: &Properties, now: Timestamp) -> Outcome {
-    let headers: Headers = ECHOED
+fn outcome(routing_key: String, mut body: Body<'_>, publisher: &Properties, now: Timestamp) -> Outcome {
+    let mut headers: Headers = ECHOED
         .iter()
         .filter_map(|name| publisher.headers.get(*name).map(|value| ((*name).to_owned(), value.clone())))
         .filter(|(_, value)| value.as_text().is_some_and(|text| text.len() <= MAX_TRACE))
         .collect();
+    if let Some(replayed) = Replayed::of(&publisher.headers) {
+        replayed.write(&mut headers);
+        (body.replay_id, body.replays) = (Some(replayed.id), Some(replayed.count));
+    }
     let properties = Properties {
         content_type: Some("application/json".to_owned()),
         headers,
@@ -255,6 +270,6 @@ fn outcome(routing_key: String, body: &Body<'_>, publisher: &Properties, now: Ti
         ..Properties::default()
     };
     // Plain data with string keys: there is nothing in it that could fail to be written.
-    let body = serde_json::to_vec(body).unwrap_or_default();
+    let body = serde_json::to_vec(&body).unwrap_or_default();
     Outcome { routing_key, message: Message { body: body.into(), properties, transient: false } }
 }

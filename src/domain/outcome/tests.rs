@@ -62,6 +62,25 @@ fn an_outcome_carries_the_publishers_correlation_and_trace() {
 }
 
 #[test]
+fn the_outcome_of_a_replayed_job_says_so_in_headers_and_body() {
+    let replayed = Replayed { id: "r-7".to_owned(), count: 2 };
+    let mut solvable = job(r#"{"id":"a","task":{"type":"My.Task"}}"#).unwrap();
+    replayed.write(&mut solvable.properties.headers);
+    let mut refusable = job("no job").unwrap_err();
+    replayed.write(&mut refusable.message.properties.headers);
+    let fault = Fault::local(Class::Expired, codes::DEADLINE_PASSED, Stage::Door, "late");
+    let outcomes =
+        [failed(&solvable, &History::begin(SEEN), None, &fault, BY), refused(&refusable, SEEN, BY)];
+    for outcome in outcomes {
+        assert_eq!(Replayed::of(&outcome.message.properties.headers), Some(replayed.clone()));
+        assert_eq!((&read(&outcome)["replay_id"], &read(&outcome)["replays"]), (&json!("r-7"), &json!(2)));
+    }
+    solvable.properties.headers.insert("captcha-replays".to_owned(), Value::Int(0));
+    let outcome = failed(&solvable, &History::begin(SEEN), None, &fault, BY);
+    assert!(read(&outcome).get("replay_id").is_none(), "a mark that cannot be is ignored");
+}
+
+#[test]
 fn a_failed_outcome_carries_the_whole_job() {
     let body = r#"{"id":"order-18","task":{"type":"My.Task", "x":[1, 2]}}"#;
     let fault =

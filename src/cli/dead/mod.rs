@@ -1,0 +1,91 @@
+//! `captcha-worker dead`: what failed, found, understood and run again.
+//!
+//! Every command here is a bounded scan of the queues of dead letters; see [`scan`] for what it costs.
+
+mod export;
+mod leave;
+mod letter;
+mod list;
+mod purge;
+mod rate;
+mod replay;
+mod scan;
+mod select;
+mod show;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use super::console::Console;
+use super::{CommandError, Exit};
+use crate::broker::Broker;
+use crate::broker::topology::Names;
+
+const COSTS: &str = "\
+What a scan costs: RabbitMQ cannot be asked for messages by their content, so each letter that is looked at is delivered and put
+back. That counts one more of its 1,000 deliveries (after them the broker moves it to dead.raw), and while the scan lasts nobody
+else can have it. A scan takes at most --scan letters of a queue (10,000 unless told), says how many it has not seen, and ends
+after 20 minutes, since the broker takes back what is held for 30. What was not chosen goes back to the head of its queue, in order.
+
+Examples:
+  captcha-worker dead list                                         what there is, by class, code, type and age
+  captcha-worker dead list --class proxy,unsolved --since 2h
+  captcha-worker dead show order-17                                one letter, with its attempts
+  captcha-worker dead replay --class capacity --dry-run            what would be published again
+  captcha-worker dead replay --class capacity --rate 50/s          publish it again
+  captcha-worker dead export --class unknown unknown.ndjson        copies; the letters stay
+  captcha-worker dead purge --class expired --until 7d --to old.ndjson
+
+docs/DEAD-LETTERS.md tells more.";
+
+/// Dead letters: find, understand, replay, export or remove them.
+#[derive(Debug, Args)]
+#[command(after_help = COSTS)]
+pub(super) struct DeadArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Count letters by class, code, type and age
+    List(list::ListArgs),
+    /// Print every letter of a job
+    Show(show::ShowArgs),
+    /// Publish the jobs of chosen letters again
+    Replay(replay::ReplayArgs),
+    /// Copy chosen letters into a file; they stay
+    Export(export::ExportArgs),
+    /// Remove chosen letters
+    Purge(purge::PurgeArgs),
+}
+
+/// What every one of the commands is given.
+struct Stage<'a, O, E> {
+    broker: &'a Broker,
+    names: &'a Names,
+    console: &'a mut Console<O, E>,
+    stop: &'a CancellationToken,
+}
+
+pub(super) async fn run<O: Write, E: Write>(
+    args: DeadArgs,
+    broker: &Broker,
+    names: &Names,
+    console: &mut Console<O, E>,
+    stop: &CancellationToken,
+) -> Result<Exit, CommandError> {
+    let mut stage = Stage { broker, names, console, stop };
+    match args.command {
+        Command::List(args) => list::run(&args, &mut stage).await,
+        Command::Show(args) => show::run(&args, &mut stage).await,
+        Command::Replay(args) => replay::run(&args, &mut stage).await,
+        Command::Export(args) => export::run(&args, &mut stage).await,
+        Command::Purge(args) => purge::run(&args, &mut stage).await,
+    }
+}

@@ -1,0 +1,219 @@
+//! `dead replay`: the jobs of chosen letters, published again.
+
+mod report;
+mod window;
+
+use std::io::Write;
+use std::num::NonZeroU64;
+
+use clap::Args;
+use tokio::time::{Instant, sleep_until};
+
+use super::Stage;
+use super::leave::Leave;
+use super::list::bar;
+use super::rate::{Pace, Rate};
+use super::scan::Scan;
+use super::select::{Chosen, Filters, Reach};
+use crate::broker::Delivery;
+use crate::cli::{CommandError, Exit};
+use crate::clock::Clock;
+use crate::domain::letter::Letter;
+use report::Report;
+use window::Window;
+
+/// Publish the jobs of chosen letters again. What is not chosen stays.
+///
+/// A job keeps its id, and carries `captcha-replay-id` and `captcha-replays` (1 for its first replay), which its outcome echoes. Each letter is
+/// removed once the broker has confirmed its job on `jobs`. An end in between, kill -9 included, loses nothing and repeats at most 32
+/// jobs, each with the replay id that it had: run the same command again.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Not published, though chosen, and counted by reason: jobs replayed as often as --max-replays allows, jobs whose deadline is over,
+messages over 1 MiB, tickets in dead.raw (their tasks were paid) and what is no job. They stay.
+
+The fleet is asked before and all through it: while its guard is tripped or probing, while it is paused, or where no leader answers,
+nothing is published, and what was not published stays. --dry-run asks nobody. Scanning costs what `dead --help` says.
+
+Examples:
+  captcha-worker dead replay --class capacity --dry-run
+  captcha-worker dead replay --class transient,lost --since 2h --rate 50/s
+  captcha-worker dead replay --code ERROR_PROXY_CONNECT_REFUSED --type TurnstileTask --limit 100
+  captcha-worker dead replay --id order-17
+
+Exit codes: 0 everything chosen and scanned was published or had better stay, 1 it was refused, stopped or failed, 2 wrong usage.")]
+pub(super) struct ReplayArgs {
+    #[command(flatten)]
+    filters: Filters,
+    /// Every letter, where no filter is given
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    reach: Reach,
+    /// Publish so many at most
+    #[arg(long, value_name = "N")]
+    limit: Option<NonZeroU64>,
+    /// Publish no faster than this, evenly: 50/s, 10/m, 100/h
+    #[arg(long, value_name = "N/s")]
+    rate: Option<Rate>,
+    /// Leave jobs that have been replayed so often already
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_replays: u32,
+    /// Say what would be published, and publish nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run<O: Write, E: Write>(
+    args: &ReplayArgs,
+    stage: &mut Stage<'_, O, E>,
+) -> Result<Exit, CommandError> {
+    if args.filters.is_everything() && !args.all && !args.dry_run {
+        return Err(CommandError::Usage("dead replay: say which letters, or --all".to_owned()));
+    }
+    let leave =
+        if args.dry_run { Leave::not_needed() } else { Leave::ask(stage.broker, stage.names).await? };
+    replay(args, &leave, stage).await
+}
+
+/// The same with leave.
+pub(super) async fn replay<O: Write, E: Write>(
+    args: &ReplayArgs,
+    leave: &Leave,
+    stage: &mut Stage<'_, O, E>,
+) -> Result<Exit, CommandError> {
+    let now = Clock::System.now();
+    let mut replay = Replay {
+        args,
+        leave,
+        chosen: args.filters.at(now),
+        pace: Pace::new(args.rate),
+        left: args.limit.map_or(u64::MAX, NonZeroU64::get),
+        report: Report::default(),
+    };
+    let mut failure = None;
+    for queue in args.filters.queues() {
+        if replay.is_over(stage) || failure.is_some() {
+            break;
+        }
+        let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
+        failure = replay.go_through(&mut scan, stage).await.err();
+        replay.report.queues.push(scan.end().await);
+    }
+    let stopped = leave.refusal().map(str::to_owned);
+    replay.report.tell(args.dry_run, stopped.as_deref(), now, stage.console)?;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    Ok(Exit::when(stopped.is_none() && !stage.stop.is_cancelled() && !replay.report.took_too_long()))
+}
+
+struct Replay<'a> {
+    args: &'a ReplayArgs,
+    leave: &'a Leave,
+    chosen: Chosen<'a>,
+    pace: Pace,
+    /// Jobs that may still be published.
+    left: u64,
+    report: Report,
+}
+
+impl Replay<'_> {
+    fn is_over<O, E>(&self, stage: &Stage<'_, O, E>) -> bool {
+        self.left == 0 || stage.stop.is_cancelled() || self.leave.refusal().is_some()
+    }
+
+    /// Goes through one queue. Whatever is in hand when it ends is settled: published and removed, or kept.
+    async fn go_through<O: Write, E: Write>(
+        &mut self,
+        scan: &mut Scan,
+        stage: &mut Stage<'_, O, E>,
+    ) -> Result<(), CommandError> {
+        let bar = bar(stage.console, scan);
+        let mut window = Window::new(stage.names.jobs());
+        let mut more = Ok(true);
+        while matches!(more, Ok(true)) && !self.is_over(stage) {
+            more = self.step(scan, &mut window, stage).await;
+            bar.looked(scan.progress().0, || self.report.short());
+        }
+        let settled = window.settle(scan, &mut self.report).await;
+        bar.clear();
+        more.and(settled)
+    }
+
+    /// Takes the next letter; whether there was one.
+    async fn step<O, E>(
+        &mut self,
+        scan: &mut Scan,
+        window: &mut Window,
+        stage: &Stage<'_, O, E>,
+    ) -> Result<bool, CommandError> {
+        if window.is_full() || scan.is_full() {
+            window.settle(scan, &mut self.report).await?;
+        }
+        let Some(delivery) = scan.next(stage.stop).await? else { return Ok(false) };
+        let Some(letter) = scan.read(&delivery.message) else {
+            self.report.unreadable += 1;
+            scan.keep(delivery.receipt);
+            return Ok(true);
+        };
+        if self.chosen.takes(&letter) {
+            self.again(letter, delivery, scan, window, stage).await?;
+        } else {
+            self.report.left_out += 1;
+            scan.keep(delivery.receipt);
+        }
+        Ok(true)
+    }
+
+    /// Publishes a chosen letter's job, unless it had better stay.
+    async fn again<O, E>(
+        &mut self,
+        letter: Letter,
+        delivery: Delivery,
+        scan: &mut Scan,
+        window: &mut Window,
+        stage: &Stage<'_, O, E>,
+    ) -> Result<(), CommandError> {
+        let job = match letter.replay(&delivery.message, self.args.max_replays, Clock::System.now()) {
+            Ok(job) => job,
+            Err(stays) => {
+                self.report.stays(stays);
+                scan.keep(delivery.receipt);
+                return Ok(());
+            }
+        };
+        if self.args.dry_run {
+            self.report.chosen.add(&letter);
+            self.left -= 1;
+            scan.keep(delivery.receipt);
+            return Ok(());
+        }
+        if !self.turn(scan, window, stage).await? {
+            scan.keep(delivery.receipt);
+            return Ok(());
+        }
+        self.left -= 1;
+        window.publish(job, letter, delivery.receipt, scan).await
+    }
+
+    /// Waits for the next turn; whether it has come. What is in hand is not kept waiting for it.
+    async fn turn<O, E>(
+        &mut self,
+        scan: &mut Scan,
+        window: &mut Window,
+        stage: &Stage<'_, O, E>,
+    ) -> Result<bool, CommandError> {
+        if window.is_old_by(self.pace.due()) {
+            window.settle(scan, &mut self.report).await?;
+        }
+        tokio::select! {
+            biased;
+            () = stage.stop.cancelled() => return Ok(false),
+            () = self.leave.ended() => return Ok(false),
+            () = sleep_until(self.pace.due()) => {}
+        }
+        self.pace.take(Instant::now());
+        Ok(true)
+    }
+}

@@ -1,0 +1,212 @@
+//! One bounded look through a queue of dead letters.
+//!
+//! Letters are consumed, not got one by one: a `basic.get` costs a write to the disk of each node of a quorum queue. What is not removed is held
+//! unsettled, without its body, and goes back when its channel closes. A channel delivers a few letters at most: while they are held, the next channel
+//! takes over. So no more bodies are under way than one channel may hold, and since channels are closed in the order in which they were opened,
+//! everything goes back in order.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::topology::Names;
+use crate::broker::{Broker, BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Session, Stale};
+use crate::cli::CommandError;
+use crate::cli::outcomes::DeadLetters;
+use crate::domain::envelope::Message;
+use crate::domain::letter::{Letter, Place};
+
+/// Letters of a class that one channel holds: an outcome has at most 3 MiB, and few have more than 100 kB.
+const HOLDS: u16 = 128;
+/// The same for dead.raw, where a message may have any size that the broker takes.
+const HOLDS_RAW: u16 = 16;
+/// Channels of one connection; RabbitMQ allows 2,047 unless told otherwise.
+const MOST_CHANNELS: u64 = 1_000;
+/// Acks before the broker is waited for. Within this many, none waits inside of it for those before, see [`Consumer::flush`]; and as many again may be
+/// on their way while the next are published, so that 32 at most can be repeated.
+pub(super) const WINDOW: usize = 16;
+/// Nothing arriving for so long means that somebody else has the rest.
+const IDLE: Duration = Duration::from_secs(1);
+/// For letters that are under way already when a look ends.
+const UNDER_WAY: Duration = Duration::from_millis(100);
+/// The broker closes a channel that has held a delivery for 30 minutes.
+const LONGEST: Duration = Duration::from_secs(20 * 60);
+/// For closing a channel.
+const CLOSE: Duration = Duration::from_secs(10);
+
+/// How a queue was left.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) queue: DeadLetters,
+    /// Letters that were there as the look began.
+    pub(super) there: u64,
+    /// Letters looked at.
+    pub(super) looked_at: u64,
+    /// It ended for its length, with letters left.
+    pub(super) took_too_long: bool,
+}
+
+impl Seen {
+    pub(super) fn not_scanned(&self) -> u64 {
+        self.there.saturating_sub(self.looked_at)
+    }
+}
+
+/// A look under way.
+pub(super) struct Scan {
+    session: Session,
+    queue: String,
+    names: (String, String),
+    holds: u16,
+    most: u64,
+    seen: Seen,
+    until: Instant,
+    channels: Vec<Consumer>,
+    /// Room on the last channel for letters that are not settled.
+    room: usize,
+    held: Vec<Receipt>,
+}
+
+impl Scan {
+    /// Begins to look at up to `most` letters.
+    ///
+    /// # Errors
+    /// The broker cannot be reached, or the queue does not exist.
+    pub(super) async fn begin(
+        broker: &Broker,
+        names: &Names,
+        queue: DeadLetters,
+        most: u64,
+    ) -> Result<Self, CommandError> {
+        let session = broker.connect().await?;
+        let name = queue.queue(names);
+        let there = session.link().depth(&name).await?.ready;
+        let holds = if queue == DeadLetters::Raw { HOLDS_RAW } else { HOLDS };
+        Ok(Self {
+            session,
+            queue: name,
+            names: (names.jobs(), names.tickets()),
+            holds,
+            most: most.min(there).min(u64::from(holds) * MOST_CHANNELS),
+            seen: Seen { queue, there, looked_at: 0, took_too_long: false },
+            until: Instant::now() + LONGEST,
+            channels: Vec::new(),
+            room: 0,
+            held: Vec::new(),
+        })
+    }
+
+    /// The session, for publishing.
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The queue's full name.
+    pub(super) fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// Letters looked at, and how many are to be.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        (self.seen.looked_at, self.most)
+    }
+
+    /// Whether no more can come before something is settled: what the caller has in hand had better be, or another channel is opened.
+    pub(super) fn is_full(&self) -> bool {
+        self.room == 0
+    }
+
+    /// What a message of this queue is.
+    pub(super) fn read(&self, message: &Message) -> Option<Letter> {
+        let (jobs, tickets) = &self.names;
+        Letter::read(message, Place { class: self.seen.queue.class(), jobs, tickets })
+    }
+
+    /// The next letter; `None` at the look's end.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub(super) async fn next(&mut self, stop: &CancellationToken) -> Result<Option<Delivery>, CommandError> {
+        if self.seen.looked_at >= self.most || stop.is_cancelled() {
+            return Ok(None);
+        }
+        if Instant::now() >= self.until {
+            self.seen.took_too_long = true;
+            return Ok(None);
+        }
+        if self.room == 0 {
+            self.open().await?;
+        }
+        let Some(consumer) = self.channels.last_mut() else { return Ok(None) };
+        let arrival = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(None),
+            arrival = timeout(IDLE, consumer.recv()) => arrival,
+        };
+        let Ok(arrival) = arrival else { return Ok(None) };
+        let delivery = arrival.ok_or_else(lost)?;
+        self.seen.looked_at += 1;
+        self.room -= 1;
+        Ok(Some(delivery))
+    }
+
+    async fn open(&mut self) -> Result<(), CommandError> {
+        let left = self.most.saturating_sub(self.seen.looked_at);
+        let prefetch = u16::try_from(left).unwrap_or(self.holds).clamp(1, self.holds);
+        let spec = ConsumeSpec { queue: self.queue.clone(), prefetch, tag: "dead".to_owned() };
+        self.channels.push(self.session.link().consume(spec).await?);
+        self.room = usize::from(prefetch);
+        Ok(())
+    }
+
+    /// The letter goes back when the look ends.
+    pub(super) fn keep(&mut self, receipt: Receipt) {
+        self.held.push(receipt);
+    }
+
+    /// The letters are removed, and the broker is known to have removed them. They must be of the last channel, which they are where they are settled
+    /// before [`Scan::next`] is called on a full one.
+    ///
+    /// # Errors
+    /// The channel is gone: up to [`WINDOW`] of them may come back.
+    pub(super) async fn remove(&mut self, receipts: Vec<Receipt>) -> Result<(), CommandError> {
+        let mut rest = receipts.into_iter();
+        loop {
+            let mut acked = 0;
+            for receipt in rest.by_ref().take(WINDOW) {
+                receipt.ack().map_err(|Stale| lost())?;
+                acked += 1;
+            }
+            let Some(consumer) = self.channels.last().filter(|_| acked > 0) else { return Ok(()) };
+            consumer.flush().await.map_err(|Stale| lost())?;
+            self.room += acked;
+        }
+    }
+
+    /// Puts back what was kept, in order.
+    pub(super) async fn end(mut self) -> Seen {
+        if let Some(last) = self.channels.last_mut() {
+            // While it has room it would be given what the channels before it give back. What has come already is held too: a letter that is given
+            // back before them would come first.
+            while self.room > 0
+                && let Ok(Some(delivery)) = timeout(UNDER_WAY, last.recv()).await
+            {
+                self.held.push(delivery.receipt);
+                self.room -= 1;
+            }
+            let _ = timeout(CLOSE, last.cancel()).await;
+        }
+        for consumer in self.channels {
+            let _ = timeout(CLOSE, consumer.close()).await;
+        }
+        self.session.link().close().await;
+        // Only now: a receipt that is dropped on an open channel would give its letter back by itself.
+        drop(self.held);
+        self.seen
+    }
+}
+
+fn lost() -> CommandError {
+    CommandError::Broker(BrokerError::Lost("the consumer of dead letters has ended".to_owned()))
+}

@@ -1,0 +1,150 @@
+//! `dead show`: everything that is known of one job's letters.
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::{Value as Json, json};
+
+use super::Stage;
+use super::letter::{age, line, shortened};
+use super::list::bar;
+use super::scan::Scan;
+use super::select::{Chosen, Filters, Reach};
+use crate::cli::outcomes::{DeadLetters, dead_letters};
+use crate::cli::render::cut;
+use crate::cli::{CommandError, Exit};
+use crate::clock::Clock;
+use crate::domain::letter::Letter;
+use crate::domain::time::Timestamp;
+
+/// Widest text of somebody else's, in characters.
+const WIDTH: usize = 200;
+
+/// Print every letter of a job: what failed, its attempts and times, and the job itself.
+///
+/// Credentials are masked, and long texts such as images cut to their beginnings: `export` has them whole.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every queue is scanned for it unless --class says which: a look, which puts all back, with one more of each letter's 1,000
+deliveries counted, and hides them from others while it lasts.
+
+Examples:
+  captcha-worker dead show order-17
+  captcha-worker dead show order-17 --class unsolved --json | jq .letter.attempts
+
+Exit codes: 0 found, 1 not found in what was scanned, or failed, 2 wrong usage.")]
+pub(super) struct ShowArgs {
+    /// The job's id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Look into this class's queue only. May be repeated
+    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', value_parser = dead_letters())]
+    classes: Vec<DeadLetters>,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+pub(super) async fn run<O: Write, E: Write>(
+    args: &ShowArgs,
+    stage: &mut Stage<'_, O, E>,
+) -> Result<Exit, CommandError> {
+    let filters = Filters::of_job(&args.id, &args.classes);
+    let chosen = filters.at(Clock::System.now());
+    let (mut found, mut not_scanned) = (0_u64, 0);
+    for queue in filters.queues() {
+        let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
+        // Put back in order, even where nobody reads the output any more.
+        let done = look(&chosen, &mut scan, &mut found, stage).await;
+        not_scanned += scan.end().await.not_scanned();
+        done?;
+    }
+    if found == 0 || not_scanned > 0 {
+        let id = cut(&args.id, WIDTH);
+        stage
+            .console
+            .note(format_args!("{found} letters of '{id}' found; {not_scanned} letters were not scanned"));
+    }
+    Ok(Exit::when(found > 0))
+}
+
+async fn look<O: Write, E: Write>(
+    chosen: &Chosen<'_>,
+    scan: &mut Scan,
+    found: &mut u64,
+    stage: &mut Stage<'_, O, E>,
+) -> Result<(), CommandError> {
+    let bar = bar(stage.console, scan);
+    while let Some(delivery) = scan.next(stage.stop).await? {
+        let letter = scan.read(&delivery.message).filter(|letter| chosen.takes(letter));
+        scan.keep(delivery.receipt);
+        if let Some(letter) = letter {
+            let whole = line(scan.queue(), &delivery.message, false);
+            bar.clear();
+            show(&letter, &whole, Clock::System.now(), stage)?;
+            *found += 1;
+        }
+        bar.looked(scan.progress().0, || "scanned".to_owned());
+    }
+    bar.clear();
+    Ok(())
+}
+
+fn show<O: Write, E: Write>(
+    letter: &Letter,
+    whole: &str,
+    now: Timestamp,
+    stage: &mut Stage<'_, O, E>,
+) -> Result<(), CommandError> {
+    let mut whole: Json = serde_json::from_str(whole).map_err(CommandError::failed)?;
+    shortened(&mut whole);
+    if !stage.console.is_human() {
+        writeln!(stage.console.out, "{whole}")?;
+        return Ok(());
+    }
+    let out = &mut stage.console.out;
+    for (name, value) in facts(letter, &whole, now) {
+        writeln!(out, "{name:<12}{}", cut(&value, WIDTH))?;
+    }
+    for attempt in whole.pointer("/letter/attempts").and_then(Json::as_array).into_iter().flatten() {
+        let told = |name: &str| text(&attempt[name]);
+        let (at, ended, polls, id) = (told("submitted_at"), told("ended"), told("polls"), told("task_id"));
+        writeln!(out, "{:<12}{}", "attempt", cut(&format!("{at} task {id}, {polls} polls: {ended}"), WIDTH))?;
+    }
+    let rest =
+        json!({"properties": whole["properties"], "x_death": whole["x_death"], "letter": whole["letter"]});
+    writeln!(out, "{}\n", plain(&serde_json::to_string_pretty(&rest).unwrap_or_default()))?;
+    Ok(())
+}
+
+fn facts(letter: &Letter, whole: &Json, now: Timestamp) -> Vec<(&'static str, String)> {
+    let at = |pointer: &str| whole.pointer(pointer).map(text).unwrap_or_default();
+    let ended =
+        letter.ended.map_or_else(String::new, |ended| format!("{ended}, {} ago", age(Some(ended), now)));
+    let facts = [
+        ("id", letter.id.clone()),
+        ("queue", at("/queue")),
+        ("class/code", format!("{}/{}", letter.class_name(), letter.code)),
+        ("reason", at("/letter/failure/description")),
+        ("stage", at("/letter/failure/stage")),
+        ("type", letter.task_type.clone().unwrap_or_default()),
+        ("received", at("/letter/times/received_at")),
+        ("ended", ended),
+        ("deadline", letter.deadline.map(|deadline| deadline.to_string()).unwrap_or_default()),
+        ("worker", at("/letter/worker")),
+        ("replays", letter.replays.to_string()),
+    ];
+    facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+}
+
+fn text(value: &Json) -> String {
+    match value {
+        Json::String(text) => text.clone(),
+        Json::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// JSON escapes control characters below space, and leaves those above 127 as they are, which a terminal may obey.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '·' } else { c }).collect()
+}

@@ -1,0 +1,52 @@
+//! Why a letter is not replayed.
+
+use std::fmt;
+
+/// Why a letter is left where it is, though it was chosen for a replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stays {
+    /// It has been replayed as often as is allowed.
+    TooOften,
+    /// Its deadline is over: it would fail at the door.
+    TooLate,
+    /// It is over the size that a worker reads.
+    TooLarge,
+    /// A ticket: its task was paid, and the API has forgotten it.
+    Ticket,
+    /// A solved outcome that was moved here.
+    Solved,
+    /// No job can be made out in it.
+    NotAJob,
+}
+
+impl Stays {
+    /// Every reason.
+    pub const ALL: [Stays; 6] =
+        [Stays::TooOften, Stays::TooLate, Stays::TooLarge, Stays::Ticket, Stays::Solved, Stays::NotAJob];
+
+    /// The name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Stays::TooOften => "max_replays",
+            Stays::TooLate => "deadline_passed",
+            Stays::TooLarge => "too_large",
+            Stays::Ticket => "ticket",
+            Stays::Solved => "solved",
+            Stays::NotAJob => "not_a_job",
+        }
+    }
+}
+
+impl fmt::Display for Stays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stays::TooOften => "replayed as often as --max-replays allows",
+            Stays::TooLate => "deadline over: would fail at once",
+            Stays::TooLarge => "over 1 MiB: no worker reads it",
+            Stays::Ticket => "a ticket: its task was paid, and a new one would be paid again",
+            Stays::Solved => "a solved outcome, moved here from the results",
+            Stays::NotAJob => "no job can be made out in it",
+        })
+    }
+}
