@@ -19,7 +19,7 @@ use crate::domain::time::Timestamp;
 /// Count dead letters by class, code, type and age.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A look: every letter is put back, with one more of its 1,000 deliveries counted, and is hidden from others while it lasts.
+A look: every letter is put back, with one more of its 1,000 deliveries counted, and is hidden from others while it lasts. \
 Letters that the filters leave out have been scanned, and are not counted in the table.
 
 Examples:

@@ -27,13 +27,13 @@ use crate::broker::Broker;
 use crate::broker::topology::Names;
 
 const COSTS: &str = "\
-What a scan costs: RabbitMQ cannot be asked for messages by their content, so each letter that is looked at is delivered and put
-back. That counts one more of its 1,000 deliveries (after them the broker moves it to dead.raw), and while the scan lasts nobody
-else can have it. A scan takes at most --scan letters of a queue (10,000 unless told), says how many it has not seen, and ends
+What a scan costs: RabbitMQ cannot be asked for messages by their content, so each letter that is looked at is delivered and put \
+back. That counts one more of its 1,000 deliveries (after them the broker moves it to dead.raw), and while the scan lasts nobody \
+else can have it. A scan takes at most --scan letters of a queue (10,000 unless told), says how many it has not seen, and ends \
 after 20 minutes, since the broker takes back what is held for 30. What was not chosen goes back to the head of its queue, in order.
 
 Examples:
-  captcha-worker dead list                                         what there is, by class, code, type and age
+  captcha-worker dead list                                         what there is
   captcha-worker dead list --class proxy,unsolved --since 2h
   captcha-worker dead show order-17                                one letter, with its attempts
   captcha-worker dead replay --class capacity --dry-run            what would be published again

@@ -29,10 +29,10 @@ use window::Window;
 /// jobs, each with the replay id that it had: run the same command again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Not published, though chosen, and counted by reason: jobs replayed as often as --max-replays allows, jobs whose deadline is over,
+Not published, though chosen, and counted by reason: jobs replayed as often as --max-replays allows, jobs whose deadline is over, \
 messages over 1 MiB, tickets in dead.raw (their tasks were paid) and what is no job. They stay.
 
-The fleet is asked before and all through it: while its guard is tripped or probing, while it is paused, or where no leader answers,
+The fleet is asked before and all through it: while its guard is tripped or probing, while it is paused, or where no leader answers, \
 nothing is published, and what was not published stays. --dry-run asks nobody. Scanning costs what `dead --help` says.
 
 Examples:

@@ -25,7 +25,7 @@ const WIDTH: usize = 200;
 /// Credentials are masked, and long texts such as images cut to their beginnings: `export` has them whole.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every queue is scanned for it unless --class says which: a look, which puts all back, with one more of each letter's 1,000
+Every queue is scanned for it unless --class says which: a look, which puts all back, with one more of each letter's 1,000 \
 deliveries counted, and hides them from others while it lasts.
 
 Examples:
