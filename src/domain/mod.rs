@@ -18,6 +18,7 @@ pub mod outcome;
 pub mod pacing;
 pub mod policy;
 pub mod retry;
+pub mod shown;
 pub mod solve_time;
 pub mod ticket;
 pub mod time;

@@ -117,7 +117,10 @@ async fn deliver(
     let settled = ctx.settle(scope, held, &routing_key, message).await;
     if settled == Settled::Published {
         match failure {
-            Some((class, code)) => ctx.tally.failed(class, code),
+            Some((class, code)) => {
+                ctx.tally.failed(class, code);
+                ctx.tally.failures.note(ctx.clock.now(), case, id.as_deref(), (class, code));
+            }
             None => ctx.tally.solved(),
         }
         if let Some(answered_at) = answered_at {
