@@ -6,7 +6,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::by_type::ByType;
 use super::tally::Reading;
 use crate::domain::class::Class;
-use crate::domain::lifecycle::Case;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Detail, Failure, MAX_FAILURES, TypeFigures};
 
@@ -23,17 +22,15 @@ impl Failures {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The outcome of a job that failed is published. `id`: of what was no job.
+    /// The outcome of a job that failed is published. What was no job may have neither id nor type.
     pub(super) fn note(
         &self,
         at: Timestamp,
-        case: Option<&Case>,
         id: Option<&str>,
+        task_type: Option<&str>,
         (class, code): (Class, &str),
     ) {
-        let task_type = case.map(|case| &*case.job.task_type);
-        let id = case.map_or(id, |case| Some(&case.job.id)).unwrap_or_default();
-        let failure = Failure::told(at, id, class.name(), code, task_type);
+        let failure = Failure::told(at, id.unwrap_or_default(), class.name(), code, task_type);
         if let Some(task_type) = task_type {
             self.by_type.with(task_type, || 0, |count| *count += 1);
         }
@@ -79,7 +76,7 @@ mod tests {
         let failures = Failures::default();
         for number in 0..14 {
             let id = format!("job-{number}");
-            failures.note(Timestamp::from_millis(number), None, Some(&id), (Class::Malformed, "NOT_JSON"));
+            failures.note(Timestamp::from_millis(number), Some(&id), None, (Class::Malformed, "NOT_JSON"));
         }
         let told = detail(&Reading::default(), &failures, BTreeMap::new()).failures;
         let ids: Vec<&str> = told.iter().map(|failure| &*failure.id).collect();

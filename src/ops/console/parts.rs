@@ -24,10 +24,19 @@ pub(super) fn guard(fleet: &Overview) -> Markup {
                 p { "Paused since " (words::moment(paused.since, fleet.at)) " UTC by " strong { (paused.by) } ": "
                     @match &paused.reason { Some(reason) => q { (reason) }, None => "no reason given" } "." }
             }
-            @for advice in &guard.advice { p.advice { strong { "What to do: " } (advice) "." } }
+            @for advice in &guard.advice { p.advice { strong { "What to do: " } (spoken(advice)) "." } }
             @if !fleet.shut_types.is_empty() {
                 p { "The API has no slots for " (fleet.shut_types.join(", ")) "." }
             }
+        }
+    }
+}
+
+/// A sentence with its commands set apart, which stand between backticks.
+fn spoken(text: &str) -> Markup {
+    html! {
+        @for (place, part) in text.split('`').enumerate() {
+            @if place % 2 == 1 { code { (part) } } @else { (part) }
         }
     }
 }
@@ -113,7 +122,7 @@ pub(super) fn here(here: &Here) -> Markup {
         section aria-labelledby="here" {
             h2 #here { "This replica" }
             @if here.obstacles.is_empty() { p { "Ready." } }
-            @else { p { "Not ready:" } ul { @for obstacle in &here.obstacles { li { (obstacle) } } } }
+            @else { p { "Not ready:" } ul { @for obstacle in &here.obstacles { li { (spoken(obstacle)) } } } }
             dl {
                 dt { "session with the broker" } dd { (yes(here.connected)) }
                 dt { "the API answers" } dd { (yes(here.api_answers)) }
