@@ -186,3 +186,6 @@ async fn show(asker: Asker, every: Duration) -> Result<(), CommandError> {
     drop(asking);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

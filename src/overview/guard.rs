@@ -104,13 +104,13 @@ impl Guard {
         self.state == Phase::Tripped.name()
     }
 
-    /// The state in a word or three, such as `tripped: key_invalid`.
+    /// The state in a word or three, such as `tripped (key_invalid)`.
     #[must_use]
     pub fn title(&self) -> String {
         match (&self.paused, self.reasons.is_empty()) {
             (Some(_), _) if self.state == Phase::Open.name() => "paused".to_owned(),
             (_, true) => self.state.clone(),
-            (_, false) => format!("{}: {}", self.state, self.reasons.join(", ")),
+            (_, false) => format!("{} ({})", self.state, self.reasons.join(", ")),
         }
     }
 }

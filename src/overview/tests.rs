@@ -79,12 +79,12 @@ fn classes_types_and_failures_of_all_replicas_are_taken_together_and_older_repli
 
 #[test]
 fn what_is_told_is_bounded_and_cannot_steer_whoever_has_told_it() {
-    let mut hostile = failing(1, &"\u{1b}[2J".repeat(1_000));
+    let mut hostile = failing(1, &"\u{1b}[2J".repeat(100));
     let failure = hostile.failures[0].clone();
-    hostile.failures = vec![failure; 5_000];
-    hostile.types = (0..5_000).map(|n| (format!("\u{1b}{n}"), TypeFigures::default())).collect();
-    hostile.failed = (0..5_000).map(|n| (format!("\u{1b}{n}"), u64::MAX)).collect();
-    let fleet: Vec<Presence> = (0..300)
+    hostile.failures = vec![failure; 100];
+    hostile.types = (0..200).map(|n| (format!("\u{1b}{n}"), TypeFigures::default())).collect();
+    hostile.failed = (0..200).map(|n| (format!("\u{1b}{n}"), u64::MAX)).collect();
+    let fleet: Vec<Presence> = (0..150)
         .map(|n| presence(&format!("\u{1b}]0;{n}{}", "x".repeat(200)), Some(hostile.clone())))
         .collect();
     let told = serde_json::to_string(&overview(&fleet)).unwrap();

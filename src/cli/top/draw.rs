@@ -16,6 +16,8 @@ const FIGURES: u16 = 4;
 const ROOMY: u16 = 6;
 /// From here on there is room.
 const TALL: u16 = 36;
+/// Below, ops servers get a line together.
+const SHORT: u16 = 30;
 /// A table's title and head.
 pub(super) const HEADS: u16 = 2;
 /// From here on what is beside each other has room.
@@ -58,20 +60,20 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     let Some(fleet) = &screen.shot().fleet else {
         return empty(frame, screen);
     };
-    let lines = head_lines(screen, fleet, area.width);
+    let lines = head_lines(screen, fleet, area.width, area.height < SHORT);
     let top = count(lines.len()).min(area.height.saturating_sub(1));
-    let wanted = if area.height >= TALL { ROOMY } else { FIGURES };
-    let figures_height = if area.height >= top + 1 + wanted + 3 { wanted } else { 0 };
+    let wanted = figures_height(area.width, area.height >= TALL);
+    let figures = if area.height >= top + 1 + wanted + 3 { wanted } else { 0 };
     let foot = u16::from(!screen.still);
     let [head, pace, body, keys] = Layout::vertical([
         Constraint::Length(top),
-        Constraint::Length(figures_height),
+        Constraint::Length(figures),
         Constraint::Min(0),
         Constraint::Length(foot),
     ])
     .areas(area);
     frame.render_widget(Paragraph::new(lines), head);
-    if figures_height > 0 {
+    if figures > 0 {
         figures::draw(frame, pace, fleet, tones);
     }
     tables_in(frame, body, screen, fleet);
@@ -87,18 +89,28 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
 pub(super) fn wanted_height(screen: &Screen, width: u16) -> usize {
     let Some(fleet) = &screen.shot().fleet else { return 12 };
     let rows = fleet.replicas.len().max(1) + tables::middle_rows(fleet) + fleet.latest_failures.len().max(1);
-    head_lines(screen, fleet, width).len() + usize::from(ROOMY + 3 * HEADS) + rows
+    head_lines(screen, fleet, width, false).len()
+        + usize::from(figures_height(width, true) + 3 * HEADS)
+        + rows
 }
 
 /// Who is looked at, what is wrong with the looking, and how the account stands.
-fn head_lines<'a>(screen: &Screen, fleet: &Overview, width: u16) -> Vec<Line<'a>> {
+fn head_lines<'a>(screen: &Screen, fleet: &Overview, width: u16, is_short: bool) -> Vec<Line<'a>> {
     let mut lines = vec![header(screen, fleet)];
     lines.extend(notices(screen));
     lines.extend(figures::guard(fleet, &screen.tones));
-    for told in &screen.shot().ops {
-        lines.extend(figures::ops(told, &screen.tones));
+    let ops = &screen.shot().ops;
+    if is_short {
+        lines.extend(figures::ops_in_short(ops, &screen.tones));
+    } else {
+        lines.extend(ops.iter().flat_map(|told| figures::ops(told, &screen.tones)));
     }
     lines.iter().flat_map(|line| wrapped(line, usize::from(width))).collect()
+}
+
+/// Only what is beside each other can make use of more lines.
+fn figures_height(width: u16, is_tall: bool) -> u16 {
+    if is_tall && width >= WIDE { ROOMY } else { FIGURES }
 }
 
 fn count(number: usize) -> u16 {
@@ -117,7 +129,7 @@ fn tables_in(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &Overvie
         Layout::vertical([Constraint::Length(replicas), Constraint::Length(middle), Constraint::Min(0)])
             .areas(area);
     tables::replicas(frame, first, screen, fleet);
-    let classes = if area.width >= WIDE { 44 } else { 24 };
+    let classes = if area.width >= WIDE { 44 } else { 22 };
     let [types, classes] =
         Layout::horizontal([Constraint::Min(0), Constraint::Length(classes)]).spacing(2).areas(second);
     tables::types(frame, types, screen, fleet);

@@ -8,6 +8,7 @@ use ratatui::widgets::{Paragraph, Sparkline};
 
 use super::draw::{Tones, WIDE, titled};
 use super::ops::Told;
+use super::wrap::wrapped;
 use crate::overview::{Backlog, Guard, Overview, Rates, words};
 
 /// Rates are drawn to a tenth.
@@ -87,39 +88,48 @@ pub(super) fn ops<'a>(told: &Told, tones: &Tones) -> Vec<Line<'a>> {
     lines
 }
 
-/// Throughput beside the backlog.
+/// The same of all of them in a line, where lines are few.
+pub(super) fn ops_in_short<'a>(all: &[Told], tones: &Tones) -> Option<Line<'a>> {
+    let ready = all.iter().filter(|told| told.replica.as_ref().is_some_and(|replica| replica.ready)).count();
+    let answer = all.iter().filter(|told| told.replica.is_some()).count();
+    let tone = if ready == all.len() { tones.dim } else { tones.wary };
+    let text = format!("/status  {answer} of {} answer, {ready} ready", all.len());
+    (!all.is_empty()).then(|| Line::styled(text, tone))
+}
+
+/// Throughput beside the backlog, or above it.
 pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, fleet: &Overview, tones: &Tones) {
-    let backlog = if area.width >= WIDE { 44 } else { 38 };
-    let [pace, queues] =
-        Layout::horizontal([Constraint::Min(0), Constraint::Length(backlog)]).spacing(2).areas(area);
+    let is_wide = area.width >= WIDE;
+    let [pace, queues] = if is_wide {
+        Layout::horizontal([Constraint::Min(0), Constraint::Length(44)]).spacing(2).areas(area)
+    } else {
+        Layout::vertical([Constraint::Length(2), Constraint::Min(0)]).areas(area)
+    };
     throughput(frame, pace, fleet, tones);
     let block = titled(Line::styled("Backlog ", tones.bold), tones);
     let lines = match &fleet.backlog {
-        Some(backlog) => queue_lines(backlog, fleet, tones),
+        Some(backlog) if is_wide => queue_lines(backlog, tones),
+        Some(backlog) => vec![queue_line(backlog, tones)],
         None => vec![Line::styled("not told yet", tones.dim)],
     };
+    let lines: Vec<Line<'_>> =
+        lines.iter().flat_map(|line| wrapped(line, usize::from(queues.width))).collect();
     frame.render_widget(Paragraph::new(lines).block(block), queues);
 }
 
+/// Rates, and what was solved over the last minutes: under them, or where that is one line beside them.
 fn throughput(frame: &mut Frame<'_>, area: Rect, fleet: &Overview, tones: &Tones) {
     let block = titled(Line::styled("Throughput ", tones.bold), tones);
     let inner = block.inner(area);
     frame.render_widget(block, area);
-    let [words, past] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(inner);
-    let of = |which: fn(&Rates) -> f64| words::known_rate(fleet.rates.as_ref().map(which));
-    let mut spans = Vec::new();
-    let rates = [
-        ("solved", of(|rates| rates.solved)),
-        ("failed", of(|rates| rates.failed)),
-        ("paid", of(|rates| rates.paid)),
-        ("calls", of(|rates| rates.calls)),
-    ];
-    for (name, rate) in rates {
-        spans.push(Span::raw(format!("{name} ")));
-        spans.push(Span::styled(rate, tones.bold));
-        spans.push(Span::styled("/s  ", tones.dim));
-    }
-    frame.render_widget(Paragraph::new(Line::from(spans)), words);
+    let rates = rate_line(fleet, tones);
+    let [words, past] = if inner.height > 1 {
+        Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(inner)
+    } else {
+        let width = u16::try_from(rates.width()).unwrap_or(u16::MAX);
+        Layout::horizontal([Constraint::Length(width), Constraint::Min(0)]).areas(inner)
+    };
+    frame.render_widget(Paragraph::new(rates), words);
     // A point for each column, the latest at the right; never negative, and far from what does not fit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float's cast saturates")]
     let tenths = |rates: &Rates| (rates.solved * TENTHS).round() as u64;
@@ -130,33 +140,68 @@ fn throughput(frame: &mut Frame<'_>, area: Rect, fleet: &Overview, tones: &Tones
     frame.render_widget(Sparkline::default().data(points).style(tones.accent), right);
 }
 
-fn queue_lines<'a>(backlog: &Backlog, fleet: &Overview, tones: &Tones) -> Vec<Line<'a>> {
-    let line = |parts: &[(&str, u64)]| {
+fn rate_line<'a>(fleet: &Overview, tones: &Tones) -> Line<'a> {
+    let of = |which: fn(&Rates) -> f64| words::known_rate(fleet.rates.as_ref().map(which));
+    let rates = [
+        ("solved", of(|rates| rates.solved)),
+        ("failed", of(|rates| rates.failed)),
+        ("paid", of(|rates| rates.paid)),
+        ("calls", of(|rates| rates.calls)),
+    ];
+    let mut spans = Vec::new();
+    for (name, rate) in rates {
+        spans.push(Span::raw(format!("{name} ")));
+        spans.push(Span::styled(rate, tones.bold));
+        spans.push(Span::styled("/s  ", tones.dim));
+    }
+    spans.into()
+}
+
+/// The queues in columns, and the dead letters by class.
+fn queue_lines<'a>(backlog: &Backlog, tones: &Tones) -> Vec<Line<'a>> {
+    let line = |parts: [(&str, u64); 3]| {
         let mut spans = Vec::new();
         for (name, ready) in parts {
             spans.push(Span::raw(format!("{name} ")));
-            spans.push(Span::styled(format!("{:<9}", words::count(*ready)), tones.bold));
+            spans.push(Span::styled(format!("{:<9}", words::count(ready)), tones.bold));
         }
         Line::from(spans)
     };
-    let mut last = Vec::new();
-    for (class, ready) in backlog.dead.iter().chain([(&"raw".to_owned(), &backlog.raw)]) {
-        if *ready > 0 {
-            last.push(format!("{class} {}", words::count(*ready)));
-        }
-    }
-    let last = if last.is_empty() {
-        format!("at {}", words::moment(backlog.at, fleet.at))
-    } else {
-        format!("dead: {}", last.join(", "))
-    };
-    vec![
-        line(&[("jobs   ", backlog.jobs), ("tickets", backlog.tickets), ("retry", backlog.retry)]),
-        line(&[
+    let mut lines = vec![
+        line([("jobs   ", backlog.jobs), ("tickets", backlog.tickets), ("retry   ", backlog.retry)]),
+        line([
             ("results", backlog.results),
             ("dead   ", backlog.dead_letters()),
             ("unrouted", backlog.unrouted),
         ]),
-        Line::styled(last, tones.dim),
-    ]
+    ];
+    if backlog.dead_letters() > 0 {
+        lines.push(Line::styled(format!("of dead: {}", dead(backlog)), tones.dim));
+    }
+    lines
+}
+
+/// The same in one line.
+fn queue_line<'a>(backlog: &Backlog, tones: &Tones) -> Line<'a> {
+    let parts = [
+        ("jobs", backlog.jobs),
+        ("tickets", backlog.tickets),
+        ("retry", backlog.retry),
+        ("results", backlog.results),
+        ("unrouted", backlog.unrouted),
+        ("dead", backlog.dead_letters()),
+    ];
+    let mut spans = Vec::new();
+    for (name, ready) in parts {
+        spans.push(Span::raw(format!("{name} ")));
+        spans.push(Span::styled(format!("{}  ", words::count(ready)), tones.bold));
+    }
+    spans.into()
+}
+
+fn dead(backlog: &Backlog) -> String {
+    let raw = (backlog.raw > 0).then_some(("raw", &backlog.raw));
+    let classes = backlog.dead.iter().map(|(class, ready)| (class.as_str(), ready));
+    let told = classes.chain(raw).map(|(class, ready)| format!("{class} {}", words::count(*ready)));
+    told.collect::<Vec<_>>().join(", ")
 }

@@ -61,9 +61,10 @@ fn show(
 }
 
 pub(super) fn replicas(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &Overview) {
+    let is_wide = area.width >= WIDE;
     let mut columns = vec![
         text("name", Constraint::Fill(1)),
-        text("jobs", Constraint::Length(if area.width >= WIDE { 18 } else { 4 })),
+        text("jobs", Constraint::Length(if is_wide { 18 } else { 4 })),
         number("in flight", 9),
         number("window", 6),
         number("solved/s", 8),
@@ -72,7 +73,7 @@ pub(super) fn replicas(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet
         number("solved", 9),
         number("failed", 7),
     ];
-    if area.width >= WIDE {
+    if is_wide {
         columns.push(number("runs for", 9));
     }
     let tones = &screen.tones;
@@ -80,7 +81,8 @@ pub(super) fn replicas(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet
         let jobs = match (row.ready, &row.held) {
             (true, None) => ("yes".to_owned(), tones.good),
             (false, None) => ("no".to_owned(), tones.bad),
-            (_, Some(reason)) => (format!("no, {reason}"), tones.bad),
+            (_, Some(reason)) if is_wide => (format!("no, {reason}"), tones.bad),
+            (_, Some(_)) => ("no".to_owned(), tones.bad),
         };
         let mut cells = vec![
             plain(format!("{}{}", if row.leads { "★ " } else { "  " }, row.name)),
@@ -102,28 +104,23 @@ pub(super) fn replicas(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet
 }
 
 pub(super) fn types(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &Overview) {
-    let columns = [
-        text("type", Constraint::Fill(1)),
-        number("in flight", 9),
-        number("window", 6),
-        number("paid", 8),
-        number("solved", 8),
-        number("failed", 7),
-    ];
+    // Beside the classes there is no room for all of them on a narrow terminal.
+    let window = (area.width >= WIDE / 2 + 10).then(|| number("window", 6));
+    let is_wide = window.is_some();
+    let mut columns = vec![text("type", Constraint::Fill(1)), number("in flight", 9)];
+    columns.extend(window);
+    columns.extend([number("paid", 8), number("solved", 8), number("failed", 7)]);
     let row = |row: &TypeRow| {
         let name = if row.shut {
-            (format!("{} NO SLOTS", row.name), screen.tones.wary)
+            (format!("{}, shut", row.name), screen.tones.wary)
         } else {
             plain(row.name.clone())
         };
-        vec![
-            name,
-            plain(row.figures.in_flight.to_string()),
-            plain(row.figures.window.to_string()),
-            plain(words::count(row.figures.accepted)),
-            plain(words::count(row.figures.solved)),
-            plain(words::count(row.figures.failed)),
-        ]
+        let mut cells = vec![name, plain(row.figures.in_flight.to_string())];
+        cells.extend(is_wide.then(|| plain(row.figures.window.to_string())));
+        let counts = [row.figures.accepted, row.figures.solved, row.figures.failed];
+        cells.extend(counts.map(|number| plain(words::count(number))));
+        cells
     };
     let cells = fleet.types.iter().map(row).collect();
     show(frame, area, screen, Panel::Types, "Task types", &columns, cells);
@@ -136,7 +133,7 @@ pub(super) fn classes(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet:
     cells.extend(
         fleet.classes.iter().map(|row| vec![plain(row.class.clone()), plain(words::count(row.jobs))]),
     );
-    show(frame, area, screen, Panel::Types, "Jobs by class", &columns, cells);
+    show(frame, area, screen, Panel::Types, "Classes", &columns, cells);
 }
 
 pub(super) fn failures(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &Overview) {
@@ -145,7 +142,7 @@ pub(super) fn failures(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet
         text("time", Constraint::Length(8)),
         text("job", Constraint::Fill(2)),
         text("class", Constraint::Length(10)),
-        text("code", if is_wide { Constraint::Length(34) } else { Constraint::Fill(3) }),
+        text("code", Constraint::Length(if is_wide { 34 } else { 27 })),
     ];
     if area.width >= 72 {
         columns.push(text("type", Constraint::Fill(2)));

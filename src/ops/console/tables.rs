@@ -41,7 +41,7 @@ pub(super) fn replicas(fleet: &Overview) -> Markup {
         ("calls/s", true),
         ("solved", true),
         ("failed", true),
-        ("since", false),
+        ("runs for", true),
     ];
     let missing = fleet.expected_replicas.saturating_sub(fleet.heard_replicas);
     let mut note = "Rates are the mean of 10 s; counts are since each runs.".to_owned();
@@ -74,7 +74,7 @@ fn replica(fleet: &Overview, row: &ReplicaRow) -> Markup {
             td.number { (words::known_rate(row.rates.map(|rates| rates.calls))) }
             td.number { (words::count(row.solved)) }
             td.number { (words::count(row.failed)) }
-            td { (words::span(fleet.at.since(row.started_at))) }
+            td.number { (words::span(fleet.at.since(row.started_at))) }
         }
     }
 }
