@@ -20,6 +20,7 @@ import re
 import select
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -33,26 +34,21 @@ class Terminal:
     def __init__(self, columns, lines, command):
         self.columns, self.lines, self.said, self.rest = columns, lines, "", b""
         self.cells, self.x, self.y = [[" "] * columns for _ in range(lines)], 0, 0
-        self.pid, self.file = pty.fork()
-        if self.pid == 0:
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-            os.execvp(command[0], command)
-        self.before, self.code = self.modes(), None
+        # Its other side stays open here, so that its modes can be looked at when the program has gone.
+        self.file, self.other = pty.openpty()
+        fcntl.ioctl(self.other, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.before = self.modes()
+        self.process = subprocess.Popen(command, stdin=self.other, stdout=self.other, stderr=self.other, start_new_session=True,
+                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
 
     def modes(self):
-        return termios.tcgetattr(self.file)[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
+        return termios.tcgetattr(self.other)[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
 
     def read(self, patience):
         """Whether there was anything."""
         if not select.select([self.file], [], [], patience)[0]:
             return False
-        try:
-            piece = os.read(self.file, 65536)
-        except OSError:
-            return False
-        if not piece:
-            return False
-        self.rest += piece
+        self.rest += os.read(self.file, 65536)
         # Half a character is kept for the next time.
         text = self.rest.decode(errors="ignore")
         self.rest = self.rest[len(text.encode()):]
@@ -89,11 +85,7 @@ class Terminal:
         return True
 
     def ended(self):
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
-        return self.code is not None
+        return self.process.poll() is not None
 
     def obey(self, order, what):
         if order == "see":
@@ -103,13 +95,15 @@ class Terminal:
         if order == "type":
             os.write(self.file, what.encode().decode("unicode_escape").encode())
         elif order == "signal":
-            os.kill(self.pid, getattr(signal, f"SIG{what}"))
+            self.process.send_signal(getattr(signal, f"SIG{what}"))
         elif order == "plain":
             colours = re.findall(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9\d)(?:;\d+)*m", self.said)
             return None if not colours else f"colours: {set(colours)}"
         elif order == "end":
-            if not self.until(self.ended) or self.code != int(what):
-                return f"it ended with {self.code}"
+            if not self.until(self.ended) or self.process.returncode != int(what):
+                return f"it ended with {self.process.returncode}"
+            while self.read(0.1):
+                pass
             if "\x1b[?1049h" not in self.said or self.said.rfind("\x1b[?1049l") < self.said.rfind("\x1b[?1049h"):
                 return "the alternate screen was not left"
             if self.said.rfind("\x1b[?25h") < self.said.rfind("\x1b[?25l"):
@@ -122,9 +116,7 @@ class Terminal:
 
 
 def main(columns, lines, *command):
-    # Held open, so that the modes can be looked at when the program has gone.
     terminal = Terminal(int(columns), int(lines), command)
-    held = os.open(os.ptsname(terminal.file), os.O_RDWR | os.O_NOCTTY)
     try:
         for line in sys.stdin:
             order, _, what = line.rstrip("\n").partition(" ")
@@ -135,8 +127,7 @@ def main(columns, lines, *command):
         return 0
     finally:
         if not terminal.ended():
-            os.kill(terminal.pid, signal.SIGKILL)
-        os.close(held)
+            terminal.process.kill()
 
 
 if __name__ == "__main__":

@@ -60,9 +60,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     let Some(fleet) = &screen.shot().fleet else {
         return empty(frame, screen);
     };
-    let lines = head_lines(screen, fleet, area.width, area.height < SHORT);
+    let lines = head_lines(screen, fleet, area.width, area.height < SHORT && !screen.still);
     let top = count(lines.len()).min(area.height.saturating_sub(1));
-    let wanted = figures_height(area.width, area.height >= TALL);
+    let wanted = figures_height(area.width, screen.still || area.height >= TALL);
     let figures = if area.height >= top + 1 + wanted + 3 { wanted } else { 0 };
     let foot = u16::from(!screen.still);
     let [head, pace, body, keys] = Layout::vertical([
@@ -120,11 +120,16 @@ fn count(number: usize) -> u16 {
 /// Replicas, then types beside classes, then failures; what finds no room is left out, the last first.
 fn tables_in(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &Overview) {
     let rows = |rows: usize| count(rows).saturating_add(HEADS);
-    let wanted = [rows(fleet.replicas.len().max(1)), rows(tables::middle_rows(fleet))];
+    let first = rows(fleet.replicas.len().max(1));
+    let second = rows(tables::middle_rows(fleet));
+    let third = rows(fleet.latest_failures.len().max(1));
+    // Where not all has room, each of the lower two keeps two rows first.
     let least = HEADS + 2;
-    let replicas = wanted[0].min(area.height.saturating_sub(2 * least).max(area.height / 3)).max(HEADS + 1);
+    let below = second.min(least).saturating_add(third.min(least));
+    let replicas = first.min(area.height.saturating_sub(below).max(area.height / 3)).max(HEADS + 1);
     let left = area.height.saturating_sub(replicas);
-    let middle = if left < HEADS + 1 { 0 } else { wanted[1].min(left.saturating_sub(least).max(HEADS + 1)) };
+    let middle =
+        if left < HEADS + 1 { 0 } else { second.min(left.saturating_sub(third.min(least)).max(HEADS + 1)) };
     let [first, second, third] =
         Layout::vertical([Constraint::Length(replicas), Constraint::Length(middle), Constraint::Min(0)])
             .areas(area);

@@ -152,8 +152,8 @@ fn no_size_of_a_terminal_breaks_the_picture_and_the_guard_is_seen_on_all_but_the
     for help in [false, true] {
         let mut screen = screen(tripped());
         screen.help = help;
-        for width in [1, 2, 9, 20, 40, 79, 80, 109, 110, 300] {
-            for height in (1..45).chain([120]) {
+        for width in [1, 9, 40, 80, 110, 200] {
+            for height in (1..13).chain([16, 24, 36, 60]) {
                 let told = text(&drawn(&screen, width, height));
                 assert!(
                     help || width < 40 || height < 4 || told.contains("tripped"),
