@@ -44,8 +44,9 @@ demo: ## 1,000 jobs through every class, in one process: needs nothing but Rust
 	$(TARGET_DIR)/release/captcha-worker demo
 
 .PHONY: test
-test: $(TEST_PYTHON) ## All tests, on a real RabbitMQ (installed first where it is absent and that is allowed)
+test: $(TEST_PYTHON) ## All tests, on a real RabbitMQ and in Chromium (installed first where absent and that is allowed)
 	scripts/ensure-rabbitmq
+	scripts/ensure-chromium
 ifneq ($(NEXTEST),)
 	CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) scripts/with-rabbitmq $(CARGO) nextest run --locked
 	scripts/with-rabbitmq $(CARGO) nextest run --locked $(HISTORIES)
@@ -120,6 +121,13 @@ alerts: $(TEST_PYTHON) ## Every alert is made to fire by causing what it warns o
 	scripts/ensure-rabbitmq
 	@command -v prometheus >/dev/null || { echo "prometheus is not installed (Debian's package has it)" >&2; exit 1; }
 	$(TEST_PYTHON) -B benches/alerts/trial.py --faster $(or $(ALERTS_FASTER),10) $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/tmp/alerts $(ALERTS)
+
+.PHONY: pictures
+pictures: ## Take the README's pictures anew: console and top, a fleet of four under load and with a tripped guard (needs tmux)
+	$(CARGO) build --release --locked --quiet
+	scripts/ensure-rabbitmq
+	scripts/ensure-chromium
+	scripts/with-rabbitmq $(PYTHON) scripts/pictures $(TARGET_DIR)/release/captcha-worker docs/pictures
 
 .PHONY: fuzz
 fuzz: ## Fuzz the door, the ticket's reader and the reader of replies, FUZZ_SECONDS (60) each, with a stable toolchain
