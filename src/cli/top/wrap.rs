@@ -41,7 +41,7 @@ mod tests {
         let told: Vec<String> =
             wrapped(&line, 20).iter().map(|line| line.to_string().trim_end().to_owned()).collect();
         assert_eq!(told, ["To do    one two", "         three four"]);
-        assert_eq!(wrapped(&line, 80), [line.clone()]);
+        assert_eq!(wrapped(&line, 80), std::slice::from_ref(&line));
         assert_eq!(wrapped(&Line::raw("x".repeat(50)), 20).len(), 1);
     }
 }
