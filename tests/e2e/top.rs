@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::{Instant, interval};
 
 use crate::fleet::{Replica, Simulator, amqp, declare, fresh_namespace};
 use crate::support::rabbit::{RabbitNode, connect};
-use crate::telling::{Telling, arrived, publish};
+use crate::telling::{PATIENCE, Telling, arrived, get, publish};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_captcha-worker");
 const ESCAPES: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}";
@@ -109,6 +110,43 @@ async fn one_picture_tells_the_fleet_as_text_and_as_json_and_hostile_ids_steer_n
     );
     assert_eq!(told["ops"][1]["error"], "nobody listens there", "{told}");
     assert_eq!(fleet.simulator.stats().await["accepted_tasks"], 1);
+}
+
+/// Waits until a replica's own view of the fleet is as wanted.
+async fn seen_by(address: &str, what: &str, wanted: impl Fn(&Value) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut looks = interval(Duration::from_millis(100));
+    loop {
+        looks.tick().await;
+        let status: Value = serde_json::from_str(&get(address, "/status").await).expect("JSON");
+        if wanted(&status["fleet"]) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {}", status["fleet"]);
+    }
+}
+
+#[tokio::test]
+async fn every_replica_shows_what_another_has_done_and_what_the_leader_sees_in_the_queues() {
+    let (amqp, namespace) = (amqp(), fresh_namespace());
+    let fleet = Fleet::start(&amqp, &namespace, &["first", "second"]).await;
+    let session = connect(&amqp).await;
+    publish(&session, &namespace, b"no job".to_vec()).await;
+    arrived(&session, &format!("{namespace}.dead.malformed"), 1).await;
+    for replica in &fleet.replicas {
+        let address = replica.serves().await;
+        seen_by(&address, "both, and the one failure", |fleet| {
+            let failures = fleet["latest_failures"].as_array().map_or(0, Vec::len);
+            fleet["heard_replicas"] == 2 && failures == 1 && fleet["latest_failures"][0]["code"] == "NOT_JSON"
+        })
+        .await;
+        seen_by(&address, "the dead letter", |fleet| fleet["backlog"]["dead"]["malformed"] == 1).await;
+        let page = get(&address, "/").await;
+        assert!(
+            ["first", "second", "NOT_JSON", "dead.malformed"].iter().all(|part| page.contains(part)),
+            "{page}"
+        );
+    }
 }
 
 #[tokio::test]

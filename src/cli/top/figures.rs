@@ -161,9 +161,11 @@ fn rate_line<'a>(fleet: &Overview, tones: &Tones) -> Line<'a> {
 fn queue_lines<'a>(backlog: &Backlog, tones: &Tones) -> Vec<Line<'a>> {
     let line = |parts: [(&str, u64); 3]| {
         let mut spans = Vec::new();
-        for (name, ready) in parts {
+        for (place, (name, ready)) in parts.into_iter().enumerate() {
+            // The last is not filled up: it would seem too long for its line.
+            let width = if place < 2 { 9 } else { 0 };
             spans.push(Span::raw(format!("{name} ")));
-            spans.push(Span::styled(format!("{:<9}", words::count(ready)), tones.bold));
+            spans.push(Span::styled(format!("{:<width$}", words::count(ready)), tones.bold));
         }
         Line::from(spans)
     };

@@ -20,7 +20,7 @@ fn table(
             @else {
                 div.scroll tabindex="0" role="region" aria-labelledby=(id) {
                     table {
-                        caption { (note) }
+                        caption { span { (note) } }
                         thead { tr { @for (name, is_number) in head { th.number[*is_number] scope="col" { (name) } } } }
                         tbody { (rows) }
                     }
