@@ -47,8 +47,9 @@ demo: ## 1,000 jobs through every class, in one process: needs nothing but Rust
 	$(TARGET_DIR)/release/captcha-worker demo
 
 .PHONY: test
-test: $(TEST_PYTHON) test-node ## All tests, on a real RabbitMQ (installed first where it is absent and that is allowed)
+test: $(TEST_PYTHON) test-node ## All tests, on a real RabbitMQ and in Chromium (installed first where absent and that is allowed)
 	scripts/ensure-rabbitmq
+	scripts/ensure-chromium
 ifneq ($(NEXTEST),)
 	$(FOREIGN) scripts/with-rabbitmq $(CARGO) nextest run --locked
 	scripts/with-rabbitmq $(CARGO) nextest run --locked $(HISTORIES)
@@ -142,6 +143,13 @@ dead-letters: $(TEST_PYTHON) ## 10,000 dead letters made by a real fleet, found,
 	$(CARGO) build --release --locked --quiet
 	scripts/ensure-rabbitmq
 	$(TEST_PYTHON) -B benches/dead-letters/trial.py $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/tmp/dead-letters
+
+.PHONY: pictures
+pictures: ## Take the README's pictures anew: console and top, a fleet of four under load and with a tripped guard (needs tmux)
+	$(CARGO) build --release --locked --quiet
+	scripts/ensure-rabbitmq
+	scripts/ensure-chromium
+	scripts/with-rabbitmq $(PYTHON) scripts/pictures $(TARGET_DIR)/release/captcha-worker docs/pictures
 
 .PHONY: fuzz
 fuzz: ## Fuzz the door, the ticket's reader and the reader of replies, FUZZ_SECONDS (60) each, with a stable toolchain

@@ -31,6 +31,7 @@ pub mod fleet;
 pub mod linger;
 pub mod measure;
 pub mod ops;
+pub mod overview;
 pub mod simulator;
 pub mod solver;
 pub mod telemetry;

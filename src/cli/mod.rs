@@ -3,6 +3,7 @@
 //! A command gets its arguments, the settings and where to print, and ends in an [`Exit`]. Settings are loaded, and
 //! every fault in them told, before anything is opened.
 
+mod backlog;
 mod check;
 mod checks;
 mod completions;
@@ -28,6 +29,7 @@ mod schema;
 mod signals;
 mod simulate;
 mod status;
+mod top;
 mod topology;
 
 use std::path::PathBuf;
@@ -101,6 +103,8 @@ enum Configured {
     Check(check::CheckArgs),
     /// How the fleet and the account stand: leader, replicas, guard, balance, backlog
     Status(status::StatusArgs),
+    /// Watch the fleet: replicas, guard, throughput, classes, types, backlog, balance, latest failures
+    Top(top::TopArgs),
     /// Have every replica stop taking jobs, until `resume`
     Pause(fleet::PauseArgs),
     /// End a pause, and look at a guarded account at once
@@ -128,6 +132,7 @@ impl Configured {
             Configured::Run(_) | Configured::Simulate(_) => true,
             Configured::Check(_)
             | Configured::Status(_)
+            | Configured::Top(_)
             | Configured::Pause(_)
             | Configured::Resume(_)
             | Configured::Topology(_)
@@ -151,6 +156,7 @@ impl Configured {
             Configured::Run(args) => run::run(&args, loaded, options, logging).await,
             Configured::Check(args) => check::run(&args, loaded, output).await,
             Configured::Status(args) => status::run(&args, settings, output).await,
+            Configured::Top(args) => top::run(args, settings, logging, output).await,
             Configured::Pause(args) => fleet::pause(args, settings, output).await,
             Configured::Resume(args) => fleet::resume(&args, settings, output).await,
             Configured::Topology(args) => topology::run(&args, settings, output).await,

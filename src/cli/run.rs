@@ -99,7 +99,7 @@ fn serve_ops(ops: &OpsSettings, view: View, stop: CancellationToken) -> Result<(
         Err(error) => return Err(cannot(error)),
     };
     let address = server.local_addr().map_err(cannot)?;
-    tracing::info!(%address, "serving /healthz, /readyz, /status and /metrics");
+    tracing::info!(%address, "serving /healthz, /readyz, /status, /metrics, and a page at /");
     server.start(view, stop).map_err(CommandError::failed)
 }
 

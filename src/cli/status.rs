@@ -8,18 +8,20 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::output::Output;
-use super::{CommandError, Exit, connect, signals};
-use crate::broker::topology::{Names, PARKS};
-use crate::broker::{BrokerError, Session};
+use super::{CommandError, Exit, backlog, connect, signals};
+use crate::broker::topology::Names;
 use crate::clock::Dice;
 use crate::config::Settings;
-use crate::domain::class::Class;
 use crate::domain::guard::{self, Phase, State};
-use crate::fleet::{Client, Presence, Survey};
+use crate::domain::shown::shown;
+use crate::fleet::{Client, Presence, Survey, type_shown};
+use crate::overview::Backlog;
 
 /// Replicas answer within milliseconds; this long for those that do not.
-const PATIENCE: Duration = Duration::from_millis(2_500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(2_500);
 const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// Characters of a replica's name that are shown.
+const NAME: usize = 60;
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 
 const EXAMPLES: &str = "\
@@ -38,17 +40,6 @@ pub(super) struct StatusArgs {
     /// Look again every 2 s, until Ctrl-C
     #[arg(long)]
     watch: bool,
-}
-
-/// Messages that wait, by queue.
-struct Backlog {
-    jobs: u64,
-    tickets: u64,
-    retry: u64,
-    results: u64,
-    dead: u64,
-    /// Outcomes that no queue is bound for.
-    unrouted: u64,
 }
 
 pub(super) async fn run(
@@ -82,7 +73,7 @@ async fn look_on(
             _ = looks.tick() => {}
         }
         let survey = client.survey(PATIENCE).await?;
-        let backlog = backlog(client.session(), names).await?;
+        let backlog = Backlog::of(&backlog::depths(client.session(), names).await?);
         has_leader = survey.leader.is_some();
         if output.is_json() {
             output.value(&as_json(&survey, &backlog))?;
@@ -98,25 +89,6 @@ async fn look_on(
     }
 }
 
-async fn backlog(session: &Session, names: &Names) -> Result<Backlog, BrokerError> {
-    let depth = async |queue: String| Ok(session.link().depth(&queue).await?.ready);
-    let (mut retry, mut dead) = (0, depth(names.dead_raw()).await?);
-    for park in PARKS {
-        retry += depth(names.retry(park)).await?;
-    }
-    for class in Class::finals() {
-        dead += depth(names.dead(class)).await?;
-    }
-    Ok(Backlog {
-        jobs: depth(names.jobs()).await?,
-        tickets: depth(names.tickets()).await?,
-        retry,
-        results: depth(names.results()).await?,
-        dead,
-        unrouted: depth(names.unrouted()).await?,
-    })
-}
-
 fn as_json(survey: &Survey, backlog: &Backlog) -> Value {
     let leader = survey.leader.as_ref();
     let replicas: Vec<Value> = survey.replicas.iter().map(replica_json).collect();
@@ -129,7 +101,7 @@ fn as_json(survey: &Survey, backlog: &Backlog) -> Value {
         "shut_types": leader.map(|leader| leader.shut.clone()).unwrap_or_default(),
         "backlog": {
             "jobs": backlog.jobs, "tickets": backlog.tickets, "retry": backlog.retry,
-            "results": backlog.results, "dead": backlog.dead, "unrouted": backlog.unrouted,
+            "results": backlog.results, "dead": backlog.dead_letters(), "unrouted": backlog.unrouted,
         },
     })
 }
@@ -149,7 +121,8 @@ fn show(survey: &Survey, backlog: &Backlog, output: &mut Output) -> Result<(), C
     for line in guard_lines(leader.map(|leader| &leader.state)) {
         output.line(line)?;
     }
-    let Backlog { jobs, tickets, retry, results, dead, unrouted } = backlog;
+    let Backlog { jobs, tickets, retry, results, unrouted, .. } = backlog;
+    let dead = backlog.dead_letters();
     output.line(format_args!("leader   {}", leader.map_or("none", |leader| &leader.name)))?;
     output.line(format_args!(
         "backlog  jobs {jobs} · tickets {tickets} · retry {retry} · results {results} · dead {dead} (ready in the queues)"
@@ -160,7 +133,8 @@ fn show(survey: &Survey, backlog: &Backlog, output: &mut Output) -> Result<(), C
         ))?;
     }
     if let Some(leader) = leader.filter(|leader| !leader.shut.is_empty()) {
-        output.line(format_args!("no slots {}", leader.shut.join(", ")))?;
+        let shut: Vec<String> = leader.shut.iter().map(|name| type_shown(name)).collect();
+        output.line(format_args!("no slots {}", shut.join(", ")))?;
     }
     output.line("")?;
     let head =
@@ -171,9 +145,10 @@ fn show(survey: &Survey, backlog: &Backlog, output: &mut Output) -> Result<(), C
 
 fn row(replica: &Presence) -> [String; 10] {
     let vitals = &replica.vitals;
-    let types: Vec<String> = vitals.types.iter().map(|(name, size)| format!("{name} {size}")).collect();
+    let types: Vec<String> =
+        vitals.types.iter().map(|(name, size)| format!("{} {size}", type_shown(name))).collect();
     [
-        replica.name.clone(),
+        shown(&replica.name, NAME),
         if vitals.ready { "yes" } else { "no" }.to_owned(),
         vitals.in_flight.to_string(),
         vitals.window.to_string(),

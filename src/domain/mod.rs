@@ -20,6 +20,7 @@ pub mod pacing;
 pub mod policy;
 pub mod replay;
 pub mod retry;
+pub mod shown;
 pub mod solve_time;
 pub mod ticket;
 pub mod time;

@@ -89,7 +89,7 @@ impl<'a> Member<'a> {
             control,
             guard: None,
             lead: None,
-            roster: Roster::default(),
+            roster: fleet.roster.clone(),
             probing: None,
             tick,
             leader_heard: now,
@@ -164,7 +164,7 @@ impl<'a> Member<'a> {
             key: self.fleet.standing.key(),
             held: seen.held(),
             started_at: self.fleet.started_at,
-            vitals: (self.vitals)(),
+            vitals: (self.vitals)().bounded(),
         };
         self.presented = Instant::now();
         self.presented_key = presence.key.clone();

@@ -3,10 +3,9 @@
 //! Each message is JSON, transient, with an expiry, and carries the sender's `user_id`, which the broker has verified. Nothing in them is a
 //! secret: keys and proxies are told by their marks.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
+use super::figures::{Depths, Vitals};
 use crate::domain::envelope::{Message, Properties};
 use crate::domain::guard::{Reason, State};
 use crate::domain::mark::Mark;
@@ -60,6 +59,9 @@ pub struct LeaderNews {
     pub shut: Vec<String>,
     /// Replicas that the leader hears, itself included.
     pub replicas: usize,
+    /// The queues, as the leader saw them last; leaders of earlier versions tell nothing of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<Depths>,
 }
 
 /// A replica, as it tells of itself.
@@ -80,28 +82,6 @@ pub struct Presence {
     pub started_at: Timestamp,
     /// What its worker tells.
     pub vitals: Vitals,
-}
-
-/// A worker's figures.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Vitals {
-    /// Whether it may take jobs, as far as the account is concerned.
-    pub ready: bool,
-    /// Tickets and submissions held.
-    pub in_flight: usize,
-    /// Calls that may be under way at once.
-    pub window: usize,
-    /// The same by task type, where it was narrowed.
-    #[serde(default)]
-    pub types: BTreeMap<String, usize>,
-    /// Calls of the API since it runs.
-    pub calls: u64,
-    /// Accepted, and so paid, submissions since it runs.
-    pub accepted: u64,
-    /// Solved jobs since it runs.
-    pub solved: u64,
-    /// Failed jobs since it runs.
-    pub failed: u64,
 }
 
 /// What a replica has found out.
@@ -265,6 +245,25 @@ mod tests {
         let mut anonymous = say(&order, "worker");
         anonymous.properties.user_id = None;
         assert_eq!(trust().hear(&anonymous), None, "a sender that the broker has not verified");
+    }
+
+    #[test]
+    fn a_leader_of_an_earlier_version_is_heard_and_so_is_one_of_a_later() {
+        let state = State::unknown(3, Timestamp::from_millis(0));
+        let earlier = serde_json::json!({
+            "say": "leader", "id": "1", "name": "a", "state": state, "shut": [], "replicas": 2,
+        });
+        let mut later = earlier.clone();
+        later["queues"] = serde_json::json!({"at": state.since, "ready": {"jobs": 5}, "new": 1});
+        later["new"] = 1.into();
+        for (said, jobs) in [(earlier, None), (later, Some(5))] {
+            let mut message = say(&Control::Hello, "worker");
+            message.body = said.to_string().into_bytes().into();
+            let Some(Control::Leader(news)) = trust().hear(&message).map(|heard| heard.control) else {
+                panic!("not heard: {said}");
+            };
+            assert_eq!((news.replicas, news.queues.map(|queues| queues.ready["jobs"])), (2, jobs));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! * A replica calls nothing before it knows the state.
 
 mod client;
+mod figures;
 mod hold;
 mod lead;
 mod member;
@@ -16,6 +17,9 @@ mod roster;
 mod seen;
 mod shut;
 mod standing;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
@@ -33,12 +37,14 @@ use crate::domain::time::Timestamp;
 use crate::solver::{Solver, SolverConfigError};
 
 pub use client::{Answer, Client, Order, Survey};
-pub use message::{LeaderNews, Presence, Vitals};
+pub use figures::{Depths, Detail, Failure, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals, type_shown};
+pub use message::{LeaderNews, Presence};
 pub use seen::Seen;
 pub use standing::{Egress, Standing};
 
 use member::Member;
 use message::{Control, Report, Trust, say};
+use roster::Roster;
 
 /// What a replica's part in the fleet is made of.
 pub struct FleetOptions {
@@ -78,6 +84,7 @@ pub struct Fleet {
     dice: Dice,
     started_at: Timestamp,
     standing: Standing,
+    roster: Roster,
     found: Mutex<Receiver<Found>>,
     leaving: CancellationToken,
 }
@@ -110,6 +117,7 @@ impl Fleet {
             clock: options.clock,
             dice: options.dice,
             standing,
+            roster: Roster::default(),
             found: Mutex::new(found),
             leaving: CancellationToken::new(),
         }
@@ -119,6 +127,12 @@ impl Fleet {
     #[must_use]
     pub fn standing(&self) -> &Standing {
         &self.standing
+    }
+
+    /// The replicas that are heard, this one included, and how long ago each of them was; nobody without a session.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<(Arc<Presence>, Duration)> {
+        self.roster.heard()
     }
 
     /// Takes another key. Nothing is called with it before the leader has had it tried.
@@ -138,7 +152,7 @@ impl Fleet {
         // Held to the end, so that a later session begins when this one is forgotten.
         let mut found = self.found.lock().await;
         // Also where this is dropped half-way.
-        let _ending = Forgetting(&self.standing);
+        let _ending = Forgetting(self);
         match Member::join(self, session, vitals, &mut found).await {
             Ok(member) => member.run().await,
             Err(reason) => reason,
@@ -163,10 +177,11 @@ impl Fleet {
     }
 }
 
-struct Forgetting<'a>(&'a Standing);
+struct Forgetting<'a>(&'a Fleet);
 
 impl Drop for Forgetting<'_> {
     fn drop(&mut self) {
-        self.0.forget();
+        self.0.standing.forget();
+        self.0.roster.clear();
     }
 }

@@ -1,6 +1,7 @@
 //! The replicas that are heard.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,34 +18,45 @@ const MAX_REPLICAS: usize = 4_096;
 const INTERVAL: Duration = Duration::from_secs(2);
 const SMALL_FLEET: u32 = 64;
 
-/// The replicas by their ids.
-#[derive(Debug, Default)]
-pub(super) struct Roster {
-    heard: BTreeMap<String, (Presence, Instant)>,
-}
+/// The replicas by their ids. Clones are the same: a member of the fleet writes it, and whoever looks at the fleet reads it from aside.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Roster(Arc<Mutex<Heard>>);
+
+type Heard = BTreeMap<String, (Arc<Presence>, Instant)>;
 
 impl Roster {
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        // Whatever is in it was heard.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A replica said that it is there. Tells whether it is new.
-    pub(super) fn note(&mut self, presence: Presence) -> bool {
-        if self.heard.len() >= MAX_REPLICAS && !self.heard.contains_key(&presence.id) {
+    pub(super) fn note(&self, presence: Presence) -> bool {
+        let mut heard = self.lock();
+        if heard.len() >= MAX_REPLICAS && !heard.contains_key(&presence.id) {
             return false;
         }
-        self.heard.insert(presence.id.clone(), (presence, Instant::now())).is_none()
+        heard.insert(presence.id.clone(), (Arc::new(presence), Instant::now())).is_none()
     }
 
     /// A replica said that it leaves.
-    pub(super) fn remove(&mut self, id: &str) {
-        self.heard.remove(id);
+    pub(super) fn remove(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
+    /// Forgets everybody.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
     }
 
     /// Forgets who was not heard for long.
-    pub(super) fn prune(&mut self) {
+    pub(super) fn prune(&self) {
         let patience = self.interval() * MISSED;
-        self.heard.retain(|_, (_, at)| at.elapsed() < patience);
+        self.lock().retain(|_, (_, at)| at.elapsed() < patience);
     }
 
     pub(super) fn len(&self) -> usize {
-        self.heard.len()
+        self.lock().len()
     }
 
     /// How often each of them says that it is there.
@@ -55,27 +67,32 @@ impl Roster {
 
     /// The place of one of them in an order that all agree on.
     pub(super) fn rank(&self, id: &str) -> usize {
-        self.heard.keys().take_while(|other| other.as_str() < id).count()
+        self.lock().keys().take_while(|other| other.as_str() < id).count()
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Presence> {
-        self.heard.values().map(|(presence, _)| presence)
+    /// All of them, and how long ago each was heard.
+    pub(super) fn heard(&self) -> Vec<(Arc<Presence>, Duration)> {
+        self.lock().values().map(|(presence, at)| (Arc::clone(presence), at.elapsed())).collect()
     }
 
     /// Tasks that the API has accepted from all of them since they run.
     pub(super) fn accepted(&self) -> u64 {
-        self.all().map(|replica| replica.vitals.accepted).sum()
+        self.lock().values().map(|(replica, _)| replica.vitals.accepted).sum()
     }
 
     /// Whether somebody has a good key other than this one.
     pub(super) fn has_another_good_key(&self, keys: &Keys, than: &Mark) -> bool {
-        self.all().any(|replica| replica.key != *than && keys.standing(&replica.key) == KeyStanding::Good)
+        let heard = self.lock();
+        let mut keys_of_all = heard.values().map(|(replica, _)| &replica.key);
+        keys_of_all.any(|key| key != than && keys.standing(key) == KeyStanding::Good)
     }
 
-    /// One of the replicas whose key nobody has tried yet, by chance: one that does not answer must not keep the others waiting.
-    pub(super) fn with_unknown_key(&self, keys: &Keys, luck: f64) -> Option<&Presence> {
-        let unknown = || self.all().filter(|replica| keys.standing(&replica.key) == KeyStanding::Unknown);
-        unknown().nth(place(luck, unknown().count()))
+    /// The id of one of the replicas whose key nobody has tried yet, by chance: one that does not answer must not keep the others waiting.
+    pub(super) fn with_unknown_key(&self, keys: &Keys, luck: f64) -> Option<String> {
+        let heard = self.lock();
+        let all = || heard.values().map(|(replica, _)| replica);
+        let unknown = || all().filter(|replica| keys.standing(&replica.key) == KeyStanding::Unknown);
+        unknown().nth(place(luck, unknown().count())).map(|replica| replica.id.clone())
     }
 }
 

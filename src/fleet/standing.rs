@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::Found;
+use super::figures::Depths;
 use super::message::Report;
 use super::seen::{Seen, accounted_for};
 use super::shut::Shut;
@@ -32,6 +33,7 @@ pub(super) struct Inner {
     key: Mutex<Mark>,
     pub(super) shut: Mutex<BTreeMap<String, Shut>>,
     pub(super) proxies: Mutex<BTreeMap<Mark, Timestamp>>,
+    queues: Mutex<Option<Depths>>,
     pub(super) wrong_ids: Mutex<Watch>,
     pub(super) relapses: Mutex<(u32, Option<Timestamp>)>,
     found: mpsc::Sender<Found>,
@@ -69,6 +71,7 @@ impl Standing {
             key: Mutex::new(key),
             shut: Mutex::default(),
             proxies: Mutex::default(),
+            queues: Mutex::default(),
             wrong_ids: Mutex::new(Watch::new(WRONG_IDS, WRONG_IDS_WITHIN)),
             relapses: Mutex::default(),
             found,
@@ -192,6 +195,7 @@ impl Standing {
 
     /// The session is gone, and with it the certainty: nothing is called before the leader's word comes over the next one.
     pub(super) fn forget(&self) {
+        self.note_queues(None);
         self.change(|seen| {
             seen.state = None;
             seen.leads = false;
@@ -233,6 +237,17 @@ impl Standing {
     pub(super) fn report(&self, report: Report) {
         // Full: the fleet is out of reach, and what matters is reported again.
         let _ = self.inner.found.try_send(Found::Report(report));
+    }
+
+    /// The queues as the leader saw them last; `None` where it has not told.
+    #[must_use]
+    pub fn queues(&self) -> Option<Depths> {
+        lock(&self.inner.queues).clone()
+    }
+
+    /// The leader has looked at them.
+    pub fn note_queues(&self, queues: Option<Depths>) {
+        *lock(&self.inner.queues) = queues;
     }
 
     /// The last state ever seen.

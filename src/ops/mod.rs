@@ -1,14 +1,18 @@
 //! What a replica tells about itself over HTTP.
 //!
+//! * `/`: the fleet as this replica sees it, a page for people.
 //! * `/healthz`: whether the worker's runtime makes progress.
 //! * `/readyz`: whether it does its work, and if not why.
 //! * `/status`: all that it knows, as JSON.
 //! * `/metrics`: its figures for Prometheus, by the names in docs/METRICS.md.
 //!
-//! The server has a thread and a runtime of its own: it takes no time from the work, and answers where that is stuck.
+//! All of it is read only. The server has a thread and a runtime of its own: it takes no time from the work, and answers where that is stuck.
 
+mod console;
+mod host;
 mod metrics;
 mod ready;
+mod sampler;
 mod unrecorded;
 
 use std::io;
@@ -18,13 +22,16 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::routing::get;
-use axum::{Router, extract::State, response::IntoResponse};
+use axum::{Router, extract::State, middleware, response::IntoResponse};
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::domain::guard;
 use crate::worker::View;
+use host::AnyName;
+use sampler::Sampler;
 
 /// How long the worker's runtime may take to answer before it counts as stuck. Nothing that it does in one go takes a tenth of a second.
 const STUCK: Duration = Duration::from_secs(5);
@@ -70,12 +77,18 @@ impl Server {
 
     async fn answer(self, view: View, stop: CancellationToken) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let names = AnyName::at(listener.local_addr()?);
+        let sampler = Sampler::new(view.clone());
+        let _watching = AbortOnDropHandle::new(tokio::spawn(sampler.clone().watch()));
         let routes = Router::new()
+            .route("/", get(console::page))
+            .route("/status", get(status))
+            .with_state(sampler)
             .route("/healthz", get(healthy))
             .route("/readyz", get(ready))
-            .route("/status", get(status))
             .route("/metrics", get(measured))
-            .with_state(view);
+            .with_state(view)
+            .layer(middleware::from_fn_with_state(names, host::guarded));
         axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 }
@@ -95,10 +108,12 @@ async fn ready(State(view): State<View>) -> impl IntoResponse {
     (status, body(&json!({"ready": reasons.is_empty(), "reasons": reasons})))
 }
 
-async fn status(State(view): State<View>) -> impl IntoResponse {
+async fn status(State(sampler): State<Sampler>) -> impl IntoResponse {
+    let view = &sampler.view;
     let seen = view.seen();
-    let reasons = ready::obstacles(&view);
+    let reasons = ready::obstacles(view);
     body(&json!({
+        "name": view.name(),
         "ready": reasons.is_empty(),
         "reasons": reasons,
         "guard": guard::told(seen.state.as_deref()),
@@ -113,7 +128,8 @@ async fn status(State(view): State<View>) -> impl IntoResponse {
         "tickets_open": view.tickets_open(),
         "polls_overdue": view.overdue_polls(),
         "buffers": view.buffers(),
-        "queues": queues(&view),
+        "queues": queues(view),
+        "fleet": sampler.overview(),
         "vitals": view.vitals(),
         "counters": view.reading(),
     }))

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::failures;
 use super::gate::Gate;
 use super::lanes::Lanes;
 use super::outlook::Outlook;
@@ -98,6 +99,7 @@ impl Context {
             accepted: counters.accepted,
             solved: counters.solved,
             failed: counters.failed,
+            detail: Some(failures::detail(&counters, &self.tally.failures, self.lanes.by_type())),
         }
     }
 

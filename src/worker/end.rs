@@ -20,6 +20,8 @@ pub(super) enum End {
     Parked(String, Box<Message>),
     /// The outcome.
     Outcome(Box<Outcome>),
+    /// The same of what was refused at the door, with its type where it has one.
+    Refused(Box<(Outcome, Option<String>)>),
     /// Nothing: its successor is safe already.
     Known,
     /// Nothing: the broker dead-letters it whole.
@@ -53,7 +55,8 @@ pub(super) fn settled(ctx: &Context, case: &Case, verdict: &Verdict) -> End {
 }
 
 pub(super) fn refused(ctx: &Context, no_job: &NotAJob) -> End {
-    End::Outcome(Box::new(outcome::refused(no_job, ctx.clock.now(), ctx.finish())))
+    let outcome = outcome::refused(no_job, ctx.clock.now(), ctx.finish());
+    End::Refused(Box::new((outcome, no_job.task_type.clone())))
 }
 
 /// How an end was carried out.
@@ -82,7 +85,8 @@ pub(super) async fn carry_out(
             done(true, "ticket")
         }
         End::Parked(queue, job) => done(ctx.park(scope, held, &queue, *job).await, "parked"),
-        End::Outcome(outcome) => deliver(ctx, scope, held, *outcome, wanted).await,
+        End::Outcome(outcome) => deliver(ctx, scope, held, (*outcome, None), wanted).await,
+        End::Refused(refused) => deliver(ctx, scope, held, *refused, wanted).await,
         End::Known => {
             ctx.known(held);
             done(true, "known")
@@ -104,7 +108,7 @@ async fn deliver(
     ctx: &Context,
     scope: &Scope,
     held: Settling<'_>,
-    outcome: Outcome,
+    (outcome, refused_type): (Outcome, Option<String>),
     (reply_to, answered_at): (Option<String>, Option<Instant>),
 ) -> Done {
     let Outcome { routing_key, message } = outcome;
@@ -117,7 +121,14 @@ async fn deliver(
     let settled = ctx.settle(scope, held, &routing_key, message).await;
     if settled == Settled::Published {
         match failure {
-            Some((class, code)) => ctx.tally.failed(class, code),
+            Some((class, code)) => {
+                ctx.tally.failed(class, code);
+                let (id, task_type) = match case {
+                    Some(case) => (Some(&*case.job.id), Some(&*case.job.task_type)),
+                    None => (id.as_deref(), refused_type.as_deref()),
+                };
+                ctx.tally.failures.note(ctx.clock.now(), id, task_type, (class, code));
+            }
             None => ctx.tally.solved(),
         }
         if let Some(answered_at) = answered_at {

@@ -208,6 +208,11 @@ impl Lanes {
         sizes
     }
 
+    /// What is held of each type, and the type's window.
+    pub(super) fn by_type(&self) -> BTreeMap<String, (usize, usize)> {
+        self.types.read(|lane| (lane.held.load(Ordering::Acquire), lock(&lane.window).size()))
+    }
+
     /// Places in use, of all kinds together.
     pub(super) fn in_use(&self) -> usize {
         let submissions =

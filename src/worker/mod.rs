@@ -11,6 +11,7 @@ mod custody;
 mod drain;
 mod elastic;
 mod end;
+mod failures;
 mod gate;
 mod lanes;
 mod line;

@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::context::Context;
 use crate::broker::topology::Topology;
 use crate::broker::{BrokerError, QueueDepth, Session};
+use crate::fleet::Depths;
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -58,6 +59,10 @@ impl Outlook {
             leads = seen.borrow().leads;
             let unroutable = unroutable(&ctx, &session).await;
             let queues = if leads { all(&ctx, &session).await } else { BTreeMap::new() };
+            if leads {
+                let ready = queues.iter().map(|(name, depth)| (name.clone(), depth.ready)).collect();
+                ctx.standing().note_queues(Some(Depths { at: ctx.clock.now(), ready }));
+            }
             *ctx.outlook.lock() = Seen { queues, unroutable };
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::by_type::ByType;
+use super::failures::Failures;
 use super::times::{Durations, Times};
 use crate::domain::class::Class;
 use crate::domain::code::Code;
@@ -38,6 +39,7 @@ pub struct Tally {
     sessions_lost: AtomicU64,
     codes: Mutex<BTreeMap<(Class, &'static str), u64>>,
     by_type: ByType<Spent>,
+    pub(super) failures: Failures,
     pub(super) times: Times,
 }
 

@@ -16,7 +16,8 @@ use crate::broker::QueueDepth;
 use crate::domain::guard::Permit;
 use crate::domain::lifecycle::Origin;
 use crate::domain::mark::Mark;
-use crate::fleet::{Seen, Vitals};
+use crate::domain::time::Timestamp;
+use crate::fleet::{Depths, Presence, Seen, Vitals};
 use crate::measure::Distribution;
 use crate::solver::{CallTimes, SolverConfigError};
 
@@ -144,6 +145,36 @@ impl View {
     #[must_use]
     pub fn vitals(&self) -> Vitals {
         self.ctx.vitals()
+    }
+
+    /// The replicas of its fleet that it hears, itself included, and how long ago each of them was heard.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<(Arc<Presence>, Duration)> {
+        self.ctx.fleet.replicas()
+    }
+
+    /// The queues as the leader, be it this replica or another, saw them last.
+    #[must_use]
+    pub fn depths(&self) -> Option<Depths> {
+        self.ctx.standing().queues()
+    }
+
+    /// Its name in outcomes.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.ctx.worker
+    }
+
+    /// What the names of everything on the broker begin with.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.ctx.names.namespace()
+    }
+
+    /// The time by its clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.ctx.clock.now()
     }
 
     /// The mark of its key, as the account's state names it.

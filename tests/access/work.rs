@@ -113,6 +113,12 @@ async fn a_fleet_works_with_the_least_rights_and_only_an_operator_pauses_it() {
         serde_json::from_str(&broker.done("operator", &["pause", "--reason", "a trial", "--json"])).unwrap();
     assert_eq!((&paused["following"], &paused["replicas"]), (&json!(2), &json!(2)), "{paused}");
     let status: Value = serde_json::from_str(&broker.done("operator", &["status", "--json"])).unwrap();
+    let top: Value = serde_json::from_str(&broker.done("operator", &["top", "--json"])).unwrap();
+    assert_eq!(
+        (&top["broker"], &top["fleet"]["guard"]["paused"]["by"]),
+        (&Value::Null, &OPERATOR.into()),
+        "{top}"
+    );
     assert_eq!(status["guard"]["paused"]["reason"], "a trial", "{status}");
     broker.done("operator", &["resume"]);
     assert!(broker.done("operator", &["reroute", "--json"]).contains("\"left\":0"));

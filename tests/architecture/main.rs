@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "fleet",
             "linger",
             "ops",
+            "overview",
             "simulator",
             "solver",
             "telemetry",
@@ -35,7 +36,9 @@ const ARROWS: &[(&str, &[&str])] = &[
             "worker",
         ],
     ),
-    ("ops", &["broker", "domain", "fleet", "measure", "solver", "worker"]),
+    ("ops", &["broker", "domain", "fleet", "measure", "overview", "solver", "worker"]),
+    // What the console of `ops` and the command `top` both show, made once: neither of them may name the other.
+    ("overview", &["domain", "fleet"]),
     ("worker", &["breakage", "broker", "clock", "domain", "fleet", "linger", "measure", "solver", "trace"]),
     ("fleet", &["breakage", "broker", "clock", "domain", "solver"]),
     ("broker", &["breakage", "domain", "linger", "measure", "tls"]),

@@ -14,3 +14,4 @@ mod restart;
 mod secrets;
 mod share;
 mod telling;
+mod top;

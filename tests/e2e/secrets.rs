@@ -131,7 +131,7 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
 
     simulator.wait_for("the wrong key is tried", PATIENCE, |stats| stats["bad_key_calls"] == 1).await;
     let address = fleet[0].1.serves().await;
-    for path in ["/metrics", "/status", "/readyz", "/healthz"] {
+    for path in ["/", "/metrics", "/status", "/readyz", "/healthz"] {
         let told = get(&address, path).await;
         assert!(!told.is_empty(), "{path}");
         clean(path, &told);
@@ -151,6 +151,7 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
         vec!["dead", "purge", "--all", "--dry-run"],
     ]);
     views.extend([vec!["outcomes"], vec!["check"], vec!["status"], vec!["topology", "export"]]);
+    views.extend([vec!["top", "--once", "--ops", &address], vec!["top", "--json", "--ops", &address]]);
     for view in &views {
         clean(&view.join(" "), &command(&amqp, &namespace, &simulator.url, view).await);
     }

@@ -1,5 +1,7 @@
 //! The ops server beside a worker that is, and is not, ready.
 
+mod browser;
+mod console;
 mod exposition;
 mod metrics;
 mod readiness;

@@ -82,6 +82,7 @@ impl Member<'_> {
             state: lead.state.clone(),
             shut: fleet.standing.shut_types(),
             replicas,
+            queues: fleet.standing.queues(),
         };
         self.announced = Instant::now();
         self.leader_heard = self.announced;
@@ -166,7 +167,7 @@ impl Member<'_> {
         }
         let stranger = self.roster.with_unknown_key(&state.keys, self.fleet.dice.luck());
         let stranger = stranger.filter(|_| state.proof_due(&self.fleet.rules, now) <= now)?;
-        Some(Duty::Prove(stranger.id.clone()))
+        Some(Duty::Prove(stranger))
     }
 
     /// A call of getBalance has ended: the leader's own, or one by which this replica was to prove its key.

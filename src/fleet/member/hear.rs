@@ -56,6 +56,7 @@ impl Member<'_> {
         let before = self.fleet.standing.memory();
         let is_news = self.fleet.standing.adopt(&news.state, &news.name, false, news.replicas);
         self.fleet.standing.follow_shut(&news.shut, self.now());
+        self.fleet.standing.note_queues(news.queues);
         if is_news {
             lead::tell(&news.state, before.as_deref());
             self.present().await;

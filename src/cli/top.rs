@@ -1,0 +1,191 @@
+//! `top`: the fleet on a terminal, again and again.
+//!
+//! What is shown is the model that the console shows too; here it is made from what the replicas answer over the broker. Asking goes on beside
+//! the terminal: a replica that is silent for its 2.5 s keeps no key waiting.
+
+mod ask;
+mod draw;
+mod figures;
+mod keys;
+mod ops;
+mod screen;
+mod tables;
+mod wrap;
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use clap::Args;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::output::Output;
+use super::{CommandError, Exit, connect, signals};
+use crate::broker::topology::Names;
+use crate::config::{LogFilter, Settings};
+use crate::telemetry::Logging;
+use ask::{Asker, Shot};
+use keys::Keys;
+use screen::Screen;
+
+const EXAMPLES: &str = "\
+Asks the replicas over the broker, and the broker for the queues' lengths; beside them the ops servers' /status, where one
+answers, for what only that knows. While the broker is out of reach it shows what /status tells, and tries again.
+
+Keys: q, Esc or Ctrl-C quits; p holds the picture; Tab and arrows choose and move a table; ? helps.
+Without a terminal at standard output, or with --once, one picture is printed as plain text. For that it looks twice, a second
+apart, since rates need it. NO_COLOR is respected.
+
+Examples:
+  captcha-worker top
+  captcha-worker top --ops http://10.0.0.7:9464 --ops http://10.0.0.8:9464
+  captcha-worker top --once
+  captcha-worker top --json | jq '.fleet.latest_failures'
+
+Exit codes: 0 it was ended, or one picture shows a leader; 1 it shows none.";
+
+/// The clock moves, and how long ago the fleet answered.
+const TICK: Duration = Duration::from_secs(1);
+/// A picture without a terminal is this wide, unless COLUMNS says otherwise.
+const PLAIN_WIDTH: u16 = 120;
+const MOST_LINES: usize = 400;
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct TopArgs {
+    /// An ops server to look at too; can be given several times [default: that of ops.listen]
+    #[arg(long = "ops", value_name = "URL", value_parser = ops::address)]
+    ops: Vec<url::Url>,
+    /// How often to look
+    #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = span)]
+    interval: Duration,
+    /// Print one picture as plain text, and end
+    #[arg(long)]
+    once: bool,
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    let span = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let bounds = Duration::from_millis(500)..=Duration::from_secs(60);
+    if bounds.contains(&span) { Ok(span) } else { Err("500ms to 1m".to_owned()) }
+}
+
+pub(super) async fn run(
+    args: TopArgs,
+    settings: &Settings,
+    logging: &Logging,
+    output: &mut Output,
+) -> Result<Exit, CommandError> {
+    let TopArgs { ops, interval, once } = args;
+    let ops = if ops.is_empty() {
+        settings.ops.listen.and_then(ops::of_listener).into_iter().collect()
+    } else {
+        ops
+    };
+    let broker = connect::broker(settings, "captcha-worker top")?;
+    let names = Names::new(&settings.broker.namespace);
+    let asker = Asker::new(broker, names, ops)?;
+    let is_plain = once || output.is_forced_json() || !io::stdout().is_terminal();
+    if is_plain {
+        return print_once(asker, interval, output).await;
+    }
+    quieten(logging);
+    show(asker, interval).await?;
+    Ok(Exit::Fine)
+}
+
+/// Log lines would be written over the picture.
+fn quieten(logging: &Logging) {
+    if io::stderr().is_terminal()
+        && let Ok(off) = LogFilter::try_new("off")
+        && let Ok(off) = Logging::prepare(&off)
+    {
+        // Where it cannot be, a line over the picture is gone with the next one.
+        let _ = logging.replace(off);
+    }
+}
+
+/// One picture, for pipes and tests.
+async fn print_once(mut asker: Asker, every: Duration, output: &mut Output) -> Result<Exit, CommandError> {
+    let first = asker.look().await;
+    let shot = if first.is_by_broker() {
+        tokio::time::sleep(every).await;
+        asker.look().await
+    } else {
+        first
+    };
+    if let (None, Some(error)) = (&shot.fleet, asker.close().await) {
+        return Err(error.into());
+    }
+    let has_leader = shot.fleet.as_ref().is_some_and(|fleet| fleet.leader.is_some());
+    if output.is_forced_json() {
+        output.value(&shot)?;
+    } else {
+        output.line(plain(&Screen::still(shot), width())?)?;
+    }
+    Ok(Exit::when(has_leader))
+}
+
+fn width() -> u16 {
+    let wanted = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    wanted.unwrap_or(PLAIN_WIDTH).clamp(40, 300)
+}
+
+/// The picture as lines of text, as long as it needs to be.
+fn plain(screen: &Screen, width: u16) -> Result<String, CommandError> {
+    let height = u16::try_from(draw::wanted_height(screen, width).min(MOST_LINES)).unwrap_or(u16::MAX);
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).map_err(CommandError::failed)?;
+    let drawn = terminal.draw(|frame| draw::draw(frame, screen)).map_err(CommandError::failed)?;
+    let line = |y| -> String {
+        let symbols = (0..width).filter_map(|x| drawn.buffer.cell((x, y))).map(|cell| cell.symbol());
+        symbols.collect::<String>().trim_end().to_owned()
+    };
+    let lines: Vec<String> = (0..height).map(line).collect();
+    Ok(lines.join("\n").trim_end().to_owned())
+}
+
+/// The terminal as it was, whatever happens. A panic's hook does the same before it tells of it.
+struct Restoring;
+
+impl Drop for Restoring {
+    fn drop(&mut self) {
+        // Nothing could be done about it.
+        let _ = ratatui::try_restore();
+    }
+}
+
+async fn show(asker: Asker, every: Duration) -> Result<(), CommandError> {
+    let stop = signals::stop()?;
+    let (told, mut shots) = watch::channel(Shot::default());
+    let asking = AbortOnDropHandle::new(tokio::spawn(asker.ask_on(every, told)));
+    let mut terminal = ratatui::try_init()?;
+    let _restoring = Restoring;
+    let mut keys = Keys::start();
+    let mut screen = Screen::new(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        terminal.draw(|frame| draw::draw(frame, &screen))?;
+        tokio::select! {
+            () = stop.cancelled() => break,
+            key = keys.next() => match key {
+                Some(event) => if screen.on_event(&event).is_break() { break },
+                // The terminal is gone.
+                None => break,
+            },
+            changed = shots.changed() => match changed {
+                Ok(()) => screen.take(shots.borrow_and_update().clone()),
+                Err(_) => return Err(CommandError::Failed("looking at the fleet has ended".to_owned())),
+            },
+            _ = ticks.tick() => {}
+        }
+    }
+    drop(asking);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

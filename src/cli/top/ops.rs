@@ -1,0 +1,194 @@
+//! What ops servers tell by `/status`: how single replicas stand, and the fleet where the broker is out of reach.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::{Client, Response, redirect};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::cli::CommandError;
+use crate::cli::connect::USER_AGENT;
+use crate::domain::shown::shown;
+use crate::overview::Overview;
+
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest answer that is read, in bytes.
+const MAX_BODY: usize = 1024 * 1024;
+/// Obstacles of one replica that are shown.
+const MAX_REASONS: usize = 8;
+
+/// What one ops server tells.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Told {
+    /// Host and port.
+    pub(super) address: String,
+    /// Why it tells nothing.
+    pub(super) error: Option<String>,
+    /// How its replica stands.
+    #[serde(flatten)]
+    pub(super) replica: Option<Standing>,
+    /// The fleet, as that replica sees it.
+    #[serde(skip)]
+    pub(super) fleet: Option<Overview>,
+}
+
+/// How a replica stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Standing {
+    #[serde(default)]
+    pub(super) name: String,
+    pub(super) ready: bool,
+    pub(super) reasons: Vec<String>,
+    pub(super) polls_overdue: usize,
+    pub(super) buffers: Buffers,
+}
+
+/// What waits inside of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Buffers {
+    pub(super) deliveries: usize,
+    pub(super) submissions: usize,
+    pub(super) publishes: usize,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    #[serde(flatten)]
+    replica: Standing,
+    /// Earlier versions tell none; a later one's may not be understood.
+    #[serde(default)]
+    fleet: serde_json::Value,
+}
+
+/// Reads an argument.
+pub(super) fn address(text: &str) -> Result<Url, String> {
+    let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let url = Url::parse(&text).map_err(|error| error.to_string())?;
+    let is_plain =
+        url.scheme() == "http" && url.has_host() && url.username().is_empty() && url.password().is_none();
+    if is_plain { Ok(url) } else { Err("http://HOST:PORT, without a user".to_owned()) }
+}
+
+/// Where a server of this machine is reached that listens there.
+pub(super) fn of_listener(listen: SocketAddr) -> Option<Url> {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    Url::parse(&format!("http://{}", SocketAddr::new(ip, listen.port()))).ok()
+}
+
+/// The servers, and a client for them.
+pub(super) struct OpsServers {
+    client: Client,
+    urls: Vec<Url>,
+}
+
+impl OpsServers {
+    pub(super) fn new(urls: Vec<Url>) -> Result<Self, CommandError> {
+        // Already installed by another part is as good: it is the same provider.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let client = Client::builder()
+            .user_agent(USER_AGENT)
+            .timeout(PATIENCE)
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .build()
+            .map_err(CommandError::failed)?;
+        Ok(Self { client, urls })
+    }
+
+    /// Asks all of them at once.
+    pub(super) async fn ask(&self) -> Vec<Told> {
+        join_all(self.urls.iter().map(|url| self.ask_one(url))).await
+    }
+
+    async fn ask_one(&self, url: &Url) -> Told {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let address = shown(&format!("{}{port}", url.host_str().unwrap_or_default()), 60);
+        match self.status(url).await {
+            Ok(Status { replica, fleet }) => {
+                let fleet = serde_json::from_value::<Option<Overview>>(fleet).ok().flatten();
+                Told { address, error: None, replica: Some(replica.fit_to_be_shown()), fleet: fleet.map(fit) }
+            }
+            Err(error) => Told { address, error: Some(error), ..Told::default() },
+        }
+    }
+
+    async fn status(&self, url: &Url) -> Result<Status, String> {
+        let mut url = url.clone();
+        url.set_path("/status");
+        let response = self.client.get(url).send().await.map_err(|error| why(&error))?;
+        if !response.status().is_success() {
+            return Err(format!("HTTP {}", response.status().as_u16()));
+        }
+        serde_json::from_slice(&body(response).await?).map_err(|_| "not a worker's /status".to_owned())
+    }
+}
+
+fn why(error: &reqwest::Error) -> String {
+    let text = match () {
+        () if error.is_timeout() => "no answer in time",
+        () if error.is_connect() => "nobody listens there",
+        () => "the answer was cut",
+    };
+    text.to_owned()
+}
+
+async fn body(mut response: Response) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| why(&error))? {
+        if body.len() + piece.len() > MAX_BODY {
+            return Err("the answer is too long".to_owned());
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
+impl Standing {
+    fn fit_to_be_shown(mut self) -> Self {
+        self.name = shown(&self.name, 40);
+        self.reasons.truncate(MAX_REASONS);
+        for reason in &mut self.reasons {
+            *reason = shown(reason, 400);
+        }
+        self
+    }
+}
+
+/// What listens there may be anybody: nothing that it tells may steer the terminal.
+fn fit(fleet: Overview) -> Overview {
+    fn walk(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::String(text) => *text = shown(text, 400),
+            serde_json::Value::Array(items) => {
+                items.truncate(200);
+                items.iter_mut().for_each(walk);
+            }
+            serde_json::Value::Object(fields) => fields.values_mut().for_each(walk),
+            serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+        }
+    }
+    let Ok(mut value) = serde_json::to_value(&fleet) else { return fleet };
+    walk(&mut value);
+    serde_json::from_value(value).unwrap_or(fleet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_plain_http_and_may_leave_the_scheme_out() {
+        assert_eq!(address("10.0.0.7:9464").unwrap().as_str(), "http://10.0.0.7:9464/");
+        for wrong in ["https://a", "http://user:pl4nted@a", "ftp://a", "http://"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(of_listener(([0, 0, 0, 0], 9464).into()).unwrap().as_str(), "http://127.0.0.1:9464/");
+    }
+}

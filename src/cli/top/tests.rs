@@ -1,0 +1,201 @@
+use ratatui::buffer::Buffer;
+use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
+use ratatui::style::Color;
+use serde_json::json;
+
+use super::ask::Shot;
+use super::ops::Told;
+use super::*;
+use crate::overview::Overview;
+
+fn rates(solved: f64) -> serde_json::Value {
+    json!({"solved": solved, "failed": 0.4, "paid": solved + 1.0, "calls": 60.0})
+}
+
+fn replica(name: &str, leads: bool) -> serde_json::Value {
+    json!({
+        "name": name, "leads": leads, "ready": true, "held": null, "in_flight": 21, "window": 40, "rates": rates(11.2),
+        "solved": 12345, "failed": 67, "started_at": "2026-11-27T14:00:00.000Z",
+    })
+}
+
+fn failure(number: usize) -> serde_json::Value {
+    json!({
+        "replica": "worker-birch", "at": format!("2026-11-27T16:00:{:02}.000Z", 59 - number), "id": format!("order-{number}"),
+        "class": "proxy", "code": "ERROR_PROXY_CONNECT_TIMEOUT", "task_type": "HCaptchaTask",
+    })
+}
+
+/// A fleet of four under load.
+fn fleet() -> Overview {
+    let history: Vec<_> = (0..60_u32).map(|n| rates(f64::from(40 + n % 7 * 3))).collect();
+    let figures = |accepted: u64| json!({"in_flight": 40, "window": 64, "accepted": accepted, "solved": 30000, "failed": 12});
+    let mut types = vec![figures(45000), figures(800)];
+    for (row, (name, shut)) in types.iter_mut().zip([("ImageToTextTask", false), ("HCaptchaTask", true)]) {
+        row["name"] = name.into();
+        row["shut"] = shut.into();
+    }
+    let names = ["worker-amber", "worker-birch", "worker-cedar", "worker-dune"];
+    serde_json::from_value(json!({
+        "at": "2026-11-27T16:01:00.000Z", "namespace": "captcha",
+        "guard": {
+            "state": "open", "meaning": "the account may be used", "reasons": [], "since": "2026-11-27T14:00:02.000Z",
+            "next_look": null, "failed_looks": 0, "advice": [], "paused": null,
+        },
+        "balance": {"text": "249.715", "at": "2026-11-27T16:00:58.000Z", "per_hour": -2.5},
+        "leader": "worker-dune", "expected_replicas": 4, "heard_replicas": 4, "terse_replicas": 0,
+        "replicas": names.map(|name| replica(name, name == "worker-dune")),
+        "rates": rates(44.8), "history": history, "solved": 49380,
+        "classes": [{"class": "unsolved", "jobs": 12}, {"class": "proxy", "jobs": 256}],
+        "types": types, "shut_types": ["HCaptchaTask"],
+        "backlog": {
+            "at": "2026-11-27T16:00:59.000Z", "jobs": 1203, "tickets": 2, "retry": 3, "results": 0,
+            "dead": {"proxy": 256, "unsolved": 12}, "raw": 0, "unrouted": 0,
+        },
+        "latest_failures": (0..20).map(failure).collect::<Vec<_>>(),
+    }))
+    .unwrap()
+}
+
+fn shot(fleet: Overview) -> Shot {
+    let replica = json!({
+        "name": "worker-amber", "ready": true, "reasons": [], "polls_overdue": 0,
+        "buffers": {"deliveries": 1, "submissions": 2, "publishes": 0},
+    });
+    let told = Told {
+        address: "127.0.0.1:9464".to_owned(),
+        replica: Some(serde_json::from_value(replica).unwrap()),
+        ..Told::default()
+    };
+    Shot { fleet: Some(fleet), ops: vec![told], ..Shot::default() }
+}
+
+fn tripped() -> Shot {
+    let mut fleet = fleet();
+    fleet.guard.state = "tripped".to_owned();
+    fleet.guard.meaning = "the account is not to be used: jobs stay queued".to_owned();
+    fleet.guard.reasons = vec!["key_invalid".to_owned()];
+    fleet.guard.next_look = fleet.guard.since;
+    fleet.guard.failed_looks = 2;
+    fleet.guard.advice = vec![crate::domain::guard::Reason::KeyInvalid.advice().to_owned()];
+    for row in &mut fleet.replicas {
+        (row.ready, row.held) = (false, Some("key_invalid".to_owned()));
+    }
+    shot(fleet)
+}
+
+fn drawn(screen: &Screen, width: u16, height: u16) -> Buffer {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw::draw(frame, screen)).unwrap().buffer.clone()
+}
+
+fn text(buffer: &Buffer) -> String {
+    let lines = buffer.content().chunks(usize::from(buffer.area.width));
+    let line = |cells: &[ratatui::buffer::Cell]| -> String {
+        cells.iter().map(ratatui::buffer::Cell::symbol).collect::<String>().trim_end().to_owned()
+    };
+    lines.map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn screen(shot: Shot) -> Screen {
+    let mut screen = Screen::new(true);
+    screen.take(shot);
+    screen
+}
+
+fn press(screen: &mut Screen, code: KeyCode) -> bool {
+    screen.on_event(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE))).is_break()
+}
+
+#[test]
+fn a_fleet_under_load_on_a_roomy_terminal() {
+    insta::assert_snapshot!(text(&drawn(&screen(shot(fleet())), 120, 40)));
+}
+
+#[test]
+fn the_same_on_the_least_terminal_that_shows_all() {
+    insta::assert_snapshot!(text(&drawn(&screen(shot(fleet())), 80, 24)));
+}
+
+#[test]
+fn a_tripped_guard_says_why_and_what_to_do() {
+    insta::assert_snapshot!(text(&drawn(&screen(tripped()), 80, 24)));
+}
+
+#[test]
+fn a_picture_without_a_terminal_is_as_long_as_it_needs_to_be_and_speaks_of_no_keys() {
+    let mut shot = shot(fleet());
+    shot.broker = Some("cannot reach the broker; trying again in 4 s".to_owned());
+    shot.told_by = Some("127.0.0.1:9464".to_owned());
+    insta::assert_snapshot!(plain(&Screen::still(shot), 100).unwrap());
+}
+
+#[test]
+fn nothing_known_yet_and_nobody_there_is_said_in_words() {
+    let asking = text(&drawn(&Screen::new(true), 80, 24));
+    assert!(asking.contains("Asking the replicas"), "{asking}");
+    let told = Told {
+        address: "127.0.0.1:9464".to_owned(),
+        error: Some("nobody listens there".to_owned()),
+        ..Told::default()
+    };
+    let lost = Shot { broker: Some("no broker".to_owned()), ops: vec![told], ..Shot::default() };
+    let lost = text(&drawn(&screen(lost), 80, 24));
+    assert!(
+        lost.contains("No word from the broker: no broker") && lost.contains("nobody listens there"),
+        "{lost}"
+    );
+}
+
+#[test]
+fn no_size_of_a_terminal_breaks_the_picture_and_the_guard_is_seen_on_all_but_the_smallest() {
+    for help in [false, true] {
+        let mut screen = screen(tripped());
+        screen.help = help;
+        for width in [1, 9, 40, 80, 110, 200] {
+            for height in (1..13).chain([16, 24, 36, 60]) {
+                let told = text(&drawn(&screen, width, height));
+                assert!(
+                    help || width < 40 || height < 4 || told.contains("tripped"),
+                    "{width}x{height}\n{told}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_hold_the_picture_move_the_tables_help_and_quit() {
+    let mut screen = screen(shot(fleet()));
+    press(&mut screen, KeyCode::Char('p'));
+    screen.take(tripped());
+    let held = text(&drawn(&screen, 120, 40));
+    assert!(held.contains("HELD") && !held.contains("tripped"), "{held}");
+    press(&mut screen, KeyCode::Char('p'));
+    assert!(text(&drawn(&screen, 120, 40)).contains("tripped"));
+
+    for _ in 0..3 {
+        press(&mut screen, KeyCode::Down);
+    }
+    let moved = text(&drawn(&screen, 120, 40));
+    assert!(moved.contains("order-3 ") && !moved.contains("order-2 "), "{moved}");
+    press(&mut screen, KeyCode::Tab);
+    assert!(text(&drawn(&screen, 120, 40)).contains("▸ Replicas"));
+
+    press(&mut screen, KeyCode::Char('?'));
+    assert!(text(&drawn(&screen, 80, 24)).contains("Keys and words"));
+    assert!(!press(&mut screen, KeyCode::Esc), "the help ends first");
+    assert!(press(&mut screen, KeyCode::Esc) && press(&mut screen, KeyCode::Char('q')));
+    let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+    assert!(screen.on_event(&Event::Key(interrupt)).is_break());
+}
+
+#[test]
+fn without_colour_every_word_is_still_there() {
+    let colours = |buffer: &Buffer| buffer.content().iter().any(|cell| cell.fg != Color::Reset);
+    let mut plain = Screen::new(false);
+    plain.take(tripped());
+    let (plain, coloured) = (drawn(&plain, 120, 40), drawn(&screen(tripped()), 120, 40));
+    assert!(colours(&coloured) && !colours(&plain));
+    assert_eq!(text(&plain), text(&coloured));
+}

@@ -1,0 +1,168 @@
+//! What the replicas tell, taken together.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::NAME;
+use super::pace::{Paces, Rates};
+use crate::domain::class::Class;
+use crate::domain::shown::shown;
+use crate::domain::time::Timestamp;
+use crate::fleet::{Failure, MAX_FAILURES, OTHER_TYPES, Presence, TypeFigures, type_shown};
+
+/// Replicas that are shown one by one; where there are more, those that are not ready come first.
+const MAX_REPLICAS: usize = 100;
+/// Types that are shown.
+const MAX_TYPES: usize = 24;
+/// Types that are taken from one replica, whatever it tells.
+const MAX_TYPES_OF_ONE: usize = 32;
+/// Failures that are shown.
+const MAX_SHOWN: usize = 20;
+
+/// A replica.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaRow {
+    /// Its name in outcomes.
+    pub name: String,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Whether it may take jobs, as far as the account is concerned.
+    pub ready: bool,
+    /// What it has met itself and is held by.
+    pub held: Option<String>,
+    /// Tickets and submissions held.
+    pub in_flight: usize,
+    /// Calls that may be under way at once.
+    pub window: usize,
+    /// What it does in a second; `None` until it has been watched for a moment.
+    pub rates: Option<Rates>,
+    /// Solved jobs since it runs.
+    pub solved: u64,
+    /// Failed jobs since it runs.
+    pub failed: u64,
+    /// Since when it runs.
+    pub started_at: Timestamp,
+}
+
+/// Jobs that ended in a class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassRow {
+    /// The class.
+    pub class: String,
+    /// How many.
+    pub jobs: u64,
+}
+
+/// Work of one type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypeRow {
+    /// The type.
+    pub name: String,
+    /// Whether the API has no slots for it.
+    pub shut: bool,
+    /// The figures of all replicas together.
+    #[serde(flatten)]
+    pub figures: TypeFigures,
+}
+
+/// A job that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureRow {
+    /// The replica that told it.
+    pub replica: String,
+    /// What it told.
+    #[serde(flatten)]
+    pub failure: Failure,
+}
+
+pub(super) fn replicas(told: &[&Presence], leader: Option<&str>, paces: &Paces) -> Vec<ReplicaRow> {
+    let mut ordered = told.to_vec();
+    ordered.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    if ordered.len() > MAX_REPLICAS {
+        ordered.sort_by_key(|replica| replica.vitals.ready && replica.held.is_none());
+    }
+    let row = |replica: &&Presence| {
+        let vitals = &replica.vitals;
+        ReplicaRow {
+            name: shown(&replica.name, NAME),
+            leads: leader == Some(&replica.name),
+            ready: vitals.ready,
+            held: replica.held.map(|reason| reason.name().to_owned()),
+            in_flight: vitals.in_flight,
+            window: vitals.window,
+            rates: paces.of(&replica.id),
+            solved: vitals.solved,
+            failed: vitals.failed,
+            started_at: replica.started_at,
+        }
+    };
+    ordered.iter().take(MAX_REPLICAS).map(row).collect()
+}
+
+/// Every class in which a job has failed, in the contract's order; names that this version does not know stand last.
+pub(super) fn classes(told: &[&Presence]) -> Vec<ClassRow> {
+    let mut counted: BTreeMap<String, u64> = BTreeMap::new();
+    for detail in told.iter().filter_map(|replica| replica.vitals.detail.as_ref()) {
+        for (class, jobs) in detail.failed.iter().take(2 * Class::ALL.len()) {
+            let sum = counted.entry(shown(class, 20)).or_default();
+            *sum = sum.saturating_add(*jobs);
+        }
+    }
+    let mut rows = Vec::new();
+    for class in Class::finals() {
+        rows.extend(
+            counted.remove(class.name()).map(|jobs| ClassRow { class: class.name().to_owned(), jobs }),
+        );
+    }
+    let unknown = counted.into_iter().take(Class::ALL.len());
+    rows.extend(unknown.map(|(class, jobs)| ClassRow { class, jobs }));
+    rows
+}
+
+/// The types with the most work first.
+pub(super) fn types(told: &[&Presence], shut: &[String]) -> Vec<TypeRow> {
+    let mut counted: BTreeMap<String, TypeFigures> = BTreeMap::new();
+    for detail in told.iter().filter_map(|replica| replica.vitals.detail.as_ref()) {
+        for (name, figures) in detail.types.iter().take(MAX_TYPES_OF_ONE) {
+            counted.entry(type_shown(name)).or_default().add(figures);
+        }
+    }
+    let shut = self::shut(shut);
+    for name in &shut {
+        counted.entry(name.clone()).or_default();
+    }
+    let row = |(name, figures): (String, TypeFigures)| {
+        let shut = shut.contains(&name);
+        TypeRow { name, shut, figures }
+    };
+    let mut rows: Vec<TypeRow> = counted.into_iter().map(row).collect();
+    rows.sort_by_key(|row| {
+        let work = (row.figures.accepted, row.figures.in_flight, row.figures.failed);
+        (row.name == OTHER_TYPES, Reverse(work))
+    });
+    rows.truncate(MAX_TYPES);
+    rows
+}
+
+/// The types without slots, as they are shown.
+pub(super) fn shut(shut: &[String]) -> Vec<String> {
+    shut.iter().take(MAX_TYPES).map(|name| type_shown(name)).collect()
+}
+
+/// The latest of all replicas' latest.
+pub(super) fn failures(told: &[&Presence]) -> Vec<FailureRow> {
+    let mut rows = Vec::new();
+    for replica in told {
+        let Some(detail) = &replica.vitals.detail else { continue };
+        for failure in detail.failures.iter().take(MAX_FAILURES) {
+            let Failure { at, id, class, code, task_type } = failure;
+            let failure = Failure::told(*at, id, &shown(class, 20), code, task_type.as_deref());
+            rows.push(FailureRow { replica: shown(&replica.name, NAME), failure });
+        }
+    }
+    rows.sort_by_key(|row| Reverse(row.failure.at));
+    rows.truncate(MAX_SHOWN);
+    rows
+}

@@ -1,0 +1,129 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+use crate::domain::guard::{Paused, Phase};
+use crate::domain::mark::Mark;
+use crate::fleet::{Detail, Failure, TypeFigures, Vitals};
+
+fn presence(name: &str, detail: Option<Detail>) -> Presence {
+    Presence {
+        id: name.to_owned(),
+        name: name.to_owned(),
+        epoch: 1,
+        key: Mark::of_key("key"),
+        held: None,
+        started_at: Timestamp::from_millis(0),
+        vitals: Vitals { ready: true, detail, ..Vitals::default() },
+    }
+}
+
+fn counting(name: &str, solved: u64) -> Presence {
+    let mut presence = presence(name, None);
+    presence.vitals.solved = solved;
+    presence
+}
+
+fn overview(replicas: &[Presence]) -> Overview {
+    let replicas: Vec<&Presence> = replicas.iter().collect();
+    Overview::of(Sight {
+        at: Timestamp::from_millis(0),
+        namespace: "captcha",
+        state: None,
+        leader: Some("b"),
+        expected: 1,
+        replicas: &replicas,
+        shut: &["Scarce".to_owned()],
+        queues: None,
+        paces: &Paces::default(),
+    })
+}
+
+fn failing(at: i64, id: &str) -> Detail {
+    let failure = Failure {
+        at: Timestamp::from_millis(at),
+        id: id.to_owned(),
+        class: "proxy".to_owned(),
+        code: "CODE".to_owned(),
+        task_type: Some("A".to_owned()),
+    };
+    let figures = TypeFigures { accepted: 3, ..TypeFigures::default() };
+    Detail {
+        failed: [("unsolved", 1), ("proxy", 2), ("of_next_year", 1)]
+            .map(|(class, jobs)| (class.to_owned(), jobs))
+            .into(),
+        types: BTreeMap::from([("A".to_owned(), figures)]),
+        failures: vec![failure],
+    }
+}
+
+#[test]
+fn classes_types_and_failures_of_all_replicas_are_taken_together_and_older_replicas_are_counted() {
+    let fleet = [
+        presence("a", Some(failing(1, "first"))),
+        presence("b", Some(failing(2, "last"))),
+        presence("c", None),
+    ];
+    let told = overview(&fleet);
+    let classes: Vec<(&str, u64)> = told.classes.iter().map(|row| (&*row.class, row.jobs)).collect();
+    assert_eq!(classes, [("unsolved", 2), ("proxy", 4), ("of_next_year", 2)]);
+    let types: Vec<(&str, u64, bool)> =
+        told.types.iter().map(|row| (&*row.name, row.figures.accepted, row.shut)).collect();
+    assert_eq!(types, [("A", 6, false), ("Scarce", 0, true)]);
+    let failures: Vec<(&str, &str)> =
+        told.latest_failures.iter().map(|row| (&*row.replica, &*row.failure.id)).collect();
+    assert_eq!(failures, [("b", "last"), ("a", "first")]);
+    assert_eq!((told.heard_replicas, told.terse_replicas, told.failed()), (3, 1, 8));
+    assert_eq!(told.replicas.iter().filter(|row| row.leads).map(|row| &*row.name).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn what_is_told_is_bounded_and_cannot_steer_whoever_has_told_it() {
+    let mut hostile = failing(1, &"\u{1b}[2J".repeat(100));
+    let failure = hostile.failures[0].clone();
+    hostile.failures = vec![failure; 100];
+    hostile.types = (0..200).map(|n| (format!("\u{1b}{n}"), TypeFigures::default())).collect();
+    hostile.failed = (0..200).map(|n| (format!("\u{1b}{n}"), u64::MAX)).collect();
+    let fleet: Vec<Presence> = (0..150)
+        .map(|n| presence(&format!("\u{1b}]0;{n}{}", "x".repeat(200)), Some(hostile.clone())))
+        .collect();
+    let told = serde_json::to_string(&overview(&fleet)).unwrap();
+    assert!(told.len() < 64 * 1024, "{}", told.len());
+    assert!(!told.contains("\\u001b"));
+}
+
+#[test]
+fn rates_are_the_mean_of_ten_seconds_and_neither_a_restart_nor_a_departure_makes_them_jump() {
+    let mut paces = Paces::default();
+    let second = Duration::from_secs;
+    for n in 0..20_u64 {
+        let fleet = [counting("a", 100 * n), counting("b", 20 * n)];
+        paces.note(second(2 * n), fleet.iter().map(|replica| (replica, second(0))));
+    }
+    assert_eq!(paces.fleet().map(|rates| rates.solved), Some(60.0));
+    assert_eq!(paces.of("b").map(|rates| rates.solved), Some(10.0));
+    // One is gone, the other has begun anew under the same id.
+    let again = counting("a", 5);
+    paces.note(second(40), [(&again, second(0))]);
+    assert_eq!((paces.fleet(), paces.of("b")), (None, None));
+    let again = counting("a", 9);
+    paces.note(second(42), [(&again, second(0))]);
+    assert_eq!(paces.fleet().map(|rates| rates.solved), Some(2.0));
+    assert!(paces.history().len() <= HISTORY && paces.history().iter().all(|rates| rates.solved <= 60.0));
+}
+
+#[test]
+fn the_guard_tells_why_what_to_do_and_who_has_paused() {
+    let mut state = State::unknown(3, Timestamp::from_millis(0));
+    state.phase = Phase::Open;
+    state.paused = Some(Paused {
+        reason: Some("\u{1b}[2Jmaintenance".to_owned()),
+        by: "ops".to_owned(),
+        since: Timestamp::from_millis(0),
+    });
+    let guard = Guard::of(Some(&state));
+    assert_eq!((&*guard.title(), guard.is_open()), ("paused", false));
+    assert_eq!(guard.paused.and_then(|paused| paused.reason).as_deref(), Some("·[2Jmaintenance"));
+    assert_eq!(guard.advice, ["run `captcha-worker resume` when work shall go on"]);
+    assert_eq!(Guard::of(None).title(), "unknown");
+}
