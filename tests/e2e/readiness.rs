@@ -44,9 +44,10 @@ async fn a_broker_that_has_gone_silent_is_told_before_the_session_ends_and_work_
     let (amqp, namespace) = (node.url(), fresh_namespace());
     let simulator = Simulator::start("").await;
     declare(&amqp, &namespace).await;
-    // Silence for twice this ends the session: long enough for a poll to become overdue on a slow machine before.
+    // Whichever of these ends the session: the last poll may begin 5 s after the broker's last word, and the next is overdue 7 s later.
     let settings = [
         ("BROKER__HEARTBEAT", "15s"),
+        ("BROKER__CALL_TIMEOUT", "25s"),
         ("LOG__LEVEL", "info"),
         ("LOG__FORMAT", "json"),
         ("OPS__LISTEN", "127.0.0.1:0"),

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::console::{SCRIPT, failing};
+use crate::console::{SCRIPT, failing, page};
 
 #[tokio::test]
 async fn chromium_shows_the_page_without_scripts_in_dark_and_light_and_on_a_narrow_window() {
     let scene = failing().await;
+    page(&scene).await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/console/look.py");
     let python = std::env::var_os("CAPTCHA_WORKER_TEST_PYTHON").unwrap_or_else(|| "python3".into());
     let mut command = Command::new(python);

@@ -52,7 +52,7 @@ async fn asked(scene: &Scene, method: Method, path: &str, host: Option<&str>) ->
 }
 
 /// The page, once this replica has told the fleet of its failures.
-async fn page(scene: &Scene) -> String {
+pub(crate) async fn page(scene: &Scene) -> String {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut looks = interval(Duration::from_millis(50));
     loop {
