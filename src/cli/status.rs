@@ -20,7 +20,11 @@ use crate::overview::Backlog;
 /// Replicas answer within milliseconds; this long for those that do not.
 pub(super) const PATIENCE: Duration = Duration::from_millis(2_500);
 const WATCH_EVERY: Duration = Duration::from_secs(2);
-/// Characters of a replica's name that are shown.
+/// Characters of an operator's reason that are shown; `pause` takes no longer ones.
+const REASON: usize = 200;
+/// Characters of a balance that are shown.
+const FUNDS: usize = 24;
+/// Characters of a name that are shown.
 const NAME: usize = 60;
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 
@@ -123,7 +127,10 @@ fn show(survey: &Survey, backlog: &Backlog, output: &mut Output) -> Result<(), C
     }
     let Backlog { jobs, tickets, retry, results, unrouted, .. } = backlog;
     let dead = backlog.dead_letters();
-    output.line(format_args!("leader   {}", leader.map_or("none", |leader| &leader.name)))?;
+    output.line(format_args!(
+        "leader   {}",
+        leader.map_or("none".to_owned(), |leader| shown(&leader.name, NAME))
+    ))?;
     output.line(format_args!(
         "backlog  jobs {jobs} · tickets {tickets} · retry {retry} · results {results} · dead {dead} (ready in the queues)"
     ))?;
@@ -176,12 +183,29 @@ pub(super) fn guard_lines(state: Option<&State>) -> Vec<String> {
         lines.push(format!("         {}", trip.reason.advice()));
     }
     if let Some(paused) = &state.paused {
-        let why = paused.reason.as_deref().unwrap_or("no reason given");
-        lines.push(format!("         paused since {} by {}: {why}", paused.since, paused.by));
+        let why = shown(paused.reason.as_deref().unwrap_or("no reason given"), REASON);
+        lines.push(format!("         paused since {} by {}: {why}", paused.since, shown(&paused.by, NAME)));
     }
     if let Some(funds) = &state.funds {
         let rate = funds.per_hour.map(|rate| format!(", {rate:+.3} an hour")).unwrap_or_default();
-        lines.push(format!("balance  {} at {}{rate}", funds.text, funds.at));
+        lines.push(format!("balance  {} at {}{rate}", shown(&funds.text, FUNDS), funds.at));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::guard::Paused;
+    use crate::domain::time::Timestamp;
+
+    #[test]
+    fn what_others_wrote_does_not_steer_the_terminal() {
+        let now = Timestamp::from_millis(0);
+        let mut state = State::unknown(0, now);
+        let reason = Some("\u{1b}[2Jmoving\u{9b}31m".to_owned());
+        state.paused = Some(Paused { reason, by: "o\u{1b}]0;x\u{7}ps".to_owned(), since: now });
+        let told = guard_lines(Some(&state)).join("");
+        assert!(!told.contains(char::is_control) && told.contains("by o·]0;x·ps: ·[2Jmoving·31m"), "{told}");
+    }
 }

@@ -13,6 +13,7 @@ mod host;
 mod metrics;
 mod ready;
 mod sampler;
+mod serve;
 mod unrecorded;
 
 use std::io;
@@ -89,7 +90,8 @@ impl Server {
             .route("/metrics", get(measured))
             .with_state(view)
             .layer(middleware::from_fn_with_state(names, host::guarded));
-        axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+        serve::serve(listener, routes, stop).await;
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ mod exposition;
 mod metrics;
 mod readiness;
 mod scene;
+mod silence;
 
 use std::sync::Arc;
 use std::time::Duration;
