@@ -10,9 +10,9 @@
 // SIGTERM ends it.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { parseArgs } from "node:util";
+import { parseArgs, promisify } from "node:util";
 import amqp from "amqplib";
-import { reader, refuse, results, Seen, url } from "./contract.mjs";
+import { leave, reader, refuse, results, Seen, url } from "./contract.mjs";
 
 const { values, positionals } = parseArgs({
   options: { schema: { type: "string" }, count: { type: "string" } },
@@ -25,34 +25,54 @@ const longestPauseMs = 30_000;
 const stopped = new AbortController();
 let left = values.count ? Number(values.count) : Infinity;
 let pauseMs = 500;
+let fault;
+let last = Promise.resolve();
+
+// console.log says nothing of a line that it could not write, and that line would be acked all the same.
+const write = promisify(process.stdout.write.bind(process.stdout));
+process.stdout.on("error", () => {});
 
 for (const name of ["SIGINT", "SIGTERM"]) process.on(name, () => stopped.abort());
 
-function onOutcome(channel, message) {
-  if (stopped.signal.aborted) return;
-  try {
-    const outcome = read(message.content);
-    if (seen.isNew(message.properties.messageId)) {
-      console.log(JSON.stringify(outcome));
-      left -= 1;
+// One after the other: a repeat can come while the first is being dealt with. The prefetch bounds how many wait.
+function onOutcome(channel, message, gone) {
+  last = last.then(async () => {
+    if (stopped.signal.aborted) return;
+    try {
+      await dealWith(message);
+    } catch (error) {
+      // Unacknowledged, and so back in its queue: somebody has to look at it.
+      fault = error;
+      return stopped.abort();
     }
-    // Acknowledged only once it has been dealt with: before that, it comes again.
-    channel.ack(message);
+    try {
+      // Acknowledged only once it has been dealt with: before that, it comes again.
+      channel.ack(message);
+    } catch (error) {
+      gone(error.message);
+    }
     if (left <= 0) stopped.abort();
-  } catch (error) {
-    // Unacknowledged, and so back in its queue: somebody has to look at it.
-    refuse(error);
-    stopped.abort();
+  });
+}
+
+async function dealWith({ content, properties }) {
+  const outcome = read(content);
+  if (!seen.has(properties)) {
+    await write(`${JSON.stringify(outcome)}\n`);
+    seen.add(properties);
+    left -= 1;
   }
 }
 
 // Consumes until it is stopped, or until the connection, the channel or the queue is gone, and tells what is.
 async function session() {
   const connection = await amqp.connect(url, { timeout: 30_000 });
-  let channel;
+  let channel, stop;
   try {
     return await new Promise((resolve, reject) => {
-      stopped.signal.addEventListener("abort", () => resolve("stopped"), { once: true });
+      stop = () => resolve("stopped");
+      stopped.signal.addEventListener("abort", stop);
+      if (stopped.signal.aborted) return stop();
       watch(connection, "the connection is gone", resolve);
       const begin = async () => {
         channel = await connection.createChannel();
@@ -62,17 +82,10 @@ async function session() {
       begin().catch(reject);
     });
   } finally {
+    stopped.signal.removeEventListener("abort", stop);
     // The channel first: the end of a connection does not wait behind the acks that a channel has yet to send.
     await leave(channel);
     await leave(connection);
-  }
-}
-
-async function leave(it) {
-  try {
-    await it?.close();
-  } catch {
-    // It is gone.
   }
 }
 
@@ -84,7 +97,7 @@ function watch(emitter, ended, gone) {
 async function consume(channel, gone) {
   await channel.prefetch(100);
   await channel.consume(queue, (message) => {
-    if (message) onOutcome(channel, message);
+    if (message) onOutcome(channel, message, gone);
     else gone(`the broker ended the consumer: was queue ${queue} deleted?`);
   });
   pauseMs = 500;
@@ -99,3 +112,4 @@ while (!stopped.signal.aborted) {
   console.error(`${trouble}; again in ${(pause / 1000).toFixed(1)} s`);
   await sleep(pause, undefined, { signal: stopped.signal }).catch(() => {});
 }
+if (fault) refuse(fault);

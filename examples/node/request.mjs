@@ -11,7 +11,7 @@
 
 import { parseArgs } from "node:util";
 import amqp from "amqplib";
-import { directReply, graceMs, jobOf, patienceMs, publish, reader, refuse, results, url } from "./contract.mjs";
+import { directReply, graceMs, jobOf, leave, patienceMs, publish, reader, refuse, results, url } from "./contract.mjs";
 
 const { values, positionals } = parseArgs({ options: { schema: { type: "string" } }, allowPositionals: true });
 const job = await jobOf(positionals[0]);
@@ -48,5 +48,7 @@ try {
   refuse(error);
 } finally {
   clearTimeout(timer);
-  await connection.close().catch(() => {});
+  await leave(connection);
 }
+// A connection that could not be left in order would keep the program alive.
+process.exit();

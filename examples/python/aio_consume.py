@@ -19,7 +19,7 @@ import sys
 import aio_pika
 from aio_pika.exceptions import AMQPError
 
-from contract import RESULTS, URL, OutOfContract, Seen, arguments, reader, run
+from contract import RESULTS, URL, Seen, arguments, reader, run
 
 LONGEST_PAUSE = 30.0
 LOOK = 1.0
@@ -29,20 +29,21 @@ class Consumer:
     def __init__(self, queue: str, count: int | None, read) -> None:
         self.queue, self.left, self.read = queue, count, read
         self.seen, self.pause, self.stopped = Seen(), 0.5, asyncio.Event()
-        self.fault: OutOfContract | None = None
+        self.fault: Exception | None = None
 
     async def on_outcome(self, message) -> None:
         if self.stopped.is_set():
             return
         try:
             outcome = self.read(message.body)
-        except OutOfContract as fault:
-            # Unacknowledged, and so back in its queue: somebody has to look at it.
+            if not self.seen.has(message.message_id, message.headers):
+                print(json.dumps(outcome), flush=True)
+                self.seen.add(message.message_id, message.headers)
+                self.left = self.left and self.left - 1
+        except Exception as fault:
+            # Unacknowledged, and so back in its queue: somebody has to look at it. The client would only log what is raised here, and go on.
             self.fault = fault
             return self.stopped.set()
-        if self.seen.is_new(message.message_id):
-            print(json.dumps(outcome), flush=True)
-            self.left = self.left and self.left - 1
         # Acknowledged only once it has been dealt with: before that, it comes again.
         await message.ack()
         if self.left == 0:

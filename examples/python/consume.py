@@ -26,20 +26,27 @@ LONGEST_PAUSE = 30.0
 class Consumer:
     def __init__(self, queue: str, count: int | None, read) -> None:
         self.queue, self.left, self.read = queue, count, read
-        self.seen, self.stopped, self.connection, self.pause = Seen(), threading.Event(), None, 0.5
+        self.seen, self.stopped, self.pause = Seen(), threading.Event(), 0.5
+        self.connection = self.channel = None
 
     def stop(self, *_) -> None:
         self.stopped.set()
         if self.connection and self.connection.is_open:
-            self.connection.add_callback_threadsafe(self.channel.stop_consuming)
+            self.connection.add_callback_threadsafe(self.leave)
+
+    def leave(self) -> None:
+        # Asked for here, and not where a signal came in: then there may have been no channel yet, or the last session's.
+        if self.channel and self.channel.is_open:
+            self.channel.stop_consuming()
 
     def on_outcome(self, channel, method, properties, body: bytes) -> None:
         if self.stopped.is_set():
             return
         # Where this raises, the outcome is not acknowledged, and so back in its queue: somebody has to look at it.
         outcome = self.read(body)
-        if self.seen.is_new(properties.message_id):
+        if not self.seen.has(properties.message_id, properties.headers):
             print(json.dumps(outcome), flush=True)
+            self.seen.add(properties.message_id, properties.headers)
             self.left = self.left and self.left - 1
         # Acknowledged only once it has been dealt with: before that, it comes again.
         channel.basic_ack(method.delivery_tag)
@@ -47,6 +54,7 @@ class Consumer:
             self.stop()
 
     def session(self) -> None:
+        self.channel = None
         self.connection = pika.BlockingConnection(pika.URLParameters(URL))
         with self.connection:
             self.channel = self.connection.channel()

@@ -18,8 +18,8 @@ pub(super) const MAX_REPLAYS: u32 = 1_000_000;
 
 #[derive(JsonSchema)]
 #[schemars(
-    description = "How a job ended. Delivery is at least once: drop repeats by the AMQP property message_id, which is the job's id. Readers \
-        ignore fields that they do not know.",
+    description = "How a job ended. Delivery is at least once: drop repeats by the AMQP property message_id, which is the job's id; where jobs \
+        are replayed, by it and replay_id together. Readers ignore fields that they do not know.",
     example = solved_example(),
     example = failed_example()
 )]

@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use captcha_worker::broker::Session;
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::envelope::{Headers, Message, Properties};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -59,7 +59,12 @@ pub(crate) fn outcome(id: &str) -> Value {
 
 /// Puts a message on a queue, as a worker's topology would.
 pub(crate) async fn put(session: &Session, queue: &str, id: &str, body: &Value) {
-    let properties = Properties { message_id: Some(id.to_owned()), ..Properties::default() };
+    put_with(session, queue, id, Headers::new(), body).await;
+}
+
+/// The same with headers.
+pub(crate) async fn put_with(session: &Session, queue: &str, id: &str, headers: Headers, body: &Value) {
+    let properties = Properties { message_id: Some(id.to_owned()), headers, ..Properties::default() };
     let message = Message { body: body.to_string().into(), properties, transient: false };
     session.publish("", queue, message).await.expect("published");
 }
@@ -103,6 +108,12 @@ impl Client {
 }
 
 impl Program {
+    /// With one more word in its environment.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// Runs it to its end.
     pub(crate) async fn end(mut self) -> Output {
         let output = self.command.stderr(Stdio::piped()).output();
@@ -122,6 +133,14 @@ impl Running {
     pub(crate) async fn line(&mut self) -> Value {
         let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time");
         serde_json::from_str(&line.expect("readable").expect("it goes on")).expect("JSON")
+    }
+
+    /// Whoever reads its lines leaves, then this happens; and the exit code.
+    pub(crate) async fn abandoned(self, then: impl Future<Output = ()>) -> Option<i32> {
+        let Self { mut child, lines, _folder } = self;
+        drop(lines);
+        then.await;
+        timeout(PATIENCE, child.wait()).await.expect("it ends in time").expect("waited for").code()
     }
 
     /// SIGTERM, and the exit code.

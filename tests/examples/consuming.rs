@@ -1,9 +1,11 @@
 //! Publishing and consuming.
 
+use captcha_worker::domain::envelope::Headers;
+use captcha_worker::domain::replay::REPLAY_ID;
 use serde_json::{Value, json};
 
 use crate::by_every_client;
-use crate::client::{Client, Lane, outcome, picture, printed, put, schema};
+use crate::client::{Client, Lane, outcome, picture, printed, put, put_with, schema};
 use crate::fleet::{Replica, Simulator, amqp, declare, fresh_namespace};
 use crate::support::rabbit::connect;
 
@@ -11,8 +13,11 @@ by_every_client!(
     jobs_are_solved_or_fail_and_every_outcome_fits_the_published_schema,
     an_outcome_that_breaks_the_schema_ends_the_consumer_loudly_and_stays_in_its_queue,
     an_outcome_that_comes_twice_is_printed_once,
+    what_becomes_of_a_replayed_job_is_no_repeat,
+    an_outcome_that_could_not_be_printed_ends_the_consumer_and_stays_in_its_queue,
     a_job_that_the_schema_refuses_is_not_published,
     a_job_that_no_queue_takes_is_told,
+    a_job_that_the_broker_refuses_is_still_its_publishers,
 );
 
 async fn jobs_are_solved_or_fail_and_every_outcome_fits_the_published_schema(client: Client) {
@@ -90,6 +95,54 @@ async fn an_outcome_that_comes_twice_is_printed_once(client: Client) {
     );
 }
 
+async fn what_becomes_of_a_replayed_job_is_no_repeat(client: Client) {
+    let (amqp, namespace) = (amqp(), fresh_namespace());
+    declare(&amqp, &namespace).await;
+    let (session, queue) = (connect(&amqp).await, format!("{namespace}.dead.proxy"));
+    for replay in [None, Some("r-1"), Some("r-1"), Some("r-2"), None] {
+        let mut body = outcome("a");
+        let mut headers = Headers::new();
+        if let Some(replay) = replay {
+            body["replay_id"] = json!(replay);
+            headers.insert(REPLAY_ID.to_owned(), replay.into());
+        }
+        put_with(&session, &queue, "a", headers, &body).await;
+    }
+    put(&session, &queue, "b", &outcome("b")).await;
+    let lane = Lane { amqp: &amqp, namespace: &namespace };
+    let consumed = client.program("consume", &lane, &[&queue, "--count", "4"]).end().await;
+    let came: Vec<(Value, Value)> = printed(&consumed)
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+        .map(|outcome| (outcome["id"].clone(), outcome["replay_id"].clone()))
+        .collect();
+    let each = [("a", Value::Null), ("a", json!("r-1")), ("a", json!("r-2")), ("b", Value::Null)];
+    assert_eq!(came, each.map(|(id, replay)| (json!(id), replay)));
+}
+
+/// As under `| head -1`.
+async fn an_outcome_that_could_not_be_printed_ends_the_consumer_and_stays_in_its_queue(client: Client) {
+    let (amqp, namespace) = (amqp(), fresh_namespace());
+    declare(&amqp, &namespace).await;
+    let (session, queue) = (connect(&amqp).await, format!("{namespace}.results"));
+    let lane = Lane { amqp: &amqp, namespace: &namespace };
+    let mut consumer = client.program("consume", &lane, &[]).start();
+    put(&session, &queue, "read", &outcome("read")).await;
+    assert_eq!(consumer.line().await["id"], "read");
+    let ended = consumer.abandoned(async {
+        put(&session, &queue, "unread", &outcome("unread")).await;
+        put(&session, &queue, "later", &outcome("later")).await;
+    });
+    assert_eq!(ended.await, Some(1));
+    let taken = client.program("consume", &lane, &["--count", "2"]).end().await;
+    let mut ids: Vec<Value> = printed(&taken)
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["id"].clone())
+        .collect();
+    ids.sort_by_key(|id| id == "later");
+    assert_eq!(ids, ["unread", "later"]);
+}
+
 async fn a_job_that_the_schema_refuses_is_not_published(client: Client) {
     let (amqp, namespace) = (amqp(), fresh_namespace());
     declare(&amqp, &namespace).await;
@@ -107,11 +160,31 @@ async fn a_job_that_the_schema_refuses_is_not_published(client: Client) {
 async fn a_job_that_no_queue_takes_is_told(client: Client) {
     let (amqp, namespace) = (amqp(), fresh_namespace());
     declare(&amqp, &namespace).await;
-    let arguments = json!({"queue": format!("{namespace}.jobs")}).to_string();
-    let deleted = crate::support::foreign::command("call", &[&amqp, "queue_delete", &arguments]).status();
-    assert!(deleted.expect("python runs").success());
+    call(&amqp, "queue_delete", &json!({"queue": format!("{namespace}.jobs")}));
     let lane = Lane { amqp: &amqp, namespace: &namespace };
     let ended = client.program("publish", &lane, &[]).end().await;
     assert_eq!(ended.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&ended.stderr).contains("topology"));
+}
+
+/// Its queue is full.
+async fn a_job_that_the_broker_refuses_is_still_its_publishers(client: Client) {
+    let (amqp, namespace) = (amqp(), fresh_namespace());
+    declare(&amqp, &namespace).await;
+    let jobs = format!("{namespace}.jobs");
+    call(&amqp, "queue_delete", &json!({"queue": jobs}));
+    let full = json!({"x-max-length": 1, "x-overflow": "reject-publish"});
+    call(&amqp, "queue_declare", &json!({"queue": jobs, "durable": true, "arguments": full}));
+    call(&amqp, "queue_bind", &json!({"queue": jobs, "exchange": jobs, "routing_key": jobs}));
+    put(&connect(&amqp).await, &jobs, "first", &json!({})).await;
+    let lane = Lane { amqp: &amqp, namespace: &namespace };
+    let ended = client.program("publish", &lane, &["--id", "second"]).end().await;
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    assert!(told.contains("second") && told.contains("still yours"), "{told}");
+}
+
+fn call(amqp: &str, method: &str, arguments: &Value) {
+    let called = crate::support::foreign::command("call", &[amqp, method, &arguments.to_string()]).status();
+    assert!(called.expect("python runs").success());
 }

@@ -12,6 +12,7 @@ mod client;
 mod consuming;
 mod requesting;
 mod restart;
+mod unconfirmed;
 
 /// Makes each of these a test for every client.
 macro_rules! by_every_client {

@@ -52,7 +52,8 @@ fn ended(title: &str, summary: &str, status: &str, example: &Value) -> Value {
     json!({
         "title": title,
         "summary": summary,
-        "description": "The AMQP property message_id is the job's id: repeats are dropped by it.",
+        "description": "The AMQP property message_id is the job's id: repeats are dropped by it, and where jobs are replayed by it and the header \
+            captcha-replay-id together, since a replayed job keeps its id.",
         "contentType": "application/json",
         "payload": {"allOf": [
             {"$ref": "#/components/schemas/Outcome"},

@@ -15,8 +15,9 @@ use channels::{Channel, Kind};
 
 const DESCRIPTION: &str = "Jobs for a slow, paid, poll-based recognition API, and their outcomes. The application described here is the \
     worker: it receives jobs and sends outcomes, so that publishers of jobs and consumers of outcomes read each operation the other way \
-    round. Delivery is at least once: drop repeated outcomes by message_id. AsyncAPI has no words for AMQP's own properties: where \
-    an expression says $message.header, the property of that name is meant, and not a header.";
+    round. Delivery is at least once: drop repeated outcomes by message_id, and where jobs are replayed by it and the header \
+    captcha-replay-id together. AsyncAPI has no words for AMQP's own properties: where an expression says $message.header, the \
+    property of that name is meant, and not a header.";
 
 /// The AsyncAPI document of a namespace.
 #[must_use]
