@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Stderr, Stdout, Write};
 
+use crate::domain::shown::escaped_json;
+
 /// Standard output and standard error, as a command sees them.
 #[derive(Debug)]
 pub struct Console<O, E> {
@@ -33,6 +35,15 @@ impl<O: Write, E: Write> Console<O, E> {
     #[must_use]
     pub fn is_human(&self) -> bool {
         self.out_is_terminal && !self.json
+    }
+
+    /// Writes a line of JSON. On a terminal what would steer it is escaped.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn json_line(&mut self, json: &str) -> io::Result<()> {
+        let json = if self.out_is_terminal { escaped_json(json) } else { json.into() };
+        writeln!(self.out, "{json}")
     }
 
     /// Writes a line to standard error. That nobody may be able to read it is no reason to stop the work.

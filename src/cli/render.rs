@@ -9,6 +9,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::mask::{HELD_BACK, masked, shows_secret};
 use crate::domain::envelope::{Headers, Message, Value};
+use crate::domain::shown::shown;
 
 /// How messages are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -175,14 +176,7 @@ fn line(cells: [String; 7]) -> String {
 /// A text of somebody else's that cannot steer the terminal, show a secret, or be longer than so many characters.
 pub(super) fn cut(text: &str, width: usize) -> String {
     let text = if shows_secret(text) { HELD_BACK } else { text };
-    let mut shown: String =
-        text.chars().map(|c| if c.is_control() { '·' } else { c }).take(width + 1).collect();
-    if let Some((at, _)) = shown.char_indices().nth(width) {
-        shown.truncate(at);
-        shown.pop();
-        shown.push('…');
-    }
-    shown
+    shown(text, width)
 }
 
 #[cfg(test)]

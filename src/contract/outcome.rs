@@ -7,14 +7,12 @@ use super::{TIME, VERSION};
 use crate::domain::call::TaskId;
 use crate::domain::class::Class;
 use crate::domain::job::{MAX_ID, MAX_TYPE};
+use crate::domain::replay::{MAX_REPLAY_ID, MAX_REPLAYS};
 
 /// As many characters as the longest id of the API has bytes, its quotes left out.
 const MAX_TASK_ID: usize = TaskId::MAX_LEN - 2;
-/// Longest id of a replay, and what it is made of.
-pub(super) const MAX_REPLAY_ID: usize = 64;
-pub(super) const REPLAY_ID: &str = "^[!-~]+$";
-/// Most replays of one job that are counted.
-pub(super) const MAX_REPLAYS: u32 = 1_000_000;
+/// What an id of a replay is made of.
+pub(super) const OF_REPLAY_ID: &str = "^[!-~]+$";
 
 #[derive(JsonSchema)]
 #[schemars(
@@ -57,7 +55,7 @@ pub(super) struct Outcome {
         with = "String",
         skip_serializing_if = "Option::is_none",
         length(min = 1, max = MAX_REPLAY_ID),
-        regex(pattern = REPLAY_ID),
+        regex(pattern = OF_REPLAY_ID),
         description = "Of a replayed job: which dead letter it was published again from; absent for a job that was never replayed."
     )]
     replay_id: Option<String>,

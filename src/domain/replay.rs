@@ -8,10 +8,10 @@ use super::identity::Identity;
 pub const REPLAY_ID: &str = "captcha-replay-id";
 /// Header of a replayed job, and of its outcome: the how manieth replay of the job it is, from 1.
 pub const REPLAYS: &str = "captcha-replays";
-/// Longest id that is believed, in bytes.
-const MAX_ID: usize = 64;
+/// Longest id that is believed, in bytes; all of them are visible ASCII.
+pub const MAX_REPLAY_ID: usize = 64;
 /// Largest count that is believed.
-const MAX_COUNT: i64 = 1_000_000;
+pub const MAX_REPLAYS: u32 = 1_000_000;
 
 /// What a replayed job says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,20 +27,17 @@ impl Replayed {
     #[must_use]
     pub fn of(headers: &Headers) -> Option<Self> {
         let id = headers.get(REPLAY_ID)?.as_text().filter(|id| {
-            (1..=MAX_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+            (1..=MAX_REPLAY_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
         })?;
-        let Some(Value::Int(count @ 1..=MAX_COUNT)) = headers.get(REPLAYS) else {
-            return None;
-        };
-        Some(Self { id: id.to_owned(), count: u32::try_from(*count).ok()? })
+        let Some(Value::Int(count)) = headers.get(REPLAYS) else { return None };
+        let count = u32::try_from(*count).ok().filter(|count| (1..=MAX_REPLAYS).contains(count))?;
+        Some(Self { id: id.to_owned(), count })
     }
 
     /// The next replay, of the letter that is known by `letter`, of a job that has been replayed so often before.
     #[must_use]
     pub fn next(letter: &Identity, replays: u32) -> Self {
-        let count = replays.saturating_add(1);
-        let id = Identity::of_parts([&letter.to_string(), &count.to_string(), ""], b"").to_string();
-        Self { id, count }
+        Self { id: identity_of_next(letter, replays).to_string(), count: replays.saturating_add(1) }
     }
 
     /// Writes it into a job's or an outcome's headers.
@@ -48,6 +45,12 @@ impl Replayed {
         headers.insert(REPLAY_ID.to_owned(), self.id.as_str().into());
         headers.insert(REPLAYS.to_owned(), Value::Int(self.count.into()));
     }
+}
+
+/// What the next replay's id is written from.
+pub(super) fn identity_of_next(letter: &Identity, replays: u32) -> Identity {
+    let count = replays.saturating_add(1);
+    Identity::of_parts([&letter.to_string(), &count.to_string(), ""], b"")
 }
 
 #[cfg(test)]
@@ -64,7 +67,7 @@ mod tests {
         let mut written = Headers::new();
         mark.write(&mut written);
         assert_eq!(Replayed::of(&written), Some(mark));
-        let long = "x".repeat(MAX_ID + 1);
+        let long = "x".repeat(MAX_REPLAY_ID + 1);
         for (id, count) in [
             (Value::Int(7), Value::Int(1)),
             ("".into(), Value::Int(1)),
@@ -72,7 +75,7 @@ mod tests {
             ("a b".into(), Value::Int(1)),
             ("r\u{1b}".into(), Value::Int(1)),
             ("r".into(), Value::Int(0)),
-            ("r".into(), Value::Int(MAX_COUNT + 1)),
+            ("r".into(), Value::Int(i64::from(MAX_REPLAYS) + 1)),
             ("r".into(), "1".into()),
         ] {
             assert_eq!(Replayed::of(&headers(id.clone(), count.clone())), None, "{id:?} {count:?}");

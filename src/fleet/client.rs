@@ -150,8 +150,17 @@ impl Client {
         Survey { leader: self.leader.clone(), replicas }
     }
 
+    /// The leader's latest word, asked for or pushed.
+    #[must_use]
+    pub fn leader(&self) -> Option<&LeaderNews> {
+        self.leader.as_ref()
+    }
+
     /// Takes the next message in; whether there was one before the deadline.
-    async fn listen(&mut self, deadline: Instant) -> Result<bool, BrokerError> {
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn listen(&mut self, deadline: Instant) -> Result<bool, BrokerError> {
         let Ok(next) = timeout_at(deadline, self.control.recv()).await else { return Ok(false) };
         let delivery = next.ok_or_else(|| BrokerError::Lost("the control consumer ended".to_owned()))?;
         // Shown, never acted upon: any sender will do that the broker has verified and that may write to the exchange.

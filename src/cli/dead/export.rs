@@ -5,12 +5,16 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::json;
 
 use super::Stage;
 use super::letter::line;
 use super::list::bar;
+use super::looked::{Looked, ended};
 use super::scan::Scan;
 use super::select::{Chosen, Filters, Reach};
+use crate::cli::console::Console;
+use crate::cli::outcomes::DeadLetters;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 
@@ -26,7 +30,7 @@ Examples:
   captcha-worker dead export --class proxy --show-secrets - | jq -c .letter.job
   captcha-worker dead export > all.ndjson
 
-Exit codes: 0 all that was chosen and scanned is written, 1 it failed or was stopped, 2 wrong usage.")]
+Exit codes: 0 all that was chosen and scanned is written, 1 it failed, was stopped, or nobody read it to its end, 2 wrong usage.")]
 pub(super) struct ExportArgs {
     #[command(flatten)]
     filters: Filters,
@@ -44,55 +48,122 @@ pub(super) async fn run<O: Write, E: Write>(
     args: &ExportArgs,
     stage: &mut Stage<'_, O, E>,
 ) -> Result<Exit, CommandError> {
-    let mut file =
-        if args.file == Path::new("-") { None } else { Some(BufWriter::new(created(&args.file)?)) };
-    let chosen = args.filters.at(Clock::System.now());
-    let (mut written, mut not_scanned) = (0_u64, 0);
+    let to = if args.file == Path::new("-") { Copies::Out } else { Copies::To(&args.file) };
+    let mut export = Export {
+        args,
+        chosen: args.filters.at(Clock::System.now()),
+        to,
+        written: 0,
+        looked: Looked::default(),
+    };
+    let mut failure = None;
     for queue in args.filters.queues() {
-        let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
-        // Put back in order, even where nobody reads the output any more.
-        let done = copy(args, &chosen, &mut scan, &mut file, &mut written, stage).await;
-        not_scanned += scan.end().await.not_scanned();
-        done?;
-    }
-    match file {
-        Some(file) => synced(file).map_err(CommandError::Output)?,
-        None => stage.console.out.flush()?,
-    }
-    stage.console.note(format_args!("{written} letters written; {not_scanned} letters were not scanned"));
-    Ok(Exit::when(!stage.stop.is_cancelled()))
-}
-
-async fn copy<O: Write, E: Write>(
-    args: &ExportArgs,
-    chosen: &Chosen<'_>,
-    scan: &mut Scan,
-    file: &mut Option<BufWriter<File>>,
-    written: &mut u64,
-    stage: &mut Stage<'_, O, E>,
-) -> Result<(), CommandError> {
-    let bar = bar(stage.console, scan);
-    while let Some(delivery) = scan.next(stage.stop).await? {
-        let is_chosen = scan.read(&delivery.message).is_some_and(|letter| chosen.takes(&letter));
-        scan.keep(delivery.receipt);
-        if is_chosen {
-            let line = line(scan.queue(), &delivery.message, args.show_secrets);
-            match file {
-                Some(file) => writeln!(file, "{line}").map_err(CommandError::Output)?,
-                None => writeln!(stage.console.out, "{line}")?,
-            }
-            *written += 1;
+        if failure.is_some() || stage.stop.is_cancelled() {
+            break;
         }
-        bar.looked(scan.progress().0, || format!("{written} written"));
+        failure = export.look_into(queue, stage).await.err();
     }
-    bar.clear();
-    Ok(())
+    export.looked.interrupted(stage.stop);
+    let Export { to, written, looked, .. } = export;
+    let safe = to.finish(stage.console);
+    if stage.console.json {
+        stage.console.note(looked.told_in(json!({"written": written})));
+    } else {
+        let not_scanned = looked.not_scanned();
+        stage.console.note(format_args!("{written} letters written; {not_scanned} letters were not scanned"));
+        looked.tell(stage.console);
+    }
+    ended(failure, safe, looked.is_whole())
 }
 
-/// A new file that its owner alone can read: letters hold whole jobs.
+struct Export<'a> {
+    args: &'a ExportArgs,
+    chosen: Chosen<'a>,
+    to: Copies<'a>,
+    written: u64,
+    looked: Looked,
+}
+
+impl Export<'_> {
+    async fn look_into<O: Write, E: Write>(
+        &mut self,
+        queue: DeadLetters,
+        stage: &mut Stage<'_, O, E>,
+    ) -> Result<(), CommandError> {
+        let mut scan = Scan::begin(stage.broker, stage.names, queue, self.args.reach.scan).await?;
+        // Put back in order, even where nobody reads the output any more.
+        let done = self.copy(&mut scan, stage).await;
+        self.looked.left(scan.end().await);
+        done
+    }
+
+    async fn copy<O: Write, E: Write>(
+        &mut self,
+        scan: &mut Scan,
+        stage: &mut Stage<'_, O, E>,
+    ) -> Result<(), CommandError> {
+        self.to.open()?;
+        let bar = bar(stage.console, scan);
+        while let Some(delivery) = scan.next(stage.stop).await? {
+            let is_chosen = scan.read(&delivery.message).is_some_and(|letter| self.chosen.takes(&letter));
+            scan.keep(delivery.receipt);
+            if is_chosen {
+                let line = line(scan.queue(), &delivery.message, self.args.show_secrets);
+                self.to.write(&line, stage.console)?;
+                self.written += 1;
+            }
+            bar.looked(scan.progress().0, || format!("{} written", self.written));
+        }
+        bar.clear();
+        Ok(())
+    }
+}
+
+/// Where copies go.
+enum Copies<'a> {
+    /// Standard output.
+    Out,
+    /// A file that is made once a queue has been reached: a broker that cannot be must leave none behind.
+    To(&'a Path),
+    File(BufWriter<File>),
+}
+
+impl Copies<'_> {
+    fn open(&mut self) -> Result<(), CommandError> {
+        if let Copies::To(path) = self {
+            *self = Copies::File(BufWriter::new(created(path)?));
+        }
+        Ok(())
+    }
+
+    fn write<O: Write, E: Write>(
+        &mut self,
+        line: &str,
+        console: &mut Console<O, E>,
+    ) -> Result<(), CommandError> {
+        match self {
+            Copies::File(file) => writeln!(file, "{line}").map_err(CommandError::Output),
+            Copies::Out | Copies::To(_) => Ok(console.json_line(line)?),
+        }
+    }
+
+    fn finish<O: Write, E: Write>(self, console: &mut Console<O, E>) -> Result<(), CommandError> {
+        match self {
+            Copies::Out => Ok(console.out.flush()?),
+            Copies::To(_) => Ok(()),
+            Copies::File(file) => synced(file).map_err(CommandError::Output),
+        }
+    }
+}
+
+/// A new file that its owner alone can read: letters hold whole jobs. Its name is on the disk before anything is in it.
 pub(super) fn created(path: &Path) -> Result<File, CommandError> {
     use std::os::unix::fs::OpenOptionsExt;
-    let made = File::options().write(true).create_new(true).mode(0o600).open(path);
+    let made = File::options().write(true).create_new(true).mode(0o600).open(path).and_then(|file| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        Ok(file)
+    });
     made.map_err(|error| CommandError::Failed(format!("cannot write '{}': {error}", path.display())))
 }
 

@@ -3,20 +3,23 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::broker::Broker;
 use crate::broker::topology::Names;
+use crate::broker::{Broker, BrokerError};
 use crate::cli::CommandError;
 use crate::clock::Dice;
 use crate::domain::guard::{Phase, State};
+use crate::domain::shown::shown;
 use crate::fleet::{Client, Survey};
 
 /// Between two questions.
 const EVERY: Duration = Duration::from_secs(3);
 /// How long the leader has for its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Widest text of somebody else's, in characters.
+const WIDTH: usize = 100;
 
 /// Leave to publish, for as long as it lasts.
 pub(super) struct Leave {
@@ -69,16 +72,25 @@ impl Leave {
     }
 }
 
-/// Asks again and again until the answer is no.
+/// Asks again and again until the answer is no, and hears what the leader tells in between: it tells at once where the account is not well.
 async fn refused(client: &mut Client) -> String {
     loop {
-        sleep(EVERY).await;
-        match client.survey(PATIENCE).await.map(|survey| judge(&survey)) {
+        match asked(client).await {
             Ok(Ok(())) => {}
             Ok(Err(refusal)) => return refusal,
             Err(error) => return format!("the fleet cannot be asked how the account stands: {error}"),
         }
     }
+}
+
+async fn asked(client: &mut Client) -> Result<Result<(), String>, BrokerError> {
+    let next = Instant::now() + EVERY;
+    while Instant::now() < next && client.listen(next).await? {
+        if let Some(Err(refusal)) = client.leader().map(|leader| judge_state(&leader.state)) {
+            return Ok(Err(refusal));
+        }
+    }
+    client.survey(PATIENCE).await.map(|survey| judge(&survey))
 }
 
 fn judge(survey: &Survey) -> Result<(), String> {
@@ -93,7 +105,7 @@ fn judge(survey: &Survey) -> Result<(), String> {
 
 fn judge_state(state: &State) -> Result<(), String> {
     if let Some(paused) = &state.paused {
-        let by = &paused.by;
+        let by = shown(&paused.by, WIDTH);
         return Err(format!("the fleet is paused by {by}; `captcha-worker resume` first"));
     }
     match state.phase {
@@ -125,9 +137,9 @@ mod tests {
         assert_eq!(judge_state(&of(Phase::Canary)), Ok(()));
         assert!(judge_state(&of(Phase::Tripped)).unwrap_err().contains("tripped"));
         assert!(judge_state(&of(Phase::Probing)).unwrap_err().contains("probing"));
-        let paused = Paused { reason: None, by: "ops".to_owned(), since: now };
+        let paused = Paused { reason: None, by: "ops\u{9b}2J".to_owned(), since: now };
         let paused = State { paused: Some(paused), ..of(Phase::Open) };
-        assert!(judge_state(&paused).unwrap_err().contains("paused by ops"));
+        assert!(judge_state(&paused).unwrap_err().contains("paused by ops·2J;"));
         assert!(judge(&Survey::default()).unwrap_err().contains("no worker answers"));
     }
 }

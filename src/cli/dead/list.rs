@@ -3,13 +3,15 @@
 use std::io::Write;
 
 use clap::Args;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use super::Stage;
-use super::scan::{Scan, Seen};
-use super::select::{Filters, Reach};
+use super::looked::{Looked, ended};
+use super::scan::Scan;
+use super::select::{Chosen, Filters, Reach};
 use super::tally::{HEAD, Tally};
 use crate::cli::console::Console;
+use crate::cli::outcomes::DeadLetters;
 use crate::cli::output::table;
 use crate::cli::progress::{Progress, Total};
 use crate::cli::{CommandError, Exit};
@@ -39,7 +41,7 @@ pub(super) struct ListArgs {
 #[derive(Default)]
 struct Found {
     tally: Tally,
-    queues: Vec<Seen>,
+    looked: Looked,
     unreadable: u64,
     left_out: u64,
 }
@@ -50,28 +52,16 @@ pub(super) async fn run<O: Write, E: Write>(
 ) -> Result<Exit, CommandError> {
     let now = Clock::System.now();
     let chosen = args.filters.at(now);
-    let mut found = Found::default();
+    let (mut found, mut failure) = (Found::default(), None);
     for queue in args.filters.queues() {
-        let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
-        let bar = bar(stage.console, &scan);
-        while let Some(delivery) = scan.next(stage.stop).await? {
-            match scan.read(&delivery.message) {
-                Some(letter) if chosen.takes(&letter) => found.tally.add(&letter),
-                Some(_) => found.left_out += 1,
-                None => found.unreadable += 1,
-            }
-            scan.keep(delivery.receipt);
-            bar.looked(scan.progress().0, || queue.name().to_owned());
+        if failure.is_some() || stage.stop.is_cancelled() {
+            break;
         }
-        bar.clear();
-        found.queues.push(scan.end().await);
+        failure = found.look_into(queue, args, &chosen, stage).await.err();
     }
-    if stage.console.is_human() {
-        show(&found, now, stage.console)?;
-    } else {
-        writeln!(stage.console.out, "{}", found.json(now))?;
-    }
-    Ok(Exit::when(!stage.stop.is_cancelled()))
+    found.looked.interrupted(stage.stop);
+    let told = found.tell(now, stage.console);
+    ended(failure, told, !stage.stop.is_cancelled())
 }
 
 /// A bar for a look at one queue.
@@ -81,53 +71,72 @@ pub(super) fn bar<O: Write, E: Write>(console: &Console<O, E>, scan: &Scan) -> P
 }
 
 impl Found {
-    fn not_scanned(&self) -> u64 {
-        self.queues.iter().map(Seen::not_scanned).sum()
+    async fn look_into<O: Write, E: Write>(
+        &mut self,
+        queue: DeadLetters,
+        args: &ListArgs,
+        chosen: &Chosen<'_>,
+        stage: &mut Stage<'_, O, E>,
+    ) -> Result<(), CommandError> {
+        let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
+        let done = self.count(chosen, &mut scan, stage).await;
+        self.looked.left(scan.end().await);
+        done
     }
 
-    fn scanned(&self) -> u64 {
-        self.queues.iter().map(|seen| seen.looked_at).sum()
+    async fn count<O: Write, E: Write>(
+        &mut self,
+        chosen: &Chosen<'_>,
+        scan: &mut Scan,
+        stage: &mut Stage<'_, O, E>,
+    ) -> Result<(), CommandError> {
+        let bar = bar(stage.console, scan);
+        while let Some(delivery) = scan.next(stage.stop).await? {
+            match scan.read(&delivery.message) {
+                Some(letter) if chosen.takes(&letter) => self.tally.add(&letter),
+                Some(_) => self.left_out += 1,
+                None => self.unreadable += 1,
+            }
+            scan.keep(delivery.receipt);
+            bar.looked(scan.progress().0, || scan.queue().to_owned());
+        }
+        bar.clear();
+        Ok(())
     }
 
-    fn json(&self, now: Timestamp) -> Json {
-        json!({
-            "letters": self.tally.total(), "classes": self.tally.by_class(), "kinds": self.tally.json(now),
-            "scanned": self.scanned(), "not_scanned": self.not_scanned(),
-            "left_out": self.left_out, "unreadable": self.unreadable,
-            "queues": self.queues.iter().map(queue_json).collect::<Json>(),
-        })
+    fn tell<O: Write, E: Write>(
+        &self,
+        now: Timestamp,
+        console: &mut Console<O, E>,
+    ) -> Result<(), CommandError> {
+        self.looked.tell(console);
+        if console.is_human() {
+            self.show(now, &mut console.out)?;
+        } else {
+            let report = self.looked.told_in(json!({
+                "letters": self.tally.total(), "classes": self.tally.by_class(), "kinds": self.tally.json(now),
+                "left_out": self.left_out, "unreadable": self.unreadable,
+            }));
+            console.json_line(&report.to_string())?;
+        }
+        Ok(console.out.flush()?)
     }
-}
 
-/// What of a queue was seen.
-pub(super) fn queue_json(seen: &Seen) -> Json {
-    json!({
-        "queue": seen.queue.name(), "there": seen.there, "scanned": seen.looked_at, "not_scanned": seen.not_scanned(),
-    })
-}
-
-fn show<O: Write, E: Write>(
-    found: &Found,
-    now: Timestamp,
-    console: &mut Console<O, E>,
-) -> Result<(), CommandError> {
-    let out = &mut console.out;
-    if !found.tally.is_empty() {
-        writeln!(out, "{}\n", table(HEAD, found.tally.rows(now)))?;
-        let classes = found.tally.by_class().into_iter().map(|(class, count)| format!("{class} {count}"));
-        writeln!(out, "by class: {}", classes.collect::<Vec<_>>().join(" · "))?;
+    fn show(&self, now: Timestamp, out: &mut impl Write) -> Result<(), CommandError> {
+        if !self.tally.is_empty() {
+            writeln!(out, "{}\n", table(HEAD, self.tally.rows(now)))?;
+            let classes = self.tally.by_class().into_iter().map(|(class, count)| format!("{class} {count}"));
+            writeln!(out, "by class: {}", classes.collect::<Vec<_>>().join(" · "))?;
+        }
+        let (letters, scanned) = (self.tally.total(), self.looked.scanned());
+        writeln!(out, "{letters} letters, of {scanned} scanned")?;
+        if self.unreadable > 0 {
+            let unreadable = self.unreadable;
+            writeln!(
+                out,
+                "{unreadable} messages are no letters: nobody but workers should write to these queues"
+            )?;
+        }
+        Ok(())
     }
-    let (letters, scanned) = (found.tally.total(), found.scanned());
-    writeln!(out, "{letters} letters, of {scanned} scanned")?;
-    if found.unreadable > 0 {
-        let unreadable = found.unreadable;
-        writeln!(
-            out,
-            "{unreadable} messages are no letters: nobody but workers should write to these queues"
-        )?;
-    }
-    for seen in found.queues.iter().filter(|seen| seen.not_scanned() > 0) {
-        writeln!(out, "{} of {} not scanned: raise --scan", seen.not_scanned(), seen.queue.name())?;
-    }
-    Ok(())
 }

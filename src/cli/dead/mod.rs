@@ -6,6 +6,7 @@ mod export;
 mod leave;
 mod letter;
 mod list;
+mod looked;
 mod purge;
 mod rate;
 mod replay;
@@ -32,6 +33,8 @@ back. That counts one more of its 1,000 deliveries (after them the broker moves 
 else can have it. A scan takes at most --scan letters of a queue (10,000 unless told), says how many it has not seen, and ends \
 after 20 minutes, since the broker takes back what is held for 30. What was not chosen goes back to the head of its queue, in order.
 
+What a replay costs: a replayed job begins anew, and is paid anew. Try --dry-run, --limit and --rate first.
+
 Examples:
   captcha-worker dead list                                         what there is
   captcha-worker dead list --class proxy,unsolved --since 2h
@@ -57,7 +60,7 @@ enum Command {
     List(list::ListArgs),
     /// Print every letter of a job
     Show(show::ShowArgs),
-    /// Publish the jobs of chosen letters again
+    /// Publish the jobs of chosen letters again; each is paid anew
     Replay(replay::ReplayArgs),
     /// Copy chosen letters into a file; they stay
     Export(export::ExportArgs),

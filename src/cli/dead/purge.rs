@@ -1,23 +1,30 @@
 //! `dead purge`: letters removed for good.
 
 use std::fs::File;
-use std::io::{BufRead, IsTerminal, Write, stdin};
+use std::io::{self, BufRead, IsTerminal, Write, stdin};
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::Stage;
 use super::export::created;
 use super::letter::line;
-use super::list::{bar, queue_json};
+use super::list::bar;
+use super::looked::{Looked, ended};
 use super::scan::{Scan, WINDOW};
 use super::select::{Chosen, Filters, Reach};
 use super::tally::{HEAD, Tally};
-use crate::broker::Receipt;
+use crate::broker::{Delivery, Receipt};
+use crate::cli::console::Console;
+use crate::cli::outcomes::DeadLetters;
 use crate::cli::output::table;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
+use crate::domain::letter::Letter;
+use crate::domain::time::Timestamp;
 
 /// Remove chosen letters. What the filters leave out stays.
 #[derive(Debug, Args)]
@@ -57,93 +64,174 @@ pub(super) async fn run<O: Write, E: Write>(
     if args.filters.is_everything() && !args.all {
         return Err(CommandError::Usage("dead purge: say which letters, or --all".to_owned()));
     }
-    if !args.dry_run && !args.yes && !agreed(stage)? {
+    if !args.dry_run && !args.yes && !agreed(stage).await? {
         return Ok(Exit::Failed);
     }
     let now = Clock::System.now();
-    let chosen = args.filters.at(now);
-    let mut file = match &args.to {
-        Some(path) if !args.dry_run => Some(created(path)?),
-        _ => None,
+    let mut purge = Purge {
+        args,
+        chosen: args.filters.at(now),
+        file: None,
+        doomed: Vec::new(),
+        removed: Tally::default(),
+        looked: Looked::default(),
     };
-    let (mut tally, mut queues) = (Tally::default(), Vec::new());
+    let mut failure = None;
     for queue in args.filters.queues() {
-        let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
-        let done = purge(args, &chosen, &mut scan, &mut file, &mut tally, stage).await;
-        queues.push(scan.end().await);
-        done?;
-    }
-    if stage.console.is_human() {
-        let word = if args.dry_run { "would be removed" } else { "removed" };
-        let out = &mut stage.console.out;
-        if !tally.is_empty() {
-            writeln!(out, "{}\n", table(HEAD, tally.rows(now)))?;
+        if failure.is_some() || stage.stop.is_cancelled() {
+            break;
         }
-        writeln!(out, "{} letters {word}", tally.total())?;
-    } else {
-        let report = json!({
-            "dry_run": args.dry_run, "removed": if args.dry_run { 0 } else { tally.total() }, "chosen": tally.total(),
-            "kinds": tally.json(now), "queues": queues.iter().map(queue_json).collect::<Vec<_>>(),
-        });
-        writeln!(stage.console.out, "{report}")?;
+        failure = purge.look_into(queue, stage).await.err();
     }
-    Ok(Exit::when(!stage.stop.is_cancelled()))
+    purge.looked.interrupted(stage.stop);
+    let told = purge.tell(now, stage.console);
+    ended(failure, told, purge.looked.is_whole())
 }
 
 /// Asks whoever sits at the terminal.
-fn agreed<O: Write, E: Write>(stage: &mut Stage<'_, O, E>) -> Result<bool, CommandError> {
+async fn agreed<O: Write, E: Write>(stage: &mut Stage<'_, O, E>) -> Result<bool, CommandError> {
     if !(stdin().is_terminal() && stage.console.err_is_terminal) {
         return Err(CommandError::Usage("dead purge: add --yes, since nobody can be asked here".to_owned()));
     }
     stage.console.note("remove the chosen letters for good? Type 'yes' and Enter:");
-    let mut answer = String::new();
-    stdin().lock().read_line(&mut answer)?;
-    Ok(answer.trim() == "yes")
+    let line = || {
+        let mut answer = String::new();
+        stdin().lock().read_line(&mut answer).map(|_| answer)
+    };
+    Ok(answer(line, stage.stop).await?.is_some_and(|answer| answer.trim() == "yes"))
 }
 
-async fn purge<O: Write, E: Write>(
-    args: &PurgeArgs,
-    chosen: &Chosen<'_>,
-    scan: &mut Scan,
-    file: &mut Option<File>,
-    tally: &mut Tally,
-    stage: &mut Stage<'_, O, E>,
-) -> Result<(), CommandError> {
-    let bar = bar(stage.console, scan);
-    let mut doomed: Vec<Receipt> = Vec::new();
-    loop {
-        if doomed.len() >= WINDOW || scan.is_full() {
-            remove(&mut doomed, scan, file).await?;
+/// What is typed; `None` where Ctrl-C comes first. On a thread that nobody waits for: a read of a terminal cannot be called off, and the
+/// runtime would not end before it.
+async fn answer(
+    line: impl FnOnce() -> io::Result<String> + Send + 'static,
+    stop: &CancellationToken,
+) -> io::Result<Option<String>> {
+    let (typed, answer) = oneshot::channel();
+    std::thread::Builder::new().name("answer".to_owned()).spawn(move || typed.send(line()))?;
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(None),
+        answer = answer => answer.ok().transpose(),
+    }
+}
+
+struct Purge<'a> {
+    args: &'a PurgeArgs,
+    chosen: Chosen<'a>,
+    file: Option<File>,
+    /// Chosen, and written down where that is wanted.
+    doomed: Vec<(Receipt, Letter)>,
+    /// Gone; in a dry run, to go.
+    removed: Tally,
+    looked: Looked,
+}
+
+impl Purge<'_> {
+    async fn look_into<O: Write, E: Write>(
+        &mut self,
+        queue: DeadLetters,
+        stage: &mut Stage<'_, O, E>,
+    ) -> Result<(), CommandError> {
+        let mut scan = Scan::begin(stage.broker, stage.names, queue, self.args.reach.scan).await?;
+        let done = self.go_through(&mut scan, stage).await;
+        // What is left of them was not removed.
+        self.doomed.drain(..).for_each(|(receipt, _)| scan.keep(receipt));
+        self.looked.left(scan.end().await);
+        done
+    }
+
+    async fn go_through<O: Write, E: Write>(
+        &mut self,
+        scan: &mut Scan,
+        stage: &mut Stage<'_, O, E>,
+    ) -> Result<(), CommandError> {
+        // Not before a queue has been reached: a broker that cannot be must leave no file behind.
+        if let (None, false, Some(path)) = (&self.file, self.args.dry_run, &self.args.to) {
+            self.file = Some(created(path)?);
         }
-        let Some(delivery) = scan.next(stage.stop).await? else { break };
-        let letter = scan.read(&delivery.message).filter(|letter| chosen.takes(letter));
-        if let (Some(_), Some(file)) = (&letter, &mut *file)
-            && let Err(error) = writeln!(file, "{}", line(scan.queue(), &delivery.message, true))
-        {
-            doomed.push(delivery.receipt);
-            doomed.into_iter().for_each(|receipt| scan.keep(receipt));
-            return Err(CommandError::Output(error));
-        }
-        match letter {
-            Some(letter) => {
-                tally.add(&letter);
-                if args.dry_run { scan.keep(delivery.receipt) } else { doomed.push(delivery.receipt) }
+        let bar = bar(stage.console, scan);
+        loop {
+            if self.doomed.len() >= WINDOW || scan.is_full() {
+                self.remove(scan).await?;
             }
-            None => scan.keep(delivery.receipt),
+            let Some(delivery) = scan.next(stage.stop).await? else { break };
+            self.judge(delivery, scan)?;
+            bar.looked(scan.progress().0, || format!("{} removed", self.removed.total()));
         }
-        bar.looked(scan.progress().0, || format!("{} chosen", tally.total()));
+        bar.clear();
+        self.remove(scan).await
     }
-    remove(&mut doomed, scan, file).await?;
-    bar.clear();
-    Ok(())
+
+    fn judge(&mut self, delivery: Delivery, scan: &mut Scan) -> Result<(), CommandError> {
+        let Delivery { message, receipt, .. } = delivery;
+        let Some(letter) = scan.read(&message).filter(|letter| self.chosen.takes(letter)) else {
+            scan.keep(receipt);
+            return Ok(());
+        };
+        if self.args.dry_run {
+            self.removed.add(&letter);
+            scan.keep(receipt);
+            return Ok(());
+        }
+        self.doomed.push((receipt, letter));
+        match &mut self.file {
+            Some(file) => {
+                writeln!(file, "{}", line(scan.queue(), &message, true)).map_err(CommandError::Output)
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn remove(&mut self, scan: &mut Scan) -> Result<(), CommandError> {
+        if self.doomed.is_empty() {
+            return Ok(());
+        }
+        if let Some(file) = &self.file {
+            file.sync_data().map_err(CommandError::Output)?;
+        }
+        let (receipts, letters): (Vec<_>, Vec<_>) = self.doomed.drain(..).unzip();
+        scan.remove(receipts).await?;
+        letters.iter().for_each(|letter| self.removed.add(letter));
+        Ok(())
+    }
+
+    fn tell<O: Write, E: Write>(
+        &self,
+        now: Timestamp,
+        console: &mut Console<O, E>,
+    ) -> Result<(), CommandError> {
+        self.looked.tell(console);
+        let (dry_run, total) = (self.args.dry_run, self.removed.total());
+        if console.is_human() {
+            let word = if dry_run { "would be removed" } else { "removed" };
+            if !self.removed.is_empty() {
+                writeln!(console.out, "{}\n", table(HEAD, self.removed.rows(now)))?;
+            }
+            writeln!(console.out, "{total} letters {word}")?;
+        } else {
+            let report = self.looked.told_in(json!({
+                "dry_run": dry_run, "removed": if dry_run { 0 } else { total }, "chosen": total,
+                "kinds": self.removed.json(now),
+            }));
+            console.json_line(&report.to_string())?;
+        }
+        Ok(console.out.flush()?)
+    }
 }
 
-async fn remove(doomed: &mut Vec<Receipt>, scan: &mut Scan, file: &Option<File>) -> Result<(), CommandError> {
-    if let Some(file) = file.as_ref().filter(|_| !doomed.is_empty())
-        && let Err(error) = file.sync_data()
-    {
-        doomed.drain(..).for_each(|receipt| scan.keep(receipt));
-        return Err(CommandError::Output(error));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_interrupt_ends_the_question_though_nobody_types() {
+        let stop = CancellationToken::new();
+        assert_eq!(answer(|| Ok("yes\n".to_owned()), &stop).await.unwrap().as_deref(), Some("yes\n"));
+        let (typed, line) = std::sync::mpsc::channel();
+        let asked = answer(move || line.recv().map_err(io::Error::other), &stop);
+        stop.cancel();
+        assert_eq!(asked.await.unwrap(), None);
+        drop(typed);
     }
-    scan.remove(std::mem::take(doomed)).await
 }

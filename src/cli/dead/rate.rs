@@ -10,6 +10,9 @@ const CATCH_UP: Duration = Duration::from_millis(20);
 /// The quickest rate that is told apart from none.
 const MOST_A_SECOND: f64 = 100_000.0;
 
+/// The longest wait for a turn: two fit into the time that a letter may be held.
+const LONGEST_GAP: Duration = Duration::from_secs(600);
+
 /// A rate as it is typed: `50/s`, `50`, `10/m`, `100/h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rate {
@@ -32,7 +35,9 @@ impl FromStr for Rate {
         if !(number.is_finite() && number > 0.0 && number / seconds <= MOST_A_SECOND) {
             return Err("must be above 0 and at most 100000/s");
         }
-        Duration::try_from_secs_f64(seconds / number).map(|gap| Self { gap }).map_err(|_| wrong)
+        let gap = Duration::try_from_secs_f64(seconds / number).ok().filter(|gap| *gap <= LONGEST_GAP);
+        gap.map(|gap| Self { gap })
+            .ok_or("must be at least 6/h: a letter cannot be held for much longer than 10 minutes")
     }
 }
 
@@ -57,7 +62,8 @@ impl Pace {
     /// A turn is taken.
     pub(super) fn take(&mut self, now: Instant) {
         let behind = now.checked_sub(CATCH_UP.min(self.gap.saturating_mul(1_000))).unwrap_or(now);
-        self.due = self.due.max(behind) + self.gap;
+        let begins = self.due.max(behind);
+        self.due = begins.checked_add(self.gap).unwrap_or(begins);
     }
 }
 
@@ -72,7 +78,10 @@ mod tests {
         assert_eq!(gap("50"), Ok(Duration::from_millis(20)));
         assert_eq!(gap("10/m"), Ok(Duration::from_secs(6)));
         assert_eq!(gap("100/h"), Ok(Duration::from_secs(36)));
-        for text in ["", "0", "-1/s", "x/s", "5/d", "inf", "NaN/s", "100001/s", "1e-300/h"] {
+        assert_eq!(gap("6/h"), Ok(LONGEST_GAP));
+        for text in
+            ["", "0", "-1/s", "x/s", "5/d", "inf", "NaN/s", "100001/s", "1e-300/h", "1e-19", "1/h", "5.9/h"]
+        {
             assert!(gap(text).is_err(), "{text}");
         }
     }

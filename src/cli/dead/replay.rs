@@ -3,6 +3,7 @@
 mod report;
 mod window;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::num::NonZeroU64;
 
@@ -12,17 +13,21 @@ use tokio::time::{Instant, sleep_until};
 use super::Stage;
 use super::leave::Leave;
 use super::list::bar;
+use super::looked::ended;
 use super::rate::{Pace, Rate};
 use super::scan::Scan;
 use super::select::{Chosen, Filters, Reach};
 use crate::broker::Delivery;
+use crate::cli::outcomes::DeadLetters;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
-use crate::domain::letter::Letter;
+use crate::domain::envelope::Message;
+use crate::domain::identity::Identity;
+use crate::domain::letter::{Letter, Stays};
 use report::Report;
 use window::Window;
 
-/// Publish the jobs of chosen letters again. What is not chosen stays.
+/// Publish the jobs of chosen letters again, each of which is paid anew. What is not chosen stays.
 ///
 /// A job keeps its id, and carries `captcha-replay-id` and `captcha-replays` (1 for its first replay), which its outcome echoes. Each letter is
 /// removed once the broker has confirmed its job on `jobs`. An end in between, kill -9 included, loses nothing and repeats at most 32
@@ -30,7 +35,10 @@ use window::Window;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Not published, though chosen, and counted by reason: jobs replayed as often as --max-replays allows, jobs whose deadline is over, \
-messages over 1 MiB, tickets in dead.raw (their tasks were paid) and what is no job. They stay.
+messages over 1 MiB, tickets in dead.raw (their tasks were paid), what is no job, what its publisher let expire (unless --code expired \
+is given), and twins of what this run has published. They stay.
+
+What it costs: a replay's attempts and budgets begin anew, and each is paid as a new job's are. Try --dry-run and --limit first.
 
 The fleet is asked before and all through it: while its guard is tripped or probing, while it is paused, or where no leader answers, \
 nothing is published, and what was not published stays. --dry-run asks nobody. Scanning costs what `dead --help` says.
@@ -71,8 +79,15 @@ pub(super) async fn run<O: Write, E: Write>(
     if args.filters.is_everything() && !args.all && !args.dry_run {
         return Err(CommandError::Usage("dead replay: say which letters, or --all".to_owned()));
     }
-    let leave =
-        if args.dry_run { Leave::not_needed() } else { Leave::ask(stage.broker, stage.names).await? };
+    let leave = if args.dry_run {
+        Leave::not_needed()
+    } else {
+        tokio::select! {
+            biased;
+            () = stage.stop.cancelled() => return Err(CommandError::failed("interrupted; nothing was published")),
+            leave = Leave::ask(stage.broker, stage.names) => leave?,
+        }
+    };
     replay(args, &leave, stage).await
 }
 
@@ -89,6 +104,7 @@ pub(super) async fn replay<O: Write, E: Write>(
         chosen: args.filters.at(now),
         pace: Pace::new(args.rate),
         left: args.limit.map_or(u64::MAX, NonZeroU64::get),
+        published: BTreeSet::new(),
         report: Report::default(),
     };
     let mut failure = None;
@@ -96,16 +112,15 @@ pub(super) async fn replay<O: Write, E: Write>(
         if replay.is_over(stage) || failure.is_some() {
             break;
         }
-        let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
-        failure = replay.go_through(&mut scan, stage).await.err();
-        replay.report.queues.push(scan.end().await);
+        failure = replay.look_into(queue, stage).await.err();
     }
-    let stopped = leave.refusal().map(str::to_owned);
-    replay.report.tell(args.dry_run, stopped.as_deref(), now, stage.console)?;
-    if let Some(failure) = failure {
-        return Err(failure);
+    let mut report = replay.report;
+    if let Some(refusal) = leave.refusal() {
+        report.looked.stopped(refusal);
     }
-    Ok(Exit::when(stopped.is_none() && !stage.stop.is_cancelled() && !replay.report.took_too_long()))
+    report.looked.interrupted(stage.stop);
+    let told = report.tell(args.dry_run, now, stage.console);
+    ended(failure, told, report.looked.is_whole())
 }
 
 struct Replay<'a> {
@@ -115,12 +130,25 @@ struct Replay<'a> {
     pace: Pace,
     /// Jobs that may still be published.
     left: u64,
+    /// By what the letters are known whose jobs have been published: 32 bytes for each that a scan looks at, at most.
+    published: BTreeSet<Identity>,
     report: Report,
 }
 
 impl Replay<'_> {
     fn is_over<O, E>(&self, stage: &Stage<'_, O, E>) -> bool {
         self.left == 0 || stage.stop.is_cancelled() || self.leave.refusal().is_some()
+    }
+
+    async fn look_into<O: Write, E: Write>(
+        &mut self,
+        queue: DeadLetters,
+        stage: &mut Stage<'_, O, E>,
+    ) -> Result<(), CommandError> {
+        let mut scan = Scan::begin(stage.broker, stage.names, queue, self.args.reach.scan).await?;
+        let done = self.go_through(&mut scan, stage).await;
+        self.report.looked.left(scan.end().await);
+        done
     }
 
     /// Goes through one queue. Whatever is in hand when it ends is settled: published and removed, or kept.
@@ -175,7 +203,7 @@ impl Replay<'_> {
         window: &mut Window,
         stage: &Stage<'_, O, E>,
     ) -> Result<(), CommandError> {
-        let job = match letter.replay(&delivery.message, self.args.max_replays, Clock::System.now()) {
+        let job = match self.job_of(&letter, &delivery.message) {
             Ok(job) => job,
             Err(stays) => {
                 self.report.stays(stays);
@@ -185,6 +213,7 @@ impl Replay<'_> {
         };
         if self.args.dry_run {
             self.report.chosen.add(&letter);
+            self.published.extend(letter.marks());
             self.left -= 1;
             scan.keep(delivery.receipt);
             return Ok(());
@@ -194,10 +223,23 @@ impl Replay<'_> {
             return Ok(());
         }
         self.left -= 1;
+        self.published.extend(letter.marks());
         window.publish(job, letter, delivery.receipt, scan).await
     }
 
-    /// Waits for the next turn; whether it has come. What is in hand is not kept waiting for it.
+    fn job_of(&self, letter: &Letter, message: &Message) -> Result<Message, Stays> {
+        let job = letter.replay(message, self.args.max_replays, Clock::System.now())?;
+        if letter.has_expired() && !self.args.filters.name_code(&letter.code) {
+            return Err(Stays::Expired);
+        }
+        if letter.marks().any(|mark| self.published.contains(&mark)) {
+            return Err(Stays::Repeated);
+        }
+        Ok(job)
+    }
+
+    /// Waits for the next turn; whether it has come before the scan's time is over: a letter that is held for longer is given to somebody else.
+    /// What is in hand is not kept waiting for it.
     async fn turn<O, E>(
         &mut self,
         scan: &mut Scan,
@@ -211,6 +253,10 @@ impl Replay<'_> {
             biased;
             () = stage.stop.cancelled() => return Ok(false),
             () = self.leave.ended() => return Ok(false),
+            () = sleep_until(scan.until()) => {
+                scan.took_too_long();
+                return Ok(false);
+            }
             () = sleep_until(self.pace.due()) => {}
         }
         self.pace.take(Instant::now());

@@ -26,8 +26,8 @@ const MOST_CHANNELS: u64 = 1_000;
 /// Acks before the broker is waited for. Within this many, none waits inside of it for those before, see [`Consumer::flush`]; and as many again may be
 /// on their way while the next are published, so that 32 at most can be repeated.
 pub(super) const WINDOW: usize = 16;
-/// Nothing arriving for so long means that somebody else has the rest.
-const IDLE: Duration = Duration::from_secs(1);
+/// Nothing arriving for so long, while more were there, means that somebody else has the rest.
+const IDLE: Duration = Duration::from_secs(10);
 /// For letters that are under way already when a look ends.
 const UNDER_WAY: Duration = Duration::from_millis(100);
 /// The broker closes a channel that has held a delivery for 30 minutes.
@@ -45,6 +45,8 @@ pub(super) struct Seen {
     pub(super) looked_at: u64,
     /// It ended for its length, with letters left.
     pub(super) took_too_long: bool,
+    /// It ended since those that were left did not come.
+    pub(super) ended_early: bool,
 }
 
 impl Seen {
@@ -89,7 +91,7 @@ impl Scan {
             names: (names.jobs(), names.tickets()),
             holds,
             most: most.min(there).min(u64::from(holds) * MOST_CHANNELS),
-            seen: Seen { queue, there, looked_at: 0, took_too_long: false },
+            seen: Seen { queue, there, looked_at: 0, took_too_long: false, ended_early: false },
             until: Instant::now() + LONGEST,
             channels: Vec::new(),
             room: 0,
@@ -117,6 +119,16 @@ impl Scan {
         self.room == 0
     }
 
+    /// Until when letters may be held.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// It ends for its length.
+    pub(super) fn took_too_long(&mut self) {
+        self.seen.took_too_long = true;
+    }
+
     /// What a message of this queue is.
     pub(super) fn read(&self, message: &Message) -> Option<Letter> {
         let (jobs, tickets) = &self.names;
@@ -132,7 +144,7 @@ impl Scan {
             return Ok(None);
         }
         if Instant::now() >= self.until {
-            self.seen.took_too_long = true;
+            self.took_too_long();
             return Ok(None);
         }
         if self.room == 0 {
@@ -144,7 +156,10 @@ impl Scan {
             () = stop.cancelled() => return Ok(None),
             arrival = timeout(IDLE, consumer.recv()) => arrival,
         };
-        let Ok(arrival) = arrival else { return Ok(None) };
+        let Ok(arrival) = arrival else {
+            self.seen.ended_early = true;
+            return Ok(None);
+        };
         let delivery = arrival.ok_or_else(lost)?;
         self.seen.looked_at += 1;
         self.room -= 1;
@@ -207,6 +222,6 @@ impl Scan {
     }
 }
 
-fn lost() -> CommandError {
+pub(super) fn lost() -> CommandError {
     CommandError::Broker(BrokerError::Lost("the consumer of dead letters has ended".to_owned()))
 }

@@ -87,6 +87,11 @@ impl Filters {
             && until.is_none()
     }
 
+    /// Whether letters with this code are meant by name.
+    pub(super) fn name_code(&self, code: &str) -> bool {
+        self.codes.iter().any(|named| named.eq_ignore_ascii_case(code))
+    }
+
     /// The queues to look into.
     pub(super) fn queues(&self) -> Vec<DeadLetters> {
         DeadLetters::all().filter(|queue| self.classes.is_empty() || self.classes.contains(queue)).collect()

@@ -1,6 +1,6 @@
 //! `dead show`: everything that is known of one job's letters.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use clap::Args;
 use serde_json::{Value as Json, json};
@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::Stage;
 use super::letter::{age, line, shortened};
 use super::list::bar;
+use super::looked::Looked;
 use super::scan::Scan;
 use super::select::{Chosen, Filters, Reach};
 use crate::cli::outcomes::{DeadLetters, dead_letters};
@@ -15,6 +16,7 @@ use crate::cli::render::cut;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 use crate::domain::letter::Letter;
+use crate::domain::shown::shown_lines;
 use crate::domain::time::Timestamp;
 
 /// Widest text of somebody else's, in characters.
@@ -50,21 +52,48 @@ pub(super) async fn run<O: Write, E: Write>(
 ) -> Result<Exit, CommandError> {
     let filters = Filters::of_job(&args.id, &args.classes);
     let chosen = filters.at(Clock::System.now());
-    let (mut found, mut not_scanned) = (0_u64, 0);
+    let (mut found, mut looked, mut failure) = (0_u64, Looked::default(), None);
     for queue in filters.queues() {
-        let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
-        // Put back in order, even where nobody reads the output any more.
-        let done = look(&chosen, &mut scan, &mut found, stage).await;
-        not_scanned += scan.end().await.not_scanned();
-        done?;
+        if failure.is_some() || stage.stop.is_cancelled() {
+            break;
+        }
+        let look = look_into(queue, args, &chosen, &mut found, &mut looked, stage);
+        failure = look.await.err();
     }
-    if found == 0 || not_scanned > 0 {
-        let id = cut(&args.id, WIDTH);
-        stage
-            .console
-            .note(format_args!("{found} letters of '{id}' found; {not_scanned} letters were not scanned"));
+    looked.interrupted(stage.stop);
+    tell(&args.id, found, &looked, stage);
+    failure.map_or(Ok(Exit::when(found > 0)), Err)
+}
+
+fn tell<O: Write, E: Write>(id: &str, found: u64, looked: &Looked, stage: &mut Stage<'_, O, E>) {
+    let not_scanned = looked.not_scanned();
+    if found > 0 && not_scanned == 0 && looked.is_whole() {
+        return;
     }
-    Ok(Exit::when(found > 0))
+    if stage.console.json {
+        stage.console.note(looked.told_in(json!({"found": found})));
+        return;
+    }
+    let id = cut(id, WIDTH);
+    stage
+        .console
+        .note(format_args!("{found} letters of '{id}' found; {not_scanned} letters were not scanned"));
+    looked.tell(stage.console);
+}
+
+async fn look_into<O: Write, E: Write>(
+    queue: DeadLetters,
+    args: &ShowArgs,
+    chosen: &Chosen<'_>,
+    found: &mut u64,
+    looked: &mut Looked,
+    stage: &mut Stage<'_, O, E>,
+) -> Result<(), CommandError> {
+    let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
+    // Put back in order, even where nobody reads the output any more.
+    let done = look(chosen, &mut scan, found, stage).await;
+    looked.left(scan.end().await);
+    done
 }
 
 async fn look<O: Write, E: Write>(
@@ -95,10 +124,20 @@ fn show<O: Write, E: Write>(
     now: Timestamp,
     stage: &mut Stage<'_, O, E>,
 ) -> Result<(), CommandError> {
-    let mut whole: Json = serde_json::from_str(whole).map_err(CommandError::failed)?;
+    let parsed: Option<Json> = serde_json::from_str(whole).ok();
+    let is_human = stage.console.is_human();
+    let Some(mut whole) = parsed else {
+        // JSON allows what is not read into a value: numbers beyond all bounds, halves of characters, any depth.
+        if is_human {
+            as_it_is(letter, whole, now, &mut stage.console.out)?;
+        } else {
+            stage.console.json_line(whole)?;
+        }
+        return Ok(());
+    };
     shortened(&mut whole);
-    if !stage.console.is_human() {
-        writeln!(stage.console.out, "{whole}")?;
+    if !is_human {
+        stage.console.json_line(&whole.to_string())?;
         return Ok(());
     }
     let out = &mut stage.console.out;
@@ -112,8 +151,16 @@ fn show<O: Write, E: Write>(
     }
     let rest =
         json!({"properties": whole["properties"], "x_death": whole["x_death"], "letter": whole["letter"]});
-    writeln!(out, "{}\n", plain(&serde_json::to_string_pretty(&rest).unwrap_or_default()))?;
+    writeln!(out, "{}\n", shown_lines(&serde_json::to_string_pretty(&rest).unwrap_or_default()))?;
     Ok(())
+}
+
+/// What the letter tells of itself, and its masked text.
+fn as_it_is(letter: &Letter, whole: &str, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
+    for (name, value) in facts(letter, &Json::Null, now) {
+        writeln!(out, "{name:<12}{}", cut(&value, WIDTH))?;
+    }
+    writeln!(out, "{}\n", shown_lines(whole))
 }
 
 fn facts(letter: &Letter, whole: &Json, now: Timestamp) -> Vec<(&'static str, String)> {
@@ -142,9 +189,4 @@ fn text(value: &Json) -> String {
         Json::Null => String::new(),
         other => other.to_string(),
     }
-}
-
-/// JSON escapes control characters below space, and leaves those above 127 as they are, which a terminal may obey.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '·' } else { c }).collect()
 }

@@ -198,16 +198,17 @@ impl<'a, O: Write, E: Write> Reading<'a, O, E> {
     }
 
     fn print(&mut self, delivery: &Delivery) -> io::Result<()> {
-        let line = match self.format {
-            Format::Ndjson => ndjson(&delivery.message, self.args.show_secrets),
-            Format::Table => table_row(&delivery.message),
-        };
-        let out = &mut self.console.out;
-        if self.format == Format::Table && self.printed == 0 {
-            writeln!(out, "{}", table_head())?;
+        let message = &delivery.message;
+        match self.format {
+            Format::Ndjson => self.console.json_line(&ndjson(message, self.args.show_secrets))?,
+            Format::Table => {
+                if self.printed == 0 {
+                    writeln!(self.console.out, "{}", table_head())?;
+                }
+                writeln!(self.console.out, "{}", table_row(message))?;
+            }
         }
-        writeln!(out, "{line}")?;
-        out.flush()
+        self.console.out.flush()
     }
 
     fn end(self, stopped: Stopped) -> Result<Exit, CommandError> {

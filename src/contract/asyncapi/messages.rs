@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::super::{job, outcome, settings};
 use crate::domain::history::OWNED_PREFIX;
 use crate::domain::outcome::KIND;
+use crate::domain::replay::{MAX_REPLAY_ID, MAX_REPLAYS, REPLAY_ID, REPLAYS};
 use crate::domain::trace::{MAX_TRACE, TRACEPARENT, TRACESTATE};
 
 /// The types, by what AsyncAPI's own schemas are made after: draft 7, with every name under `components`.
@@ -85,12 +86,12 @@ fn trace(of_what: &str) -> Value {
 
 /// Present where the job was replayed.
 fn with_replays(mut headers: Value) -> Value {
-    headers["captcha-replay-id"] = json!({
-        "type": "string", "minLength": 1, "maxLength": outcome::MAX_REPLAY_ID, "pattern": outcome::REPLAY_ID,
+    headers[REPLAY_ID] = json!({
+        "type": "string", "minLength": 1, "maxLength": MAX_REPLAY_ID, "pattern": outcome::OF_REPLAY_ID,
         "description": "Which dead letter the job was published again from.",
     });
-    headers["captcha-replays"] = json!({
-        "type": "integer", "minimum": 1, "maximum": outcome::MAX_REPLAYS,
+    headers[REPLAYS] = json!({
+        "type": "integer", "minimum": 1, "maximum": MAX_REPLAYS,
         "description": "The how manieth replay of the job it is.",
     });
     headers

@@ -6,7 +6,7 @@ mod stays;
 mod tests;
 mod written;
 
-use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 
@@ -14,9 +14,9 @@ use super::class::Class;
 use super::envelope::{Message, Properties};
 use super::history::publishers_headers;
 use super::identity::Identity;
-use super::job::{MAX_ID, MAX_MESSAGE};
+use super::job::{MAX_ID, MAX_MESSAGE, MAX_TYPE};
 use super::outcome::KIND;
-use super::replay::{REPLAY_ID, REPLAYS, Replayed};
+use super::replay::{REPLAY_ID, REPLAYS, Replayed, identity_of_next};
 use super::ticket::{ANSWER_HEADER, TICKET_HEADER};
 use super::time::Timestamp;
 use super::trace::{TRACEPARENT, TRACESTATE};
@@ -27,6 +27,10 @@ pub use stays::Stays;
 
 /// What a reply-to begins with that belongs to a connection of the publisher's.
 const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to";
+/// Longest code that is kept, in bytes. The API's have 40 at most; what a foreign hand wrote may have any length.
+const MAX_CODE: usize = 100;
+/// The broker's reason for a message whose time in its queue was over.
+const EXPIRED: &str = "expired";
 
 /// The queue that a letter lies in, and names that its record of earlier hops is compared with.
 #[derive(Debug, Clone, Copy)]
@@ -39,8 +43,9 @@ pub struct Place<'a> {
     pub tickets: &'a str,
 }
 
-/// A letter, read once.
-#[derive(Debug, Clone, PartialEq)]
+/// A letter, read once. Its texts are cut to what the contract allows. A job can hold a publisher's proxy password, so `Debug` tells its
+/// length alone.
+#[derive(Clone, PartialEq)]
 pub struct Letter {
     /// The job's id; empty where none is told.
     pub id: String,
@@ -56,8 +61,27 @@ pub struct Letter {
     pub deadline: Option<Timestamp>,
     /// How often the job has been replayed.
     pub replays: u32,
+    /// Whether its id is one that a worker would take: neither cut nor empty.
+    is_named: bool,
     identity: Identity,
+    /// The job and the replay that ended here, where it was one.
+    ended_replay: Option<Identity>,
     job: Result<Bytes, Stays>,
+}
+
+impl fmt::Debug for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let job = self.job.as_ref().map(|job| format!("{} bytes", job.len()));
+        f.debug_struct("Letter")
+            .field("id", &self.id)
+            .field("class", &self.class)
+            .field("code", &self.code)
+            .field("task_type", &self.task_type)
+            .field("ended", &self.ended)
+            .field("replays", &self.replays)
+            .field("job", &job)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Letter {
@@ -81,15 +105,18 @@ impl Letter {
         };
         let seen: Option<Seen> = written.job.and_then(|job| serde_json::from_str(job.get()).ok());
         let failure = written.failure.as_ref();
-        let replays = Replayed::of(&message.properties.headers).map(|replayed| replayed.count);
+        let mark = Replayed::of(&message.properties.headers);
+        let replay_id = mark.as_ref().map(|mark| &*mark.id).or(written.replay_id.as_deref());
         Self {
-            id: written.id.clone().into_owned(),
+            id: cut(&written.id, MAX_ID),
+            is_named: is_named(&written.id),
+            ended_replay: replay_id.map(|replay| ended_replay(&written.id, replay)),
             class: failure.and_then(|failure| failure.class.parse().ok()).or(queue),
-            code: failure.map_or("none", |failure| &failure.code).to_owned(),
-            task_type: written.task_type.clone().map(Cow::into_owned),
+            code: cut(failure.map_or("none", |failure| &failure.code), MAX_CODE),
+            task_type: written.task_type.as_deref().map(|task_type| cut(task_type, MAX_TYPE)),
             ended: Some(written.times.finished_at),
             deadline: seen.and_then(|seen| seen.deadline()),
-            replays: replays.or(written.replays).unwrap_or(0),
+            replays: mark.map(|mark| mark.count).or(written.replays).unwrap_or(0),
             identity: identity(message, ""),
             job: job.and_then(within_bounds),
         }
@@ -113,14 +140,18 @@ impl Letter {
             }
         };
         let named = seen.as_ref().and_then(Seen::id).or(message.properties.message_id.clone());
+        let named = named.unwrap_or_default();
+        let mark = Replayed::of(headers);
         Self {
-            id: named.unwrap_or_default(),
+            id: cut(&named, MAX_ID),
+            is_named: is_named(&named),
+            ended_replay: mark.as_ref().map(|mark| ended_replay(&named, &mark.id)),
             class: None,
-            code: death.reason.to_owned(),
-            task_type: seen.as_ref().and_then(|seen| Some(seen.task.kind.as_str()?.to_owned())),
+            code: cut(death.reason, MAX_CODE),
+            task_type: seen.as_ref().and_then(|seen| Some(cut(seen.task.kind.as_str()?, MAX_TYPE))),
             ended: death.at,
             deadline: seen.and_then(|seen| seen.deadline()),
-            replays: Replayed::of(headers).map_or(0, |replayed| replayed.count),
+            replays: mark.map_or(0, |mark| mark.count),
             identity: identity(message, &death.told()),
             job,
         }
@@ -130,6 +161,18 @@ impl Letter {
     #[must_use]
     pub fn class_name(&self) -> &'static str {
         self.class.map_or("raw", Class::name)
+    }
+
+    /// Whether the broker put it aside since its publisher no longer wanted it.
+    #[must_use]
+    pub fn has_expired(&self) -> bool {
+        self.class.is_none() && self.code == EXPIRED
+    }
+
+    /// By what copies of it are known, and letters that copies of one replay have become: the id that its next replay has, and the replay that ended
+    /// here.
+    pub fn marks(&self) -> impl Iterator<Item = Identity> {
+        [identity_of_next(&self.identity, self.replays)].into_iter().chain(self.ended_replay)
     }
 
     /// The job as it is to be published once more. `message` is what the letter was read of.
@@ -151,8 +194,7 @@ impl Letter {
             _ => of_job(given),
         };
         Replayed::next(&self.identity, self.replays).write(&mut properties.headers);
-        properties.message_id =
-            Some(self.id.clone()).filter(|id| !id.is_empty() && id.len() <= MAX_ID && !id.contains('\0'));
+        properties.message_id = self.is_named.then(|| self.id.clone());
         // Its wait begins anew.
         properties.timestamp = u64::try_from(now.as_millis() / 1_000).ok();
         Ok(Message { body, properties, transient: false })
@@ -161,6 +203,20 @@ impl Letter {
 
 fn within_bounds(body: Bytes) -> Result<Bytes, Stays> {
     if body.len() > MAX_MESSAGE { Err(Stays::TooLarge) } else { Ok(body) }
+}
+
+/// A foreign text of at most so many bytes.
+fn cut(text: &str, most: usize) -> String {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text[..end.unwrap_or(0)].to_owned()
+}
+
+fn is_named(id: &str) -> bool {
+    !id.is_empty() && id.len() <= MAX_ID && !id.contains('\0')
+}
+
+fn ended_replay(id: &str, replay: &str) -> Identity {
+    Identity::of_parts([id, replay, "replay"], b"")
 }
 
 /// What stays the same from one delivery of a letter to the next.

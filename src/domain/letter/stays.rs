@@ -17,12 +17,24 @@ pub enum Stays {
     Solved,
     /// No job can be made out in it.
     NotAJob,
+    /// Its publisher let it expire, and nobody has said that such jobs are meant.
+    Expired,
+    /// A copy of it, or what became of a copy, has been published by this run.
+    Repeated,
 }
 
 impl Stays {
     /// Every reason.
-    pub const ALL: [Stays; 6] =
-        [Stays::TooOften, Stays::TooLate, Stays::TooLarge, Stays::Ticket, Stays::Solved, Stays::NotAJob];
+    pub const ALL: [Stays; 8] = [
+        Stays::TooOften,
+        Stays::TooLate,
+        Stays::TooLarge,
+        Stays::Ticket,
+        Stays::Solved,
+        Stays::NotAJob,
+        Stays::Expired,
+        Stays::Repeated,
+    ];
 
     /// The name in reports.
     #[must_use]
@@ -34,6 +46,8 @@ impl Stays {
             Stays::Ticket => "ticket",
             Stays::Solved => "solved",
             Stays::NotAJob => "not_a_job",
+            Stays::Expired => "expired",
+            Stays::Repeated => "repeated",
         }
     }
 }
@@ -47,6 +61,8 @@ impl fmt::Display for Stays {
             Stays::Ticket => "a ticket: its task was paid, and a new one would be paid again",
             Stays::Solved => "a solved outcome, moved here from the results",
             Stays::NotAJob => "no job can be made out in it",
+            Stays::Expired => "its publisher let it expire; --code expired replays such jobs",
+            Stays::Repeated => "its twin has just been published",
         })
     }
 }

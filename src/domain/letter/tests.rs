@@ -161,3 +161,48 @@ fn what_is_no_outcome_among_outcomes_is_unreadable() {
         assert_eq!(Letter::read(&message(body, Some(KIND), Headers::new()), PLACE), None, "{body}");
     }
 }
+
+#[test]
+fn copies_are_known_by_their_marks_and_so_is_what_two_runs_of_one_replay_have_become() {
+    let marks = |message: &Message| read(message, PLACE).marks().collect::<Vec<_>>();
+    let letter = failed(&format!(r#""job":{JOB}"#));
+    assert_eq!(marks(&letter), marks(&letter.clone()));
+    let mut runs = [r#""x":1"#, r#""x":2"#].map(|rest| failed(&format!(r#""job":{JOB},{rest}"#)));
+    assert!(marks(&runs[0]).iter().all(|mark| !marks(&runs[1]).contains(mark)));
+    for run in &mut runs {
+        Replayed { id: "r".to_owned(), count: 1 }.write(&mut run.properties.headers);
+    }
+    assert!(marks(&runs[0]).iter().any(|mark| marks(&runs[1]).contains(mark)));
+    let told_in_the_body = failed(&format!(r#""job":{JOB},"replay_id":"r","replays":1"#));
+    assert!(marks(&told_in_the_body).iter().any(|mark| marks(&runs[1]).contains(mark)));
+}
+
+#[test]
+fn foreign_texts_are_cut_and_a_cut_id_names_no_message() {
+    let long = "ä".repeat(5_000);
+    let raw = json!({"id": long, "task": {"type": long}}).to_string();
+    let raw = message(&raw, None, dead("c.jobs", &long));
+    let body = String::from_utf8(failed(&format!(r#""job":{JOB}"#)).body.to_vec()).unwrap();
+    let body =
+        [(r#""id":"a","status""#, "id"), (r#""task_type":"T""#, "task_type"), (r#""code":"E""#, "code")]
+            .iter()
+            .fold(body, |body, (written, name)| {
+                let status = if *name == "id" { r#","status""# } else { "" };
+                body.replace(written, &format!(r#""{name}":"{long}"{status}"#))
+            });
+    let outcome = message(&body, Some(KIND), Headers::new());
+    for (message, place) in [(&raw, RAW), (&outcome, PLACE)] {
+        let letter = read(message, place);
+        assert_eq!((letter.id.len(), letter.code.len()), (254, 100));
+        assert_eq!(letter.task_type.as_ref().map(String::len), Some(100));
+        assert_eq!(letter.replay(message, 3, NOW).unwrap().properties.message_id, None);
+    }
+}
+
+#[test]
+fn what_is_printed_of_a_letter_for_debugging_holds_no_secret() {
+    let message = failed(r#""job":{"task":{"type":"T","proxyPassword":"s3cret"}}"#);
+    let letter = read(&message, PLACE);
+    let told = format!("{letter:?} {:?}", letter.replay(&message, 3, NOW));
+    assert!(told.contains("bytes") && !told.contains("s3cret"), "{told}");
+}

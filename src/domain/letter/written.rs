@@ -27,6 +27,8 @@ pub(super) struct Written<'a> {
     pub(super) job: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) original: Option<Original<'a>>,
+    #[serde(borrow, default)]
+    pub(super) replay_id: Option<Cow<'a, str>>,
     #[serde(default)]
     pub(super) replays: Option<u32>,
 }

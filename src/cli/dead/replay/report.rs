@@ -7,8 +7,7 @@ use serde_json::{Value as Json, json};
 
 use crate::cli::CommandError;
 use crate::cli::console::Console;
-use crate::cli::dead::list::queue_json;
-use crate::cli::dead::scan::Seen;
+use crate::cli::dead::looked::Looked;
 use crate::cli::dead::tally::{HEAD, Tally};
 use crate::cli::output::table;
 use crate::domain::letter::Stays;
@@ -22,7 +21,7 @@ pub(super) struct Report {
     /// Left by the filters.
     pub(super) left_out: u64,
     pub(super) unreadable: u64,
-    pub(super) queues: Vec<Seen>,
+    pub(super) looked: Looked,
     stays: BTreeMap<Stays, u64>,
 }
 
@@ -32,67 +31,37 @@ impl Report {
         *self.stays.entry(why).or_default() += 1;
     }
 
-    pub(super) fn took_too_long(&self) -> bool {
-        self.queues.iter().any(|seen| seen.took_too_long)
-    }
-
     /// For a bar.
     pub(super) fn short(&self) -> String {
         let staying: u64 = self.stays.values().sum();
         format!("{} chosen, {} left", self.chosen.total(), self.left_out + staying)
     }
 
-    fn not_scanned(&self) -> u64 {
-        self.queues.iter().map(Seen::not_scanned).sum()
-    }
-
     pub(super) fn tell<O: Write, E: Write>(
         &self,
         dry_run: bool,
-        stopped: Option<&str>,
         now: Timestamp,
         console: &mut Console<O, E>,
     ) -> Result<(), CommandError> {
+        self.looked.tell(console);
         if console.is_human() {
-            self.show(dry_run, now, console)?;
+            self.show(dry_run, now, &mut console.out)?;
         } else {
-            self.print(dry_run, stopped, now, console)?;
+            console.json_line(&self.json(dry_run, now).to_string())?;
         }
-        if let Some(why) = stopped {
-            console.note(format_args!("stopped: {why}; what was not published stays, run it again then"));
-        }
-        if self.took_too_long() {
-            console.note("stopped after 20 minutes at one queue: the broker takes back what is held for 30; run it again");
-        }
-        Ok(())
+        Ok(console.out.flush()?)
     }
 
-    fn print<O: Write, E: Write>(
-        &self,
-        dry_run: bool,
-        stopped: Option<&str>,
-        now: Timestamp,
-        console: &mut Console<O, E>,
-    ) -> Result<(), CommandError> {
+    fn json(&self, dry_run: bool, now: Timestamp) -> Json {
         let stays: BTreeMap<&str, u64> =
             Stays::ALL.iter().map(|why| (why.name(), self.stays.get(why).copied().unwrap_or(0))).collect();
-        let report = json!({
+        self.looked.told_in(json!({
             "dry_run": dry_run, "replayed": if dry_run { 0 } else { self.chosen.total() }, "chosen": self.chosen.total(),
             "kinds": self.chosen.json(now), "stay": stays, "left_out": self.left_out, "unreadable": self.unreadable,
-            "not_scanned": self.not_scanned(), "stopped": stopped,
-            "queues": self.queues.iter().map(queue_json).collect::<Json>(),
-        });
-        writeln!(console.out, "{report}")?;
-        Ok(())
+        }))
     }
 
-    fn show<O: Write, E: Write>(
-        &self,
-        dry_run: bool,
-        now: Timestamp,
-        console: &mut Console<O, E>,
-    ) -> Result<(), CommandError> {
-        let out = &mut console.out;
+    fn show(&self, dry_run: bool, now: Timestamp, out: &mut impl Write) -> Result<(), CommandError> {
         if !self.chosen.is_empty() {
             writeln!(out, "{}\n", table(HEAD, self.chosen.rows(now)))?;
         }
@@ -101,10 +70,7 @@ impl Report {
         for (why, count) in &self.stays {
             writeln!(out, "{count} stay: {why}")?;
         }
-        let (left_out, unreadable, not_scanned) = (self.left_out, self.unreadable, self.not_scanned());
-        for (count, what) in
-            [(left_out, "not chosen"), (unreadable, "unreadable"), (not_scanned, "not scanned")]
-        {
+        for (count, what) in [(self.left_out, "not chosen"), (self.unreadable, "unreadable")] {
             if count > 0 {
                 writeln!(out, "{count} {what}: they stay")?;
             }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::report::Report;
 use crate::broker::{Confirm, Receipt};
 use crate::cli::CommandError;
-use crate::cli::dead::scan::{Scan, WINDOW};
+use crate::cli::dead::scan::{Scan, WINDOW, lost};
 use crate::domain::envelope::Message;
 use crate::domain::letter::Letter;
 
@@ -50,7 +50,7 @@ impl Window {
     /// Hands a job over.
     ///
     /// # Errors
-    /// It was not sent: its letter is kept.
+    /// It was not sent: its letter is kept, or was taken back by the broker.
     pub(super) async fn publish(
         &mut self,
         job: Message,
@@ -58,6 +58,10 @@ impl Window {
         receipt: Receipt,
         scan: &mut Scan,
     ) -> Result<(), CommandError> {
+        if !receipt.is_live() {
+            // Its letter is back in its queue already, and would be published again.
+            return Err(lost());
+        }
         let bytes = job.body.len();
         let publisher = scan.session().publisher();
         match publisher.send(&self.jobs, &self.jobs, true, job).await {
