@@ -28,7 +28,7 @@ pub struct ReplicaRow {
     pub name: String,
     /// Whether it leads.
     pub leads: bool,
-    /// Whether it may take jobs, as far as the account is concerned.
+    /// Whether it takes jobs, as far as the account is concerned and its own leaving.
     pub ready: bool,
     /// What it has met itself and is held by.
     pub held: Option<String>,
