@@ -152,6 +152,9 @@ fn header<'a>(screen: &Screen, fleet: &Overview) -> Line<'a> {
         Span::raw(format!("  {} of {} replicas", fleet.heard_replicas, fleet.expected_replicas)),
         Span::raw(format!("  leader {}", fleet.leader.as_deref().unwrap_or("none"))),
     ];
+    if let Some(age) = screen.age() {
+        parts.push(Span::styled(format!("  {} old", words::span(age)), tones.wary));
+    }
     if screen.is_held() {
         parts.push(Span::styled("  HELD, p goes on", tones.wary));
     }
@@ -206,7 +209,7 @@ const HELP: [&str; 11] = [
     "↑ ↓ PgUp PgDn    move its rows, Home: to the first",
     "?                this help",
     "",
-    "Rates are the mean of 10 s, counts are since replicas run.",
+    "Rates are the mean of 10 s, or of the interval. Counts are since replicas run.",
     "Backlog: messages that are ready, and that nobody holds.",
     "★ leads: it alone asks for the balance, and decides.",
     "window: calls, or submissions of a type, at once.",

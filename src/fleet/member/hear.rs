@@ -70,7 +70,7 @@ impl Member<'_> {
         }
         self.leader_heard = Instant::now();
         let before = self.fleet.standing.memory();
-        let is_news = self.fleet.standing.adopt(&news.state, &news.name, false, news.replicas);
+        let is_news = self.fleet.standing.adopt(&news.state, (&news.id, &news.name), false, news.replicas);
         self.fleet.standing.follow_shut(&news.shut, self.now());
         self.fleet.standing.note_queues(news.queues);
         if is_news {
