@@ -115,7 +115,12 @@ impl Asker {
     /// Looks for as long as somebody wants to know.
     pub(super) async fn ask_on(mut self, every: Duration, tell: watch::Sender<Shot>) {
         // Where nobody tells the fleet, an older picture of it says more than none.
-        let early = |shot: Shot| drop(shot.fleet.is_some().then(|| tell.send(shot)));
+        let early = |shot: Shot| {
+            if shot.fleet.is_some() {
+                // That nobody wants to know any more is seen below.
+                tell.send_replace(shot);
+            }
+        };
         loop {
             let next = Instant::now() + every;
             let shot = self.look(false, early).await;

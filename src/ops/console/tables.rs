@@ -58,7 +58,9 @@ pub(super) fn replicas(fleet: &Overview) -> Markup {
         ));
     }
     let rows = html! { @for row in &fleet.replicas { (replica(fleet, row)) } };
-    let empty = fleet.replicas.is_empty().then_some("None is heard: there is no session with the broker.");
+    let empty = fleet.replicas.is_empty().then_some(
+        "None is heard: there is no session with the broker, or this replica is stuck (see /healthz).",
+    );
     table("replicas", &format!("Replicas: {}", fleet.heard_replicas), &note, &head, &rows, empty)
 }
 
