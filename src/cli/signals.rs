@@ -9,6 +9,11 @@ use super::Exit;
 
 /// A token that the first SIGTERM or SIGINT cancels. Must be called in a runtime.
 pub(super) fn stop() -> io::Result<CancellationToken> {
+    stop_or(|| ())
+}
+
+/// The same, and what is done before the second signal ends it: nothing is dropped then.
+pub(super) fn stop_or(last: impl FnOnce() + Send + 'static) -> io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let token = CancellationToken::new();
@@ -23,6 +28,7 @@ pub(super) fn stop() -> io::Result<CancellationToken> {
                 stop.cancel();
             }
         }
+        last();
         tracing::warn!("a second signal: ending at once");
         std::process::exit(i32::from(Exit::Failed.code()));
     });

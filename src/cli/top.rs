@@ -19,7 +19,7 @@ use clap::Args;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::output::Output;
@@ -36,8 +36,8 @@ Asks the replicas over the broker, and the broker for the queues' lengths; besid
 answers, for what only that knows. While the broker is out of reach it shows what /status tells, and tries again.
 
 Keys: q, Esc or Ctrl-C quits; p holds the picture; Tab and arrows choose and move a table; ? helps.
-Without a terminal at standard output, or with --once, one picture is printed as plain text. For that it looks twice, a second
-apart, since rates need it. NO_COLOR is respected.
+Without a terminal at standard output, or with --once, one picture is printed as plain text. For that it looks twice, a
+second apart at most, since rates need it. NO_COLOR is respected.
 
 Examples:
   captcha-worker top
@@ -47,8 +47,10 @@ Examples:
 
 Exit codes: 0 it was ended, or one picture shows a leader; 1 it shows none.";
 
-/// The clock moves, and how long ago the fleet answered.
+/// A picture that is old tells how old it is.
 const TICK: Duration = Duration::from_secs(1);
+/// The two looks for a picture without a terminal are no further apart.
+const APART: Duration = Duration::from_secs(1);
 /// A picture without a terminal is this wide, unless COLUMNS says otherwise.
 const PLAIN_WIDTH: u16 = 120;
 const MOST_LINES: usize = 400;
@@ -110,10 +112,10 @@ fn quieten(logging: &Logging) {
 
 /// One picture, for pipes and tests.
 async fn print_once(mut asker: Asker, every: Duration, output: &mut Output) -> Result<Exit, CommandError> {
-    let first = asker.look().await;
+    let first = asker.look(true, |_| ()).await;
     let shot = if first.is_by_broker() {
-        tokio::time::sleep(every).await;
-        asker.look().await
+        asker.rest(Instant::now() + every.min(APART)).await;
+        asker.look(true, |_| ()).await
     } else {
         first
     };
@@ -158,13 +160,15 @@ impl Drop for Restoring {
 }
 
 async fn show(asker: Asker, every: Duration) -> Result<(), CommandError> {
-    let stop = signals::stop()?;
+    let stop = signals::stop_or(|| drop(Restoring))?;
     let (told, mut shots) = watch::channel(Shot::default());
     let asking = AbortOnDropHandle::new(tokio::spawn(asker.ask_on(every, told)));
-    let mut terminal = ratatui::try_init()?;
+    // What fails half-way through has changed something already.
     let _restoring = Restoring;
+    let mut terminal = ratatui::try_init()?;
     let mut keys = Keys::start();
-    let mut screen = Screen::new(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let mut screen = Screen::new(colour).every(every);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, interval, timeout_at};
 
 use super::message::{Command, Control, LeaderNews, Presence, Trust, say};
+use super::roster;
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError, Consumer, Session};
 use crate::clock::Dice;
@@ -16,6 +17,8 @@ pub use super::message::Order;
 const REPEAT: Duration = Duration::from_secs(1);
 /// Replicas that are listed.
 const MAX_REPLICAS: usize = 4_096;
+/// A leader repeats its word every second; one that was silent for so long is none.
+const LEADER_SILENT: Duration = Duration::from_secs(5);
 
 /// What a fleet has told.
 #[derive(Debug, Clone, Default)]
@@ -30,8 +33,7 @@ impl Survey {
     /// How many replicas know the state that the leader has told, or a later one.
     #[must_use]
     pub fn following(&self) -> usize {
-        let epoch = self.leader.as_ref().map_or(u64::MAX, |leader| leader.state.epoch);
-        self.replicas.iter().filter(|replica| replica.epoch >= epoch).count()
+        following(self.leader.as_ref(), self.replicas.iter())
     }
 
     /// Replicas that should have answered.
@@ -39,10 +41,11 @@ impl Survey {
     pub fn expected(&self) -> usize {
         self.leader.as_ref().map_or(0, |leader| leader.replicas).max(self.replicas.len())
     }
+}
 
-    fn is_complete(&self) -> bool {
-        self.leader.is_some() && self.following() >= self.expected()
-    }
+fn following<'a>(leader: Option<&LeaderNews>, replicas: impl Iterator<Item = &'a Presence>) -> usize {
+    let epoch = leader.map_or(u64::MAX, |leader| leader.state.epoch);
+    replicas.filter(|replica| replica.epoch >= epoch).count()
 }
 
 /// What has come of an order.
@@ -61,8 +64,8 @@ pub struct Client {
     exchange: String,
     user: String,
     dice: Dice,
-    replicas: BTreeMap<String, Presence>,
-    leader: Option<LeaderNews>,
+    replicas: BTreeMap<String, (Presence, Instant)>,
+    leader: Option<(LeaderNews, Instant)>,
 }
 
 impl Client {
@@ -93,11 +96,34 @@ impl Client {
         self.forget();
         self.say(&Control::Hello).await?;
         loop {
-            let survey = self.told();
-            if survey.is_complete() || !self.listen(deadline).await? {
-                return Ok(survey);
+            if self.is_complete() || !self.listen(deadline).await? {
+                return Ok(self.told());
             }
         }
+    }
+
+    /// Asks nobody, and takes in until the deadline what replicas say by themselves; who has fallen silent is forgotten. For whoever looks on
+    /// for long: each question is answered by every replica to all of them.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn overhear(&mut self, deadline: Instant) -> Result<(), BrokerError> {
+        while self.listen(deadline).await? {}
+        let patience = roster::patience(self.replicas.len());
+        self.replicas.retain(|_, (_, at)| at.elapsed() < patience);
+        self.leader.take_if(|(_, at)| at.elapsed() >= LEADER_SILENT);
+        Ok(())
+    }
+
+    /// The leader's word; `None` where nobody leads.
+    #[must_use]
+    pub fn leader(&self) -> Option<&LeaderNews> {
+        self.leader.as_ref().map(|(leader, _)| leader)
+    }
+
+    /// The replicas, and how long ago each was heard.
+    pub fn heard(&self) -> impl Iterator<Item = (&Presence, Duration)> {
+        self.replicas.values().map(|(replica, at)| (replica, at.elapsed()))
     }
 
     /// Gives an order, and waits until the whole fleet follows it or the time is over.
@@ -113,13 +139,10 @@ impl Client {
         self.say(&Control::Hello).await?;
         let mut repeat = interval(REPEAT);
         loop {
-            let survey = self.told();
-            let carried_out = survey
-                .leader
-                .as_ref()
-                .is_some_and(|leader| leader.state.last_command.as_deref() == Some(&*id));
-            if carried_out && survey.is_complete() || Instant::now() >= deadline {
-                return Ok(Answer { carried_out, survey });
+            let carried_out =
+                self.leader().is_some_and(|leader| leader.state.last_command.as_deref() == Some(&*id));
+            if carried_out && self.is_complete() || Instant::now() >= deadline {
+                return Ok(Answer { carried_out, survey: self.told() });
             }
             tokio::select! {
                 _ = repeat.tick(), if !carried_out => self.say(&command).await?,
@@ -144,10 +167,17 @@ impl Client {
         said.map_err(|error| BrokerError::Lost(error.to_string()))
     }
 
+    /// Whether all that there should be have answered, and know what the leader has told.
+    fn is_complete(&self) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        following(Some(leader), self.heard().map(|(replica, _)| replica))
+            >= leader.replicas.max(self.replicas.len())
+    }
+
     fn told(&self) -> Survey {
-        let mut replicas: Vec<Presence> = self.replicas.values().cloned().collect();
+        let mut replicas: Vec<Presence> = self.heard().map(|(replica, _)| replica.clone()).collect();
         replicas.sort_by(|a, b| a.name.cmp(&b.name));
-        Survey { leader: self.leader.clone(), replicas }
+        Survey { leader: self.leader().cloned(), replicas }
     }
 
     /// The leader's latest word, asked for or pushed.
@@ -169,13 +199,15 @@ impl Client {
         let _ = delivery.receipt.ack();
         match trust.hear(&delivery.message).map(|heard| heard.control) {
             Some(Control::Leader(news)) => {
-                let later = self.leader.as_ref().is_none_or(|known| known.state.epoch <= news.state.epoch);
+                let later = self.leader().is_none_or(|known| known.state.epoch <= news.state.epoch);
                 if later {
-                    self.leader = Some(*news);
+                    self.leader = Some((*news, Instant::now()));
                 }
             }
-            Some(Control::Replica(presence)) if self.replicas.len() < MAX_REPLICAS => {
-                self.replicas.insert(presence.id.clone(), *presence);
+            Some(Control::Replica(presence))
+                if self.replicas.len() < MAX_REPLICAS || self.replicas.contains_key(&presence.id) =>
+            {
+                self.replicas.insert(presence.id.clone(), (*presence, Instant::now()));
             }
             Some(Control::Bye { id }) => drop(self.replicas.remove(&id)),
             Some(_) | None => {}

@@ -24,7 +24,7 @@ const CODE: usize = 40;
 /// A worker's figures.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Vitals {
-    /// Whether it may take jobs, as far as the account is concerned.
+    /// Whether it takes jobs, as far as the account is concerned and its own leaving.
     pub ready: bool,
     /// Tickets and submissions held.
     pub in_flight: usize,

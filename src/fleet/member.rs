@@ -55,6 +55,10 @@ pub(super) struct Member<'a> {
     announced: Instant,
     presented: Instant,
     presented_key: Mark,
+    /// When it was last asked who is there, and answered.
+    answered: Option<Instant>,
+    /// It was asked, and has not answered yet.
+    asked: bool,
     aside_until: Option<Instant>,
     /// The term in which the last call of getBalance was asked for.
     asked_in: u64,
@@ -96,6 +100,8 @@ impl<'a> Member<'a> {
             announced: now,
             presented: now,
             presented_key: fleet.standing.key(),
+            answered: None,
+            asked: false,
             aside_until: None,
             asked_in: 0,
         };
@@ -168,6 +174,7 @@ impl<'a> Member<'a> {
         };
         self.presented = Instant::now();
         self.presented_key = presence.key.clone();
+        self.asked = false;
         self.roster.note(presence.clone());
         self.say(&Control::Replica(Box::new(presence))).await;
     }
@@ -236,6 +243,8 @@ impl<'a> Member<'a> {
         fleet.standing.set_rank(self.roster.rank(&fleet.id));
         if self.presented.elapsed() >= self.roster.interval() {
             self.present().await;
+        } else if self.asked {
+            self.answer().await;
         }
         if self.lead.is_some() {
             self.lead_on().await;

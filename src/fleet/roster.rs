@@ -51,7 +51,7 @@ impl Roster {
 
     /// Forgets who was not heard for long.
     pub(super) fn prune(&self) {
-        let patience = self.interval() * MISSED;
+        let patience = patience(self.len());
         self.lock().retain(|_, (_, at)| at.elapsed() < patience);
     }
 
@@ -61,8 +61,7 @@ impl Roster {
 
     /// How often each of them says that it is there.
     pub(super) fn interval(&self) -> Duration {
-        let number = u32::try_from(self.len()).unwrap_or(u32::MAX);
-        INTERVAL * number.div_ceil(SMALL_FLEET).max(1)
+        interval(self.len())
     }
 
     /// The place of one of them in an order that all agree on.
@@ -70,9 +69,13 @@ impl Roster {
         self.lock().keys().take_while(|other| other.as_str() < id).count()
     }
 
-    /// All of them, and how long ago each was heard.
+    /// All of them that were not silent for long, and how long ago each was heard. By the time, and not by [`prune`](Self::prune) alone: where
+    /// the worker's runtime is stuck nobody prunes, and those who look from another thread are not to take the last that was heard for news.
     pub(super) fn heard(&self) -> Vec<(Arc<Presence>, Duration)> {
-        self.lock().values().map(|(presence, at)| (Arc::clone(presence), at.elapsed())).collect()
+        let heard = self.lock();
+        let patience = patience(heard.len());
+        let all = heard.values().map(|(presence, at)| (Arc::clone(presence), at.elapsed()));
+        all.filter(|(_, ago)| *ago < patience).collect()
     }
 
     /// Tasks that the API has accepted from all of them since they run.
@@ -96,6 +99,16 @@ impl Roster {
     }
 }
 
+fn interval(replicas: usize) -> Duration {
+    let number = u32::try_from(replicas).unwrap_or(u32::MAX);
+    INTERVAL * number.div_ceil(SMALL_FLEET).max(1)
+}
+
+/// For how long a replica of a fleet of so many may be silent.
+pub(super) fn patience(replicas: usize) -> Duration {
+    interval(replicas) * MISSED
+}
+
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -104,4 +117,35 @@ impl Roster {
 )]
 fn place(luck: f64, of: usize) -> usize {
     (luck * of as f64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::time::Timestamp;
+    use crate::fleet::Vitals;
+
+    fn presence(id: &str) -> Presence {
+        Presence {
+            id: id.to_owned(),
+            name: id.to_owned(),
+            epoch: 0,
+            key: Mark::of_key("key"),
+            held: None,
+            started_at: Timestamp::from_millis(0),
+            vitals: Vitals::default(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_looks_from_aside_sees_no_one_that_was_silent_for_long_even_where_nobody_prunes() {
+        let roster = Roster::default();
+        roster.note(presence("silent"));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        roster.note(presence("heard"));
+        assert_eq!(roster.heard().len(), 2);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let heard: Vec<String> = roster.heard().iter().map(|(replica, _)| replica.id.clone()).collect();
+        assert_eq!((heard, roster.len()), (vec!["heard".to_owned()], 2));
+    }
 }

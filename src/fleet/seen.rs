@@ -27,6 +27,8 @@ pub struct Seen {
     pub leads: bool,
     /// The leader's name.
     pub leader: Option<String>,
+    /// The leader's id: of one name there can be several.
+    pub leader_id: Option<String>,
     /// Replicas in the fleet, this one included.
     pub replicas: usize,
     /// This one's place among them, from 0.

@@ -59,6 +59,7 @@ impl Standing {
             state: None,
             leads: false,
             leader: None,
+            leader_id: None,
             replicas: 1,
             rank: 0,
             permit: Permit::NOTHING,
@@ -165,8 +166,14 @@ impl Standing {
         Permit { tickets: held.tickets && !(alone && hold.reason.is_of_the_address()), ..held }
     }
 
-    /// The leader's word. Tells whether the state is news here.
-    pub(super) fn adopt(&self, state: &State, leader: &str, leads: bool, replicas: usize) -> bool {
+    /// The word of a leader, by its id and its name. Tells whether the state is news here.
+    pub(super) fn adopt(
+        &self,
+        state: &State,
+        (id, name): (&str, &str),
+        leads: bool,
+        replicas: usize,
+    ) -> bool {
         let mut news = false;
         let key = self.key();
         self.change(|seen| {
@@ -177,7 +184,8 @@ impl Standing {
             let same = !news
                 && seen.leads == leads
                 && seen.replicas == replicas
-                && seen.leader.as_deref() == Some(leader);
+                && seen.leader.as_deref() == Some(name)
+                && seen.leader_id.as_deref() == Some(id);
             if same {
                 return false;
             }
@@ -185,7 +193,8 @@ impl Standing {
                 seen.state = Some(Arc::new(state.clone()));
                 seen.memory.clone_from(&seen.state);
             }
-            (seen.leads, seen.replicas, seen.leader) = (leads, replicas, Some(leader.to_owned()));
+            (seen.leads, seen.replicas) = (leads, replicas);
+            (seen.leader, seen.leader_id) = (Some(name.to_owned()), Some(id.to_owned()));
             seen.hold = seen.hold.filter(|hold| !accounted_for(hold, state, &key));
             seen.permit = self.permit_of(seen);
             true

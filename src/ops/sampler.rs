@@ -52,6 +52,7 @@ impl Sampler {
             state: seen.state.as_deref(),
             // Its name outlives the session in which it was heard.
             leader: seen.leader.as_deref().filter(|_| seen.state.is_some()),
+            leader_id: seen.leader_id.as_deref().filter(|_| seen.state.is_some()),
             expected: seen.replicas,
             replicas: &replicas,
             shut: &shut,

@@ -18,6 +18,8 @@ const MAX_REPLICAS: usize = 100;
 const MAX_TYPES: usize = 24;
 /// Types that are taken from one replica, whatever it tells.
 const MAX_TYPES_OF_ONE: usize = 32;
+/// Stands for the class of what replicas of earlier versions count, and tell no classes of.
+const NOT_TOLD: &str = "(not told)";
 /// Failures that are shown.
 const MAX_SHOWN: usize = 20;
 
@@ -28,7 +30,7 @@ pub struct ReplicaRow {
     pub name: String,
     /// Whether it leads.
     pub leads: bool,
-    /// Whether it may take jobs, as far as the account is concerned.
+    /// Whether it takes jobs, as far as the account is concerned and its own leaving.
     pub ready: bool,
     /// What it has met itself and is held by.
     pub held: Option<String>,
@@ -77,7 +79,7 @@ pub struct FailureRow {
     pub failure: Failure,
 }
 
-pub(super) fn replicas(told: &[&Presence], leader: Option<&str>, paces: &Paces) -> Vec<ReplicaRow> {
+pub(super) fn replicas(told: &[&Presence], leader_id: Option<&str>, paces: &Paces) -> Vec<ReplicaRow> {
     let mut ordered = told.to_vec();
     ordered.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
     if ordered.len() > MAX_REPLICAS {
@@ -87,7 +89,7 @@ pub(super) fn replicas(told: &[&Presence], leader: Option<&str>, paces: &Paces) 
         let vitals = &replica.vitals;
         ReplicaRow {
             name: shown(&replica.name, NAME),
-            leads: leader == Some(&replica.name),
+            leads: leader_id == Some(&replica.id),
             ready: vitals.ready,
             held: replica.held.map(|reason| reason.name().to_owned()),
             in_flight: vitals.in_flight,
@@ -118,6 +120,9 @@ pub(super) fn classes(told: &[&Presence]) -> Vec<ClassRow> {
     }
     let unknown = counted.into_iter().take(Class::ALL.len());
     rows.extend(unknown.map(|(class, jobs)| ClassRow { class, jobs }));
+    let terse = told.iter().filter(|replica| replica.vitals.detail.is_none());
+    let jobs = terse.map(|replica| replica.vitals.failed).fold(0, u64::saturating_add);
+    rows.extend((jobs > 0).then(|| ClassRow { class: NOT_TOLD.to_owned(), jobs }));
     rows
 }
 

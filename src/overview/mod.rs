@@ -37,6 +37,8 @@ pub struct Sight<'a> {
     pub state: Option<&'a State>,
     /// The leader's name.
     pub leader: Option<&'a str>,
+    /// The leader's id.
+    pub leader_id: Option<&'a str>,
     /// Replicas that the leader hears.
     pub expected: usize,
     /// Those that have told of themselves.
@@ -76,7 +78,9 @@ pub struct Overview {
     pub history: Vec<Rates>,
     /// Solved jobs since the replicas run.
     pub solved: u64,
-    /// Failed jobs since the replicas run, by class.
+    /// Failed jobs since the replicas run.
+    pub failed: u64,
+    /// The same by class; what replicas of earlier versions do not tell by class stands last.
     pub classes: Vec<ClassRow>,
     /// Work by task type, bounded.
     pub types: Vec<TypeRow>,
@@ -92,7 +96,8 @@ impl Overview {
     /// Makes it.
     #[must_use]
     pub fn of(sight: Sight<'_>) -> Self {
-        let Sight { at, namespace, state, leader, expected, replicas, shut, queues, paces } = sight;
+        let Sight { at, namespace, state, leader, leader_id, expected, replicas, shut, queues, paces } =
+            sight;
         let heard = replicas.len();
         Self {
             at,
@@ -103,22 +108,17 @@ impl Overview {
             expected_replicas: expected.max(heard),
             heard_replicas: heard,
             terse_replicas: replicas.iter().filter(|replica| replica.vitals.detail.is_none()).count(),
-            replicas: fleet::replicas(replicas, leader, paces),
+            replicas: fleet::replicas(replicas, leader_id, paces),
             rates: paces.fleet(),
             history: paces.history(),
             solved: replicas.iter().map(|replica| replica.vitals.solved).fold(0, u64::saturating_add),
+            failed: replicas.iter().map(|replica| replica.vitals.failed).fold(0, u64::saturating_add),
             classes: fleet::classes(replicas),
             types: fleet::types(replicas, shut),
             shut_types: fleet::shut(shut),
             backlog: queues.map(Backlog::of),
             latest_failures: fleet::failures(replicas),
         }
-    }
-
-    /// Failed jobs since the replicas run.
-    #[must_use]
-    pub fn failed(&self) -> u64 {
-        self.classes.iter().map(|row| row.jobs).fold(0, u64::saturating_add)
     }
 }
 

@@ -31,6 +31,7 @@ fn overview(replicas: &[Presence]) -> Overview {
         namespace: "captcha",
         state: None,
         leader: Some("b"),
+        leader_id: Some("b"),
         expected: 1,
         replicas: &replicas,
         shut: &["Scarce".to_owned()],
@@ -59,22 +60,32 @@ fn failing(at: i64, id: &str) -> Detail {
 
 #[test]
 fn classes_types_and_failures_of_all_replicas_are_taken_together_and_older_replicas_are_counted() {
-    let fleet = [
+    let mut fleet = [
         presence("a", Some(failing(1, "first"))),
         presence("b", Some(failing(2, "last"))),
         presence("c", None),
     ];
+    for (replica, failed) in fleet.iter_mut().zip([4, 4, 5]) {
+        replica.vitals.failed = failed;
+    }
     let told = overview(&fleet);
     let classes: Vec<(&str, u64)> = told.classes.iter().map(|row| (&*row.class, row.jobs)).collect();
-    assert_eq!(classes, [("unsolved", 2), ("proxy", 4), ("of_next_year", 2)]);
+    assert_eq!(classes, [("unsolved", 2), ("proxy", 4), ("of_next_year", 2), ("(not told)", 5)]);
     let types: Vec<(&str, u64, bool)> =
         told.types.iter().map(|row| (&*row.name, row.figures.accepted, row.shut)).collect();
     assert_eq!(types, [("A", 6, false), ("Scarce", 0, true)]);
     let failures: Vec<(&str, &str)> =
         told.latest_failures.iter().map(|row| (&*row.replica, &*row.failure.id)).collect();
     assert_eq!(failures, [("b", "last"), ("a", "first")]);
-    assert_eq!((told.heard_replicas, told.terse_replicas, told.failed()), (3, 1, 8));
+    assert_eq!((told.heard_replicas, told.terse_replicas, told.failed), (3, 1, 13));
     assert_eq!(told.replicas.iter().filter(|row| row.leads).map(|row| &*row.name).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn of_two_replicas_of_one_name_the_leader_alone_is_marked() {
+    let mut fleet = [presence("b", None), presence("c", None)];
+    fleet[1].name = "b".to_owned();
+    assert_eq!(overview(&fleet).replicas.iter().map(|row| row.leads).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What every attempt at a job needs: the replica's parts, and the session it was begun on.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -90,8 +90,9 @@ impl Context {
     /// What it tells the fleet of itself.
     pub(super) fn vitals(&self) -> Vitals {
         let counters = self.tally.read();
+        let leaving = self.leaving.load(Ordering::Relaxed);
         Vitals {
-            ready: self.standing().permit().jobs != Jobs::None,
+            ready: !leaving && self.standing().permit().jobs != Jobs::None,
             in_flight: self.gate.held(),
             window: self.lanes.window(),
             types: self.lanes.narrowed(),

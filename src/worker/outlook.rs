@@ -58,8 +58,9 @@ impl Outlook {
             }
             leads = seen.borrow().leads;
             let unroutable = unroutable(&ctx, &session).await;
-            let queues = if leads { all(&ctx, &session).await } else { BTreeMap::new() };
-            if leads {
+            let (queues, is_whole) = if leads { all(&ctx, &session).await } else { (BTreeMap::new(), false) };
+            // Else the former reading stands, and its time tells how old it is: what was not seen is not empty.
+            if is_whole {
                 let ready = queues.iter().map(|(name, depth)| (name.clone(), depth.ready)).collect();
                 ctx.standing().note_queues(Some(Depths { at: ctx.clock.now(), ready }));
             }
@@ -68,17 +69,21 @@ impl Outlook {
     }
 }
 
-/// Every queue that can be seen.
-async fn all(ctx: &Context, session: &Session) -> BTreeMap<String, QueueDepth> {
+/// Every queue that can be seen, and whether all could be asked for. Of one that does not exist it is known that nothing is in it.
+async fn all(ctx: &Context, session: &Session) -> (BTreeMap<String, QueueDepth>, bool) {
     let prefix = format!("{}.", ctx.names.namespace());
-    let mut seen = BTreeMap::new();
+    let (mut seen, mut is_whole) = (BTreeMap::new(), true);
     for queue in Topology::new(&ctx.names).queues {
-        if let Ok(depth) = session.link().depth(&queue.name).await {
-            let name = queue.name.strip_prefix(&prefix).unwrap_or(&queue.name);
-            seen.insert(name.to_owned(), depth);
+        match session.link().depth(&queue.name).await {
+            Ok(depth) => {
+                let name = queue.name.strip_prefix(&prefix).unwrap_or(&queue.name);
+                seen.insert(name.to_owned(), depth);
+            }
+            Err(BrokerError::Missing { .. }) => {}
+            Err(_) => is_whole = false,
         }
     }
-    seen
+    (seen, is_whole)
 }
 
 /// AMQP shows no bindings. But what no queue is bound for is caught by the alternate exchange, and can be seen there.

@@ -15,6 +15,7 @@ const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
 const TELLING: &[(&str, &str)] = &[
     ("docs/OPERATIONS.md", RUNBOOK),
     ("docs/GUARD.md", include_str!("../../docs/GUARD.md")),
+    ("docs/CONSOLE.md", include_str!("../../docs/CONSOLE.md")),
     ("README.md", include_str!("../../README.md")),
     ("deploy/README.md", include_str!("../../deploy/README.md")),
     ("deploy/rabbitmq/README.md", include_str!("../../deploy/rabbitmq/README.md")),

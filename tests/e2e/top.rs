@@ -161,6 +161,13 @@ async fn without_a_broker_it_shows_what_an_ops_server_tells_and_says_so() {
     for wanted in ["No word from the broker", &format!("Shown as {address} tells it"), "★ only"] {
         assert!(text.contains(wanted), "{wanted:?} is not in\n{text}");
     }
+    // One that takes connections and says nothing keeps nothing from being shown.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let silent_url = format!("amqp://worker:pl4nted-amqp@{}/%2f", silent.local_addr().expect("bound"));
+    let mut typed = Typed::start(&silent_url, &namespace, &["--ops", &address], &[]);
+    for order in ["see No word from the broker: no answer yet", "see ★ only", "type q", "end 0"] {
+        typed.order(order).await;
+    }
     let (out, errors, code) = printed(nowhere, &namespace, &["--once"]).await;
     assert_eq!((code, &*out), (Some(1), ""), "{errors}");
     assert!(errors.starts_with("error: ") && errors.contains("broker.url"), "{errors}");

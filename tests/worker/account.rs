@@ -1,11 +1,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use captcha_worker::domain::envelope::Properties;
 use captcha_worker::domain::guard::{Phase, Reason};
-use captcha_worker::simulator::{BanRule, SimulatorConfig};
+use captcha_worker::simulator::{BanRule, Control, SimulatorConfig, Storm};
 use serde_json::json;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, image};
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_key_costs_one_call_and_no_job() {
@@ -91,4 +92,26 @@ async fn work_goes_on_while_the_balance_alone_is_not_told() {
     scene.publish_images(20, &json!({})).await;
     scene.wait_for(&scene.names.results(), 21).await;
     assert_eq!(running.drain().await.unfinished, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_open_fleet_notices_a_dead_api_with_its_first_jobs_and_loses_none_of_them() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let running = scene.start();
+    scene.publish_images(1, &json!({})).await;
+    scene.wait_for(&scene.names.results(), 1).await;
+    let storm = Storm { status: 503, until_seconds: 1_200, retry_after: None };
+    scene.simulator.control(&Control { storm: Some(storm), ..Control::default() }).expect("applied");
+    // The balance is asked for meanwhile; that it is not told raises no suspicion.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!((running.reason(), running.phase()), (None, Some(Phase::Open)));
+    for n in 0..40 {
+        scene.publish(image(&format!("late-{n}"), &json!({})), Properties::default()).await;
+    }
+    scene.wait_until(60, "the guard trips", || running.reason() == Some(Reason::ProviderDown)).await;
+    scene
+        .wait_until(1_200, "every job is solved", || scene.broker.queue_len(&scene.names.results()) == 41)
+        .await;
+    assert_eq!(running.drain().await.unfinished, 0);
+    scene.assert_rules_kept(0);
 }

@@ -1,13 +1,13 @@
 use std::time::Duration;
 
-use captcha_worker::broker::ConsumeSpec;
+use captcha_worker::broker::{ConsumeSpec, Consumer};
 use captcha_worker::domain::envelope::Properties;
 use captcha_worker::domain::guard::{Phase, Reason, State};
 use captcha_worker::domain::time::Timestamp;
 use captcha_worker::fleet::{Egress, Order};
 use captcha_worker::simulator::{Control, SimulatorConfig, Storm};
-use serde_json::json;
-use tokio::time::{Instant, sleep_until};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::scene::{Running, Scene, drain_all, image, within};
 
@@ -218,6 +218,60 @@ async fn a_pause_is_followed_by_all_and_outlives_the_whole_fleet() {
     scene.wait_for(&scene.names.results(), 400).await;
     drain_all(fleet).await;
     scene.assert_rules_kept(0);
+}
+
+/// How often replicas have said that they are there, as far as it has come to this consumer.
+async fn presences(control: &mut Consumer) -> usize {
+    let mut said = 0;
+    while let Ok(Some(delivery)) = timeout(Duration::from_millis(1), control.recv()).await {
+        let message: Value = serde_json::from_slice(&delivery.message.body).expect("JSON");
+        said += usize::from(message["say"] == "replica");
+        let _ = delivery.receipt.ack();
+    }
+    said
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_ask_who_is_there_all_are_answered_in_time_and_the_fleet_says_little() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let fleet = scene.start_fleet(4).await;
+    let mut client = scene.client().await;
+    let began = Instant::now();
+    within(20, client.survey(PATIENCE)).await.expect("a session");
+    sleep_until(began + Duration::from_secs(10)).await;
+    let mut control = scene.session.link().subscribe(&scene.names.control()).await.expect("subscribed");
+    let asking = (0..16).map(|n| {
+        let scene = &scene;
+        async move {
+            let mut client = scene.client().await;
+            tokio::time::sleep(Duration::from_millis(50 * n)).await;
+            let told = within(20, client.survey(Duration::from_millis(2_500))).await.expect("a session");
+            assert_eq!((told.following(), told.expected()), (4, 4));
+        }
+    });
+    futures_util::future::join_all(asking).await;
+    let said = presences(&mut control).await;
+    // 16 answers of each of them, were each question answered by itself.
+    assert!(said <= 4 * 4, "{said}");
+    drain_all(fleet).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_looks_on_hears_the_fleet_without_asking_and_forgets_who_is_gone() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let mut fleet = scene.start_fleet(3).await;
+    scene.wait_until(20, "somebody leads", || leaders(&fleet) == 1).await;
+    let mut client = scene.client().await;
+    let look = Duration::from_secs(10);
+    client.overhear(Instant::now() + look).await.expect("a session");
+    assert_eq!((client.heard().count(), client.leader().map(|leader| leader.replicas)), (3, Some(3)));
+    let one = fleet.iter().position(|running| !running.leads()).expect("one that follows");
+    fleet.remove(one).crash(&scene);
+    client.overhear(Instant::now() + look).await.expect("a session");
+    assert_eq!((client.heard().count(), client.leader().is_some()), (2, true));
+    drain_all(fleet).await;
+    client.overhear(Instant::now() + look).await.expect("a session");
+    assert_eq!((client.heard().count(), client.leader().is_some()), (0, false));
 }
 
 #[tokio::test(start_paused = true)]

@@ -152,6 +152,9 @@ fn header<'a>(screen: &Screen, fleet: &Overview) -> Line<'a> {
         Span::raw(format!("  {} of {} replicas", fleet.heard_replicas, fleet.expected_replicas)),
         Span::raw(format!("  leader {}", fleet.leader.as_deref().unwrap_or("none"))),
     ];
+    if let Some(age) = screen.age() {
+        parts.push(Span::styled(format!("  {} old", words::span(age)), tones.wary));
+    }
     if screen.is_held() {
         parts.push(Span::styled("  HELD, p goes on", tones.wary));
     }
@@ -199,14 +202,15 @@ fn key_line<'a>(screen: &Screen) -> Line<'a> {
     spans.into()
 }
 
-const HELP: [&str; 11] = [
+const HELP: [&str; 12] = [
     "q, Esc, Ctrl-C   quit",
     "p                hold the picture, go on",
     "Tab, Shift-Tab   choose a table (marked ▸)",
     "↑ ↓ PgUp PgDn    move its rows, Home: to the first",
     "?                this help",
     "",
-    "Rates are the mean of 10 s, counts are since replicas run.",
+    "Rates are the mean of 10 s, or of --interval if that is longer.",
+    "Counts are since replicas run.",
     "Backlog: messages that are ready, and that nobody holds.",
     "★ leads: it alone asks for the balance, and decides.",
     "window: calls, or submissions of a type, at once.",
@@ -216,9 +220,9 @@ const HELP: [&str; 11] = [
 fn help(frame: &mut Frame<'_>, tones: &Tones) {
     let area = frame.area();
     let [_, middle, _] =
-        Layout::vertical([Constraint::Min(0), Constraint::Length(13), Constraint::Min(0)]).areas(area);
+        Layout::vertical([Constraint::Min(0), Constraint::Length(14), Constraint::Min(0)]).areas(area);
     let [_, middle, _] =
-        Layout::horizontal([Constraint::Min(0), Constraint::Length(62), Constraint::Min(0)]).areas(middle);
+        Layout::horizontal([Constraint::Min(0), Constraint::Length(66), Constraint::Min(0)]).areas(middle);
     let block = Block::bordered().title_top(Line::styled(" Keys and words ", tones.bold));
     frame.render_widget(Clear, middle);
     frame.render_widget(Paragraph::new(HELP.map(Line::raw).to_vec()).block(block), middle);

@@ -82,10 +82,15 @@ pub(super) fn ops<'a>(told: &Told, tones: &Tones) -> Vec<Line<'a>> {
         ),
         if replica.ready { tones.dim } else { tones.wary },
     )];
-    // The account's own trouble stands above already.
-    let own = replica.reasons.iter().filter(|reason| !reason.contains(" since "));
+    lines.extend(told.error.as_ref().map(|error| Line::styled(format!("         {error}"), tones.dim)));
+    let own = replica.reasons.iter().filter(|reason| !is_told_above(reason));
     lines.extend(own.take(3).map(|reason| Line::styled(format!("         {reason}"), tones.wary)));
     lines
+}
+
+/// The account's own trouble stands with the guard already: a trip and a pause, in the words of /readyz.
+fn is_told_above(reason: &str) -> bool {
+    reason.contains(", looked at again at ") || reason.starts_with("operator: paused since ")
 }
 
 /// The same of all of them in a line, where lines are few.

@@ -24,7 +24,7 @@ const MAX_REASONS: usize = 8;
 pub(super) struct Told {
     /// Host and port.
     pub(super) address: String,
-    /// Why it tells nothing.
+    /// Why it tells nothing, or nothing of the fleet.
     pub(super) error: Option<String>,
     /// How its replica stands.
     #[serde(flatten)]
@@ -85,10 +85,12 @@ pub(super) fn of_listener(listen: SocketAddr) -> Option<Url> {
 pub(super) struct OpsServers {
     client: Client,
     urls: Vec<Url>,
+    /// As a replica of the fleet tells it.
+    namespace: String,
 }
 
 impl OpsServers {
-    pub(super) fn new(urls: Vec<Url>) -> Result<Self, CommandError> {
+    pub(super) fn new(urls: Vec<Url>, namespace: &str) -> Result<Self, CommandError> {
         // Already installed by another part is as good: it is the same provider.
         rustls::crypto::ring::default_provider().install_default().ok();
         let client = Client::builder()
@@ -99,7 +101,7 @@ impl OpsServers {
             .no_proxy()
             .build()
             .map_err(CommandError::failed)?;
-        Ok(Self { client, urls })
+        Ok(Self { client, urls, namespace: shown(namespace, 64) })
     }
 
     /// Asks all of them at once.
@@ -112,10 +114,25 @@ impl OpsServers {
         let address = shown(&format!("{}{port}", url.host_str().unwrap_or_default()), 60);
         match self.status(url).await {
             Ok(Status { replica, fleet }) => {
-                let fleet = serde_json::from_value::<Option<Overview>>(fleet).ok().flatten();
-                Told { address, error: None, replica: Some(replica.fit_to_be_shown()), fleet: fleet.map(fit) }
+                let (fleet, error) = match self.of_this_fleet(fleet) {
+                    Ok(fleet) => (Some(fleet), None),
+                    Err(error) => (None, Some(error)),
+                };
+                Told { address, error, replica: Some(replica.fit_to_be_shown()), fleet }
             }
             Err(error) => Told { address, error: Some(error), ..Told::default() },
+        }
+    }
+
+    /// What it tells of the fleet that is looked at.
+    fn of_this_fleet(&self, told: serde_json::Value) -> Result<Overview, String> {
+        let other_version =
+            |_| "its /status is of another version: what it tells of the fleet is not understood";
+        let fleet = fit(serde_json::from_value(told).map_err(other_version)?);
+        if fleet.namespace == self.namespace {
+            Ok(fleet)
+        } else {
+            Err(format!("it belongs to another fleet: '{}'", fleet.namespace))
         }
     }
 
@@ -170,7 +187,17 @@ fn fit(fleet: Overview) -> Overview {
                 items.truncate(200);
                 items.iter_mut().for_each(walk);
             }
-            serde_json::Value::Object(fields) => fields.values_mut().for_each(walk),
+            serde_json::Value::Object(fields) => {
+                // Some of them are maps, whose keys are told as well; no field's own name is as long as that.
+                *fields = std::mem::take(fields)
+                    .into_iter()
+                    .take(200)
+                    .map(|(key, mut value)| {
+                        walk(&mut value);
+                        (shown(&key, 40), value)
+                    })
+                    .collect();
+            }
             serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
         }
     }
@@ -190,5 +217,38 @@ mod tests {
             assert!(address(wrong).is_err(), "{wrong}");
         }
         assert_eq!(of_listener(([0, 0, 0, 0], 9464).into()).unwrap().as_str(), "http://127.0.0.1:9464/");
+    }
+
+    #[test]
+    fn a_fleet_is_taken_from_a_server_of_its_namespace_and_version_alone_and_no_key_of_its_maps_steers_the_terminal()
+     {
+        let servers = OpsServers::new(Vec::new(), "captcha").unwrap();
+        let mut told = Overview::of(crate::overview::Sight {
+            at: crate::domain::time::Timestamp::from_millis(0),
+            namespace: "captcha",
+            state: None,
+            leader: None,
+            leader_id: None,
+            expected: 1,
+            replicas: &[],
+            shut: &[],
+            queues: None,
+            paces: &crate::overview::Paces::default(),
+        });
+        let dead = (0..500).map(|n| (format!("\u{1b}[2J{n}{}", "x".repeat(100)), 1)).collect();
+        let depths = crate::fleet::Depths { at: told.at, ready: std::collections::BTreeMap::new() };
+        told.backlog = Some(crate::overview::Backlog { dead, ..crate::overview::Backlog::of(&depths) });
+        let json = |fleet: &Overview| serde_json::to_value(fleet).unwrap();
+        let taken = servers.of_this_fleet(json(&told)).unwrap();
+        let dead = taken.backlog.unwrap().dead;
+        assert!(
+            dead.len() <= 200 && dead.keys().all(|key| !key.contains('\u{1b}') && key.chars().count() <= 40)
+        );
+
+        told.namespace = "another".to_owned();
+        assert!(servers.of_this_fleet(json(&told)).unwrap_err().contains("another fleet: 'another'"));
+        for other in [serde_json::Value::Null, serde_json::json!({"namespace": "captcha"})] {
+            assert!(servers.of_this_fleet(other).unwrap_err().contains("of another version"));
+        }
     }
 }

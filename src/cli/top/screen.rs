@@ -1,11 +1,16 @@
 //! What is on the screen beside the fleet: what was typed.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use tokio::time::Instant;
 
 use super::ask::Shot;
 use super::draw::Tones;
+
+/// What a look may take beside the interval.
+const OLD: Duration = Duration::from_secs(3);
 
 /// A table that can be moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +27,10 @@ impl Panel {
 /// The picture's state.
 pub(super) struct Screen {
     shot: Shot,
+    /// When it came.
+    taken: Option<Instant>,
+    /// From this age on its age is told.
+    old: Duration,
     /// What is shown while the picture is held.
     held: Option<Shot>,
     pub(super) help: bool,
@@ -36,6 +45,8 @@ impl Screen {
     pub(super) fn new(colour: bool) -> Self {
         Self {
             shot: Shot::default(),
+            taken: None,
+            old: OLD,
             held: None,
             help: false,
             still: false,
@@ -45,6 +56,11 @@ impl Screen {
         }
     }
 
+    /// The same, for pictures that are to come this often.
+    pub(super) fn every(self, interval: Duration) -> Self {
+        Self { old: 2 * interval + OLD, ..self }
+    }
+
     /// One picture, for nobody who types.
     pub(super) fn still(shot: Shot) -> Self {
         Self { shot, still: true, ..Self::new(false) }
@@ -52,6 +68,13 @@ impl Screen {
 
     pub(super) fn take(&mut self, shot: Shot) {
         self.shot = shot;
+        self.taken = Some(Instant::now());
+    }
+
+    /// How old the picture is, where that is older than it should be. One that is held is so because it was wanted.
+    pub(super) fn age(&self) -> Option<Duration> {
+        let age = self.taken.filter(|_| !self.is_held())?.elapsed();
+        (age > self.old).then_some(age)
     }
 
     pub(super) fn shot(&self) -> &Shot {

@@ -45,7 +45,7 @@ fn fleet() -> Overview {
         "balance": {"text": "249.715", "at": "2026-11-27T16:00:58.000Z", "per_hour": -2.5},
         "leader": "worker-dune", "expected_replicas": 4, "heard_replicas": 4, "terse_replicas": 0,
         "replicas": names.map(|name| replica(name, name == "worker-dune")),
-        "rates": rates(44.8), "history": history, "solved": 49380,
+        "rates": rates(44.8), "history": history, "solved": 49380, "failed": 268,
         "classes": [{"class": "unsolved", "jobs": 12}, {"class": "proxy", "jobs": 256}],
         "types": types, "shut_types": ["HCaptchaTask"],
         "backlog": {
@@ -162,6 +162,35 @@ fn no_size_of_a_terminal_breaks_the_picture_and_the_guard_is_seen_on_all_but_the
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_picture_that_is_older_than_it_should_be_tells_how_old_it_is() {
+    let mut screen = screen(shot(fleet())).every(Duration::from_secs(1));
+    for (waited, told) in [(5, None), (1, Some("6 s old")), (60, Some("66 s old"))] {
+        tokio::time::sleep(Duration::from_secs(waited)).await;
+        let drawn = text(&drawn(&screen, 80, 24));
+        assert_eq!(drawn.contains(" old"), told.is_some(), "{drawn}");
+        assert!(told.is_none_or(|told| drawn.contains(told)), "{drawn}");
+    }
+    screen.take(shot(fleet()));
+    assert!(!text(&drawn(&screen, 80, 24)).contains(" old"));
+}
+
+#[test]
+fn of_a_replicas_obstacles_only_those_that_stand_with_the_guard_are_left_out() {
+    let unroutable = "outcomes cannot be routed: 7 stand in 'captcha.unrouted', since no queue was bound for them on 'captcha.outcomes': bind one";
+    let mut shot = shot(fleet());
+    let Some(replica) = shot.ops.first_mut().and_then(|told| told.replica.as_mut()) else { panic!("one") };
+    replica.reasons = vec![
+        "no_funds since 2026-11-27T15:00:00.000Z, looked at again at 2026-11-27T16:02:00.000Z: top up"
+            .to_owned(),
+        "operator: paused since 2026-11-27T15:00:00.000Z by ops (why): go on".to_owned(),
+        unroutable.to_owned(),
+    ];
+    let drawn = text(&drawn(&screen(shot), 200, 40));
+    assert!(drawn.contains(unroutable), "{drawn}");
+    assert!(!drawn.contains("no_funds since") && !drawn.contains("operator: paused"), "{drawn}");
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl Member<'_> {
     pub(super) async fn announce(&mut self) {
         let Some(lead) = self.lead.as_ref().filter(|lead| !lead.unwritten) else { return };
         let (fleet, replicas) = (self.fleet, self.roster.len().max(1));
-        fleet.standing.adopt(&lead.state, &fleet.name, true, replicas);
+        fleet.standing.adopt(&lead.state, (&fleet.id, &fleet.name), true, replicas);
         let news = LeaderNews {
             id: fleet.id.clone(),
             name: fleet.name.clone(),

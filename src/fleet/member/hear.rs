@@ -1,5 +1,7 @@
 //! What a member hears on the control exchange, and what its own worker has found.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::super::Found;
@@ -14,6 +16,8 @@ use crate::domain::mark::Mark;
 /// Both end up in the state, which must stay small. In bytes.
 const MAX_REASON: usize = 1_000;
 const MAX_COMMAND_ID: usize = 64;
+/// Answers are no further apart, in a fleet of any size: an operator's question waits 2.5 s for them.
+const MOST_APART: Duration = Duration::from_millis(1_500);
 
 impl Member<'_> {
     pub(super) async fn on_control(&mut self, delivery: Delivery) -> Result<(), Lost> {
@@ -25,8 +29,8 @@ impl Member<'_> {
         };
         match control {
             Control::Hello => {
-                self.present().await;
-                self.announce().await;
+                self.asked = true;
+                self.answer().await;
             }
             Control::Leader(news) => self.on_leader(*news).await?,
             Control::Replica(presence) => self.on_replica(*presence).await,
@@ -43,6 +47,18 @@ impl Member<'_> {
         Ok(())
     }
 
+    /// Says that it is there to whoever has asked, unless it has answered another just now: each answer of each replica goes to all of them.
+    /// Then it is said a little later, to all who have asked meanwhile.
+    pub(super) async fn answer(&mut self) {
+        let apart = (self.roster.interval() / 2).min(MOST_APART);
+        if self.answered.is_some_and(|at| at.elapsed() < apart) {
+            return;
+        }
+        self.answered = Some(Instant::now());
+        self.present().await;
+        self.announce().await;
+    }
+
     async fn on_leader(&mut self, news: LeaderNews) -> Result<(), Lost> {
         if news.id == self.fleet.id {
             return Ok(());
@@ -54,7 +70,7 @@ impl Member<'_> {
         }
         self.leader_heard = Instant::now();
         let before = self.fleet.standing.memory();
-        let is_news = self.fleet.standing.adopt(&news.state, &news.name, false, news.replicas);
+        let is_news = self.fleet.standing.adopt(&news.state, (&news.id, &news.name), false, news.replicas);
         self.fleet.standing.follow_shut(&news.shut, self.now());
         self.fleet.standing.note_queues(news.queues);
         if is_news {

@@ -67,7 +67,7 @@ pub(super) fn figures(fleet: &Overview) -> Markup {
                 (figure("Solved a second", &of(|rates| rates.solved), &format!("{} since the replicas run", words::count(fleet.solved))))
                 (past(&fleet.history))
             }
-            (tile("Failed a second", &of(|rates| rates.failed), &format!("{} since the replicas run", words::count(fleet.failed()))))
+            (tile("Failed a second", &of(|rates| rates.failed), &format!("{} since the replicas run", words::count(fleet.failed))))
             (tile("Paid a second", &of(|rates| rates.paid), "submissions accepted"))
             (tile("Calls a second", &of(|rates| rates.calls), "createTask and getTaskResult"))
             @match &fleet.balance {

@@ -58,7 +58,9 @@ pub(super) fn replicas(fleet: &Overview) -> Markup {
         ));
     }
     let rows = html! { @for row in &fleet.replicas { (replica(fleet, row)) } };
-    let empty = fleet.replicas.is_empty().then_some("None is heard: there is no session with the broker.");
+    let empty = fleet.replicas.is_empty().then_some(
+        "None is heard: there is no session with the broker, or this replica is stuck (see /healthz).",
+    );
     table("replicas", &format!("Replicas: {}", fleet.heard_replicas), &note, &head, &rows, empty)
 }
 
@@ -130,7 +132,7 @@ pub(super) fn failures(fleet: &Overview) -> Markup {
         }
     };
     let rows = html! { @for told in &fleet.latest_failures { (row(told)) } };
-    let note = "The last 20 of the fleet, the latest first, in UTC. What each means stands in the contract.";
+    let note = "The latest 20 of each replica's last 10, the latest first, in UTC. What each means stands in the contract.";
     let empty = fleet.latest_failures.is_empty().then_some("No job has failed.");
     table("failures", "Latest failures", note, &head, &rows, empty)
 }
@@ -159,7 +161,7 @@ pub(super) fn backlog(fleet: &Overview) -> Markup {
 
 pub(super) fn classes(fleet: &Overview) -> Markup {
     let head = [("class", false), ("jobs", true), ("share", true)];
-    let all = fleet.solved.saturating_add(fleet.failed());
+    let all = fleet.solved.saturating_add(fleet.failed);
     let share = |jobs: u64| jobs as f64 / all.max(1) as f64 * 100.0;
     let row = |class: &str, jobs: u64| {
         html! { tr { th scope="row" { (class) } td.number { (words::count(jobs)) } td.number { (format!("{:.1} %", share(jobs))) } } }
