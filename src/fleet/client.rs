@@ -23,7 +23,7 @@ const LEADER_SILENT: Duration = Duration::from_secs(5);
 /// What a fleet has told.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
-    /// The leader's word; `None` where nobody leads.
+    /// The leader's latest word, asked for or pushed; `None` where nobody leads.
     pub leader: Option<LeaderNews>,
     /// The replicas, by name.
     pub replicas: Vec<Presence>,
@@ -115,7 +115,7 @@ impl Client {
         Ok(())
     }
 
-    /// The leader's word; `None` where nobody leads.
+    /// The leader's latest word, asked for or pushed; `None` where nobody leads.
     #[must_use]
     pub fn leader(&self) -> Option<&LeaderNews> {
         self.leader.as_ref().map(|(leader, _)| leader)
@@ -178,12 +178,6 @@ impl Client {
         let mut replicas: Vec<Presence> = self.heard().map(|(replica, _)| replica.clone()).collect();
         replicas.sort_by(|a, b| a.name.cmp(&b.name));
         Survey { leader: self.leader().cloned(), replicas }
-    }
-
-    /// The leader's latest word, asked for or pushed.
-    #[must_use]
-    pub fn leader(&self) -> Option<&LeaderNews> {
-        self.leader.as_ref()
     }
 
     /// Takes the next message in; whether there was one before the deadline.
