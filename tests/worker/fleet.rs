@@ -275,6 +275,22 @@ async fn who_looks_on_hears_the_fleet_without_asking_and_forgets_who_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_that_leaves_does_not_tell_that_it_takes_jobs() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    scene.publish_images(4, &json!({"solve_ms": 8_000})).await;
+    let running = scene.start();
+    scene.wait_until(30, "all are accepted", || scene.simulator.stats().accepted_tasks == 4).await;
+    let view = running.view.clone();
+    assert!(view.vitals().ready);
+    let leaving = async {
+        scene.wait_until(5, "it leaves", || view.is_leaving()).await;
+        assert!(!view.vitals().ready);
+    };
+    let (drained, ()) = tokio::join!(running.drain(), leaving);
+    assert_eq!(drained.unfinished, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_order_of_somebody_the_broker_does_not_vouch_for_is_not_followed() {
     let scene = Scene::new(SimulatorConfig::default()).await;
     let fleet = scene.start_fleet(1).await;
