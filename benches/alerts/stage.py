@@ -45,7 +45,7 @@ def until(what, seconds, holds):
 class Stage:
     """What is started is ended, whatever happens. `factor` is by how much spans are shorter than in earnest."""
 
-    def __init__(self, worker, folder, factor):
+    def __init__(self, worker, folder, factor=1):
         self.worker, self.folder, self.factor, self.processes = worker, folder, factor, []
 
     def start(self, name, command, env=None, **more):
