@@ -13,8 +13,8 @@ use super::list::bar;
 use super::looked::{Looked, ended};
 use super::scan::Scan;
 use super::select::{Chosen, Filters, Reach};
+use super::walk::{Walker, walk};
 use crate::cli::console::Console;
-use crate::cli::outcomes::DeadLetters;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 
@@ -56,13 +56,7 @@ pub(super) async fn run<O: Write, E: Write>(
         written: 0,
         looked: Looked::default(),
     };
-    let mut failure = None;
-    for queue in args.filters.queues() {
-        if failure.is_some() || stage.stop.is_cancelled() {
-            break;
-        }
-        failure = export.look_into(queue, stage).await.err();
-    }
+    let failure = walk(&mut export, &args.filters, &args.reach, stage).await;
     export.looked.interrupted(stage.stop);
     let Export { to, written, looked, .. } = export;
     let safe = to.finish(stage.console);
@@ -84,20 +78,8 @@ struct Export<'a> {
     looked: Looked,
 }
 
-impl Export<'_> {
-    async fn look_into<O: Write, E: Write>(
-        &mut self,
-        queue: DeadLetters,
-        stage: &mut Stage<'_, O, E>,
-    ) -> Result<(), CommandError> {
-        let mut scan = Scan::begin(stage.broker, stage.names, queue, self.args.reach.scan).await?;
-        // Put back in order, even where nobody reads the output any more.
-        let done = self.copy(&mut scan, stage).await;
-        self.looked.left(scan.end().await);
-        done
-    }
-
-    async fn copy<O: Write, E: Write>(
+impl Walker for Export<'_> {
+    async fn go_through<O: Write, E: Write>(
         &mut self,
         scan: &mut Scan,
         stage: &mut Stage<'_, O, E>,
@@ -116,6 +98,10 @@ impl Export<'_> {
         }
         bar.clear();
         Ok(())
+    }
+
+    fn looked(&mut self) -> &mut Looked {
+        &mut self.looked
     }
 }
 

@@ -10,8 +10,8 @@ use super::looked::{Looked, ended};
 use super::scan::Scan;
 use super::select::{Chosen, Filters, Reach};
 use super::tally::{HEAD, Tally};
+use super::walk::{Walker, walk};
 use crate::cli::console::Console;
-use crate::cli::outcomes::DeadLetters;
 use crate::cli::output::table;
 use crate::cli::progress::{Progress, Total};
 use crate::cli::{CommandError, Exit};
@@ -51,14 +51,9 @@ pub(super) async fn run<O: Write, E: Write>(
     stage: &mut Stage<'_, O, E>,
 ) -> Result<Exit, CommandError> {
     let now = Clock::System.now();
-    let chosen = args.filters.at(now);
-    let (mut found, mut failure) = (Found::default(), None);
-    for queue in args.filters.queues() {
-        if failure.is_some() || stage.stop.is_cancelled() {
-            break;
-        }
-        failure = found.look_into(queue, args, &chosen, stage).await.err();
-    }
+    let mut list = List { chosen: args.filters.at(now), found: Found::default() };
+    let failure = walk(&mut list, &args.filters, &args.reach, stage).await;
+    let mut found = list.found;
     found.looked.interrupted(stage.stop);
     let told = found.tell(now, stage.console);
     ended(failure, told, !stage.stop.is_cancelled())
@@ -70,32 +65,23 @@ pub(super) fn bar<O: Write, E: Write>(console: &Console<O, E>, scan: &Scan) -> P
     Progress::new(Total::Jobs(scan.progress().1), visible)
 }
 
-impl Found {
-    async fn look_into<O: Write, E: Write>(
-        &mut self,
-        queue: DeadLetters,
-        args: &ListArgs,
-        chosen: &Chosen<'_>,
-        stage: &mut Stage<'_, O, E>,
-    ) -> Result<(), CommandError> {
-        let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
-        let done = self.count(chosen, &mut scan, stage).await;
-        self.looked.left(scan.end().await);
-        done
-    }
+struct List<'a> {
+    chosen: Chosen<'a>,
+    found: Found,
+}
 
-    async fn count<O: Write, E: Write>(
+impl Walker for List<'_> {
+    async fn go_through<O: Write, E: Write>(
         &mut self,
-        chosen: &Chosen<'_>,
         scan: &mut Scan,
         stage: &mut Stage<'_, O, E>,
     ) -> Result<(), CommandError> {
         let bar = bar(stage.console, scan);
         while let Some(delivery) = scan.next(stage.stop).await? {
             match scan.read(&delivery.message) {
-                Some(letter) if chosen.takes(&letter) => self.tally.add(&letter),
-                Some(_) => self.left_out += 1,
-                None => self.unreadable += 1,
+                Some(letter) if self.chosen.takes(&letter) => self.found.tally.add(&letter),
+                Some(_) => self.found.left_out += 1,
+                None => self.found.unreadable += 1,
             }
             scan.keep(delivery.receipt);
             bar.looked(scan.progress().0, || scan.queue().to_owned());
@@ -104,6 +90,12 @@ impl Found {
         Ok(())
     }
 
+    fn looked(&mut self) -> &mut Looked {
+        &mut self.found.looked
+    }
+}
+
+impl Found {
     fn tell<O: Write, E: Write>(
         &self,
         now: Timestamp,

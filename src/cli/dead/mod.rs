@@ -16,6 +16,7 @@ mod show;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::io::Write;
 

@@ -17,9 +17,9 @@ use super::looked::{Looked, ended};
 use super::scan::{Scan, WINDOW};
 use super::select::{Chosen, Filters, Reach};
 use super::tally::{HEAD, Tally};
+use super::walk::{Walker, walk};
 use crate::broker::{Delivery, Receipt};
 use crate::cli::console::Console;
-use crate::cli::outcomes::DeadLetters;
 use crate::cli::output::table;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
@@ -76,13 +76,7 @@ pub(super) async fn run<O: Write, E: Write>(
         removed: Tally::default(),
         looked: Looked::default(),
     };
-    let mut failure = None;
-    for queue in args.filters.queues() {
-        if failure.is_some() || stage.stop.is_cancelled() {
-            break;
-        }
-        failure = purge.look_into(queue, stage).await.err();
-    }
+    let failure = walk(&mut purge, &args.filters, &args.reach, stage).await;
     purge.looked.interrupted(stage.stop);
     let told = purge.tell(now, stage.console);
     ended(failure, told, purge.looked.is_whole())
@@ -127,21 +121,25 @@ struct Purge<'a> {
     looked: Looked,
 }
 
-impl Purge<'_> {
-    async fn look_into<O: Write, E: Write>(
+impl Walker for Purge<'_> {
+    async fn go_through<O: Write, E: Write>(
         &mut self,
-        queue: DeadLetters,
+        scan: &mut Scan,
         stage: &mut Stage<'_, O, E>,
     ) -> Result<(), CommandError> {
-        let mut scan = Scan::begin(stage.broker, stage.names, queue, self.args.reach.scan).await?;
-        let done = self.go_through(&mut scan, stage).await;
+        let done = self.remove_chosen(scan, stage).await;
         // What is left of them was not removed.
         self.doomed.drain(..).for_each(|(receipt, _)| scan.keep(receipt));
-        self.looked.left(scan.end().await);
         done
     }
 
-    async fn go_through<O: Write, E: Write>(
+    fn looked(&mut self) -> &mut Looked {
+        &mut self.looked
+    }
+}
+
+impl Purge<'_> {
+    async fn remove_chosen<O: Write, E: Write>(
         &mut self,
         scan: &mut Scan,
         stage: &mut Stage<'_, O, E>,

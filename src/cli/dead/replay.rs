@@ -13,12 +13,12 @@ use tokio::time::{Instant, sleep_until};
 use super::Stage;
 use super::leave::Leave;
 use super::list::bar;
-use super::looked::ended;
+use super::looked::{Looked, ended};
 use super::rate::{Pace, Rate};
 use super::scan::Scan;
 use super::select::{Chosen, Filters, Reach};
+use super::walk::{Walker, walk};
 use crate::broker::Delivery;
-use crate::cli::outcomes::DeadLetters;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 use crate::domain::envelope::Message;
@@ -107,13 +107,7 @@ pub(super) async fn replay<O: Write, E: Write>(
         published: BTreeSet::new(),
         report: Report::default(),
     };
-    let mut failure = None;
-    for queue in args.filters.queues() {
-        if replay.is_over(stage) || failure.is_some() {
-            break;
-        }
-        failure = replay.look_into(queue, stage).await.err();
-    }
+    let failure = walk(&mut replay, &args.filters, &args.reach, stage).await;
     let mut report = replay.report;
     if let Some(refusal) = leave.refusal() {
         report.looked.stopped(refusal);
@@ -135,23 +129,8 @@ struct Replay<'a> {
     report: Report,
 }
 
-impl Replay<'_> {
-    fn is_over<O, E>(&self, stage: &Stage<'_, O, E>) -> bool {
-        self.left == 0 || stage.stop.is_cancelled() || self.leave.refusal().is_some()
-    }
-
-    async fn look_into<O: Write, E: Write>(
-        &mut self,
-        queue: DeadLetters,
-        stage: &mut Stage<'_, O, E>,
-    ) -> Result<(), CommandError> {
-        let mut scan = Scan::begin(stage.broker, stage.names, queue, self.args.reach.scan).await?;
-        let done = self.go_through(&mut scan, stage).await;
-        self.report.looked.left(scan.end().await);
-        done
-    }
-
-    /// Goes through one queue. Whatever is in hand when it ends is settled: published and removed, or kept.
+impl Walker for Replay<'_> {
+    /// Whatever is in hand when it ends is settled: published and removed, or kept.
     async fn go_through<O: Write, E: Write>(
         &mut self,
         scan: &mut Scan,
@@ -160,7 +139,7 @@ impl Replay<'_> {
         let bar = bar(stage.console, scan);
         let mut window = Window::new(stage.names.jobs());
         let mut more = Ok(true);
-        while matches!(more, Ok(true)) && !self.is_over(stage) {
+        while matches!(more, Ok(true)) && !stage.stop.is_cancelled() && !self.is_over() {
             more = self.step(scan, &mut window, stage).await;
             bar.looked(scan.progress().0, || self.report.short());
         }
@@ -169,6 +148,16 @@ impl Replay<'_> {
         more.and(settled)
     }
 
+    fn looked(&mut self) -> &mut Looked {
+        &mut self.report.looked
+    }
+
+    fn is_over(&self) -> bool {
+        self.left == 0 || self.leave.refusal().is_some()
+    }
+}
+
+impl Replay<'_> {
     /// Takes the next letter; whether there was one.
     async fn step<O, E>(
         &mut self,

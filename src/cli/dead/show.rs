@@ -11,6 +11,7 @@ use super::list::bar;
 use super::looked::Looked;
 use super::scan::Scan;
 use super::select::{Chosen, Filters, Reach};
+use super::walk::{Walker, walk};
 use crate::cli::outcomes::{DeadLetters, dead_letters};
 use crate::cli::render::cut;
 use crate::cli::{CommandError, Exit};
@@ -52,14 +53,9 @@ pub(super) async fn run<O: Write, E: Write>(
 ) -> Result<Exit, CommandError> {
     let filters = Filters::of_job(&args.id, &args.classes);
     let chosen = filters.at(Clock::System.now());
-    let (mut found, mut looked, mut failure) = (0_u64, Looked::default(), None);
-    for queue in filters.queues() {
-        if failure.is_some() || stage.stop.is_cancelled() {
-            break;
-        }
-        let look = look_into(queue, args, &chosen, &mut found, &mut looked, stage);
-        failure = look.await.err();
-    }
+    let mut search = Search { chosen, found: 0, looked: Looked::default() };
+    let failure = walk(&mut search, &filters, &args.reach, stage).await;
+    let Search { found, mut looked, .. } = search;
     looked.interrupted(stage.stop);
     tell(&args.id, found, &looked, stage);
     failure.map_or(Ok(Exit::when(found > 0)), Err)
@@ -81,41 +77,37 @@ fn tell<O: Write, E: Write>(id: &str, found: u64, looked: &Looked, stage: &mut S
     looked.tell(stage.console);
 }
 
-async fn look_into<O: Write, E: Write>(
-    queue: DeadLetters,
-    args: &ShowArgs,
-    chosen: &Chosen<'_>,
-    found: &mut u64,
-    looked: &mut Looked,
-    stage: &mut Stage<'_, O, E>,
-) -> Result<(), CommandError> {
-    let mut scan = Scan::begin(stage.broker, stage.names, queue, args.reach.scan).await?;
-    // Put back in order, even where nobody reads the output any more.
-    let done = look(chosen, &mut scan, found, stage).await;
-    looked.left(scan.end().await);
-    done
+struct Search<'a> {
+    chosen: Chosen<'a>,
+    found: u64,
+    looked: Looked,
 }
 
-async fn look<O: Write, E: Write>(
-    chosen: &Chosen<'_>,
-    scan: &mut Scan,
-    found: &mut u64,
-    stage: &mut Stage<'_, O, E>,
-) -> Result<(), CommandError> {
-    let bar = bar(stage.console, scan);
-    while let Some(delivery) = scan.next(stage.stop).await? {
-        let letter = scan.read(&delivery.message).filter(|letter| chosen.takes(letter));
-        scan.keep(delivery.receipt);
-        if let Some(letter) = letter {
-            let whole = line(scan.queue(), &delivery.message, false);
-            bar.clear();
-            show(&letter, &whole, Clock::System.now(), stage)?;
-            *found += 1;
+impl Walker for Search<'_> {
+    async fn go_through<O: Write, E: Write>(
+        &mut self,
+        scan: &mut Scan,
+        stage: &mut Stage<'_, O, E>,
+    ) -> Result<(), CommandError> {
+        let bar = bar(stage.console, scan);
+        while let Some(delivery) = scan.next(stage.stop).await? {
+            let letter = scan.read(&delivery.message).filter(|letter| self.chosen.takes(letter));
+            scan.keep(delivery.receipt);
+            if let Some(letter) = letter {
+                let whole = line(scan.queue(), &delivery.message, false);
+                bar.clear();
+                show(&letter, &whole, Clock::System.now(), stage)?;
+                self.found += 1;
+            }
+            bar.looked(scan.progress().0, || "scanned".to_owned());
         }
-        bar.looked(scan.progress().0, || "scanned".to_owned());
+        bar.clear();
+        Ok(())
     }
-    bar.clear();
-    Ok(())
+
+    fn looked(&mut self) -> &mut Looked {
+        &mut self.looked
+    }
 }
 
 fn show<O: Write, E: Write>(
