@@ -26,7 +26,7 @@ BENCH_PROFILE ?= bench
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
 # In tests and examples a failed expectation is the message, and a story may be longer than a screen.
-TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout print_stderr too_many_lines \
+TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout print_stderr \
   cast_possible_truncation cast_possible_wrap cast_sign_loss)
 
 # Thousands of them in half a minute, which needs the optimiser. Traces ride along, since they need a feature as well.

@@ -1,4 +1,4 @@
-//! Holds the house together: which room may name which, how long a file may grow, and that the documentation tells what the code does.
+//! Holds the house together: which room may name which, and that the documentation tells what the code does.
 //!
 //! Code under `#[cfg(test)]` is exempt from the arrows, since a test may put another room's fake behind a seam; nothing else is.
 
@@ -9,9 +9,6 @@ mod source;
 use std::collections::{BTreeMap, BTreeSet};
 
 use source::{Source, Token, paths, sources, tokens, without_tests};
-
-/// Lines of a file, its inline tests left out.
-const MAX_LINES: usize = 300;
 
 /// Each room with the rooms it may name. `main → cli → {worker, fleet, ops, simulator} → {broker, solver} → domain`.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -146,22 +143,6 @@ fn the_core_does_no_io_and_reads_neither_clock_nor_dice() {
     }
     assert!(dependencies.contains("tokio"), "the manifest was not read");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-#[test]
-fn no_file_has_outgrown_its_reader() {
-    let mut wrong = Vec::new();
-    for source in sources().iter().filter(|source| !source.is_test_only()) {
-        let all = tokens(&source.text);
-        let kept: BTreeSet<usize> = without_tests(&all).iter().map(|(line, _)| *line).collect();
-        let tests: BTreeSet<usize> =
-            all.iter().map(|(line, _)| *line).filter(|line| !kept.contains(line)).collect();
-        let length = source.text.lines().count() - tests.len();
-        if length > MAX_LINES {
-            wrong.push(format!("{} has {length} lines", source.path));
-        }
-    }
-    assert!(wrong.is_empty(), "at most {MAX_LINES}:\n{}", wrong.join("\n"));
 }
 
 #[test]
