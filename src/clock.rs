@@ -1,7 +1,8 @@
 //! Clock and dice: the only places where the time is read and a number is drawn.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -9,7 +10,10 @@ use tokio::time::Instant;
 
 use crate::domain::time::Timestamp;
 
-/// Where absolute time comes from.
+/// The machine's steady clock is counted from here.
+static FIRST_READ: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Where time comes from: the wall clock, which can step, and a steady one.
 #[derive(Debug, Clone)]
 pub enum Clock {
     /// The machine's.
@@ -20,6 +24,8 @@ pub enum Clock {
         epoch: Timestamp,
         /// The runtime's time then.
         start: Instant,
+        /// By how many milliseconds the wall clock has been set forward or back since. Clones share it.
+        stepped: Arc<AtomicI64>,
     },
 }
 
@@ -27,10 +33,23 @@ impl Clock {
     /// A clock that follows the runtime's own, from now on.
     #[must_use]
     pub fn runtime(epoch: Timestamp) -> Self {
-        Self::Runtime { epoch, start: Instant::now() }
+        Self::runtime_since(epoch, Instant::now())
     }
 
-    /// The time.
+    /// The same, where it was `epoch` at an earlier moment.
+    #[must_use]
+    pub fn runtime_since(epoch: Timestamp, start: Instant) -> Self {
+        Self::Runtime { epoch, start, stepped: Arc::default() }
+    }
+
+    /// Sets the wall clock forward or back, in milliseconds. The machine's is not ours to set.
+    pub fn step(&self, millis: i64) {
+        if let Clock::Runtime { stepped, .. } = self {
+            stepped.fetch_add(millis, Ordering::Relaxed);
+        }
+    }
+
+    /// The wall clock's time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         match self {
@@ -38,7 +57,19 @@ impl Clock {
                 let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
             }
-            Clock::Runtime { epoch, start } => epoch.plus(start.elapsed()),
+            Clock::Runtime { epoch, start, stepped } => {
+                let steady = epoch.plus(start.elapsed()).as_millis();
+                Timestamp::from_millis(steady.saturating_add(stepped.load(Ordering::Relaxed)))
+            }
+        }
+    }
+
+    /// The steady clock, from some moment of this process.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        match self {
+            Clock::System => FIRST_READ.elapsed(),
+            Clock::Runtime { start, .. } => start.elapsed(),
         }
     }
 }

@@ -122,6 +122,7 @@ fn options(
             overrides: settings.codes.clone(),
             capacity_timeout: settings.retry.capacity_timeout,
             transient_timeout: settings.retry.transient_timeout,
+            unknown_timeout: settings.retry.unknown_timeout,
             max_resubmissions: settings.retry.max_resubmissions,
             ambiguous: settings.solver.ambiguous_submit,
         },

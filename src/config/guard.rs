@@ -23,6 +23,9 @@ pub(super) fn read(reader: &mut Reader) -> Option<GuardSettings> {
     let balance_interval = reader.duration("guard.balance_interval", 5 * SECOND..=60 * MINUTE);
     let low_balance = reader.number("guard.low_balance", 0.0..=MOST_MONEY);
     let min_balance = reader.number("guard.min_balance", 0.0..=MOST_MONEY);
+    let wrong_ids_share = reader.number("guard.wrong_ids_share", 0.01..=1.0);
+    let wrong_ids_least = reader.whole("guard.wrong_ids_least", 1..=1_000);
+    let wrong_ids_per_minute = reader.whole("guard.wrong_ids_per_minute", 0..=100_000);
     let quantile = reader.number("guard.deadline_quantile", 0.0..=1.0);
     let least_answers = reader.whole("guard.deadline_answers", 1..=200);
     let operators = reader.list("guard.operators");
@@ -33,6 +36,9 @@ pub(super) fn read(reader: &mut Reader) -> Option<GuardSettings> {
             low_balance: low_balance?,
             balance_interval: balance_interval?,
             quarantine: quarantine?,
+            wrong_ids_share: wrong_ids_share?,
+            wrong_ids_least: wrong_ids_least?,
+            wrong_ids_per_minute: wrong_ids_per_minute?,
         },
         shared_egress: shared_egress?,
         operators: operators?.0,

@@ -106,10 +106,12 @@ fn worker(reader: &mut Reader) -> Option<WorkerSettings> {
 fn retry(reader: &mut Reader) -> Option<RetrySettings> {
     let capacity_timeout = reader.duration("retry.capacity_timeout", Duration::ZERO..=WEEK);
     let transient_timeout = reader.duration("retry.transient_timeout", Duration::ZERO..=WEEK);
+    let unknown_timeout = reader.duration("retry.unknown_timeout", Duration::ZERO..=WEEK);
     let max_resubmissions = reader.whole("retry.max_resubmissions", 0..=5);
     Some(RetrySettings {
         capacity_timeout: capacity_timeout?,
         transient_timeout: transient_timeout?,
+        unknown_timeout: unknown_timeout?,
         max_resubmissions: max_resubmissions?,
     })
 }

@@ -109,10 +109,12 @@ pub struct WorkerSettings {
 /// `[retry]`
 #[derive(Debug, Clone)]
 pub struct RetrySettings {
-    /// For want of a free slot, since a job was first seen.
+    /// In the retry queues for want of a free slot.
     pub capacity_timeout: Duration,
-    /// While the API fails, since a job was first seen.
+    /// In the retry queues while the API fails.
     pub transient_timeout: Duration,
+    /// In the retry queues while createTask answers a code that is not known.
+    pub unknown_timeout: Duration,
     /// Paid resubmissions of a job.
     pub max_resubmissions: u32,
 }

@@ -1,5 +1,8 @@
 //! What a job has been through: it rides in a header that the worker owns, so that it survives every hand-over.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::call::TaskId;
@@ -60,13 +63,29 @@ pub struct History {
     pub retries: u32,
     /// Its submissions so far.
     pub attempts: Vec<Attempt>,
+    /// What it has spent of its retry budgets, in milliseconds by class. Only time in the retry
+    /// queues counts: a backlog, a tripped guard or a withheld type is not the job's fault.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub spent_ms: BTreeMap<Class, u64>,
 }
 
 impl History {
     /// That of a job seen for the first time.
     #[must_use]
     pub fn begin(now: Timestamp) -> Self {
-        Self { v: VERSION, first_seen: now, retries: 0, attempts: Vec::new() }
+        Self { v: VERSION, first_seen: now, retries: 0, attempts: Vec::new(), spent_ms: BTreeMap::new() }
+    }
+
+    /// What the job has spent of the budget of a class.
+    #[must_use]
+    pub fn spent(&self, class: Class) -> Duration {
+        Duration::from_millis(self.spent_ms.get(&class).copied().unwrap_or(0))
+    }
+
+    /// Charges a wait to the budget of a class.
+    pub fn charge(&mut self, class: Class, wait: Duration) {
+        let spent = self.spent(class).saturating_add(wait);
+        self.spent_ms.insert(class, u64::try_from(spent.as_millis()).unwrap_or(u64::MAX));
     }
 
     /// How many submissions ended so.

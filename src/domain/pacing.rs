@@ -82,13 +82,20 @@ impl Pacing {
         }
     }
 
+    /// From the acceptance to the first poll.
+    #[must_use]
+    pub fn first_delay(&self) -> Duration {
+        self.first_delay
+    }
+
     /// When the next poll is due after an answer received now, so that two polls stay apart on the API's side too.
     ///
-    /// `slower`: how often the API has asked for less; `retry_after`: what it asked for; `luck` in `[0, 1)` spreads polls that began together.
+    /// `age`: since the task was accepted; `pursued`: what of it counts against the time-out; `slower`: how often the API has asked for less; `retry_after`: what it asked for; `luck` in `[0, 1)` spreads polls that began together.
     #[must_use]
     pub fn after_answer(
         &self,
         age: Duration,
+        pursued: Duration,
         polls: u32,
         slower: u32,
         retry_after: Option<Duration>,
@@ -100,10 +107,10 @@ impl Pacing {
         if age >= MAX_AGE {
             return Next::Gone;
         }
-        if polls >= MAX_POLLS || age >= self.timeout {
+        if polls >= MAX_POLLS || pursued >= self.timeout {
             return Next::Over;
         }
-        let left = self.timeout - age;
+        let left = self.timeout - pursued;
         match retry_after {
             _ if wait <= left => Next::After(wait),
             // A pause that the API asked for may outlast the type's time-out, as long as the result is kept.
@@ -177,21 +184,24 @@ mod tests {
 
     #[test]
     fn an_asked_for_pause_is_kept_and_repeated_asking_slows_down() {
-        assert_eq!(image().after_answer(secs(3), 1, 0, Some(secs(7)), 0.0), Next::After(secs(7)));
-        assert_eq!(image().after_answer(secs(3), 1, 2, None, 0.0), Next::After(secs(8)));
+        assert_eq!(image().after_answer(secs(3), secs(3), 1, 0, Some(secs(7)), 0.0), Next::After(secs(7)));
+        assert_eq!(image().after_answer(secs(3), secs(3), 1, 2, None, 0.0), Next::After(secs(8)));
     }
 
     #[test]
     fn an_asked_for_pause_may_outlast_the_time_out_but_not_the_result() {
-        assert_eq!(image().after_answer(secs(50), 5, 0, Some(secs(120)), 0.0), Next::After(secs(120)));
-        assert_eq!(image().after_answer(secs(50), 5, 0, Some(secs(230)), 0.0), Next::Over);
-        assert_eq!(image().after_answer(secs(59), 5, 0, None, 0.0), Next::Over);
+        assert_eq!(
+            image().after_answer(secs(50), secs(50), 5, 0, Some(secs(120)), 0.0),
+            Next::After(secs(120))
+        );
+        assert_eq!(image().after_answer(secs(50), secs(50), 5, 0, Some(secs(230)), 0.0), Next::Over);
+        assert_eq!(image().after_answer(secs(59), secs(59), 5, 0, None, 0.0), Next::Over);
     }
 
     #[test]
     fn nothing_is_polled_past_its_time_out_its_polls_or_its_age() {
-        assert_eq!(image().after_answer(secs(60), 20, 0, None, 0.0), Next::Over);
-        assert_eq!(image().after_answer(secs(30), MAX_POLLS, 0, None, 0.0), Next::Over);
+        assert_eq!(image().after_answer(secs(60), secs(60), 20, 0, None, 0.0), Next::Over);
+        assert_eq!(image().after_answer(secs(30), secs(30), MAX_POLLS, 0, None, 0.0), Next::Over);
         assert_eq!(image().first(secs(280), 0), Next::Gone);
         assert_eq!(image().first(secs(30), MAX_POLLS), Next::Over);
     }
@@ -199,7 +209,7 @@ mod tests {
     #[test]
     fn a_ticket_that_comes_after_its_time_out_is_asked_for_once_more() {
         assert_eq!(image().first(secs(100), 40), Next::After(Duration::ZERO));
-        assert_eq!(image().after_answer(secs(107), 41, 0, None, 0.0), Next::Over);
+        assert_eq!(image().after_answer(secs(107), secs(107), 41, 0, None, 0.0), Next::Over);
     }
 
     #[test]
@@ -225,7 +235,7 @@ mod tests {
                 age += wait;
                 polls += 1;
                 prop_assert!(polls <= MAX_POLLS && age <= MAX_AGE && age <= secs(timeout));
-                next = pacing.after_answer(age, polls, slower, None, luck);
+                next = pacing.after_answer(age, age, polls, slower, None, luck);
             }
         }
     }

@@ -10,6 +10,9 @@ const ONE_CUT: Duration = Duration::from_secs(1);
 const SHORT_AFTER: u32 = 3;
 /// A type whose window is at 1 is shut after so many refusals in a row.
 const SHUT_AFTER: u32 = 5;
+/// A type is shut, however wide its window, after so many submissions that failed with no acceptance between: with one in ten failing by
+/// itself that comes once in a hundred million.
+const FAILING_AFTER: u32 = 8;
 
 /// A window on calls.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +85,7 @@ fn as_size(number: usize) -> f64 {
 pub struct TypeWindow {
     window: Window,
     refused_in_a_row: u32,
+    failed_in_a_row: u32,
     shut: bool,
 }
 
@@ -89,7 +93,7 @@ impl TypeWindow {
     /// Wide, until the API says otherwise.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { window: Window::wide(most), refused_in_a_row: 0, shut: false }
+        Self { window: Window::wide(most), refused_in_a_row: 0, failed_in_a_row: 0, shut: false }
     }
 
     /// Submissions of the type that may be under way at once; 0 while it is shut.
@@ -113,6 +117,7 @@ impl TypeWindow {
     /// The API accepted a task of it.
     pub fn good(&mut self) {
         self.refused_in_a_row = 0;
+        self.failed_in_a_row = 0;
         self.window.good();
     }
 
@@ -121,6 +126,14 @@ impl TypeWindow {
         self.refused_in_a_row = self.refused_in_a_row.saturating_add(1);
         self.window.halve();
         let shuts = !self.shut && self.window.size() == 1 && self.refused_in_a_row >= SHUT_AFTER;
+        self.shut |= shuts;
+        shuts
+    }
+
+    /// A submission of it failed in a way that says nothing about its job. Tells whether this shut it.
+    pub fn failed(&mut self) -> bool {
+        self.failed_in_a_row = self.failed_in_a_row.saturating_add(1);
+        let shuts = !self.shut && self.failed_in_a_row >= FAILING_AFTER;
         self.shut |= shuts;
         shuts
     }
@@ -135,6 +148,7 @@ impl TypeWindow {
         if self.shut {
             self.shut = false;
             self.refused_in_a_row = 0;
+            self.failed_in_a_row = 0;
             self.window.threshold = self.window.most;
             self.window.size = 1.0;
         }
@@ -191,6 +205,17 @@ mod tests {
         assert!(!window.refused(), "it is news once");
         window.reopen();
         assert_eq!(window.size(), 1);
+    }
+
+    #[test]
+    fn a_type_is_shut_by_eight_failed_submissions_with_no_acceptance_between() {
+        let mut window = TypeWindow::new(16);
+        for number in 1..1_000 {
+            assert!(!window.failed(), "one in two fails: {number}");
+            window.good();
+        }
+        assert_eq!((1..).find(|_| window.failed()), Some(8));
+        assert_eq!(window.size(), 0);
     }
 
     proptest! {

@@ -41,6 +41,12 @@ pub struct Vitals {
     pub solved: u64,
     /// Failed jobs since it runs.
     pub failed: u64,
+    /// Answers to polls since it runs.
+    #[serde(default)]
+    pub answered: u64,
+    /// Those of them about task ids that the API did not know.
+    #[serde(default)]
+    pub wrong_ids: u64,
     /// What else it tells; replicas of earlier versions tell none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<Detail>,

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::answers::AnswerCounts;
 use super::message::Report;
 use super::seen::{Hold, is_graver};
 use super::standing::{Egress, Standing, lock};
@@ -29,25 +32,74 @@ impl Standing {
         }
     }
 
-    /// The API did not know a task's id.
-    pub fn wrong_id(&self, term: u64, now: Timestamp) {
-        self.report(Report::WrongId { term });
-        if lock(&self.inner.wrong_ids).note(now) {
-            self.hold(Hold { reason: Reason::WrongIds, term, until: None, mine: true });
+    /// A poll that began in this term was answered: by the API's word about a task that it knows, or by its word that it knows no such id.
+    pub fn answered(&self, wrong_id: bool, term: u64, uptime: Duration) {
+        let (rank, in_doubt) = {
+            let seen = self.inner.seen.borrow();
+            (seen.rank, seen.state.as_ref().is_some_and(|state| state.doubts_ids().is_some()))
+        };
+        let (counts, too_many) = if wrong_id {
+            self.inner.answers.wrong_id(rank, &self.inner.rules, uptime)
+        } else {
+            (self.inner.answers.known(uptime), false)
+        };
+        if wrong_id || in_doubt {
+            let AnswerCounts { answered, wrong_ids } = counts;
+            self.report(Report::Answered {
+                from: self.inner.id.clone(),
+                term,
+                answered,
+                wrong_ids,
+                wrong_id,
+            });
         }
+        if too_many && self.hold(Hold { reason: Reason::WrongIds, term, until: None, mine: true }) {
+            self.report(Report::Refused { reason: Reason::WrongIds, key: self.key(), term });
+        }
+    }
+
+    /// Another replica has met a wrong id.
+    pub(super) fn heard_wrong_id(&self) {
+        let rank = self.inner.seen.borrow().rank;
+        self.inner.answers.heard_wrong_id(rank);
+    }
+
+    /// There was a silence: polls begin one by one.
+    pub fn begin_probation(&self) {
+        let rank = self.inner.seen.borrow().rank;
+        self.inner.answers.begin_probation(rank);
+    }
+
+    /// Until when nothing may be polled, while polls begin one by one.
+    #[must_use]
+    pub fn polls_held_until(&self) -> Option<Instant> {
+        self.inner.answers.held_until()
+    }
+
+    /// Answers to polls since this process runs, and those of them about ids that the API did not know.
+    #[must_use]
+    pub fn answer_counts(&self) -> (u64, u64) {
+        let AnswerCounts { answered, wrong_ids } = self.inner.answers.counts();
+        (answered, wrong_ids)
+    }
+
+    /// A call was refused by something that is not the API's own word. The leader looks at the balance; nobody stops for it.
+    pub fn doubted(&self) {
+        self.report(Report::Doubted);
     }
 
     /// The API has not answered several calls in a row. The leader looks whether it is down for all.
     pub fn unanswered(&self, term: u64, now: Timestamp) {
-        self.hold_alone(Reason::ProviderDown, term, now);
-        self.report(Report::Down);
+        if self.hold_alone(Reason::ProviderDown, term, now) {
+            self.report(Report::Down);
+        }
     }
 
-    /// Stops this replica for a time, growing while it meets the same again.
-    fn hold_alone(&self, reason: Reason, term: u64, now: Timestamp) {
+    /// Stops this replica for a time, growing while it meets the same again. Tells whether it did not stand still for it already.
+    fn hold_alone(&self, reason: Reason, term: u64, now: Timestamp) -> bool {
         // What was under way together is one relapse.
         if self.held() == Some(reason) {
-            return;
+            return false;
         }
         let failures = {
             let mut relapses = lock(&self.inner.relapses);
@@ -55,10 +107,15 @@ impl Standing {
             relapses.0 = if again { relapses.0.saturating_add(1) } else { 0 };
             relapses.0
         };
-        let until = now.plus(reason.schedule(&self.inner.rules).wait(failures));
-        if self.hold(Hold { reason, term, until: Some(until), mine: false }) {
+        let rules = &self.inner.rules;
+        let wait =
+            if failures == 0 { reason.first_look(rules) } else { reason.schedule(rules).wait(failures) };
+        let until = now.plus(wait);
+        let news = self.hold(Hold { reason, term, until: Some(until), mine: false });
+        if news {
             lock(&self.inner.relapses).1 = Some(until);
         }
+        news
     }
 
     /// Holds, unless something graver does, or the leader's word has accounted for it. Tells whether it is news.
@@ -81,8 +138,8 @@ impl Standing {
                 "the API refused this replica's call; {}",
                 hold.reason.advice()
             );
-        } else if news && hold.until.is_some() {
-            tracing::warn!(reason = hold.reason.name(), "this replica calls nothing for a while");
+        } else if news && let Some(until) = hold.until {
+            tracing::warn!("API calls paused on this replica until {until}: {}", hold.reason);
         }
         news
     }

@@ -1,5 +1,6 @@
 //! What the leader does: it holds the one state message, writes a new one before it acks the old, and looks after the account.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,12 +10,14 @@ use crate::domain::call::CallError;
 use crate::domain::class::Class;
 use crate::domain::code::Overrides;
 use crate::domain::fault::{Stage, judge};
-use crate::domain::guard::{Phase, ProbeEnd, Reason, Spending, State, WRONG_IDS, WRONG_IDS_WITHIN, Watch};
-use crate::domain::time::Timestamp;
+use crate::domain::guard::{AnswerShare, Phase, ProbeEnd, Reason, Rules, Spending, State};
 use crate::solver::Balance;
 
-/// A state that does not change is written again after this long.
-const REWRITE_AFTER: Duration = Duration::from_secs(600);
+/// A state that does not change is written again after this long: the broker ends a consumer that acks nothing for its consumer time-out,
+/// which is 30 minutes by default, and some operators set it to a few.
+const REWRITE_AFTER: Duration = Duration::from_secs(45);
+/// Replicas whose answers are counted.
+const MAX_COUNTED: usize = 4_096;
 
 /// The lead over a fleet. There is none without a state message in hand.
 pub(super) struct Lead {
@@ -26,7 +29,9 @@ pub(super) struct Lead {
     pub(super) unwritten: bool,
     /// Replicas find the API down; to be looked into.
     pub(super) suspected: bool,
-    wrong_ids: Watch,
+    /// A call was refused by something that is not the API's own word; to be looked into.
+    pub(super) doubted: bool,
+    answers: FleetAnswers,
     /// What the fleet's submissions cost.
     pub(super) spending: Spending,
 }
@@ -51,7 +56,8 @@ impl Lead {
             held_since: Instant::now(),
             unwritten: false,
             suspected: false,
-            wrong_ids: Watch::new(WRONG_IDS, WRONG_IDS_WITHIN),
+            doubted: false,
+            answers: FleetAnswers::default(),
             spending: Spending::default(),
         }
     }
@@ -115,9 +121,67 @@ impl Lead {
         behind
     }
 
-    /// A wrong id was reported; whether they are too many.
-    pub(super) fn count_wrong_id(&mut self, term: u64, now: Timestamp) -> bool {
-        term >= self.state.term && self.wrong_ids.note(now)
+    /// A replica says how many answers it has got since it runs, in a report of this term or in its heartbeat.
+    pub(super) fn note_answers(
+        &mut self,
+        replica: &str,
+        counts: (u64, u64),
+        term: Option<u64>,
+        (rules, uptime): (&Rules, Duration),
+    ) -> Option<Verdict> {
+        let old = term.is_some_and(|term| term < self.state.term);
+        self.answers.note(replica, counts, old, uptime);
+        if old || !self.state.may_be_asked() {
+            return None;
+        }
+        if self.answers.share.is_too_high(rules, uptime) {
+            self.answers.share.clear();
+            return Some(Verdict::WrongIds);
+        }
+        let known = self.answers.known >= rules.wrong_ids_least;
+        (known && self.state.doubts_ids().is_some()).then_some(Verdict::IdsKnown)
+    }
+
+    /// What was answered before says nothing about what is now.
+    pub(super) fn forget_answers(&mut self) {
+        self.answers.share.clear();
+        self.answers.known = 0;
+    }
+}
+
+/// What the fleet's answers show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Too many of them are about ids that the API does not know.
+    WrongIds,
+    /// The API knows our tasks, which was in doubt.
+    IdsKnown,
+}
+
+/// The answers of all replicas. Each says how many it has got since it runs, so that a message that is lost is made good by the next.
+#[derive(Debug, Default)]
+struct FleetAnswers {
+    share: AnswerShare,
+    /// Answers about tasks that the API knows, since the account's phase began.
+    known: u64,
+    counted: BTreeMap<String, (u64, u64)>,
+}
+
+impl FleetAnswers {
+    fn note(&mut self, replica: &str, (answered, wrong_ids): (u64, u64), old: bool, uptime: Duration) {
+        if self.counted.len() >= MAX_COUNTED && !self.counted.contains_key(replica) {
+            self.counted.clear();
+        }
+        // What a replica has counted before this leader first hears of it, is of an unknown time.
+        let first = (answered, wrong_ids);
+        let (answered_before, wrong_before) =
+            self.counted.insert(replica.to_owned(), (answered, wrong_ids)).unwrap_or(first);
+        let fresh = answered.saturating_sub(answered_before);
+        let wrong = wrong_ids.saturating_sub(wrong_before).min(fresh);
+        if fresh > 0 && !old {
+            self.share.note(fresh, wrong, uptime);
+            self.known = self.known.saturating_add(fresh - wrong);
+        }
     }
 }
 

@@ -55,8 +55,11 @@ pub struct LeaderNews {
     pub name: String,
     /// The state in force.
     pub state: State,
-    /// Task types that the API has no slots for.
+    /// Task types that the API does not take.
     pub shut: Vec<String>,
+    /// Those of them for which createTask fails; it has no slots for the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<String>,
     /// Replicas that the leader hears, itself included.
     pub replicas: usize,
     /// The queues, as the leader saw them last; leaders of earlier versions tell nothing of them.
@@ -97,17 +100,30 @@ pub(super) enum Report {
         /// The term that the replica knew when the call began.
         term: u64,
     },
-    /// The API did not know a task's id.
-    WrongId {
+    /// A poll was answered: reported where the API did not know the id, and where that is in doubt.
+    Answered {
+        /// The replica's id.
+        from: String,
         /// As above.
         term: u64,
+        /// Its answers to polls since it runs, this one included.
+        answered: u64,
+        /// Those of them about ids that the API did not know.
+        wrong_ids: u64,
+        /// Whether this is one of them.
+        wrong_id: bool,
     },
     /// The API does not answer this replica.
     Down,
-    /// The API has no slots for a type.
+    /// A call was refused by something that is not the API's own word.
+    Doubted,
+    /// The API does not take a type.
     Shut {
         /// The task type.
         task_type: String,
+        /// createTask fails for it; else it has no slots.
+        #[serde(default)]
+        failing: bool,
     },
     /// It has slots for it again.
     Slots {

@@ -6,6 +6,7 @@
 //!   and all others as soon as they hear of it; going on needs the leader's word ([`Standing`]).
 //! * A replica calls nothing before it knows the state.
 
+mod answers;
 mod client;
 mod figures;
 mod hold;
@@ -40,6 +41,7 @@ pub use client::{Answer, Client, Order, Survey};
 pub use figures::{Depths, Detail, Failure, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals, type_shown};
 pub use message::{LeaderNews, Presence};
 pub use seen::Seen;
+pub use shut::ShutType;
 pub use standing::{Egress, Standing};
 
 use member::Member;
@@ -103,9 +105,10 @@ impl Fleet {
     #[must_use]
     pub fn new(options: FleetOptions) -> Self {
         let key = options.solver.key_mark();
-        let (standing, found) = Standing::new(options.rules.clone(), options.egress, key);
+        let id = options.dice.fresh_id();
+        let (standing, found) = Standing::new(id.clone(), options.rules.clone(), options.egress, key);
         Self {
-            id: options.dice.fresh_id(),
+            id,
             name: options.name,
             names: options.names,
             trust: Trust { own: options.user, operators: options.operators },

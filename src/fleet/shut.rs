@@ -1,4 +1,5 @@
-//! Task types that the API has no slots for: known to the whole fleet, so that one trickle call of its leader finds out when they are back.
+//! Task types that the API does not take, for want of slots or since createTask fails for them: known to the whole fleet, so that one trickle
+//! call of its leader finds out when that is over.
 
 use std::time::Duration;
 
@@ -8,8 +9,12 @@ use crate::domain::time::Timestamp;
 
 /// Task types that can be shut; the others are called, and refused by the API.
 const MAX_SHUT: usize = 64;
-/// First and longest time between two trickle calls of a shut type. The API wants no less than 5 s.
-const TRICKLE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// First and longest time between two trickle calls of a shut type. The API wants no less than 5 s; the longest is what a type that is
+/// back may wait to be found so.
+const TRICKLE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(12));
+/// A job whose submission was not answered before may be paid twice by the next one, and would be given up if that were not answered
+/// either. It is no trickle call unless no other job has come for so long.
+const NO_OTHER_JOB: Duration = Duration::from_secs(60);
 
 /// A shut type.
 #[derive(Debug, Default)]
@@ -17,28 +22,39 @@ pub(super) struct Shut {
     since: Option<Timestamp>,
     next_call_at: Option<Timestamp>,
     tries: u32,
+    failing: bool,
+}
+
+/// What a shut type means for one of its jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShutType {
+    /// It makes the call that finds out whether the type is taken again.
+    Try,
+    /// It waits without a call: the API has no slots.
+    NoSlots,
+    /// It waits without a call: createTask fails for the type.
+    Failing,
 }
 
 impl Standing {
-    /// The API has no slots for a type, as this replica has found.
-    pub fn shut(&self, task_type: &str, now: Timestamp) {
-        if self.note_shut(task_type, now) {
-            tracing::warn!(
-                task_type,
-                "the API has no slots for this type: its jobs are parked without a call"
-            );
+    /// The API does not take a type, as this replica has found: createTask fails for it, or it has no slots.
+    pub fn shut(&self, task_type: &str, failing: bool, now: Timestamp) {
+        if self.note_shut(task_type, failing, now) {
+            let why =
+                if failing { "createTask fails for this type" } else { "the API has no slots for this type" };
+            tracing::warn!(task_type, "{why}: its jobs wait in the retry queues without a call");
         }
-        self.report(Report::Shut { task_type: task_type.to_owned() });
+        self.report(Report::Shut { task_type: task_type.to_owned(), failing });
     }
 
     /// Whether it was news.
-    pub(super) fn note_shut(&self, task_type: &str, now: Timestamp) -> bool {
+    pub(super) fn note_shut(&self, task_type: &str, failing: bool, now: Timestamp) -> bool {
         let mut shut = lock(&self.inner.shut);
         if shut.contains_key(task_type) || shut.len() >= MAX_SHUT {
             return false;
         }
         let first_call = now.plus(TRICKLE.0 * self.patience());
-        let entry = Shut { since: Some(now), next_call_at: Some(first_call), tries: 0 };
+        let entry = Shut { since: Some(now), next_call_at: Some(first_call), tries: 0, failing };
         shut.insert(task_type.to_owned(), entry);
         true
     }
@@ -53,23 +69,28 @@ impl Standing {
     pub(super) fn note_slots(&self, task_type: &str) -> bool {
         let back = lock(&self.inner.shut).remove(task_type).is_some();
         if back {
-            tracing::info!(task_type, "the API has slots for this type again");
+            tracing::info!(task_type, "the API takes this type again");
         }
         back
     }
 
-    /// Whether a type is shut, and if so whether this replica is to make the fleet's one call that finds out if it still is.
+    /// What a shut type means for one of its jobs; `None` where it is not shut. `unanswered`: a submission of this job got no answer before.
     #[must_use]
-    pub fn may_try(&self, task_type: &str, now: Timestamp) -> Option<bool> {
+    pub fn shut_type(&self, task_type: &str, unanswered: bool, now: Timestamp) -> Option<ShutType> {
         let mut shut = lock(&self.inner.shut);
         let entry = shut.get_mut(task_type)?;
-        let due = entry.next_call_at.is_none_or(|at| at <= now);
+        let patience = if unanswered && entry.failing { NO_OTHER_JOB } else { Duration::ZERO };
+        let due = entry.next_call_at.is_none_or(|at| at.plus(patience) <= now);
         if due {
             let wait = TRICKLE.0.mul_f64(1.5_f64.powi(i32::try_from(entry.tries).unwrap_or(8).min(8)));
             entry.next_call_at = Some(now.plus(wait.min(TRICKLE.1) * self.patience()));
             entry.tries = entry.tries.saturating_add(1);
         }
-        Some(due)
+        Some(match (due, entry.failing) {
+            (true, _) => ShutType::Try,
+            (false, true) => ShutType::Failing,
+            (false, false) => ShutType::NoSlots,
+        })
     }
 
     /// The leader tries. The few jobs of a rare type may never come to it, so the others do too, so seldom that it hardly adds up.
@@ -85,10 +106,16 @@ impl Standing {
         lock(&self.inner.shut).keys().cloned().collect()
     }
 
+    /// Those of them for which createTask fails.
+    pub(super) fn failing_types(&self) -> Vec<String> {
+        let shut = lock(&self.inner.shut);
+        shut.iter().filter(|(_, entry)| entry.failing).map(|(task_type, _)| task_type.clone()).collect()
+    }
+
     /// The leader's list. What it has not heard of yet is left alone for a while.
-    pub(super) fn follow_shut(&self, list: &[String], now: Timestamp) {
+    pub(super) fn follow_shut(&self, list: &[String], failing: &[String], now: Timestamp) {
         for task_type in list {
-            self.note_shut(task_type, now);
+            self.note_shut(task_type, failing.contains(task_type), now);
         }
         lock(&self.inner.shut).retain(|task_type, entry| {
             list.contains(task_type) || entry.since.is_some_and(|since| now.since(since) < TRICKLE.0)

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::Found;
+use super::answers::Answers;
 use super::figures::Depths;
 use super::message::Report;
 use super::seen::{Seen, accounted_for};
 use super::shut::Shut;
 use crate::breakage::Breakage;
-use crate::domain::guard::{self, CanaryEnd, Permit, Reason, State, WRONG_IDS, WRONG_IDS_WITHIN, Watch};
+use crate::domain::guard::{self, CanaryEnd, Permit, Reason, State};
 use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 
@@ -34,7 +35,9 @@ pub(super) struct Inner {
     pub(super) shut: Mutex<BTreeMap<String, Shut>>,
     pub(super) proxies: Mutex<BTreeMap<Mark, Timestamp>>,
     queues: Mutex<Option<Depths>>,
-    pub(super) wrong_ids: Mutex<Watch>,
+    pub(super) answers: Answers,
+    /// This replica's id, by which the leader keeps its counts apart.
+    pub(super) id: String,
     pub(super) relapses: Mutex<(u32, Option<Timestamp>)>,
     found: mpsc::Sender<Found>,
     pub(super) rules: guard::Rules,
@@ -53,7 +56,12 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Standing {
-    pub(super) fn new(rules: guard::Rules, egress: Egress, key: Mark) -> (Self, mpsc::Receiver<Found>) {
+    pub(super) fn new(
+        id: String,
+        rules: guard::Rules,
+        egress: Egress,
+        key: Mark,
+    ) -> (Self, mpsc::Receiver<Found>) {
         let (found, reports) = mpsc::channel(REPORTS);
         let seen = Seen {
             state: None,
@@ -73,7 +81,8 @@ impl Standing {
             shut: Mutex::default(),
             proxies: Mutex::default(),
             queues: Mutex::default(),
-            wrong_ids: Mutex::new(Watch::new(WRONG_IDS, WRONG_IDS_WITHIN)),
+            answers: Answers::default(),
+            id,
             relapses: Mutex::default(),
             found,
             rules,

@@ -72,7 +72,7 @@ impl Span {
         let Some(recording) = self.0.as_deref_mut() else { return };
         match event {
             Event::Submitted { sent_at, end } => recording.submitted(*sent_at, end.as_ref().err()),
-            Event::Answered(end) => {
+            Event::Answered { end, .. } => {
                 let state = match end {
                     Ok(TaskState::Processing) => "processing".to_owned(),
                     Ok(TaskState::Ready { .. }) => "ready".to_owned(),

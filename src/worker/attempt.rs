@@ -152,7 +152,7 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
         Ok(Kept::Open { job, history, task_id, accepted_at }) => {
             let accepted_at = if Breakage::AgeForgotten.in_force() { ctx.clock.now() } else { accepted_at };
             let redelivered = redelivered && !Breakage::RedeliveryUnnoticed.in_force();
-            held.case = Some(Case::of_ticket(job, history, task_id, accepted_at));
+            held.case = Some(Case::of_ticket(job, history, task_id, accepted_at, &ctx.moment()));
             Ok(Event::TicketTaken { redelivered })
         }
         Ok(Kept::Answered { routing_key, outcome }) => {
@@ -197,7 +197,7 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
         let Some((event, term)) = told else {
             return End::Returned;
         };
-        if matches!(event, Event::Answered(Ok(TaskState::Ready { .. }))) {
+        if matches!(event, Event::Answered { end: Ok(TaskState::Ready { .. }), .. }) {
             *answered_at = Some(Instant::now());
         }
         trace.saw(&event);

@@ -6,17 +6,19 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::context::{Context, Scope};
 use super::elastic::Place;
-use super::lanes::{SubmissionPlace, TypeLane};
+use super::lanes::{SubmissionPlace, TypeLane, failing};
 use crate::breakage::Breakage;
 use crate::broker::Receipt;
 use crate::domain::call::{Accepted, CallError, TaskState};
 use crate::domain::class::Class;
 use crate::domain::fault::{Fault, Stage, codes, is_wrong_id, judge};
 use crate::domain::guard::{CanaryEnd, Jobs, Reason};
-use crate::domain::lifecycle::{Case, Event, Origin};
+use crate::domain::history::Ended;
+use crate::domain::lifecycle::{Case, Event, OpenTask, Origin};
 use crate::domain::pacing::MAX_AGE;
-use crate::domain::time::Timestamp;
 
+/// Between two canaries while task ids are in doubt.
+const NEXT_CANARY: Duration = Duration::from_secs(1);
 /// How often a lapsed lease is looked at again.
 const LEASE_RECHECK: Duration = Duration::from_millis(250);
 
@@ -32,7 +34,14 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     if let Some(event) = not_now(ctx, case) {
         return Some((event, 0));
     }
-    if let Err(fault) = ctx.lanes.admit(&lane, &case.job.task_type, ctx.standing(), ctx.clock.now()) {
+    // Another submission without an answer would be its last: others find out whether the API is back.
+    let unanswered = case.history.count(Ended::Ambiguous) > 0;
+    if unanswered && ctx.reach.is_lost() {
+        let text = "the API does not answer, and a submission of this job got no answer before".to_owned();
+        return Some((Event::Withheld(failing(text)), 0));
+    }
+    let admitted = ctx.lanes.admit(&lane, &case.job.task_type, unanswered, ctx.standing(), ctx.clock.now());
+    if let Err(fault) = admitted {
         return Some((Event::Withheld(fault), 0));
     }
     let waiting = ctx.waiting.submission();
@@ -43,7 +52,7 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
         () = shut => return Some((shut_event(ctx), 0)),
         place = place_under_lease(ctx, scope, receipt, case.origin, &lane) => place?,
     };
-    let canary = match ctx.standing().permit().jobs {
+    let mut canary = match ctx.standing().permit().jobs {
         Jobs::Canary => Some(ctx.lanes.canary().await),
         Jobs::All | Jobs::None => None,
     };
@@ -61,6 +70,12 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     let sent_at = ctx.clock.now();
     let end = ctx.solver.create_task(&task).await;
     after_submission(ctx, case, &lane, &end, term, canary.is_some());
+    if let Some(canary) = &mut canary
+        && ids_in_doubt(ctx)
+    {
+        // Its answer shows whether the API keeps what it accepts; without it, more jobs show no more.
+        **canary = Some(Instant::now() + NEXT_CANARY);
+    }
     Some((Event::Submitted { sent_at, end }, term))
 }
 
@@ -111,6 +126,11 @@ fn not_now(ctx: &Context, case: &Case) -> Option<Event> {
     })
 }
 
+/// Whether the canary is to show that the API knows the tasks that it has accepted, which takes an answer to a poll.
+fn ids_in_doubt(ctx: &Context) -> bool {
+    ctx.standing().state().is_some_and(|state| state.doubts_ids().is_some())
+}
+
 /// Why nothing may be submitted.
 fn shut_event(ctx: &Context) -> Event {
     Event::SubmissionsShut { for_the_account: ctx.standing().permit().jobs == Jobs::None }
@@ -124,25 +144,31 @@ fn after_submission(
     term: u64,
     is_canary: bool,
 ) {
-    note_reach(ctx, end, term);
+    let fault = end.as_ref().err();
+    let fault = fault.map(|error| judge(error, Stage::Submit, case.job.own_proxy, &ctx.rules.overrides));
+    note_reach(ctx, end, fault.as_ref(), term);
     let task_type = &case.job.task_type;
-    let Err(error) = end else {
+    let Some(fault) = fault else {
         ctx.tally.accepted(task_type);
         ctx.tally.times.submission_wait.note(ctx.clock.now().since(case.history.first_seen));
         lane.accepted();
         ctx.standing().slots_back(task_type);
-        if is_canary {
+        if is_canary && !ids_in_doubt(ctx) {
             ctx.standing().canary(CanaryEnd::Passed, term);
         }
         return;
     };
-    let fault = judge(error, Stage::Submit, case.job.own_proxy, &ctx.rules.overrides);
     // Before the canary's place is free for another.
     if let Some(reason) = fault.reason() {
         ctx.standing().refused(reason, term, ctx.clock.now());
     }
-    if matches!(fault.class, Class::Capacity | Class::Throttled) && lane.refused() {
-        ctx.standing().shut(task_type, ctx.clock.now());
+    let now = ctx.clock.now();
+    match fault.class {
+        Class::Capacity | Class::Throttled if lane.refused() => ctx.standing().shut(task_type, false, now),
+        Class::Transient | Class::Pending | Class::Unknown if lane.failed() => {
+            ctx.standing().shut(task_type, true, now);
+        }
+        _ => {}
     }
     if is_canary && let Some(end) = canary_end(ctx, &fault) {
         ctx.standing().canary(end, term);
@@ -174,13 +200,17 @@ fn canary_end(ctx: &Context, fault: &Fault) -> Option<CanaryEnd> {
 }
 
 /// What every call's end tells about the API's being there.
-fn note_reach<T>(ctx: &Context, end: &Result<T, CallError>, term: u64) {
+fn note_reach<T>(ctx: &Context, end: &Result<T, CallError>, fault: Option<&Fault>, term: u64) {
     let now = ctx.clock.now();
-    let noted = ctx.reach.note(end);
-    if noted.answered {
-        ctx.lanes.answered();
-    } else {
+    let noted = ctx.reach.note(end, fault.map(|fault| fault.class));
+    if noted.silence_begins {
+        ctx.lanes.restart();
+        ctx.standing().begin_probation();
+    }
+    if noted.unanswered {
         ctx.lanes.unanswered(now);
+    } else if !end.as_ref().is_err_and(is_wrong_id) {
+        ctx.lanes.answered();
     }
     if noted.is_lost {
         ctx.standing().unanswered(term, now);
@@ -213,11 +243,11 @@ pub(super) async fn poll(
     let task = case.task.as_ref()?;
     let mut waiting = None;
     loop {
-        let place = match place_at_once(ctx, scope) {
+        let place = match place_at_once(ctx, scope, task) {
             Some(place) => place,
             None => {
                 waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-                match place_in_time(ctx, scope, task.accepted_at).await? {
+                match place_in_time(ctx, scope, task).await? {
                     Some(place) => place,
                     None => return Some((Event::Due, 0)),
                 }
@@ -228,41 +258,43 @@ pub(super) async fn poll(
         }
         let now = ctx.clock.now();
         // The wait for a place or for the lease may have outlasted the result or the deadline.
-        if now.since(task.accepted_at) >= MAX_AGE || case.job.is_late(now) {
+        if task.age(ctx.clock.uptime()) >= MAX_AGE || case.job.is_late(now) {
             return Some((Event::Due, 0));
         }
         let (permit, term) = ctx.standing().permit_and_term();
-        if permit.polls && scope.owns(Origin::Ticket) {
+        let held_until = ctx.standing().polls_held_until();
+        let allowed = permit.polls.allow(task.accepted_at);
+        if allowed && held_until.is_none() && scope.owns(Origin::Ticket) {
             drop(waiting);
-            ctx.tally.polled(due.elapsed());
+            let withheld = due.elapsed();
+            ctx.tally.polled(withheld);
             let end = ctx.solver.task_state(&task.id).await;
             drop(place);
             after_poll(ctx, case, &end, term);
-            return Some((Event::Answered(end), term));
+            return Some((Event::Answered { end, withheld }, term));
         }
         drop(place);
         waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-        if permit.polls {
-            sleep(LEASE_RECHECK).await;
+        match held_until {
+            Some(until) => sleep_until(until).await,
+            None if allowed => sleep(LEASE_RECHECK).await,
+            None => {}
         }
     }
 }
 
 /// A place that is free now, as it is for most polls: those who need not wait need no timers either.
-fn place_at_once<'a>(ctx: &'a Context, scope: &Scope) -> Option<Place<'a>> {
-    let may_poll = ctx.standing().permit().polls && !scope.tickets_cancelled.is_cancelled();
+fn place_at_once<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Place<'a>> {
+    let allowed = ctx.standing().permit().polls.allow(task.accepted_at);
+    let may_poll = allowed && !scope.tickets_cancelled.is_cancelled();
     if may_poll { ctx.lanes.poll_at_once() } else { None }
 }
 
 /// Waits for the guard and for a place; `Some(None)`: for longer than the result is kept. `None`: the ticket is to be handed back.
-async fn place_in_time<'a>(
-    ctx: &'a Context,
-    scope: &Scope,
-    accepted_at: Timestamp,
-) -> Option<Option<Place<'a>>> {
-    let left = MAX_AGE.saturating_sub(ctx.clock.now().since(accepted_at));
+async fn place_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Option<Place<'a>>> {
+    let left = MAX_AGE.saturating_sub(task.age(ctx.clock.uptime()));
     let place = async {
-        ctx.standing().until(|permit| permit.polls).await;
+        ctx.standing().until(|permit| permit.polls.allow(task.accepted_at)).await;
         ctx.lanes.poll(ctx.standing()).await
     };
     tokio::select! {
@@ -274,16 +306,40 @@ async fn place_in_time<'a>(
 }
 
 fn after_poll(ctx: &Context, case: &Case, end: &Result<TaskState, CallError>, term: u64) {
-    note_reach(ctx, end, term);
+    let fault = end.as_ref().err();
+    let fault = fault.map(|error| judge(error, Stage::Poll, case.job.own_proxy, &ctx.rules.overrides));
+    note_reach(ctx, end, fault.as_ref(), term);
+    let wrong_id = end.as_ref().is_err_and(is_wrong_id);
+    if wrong_id || fault.is_none_or(|fault| speaks_of_the_task(fault.class)) {
+        ctx.standing().answered(wrong_id, term, ctx.clock.uptime());
+    }
     match end {
         Ok(TaskState::Ready { cost, .. }) => {
             ctx.tally.cost(&case.job.task_type, *cost);
             if let Some(task) = &case.task {
-                ctx.solved(&case.job.task_type, task.accepted_at);
+                ctx.solved(&case.job.task_type, task);
             }
         }
-        Ok(TaskState::Processing) => {}
-        Err(error) if is_wrong_id(error) => ctx.standing().wrong_id(term, ctx.clock.now()),
-        Err(_) => {}
+        Ok(TaskState::Processing) | Err(_) => {}
+    }
+}
+
+/// Whether a refused poll shows that the API knows the task.
+fn speaks_of_the_task(class: Class) -> bool {
+    match class {
+        Class::Pending
+        | Class::Unsolved
+        | Class::Invalid
+        | Class::Forbidden
+        | Class::Expired
+        | Class::Proxy => true,
+        Class::Throttled
+        | Class::Capacity
+        | Class::Transient
+        | Class::Lost
+        | Class::Account
+        | Class::Malformed
+        | Class::Poison
+        | Class::Unknown => false,
     }
 }

@@ -22,11 +22,10 @@ use crate::broker::topology::Names;
 use crate::broker::{ConsumerWatch, Lease, Meter, Session};
 use crate::clock::{Clock, Dice};
 use crate::domain::guard::Jobs;
-use crate::domain::lifecycle::{Moment, Origin, Rules};
+use crate::domain::lifecycle::{Moment, OpenTask, Origin, Rules};
 use crate::domain::outcome::Finish;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::SolveTimes;
-use crate::domain::time::Timestamp;
 use crate::fleet::{Fleet, Standing, Vitals};
 use crate::linger::Linger;
 use crate::solver::Solver;
@@ -76,14 +75,14 @@ impl Context {
     }
 
     /// The answer to a task has come.
-    pub(super) fn solved(&self, task_type: &str, accepted_at: Timestamp) {
-        let (now, tally) = (self.clock.now(), &self.tally);
-        tally.times.solved(task_type, now.since(accepted_at));
+    pub(super) fn solved(&self, task_type: &str, task: &OpenTask) {
+        let (now, age) = (self.clock.now(), task.age(self.clock.uptime()));
+        self.tally.times.solved(task_type, age);
         // A task that was open through a trip tells how long the trip was.
-        let undisturbed = self.standing().state().is_some_and(|state| state.since <= accepted_at);
+        let undisturbed = self.standing().state().is_some_and(|state| state.since <= task.accepted_at);
         if undisturbed {
             let mut solve_times = self.solve_times.lock().unwrap_or_else(PoisonError::into_inner);
-            solve_times.note(task_type, now.since(accepted_at), now);
+            solve_times.note(task_type, age, now);
         }
     }
 
@@ -91,6 +90,7 @@ impl Context {
     pub(super) fn vitals(&self) -> Vitals {
         let counters = self.tally.read();
         let leaving = self.leaving.load(Ordering::Relaxed);
+        let (answered, wrong_ids) = self.standing().answer_counts();
         Vitals {
             ready: !leaving && self.standing().permit().jobs != Jobs::None,
             in_flight: self.gate.held(),
@@ -100,12 +100,19 @@ impl Context {
             accepted: counters.accepted,
             solved: counters.solved,
             failed: counters.failed,
+            answered,
+            wrong_ids,
             detail: Some(failures::detail(&counters, &self.tally.failures, self.lanes.by_type())),
         }
     }
 
     pub(super) fn moment(&self) -> Moment<'_> {
-        Moment { rules: &self.rules, now: self.clock.now(), luck: self.dice.luck() }
+        Moment {
+            rules: &self.rules,
+            now: self.clock.now(),
+            uptime: self.clock.uptime(),
+            luck: self.dice.luck(),
+        }
     }
 
     pub(super) fn finish(&self) -> Finish<'_> {

@@ -98,7 +98,10 @@ mod tests {
 
     fn task() -> OpenTask {
         let id = TaskId::from_raw(&to_raw_value(&7).unwrap()).unwrap();
-        OpenTask::new(id, Timestamp::from_millis(1_790_000_000_000))
+        {
+            let accepted_at = Timestamp::from_millis(1_790_000_000_000);
+            OpenTask::new(id, accepted_at, accepted_at, std::time::Duration::ZERO)
+        }
     }
 
     #[tokio::test]

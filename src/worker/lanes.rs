@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until};
 
 use super::by_type::ByType;
 use super::elastic::{Elastic, Place};
@@ -16,7 +17,7 @@ use crate::domain::class::Class;
 use crate::domain::fault::{Fault, Stage, codes};
 use crate::domain::time::Timestamp;
 use crate::domain::window::{TypeWindow, Window};
-use crate::fleet::Standing;
+use crate::fleet::{ShutType, Standing};
 
 /// The bounds on calls.
 #[derive(Debug, Clone)]
@@ -37,7 +38,8 @@ pub(super) struct Lanes {
     window: Mutex<Window>,
     calls: Elastic,
     submissions: Semaphore,
-    canary: tokio::sync::Mutex<()>,
+    /// Before when no further canary is submitted.
+    canary: tokio::sync::Mutex<Option<Instant>>,
     types: ByType<Arc<TypeLane>>,
     rate: Rate,
 }
@@ -110,21 +112,28 @@ impl Lanes {
         &self,
         lane: &TypeLane,
         task_type: &str,
+        unanswered: bool,
         standing: &Standing,
         now: Timestamp,
     ) -> Result<(), Fault> {
         let cap = self.limits.caps.get(task_type);
         if cap.is_some_and(|cap| lane.held.load(Ordering::Acquire) > *cap) {
             let text = format!("this replica holds as many tasks of type {task_type} as [caps] allows");
-            return Err(withheld(codes::TYPE_CAP_REACHED, text));
+            return Err(no_slot(codes::TYPE_CAP_REACHED, text));
         }
-        match standing.may_try(task_type, now) {
-            Some(false) => {
+        match standing.shut_type(task_type, unanswered, now) {
+            Some(ShutType::NoSlots) => {
                 lane.shut();
                 let text = format!("the API has no free slot for type {task_type}, as other jobs have found");
-                return Err(withheld(codes::NO_SLOT_EXPECTED, text));
+                return Err(no_slot(codes::NO_SLOT_EXPECTED, text));
             }
-            Some(true) => return Ok(()),
+            Some(ShutType::Failing) => {
+                lane.shut();
+                return Err(failing(format!(
+                    "createTask fails for type {task_type}, as other jobs have found"
+                )));
+            }
+            Some(ShutType::Try) => return Ok(()),
             None => lane.reopen(),
         }
         // While the API is short of slots, as many may wait as are under way; more would stand in the way of other types.
@@ -134,7 +143,7 @@ impl Lanes {
         };
         if short && lane.asking.load(Ordering::Acquire) >= size {
             let text = format!("the API has few free slots for type {task_type} at the moment");
-            return Err(withheld(codes::NO_SLOT_EXPECTED, text));
+            return Err(no_slot(codes::NO_SLOT_EXPECTED, text));
         }
         Ok(())
     }
@@ -166,9 +175,13 @@ impl Lanes {
         if self.rate.is_limited() { None } else { self.calls.place().now_or_never() }
     }
 
-    /// Held by the one canary.
-    pub(super) async fn canary(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.canary.lock().await
+    /// Held by the one canary. What is written into it is the moment before which there is no other.
+    pub(super) async fn canary(&self) -> tokio::sync::MutexGuard<'_, Option<Instant>> {
+        let canary = self.canary.lock().await;
+        if let Some(not_before) = *canary {
+            sleep_until(not_before).await;
+        }
+        canary
     }
 
     /// The API answered, whatever it said about the job.
@@ -239,6 +252,11 @@ impl TypeLane {
         self.change(TypeWindow::refused)
     }
 
+    /// A submission of it failed in a way that says nothing about its job. Tells whether that shuts the type.
+    pub(super) fn failed(&self) -> bool {
+        self.change(TypeWindow::failed)
+    }
+
     /// The fleet has found that it is shut.
     pub(super) fn shut(&self) {
         self.change(TypeWindow::shut);
@@ -283,6 +301,11 @@ impl Drop for Asking<'_> {
     }
 }
 
-fn withheld(code: &'static str, text: String) -> Fault {
+fn no_slot(code: &'static str, text: String) -> Fault {
     Fault::local(Class::Capacity, code, Stage::Submit, text)
+}
+
+/// Why a job waits although the API has slots.
+pub(super) fn failing(text: String) -> Fault {
+    Fault::local(Class::Transient, codes::CREATE_TASK_FAILING, Stage::Submit, text)
 }

@@ -12,7 +12,7 @@ use super::context::Scope;
 use super::drain::Drained;
 use super::outlook::Outlook;
 use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Session, receive};
-use crate::domain::guard::Jobs;
+use crate::domain::guard::{Jobs, Polls};
 use crate::domain::lifecycle::Origin;
 use crate::fleet::Seen;
 
@@ -31,8 +31,8 @@ pub(super) struct Serving {
     pub(super) tickets: Option<Consumer>,
     /// As which the job consumer was opened.
     taking: Jobs,
-    /// Whether the API could be called, for whatever.
-    calling: bool,
+    /// What could be asked for then.
+    asking: Polls,
     seen: watch::Receiver<Seen>,
     fleet: AbortOnDropHandle<String>,
     _outlook: AbortOnDropHandle<()>,
@@ -65,7 +65,7 @@ impl Serving {
             jobs: None,
             tickets: None,
             taking: Jobs::None,
-            calling: false,
+            asking: Polls::None,
             seen,
             fleet,
             _outlook: outlook,
@@ -106,12 +106,14 @@ impl Serving {
             worker.ctx.consumers.set(Origin::Ticket, None);
             self.stop_tickets().await;
         }
-        let calling = permit.polls || permit.jobs != Jobs::None;
         // At the closing, so that what waits for the opening finds the window small; and at the opening.
-        if calling != self.calling || permit.jobs != self.taking {
+        if permit.polls != self.asking || permit.jobs != self.taking {
             worker.ctx.lanes.restart();
         }
-        self.calling = calling;
+        if permit.polls != self.asking && permit.polls != Polls::None {
+            worker.ctx.standing().begin_probation();
+        }
+        self.asking = permit.polls;
         if permit.jobs != self.taking {
             self.leave_jobs_queued(worker).await;
             let prefetch = match permit.jobs {

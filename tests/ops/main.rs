@@ -65,6 +65,7 @@ fn worker(
             overrides: Overrides::default(),
             capacity_timeout: second(60),
             transient_timeout: second(60),
+            unknown_timeout: second(60),
             max_resubmissions: 1,
             ambiguous: Ambiguous::Retry,
         },

@@ -156,6 +156,7 @@ impl Scene {
                 overrides: Overrides::default(),
                 capacity_timeout: second(600),
                 transient_timeout: second(300),
+                unknown_timeout: second(120),
                 max_resubmissions: 1,
                 ambiguous: Ambiguous::Retry,
             },

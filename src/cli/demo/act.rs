@@ -129,6 +129,7 @@ fn rules() -> Result<Rules, DemoError> {
         overrides: Overrides::default(),
         capacity_timeout: UNPAID_BUDGET,
         transient_timeout: UNPAID_BUDGET,
+        unknown_timeout: UNPAID_BUDGET,
         max_resubmissions: 1,
         ambiguous: Ambiguous::Retry,
     })

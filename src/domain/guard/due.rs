@@ -20,6 +20,8 @@ const PROBE_GAP_WHILE_DOWN: Duration = Duration::from_secs(2);
 pub struct Pressure {
     /// Replicas find the API down.
     pub suspected: bool,
+    /// A call was refused by something that is not the API's own word: a firewall, or a gateway before it.
+    pub doubted: bool,
     /// So much was submitted since the last look that a good part of the balance may be gone.
     pub spending: bool,
 }
@@ -28,12 +30,12 @@ impl State {
     /// When getBalance is to be called next; `None`: not by itself.
     #[must_use]
     pub fn probe_due(&self, rules: &Rules, pressure: Pressure, now: Timestamp) -> Option<Timestamp> {
-        let Pressure { suspected, spending } = pressure;
+        let Pressure { suspected, doubted, spending } = pressure;
         let wanted = match (self.phase, &self.trip) {
             (Phase::Tripped, Some(trip)) => trip.next_probe_at,
             (Phase::Probing, _) => now,
             (Phase::Open | Phase::Canary, _) if suspected => now,
-            (Phase::Open, _) if spending => now,
+            (Phase::Open, _) if spending || doubted => now,
             (Phase::Open, _) => self.next_look(rules),
             (Phase::Canary | Phase::Tripped, _) => return None,
         };
@@ -42,6 +44,12 @@ impl State {
             _ if down => PROBE_GAP_WHILE_DOWN,
             // The key is good, so that a look is no offence.
             Phase::Open if self.unended == 0 => SHORTEST_LOOK,
+            // No look has been refused since it tripped, so that the first one repeats nothing.
+            Phase::Tripped
+                if self.unended == 0 && self.trip.as_ref().is_some_and(|trip| trip.failures == 0) =>
+            {
+                SHORTEST_LOOK
+            }
             Phase::Open | Phase::Probing | Phase::Canary | Phase::Tripped => self.gap(rules),
         };
         Some(wanted.max(self.after_gap(gap, now)))

@@ -164,6 +164,10 @@ impl State {
                     self.send_canary();
                 }
             }
+            // It has this call, so that another word than the balance is that of an API that fails.
+            ProbeEnd::Unsupported if self.funds.is_some() && (suspected || self.is_down()) => {
+                self.unanswered(suspected, rules, now);
+            }
             ProbeEnd::Unsupported => {
                 self.keys.accept(key);
                 self.verified_at = Some(now);
@@ -173,6 +177,10 @@ impl State {
             ProbeEnd::Refused(reason) => self.trip(reason, Looked::Again, rules, now),
             ProbeEnd::Down => self.unanswered(suspected, rules, now),
         }
+    }
+
+    fn is_down(&self) -> bool {
+        self.tripped().is_some_and(|trip| trip.reason == Reason::ProviderDown)
     }
 
     pub(super) fn send_canary(&mut self) {
@@ -258,7 +266,9 @@ impl State {
         let since =
             standing.filter(|trip| trip.reason == reason && self.phase != Phase::Open).map(|trip| trip.since);
         let refused_at = standing.filter(|trip| trip.reason == reason).and_then(|trip| trip.refused_at);
-        let next_probe_at = now.plus(reason.schedule(rules).wait(failures));
+        let was_good = self.phase == Phase::Open && looked == Looked::Met && failures == 0;
+        let wait = if was_good { reason.first_look(rules) } else { reason.schedule(rules).wait(failures) };
+        let next_probe_at = now.plus(wait);
         self.phase = Phase::Tripped;
         self.trip = Some(Trip { reason, since: since.unwrap_or(now), next_probe_at, failures, refused_at });
     }

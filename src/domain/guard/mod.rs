@@ -17,6 +17,7 @@
 //! An operator's pause stands beside the phase. The record ([`State`]) is the leader's alone to write; every replica derives from it what it
 //! may do ([`Permit`]). Nothing here does I/O or reads a clock.
 
+mod answer_share;
 mod due;
 mod learn;
 mod permit;
@@ -26,18 +27,17 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod told;
-mod watch;
 
 use std::time::Duration;
 
+pub use answer_share::AnswerShare;
 pub use due::Pressure;
 pub use learn::{CanaryEnd, News, ProbeEnd};
-pub use permit::{Jobs, Permit};
+pub use permit::{Jobs, Permit, Polls};
 pub use reason::{Reason, Schedule, Stops};
 pub use spend::Spending;
 pub use state::{Funds, KeyStanding, Keys, MAX_PROXIES, Paused, Phase, Quarantined, State, Trip, VERSION};
 pub use told::told;
-pub use watch::Watch;
 
 /// The operator's settings, as far as they decide about the account.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +52,12 @@ pub struct Rules {
     pub balance_interval: Duration,
     /// How long a proxy that the API called banned is left alone.
     pub quarantine: Duration,
+    /// Wrong task ids trip the guard where they are more than this share of the fleet's answers within a minute, beyond chance.
+    pub wrong_ids_share: f64,
+    /// And at least so many.
+    pub wrong_ids_least: u64,
+    /// So many within a minute trip it whatever their share; 0: no such bound.
+    pub wrong_ids_per_minute: u64,
 }
 
 impl Default for Rules {
@@ -62,11 +68,9 @@ impl Default for Rules {
             low_balance: 0.0,
             balance_interval: Duration::from_secs(60),
             quarantine: Duration::from_secs(600),
+            wrong_ids_share: 0.2,
+            wrong_ids_least: 3,
+            wrong_ids_per_minute: 0,
         }
     }
 }
-
-/// Refused task ids within [`WRONG_IDS_WITHIN`] that trip the guard. The API bans for repeated ones; how many is not documented.
-pub const WRONG_IDS: usize = 3;
-/// The time that wrong ids are counted over.
-pub const WRONG_IDS_WITHIN: Duration = Duration::from_secs(60);

@@ -3,6 +3,7 @@
 use super::reason::Reason;
 use super::state::{KeyStanding, Phase, State};
 use crate::domain::mark::Mark;
+use crate::domain::time::Timestamp;
 
 /// How many jobs a replica may submit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,22 +16,45 @@ pub enum Jobs {
     All,
 }
 
+/// Which tasks a replica may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Polls {
+    /// None; paid tasks wait.
+    None,
+    /// Those accepted since this moment: what was open before may be forgotten by the API, and the leader finds out with its own.
+    Since(Timestamp),
+    /// All.
+    All,
+}
+
+impl Polls {
+    /// Whether a task that was accepted then may be asked for.
+    #[must_use]
+    pub fn allow(self, accepted_at: Timestamp) -> bool {
+        match self {
+            Polls::None => false,
+            Polls::Since(moment) => accepted_at >= moment,
+            Polls::All => true,
+        }
+    }
+}
+
 /// What one replica may do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permit {
     /// createTask.
     pub jobs: Jobs,
     /// getTaskResult.
-    pub polls: bool,
+    pub polls: Polls,
     /// Holding tickets. One that may not poll for a reason of its own must leave them to others; one that waits with all the others keeps them.
     pub tickets: bool,
 }
 
 impl Permit {
     /// Before the fleet's state is known, and for a replica that must not call at all: nothing.
-    pub const NOTHING: Permit = Permit { jobs: Jobs::None, polls: false, tickets: false };
+    pub const NOTHING: Permit = Permit { jobs: Jobs::None, polls: Polls::None, tickets: false };
     /// Everything.
-    pub const ALL: Permit = Permit { jobs: Jobs::All, polls: true, tickets: true };
+    pub const ALL: Permit = Permit { jobs: Jobs::All, polls: Polls::All, tickets: true };
 
     /// The permit under a state.
     #[must_use]
@@ -43,7 +67,6 @@ impl Permit {
             let waits = state.keys.good.is_empty() && state.phase == Phase::Tripped;
             return Self { tickets: waits, ..Self::NOTHING };
         }
-        let trip = state.tripped().map(|trip| trip.reason);
         let jobs = match state.phase {
             Phase::Open => Jobs::All,
             Phase::Canary if leads => Jobs::Canary,
@@ -51,11 +74,15 @@ impl Permit {
         };
         let jobs = if state.paused.is_some() { Jobs::None } else { jobs };
         let polls = match state.phase {
-            Phase::Open => true,
-            Phase::Probing => false,
-            Phase::Tripped => trip.is_some_and(|reason| !reason.stops().polls),
+            Phase::Open => Polls::All,
+            Phase::Probing => Polls::None,
+            Phase::Tripped if state.tripped().is_some_and(|trip| !trip.reason.stops().polls) => Polls::All,
+            Phase::Tripped => Polls::None,
             // The balance was told, so key and address are good; whether task ids are is what the canary shows.
-            Phase::Canary => trip != Some(Reason::WrongIds) || leads,
+            Phase::Canary => match state.doubts_ids() {
+                Some(since) if !leads => Polls::Since(since),
+                Some(_) | None => Polls::All,
+            },
         };
         Self { jobs, polls, tickets: true }
     }
@@ -66,7 +93,7 @@ impl Permit {
         let stops = reason.stops();
         Self {
             jobs: if stops.submissions { Jobs::None } else { self.jobs },
-            polls: self.polls && !stops.polls,
+            polls: if stops.polls { Polls::None } else { self.polls },
             tickets: self.tickets,
         }
     }

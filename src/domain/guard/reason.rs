@@ -17,7 +17,7 @@ pub enum Reason {
     NoFunds,
     /// The API does not answer, or answers with server errors only.
     ProviderDown,
-    /// The API knows several of our task ids no more; asking on would earn a ban.
+    /// Most answers say that the API does not know our task ids; asking on would earn a ban.
     WrongIds,
     /// The key may not be used from this address.
     IpNotAllowed,
@@ -47,6 +47,8 @@ pub struct Schedule {
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
+/// See [`Reason::first_look`].
+const FLASH: Duration = Duration::from_secs(8);
 
 impl Reason {
     /// Every reason, the lightest first: a graver one replaces a lighter one.
@@ -114,6 +116,22 @@ impl Reason {
             Reason::IpBanned => (rules.ban_pause, rules.ban_pause * 6),
         };
         Schedule { first, longest }
+    }
+
+    /// How soon the leader looks for the first time, where the account was in use and good until this moment.
+    ///
+    /// One wrong word among good answers happens: a key that is revoked stays refused, and one more look at it is far from
+    /// what earns a ban.
+    #[must_use]
+    pub fn first_look(self, rules: &Rules) -> Duration {
+        match self {
+            Reason::KeyInvalid | Reason::IpNotAllowed => FLASH,
+            Reason::Operator
+            | Reason::NoFunds
+            | Reason::ProviderDown
+            | Reason::WrongIds
+            | Reason::IpBanned => self.schedule(rules).wait(0),
+        }
     }
 
     /// What an operator should do.

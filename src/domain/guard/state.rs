@@ -272,6 +272,19 @@ impl State {
         }
     }
 
+    /// Whether somebody may ask for tasks, so that answers say something about them.
+    #[must_use]
+    pub fn may_be_asked(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Canary)
+    }
+
+    /// Since when task ids are in doubt, while a canary is to show whether they still are.
+    #[must_use]
+    pub fn doubts_ids(&self) -> Option<Timestamp> {
+        let trip = self.trip.as_ref().filter(|trip| trip.reason == Reason::WrongIds);
+        trip.filter(|_| self.phase == Phase::Canary).map(|trip| trip.since)
+    }
+
     /// The proxies in quarantine. The record keeps those that are out of it until the next one comes in.
     pub fn quarantined(&self, now: Timestamp) -> impl Iterator<Item = &Mark> {
         self.quarantine.iter().filter(move |entry| entry.until > now).map(|entry| &entry.proxy)

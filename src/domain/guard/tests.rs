@@ -193,7 +193,7 @@ fn a_pause_stops_submissions_alone_and_what_is_found_out_meanwhile_stays() {
     let paused = Paused { reason: Some("why".to_owned()), by: "ops".to_owned(), since: scene.now };
     scene.learn(News::Pause(paused, "1"));
     let permit = Permit::under(&scene.state, true, &key());
-    assert_eq!((permit.jobs, permit.polls), (Jobs::None, true));
+    assert_eq!((permit.jobs, permit.polls), (Jobs::None, Polls::All));
     let term = scene.state.term;
     scene.refused(Reason::KeyInvalid, term);
     assert_eq!(scene.state.reasons(), [Reason::KeyInvalid, Reason::Operator]);
@@ -212,8 +212,9 @@ fn a_key_refused_to_one_replica_while_others_work_concerns_that_replica_alone() 
 }
 
 #[test]
-fn where_the_ids_are_in_doubt_only_the_canary_polls() {
+fn where_the_ids_are_in_doubt_the_leader_asks_for_all_and_others_for_what_is_new() {
     let mut scene = Scene::open();
+    let tripped_at = scene.now;
     let term = scene.state.term;
     scene.refused(Reason::WrongIds, term);
     scene.after(MINUTE);
@@ -221,7 +222,56 @@ fn where_the_ids_are_in_doubt_only_the_canary_polls() {
     let (key, end) = (key(), scene.probe_end());
     scene.learn(News::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
     let polls = |leads| Permit::under(&scene.state, leads, &key).polls;
-    assert_eq!((polls(true), polls(false)), (true, false));
+    assert_eq!((polls(true), polls(false)), (Polls::All, Polls::Since(tripped_at)));
+    assert!(!polls(false).allow(START) || tripped_at == START);
+    assert!(polls(false).allow(scene.now));
+}
+
+#[test]
+fn a_key_that_is_refused_once_among_good_answers_is_looked_at_within_seconds_and_then_ever_more_seldom() {
+    for reason in [Reason::KeyInvalid, Reason::IpNotAllowed] {
+        let mut flash = Scene::open();
+        let term = flash.state.term;
+        flash.after(Duration::from_secs(2));
+        flash.refused(reason, term);
+        (0..10).for_each(|_| {
+            flash.after(Duration::from_secs(1));
+            flash.duty(false);
+        });
+        assert_eq!(flash.state.phase, Phase::Open, "{reason}");
+
+        let mut revoked = Scene::open();
+        let term = revoked.state.term;
+        revoked.refused(reason, term);
+        revoked.account = Account::Refused(reason);
+        revoked.calls.clear();
+        (0..180).for_each(|_| {
+            revoked.after(Duration::from_secs(1));
+            revoked.duty(false);
+        });
+        assert_eq!(revoked.calls.len(), 2, "{:?}", revoked.calls);
+    }
+}
+
+#[test]
+fn a_firewalls_word_makes_the_leader_look_at_once_and_stops_nobody() {
+    let mut scene = Scene::open();
+    scene.after(Duration::from_secs(10));
+    scene.duty(false);
+    scene.after(Duration::from_secs(6));
+    let doubted = Pressure { doubted: true, ..Pressure::default() };
+    let due = |scene: &Scene, pressure| scene.state.probe_due(&scene.rules, pressure, scene.now);
+    assert!(due(&scene, doubted).is_some_and(|at| at <= scene.now));
+    assert!(due(&scene, Pressure::default()).is_some_and(|at| at > scene.now));
+    assert_eq!(Permit::under(&scene.state, false, &key()), Permit::ALL);
+}
+
+#[test]
+fn an_api_that_told_a_balance_before_and_answers_nonsense_now_is_down() {
+    let mut scene = Scene::open();
+    let (key, end) = (key(), ProbeEnd::Unsupported);
+    scene.learn(News::Probed { key: &key, end, term: u64::MAX, suspected: true, peers: false });
+    assert_eq!(scene.state.reasons(), [Reason::ProviderDown]);
 }
 
 #[test]
@@ -360,7 +410,7 @@ proptest! {
             if scene.now >= until { break; }
             scene.happen(event);
             let permit = Permit::under(&scene.state, true, &key());
-            prop_assert!(scene.now >= until || (permit.jobs == Jobs::None && !permit.polls));
+            prop_assert!(scene.now >= until || (permit.jobs == Jobs::None && permit.polls == Polls::None));
             prop_assert!(scene.now >= until || scene.state.proof_due(&scene.rules, scene.now) >= until);
         }
         prop_assert!(scene.calls.iter().all(|at| *at >= until), "{:?}", scene.calls);

@@ -56,13 +56,31 @@ pub struct OpenTask {
     slower: u32,
     /// The last poll's fault, where it brought no word about the task.
     unheard: Option<Box<Fault>>,
+    /// Its age when this process took it, and the steady clock's reading then.
+    taken: (Duration, Duration),
+    /// For how long nobody could ask for it: the time-out of its type stands still meanwhile.
+    withheld: Duration,
 }
 
 impl OpenTask {
-    /// A task just accepted, or come to hand with no polls to be assumed.
+    /// A task that is accepted or delivered at this moment, with no polls to be assumed.
     #[must_use]
-    pub fn new(id: TaskId, accepted_at: Timestamp) -> Self {
-        Self { id, accepted_at, polls: 0, slower: 0, unheard: None }
+    pub fn new(id: TaskId, accepted_at: Timestamp, now: Timestamp, uptime: Duration) -> Self {
+        let taken = (now.since(accepted_at), uptime);
+        Self { id, accepted_at, polls: 0, slower: 0, unheard: None, taken, withheld: Duration::ZERO }
+    }
+
+    /// Its age. The wall clock was read once, when this process took it: a step of that clock makes
+    /// nothing older or younger.
+    #[must_use]
+    pub fn age(&self, uptime: Duration) -> Duration {
+        let (age, taken_at) = self.taken;
+        age.saturating_add(uptime.saturating_sub(taken_at))
+    }
+
+    /// What of its age counts against the time-out of its type.
+    fn pursued(&self, uptime: Duration) -> Duration {
+        self.age(uptime).saturating_sub(self.withheld)
     }
 
     /// As the outcome shows it.
@@ -105,7 +123,12 @@ pub enum Event {
     /// A wait is over.
     Due,
     /// getTaskResult has ended.
-    Answered(Result<TaskState, CallError>),
+    Answered {
+        /// How.
+        end: Result<TaskState, CallError>,
+        /// How much later than due it was called: the guard, a limit or a lapsed lease withheld it.
+        withheld: Duration,
+    },
     /// It would have been submitted now, but nothing may be.
     SubmissionsShut {
         /// The guard is shut; else the worker is leaving.
@@ -113,7 +136,7 @@ pub enum Event {
     },
     /// It would have been submitted now, but the door would no longer let it in.
     Refused(Fault),
-    /// It would have been submitted now, but the API is known to have no slot for it: it waits its turn without a call.
+    /// It would have been submitted now, but the API is known not to take its type: it waits without a call.
     Withheld(Fault),
 }
 
@@ -196,8 +219,14 @@ impl Case {
 
     /// A ticket that came to hand.
     #[must_use]
-    pub fn of_ticket(job: Job, history: History, task_id: TaskId, accepted_at: Timestamp) -> Self {
-        let task = Some(OpenTask::new(task_id, accepted_at));
+    pub fn of_ticket(
+        job: Job,
+        history: History,
+        task_id: TaskId,
+        accepted_at: Timestamp,
+        at: &Moment<'_>,
+    ) -> Self {
+        let task = Some(OpenTask::new(task_id, accepted_at, at.now, at.uptime));
         Self { job, history, origin: Origin::Ticket, task }
     }
 
@@ -214,10 +243,13 @@ impl Case {
             (Event::Submitted { sent_at, end }, None) => self.after_submission(sent_at, end, at),
             (Event::SubmissionsShut { for_the_account }, None) => self.held_back(for_the_account),
             (Event::Refused(fault), None) => Step::fail(fault),
-            (Event::Withheld(fault), None) => self.park_within(at.rules.capacity_timeout, fault, at),
+            (Event::Withheld(fault), None) => self.withheld(fault, at),
             (Event::TicketTaken { redelivered }, Some(task)) => self.ticket_at_hand(task, redelivered, at),
             (Event::Due, Some(task)) => self.poll_due(task, at),
-            (Event::Answered(end), Some(task)) => self.after_poll(task, end, at),
+            (Event::Answered { end, withheld }, Some(mut task)) => {
+                task.withheld = task.withheld.saturating_add(withheld);
+                self.after_poll(task, end, at)
+            }
             (event, task) => {
                 self.task = task;
                 Step::fail(Fault::local(
@@ -255,7 +287,7 @@ impl Event {
             Event::TicketTaken { .. } => "being taken as a ticket",
             Event::Submitted { .. } => "the end of createTask",
             Event::Due => "the end of a wait",
-            Event::Answered(_) => "the end of getTaskResult",
+            Event::Answered { .. } => "the end of getTaskResult",
             Event::SubmissionsShut { .. } => "being held back from submission",
             Event::Refused(_) => "being refused",
             Event::Withheld(_) => "being withheld",

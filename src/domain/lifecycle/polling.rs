@@ -12,14 +12,18 @@ use super::{Action, Case, Moment, OpenTask, Step, Verdict, Window};
 
 impl Case {
     pub(super) fn ticket_at_hand(&mut self, mut task: OpenTask, redelivered: bool, at: &Moment<'_>) -> Step {
-        let age = at.now.since(task.accepted_at);
+        let age = task.age(at.uptime);
         let mut wait_at_least = Duration::ZERO;
         if redelivered {
             task.polls = pacing::assumed_polls(age);
             // An earlier owner may go on until its lease ends, and the API wants its polls apart from ours.
             wait_at_least = pacing::HANDOVER_WAIT;
         }
-        let next = at.rules.pacing.of(&self.job.task_type).first(age, task.polls);
+        let pace = at.rules.pacing.of(&self.job.task_type);
+        // How much of its past it could be asked for in is not known here. The API's own limits hold either way, and a paid answer
+        // is worth the type's time-out once more.
+        task.withheld = age.saturating_sub(pace.first_delay());
+        let next = pace.first(age, task.polls);
         match next {
             Next::After(wait) => self.wait(task, wait.max(wait_at_least)),
             Next::Over | Next::Gone => self.no_more_polls(task, next, at),
@@ -31,7 +35,7 @@ impl Case {
             self.task = Some(task);
             return self.too_late(Stage::Poll);
         }
-        if at.now.since(task.accepted_at) >= pacing::MAX_AGE {
+        if task.age(at.uptime) >= pacing::MAX_AGE {
             return self.no_more_polls(task, Next::Gone, at);
         }
         self.task = Some(OpenTask { polls: task.polls.saturating_add(1), ..task });
@@ -75,6 +79,13 @@ impl Case {
                 task.unheard = Some(Box::new(fault));
                 self.ask_again(task, pause, at)
             }
+            // The task is paid, and the code may be about the API rather than the task: it is asked for on, ever more seldom.
+            Class::Unknown => {
+                task.slower += 1;
+                let pause = fault.retry_after;
+                task.unheard = Some(Box::new(fault));
+                self.ask_again(task, pause, at)
+            }
             Class::Lost => self.submit_again(task, fault, 1, at),
             Class::Unsolved => self.submit_again(task, fault, at.rules.max_resubmissions, at),
             Class::Account => self.poll_refused_for_the_account(task, &fault, at),
@@ -83,8 +94,7 @@ impl Case {
             | Class::Expired
             | Class::Proxy
             | Class::Malformed
-            | Class::Poison
-            | Class::Unknown => self.fail_paid(task, fault),
+            | Class::Poison => self.fail_paid(task, fault),
         }
     }
 
@@ -93,7 +103,14 @@ impl Case {
         let reason = fault.reason().unwrap_or(Reason::KeyInvalid);
         let pace = at.rules.pacing.of(&self.job.task_type);
         // That poll told nothing about the task, so the type's time-out does not end it: it is asked for once more, if it is kept so long.
-        let next = pace.after_answer(Duration::ZERO, task.polls, task.slower, fault.retry_after, at.luck);
+        let next = pace.after_answer(
+            task.age(at.uptime),
+            Duration::ZERO,
+            task.polls,
+            task.slower,
+            fault.retry_after,
+            at.luck,
+        );
         let step = match next {
             Next::After(wait) => self.wait(task, wait),
             Next::Over | Next::Gone => self.no_more_polls(task, next, at),
@@ -103,8 +120,8 @@ impl Case {
 
     fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &Moment<'_>) -> Step {
         let pace = at.rules.pacing.of(&self.job.task_type);
-        let age = at.now.since(task.accepted_at);
-        match pace.after_answer(age, task.polls, task.slower, pause, at.luck) {
+        let (age, pursued) = (task.age(at.uptime), task.pursued(at.uptime));
+        match pace.after_answer(age, pursued, task.polls, task.slower, pause, at.luck) {
             Next::After(wait) => self.wait(task, wait),
             end @ (Next::Over | Next::Gone) => self.no_more_polls(task, end, at),
         }
@@ -127,7 +144,8 @@ impl Case {
             return self.submit_again(task, fault, 1, at);
         }
         if let Some(fault) = task.unheard.take() {
-            return self.fail_paid(task, Fault { class: Class::Transient, ..*fault });
+            let class = if fault.class == Class::Unknown { Class::Unknown } else { Class::Transient };
+            return self.fail_paid(task, Fault { class, ..*fault });
         }
         let text = format!("not solved within the time-out of type {}", self.job.task_type);
         let fault = Fault::local(Class::Unsolved, codes::SOLVE_TIMEOUT, Stage::Poll, text);

@@ -22,10 +22,12 @@ pub struct Rules {
     pub pacing: PacingTable,
     /// Classes of single codes.
     pub overrides: Overrides,
-    /// How long a job without a free slot is tried, from when it was first seen.
+    /// How long a job without a free slot waits in the retry queues.
     pub capacity_timeout: Duration,
-    /// How long a job is tried while the API cannot be reached, from when it was first seen.
+    /// The same while the API cannot be reached or fails.
     pub transient_timeout: Duration,
+    /// The same while createTask answers a code that this version does not know.
+    pub unknown_timeout: Duration,
     /// Paid resubmissions of an unsolved job.
     pub max_resubmissions: u32,
     /// What to do with a submission that was not answered.
@@ -37,8 +39,10 @@ pub struct Rules {
 pub struct Moment<'a> {
     /// The rules in force.
     pub rules: &'a Rules,
-    /// The clock.
+    /// The wall clock: for what stands in messages, and for deadlines. It can step.
     pub now: Timestamp,
+    /// A steady clock, from any moment of this process: for ages.
+    pub uptime: Duration,
     /// A fresh random number in `[0, 1)`.
     pub luck: f64,
 }

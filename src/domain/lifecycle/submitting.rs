@@ -11,6 +11,10 @@ use super::super::retry;
 use super::super::time::Timestamp;
 use super::{Action, Ambiguous, Case, Moment, OpenTask, Origin, Step, Window};
 
+/// What a retry takes beside its delay: the way through the broker, and the call. Charged with it, so that a
+/// budget is kept by the clock as well.
+const HOP: Duration = Duration::from_secs(1);
+
 impl Case {
     pub(super) fn before_submission(&mut self, at: &Moment<'_>) -> Step {
         if self.job.is_late(at.now) { self.too_late(Stage::Door) } else { Action::Submit.into() }
@@ -24,7 +28,7 @@ impl Case {
     ) -> Step {
         match end {
             Ok(accepted) => {
-                self.task = Some(OpenTask::new(accepted.task_id, sent_at));
+                self.task = Some(OpenTask::new(accepted.task_id, sent_at, at.now, at.uptime));
                 Action::KeepTicket.into()
             }
             Err(error) => {
@@ -42,6 +46,8 @@ impl Case {
                 Charge::None => self.park_within(at.rules.transient_timeout, fault, at),
                 Charge::Possible => self.submission_unanswered(fault, at),
             },
+            // Nothing was paid, and the code may be about the API rather than the job: trying again costs nothing.
+            Class::Unknown => self.park_within(at.rules.unknown_timeout, fault, at),
             Class::Account => self.account_refused(fault),
             Class::Lost
             | Class::Unsolved
@@ -50,8 +56,7 @@ impl Case {
             | Class::Expired
             | Class::Proxy
             | Class::Malformed
-            | Class::Poison
-            | Class::Unknown => Step::fail(fault),
+            | Class::Poison => Step::fail(fault),
         }
     }
 
@@ -103,14 +108,34 @@ impl Case {
 
     /// Parks the job, unless that would outlast its budget or its deadline.
     pub(super) fn park_within(&mut self, budget: Duration, fault: Fault, at: &Moment<'_>) -> Step {
-        let ends = self.history.first_seen.plus(budget);
-        let ends = self.job.deadline.map_or(ends, |deadline| deadline.min(ends));
-        let left = ends.since(at.now);
+        let class = match fault.class {
+            Class::Throttled => Class::Capacity,
+            Class::Pending => Class::Transient,
+            class => class,
+        };
+        let left = budget.saturating_sub(self.history.spent(class));
+        let left = self.job.deadline.map_or(left, |deadline| left.min(deadline.since(at.now)));
         match retry::park(self.history.retries, fault.retry_after, left, at.luck) {
-            Some(park) => self.park_at(park),
+            Some(park) => {
+                self.history.charge(class, park.delay().saturating_add(HOP));
+                self.park_at(park)
+            }
             // An exhausted budget needs a class that a job can end in.
             None if fault.class.is_final() => Step::fail(fault),
             None => Step::fail(Fault { class: Class::Transient, ..fault }),
         }
+    }
+
+    /// Waits its turn without a call, as others of its type have found that the API does not take it.
+    ///
+    /// Want of slots is what `capacity_timeout` bounds, so that wait is charged. Where createTask fails
+    /// for the whole type, the budget stands still: the job has not been tried.
+    pub(super) fn withheld(&mut self, fault: Fault, at: &Moment<'_>) -> Step {
+        if fault.class == Class::Capacity {
+            return self.park_within(at.rules.capacity_timeout, fault, at);
+        }
+        // The longer queues would keep the job for minutes after the API is back.
+        let soon = self.history.retries < 2 || at.luck < 0.25;
+        self.park_at(if soon { retry::SHORTEST } else { retry::PARKS[1] })
     }
 }

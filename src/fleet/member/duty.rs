@@ -49,6 +49,9 @@ impl Member<'_> {
         if !lead.state.learn(news, &self.fleet.rules, now) {
             return false;
         }
+        if lead.state.term != before.term {
+            lead.forget_answers();
+        }
         lead::tell(&lead.state, Some(&before));
         lead::tell_low_balance(&lead.state, &before, self.fleet.rules.low_balance);
         self.write().await;
@@ -81,6 +84,7 @@ impl Member<'_> {
             name: fleet.name.clone(),
             state: lead.state.clone(),
             shut: fleet.standing.shut_types(),
+            failing: fleet.standing.failing_types(),
             replicas,
             queues: fleet.standing.queues(),
         };
@@ -159,7 +163,7 @@ impl Member<'_> {
         let funds = state.funds.as_ref();
         let spending = funds
             .is_some_and(|funds| lead.spending.is_pressing(funds, &self.fleet.rules, self.roster.accepted()));
-        let pressure = Pressure { suspected: lead.suspected, spending };
+        let pressure = Pressure { suspected: lead.suspected, doubted: lead.doubted, spending };
         let due = state.probe_due(&self.fleet.rules, pressure, now);
         let proof = (standing == KeyStanding::Unknown).then(|| state.proof_due(&self.fleet.rules, now));
         if due.is_some_and(|at| at <= now) || proof.is_some_and(|at| at <= now) {
@@ -206,7 +210,8 @@ impl Member<'_> {
             lead.spending.note(before, *amount, self.roster.accepted());
         }
         // Looks that fail raise no suspicion of their own: getBalance can be down alone, while work goes on.
-        let suspected = std::mem::take(&mut lead.suspected);
+        let doubted = std::mem::take(&mut lead.doubted);
+        let suspected = std::mem::take(&mut lead.suspected) || doubted;
         let term = self.asked_in;
         self.learn(News::Probed { key, end, term, suspected, peers }).await;
     }

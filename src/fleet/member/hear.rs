@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::Found;
-use super::super::lead;
+use super::super::lead::{self, Verdict};
 use super::super::message::{Command, Control, Heard, LeaderNews, Order, Presence, Report};
 use super::super::standing::Egress;
 use super::{Lost, Member};
@@ -71,7 +71,7 @@ impl Member<'_> {
         self.leader_heard = Instant::now();
         let before = self.fleet.standing.memory();
         let is_news = self.fleet.standing.adopt(&news.state, (&news.id, &news.name), false, news.replicas);
-        self.fleet.standing.follow_shut(&news.shut, self.now());
+        self.fleet.standing.follow_shut(&news.shut, &news.failing, self.now());
         self.fleet.standing.note_queues(news.queues);
         if is_news {
             lead::tell(&news.state, before.as_deref());
@@ -82,6 +82,7 @@ impl Member<'_> {
 
     async fn on_replica(&mut self, presence: Presence) {
         let epoch = presence.epoch;
+        let (id, counts) = (presence.id.clone(), (presence.vitals.answered, presence.vitals.wrong_ids));
         let new = self.roster.note(presence);
         if new {
             self.fleet.standing.set_rank(self.roster.rank(&self.fleet.id));
@@ -91,6 +92,27 @@ impl Member<'_> {
             self.write().await;
         } else if new {
             self.announce().await;
+        }
+        self.on_answers(&id, counts, None).await;
+    }
+
+    /// What a replica's answers make of the fleet's.
+    async fn on_answers(&mut self, replica: &str, counts: (u64, u64), term: Option<u64>) {
+        let clock = (&self.fleet.rules, self.fleet.clock.uptime());
+        let Some(lead) = &mut self.lead else { return };
+        let (verdict, term) = (lead.note_answers(replica, counts, term, clock), lead.state.term);
+        let key = self.fleet.standing.key();
+        match verdict {
+            Some(Verdict::WrongIds) => {
+                let reason = Reason::WrongIds;
+                // Whatever the writing of it takes, nothing more is asked for here.
+                self.fleet.standing.heard_refused(reason, &key, term);
+                self.learn(News::Refused { reason, key: &key, term, peers: false }).await;
+            }
+            Some(Verdict::IdsKnown) => {
+                self.learn(News::Canary(CanaryEnd::Passed, term, &key)).await;
+            }
+            None => {}
         }
     }
 
@@ -102,21 +124,27 @@ impl Member<'_> {
                 let peers = self.peers(&key);
                 self.learn(News::Refused { reason, key: &key, term, peers }).await;
             }
-            Report::WrongId { term } => {
-                let too_many = self.lead.as_mut().is_some_and(|lead| lead.count_wrong_id(term, now));
-                if too_many {
-                    let (key, reason) = (self.fleet.standing.key(), Reason::WrongIds);
-                    self.learn(News::Refused { reason, key: &key, term, peers: false }).await;
+            Report::Answered { from, term, answered, wrong_ids, wrong_id } => {
+                if wrong_id && from != self.fleet.id {
+                    self.fleet.standing.heard_wrong_id();
                 }
+                self.on_answers(&from, (answered, wrong_ids), Some(term)).await;
             }
             Report::Down => {
                 if let Some(lead) = &mut self.lead {
                     lead.suspected = true;
+                    lead.forget_answers();
                     self.do_duty().await;
                 }
             }
-            Report::Shut { task_type } => {
-                self.fleet.standing.note_shut(&task_type, now);
+            Report::Doubted => {
+                if let Some(lead) = &mut self.lead {
+                    lead.doubted = true;
+                    self.do_duty().await;
+                }
+            }
+            Report::Shut { task_type, failing } => {
+                self.fleet.standing.note_shut(&task_type, failing, now);
             }
             Report::Slots { task_type } => {
                 self.fleet.standing.note_slots(&task_type);

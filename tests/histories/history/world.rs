@@ -151,6 +151,7 @@ impl World {
                 overrides: Overrides::default(),
                 capacity_timeout: second(600),
                 transient_timeout: second(300),
+                unknown_timeout: second(120),
                 max_resubmissions: plan.max_resubmissions,
                 ambiguous: Ambiguous::Retry,
             },
@@ -169,7 +170,7 @@ impl World {
             deadlines: Reach { quantile: 0.05, least_answers: 50 },
             drain_timeout: DRAIN,
             reply_to_prefix: String::new(),
-            clock: Clock::Runtime { epoch: skewed, start: self.chronicle.began() },
+            clock: Clock::runtime_since(skewed, self.chronicle.began()),
             dice: Dice::seeded(dice),
             tracer: Tracer::off(),
         }

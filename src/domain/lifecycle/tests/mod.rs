@@ -26,6 +26,7 @@ fn rules() -> Rules {
         overrides: Overrides::default(),
         capacity_timeout: secs(600),
         transient_timeout: secs(300),
+        unknown_timeout: secs(120),
         max_resubmissions: 1,
         ambiguous: Ambiguous::Retry,
     }
@@ -36,6 +37,8 @@ struct Scene {
     case: Case,
     rules: Rules,
     now: Timestamp,
+    /// A step of the wall clock since the start.
+    clock_is_ahead: Duration,
 }
 
 impl Scene {
@@ -43,7 +46,12 @@ impl Scene {
         let policy = Policy::try_new(&[], &["T"]).unwrap();
         let mut message = Message { body: job.to_owned().into(), ..Message::default() };
         let job = Job::read(&mut message, &policy, || "id".to_owned()).unwrap();
-        Self { case: Case::of_job(job, History::begin(START)), rules: rules(), now: START }
+        Self {
+            case: Case::of_job(job, History::begin(START)),
+            rules: rules(),
+            now: START,
+            clock_is_ahead: Duration::ZERO,
+        }
     }
 
     fn plain() -> Self {
@@ -59,7 +67,12 @@ impl Scene {
     }
 
     fn on(&mut self, event: Event) -> Step {
-        let moment = Moment { rules: &self.rules, now: self.now, luck: 0.0 };
+        let moment = Moment {
+            rules: &self.rules,
+            now: self.now.plus(self.clock_is_ahead),
+            uptime: self.now.since(START),
+            luck: 0.0,
+        };
         self.case.advance(event, &moment)
     }
 
@@ -76,12 +89,16 @@ impl Scene {
 
     fn poll_refused(&mut self, code: &str) -> Step {
         self.on(Event::Due);
-        self.on(Event::Answered(Err(refusal(code))))
+        self.on(answered(Err(refusal(code))))
     }
 }
 
 fn task_id() -> TaskId {
     TaskId::from_raw(serde_json::from_str("42").unwrap()).unwrap()
+}
+
+fn answered(end: Result<TaskState, CallError>) -> Event {
+    Event::Answered { end, withheld: Duration::ZERO }
 }
 
 fn submitted(end: Result<Accepted, CallError>) -> Event {

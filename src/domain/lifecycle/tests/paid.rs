@@ -10,11 +10,11 @@ fn a_job_is_submitted_kept_as_a_ticket_polled_and_settled() {
         matches!(scene.on(Event::TicketTaken { redelivered: false }).action, Action::Wait(w) if w == secs(1))
     );
     assert!(matches!(scene.after(secs(1), Event::Due).action, Action::Poll));
-    let not_yet = scene.on(Event::Answered(Ok(TaskState::Processing)));
+    let not_yet = scene.on(answered(Ok(TaskState::Processing)));
     assert!(matches!(not_yet.action, Action::Wait(w) if w == secs(2)));
     scene.after(secs(2), Event::Due);
     let solution = serde_json::from_str::<Box<RawValue>>(r#"{"text":"x"}"#).unwrap();
-    let ready = scene.on(Event::Answered(Ok(TaskState::Ready { solution, cost: None })));
+    let ready = scene.on(answered(Ok(TaskState::Ready { solution, cost: None })));
     assert!(matches!(ready.action, Action::Settle(Verdict::Solved(s)) if s.get() == r#"{"text":"x"}"#));
     assert_eq!(scene.case.task.map(|task| task.polls), Some(2));
 }
@@ -45,7 +45,6 @@ fn final_refusals_end_a_job_at_once_wherever_they_come() {
         ("ERROR_DOMAIN_NOT_ALLOWED", "forbidden"),
         ("ERROR_TOKEN_EXPIRED", "expired"),
         ("ERROR_PROXY_BANNED", "proxy"),
-        ("ERROR_OF_NEXT_YEAR", "unknown"),
     ] {
         for step in [Scene::plain().submit_refused(code), Scene::with_ticket().poll_refused(code)] {
             assert_eq!((ends_in(&step), step.window), (format!("{class}/{code}"), None));
@@ -79,7 +78,7 @@ fn a_lost_task_is_resubmitted_once_unless_nobody_waits_any_more() {
     let mut late = Scene::with_ticket();
     late.case.job.deadline = Some(START.plus(secs(1)));
     late.on(Event::Due);
-    let step = late.after(secs(1), Event::Answered(Err(refusal("WRONG_CAPTCHA_ID"))));
+    let step = late.after(secs(1), answered(Err(refusal("WRONG_CAPTCHA_ID"))));
     assert_eq!(ends_in(&step), "lost/WRONG_CAPTCHA_ID");
 }
 
@@ -88,12 +87,12 @@ fn a_task_that_is_not_solved_in_time_is_unsolved_and_one_never_heard_of_is_trans
     let mut scene = Scene::with_ticket();
     scene.rules.max_resubmissions = 0;
     scene.on(Event::Due);
-    let step = scene.after(secs(60), Event::Answered(Ok(TaskState::Processing)));
+    let step = scene.after(secs(60), answered(Ok(TaskState::Processing)));
     assert_eq!(ends_in(&step), "unsolved/SOLVE_TIMEOUT");
 
     let mut silent = Scene::with_ticket();
     silent.on(Event::Due);
-    let step = silent.after(secs(60), Event::Answered(Err(cut())));
+    let step = silent.after(secs(60), answered(Err(cut())));
     assert_eq!(ends_in(&step), "transient/CONNECTION_CUT");
 }
 
@@ -101,7 +100,7 @@ fn a_task_that_is_not_solved_in_time_is_unsolved_and_one_never_heard_of_is_trans
 fn a_failing_poll_is_repeated_and_costs_nothing() {
     let mut scene = Scene::with_ticket();
     scene.on(Event::Due);
-    let step = scene.on(Event::Answered(Err(cut())));
+    let step = scene.on(answered(Err(cut())));
     assert!(matches!(step.action, Action::Wait(w) if w >= secs(2)) && step.window.is_none());
     let slower = scene.poll_refused("ERROR_TOO_MUCH_REQUESTS");
     assert!(matches!(slower.action, Action::Wait(w) if w >= secs(4)));
@@ -140,4 +139,48 @@ fn a_tasks_age_counts_from_the_call_that_submitted_it_however_long_its_answer_to
     let step = scene.after(secs(30), accepted());
     assert!(matches!(step.action, Action::KeepTicket));
     assert_eq!(scene.case.task.map(|task| task.accepted_at), Some(START));
+}
+
+#[test]
+fn an_unknown_code_at_a_poll_does_not_give_up_a_paid_task_at_once() {
+    let mut scene = Scene::with_ticket();
+    let mut polls = 0;
+    let end = loop {
+        let step = scene.poll_refused("ERROR_OF_NEXT_YEAR");
+        polls += 1;
+        let Action::Wait(wait) = step.action else { break step };
+        scene.now = scene.now.plus(wait);
+    };
+    assert_eq!(ends_in(&end), "unknown/ERROR_OF_NEXT_YEAR");
+    assert!((4..10).contains(&polls), "a few times, ever more seldom: {polls}");
+    assert_eq!(scene.now.since(START), secs(60), "until the time-out of its type");
+
+    let mut solved = Scene::with_ticket();
+    solved.poll_refused("ERROR_OF_NEXT_YEAR");
+    assert!(matches!(solved.on(answered(Ok(TaskState::Processing))).action, Action::Wait(_)));
+}
+
+#[test]
+fn the_time_out_of_a_type_stands_still_while_nobody_may_ask() {
+    let mut scene = Scene::with_ticket();
+    scene.rules.max_resubmissions = 0;
+    scene.on(Event::TicketTaken { redelivered: false });
+    // Due after 1 s, and asked for after a trip of 4 minutes, when the API fails once.
+    scene.after(secs(241), Event::Due);
+    let step = scene.on(Event::Answered { end: Err(cut()), withheld: secs(240) });
+    assert!(matches!(step.action, Action::Wait(_)), "{step:?}");
+    // What the API keeps no longer is not asked for all the same.
+    let gone = scene.after(secs(39), Event::Due);
+    assert!(matches!(gone.action, Action::Submit), "{gone:?}");
+}
+
+#[test]
+fn a_step_of_the_wall_clock_makes_no_task_older_or_younger() {
+    let mut scene = Scene::with_ticket();
+    scene.on(Event::TicketTaken { redelivered: false });
+    scene.clock_is_ahead = secs(600);
+    scene.after(secs(1), Event::Due);
+    let step = scene.on(answered(Ok(TaskState::Processing)));
+    assert!(matches!(step.action, Action::Wait(wait) if wait == secs(2)), "{step:?}");
+    assert!(matches!(scene.after(secs(2), Event::Due).action, Action::Poll));
 }

@@ -11,10 +11,10 @@ fn no_free_slot_parks_the_job_until_its_budget_is_used_up() {
             break;
         };
         assert!(park.delay() >= secs(5), "the API wants 5 s at least");
-        waited += park.delay();
+        waited += park.delay() + secs(1);
         scene.now = scene.now.plus(park.delay());
     }
-    assert!(waited > secs(594) && waited <= secs(600), "{waited:?}");
+    assert!(waited > secs(594) && waited <= secs(601), "{waited:?}");
     assert_eq!(scene.case.history.attempts, [], "nothing was paid");
 }
 
@@ -34,13 +34,19 @@ fn a_job_that_cannot_be_submitted_for_lack_of_an_api_ends_as_transient() {
         let step = scene.on(never_sent());
         assert!(matches!(step.action, Action::Park(_)) && step.window.is_none());
     }
-    assert_eq!(ends_in(&scene.after(secs(300), never_sent())), "transient/CONNECT_FAILED");
+    scene.now = scene.now.plus(secs(3_600));
+    assert!(
+        matches!(scene.on(never_sent()).action, Action::Park(_)),
+        "an hour in a backlog is not its fault"
+    );
+    let end = (0..100).map(|_| scene.on(never_sent())).find(|step| !matches!(step.action, Action::Park(_)));
+    assert_eq!(end.map(|step| ends_in(&step)).as_deref(), Some("transient/CONNECT_FAILED"));
 }
 
 #[test]
 fn throttled_past_the_budget_ends_in_a_class_that_has_a_queue() {
     let mut scene = Scene::plain();
-    scene.now = START.plus(secs(600));
+    scene.case.history.charge(Class::Capacity, secs(600));
     assert_eq!(
         ends_in(&scene.submit_refused("ERROR_TOO_MUCH_REQUESTS")),
         "transient/ERROR_TOO_MUCH_REQUESTS"
@@ -106,4 +112,31 @@ fn what_may_not_be_submitted_now_goes_back_without_being_charged_or_polled_again
         1,
         "the paid attempt is remembered"
     );
+}
+
+#[test]
+fn an_unknown_code_costs_nothing_to_try_again_and_ends_the_job_after_its_budget() {
+    let mut scene = Scene::plain();
+    let end = loop {
+        let step = scene.submit_refused("ERROR_OF_NEXT_YEAR");
+        let Action::Park(park) = step.action else { break step };
+        scene.now = scene.now.plus(park.delay());
+    };
+    assert_eq!(ends_in(&end), "unknown/ERROR_OF_NEXT_YEAR");
+    let took = scene.now.since(START);
+    assert!(took > secs(90) && took <= secs(120), "{took:?}");
+    assert_eq!(scene.case.history.attempts, [], "nothing was paid");
+}
+
+#[test]
+fn what_waits_without_a_call_since_its_type_fails_spends_nothing() {
+    let mut scene = Scene::plain();
+    for _ in 0..50 {
+        scene.on(Event::Taken);
+        let failing =
+            Fault::local(Class::Transient, codes::CREATE_TASK_FAILING, Stage::Submit, "others failed");
+        let Action::Park(park) = scene.on(Event::Withheld(failing)).action else { panic!("must wait") };
+        assert!(park.delay() <= secs(30), "soon back once the API is");
+    }
+    assert_eq!(scene.case.history.spent_ms, BTreeMap::new());
 }

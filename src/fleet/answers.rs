@@ -1,0 +1,150 @@
+//! What this replica's polls are answered: counted for the fleet, and made one by one after a silence.
+//!
+//! After an outage, a take-over, a start or a trip, all open tickets are due at once. Were they asked for in one burst, no bound on wrong ids
+//! could act before the burst has left. So a replica is on probation until an answer shows that the API knows its tasks: it makes one call at
+//! a time (the worker's window), replicas begin one after another, and a wrong id, here or elsewhere, makes them wait for the leader's verdict.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::standing::lock;
+use crate::domain::guard::{AnswerShare, Rules};
+
+/// Between the first polls of two replicas on probation.
+const STAGGER: Duration = Duration::from_millis(250);
+/// Replicas of a larger fleet begin together with others.
+const MAX_STAGGERED: usize = 8;
+/// What a wrong id makes a replica on probation wait: for the leader's verdict, and long enough to stay under any ban.
+const AFTER_WRONG_ID: Duration = Duration::from_secs(2);
+/// Other replicas' wrong ids hold a probation up no longer than this: where some tasks are lost every second, it must end.
+const HELD_BY_OTHERS: Duration = Duration::from_secs(5);
+
+/// Answers to polls since the process runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct AnswerCounts {
+    pub(super) answered: u64,
+    pub(super) wrong_ids: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Probation {
+    began: Instant,
+    held_until: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    share: AnswerShare,
+    counts: AnswerCounts,
+    probation: Option<Probation>,
+}
+
+/// This replica's answers.
+#[derive(Debug, Default)]
+pub(super) struct Answers(Mutex<Inner>);
+
+fn stagger(rank: usize) -> Duration {
+    STAGGER * u32::try_from(rank % MAX_STAGGERED).unwrap_or(0)
+}
+
+impl Answers {
+    /// The API spoke of a task as one that it knows.
+    pub(super) fn known(&self, uptime: Duration) -> AnswerCounts {
+        let mut inner = lock(&self.0);
+        inner.share.note(1, 0, uptime);
+        inner.counts.answered += 1;
+        inner.probation = None;
+        inner.counts
+    }
+
+    /// The API did not know a task's id. Tells, too, whether wrong ids are too many of this replica's answers; then it counts anew.
+    pub(super) fn wrong_id(&self, rank: usize, rules: &Rules, uptime: Duration) -> (AnswerCounts, bool) {
+        let mut inner = lock(&self.0);
+        inner.share.note(1, 1, uptime);
+        inner.counts.answered += 1;
+        inner.counts.wrong_ids += 1;
+        if let Some(probation) = &mut inner.probation {
+            probation.held_until = Instant::now() + AFTER_WRONG_ID + stagger(rank);
+        }
+        let too_many = inner.share.is_too_high(rules, uptime);
+        if too_many {
+            inner.share.clear();
+        }
+        (inner.counts, too_many)
+    }
+
+    /// Another replica has met a wrong id.
+    pub(super) fn heard_wrong_id(&self, rank: usize) {
+        if let Some(probation) = &mut lock(&self.0).probation {
+            let until = Instant::now() + AFTER_WRONG_ID + stagger(rank);
+            probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
+        }
+    }
+
+    /// What was answered before says nothing any more.
+    pub(super) fn begin_probation(&self, rank: usize) {
+        let mut inner = lock(&self.0);
+        inner.share.clear();
+        let began = Instant::now();
+        inner.probation = Some(Probation { began, held_until: began + stagger(rank) });
+    }
+
+    /// Until when nothing may be polled, if that is not over.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        lock(&self.0).probation.map(|probation| probation.held_until).filter(|until| *until > Instant::now())
+    }
+
+    pub(super) fn counts(&self) -> AnswerCounts {
+        lock(&self.0).counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn held(answers: &Answers) -> Option<Duration> {
+        answers.held_until().map(|until| until - Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replicas_begin_one_after_another_and_a_known_task_ends_the_probation() {
+        let (first, second) = (Answers::default(), Answers::default());
+        first.begin_probation(0);
+        second.begin_probation(1);
+        assert_eq!((held(&first), held(&second)), (None, Some(STAGGER)));
+        second.heard_wrong_id(1);
+        assert_eq!(held(&second), Some(AFTER_WRONG_ID + STAGGER));
+        second.known(NOW);
+        assert_eq!(held(&second), None);
+        second.heard_wrong_id(1);
+        assert_eq!(held(&second), None, "it is at work, and lost tasks elsewhere are none of its business");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wrong_ids_of_others_cannot_hold_a_probation_up_for_ever() {
+        let answers = Answers::default();
+        answers.begin_probation(0);
+        for _ in 0..20 {
+            answers.heard_wrong_id(0);
+            tokio::time::advance(Duration::from_millis(500)).await;
+        }
+        assert_eq!(held(&answers), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_id_on_probation_waits_for_the_verdict_and_the_third_in_a_row_is_one() {
+        let (answers, rules) = (Answers::default(), Rules::default());
+        answers.begin_probation(0);
+        assert!(!answers.wrong_id(0, &rules, NOW).1);
+        assert_eq!(held(&answers), Some(AFTER_WRONG_ID));
+        assert!(!answers.wrong_id(0, &rules, NOW).1);
+        let (counts, too_many) = answers.wrong_id(0, &rules, NOW);
+        assert!(too_many);
+        assert_eq!(counts, AnswerCounts { answered: 3, wrong_ids: 3 });
+    }
+}
