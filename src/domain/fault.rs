@@ -173,6 +173,7 @@ pub fn charge_of(error: &CallError) -> Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::call::ReplyBody;
 
     fn refused(code: Option<&str>, status: u16) -> CallError {
         CallError::Refused(Refusal {
@@ -180,6 +181,7 @@ mod tests {
             description: None,
             status,
             retry_after: None,
+            body: if code.is_some() { ReplyBody::Api } else { ReplyBody::Empty },
         })
     }
 

@@ -51,6 +51,11 @@ impl<'a> Fields<'a> {
         finite(bare(self.cost?)).filter(|amount| *amount >= 0.0)
     }
 
+    /// Whether one of the API's error fields is here, whatever it says.
+    pub(super) fn speaks_of_errors(&self) -> bool {
+        self.error_id.is_some() || self.error_code.is_some() || self.error_description.is_some()
+    }
+
     /// `errorDescription`, where it holds one.
     pub(super) fn description(&self) -> Option<String> {
         self.error_description.map(text_of).filter(|text| !text.trim().is_empty())

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::key::{Key, Mask};
 use super::reply::{self, Fields};
 use super::transport::RawReply;
-use crate::domain::call::{Accepted, CallError, NoAnswer, Refusal, TaskId, TaskState};
+use crate::domain::call::{Accepted, CallError, NoAnswer, Refusal, ReplyBody, TaskId, TaskState};
 
 /// Longest `errorDescription` (and detail of an error) that is kept, in characters.
 pub const MAX_DESCRIPTION: usize = 512;
@@ -135,13 +135,13 @@ fn read<T>(
     let Some(fields) = Fields::read(&text) else {
         return Err(match reply.is_success() {
             true => unreadable(reply, mask, "JSON", &text),
-            false => refused(reply, mask, None, None),
+            false => refused(reply, mask, (None, None), body_without_fields(&text)),
         });
     };
     let declared = fields.declared_error();
     let code = fields.code();
     if declared == Some(true) || (declared.is_none() && code.is_some()) {
-        return Err(refused(reply, mask, code, fields.description()));
+        return Err(refused(reply, mask, (code, fields.description()), ReplyBody::Api));
     }
     if (reply.is_success() || declared == Some(false))
         && let Some(found) = find(&fields, verbatim)
@@ -149,17 +149,30 @@ fn read<T>(
         return Ok(found);
     }
     if code.is_some() || !reply.is_success() {
-        return Err(refused(reply, mask, code, fields.description()));
+        // `status`, `balance` and the like stand in the JSON of others too.
+        let body = if fields.speaks_of_errors() { ReplyBody::Api } else { ReplyBody::Foreign };
+        return Err(refused(reply, mask, (code, fields.description()), body));
     }
     Err(unreadable(reply, mask, wanted, &text))
 }
 
-fn refused(reply: &RawReply, mask: &Mask, code: Option<String>, description: Option<String>) -> CallError {
+/// Whose word a body is that is no JSON object.
+fn body_without_fields(text: &str) -> ReplyBody {
+    if text.trim_start_matches('\u{feff}').trim().is_empty() { ReplyBody::Empty } else { ReplyBody::Foreign }
+}
+
+fn refused(
+    reply: &RawReply,
+    mask: &Mask,
+    (code, description): (Option<String>, Option<String>),
+    body: ReplyBody,
+) -> CallError {
     CallError::Refused(Refusal {
         code: code.map(|code| mask.bounded(&code, MAX_CODE)),
         description: description.map(|text| mask.bounded(&text, MAX_DESCRIPTION)),
         status: reply.status,
         retry_after: reply.retry_after,
+        body,
     })
 }
 

@@ -57,10 +57,12 @@ fn is_foreign(refusal: &Refusal) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::call::ReplyBody;
 
     fn refused(code: Option<&str>, status: u16) -> Result<(), CallError> {
         let code = code.map(str::to_owned);
-        Err(CallError::Refused(Refusal { code, description: None, status, retry_after: None }))
+        let body = if code.is_some() { ReplyBody::Api } else { ReplyBody::Empty };
+        Err(CallError::Refused(Refusal { code, description: None, status, retry_after: None, body }))
     }
 
     #[test]
