@@ -67,6 +67,13 @@ pub(super) fn bare(raw: &RawValue) -> &str {
     raw.get().trim_matches('"').trim()
 }
 
+/// Whether there is nothing in a value: an empty object, array or string.
+pub(super) fn is_blank(raw: &RawValue) -> bool {
+    let inside = |open, close| raw.get().strip_prefix(open)?.strip_suffix(close);
+    let inside = inside('{', '}').or_else(|| inside('[', ']')).or_else(|| inside('"', '"'));
+    inside.is_some_and(|inside: &str| inside.trim().is_empty())
+}
+
 /// A number that can be reckoned with.
 pub(super) fn finite(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|number| number.is_finite())

@@ -74,8 +74,10 @@ pub fn read_created(reply: &RawReply, mask: &Mask) -> Result<Accepted, CallError
 /// getTaskResult's answer.
 ///
 /// `ready` without a solution is [`NoAnswer::Unreadable`], to be asked again. A missing status means ready where there
-/// is a solution and processing where there is none; a status that is neither of the two documented words means
-/// processing, since the API would say an error by an error.
+/// is a solution and processing where there is none. A status that is neither of the two documented words (`completed`,
+/// as relatives of the API write) means ready where there is a solution with something in it, and processing otherwise:
+/// the API would say an error by an error, and a solution that is not taken is paid anew. Our assumption: no status but
+/// `processing` comes beside a solution that is not the final one.
 ///
 /// # Errors
 /// The API's refusal, or no readable answer.
@@ -89,6 +91,7 @@ pub fn read_state(reply: &RawReply, mask: &Mask) -> Result<TaskState, CallError>
             Some(word) if word.eq_ignore_ascii_case("ready") => solved(),
             Some(word) if word.eq_ignore_ascii_case("processing") => Some(TaskState::Processing),
             None | Some("") if fields.solution.is_some() => solved(),
+            Some(_) if fields.solution.is_some_and(|solution| !reply::is_blank(solution)) => solved(),
             _ if reply.is_success() => Some(TaskState::Processing),
             _ => None,
         }
