@@ -25,14 +25,14 @@ type Told = (Event, u64);
 
 /// Calls createTask, unless nothing may be submitted any more. `None`: the job is no longer ours.
 pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Told> {
-    let lane = ctx.lanes.of_type(&case.job.task_type);
+    let lane = ctx.lanes.of_type(case.job.kind());
     if !receipt.is_live() {
         return None;
     }
     if let Some(event) = not_now(ctx, case) {
         return Some((event, 0));
     }
-    if let Err(fault) = ctx.lanes.admit(&lane, &case.job.task_type, ctx.standing(), ctx.clock.now()) {
+    if let Err(fault) = ctx.lanes.admit(&lane, case.job.kind(), ctx.standing(), ctx.clock.now()) {
         return Some((Event::Withheld(fault), 0));
     }
     let waiting = ctx.waiting.submission();
@@ -101,7 +101,7 @@ fn not_now(ctx: &Context, case: &Case) -> Option<Event> {
     {
         return Some(Event::Refused(fault));
     }
-    if let Some(fault) = job.unreachable(now, ctx.least_solve_time(&job.task_type)) {
+    if let Some(fault) = job.unreachable(now, ctx.least_solve_time(job.kind())) {
         return Some(Event::Refused(fault));
     }
     let quarantined = job.proxy.as_ref().is_some_and(|proxy| ctx.standing().quarantines(proxy, now));
@@ -125,7 +125,7 @@ fn after_submission(
     is_canary: bool,
 ) {
     note_reach(ctx, end, term);
-    let task_type = &case.job.task_type;
+    let task_type = case.job.kind();
     let Err(error) = end else {
         ctx.tally.accepted(task_type);
         ctx.tally.times.submission_wait.note(ctx.clock.now().since(case.history.first_seen));
@@ -277,9 +277,9 @@ fn after_poll(ctx: &Context, case: &Case, end: &Result<TaskState, CallError>, te
     note_reach(ctx, end, term);
     match end {
         Ok(TaskState::Ready { cost, .. }) => {
-            ctx.tally.cost(&case.job.task_type, *cost);
+            ctx.tally.cost(case.job.kind(), *cost);
             if let Some(task) = &case.task {
-                ctx.solved(&case.job.task_type, task.accepted_at);
+                ctx.solved(case.job.kind(), task.accepted_at);
             }
         }
         Ok(TaskState::Processing) => {}

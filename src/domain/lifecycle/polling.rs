@@ -19,7 +19,7 @@ impl Case {
             // An earlier owner may go on until its lease ends, and the API wants its polls apart from ours.
             wait_at_least = pacing::HANDOVER_WAIT;
         }
-        let next = at.rules.pacing.of(&self.job.task_type).first(age, task.polls);
+        let next = at.rules.pacing.of(self.job.kind()).first(age, task.polls);
         match next {
             Next::After(wait) => self.wait(task, wait.max(wait_at_least)),
             Next::Over | Next::Gone => self.no_more_polls(task, next, at),
@@ -91,7 +91,7 @@ impl Case {
     /// The task is paid and may still be answered, so its ticket is kept, and asked for again once the guard allows it.
     fn poll_refused_for_the_account(&mut self, task: OpenTask, fault: &Fault, at: &Moment<'_>) -> Step {
         let reason = fault.reason().unwrap_or(Reason::KeyInvalid);
-        let pace = at.rules.pacing.of(&self.job.task_type);
+        let pace = at.rules.pacing.of(self.job.kind());
         // That poll told nothing about the task, so the type's time-out does not end it: it is asked for once more, if it is kept so long.
         let next = pace.after_answer(Duration::ZERO, task.polls, task.slower, fault.retry_after, at.luck);
         let step = match next {
@@ -102,7 +102,7 @@ impl Case {
     }
 
     fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &Moment<'_>) -> Step {
-        let pace = at.rules.pacing.of(&self.job.task_type);
+        let pace = at.rules.pacing.of(self.job.kind());
         let age = at.now.since(task.accepted_at);
         match pace.after_answer(age, task.polls, task.slower, pause, at.luck) {
             Next::After(wait) => self.wait(task, wait),
@@ -129,7 +129,7 @@ impl Case {
         if let Some(fault) = task.unheard.take() {
             return self.fail_paid(task, Fault { class: Class::Transient, ..*fault });
         }
-        let text = format!("not solved within the time-out of type {}", self.job.task_type);
+        let text = format!("not solved within the time-out of type {}", self.job.kind());
         let fault = Fault::local(Class::Unsolved, codes::SOLVE_TIMEOUT, Stage::Poll, text);
         self.submit_again(task, fault, at.rules.max_resubmissions, at)
     }
