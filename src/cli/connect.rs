@@ -60,6 +60,7 @@ fn options(solver: &SolverSettings, api_key: SecretString) -> SolverOptions {
         connect_timeout: solver.connect_timeout,
         request_timeout: solver.request_timeout,
         max_connections: solver.max_connections,
+        idle_timeout: solver.idle_timeout,
         allow_plain_http: solver.allow_plain_http,
         user_agent: USER_AGENT.to_owned(),
     }

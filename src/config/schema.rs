@@ -50,10 +50,14 @@ impl Schema {
         }
     }
 
-    /// A task type as the defaults write it, whatever the case it was given in.
+    /// A task type as the defaults write it, whatever the case it was given in. `Type__class` is `Type/class`, since few
+    /// shells can set a variable whose name holds a slash.
     pub(super) fn task_type(&self, given: &str) -> String {
-        let known = self.types.iter().find(|name| name.eq_ignore_ascii_case(given));
-        known.cloned().unwrap_or_else(|| given.to_owned())
+        let (task_type, class) =
+            given.split_once("__").map_or((given, None), |(of, class)| (of, Some(class)));
+        let known = self.types.iter().find(|name| name.eq_ignore_ascii_case(task_type));
+        let task_type = known.map_or(task_type, String::as_str);
+        class.map_or_else(|| task_type.to_owned(), |class| format!("{task_type}/{class}"))
     }
 
     /// Whether a table may be there, if only an empty one.
@@ -72,9 +76,11 @@ impl Schema {
             return format!("the sections {}", sections.join(", "));
         };
         match section.as_str() {
-            "polling" => format!("[polling.<task type>] with {}", PACE.join(", ")),
+            "polling" => {
+                format!("[polling.<task type>] or [polling.\"<task type>/<class>\"] with {}", PACE.join(", "))
+            }
             "codes" => "<error code> = \"<class>\"".to_owned(),
-            "caps" => "<task type> = <number>".to_owned(),
+            "caps" => "<task type> = <number>, \"<task type>/<class>\" = <number>".to_owned(),
             _ => {
                 let prefix = format!("{section}.");
                 let keys = self.defaults.keys().filter(|key| key.starts_with(&prefix));

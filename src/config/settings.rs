@@ -83,6 +83,8 @@ pub struct SolverSettings {
     pub request_timeout: Duration,
     /// Calls at one time.
     pub max_connections: usize,
+    /// How long a connection may have been idle and still be used.
+    pub idle_timeout: Duration,
     /// Calls of the whole fleet; `None`: no limit.
     pub max_calls_per_second: Option<NonZeroU32>,
     /// Whether http to another machine is allowed.

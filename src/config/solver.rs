@@ -21,6 +21,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<SolverSettings> {
     let connect_timeout = reader.duration("solver.connect_timeout", TENTH..=MINUTE);
     let request_timeout = reader.duration("solver.request_timeout", 10 * TENTH..=5 * MINUTE);
     let max_connections = reader.whole("solver.max_connections", 1..=1_024);
+    let idle_timeout = reader.duration("solver.idle_timeout", TENTH..=5 * MINUTE);
     let max_calls_per_second = reader.whole("solver.max_calls_per_second", 0..=100_000);
     let ambiguous_submit = reader.text("solver.ambiguous_submit", AMBIGUOUS, |text| match text {
         "retry" => Ok(Ambiguous::Retry),
@@ -33,6 +34,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<SolverSettings> {
         connect_timeout: connect_timeout?,
         request_timeout: request_timeout?,
         max_connections: max_connections?,
+        idle_timeout: idle_timeout?,
         max_calls_per_second: NonZeroU32::new(max_calls_per_second?),
         allow_plain_http: allow_plain_http?,
         ambiguous_submit: ambiguous_submit?,

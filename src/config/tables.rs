@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::reader::{Reader, parse_duration, quoted};
 use crate::domain::class::Class;
 use crate::domain::code::Overrides;
+use crate::domain::kind;
 use crate::domain::pacing::{Pacing, PacingError, PacingTable};
 use crate::domain::policy::Policy;
 
@@ -21,8 +22,15 @@ pub(super) fn polling(reader: &mut Reader) -> Option<PacingTable> {
     let default = default.and_then(|pace| pacing(reader, "default", pace, base));
     let mut all_good = true;
     let mut by_type = BTreeMap::new();
+    let mut paces: BTreeMap<String, Pace> = BTreeMap::new();
+    // A type stands before its classes, which follow it in what they leave out.
     for name in types {
-        let read = pace(reader, &name).and_then(|pace| pacing(reader, &name, pace, base));
+        let read = pace(reader, &name).and_then(|pace| {
+            let of_type = paces.get(kind::bare(&name)).copied().unwrap_or_default();
+            let pace = [0, 1, 2].map(|field| pace[field].or(of_type[field]));
+            paces.insert(name.clone(), pace);
+            pacing(reader, &name, pace, base)
+        });
         match read {
             Some(pacing) => drop(by_type.insert(name, pacing)),
             None => all_good = false,

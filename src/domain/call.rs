@@ -95,6 +95,22 @@ pub struct Refusal {
     pub status: u16,
     /// `Retry-After`, where it was sent in seconds.
     pub retry_after: Option<Duration>,
+    /// Whose word the body is.
+    pub body: ReplyBody,
+}
+
+/// Whose word the body of a refusal is.
+///
+/// A firewall or a gateway before the API answers with pages and JSON of its own, under the same statuses as the API:
+/// such a body says nothing about the account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyBody {
+    /// The API's own: a JSON object with one of its error fields.
+    Api,
+    /// None at all, or white space alone.
+    Empty,
+    /// Somebody else's: HTML, another text, JSON of another shape, or the API's JSON cut short.
+    Foreign,
 }
 
 impl fmt::Display for Refusal {

@@ -40,6 +40,8 @@ codes! {
     CaptchaNotReady = "CAPTCHA_NOT_READY" | "CAPCHA_NOT_READY" => Pending,
     /// Polled more than once in two seconds, or too many requests in all.
     TooMuchRequests = "ERROR_TOO_MUCH_REQUESTS" => Throttled,
+    /// The service is down or under maintenance, or the host of a callback cannot be reached.
+    ServiceNotAvailable = "ERROR_SERVICE_NOT_AVAILABLE" | "ERROR_SERVICE_UNAVALIABLE" | "ERROR_SERVICE_UNAVAILABLE" => Transient,
     /// No free server for this type at the moment.
     NoSlotAvailable = "ERROR_NO_SLOT_AVAILABLE" => Capacity,
     /// No task of this id, or its 5 minutes are over.
@@ -68,6 +70,8 @@ codes! {
     RecaptchaInvalidDomain = "ERROR_RECAPTCHA_INVALID_DOMAIN" => Invalid,
     /// The task's user agent is not accepted.
     WrongUserAgent = "ERROR_WRONG_USERAGENT" => Invalid,
+    /// The task is not one that the API can work on.
+    InvalidTask = "ERROR_INVALID_TASK" => Invalid,
     /// A required field of the task is empty.
     TaskPropertyEmpty = "ERROR_TASK_PROPERTY_EMPTY" => Invalid,
     /// The API does not serve this site.
@@ -86,6 +90,8 @@ codes! {
     ProxyNotAuthorised = "ERROR_PROXY_NOT_AUTHORISED" => Proxy,
     /// The publisher's proxy shows the client's address.
     ProxyTransparent = "ERROR_PROXY_TRANSPARENT" => Proxy,
+    /// The publisher's proxy has a log-in with a character that the API does not accept.
+    ProxyCredentialsInvalidCharacter = "ERROR_PROXY_CREDENTIALS_INVALID_CHARACTER" => Proxy,
     /// The key is wrong.
     KeyDoesNotExist = "ERROR_KEY_DOES_NOT_EXIST" => Account,
     /// The key may not be used from this address.
@@ -150,6 +156,9 @@ mod tests {
         not_ready_is_pending: "CAPTCHA_NOT_READY" => Pending;
         not_ready_in_its_short_spelling_is_pending: "CAPCHA_NOT_READY" => Pending;
         too_much_requests_is_throttled: "ERROR_TOO_MUCH_REQUESTS" => Throttled;
+        service_not_available_is_transient: "ERROR_SERVICE_NOT_AVAILABLE" => Transient;
+        service_not_available_in_its_misspelling_is_transient: "ERROR_SERVICE_UNAVALIABLE" => Transient;
+        service_unavailable_is_transient: "ERROR_SERVICE_UNAVAILABLE" => Transient;
         no_slot_is_capacity: "ERROR_NO_SLOT_AVAILABLE" => Capacity;
         no_such_id_is_lost: "ERROR_NO_SUCH_CAPCHA_ID" => Lost;
         no_such_id_in_its_long_spelling_is_lost: "ERROR_NO_SUCH_CAPTCHA_ID" => Lost;
@@ -166,6 +175,7 @@ mod tests {
         invalid_sitekey_is_invalid: "ERROR_RECAPTCHA_INVALID_SITEKEY" => Invalid;
         invalid_domain_is_invalid: "ERROR_RECAPTCHA_INVALID_DOMAIN" => Invalid;
         wrong_user_agent_is_invalid: "ERROR_WRONG_USERAGENT" => Invalid;
+        invalid_task_is_invalid: "ERROR_INVALID_TASK" => Invalid;
         property_empty_is_invalid: "ERROR_TASK_PROPERTY_EMPTY" => Invalid;
         domain_not_allowed_is_forbidden: "ERROR_DOMAIN_NOT_ALLOWED" => Forbidden;
         proxy_connect_refused_is_proxy: "ERROR_PROXY_CONNECT_REFUSED" => Proxy;
@@ -175,6 +185,7 @@ mod tests {
         proxy_missing_is_proxy: "ERROR_PROXY_MISSING" => Proxy;
         proxy_not_authorised_is_proxy: "ERROR_PROXY_NOT_AUTHORISED" => Proxy;
         proxy_transparent_is_proxy: "ERROR_PROXY_TRANSPARENT" => Proxy;
+        proxy_credentials_are_proxy: "ERROR_PROXY_CREDENTIALS_INVALID_CHARACTER" => Proxy;
         key_does_not_exist_is_account: "ERROR_KEY_DOES_NOT_EXIST" => Account;
         ip_not_allowed_is_account: "ERROR_IP_NOT_ALLOWED" => Account;
         zero_balance_is_account: "ERROR_ZERO_BALANCE" => Account;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::call::{CallError, NoAnswer, Refusal};
+use super::call::{CallError, NoAnswer, Refusal, ReplyBody};
 use super::class::Class;
 use super::code::{Code, Overrides};
 use super::guard::Reason;
@@ -131,7 +131,7 @@ fn judge_refusal(refusal: &Refusal, stage: Stage, own_proxy: bool, overrides: &O
             };
             // An override can name these too.
             let class = match overrides.class_of(&code, own_proxy) {
-                Class::Unknown => class_of_status(refusal.status),
+                Class::Unknown => class_of_status(refusal.status, refusal.body),
                 named => named,
             };
             (class, code)
@@ -144,10 +144,19 @@ fn judge_refusal(refusal: &Refusal, stage: Stage, own_proxy: bool, overrides: &O
     Fault { class, code, description, stage, retry_after: refusal.retry_after }
 }
 
+/// Whether a call was refused with a status that speaks of the account, but not by the API's own word: a firewall or a gateway before the API
+/// may dislike one payload. The balance shows which it is.
+#[must_use]
+pub fn doubts_account(error: &CallError) -> bool {
+    let CallError::Refused(Refusal { code: None, status: 401..=403, body, .. }) = error else { return false };
+    *body != ReplyBody::Api
+}
+
 /// The documentation gives no statuses; these are what its clients treat them as.
-fn class_of_status(status: u16) -> Class {
+fn class_of_status(status: u16, body: ReplyBody) -> Class {
     match status {
-        401..=403 => Class::Account,
+        // Only the API's own word about the account stops more than the job that met it.
+        401..=403 if body == ReplyBody::Api => Class::Account,
         429 => Class::Throttled,
         // The API said "error" and nothing more.
         200..=299 => Class::Unknown,
@@ -180,6 +189,7 @@ mod tests {
             description: None,
             status,
             retry_after: None,
+            body: if code.is_some() { ReplyBody::Api } else { ReplyBody::Empty },
         })
     }
 
@@ -202,8 +212,6 @@ mod tests {
     #[test]
     fn without_a_code_the_status_decides() {
         for (status, class) in [
-            (402, Class::Account),
-            (403, Class::Account),
             (429, Class::Throttled),
             (500, Class::Transient),
             (503, Class::Transient),
@@ -216,12 +224,28 @@ mod tests {
     }
 
     #[test]
+    fn a_status_about_the_account_is_believed_with_the_apis_own_word_alone() {
+        for status in [401, 402, 403] {
+            for (body, class) in [
+                (ReplyBody::Api, Class::Account),
+                (ReplyBody::Empty, Class::Transient),
+                (ReplyBody::Foreign, Class::Transient),
+            ] {
+                let refusal = Refusal { code: None, description: None, status, retry_after: None, body };
+                let error = CallError::Refused(refusal);
+                assert_eq!(class_of(&error).0, class, "{status} {body:?}");
+                assert_eq!(doubts_account(&error), class == Class::Transient, "{status} {body:?}");
+            }
+        }
+        assert!(!doubts_account(&refused(Some("ERROR_ZERO_BALANCE"), 402)));
+        assert!(!doubts_account(&refused(None, 404)));
+    }
+
+    #[test]
     fn each_account_code_says_what_is_wrong_with_the_account() {
         for (code, status, reason) in [
             (Some("ERROR_ZERO_BALANCE"), 200, Reason::NoFunds),
-            (None, 402, Reason::NoFunds),
             (Some("ERROR_KEY_DOES_NOT_EXIST"), 200, Reason::KeyInvalid),
-            (None, 403, Reason::KeyInvalid),
             (Some("ERROR_IP_NOT_ALLOWED"), 200, Reason::IpNotAllowed),
             (Some("ERROR_IP_BANNED"), 200, Reason::IpBanned),
             (Some("ERROR_IP_BLOCKED"), 200, Reason::IpBanned),

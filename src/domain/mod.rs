@@ -12,6 +12,7 @@ pub mod guard;
 pub mod history;
 pub mod identity;
 pub mod job;
+pub mod kind;
 pub mod letter;
 pub mod lifecycle;
 pub mod mark;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::kind;
+
 /// Between two polls of one task, at the least. Documented; beyond it the account can be locked.
 pub const SPACING: Duration = Duration::from_secs(2);
 /// Polls of one task, at the most. Documented; beyond it the account can be locked.
@@ -141,15 +143,15 @@ pub fn assumed_polls(age: Duration) -> u32 {
 pub struct PacingTable {
     /// For types that are not named.
     pub default: Pacing,
-    /// For those that are.
+    /// For those that are, by type or by `type/class`.
     pub by_type: BTreeMap<String, Pacing>,
 }
 
 impl PacingTable {
-    /// The pace of a type.
+    /// The pace of a kind of task: its own, else that of its bare type.
     #[must_use]
-    pub fn of(&self, task_type: &str) -> Pacing {
-        self.by_type.get(task_type).copied().unwrap_or(self.default)
+    pub fn of(&self, kind: &str) -> Pacing {
+        kind::find(&self.by_type, kind).map_or(self.default, |(_, pacing)| *pacing)
     }
 }
 

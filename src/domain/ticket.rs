@@ -7,6 +7,7 @@ use super::envelope::{Headers, Message, Properties, Value, wire_size};
 use super::fault::{Fault, codes};
 use super::history::{HISTORY_HEADER, History, MAX_HEADER, MAX_PUBLISHERS_HEADERS, publishers_headers};
 use super::job::{Job, JobBody, MAX_ID, MAX_MESSAGE, MAX_TYPE};
+use super::kind;
 use super::mark::Mark;
 use super::time::Timestamp;
 
@@ -27,6 +28,9 @@ pub struct Ticket {
     pub job_id: String,
     /// The task's type.
     pub task_type: String,
+    /// The task's class, where its kind has one; absent from tickets of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_class: Option<String>,
     /// When the answer is no longer wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
@@ -100,6 +104,7 @@ pub fn ticket(job: &Job, history: &History, task_id: &TaskId, accepted_at: Times
     let ticket = Ticket {
         job_id: job.id.clone(),
         task_type: job.task_type.clone(),
+        task_class: job.task_class().map(str::to_owned),
         deadline: job.deadline,
         own_proxy: job.own_proxy,
         proxy: job.proxy.clone(),
@@ -165,6 +170,7 @@ fn opened(ticket: Ticket, mut message: Message, now: Timestamp) -> Kept {
         accepted_at: ticket.accepted_at.min(now),
         job: Job {
             id: ticket.job_id,
+            kind: ticket.task_class.and_then(|class| kind::of(&ticket.task_type, &class)),
             task_type: ticket.task_type,
             deadline: ticket.deadline,
             own_proxy: ticket.own_proxy,
@@ -263,6 +269,18 @@ mod tests {
                 ("gen-1", "SomeTask", job().deadline)
             );
             assert_eq!((past, accepted_at, task_id.as_json()), (history.clone(), NOW, id));
+        }
+    }
+
+    #[test]
+    fn a_ticket_keeps_the_class_of_its_task_and_one_without_it_is_read_too() {
+        let classed = Job { kind: Some("SomeTask/alibaba".into()), ..job() };
+        for (job, kind) in [(classed, "SomeTask/alibaba"), (job(), "SomeTask")] {
+            let message = ticket(&job, &History::begin(NOW), &task_id("7"), NOW);
+            let Ok(Kept::Open { job: read, .. }) = read(message, NOW) else {
+                panic!("must be an open ticket")
+            };
+            assert_eq!((read.kind(), read.kind.is_some()), (kind, kind != "SomeTask"));
         }
     }
 

@@ -18,7 +18,7 @@ pub const MAX_FAILURES: usize = 10;
 pub const OTHER_TYPES: &str = "(others)";
 /// Characters of an id, of a type and of a code.
 const ID: usize = 32;
-const TYPE: usize = 28;
+const TYPE: usize = 40;
 const CODE: usize = 40;
 
 /// A worker's figures.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::broker::Receipt;
-use crate::domain::call::CallError;
+use crate::domain::call::{CallError, Refusal, ReplyBody};
 use crate::domain::class::Class;
 use crate::domain::code::Overrides;
 use crate::domain::fault::{Stage, judge};
@@ -202,6 +202,14 @@ pub(super) fn probe_end(end: Result<Balance, CallError>, overrides: &Overrides) 
         && matches!(refusal.status, 404 | 405 | 501)
     {
         return ProbeEnd::Unsupported;
+    }
+    // Without a body nothing but the API itself speaks, where the call is about nothing but the account.
+    if let CallError::Refused(Refusal { code: None, status, body: ReplyBody::Empty, .. }) = &error {
+        match status {
+            401 | 403 => return ProbeEnd::Refused(Reason::KeyInvalid),
+            402 => return ProbeEnd::Refused(Reason::NoFunds),
+            _ => {}
+        }
     }
     let fault = judge(&error, Stage::Submit, false, overrides);
     match fault.class {

@@ -17,9 +17,6 @@ use crate::domain::call::NoAnswer;
 
 /// Longest answer that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
-/// Below the 60 to 75 s after which common front ends close an idle connection: a request written into that moment is
-/// cut, and a cut createTask may have been paid.
-const POOL_IDLE: Duration = Duration::from_secs(30);
 /// A dead peer is noticed within this time and a half, over TCP and over HTTP/2. Over HTTP/2 all requests share one
 /// connection, so that a dead one would otherwise take each request to its time-out.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -59,7 +56,7 @@ impl HttpTransport {
             .referer(false)
             .no_proxy()
             .pool_max_idle_per_host(options.max_connections)
-            .pool_idle_timeout(POOL_IDLE)
+            .pool_idle_timeout(options.idle_timeout)
             .tcp_keepalive(KEEP_ALIVE)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .http2_keep_alive_timeout(KEEP_ALIVE / 2)

@@ -22,6 +22,9 @@ pub struct SolverOptions {
     /// Bound on requests under way at once, and so on connections. Over HTTP/2 they share one connection; those beyond
     /// the server's own limit of streams wait within `request_timeout`.
     pub max_connections: usize,
+    /// How long a connection may have been idle and still be used. Below the server's own time by more than the way
+    /// there and back: a createTask written while the server closes is cut, and a cut createTask may have been paid.
+    pub idle_timeout: Duration,
     /// Whether the key may travel unencrypted to a host that is not this machine.
     pub allow_plain_http: bool,
     /// The `User-Agent`.
@@ -35,6 +38,7 @@ impl fmt::Debug for SolverOptions {
             .field("connect_timeout", &self.connect_timeout)
             .field("request_timeout", &self.request_timeout)
             .field("max_connections", &self.max_connections)
+            .field("idle_timeout", &self.idle_timeout)
             .field("allow_plain_http", &self.allow_plain_http)
             .field("user_agent", &self.user_agent)
             .finish_non_exhaustive()
@@ -91,6 +95,9 @@ impl SolverOptions {
         }
         if !(1..=Semaphore::MAX_PERMITS).contains(&self.max_connections) {
             return bound("solver.max_connections", "must be at least 1".to_owned());
+        }
+        if self.idle_timeout.is_zero() {
+            return bound("solver.idle_timeout", "must be more than 0".to_owned());
         }
         if reqwest::header::HeaderValue::from_str(&self.user_agent).is_err() {
             return bound("solver.user_agent", "cannot stand in an HTTP header".to_owned());

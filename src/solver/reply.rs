@@ -51,6 +51,11 @@ impl<'a> Fields<'a> {
         finite(bare(self.cost?)).filter(|amount| *amount >= 0.0)
     }
 
+    /// Whether one of the API's error fields is here, whatever it says.
+    pub(super) fn speaks_of_errors(&self) -> bool {
+        self.error_id.is_some() || self.error_code.is_some() || self.error_description.is_some()
+    }
+
     /// `errorDescription`, where it holds one.
     pub(super) fn description(&self) -> Option<String> {
         self.error_description.map(text_of).filter(|text| !text.trim().is_empty())
@@ -60,6 +65,13 @@ impl<'a> Fields<'a> {
 /// A scalar's text without its quotes; escapes inside are left.
 pub(super) fn bare(raw: &RawValue) -> &str {
     raw.get().trim_matches('"').trim()
+}
+
+/// Whether there is nothing in a value: an empty object, array or string.
+pub(super) fn is_blank(raw: &RawValue) -> bool {
+    let inside = |open, close| raw.get().strip_prefix(open)?.strip_suffix(close);
+    let inside = inside('{', '}').or_else(|| inside('[', ']')).or_else(|| inside('"', '"'));
+    inside.is_some_and(|inside: &str| inside.trim().is_empty())
 }
 
 /// A number that can be reckoned with.

@@ -97,11 +97,12 @@ impl Timing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::call::Refusal;
+    use crate::domain::call::{Refusal, ReplyBody};
 
     fn refused(code: Option<&str>) -> CallError {
         let code = code.map(str::to_owned);
-        CallError::Refused(Refusal { code, description: None, status: 503, retry_after: None })
+        let body = if code.is_some() { ReplyBody::Api } else { ReplyBody::Empty };
+        CallError::Refused(Refusal { code, description: None, status: 503, retry_after: None, body })
     }
 
     fn unanswered(kind: NoAnswer) -> CallError {

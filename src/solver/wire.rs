@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::key::{Key, Mask};
 use super::reply::{self, Fields};
 use super::transport::RawReply;
-use crate::domain::call::{Accepted, CallError, NoAnswer, Refusal, TaskId, TaskState};
+use crate::domain::call::{Accepted, CallError, NoAnswer, Refusal, ReplyBody, TaskId, TaskState};
 
 /// Longest `errorDescription` (and detail of an error) that is kept, in characters.
 pub const MAX_DESCRIPTION: usize = 512;
@@ -74,8 +74,10 @@ pub fn read_created(reply: &RawReply, mask: &Mask) -> Result<Accepted, CallError
 /// getTaskResult's answer.
 ///
 /// `ready` without a solution is [`NoAnswer::Unreadable`], to be asked again. A missing status means ready where there
-/// is a solution and processing where there is none; a status that is neither of the two documented words means
-/// processing, since the API would say an error by an error.
+/// is a solution and processing where there is none. A status that is neither of the two documented words (`completed`,
+/// as relatives of the API write) means ready where there is a solution with something in it, and processing otherwise:
+/// the API would say an error by an error, and a solution that is not taken is paid anew. Our assumption: no status but
+/// `processing` comes beside a solution that is not the final one.
 ///
 /// # Errors
 /// The API's refusal, or no readable answer.
@@ -89,6 +91,7 @@ pub fn read_state(reply: &RawReply, mask: &Mask) -> Result<TaskState, CallError>
             Some(word) if word.eq_ignore_ascii_case("ready") => solved(),
             Some(word) if word.eq_ignore_ascii_case("processing") => Some(TaskState::Processing),
             None | Some("") if fields.solution.is_some() => solved(),
+            Some(_) if fields.solution.is_some_and(|solution| !reply::is_blank(solution)) => solved(),
             _ if reply.is_success() => Some(TaskState::Processing),
             _ => None,
         }
@@ -135,13 +138,13 @@ fn read<T>(
     let Some(fields) = Fields::read(&text) else {
         return Err(match reply.is_success() {
             true => unreadable(reply, mask, "JSON", &text),
-            false => refused(reply, mask, None, None),
+            false => refused(reply, mask, (None, None), body_without_fields(&text)),
         });
     };
     let declared = fields.declared_error();
     let code = fields.code();
     if declared == Some(true) || (declared.is_none() && code.is_some()) {
-        return Err(refused(reply, mask, code, fields.description()));
+        return Err(refused(reply, mask, (code, fields.description()), ReplyBody::Api));
     }
     if (reply.is_success() || declared == Some(false))
         && let Some(found) = find(&fields, verbatim)
@@ -149,17 +152,30 @@ fn read<T>(
         return Ok(found);
     }
     if code.is_some() || !reply.is_success() {
-        return Err(refused(reply, mask, code, fields.description()));
+        // `status`, `balance` and the like stand in the JSON of others too.
+        let body = if fields.speaks_of_errors() { ReplyBody::Api } else { ReplyBody::Foreign };
+        return Err(refused(reply, mask, (code, fields.description()), body));
     }
     Err(unreadable(reply, mask, wanted, &text))
 }
 
-fn refused(reply: &RawReply, mask: &Mask, code: Option<String>, description: Option<String>) -> CallError {
+/// Whose word a body is that is no JSON object.
+fn body_without_fields(text: &str) -> ReplyBody {
+    if text.trim_start_matches('\u{feff}').trim().is_empty() { ReplyBody::Empty } else { ReplyBody::Foreign }
+}
+
+fn refused(
+    reply: &RawReply,
+    mask: &Mask,
+    (code, description): (Option<String>, Option<String>),
+    body: ReplyBody,
+) -> CallError {
     CallError::Refused(Refusal {
         code: code.map(|code| mask.bounded(&code, MAX_CODE)),
         description: description.map(|text| mask.bounded(&text, MAX_DESCRIPTION)),
         status: reply.status,
         retry_after: reply.retry_after,
+        body,
     })
 }
 

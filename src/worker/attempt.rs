@@ -178,7 +178,7 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
     let Held { receipt, case: Some(case), answered_at, trace, .. } = held else {
         return End::Returned;
     };
-    let _held = ctx.lanes.hold(&case.job.task_type);
+    let _held = ctx.lanes.hold(case.job.kind());
     let mut decided = decide(ctx, case, first, 0);
     let mut due = Instant::now();
     loop {

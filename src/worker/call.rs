@@ -11,7 +11,7 @@ use crate::breakage::Breakage;
 use crate::broker::Receipt;
 use crate::domain::call::{Accepted, CallError, TaskState};
 use crate::domain::class::Class;
-use crate::domain::fault::{Fault, Stage, codes, is_wrong_id, judge};
+use crate::domain::fault::{Fault, Stage, codes, doubts_account, is_wrong_id, judge};
 use crate::domain::guard::{CanaryEnd, Jobs, Reason};
 use crate::domain::history::Ended;
 use crate::domain::lifecycle::{Case, Event, OpenTask, Origin};
@@ -27,7 +27,7 @@ type Told = (Event, u64);
 
 /// Calls createTask, unless nothing may be submitted any more. `None`: the job is no longer ours.
 pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Told> {
-    let lane = ctx.lanes.of_type(&case.job.task_type);
+    let lane = ctx.lanes.of_type(case.job.kind());
     if !receipt.is_live() {
         return None;
     }
@@ -40,7 +40,7 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
         let text = "the API does not answer, and a submission of this job got no answer before".to_owned();
         return Some((Event::Withheld(failing(text)), 0));
     }
-    let admitted = ctx.lanes.admit(&lane, &case.job.task_type, unanswered, ctx.standing(), ctx.clock.now());
+    let admitted = ctx.lanes.admit(&lane, case.job.kind(), unanswered, ctx.standing(), ctx.clock.now());
     if let Err(fault) = admitted {
         return Some((Event::Withheld(fault), 0));
     }
@@ -116,7 +116,7 @@ fn not_now(ctx: &Context, case: &Case) -> Option<Event> {
     {
         return Some(Event::Refused(fault));
     }
-    if let Some(fault) = job.unreachable(now, ctx.least_solve_time(&job.task_type)) {
+    if let Some(fault) = job.unreachable(now, ctx.least_solve_time(job.kind())) {
         return Some(Event::Refused(fault));
     }
     let quarantined = job.proxy.as_ref().is_some_and(|proxy| ctx.standing().quarantines(proxy, now));
@@ -147,7 +147,7 @@ fn after_submission(
     let fault = end.as_ref().err();
     let fault = fault.map(|error| judge(error, Stage::Submit, case.job.own_proxy, &ctx.rules.overrides));
     note_reach(ctx, end, fault.as_ref(), term);
-    let task_type = &case.job.task_type;
+    let task_type = case.job.kind();
     let Some(fault) = fault else {
         ctx.tally.accepted(task_type);
         ctx.tally.times.submission_wait.note(ctx.clock.now().since(case.history.first_seen));
@@ -211,6 +211,9 @@ fn note_reach<T>(ctx: &Context, end: &Result<T, CallError>, fault: Option<&Fault
         ctx.lanes.unanswered(now);
     } else if !end.as_ref().is_err_and(is_wrong_id) {
         ctx.lanes.answered();
+    }
+    if end.as_ref().is_err_and(doubts_account) && fault.is_some_and(|fault| fault.class != Class::Account) {
+        ctx.standing().doubted();
     }
     if noted.is_lost {
         ctx.standing().unanswered(term, now);
@@ -315,9 +318,9 @@ fn after_poll(ctx: &Context, case: &Case, end: &Result<TaskState, CallError>, te
     }
     match end {
         Ok(TaskState::Ready { cost, .. }) => {
-            ctx.tally.cost(&case.job.task_type, *cost);
+            ctx.tally.cost(case.job.kind(), *cost);
             if let Some(task) = &case.task {
-                ctx.solved(&case.job.task_type, task);
+                ctx.solved(case.job.kind(), task);
             }
         }
         Ok(TaskState::Processing) | Err(_) => {}

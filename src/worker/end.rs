@@ -124,7 +124,7 @@ async fn deliver(
             Some((class, code)) => {
                 ctx.tally.failed(class, code);
                 let (id, task_type) = match case {
-                    Some(case) => (Some(&*case.job.id), Some(&*case.job.task_type)),
+                    Some(case) => (Some(&*case.job.id), Some(case.job.kind())),
                     None => (id.as_deref(), refused_type.as_deref()),
                 };
                 ctx.tally.failures.note(ctx.clock.now(), id, task_type, (class, code));

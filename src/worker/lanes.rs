@@ -15,6 +15,7 @@ use super::rate::{Rate, Share};
 use crate::clock::Clock;
 use crate::domain::class::Class;
 use crate::domain::fault::{Fault, Stage, codes};
+use crate::domain::kind;
 use crate::domain::time::Timestamp;
 use crate::domain::window::{TypeWindow, Window};
 use crate::fleet::{ShutType, Standing};
@@ -28,7 +29,8 @@ pub struct Limits {
     pub submit_concurrency: usize,
     /// Calls a second of the whole fleet; `None`: no limit.
     pub max_calls_per_second: Option<NonZeroU32>,
-    /// Open tasks and submissions that this replica holds at once, by type.
+    /// Open tasks and submissions that this replica holds at once, by type or by `type/class`. A class with a cap of its own
+    /// does not count against its type's; all the others of the type do, together.
     pub caps: BTreeMap<String, usize>,
 }
 
@@ -41,6 +43,8 @@ pub(super) struct Lanes {
     /// Before when no further canary is submitted.
     canary: tokio::sync::Mutex<Option<Instant>>,
     types: ByType<Arc<TypeLane>>,
+    // By the name that the cap stands under.
+    capped: BTreeMap<String, Arc<AtomicUsize>>,
     rate: Rate,
 }
 
@@ -53,11 +57,17 @@ pub(super) struct TypeLane {
 }
 
 /// Counts against the cap of a type, while it is held.
-pub(super) struct HeldOfType(Arc<TypeLane>);
+pub(super) struct HeldOfType {
+    lane: Arc<TypeLane>,
+    capped: Option<Arc<AtomicUsize>>,
+}
 
 impl Drop for HeldOfType {
     fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::AcqRel);
+        self.lane.held.fetch_sub(1, Ordering::AcqRel);
+        if let Some(capped) = &self.capped {
+            capped.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -81,6 +91,7 @@ impl Lanes {
             submissions: Semaphore::new(limits.submit_concurrency.max(1)),
             canary: tokio::sync::Mutex::default(),
             types: ByType::default(),
+            capped: limits.caps.keys().map(|name| (name.clone(), Arc::default())).collect(),
             rate: Rate::new(limits.max_calls_per_second, clock),
             limits,
         }
@@ -104,7 +115,11 @@ impl Lanes {
     pub(super) fn hold(&self, task_type: &str) -> HeldOfType {
         let lane = self.of_type(task_type);
         lane.held.fetch_add(1, Ordering::AcqRel);
-        HeldOfType(lane)
+        let capped = kind::find(&self.capped, task_type).map(|(_, held)| Arc::clone(held));
+        if let Some(capped) = &capped {
+            capped.fetch_add(1, Ordering::AcqRel);
+        }
+        HeldOfType { lane, capped }
     }
 
     /// Whether a job of a type may ask for a place now; else why it waits its turn without a call.
@@ -116,9 +131,10 @@ impl Lanes {
         standing: &Standing,
         now: Timestamp,
     ) -> Result<(), Fault> {
-        let cap = self.limits.caps.get(task_type);
-        if cap.is_some_and(|cap| lane.held.load(Ordering::Acquire) > *cap) {
-            let text = format!("this replica holds as many tasks of type {task_type} as [caps] allows");
+        let cap = kind::find(&self.limits.caps, task_type);
+        let held = |name: &str| self.capped.get(name).map_or(0, |held| held.load(Ordering::Acquire));
+        if let Some((name, _)) = cap.filter(|(name, cap)| held(name) > **cap) {
+            let text = format!("this replica holds as many tasks of type {name} as [caps] allows");
             return Err(no_slot(codes::TYPE_CAP_REACHED, text));
         }
         match standing.shut_type(task_type, unanswered, now) {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::domain::call::{CallError, Refusal};
+use crate::domain::call::{CallError, Refusal, ReplyBody};
 use crate::domain::class::Class;
 
 /// So many failed calls in a row are news; single ones are everyday.
@@ -67,9 +67,14 @@ impl Reach {
     }
 }
 
-/// An answer that is not the API's own word: without a code, and with a status that says nothing about account or pace.
+/// An answer that is not the API's own word: without a code, and with a status that says nothing about the pace.
 fn is_foreign(refusal: &Refusal) -> bool {
-    refusal.code.is_none() && !matches!(refusal.status, 200..=299 | 401..=403 | 429)
+    let says_something = match refusal.status {
+        200..=299 | 429 => true,
+        401..=403 => refusal.body == ReplyBody::Api,
+        _ => false,
+    };
+    refusal.code.is_none() && !says_something
 }
 
 #[cfg(test)]
@@ -78,7 +83,8 @@ mod tests {
 
     fn refused(code: Option<&str>, status: u16) -> Result<(), CallError> {
         let code = code.map(str::to_owned);
-        Err(CallError::Refused(Refusal { code, description: None, status, retry_after: None }))
+        let body = if code.is_some() { ReplyBody::Api } else { ReplyBody::Empty };
+        Err(CallError::Refused(Refusal { code, description: None, status, retry_after: None, body }))
     }
 
     fn never_sent() -> Result<(), CallError> {

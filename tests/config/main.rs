@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use captcha_worker::config::{DEFAULTS, Override, Settings};
 use captcha_worker::domain::class::Class;
+use captcha_worker::domain::pacing::Pacing;
 
 use support::{Place, shown};
 
@@ -153,6 +154,41 @@ fn what_a_new_task_type_leaves_out_follows_the_default_pace() {
         faults[0]
             .starts_with("polling.MyNewTask.timeout (default): the time-out must be above the first delay")
     );
+}
+
+#[test]
+fn a_class_follows_its_type_in_what_it_leaves_out_and_the_type_stands_for_all_other_classes() {
+    let settings = Place::new(&[(
+        "config/x.toml",
+        "[polling.default]\ntimeout = '90s'\n[polling.CustomTask]\nfirst_delay = '7s'\ninterval = '4s'\n\
+         [polling.'CustomTask/alibaba']\ninterval = '5s'\n[polling.'CustomTask/v2.1']\ntimeout = '100s'\n\
+         [polling.'Other/x']\ninterval = '6s'\n[caps]\nCustomTask = 50\n'CustomTask/v2.1' = 20",
+    )])
+    .env("POLLING__TURNSTILETASK__Some_Class__FIRST_DELAY", "11s")
+    .env("CAPS__CustomTask__alibaba", "3")
+    .good()
+    .settings;
+    let secs = Duration::from_secs;
+    let pace =
+        |first, interval, timeout| Pacing::try_new(secs(first), secs(interval), secs(timeout)).unwrap();
+    let of = |kind| settings.polling.of(kind);
+    assert_eq!(of("CustomTask"), pace(7, 4, 90));
+    assert_eq!(of("CustomTask/another"), pace(7, 4, 90));
+    assert_eq!(of("CustomTask/alibaba"), pace(7, 5, 90));
+    assert_eq!(of("CustomTask/v2.1"), pace(7, 4, 100));
+    assert_eq!((of("Other"), of("Other/x")), (pace(3, 3, 90), pace(3, 6, 90)));
+    assert_eq!(of("TurnstileTask/Some_Class"), pace(11, 2, 120));
+    let caps: Vec<_> = settings.caps.iter().map(|(name, cap)| (name.as_str(), *cap)).collect();
+    assert_eq!(caps, [("CustomTask", 50), ("CustomTask/alibaba", 3), ("CustomTask/v2.1", 20)]);
+}
+
+#[test]
+fn a_pace_of_a_class_that_the_api_forbids_is_named_by_the_class() {
+    let faults = Place::new(&[("config/x.toml", "[polling.'CustomTask/alibaba']\ninterval = '1s'")]).faults();
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    assert!(faults[0].starts_with(
+        "polling.CustomTask/alibaba.interval (config/x.toml): the interval must be at least 2 s"
+    ));
 }
 
 #[test]

@@ -106,6 +106,7 @@ fn task() -> impl Strategy<Value = String> {
     let picture = format!(r#""{}""#, "QUJD".repeat(60)).leak();
     fields(vec![
         ("type", vec![r#""SomeTask""#, r#""ImageToTextTask""#, r#""TurnstileTask""#]),
+        ("class", vec![r#""alibaba""#, r#""""#, r#""\u0007""#, "null"]),
         ("body", vec![picture]),
         (
             "websiteURL",
@@ -156,6 +157,7 @@ fn kept() -> impl Strategy<Value = String> {
     let header = fields(vec![
         ("job_id", vec![r#""order-17""#]),
         ("task_type", vec![r#""ImageToTextTask""#]),
+        ("task_class", vec![r#""alibaba""#, r#""""#, "null"]),
         ("own_proxy", vec!["false", "true"]),
         ("proxy", vec![r#""00112233aabbccdd""#, "null"]),
         ("task_id", vec!["7654321", r#""8f14e45f-ceea""#, "98765432109876543210"]),

@@ -101,6 +101,7 @@ fn bounds_out_of_range_are_refused_by_name() {
     let cases = [
         (error(|o| o.max_connections = 0), "solver.max_connections"),
         (error(|o| o.max_connections = usize::MAX), "solver.max_connections"),
+        (error(|o| o.idle_timeout = Duration::ZERO), "solver.idle_timeout"),
         (error(|o| o.connect_timeout = Duration::ZERO), "solver.connect_timeout"),
         (error(|o| o.request_timeout = o.connect_timeout), "solver.request_timeout"),
         (error(|o| o.user_agent = "a\nb".to_owned()), "solver.user_agent"),

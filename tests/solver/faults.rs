@@ -1,13 +1,17 @@
 //! Connections that fail, each told for what it is: never sent, or perhaps sent.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use captcha_worker::domain::call::NoAnswer;
+use captcha_worker::solver::Solver;
+use futures_util::future::join_all;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
-use crate::support::{RawServer, hasty, id, is_processing, never_sent, no_answer, refusal, solver, within};
+use crate::support::{
+    Connection, RawServer, hasty, id, is_processing, never_sent, no_answer, options, refusal, solver, within,
+};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n";
 
@@ -116,6 +120,43 @@ async fn a_connection_closed_while_idle_is_replaced_unseen() {
         within(closed.notified()).await;
     }
     assert_eq!((server.connections(), server.seen()), (2, 2));
+}
+
+/// What a server sees that closes idle connections after `idle`, at the end of a way of half the `latency` each way: a
+/// request that leaves within `latency` of the end arrives when the connection is closed already.
+async fn closes_idle_connections(mut connection: Connection, idle: Duration, latency: Duration) {
+    connection.request().await;
+    connection.send_json(r#"{"errorId":0,"taskId":1}"#).await;
+    let answered = Instant::now();
+    let request = tokio::time::timeout(idle, connection.request()).await;
+    if let Ok(Some(_)) = request
+        && answered.elapsed() < idle - latency
+    {
+        connection.send_json(r#"{"errorId":0,"taskId":2}"#).await;
+    }
+}
+
+#[tokio::test]
+async fn no_create_task_meets_a_server_that_closes_the_idle_connection() {
+    // A tenth of the real times: 10 s idle and 2 s of latency.
+    let (idle, latency) = (Duration::from_millis(1_000), Duration::from_millis(200));
+    let server = RawServer::run(move |connection| closes_idle_connections(connection, idle, latency)).await;
+    // Each pause around the server's time, on a connection of its own.
+    let pauses = (400..1_150).step_by(50).map(Duration::from_millis);
+    let pairs = pauses.map(|pause| {
+        let mut options = options(&server.url);
+        options.idle_timeout = Duration::from_millis(600);
+        async move {
+            let solver = Solver::new(options).expect("a client");
+            solver.create_task(b"{}").await.expect("accepted");
+            // The pause is what is tried here.
+            tokio::time::sleep(pause).await;
+            (pause, solver.create_task(b"{}").await)
+        }
+    });
+    for (pause, end) in within(join_all(pairs)).await {
+        end.unwrap_or_else(|error| panic!("after {pause:?}: {error}"));
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use captcha_worker::domain::call::TaskState;
 use captcha_worker::solver::{Mask, RawReply, wire};
 
-use crate::support::{KEY, answered, created, id, is_processing, no_answer, solution, state};
+use crate::support::{KEY, answered, created, id, is_processing, no_answer, refusal, solution, state};
 
 #[tokio::test]
 async fn a_task_id_keeps_its_json_text_whatever_its_type() {
@@ -84,11 +84,38 @@ async fn a_solution_without_status_is_ready() {
 }
 
 #[tokio::test]
-async fn a_status_of_neither_documented_word_is_processing() {
-    for status in [r#""idle""#, r#""failed""#, "17", "{}", r#"" Processing ""#] {
-        let body = format!(r#"{{"errorId":0,"status":{status},"solution":{{}}}}"#);
+async fn a_solution_beside_an_unknown_status_word_is_ready() {
+    for status in [r#""completed""#, r#""Done""#, r#""solved""#, "1", "true"] {
+        for text in [r#"{"text":"x"}"#, r#""x""#, "[1]", "0", "false"] {
+            let body = format!(r#"{{"errorId":0,"status":{status},"solution":{text}}}"#);
+            assert_eq!(solution(state(&body).await), text, "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_beats_a_solution_beside_an_unknown_status_word() {
+    let body = r#"{"errorId":1,"errorCode":"E","status":"completed","solution":{"text":"x"}}"#;
+    assert_eq!(refusal(state(body).await).code.as_deref(), Some("E"));
+}
+
+#[tokio::test]
+async fn the_word_processing_beats_a_solution_beside_it() {
+    for status in ["processing", " Processing "] {
+        let body = format!(r#"{{"errorId":0,"status":"{status}","solution":{{"text":"part"}}}}"#);
         assert!(is_processing(state(&body).await), "{body}");
     }
+}
+
+#[tokio::test]
+async fn a_status_of_neither_documented_word_without_a_solution_is_processing() {
+    for solution in ["null", "{}", "[ ]", r#""""#, "{\n}"] {
+        for status in [r#""idle""#, r#""failed""#, "17", "{}"] {
+            let body = format!(r#"{{"errorId":0,"status":{status},"solution":{solution}}}"#);
+            assert!(is_processing(state(&body).await), "{body}");
+        }
+    }
+    assert!(is_processing(state(r#"{"errorId":0,"status":"idle"}"#).await));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use captcha_worker::domain::call::ReplyBody;
 use captcha_worker::solver::wire;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -80,6 +81,44 @@ async fn a_status_refuses_where_the_body_says_nothing() {
             let refusal = refusal(created(status, body).await);
             assert_eq!((refusal.code, refusal.status), (None, status), "{body}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_records_whose_word_its_body_is() {
+    for (body, whose) in [
+        (r#"{"errorId":1,"errorCode":"ERROR_KEY_DOES_NOT_EXIST"}"#, ReplyBody::Api),
+        (r#"{"errorCode":"ERROR_X"}"#, ReplyBody::Api),
+        (r#"{"errorId":1}"#, ReplyBody::Api),
+        (r#"{"errorId":0}"#, ReplyBody::Api),
+        (r#"{"errorId":1,"errorCode":null,"errorDescription":"no"}"#, ReplyBody::Api),
+        (r#"{"errorDescription":"no"}"#, ReplyBody::Api),
+        ("\u{feff} {\"errorId\":1}\n", ReplyBody::Api),
+        ("", ReplyBody::Empty),
+        (" \r\n\t", ReplyBody::Empty),
+        ("\u{feff}\n", ReplyBody::Empty),
+        ("<html><h1>403 Forbidden</h1></html>", ReplyBody::Foreign),
+        ("access denied", ReplyBody::Foreign),
+        ("{}", ReplyBody::Foreign),
+        ("[]", ReplyBody::Foreign),
+        ("null", ReplyBody::Foreign),
+        (r#""ERROR_KEY_DOES_NOT_EXIST""#, ReplyBody::Foreign),
+        (r#"{"message":"Forbidden"}"#, ReplyBody::Foreign),
+        (r#"{"status":403,"error":"Forbidden"}"#, ReplyBody::Foreign),
+        (r#"{"errorId":null,"errorCode":null}"#, ReplyBody::Foreign),
+        (r#"{"errorId":1,"errorCode":"ERR"#, ReplyBody::Foreign),
+    ] {
+        for status in [401, 402, 403, 429, 502] {
+            let refusal = refusal(created(status, body).await);
+            assert_eq!((refusal.body, refusal.status), (whose, status), "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_under_a_200_is_the_apis_own_word() {
+    for body in [r#"{"errorId":1}"#, r#"{"errorId":0,"errorCode":"E","taskId":0}"#] {
+        assert_eq!(refusal(created(200, body).await).body, ReplyBody::Api, "{body}");
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) fn options(base_url: &str) -> SolverOptions {
         connect_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(15),
         max_connections: 8,
+        idle_timeout: Duration::from_secs(4),
         allow_plain_http: false,
         user_agent: "captcha-worker/test".to_owned(),
     }

@@ -1,9 +1,11 @@
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use captcha_worker::domain::envelope::Properties;
+use captcha_worker::domain::pacing::Pacing;
 use captcha_worker::simulator::{Control, SimulatorConfig};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use crate::scene::{Scene, drain_all, image};
@@ -43,6 +45,80 @@ async fn a_type_without_slots_waits_without_calls_and_the_others_flow() {
     assert!(fleet.iter().all(|running| running.view.shut_types().is_empty()));
     drain_all(fleet).await;
     assert_eq!(scene.simulator.stats().accepted_tasks, 200);
+}
+
+fn complex(class: &str, n: usize, script: &Value) -> String {
+    let task = json!({"type": "ComplexImageTask", "class": class, "imageUrls": [format!("https://a.test/{class}/{n}")],
+                      "metadata": {"Task": "cars"}, "_sim": script});
+    json!({"id": format!("{class}-{n}"), "task": task}).to_string()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_class_of_a_type_without_slots_does_not_shut_the_others() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let fleet = scene.start_fleet(2).await;
+    for n in 0..50 {
+        let never = json!({"create": ["ERROR_NO_SLOT_AVAILABLE"]});
+        scene.publish(complex("full", n, &never), Properties::default()).await;
+        scene.publish(complex("free", n, &json!({})), Properties::default()).await;
+    }
+    let began = Instant::now();
+    let results = scene.wait_for(&scene.names.results(), 50).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "the other class took {:?}", began.elapsed());
+    assert!(results.iter().all(|result| result["task_type"] == "ComplexImageTask"), "the contract's word");
+    let shut = ["ComplexImageTask/full"];
+    scene.wait_until(5, "all know", || fleet.iter().all(|r| r.view.shut_types() == shut)).await;
+    let spent = fleet.iter().flat_map(|r| r.view.reading().spent);
+    let accepted = spent.fold(BTreeMap::<_, u64>::new(), |mut accepted, (name, spent)| {
+        *accepted.entry(name).or_default() += spent.accepted;
+        accepted
+    });
+    assert_eq!(accepted, BTreeMap::from([("ComplexImageTask/free".to_owned(), 50)]));
+    drain_all(fleet).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_classes_without_a_cap_of_their_own_share_that_of_their_type() {
+    let mut scene = Scene::new(SimulatorConfig::default()).await;
+    scene.limits.caps = [("ComplexImageTask".to_owned(), 6), ("ComplexImageTask/own".to_owned(), 9)].into();
+    let running = scene.start();
+    let slow = json!({"solve_ms": 20_000});
+    for n in 0..10 {
+        for class in ["own", "one", "other"] {
+            scene.publish(complex(class, n, &slow), Properties::default()).await;
+        }
+    }
+    scene.publish_images(30, &slow).await;
+    let accepted = |name: &str| running.view.reading().spent.get(name).map_or(0, |spent| spent.accepted);
+    scene.wait_until(10, "the images are open", || accepted("ImageToTextTask") == 30).await;
+    let shared = accepted("ComplexImageTask/one") + accepted("ComplexImageTask/other");
+    assert!((1..=6).contains(&shared), "{shared}");
+    let own = accepted("ComplexImageTask/own");
+    assert!((1..=9).contains(&own), "{own}");
+    scene.wait_for(&scene.names.results(), 60).await;
+    running.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_class_keeps_its_pace_and_its_name_in_the_figures_across_a_hand_over() {
+    let mut scene = Scene::new(SimulatorConfig::default()).await;
+    let second = Duration::from_secs;
+    let slow = Pacing::try_new(second(30), second(2), second(60)).expect("within the limits");
+    scene.rules.pacing.by_type.insert("ComplexImageTask/late".to_owned(), slow);
+    let first = scene.join().await;
+    scene.publish(complex("late", 0, &json!({"solve_ms": 1_000})), Properties::default()).await;
+    let accepted = || scene.simulator.stats().accepted_tasks == 1;
+    scene.wait_until(5, "the task is open", || accepted() && first.view.tickets_open() == 1).await;
+    let second_replica = scene.join().await;
+    first.drain().await;
+    let began = Instant::now();
+    scene.wait_for(&scene.names.results(), 1).await;
+    let took = began.elapsed();
+    assert!((second(25)..second(35)).contains(&took), "asked for at the pace of its class: {took:?}");
+    let solving = second_replica.view.reading().times.solving;
+    assert_eq!(solving.keys().collect::<Vec<_>>(), ["ComplexImageTask/late"]);
+    second_replica.drain().await;
+    scene.assert_rules_kept(0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -78,6 +78,7 @@ impl Stage {
             connect_timeout: CALL_TIMEOUT / 2,
             request_timeout: CALL_TIMEOUT,
             max_connections: MAX_CALLS,
+            idle_timeout: CALL_TIMEOUT,
             allow_plain_http: false,
             user_agent: USER_AGENT.to_owned(),
         };

@@ -9,6 +9,7 @@ use super::fields::{self, JobFields, TaskFields};
 use super::{MAX_ID, MAX_TYPE, shape};
 use crate::domain::class::Class;
 use crate::domain::fault::{Fault, Stage, codes};
+use crate::domain::kind;
 use crate::domain::mark::Mark;
 use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
@@ -16,6 +17,7 @@ use crate::domain::time::Timestamp;
 pub(super) struct Facts {
     pub(super) id: String,
     pub(super) task_type: String,
+    pub(super) kind: Option<Box<str>>,
     pub(super) deadline: Option<Timestamp>,
     pub(super) proxy: Option<Mark>,
     pub(super) task_at: Option<Range<usize>>,
@@ -40,7 +42,15 @@ pub(super) fn read(body: &[u8], fallback_id: &str, policy: &Policy) -> Result<Fa
     let task = task_of(&fields).map_err(|fault| refused(&id, None, fault))?;
     let task_type = type_of(&task).map_err(|fault| refused(&id, None, fault))?;
     check_task(&task, &task_type, policy).map_err(|fault| refused(&id, Some(&task_type), fault))?;
-    Ok(Facts { id, deadline, proxy: proxy_of(&task), task_type, task_at: place_of(fields.task, body) })
+    let class = task.class.and_then(|raw| fields::text(raw.get()));
+    Ok(Facts {
+        kind: class.and_then(|class| kind::of(&task_type, &class)),
+        id,
+        deadline,
+        proxy: proxy_of(&task),
+        task_type,
+        task_at: place_of(fields.task, body),
+    })
 }
 
 /// Where a part of the bytes stands in them.

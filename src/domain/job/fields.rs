@@ -30,6 +30,7 @@ pub(super) struct JobFields<'a> {
 #[derive(Default)]
 pub(super) struct TaskFields<'a> {
     pub(super) kind: Option<&'a RawValue>,
+    pub(super) class: Option<&'a RawValue>,
     pub(super) body: Option<&'a RawValue>,
     pub(super) website_url: Option<&'a RawValue>,
     pub(super) proxy_address: Option<&'a RawValue>,
@@ -65,6 +66,7 @@ impl<'a> TaskFields<'a> {
             task.get(),
             |fields: &mut Self, name| match name {
                 "type" => Slot::Raw(&mut fields.kind),
+                "class" => Slot::Last(&mut fields.class),
                 "body" => Slot::Raw(&mut fields.body),
                 "websiteURL" => Slot::Raw(&mut fields.website_url),
                 "proxyAddress" => Slot::Raw(&mut fields.proxy_address),
@@ -84,6 +86,8 @@ impl<'a> TaskFields<'a> {
 /// What becomes of a field.
 enum Slot<'f, 'a> {
     Raw(&'f mut Option<&'a RawValue>),
+    /// May stand twice, and counts with its last value, as the API's own clients would read it.
+    Last(&'f mut Option<&'a RawValue>),
     Name(&'f mut Vec<String>),
     Pass,
 }
@@ -137,6 +141,10 @@ where
         while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
             let twice = match (self.slot)(self.record, &name) {
                 Slot::Raw(place) => place.replace(map.next_value()?).is_some(),
+                Slot::Last(place) => {
+                    *place = Some(map.next_value()?);
+                    false
+                }
                 Slot::Name(names) => {
                     map.next_value::<IgnoredAny>()?;
                     if names.len() < KEPT_NAMES {

@@ -41,6 +41,8 @@ pub struct Job {
     pub id: String,
     /// `task.type`.
     pub task_type: String,
+    /// `type/class`, where the task has a class: see [`Job::kind`].
+    pub kind: Option<Box<str>>,
     /// When the answer is no longer wanted.
     pub deadline: Option<Timestamp>,
     /// The task names a proxy of the publisher's.
@@ -93,6 +95,7 @@ impl Job {
                 body: JobBody::plain(message.body),
                 id: facts.id,
                 task_type: facts.task_type,
+                kind: facts.kind,
                 deadline: facts.deadline,
                 own_proxy: facts.proxy.is_some(),
                 proxy: facts.proxy,
@@ -100,6 +103,18 @@ impl Job {
             }),
             Err(Refused { id, task_type, fault }) => Err(Box::new(NotAJob { id, task_type, fault, message })),
         }
+    }
+
+    /// What its pace, cap, slots, solve time and figures are kept by: `type/class`, or the type where there is no class.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.kind.as_deref().unwrap_or(&self.task_type)
+    }
+
+    /// The task's class, where its kind has one.
+    #[must_use]
+    pub fn task_class(&self) -> Option<&str> {
+        self.kind.as_deref()?.get(self.task_type.len() + 1..)
     }
 
     /// The task's JSON, verbatim.

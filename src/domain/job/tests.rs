@@ -123,6 +123,29 @@ fn a_site_that_is_not_listed_is_forbidden_and_a_second_one_cannot_hide_behind_a_
 }
 
 #[test]
+fn a_task_goes_by_its_type_and_its_class() {
+    let kind = |class: &str| {
+        let body = format!(r#"{{"task":{{"class":{class},"type":"ComplexImageTask"}}}}"#);
+        let job = read_with(body.as_bytes(), Properties::default(), &[]).unwrap();
+        assert_eq!(job.task_type, "ComplexImageTask");
+        (job.kind().to_owned(), job.task_class().map(str::to_owned))
+    };
+    let alone = ("ComplexImageTask".to_owned(), None);
+    for class in ["null", "17", r#""""#, r#"["a"]"#, r#""a\nb""#, &format!("\"{}\"", "x".repeat(100))] {
+        assert_eq!(kind(class), alone, "{class}");
+    }
+    for class in [r#""recaptcha""#, r#""recaptch\u0061""#, r#""first","class":"recaptcha""#] {
+        assert_eq!(
+            kind(class),
+            ("ComplexImageTask/recaptcha".to_owned(), Some("recaptcha".to_owned())),
+            "{class}"
+        );
+    }
+    let without = read_with(image_job("").as_bytes(), Properties::default(), &[]).unwrap();
+    assert_eq!((without.kind(), without.task_class()), ("ImageToTextTask", None));
+}
+
+#[test]
 fn an_escaped_field_name_is_the_same_field() {
     let body = r#"{"task":{"type":"TurnstileTask","website\u0055RL":"https://evil.test/"}}"#;
     assert_eq!(code_of(body), "forbidden/POLICY_SITE_NOT_ALLOWED");

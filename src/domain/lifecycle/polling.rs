@@ -19,7 +19,7 @@ impl Case {
             // An earlier owner may go on until its lease ends, and the API wants its polls apart from ours.
             wait_at_least = pacing::HANDOVER_WAIT;
         }
-        let pace = at.rules.pacing.of(&self.job.task_type);
+        let pace = at.rules.pacing.of(self.job.kind());
         // How much of its past it could be asked for in is not known here. The API's own limits hold either way, and a paid answer
         // is worth the type's time-out once more.
         task.withheld = age.saturating_sub(pace.first_delay());
@@ -101,7 +101,7 @@ impl Case {
     /// The task is paid and may still be answered, so its ticket is kept, and asked for again once the guard allows it.
     fn poll_refused_for_the_account(&mut self, task: OpenTask, fault: &Fault, at: &Moment<'_>) -> Step {
         let reason = fault.reason().unwrap_or(Reason::KeyInvalid);
-        let pace = at.rules.pacing.of(&self.job.task_type);
+        let pace = at.rules.pacing.of(self.job.kind());
         // That poll told nothing about the task, so the type's time-out does not end it: it is asked for once more, if it is kept so long.
         let next = pace.after_answer(
             task.age(at.uptime),
@@ -119,7 +119,7 @@ impl Case {
     }
 
     fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &Moment<'_>) -> Step {
-        let pace = at.rules.pacing.of(&self.job.task_type);
+        let pace = at.rules.pacing.of(self.job.kind());
         let (age, pursued) = (task.age(at.uptime), task.pursued(at.uptime));
         match pace.after_answer(age, pursued, task.polls, task.slower, pause, at.luck) {
             Next::After(wait) => self.wait(task, wait),
@@ -147,7 +147,7 @@ impl Case {
             let class = if fault.class == Class::Unknown { Class::Unknown } else { Class::Transient };
             return self.fail_paid(task, Fault { class, ..*fault });
         }
-        let text = format!("not solved within the time-out of type {}", self.job.task_type);
+        let text = format!("not solved within the time-out of type {}", self.job.kind());
         let fault = Fault::local(Class::Unsolved, codes::SOLVE_TIMEOUT, Stage::Poll, text);
         self.submit_again(task, fault, at.rules.max_resubmissions, at)
     }

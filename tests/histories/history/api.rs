@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use captcha_worker::broker::local::LocalBroker;
 use captcha_worker::domain::call::NoAnswer;
-use captcha_worker::domain::guard::Jobs;
+use captcha_worker::domain::guard::{Jobs, Polls};
 use captcha_worker::simulator::Simulator;
 use captcha_worker::solver::{CREATE_TASK, GET_TASK_RESULT, RawReply, Transport, TransportError};
 use captcha_worker::worker::View;
@@ -87,7 +87,7 @@ impl Road {
         let permit = view.seen().permit;
         match path {
             CREATE_TASK => permit.jobs != Jobs::None,
-            GET_TASK_RESULT => permit.polls,
+            GET_TASK_RESULT => permit.polls != Polls::None,
             _ => true,
         }
     }

@@ -82,6 +82,7 @@ fn a_believed_history_is_read_again(history: &History) {
 fn is_within_bounds(job: &Job, policy: &Policy) {
     assert!((1..=MAX_ID).contains(&job.id.len()), "an id of {} bytes", job.id.len());
     assert!((1..=100).contains(&job.task_type.len()), "a type of {} bytes", job.task_type.len());
+    is_a_kind(job);
     assert_eq!(job.own_proxy, job.proxy.is_some());
     assert_eq!(job.recheck(policy), Ok(()), "what the door lets in, it lets in again");
     let task = job.task().expect("a job has its task");
@@ -101,12 +102,25 @@ fn is_within_bounds(job: &Job, policy: &Policy) {
     );
 }
 
+/// What it goes by is its type, or its type and class.
+pub(crate) fn is_a_kind(job: &Job) {
+    let kind = job.kind();
+    match job.task_class() {
+        Some(class) => assert_eq!(kind, format!("{}/{class}", job.task_type)),
+        None => assert_eq!(kind, job.task_type),
+    }
+    assert!(kind.len() <= 100 && !job.task_class().is_some_and(|class| class.contains(char::is_control)));
+}
+
 /// A reader that builds everything must find what the door found, where it can read the bytes at all.
 fn agrees_with_another_reader(job: &Job) {
     let Ok(Value::Object(fields)) = serde_json::from_slice::<Value>(&job.body.bytes()) else { return };
     let known = ["id", "task", "deadline", "metadata"];
     assert!(fields.keys().all(|name| known.contains(&&**name)), "only what a job has: {:?}", fields.keys());
     assert_eq!(fields["task"]["type"], Value::from(&*job.task_type));
+    if let Some(class) = job.task_class() {
+        assert_eq!(fields["task"]["class"], Value::from(class));
+    }
     let metadata = job.metadata().map(|json| serde_json::from_str::<Value>(json.get()).expect("it is JSON"));
     assert_eq!(metadata, fields.get("metadata").cloned());
     if let Some(Value::String(id)) = fields.get("id") {
@@ -168,7 +182,7 @@ fn is_republished(job: &Job, message: &Message) {
 }
 
 fn same_job(one: &Job, other: &Job) {
-    assert_eq!((&one.id, &one.task_type, one.deadline), (&other.id, &other.task_type, other.deadline));
+    assert_eq!((&one.id, one.kind(), one.deadline), (&other.id, other.kind(), other.deadline));
     assert_eq!((one.own_proxy, &one.proxy), (other.own_proxy, &other.proxy));
     assert_eq!(one.body.bytes(), other.body.bytes());
 }

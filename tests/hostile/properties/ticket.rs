@@ -50,6 +50,7 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
     assert_eq!(job.body.bytes(), body, "the job, byte for byte");
     assert!((1..=MAX_ID).contains(&job.id.len()));
     assert!(job.task_type.len() <= 100, "a type of {} bytes", job.task_type.len());
+    door::is_a_kind(job);
     assert!(history.attempts.len() <= MAX_ATTEMPTS);
     assert!(*accepted_at <= NOW && history.first_seen <= NOW, "the future is taken for now");
     let ids = history.attempts.iter().filter_map(|attempt| attempt.task_id.as_ref());
@@ -66,7 +67,7 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
     let (Kept::Open { job: other, history: past, task_id: id, accepted_at: at }, ..) = (again, ()) else {
         panic!("an open ticket stays one")
     };
-    assert_eq!((&other.id, &other.task_type, other.deadline), (&job.id, &job.task_type, job.deadline));
+    assert_eq!((&other.id, other.kind(), other.deadline), (&job.id, job.kind(), job.deadline));
     assert_eq!(
         (&other.proxy, other.own_proxy, &other.body.bytes()),
         (&job.proxy, job.own_proxy, &job.body.bytes())

@@ -4,7 +4,7 @@ mod unpaid;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::domain::call::{NoAnswer, Refusal};
+use crate::domain::call::{NoAnswer, Refusal, ReplyBody};
 use crate::domain::code::Overrides;
 use crate::domain::envelope::Message;
 use crate::domain::history::Ended;
@@ -115,6 +115,7 @@ fn refusal(code: &str) -> CallError {
         description: None,
         status: 200,
         retry_after: None,
+        body: ReplyBody::Api,
     })
 }
 
