@@ -130,7 +130,7 @@ fn after_submission(
         ctx.tally.accepted(task_type);
         ctx.tally.times.submission_wait.note(ctx.clock.now().since(case.history.first_seen));
         lane.accepted();
-        ctx.standing().slots_back(task_type);
+        ctx.standing().slots_back(lane.name_of(task_type));
         if is_canary {
             ctx.standing().canary(CanaryEnd::Passed, term);
         }
@@ -142,7 +142,7 @@ fn after_submission(
         ctx.standing().refused(reason, term, ctx.clock.now());
     }
     if matches!(fault.class, Class::Capacity | Class::Throttled) && lane.refused() {
-        ctx.standing().shut(task_type, ctx.clock.now());
+        ctx.standing().shut(lane.name_of(task_type), ctx.clock.now());
     }
     if is_canary && let Some(end) = canary_end(ctx, &fault) {
         ctx.standing().canary(end, term);

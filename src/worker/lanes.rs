@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::by_type::ByType;
+use super::by_type::{ByType, OTHERS};
 use super::elastic::{Elastic, Place};
 use super::rate::{Rate, Share};
 use crate::clock::Clock;
@@ -48,6 +48,7 @@ pub(super) struct Lanes {
 
 /// The submissions of one type.
 pub(super) struct TypeLane {
+    name: Box<str>,
     window: Mutex<TypeWindow>,
     places: Elastic,
     asking: AtomicUsize,
@@ -97,9 +98,10 @@ impl Lanes {
 
     /// The lane of a type.
     pub(super) fn of_type(&self, task_type: &str) -> Arc<TypeLane> {
-        let make = || {
+        let make = |name: &str| {
             let most = self.limits.submit_concurrency.max(1);
             Arc::new(TypeLane {
+                name: name.into(),
                 window: Mutex::new(TypeWindow::new(most)),
                 places: Elastic::new(most),
                 asking: AtomicUsize::new(0),
@@ -134,7 +136,7 @@ impl Lanes {
             let text = format!("this replica holds as many tasks of type {name} as [caps] allows");
             return Err(withheld(codes::TYPE_CAP_REACHED, text));
         }
-        match standing.may_try(task_type, now) {
+        match standing.may_try(lane.name_of(task_type), now) {
             Some(false) => {
                 lane.shut();
                 let text = format!("the API has no free slot for type {task_type}, as other jobs have found");
@@ -245,6 +247,11 @@ impl Lanes {
 }
 
 impl TypeLane {
+    /// Under which name the fleet tells of its slots: that of all who share it. A replica's own mixture of others has none.
+    pub(super) fn name_of<'a>(&'a self, kind: &'a str) -> &'a str {
+        if &*self.name == OTHERS { kind } else { &self.name }
+    }
+
     /// The API accepted a task of this type.
     pub(super) fn accepted(&self) {
         self.change(TypeWindow::good);
