@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Found;
 use super::answers::AnswerCounts;
 use super::message::Report;
 use super::seen::{Hold, is_graver};
 use super::standing::{Egress, Standing, lock};
-use crate::domain::guard::Reason;
+use crate::domain::guard::{Phase, Reason};
 use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 
@@ -33,17 +34,24 @@ impl Standing {
     }
 
     /// A poll that began in this term was answered: by the API's word about a task that it knows, or by its word that it knows no such id.
-    pub fn answered(&self, wrong_id: bool, term: u64, uptime: Duration) {
-        let (rank, in_doubt) = {
+    pub fn answered(&self, wrong_id: bool, accepted_at: Timestamp, term: u64, uptime: Duration) {
+        let (rank, awaited, doubtful) = {
             let seen = self.inner.seen.borrow();
-            (seen.rank, seen.state.as_ref().is_some_and(|state| state.doubts_ids().is_some()))
+            let state = seen.state.as_ref();
+            let awaited = state.is_some_and(|state| state.phase == Phase::Canary && state.doubt.is_some());
+            (seen.rank, awaited, state.is_some_and(|state| state.doubts(accepted_at)))
         };
+        if doubtful {
+            // What is known of these says nothing about the others.
+            let _ = self.inner.found.try_send(Found::Doubtful { wrong_id });
+            return;
+        }
         let (counts, too_many) = if wrong_id {
             self.inner.answers.wrong_id(rank, &self.inner.rules, uptime)
         } else {
             (self.inner.answers.known(uptime), false)
         };
-        if wrong_id || in_doubt {
+        if wrong_id || awaited {
             let AnswerCounts { answered, wrong_ids } = counts;
             self.report(Report::Answered {
                 from: self.inner.id.clone(),

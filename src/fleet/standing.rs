@@ -12,7 +12,7 @@ use super::message::Report;
 use super::seen::{Seen, accounted_for};
 use super::shut::Shut;
 use crate::breakage::Breakage;
-use crate::domain::guard::{self, CanaryEnd, Permit, Reason, State};
+use crate::domain::guard::{self, CanaryEnd, Permit, Polls, Reason, State};
 use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 
@@ -39,7 +39,7 @@ pub(super) struct Inner {
     /// This replica's id, by which the leader keeps its counts apart.
     pub(super) id: String,
     pub(super) relapses: Mutex<(u32, Option<Timestamp>)>,
-    found: mpsc::Sender<Found>,
+    pub(super) found: mpsc::Sender<Found>,
     pub(super) rules: guard::Rules,
     pub(super) egress: Egress,
 }
@@ -152,7 +152,16 @@ impl Standing {
 
     /// Changes what is known; `change` tells whether it has.
     pub(super) fn change(&self, change: impl FnOnce(&mut Seen) -> bool) {
-        if self.inner.seen.send_if_modified(change) {
+        let changed = self.inner.seen.send_if_modified(|seen| {
+            let before = seen.permit.polls;
+            let changed = change(seen);
+            // Here, since whoever waits for the permit polls at once.
+            if changed && seen.permit.polls != before && seen.permit.polls != Polls::None {
+                self.inner.answers.begin_probation(seen.rank);
+            }
+            changed
+        });
+        if changed {
             self.inner.changed.notify_waiters();
         }
     }

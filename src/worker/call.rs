@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::context::{Context, Scope};
 use super::elastic::Place;
-use super::lanes::{SubmissionPlace, TypeLane, failing};
+use super::lanes::{SubmissionPlace, Turn, TypeLane, failing};
 use crate::breakage::Breakage;
 use crate::broker::Receipt;
 use crate::domain::call::{Accepted, CallError, TaskState};
@@ -19,6 +19,8 @@ use crate::domain::pacing::MAX_AGE;
 
 /// Between two canaries while task ids are in doubt.
 const NEXT_CANARY: Duration = Duration::from_secs(1);
+/// Between two tasks in doubt after a wrong id.
+const NEXT_DOUBTFUL: Duration = Duration::from_secs(2);
 /// How often a lapsed lease is looked at again.
 const LEASE_RECHECK: Duration = Duration::from_millis(250);
 
@@ -128,7 +130,7 @@ fn not_now(ctx: &Context, case: &Case) -> Option<Event> {
 
 /// Whether the canary is to show that the API knows the tasks that it has accepted, which takes an answer to a poll.
 fn ids_in_doubt(ctx: &Context) -> bool {
-    ctx.standing().state().is_some_and(|state| state.doubts_ids().is_some())
+    ctx.standing().state().is_some_and(|state| state.doubt.is_some())
 }
 
 /// Why nothing may be submitted.
@@ -152,7 +154,7 @@ fn after_submission(
         ctx.tally.accepted(task_type);
         ctx.tally.times.submission_wait.note(ctx.clock.now().since(case.history.first_seen));
         lane.accepted();
-        ctx.standing().slots_back(task_type);
+        ctx.standing().slots_back(lane.name_of(task_type));
         if is_canary && !ids_in_doubt(ctx) {
             ctx.standing().canary(CanaryEnd::Passed, term);
         }
@@ -164,9 +166,11 @@ fn after_submission(
     }
     let now = ctx.clock.now();
     match fault.class {
-        Class::Capacity | Class::Throttled if lane.refused() => ctx.standing().shut(task_type, false, now),
+        Class::Capacity | Class::Throttled if lane.refused() => {
+            ctx.standing().shut(lane.name_of(task_type), false, now);
+        }
         Class::Transient | Class::Pending | Class::Unknown if lane.failed() => {
-            ctx.standing().shut(task_type, true, now);
+            ctx.standing().shut(lane.name_of(task_type), true, now);
         }
         _ => {}
     }
@@ -245,7 +249,15 @@ pub(super) async fn poll(
 ) -> Option<Told> {
     let task = case.task.as_ref()?;
     let mut waiting = None;
+    let mut doubtful = None;
     loop {
+        if doubtful.is_none() && is_doubtful(ctx, task) {
+            waiting.get_or_insert_with(|| ctx.waiting.poll(due));
+            match turn_of_doubtful(ctx, scope, task).await? {
+                Some(turn) => doubtful = Some(turn),
+                None => return Some((Event::Due, 0)),
+            }
+        }
         let place = match place_at_once(ctx, scope, task) {
             Some(place) => place,
             None => {
@@ -273,6 +285,11 @@ pub(super) async fn poll(
             ctx.tally.polled(withheld);
             let end = ctx.solver.task_state(&task.id).await;
             drop(place);
+            if let Some(next) = &mut doubtful
+                && end.as_ref().is_err_and(is_wrong_id)
+            {
+                **next = Some(Instant::now() + NEXT_DOUBTFUL);
+            }
             after_poll(ctx, case, &end, term);
             return Some((Event::Answered { end, withheld }, term));
         }
@@ -283,6 +300,32 @@ pub(super) async fn poll(
             None if allowed => sleep(LEASE_RECHECK).await,
             None => {}
         }
+    }
+}
+
+/// Whether the API may have forgotten the task, with others that it knew.
+fn is_doubtful(ctx: &Context, task: &OpenTask) -> bool {
+    ctx.standing().state().is_some_and(|state| state.doubts(task.accepted_at))
+}
+
+/// Waits until a task in doubt may be asked for: one at a time, and a while after a wrong id. `Some(None)`: for longer than the result is kept.
+/// `None`: the ticket is to be handed back.
+async fn turn_of_doubtful<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Option<Turn<'a>>> {
+    let left = MAX_AGE.saturating_sub(task.age(ctx.clock.uptime()));
+    let turn = async {
+        loop {
+            ctx.standing().until(|permit| permit.polls.allow(task.accepted_at)).await;
+            let turn = ctx.lanes.doubtful().await;
+            if ctx.standing().permit().polls.allow(task.accepted_at) {
+                return turn;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = scope.tickets_cancelled.cancelled() => None,
+        turn = turn => Some(Some(turn)),
+        () = sleep(left) => Some(None),
     }
 }
 
@@ -313,8 +356,10 @@ fn after_poll(ctx: &Context, case: &Case, end: &Result<TaskState, CallError>, te
     let fault = fault.map(|error| judge(error, Stage::Poll, case.job.own_proxy, &ctx.rules.overrides));
     note_reach(ctx, end, fault.as_ref(), term);
     let wrong_id = end.as_ref().is_err_and(is_wrong_id);
-    if wrong_id || fault.is_none_or(|fault| speaks_of_the_task(fault.class)) {
-        ctx.standing().answered(wrong_id, term, ctx.clock.uptime());
+    if let Some(task) = &case.task
+        && (wrong_id || fault.is_none_or(|fault| speaks_of_the_task(fault.class)))
+    {
+        ctx.standing().answered(wrong_id, task.accepted_at, term, ctx.clock.uptime());
     }
     match end {
         Ok(TaskState::Ready { cost, .. }) => {

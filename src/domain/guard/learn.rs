@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Rules;
 use super::reason::Reason;
-use super::state::{Paused, Phase, State, Trip};
+use super::state::{Doubt, Paused, Phase, State, Trip};
 use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 
@@ -83,6 +83,11 @@ pub enum News<'a> {
     Resume(&'a str),
     /// The API called a proxy banned.
     ProxyBanned(&'a Mark),
+    /// The leader has asked for tasks that were in doubt, or they are past the age at which anybody asks: whether they are lost.
+    DoubtfulTasks {
+        /// The API does not know them.
+        lost: bool,
+    },
 }
 
 impl State {
@@ -115,6 +120,10 @@ impl State {
                 self.resume(now);
                 self.last_command = Some(command.to_owned());
             }
+            News::DoubtfulTasks { lost: true } => {
+                self.doubt = self.doubt.map(|doubt| Doubt { lost: true, ..doubt });
+            }
+            News::DoubtfulTasks { lost: false } => self.doubt = None,
             News::ProxyBanned(proxy) => self.isolate(proxy, now.plus(rules.quarantine), now),
         }
         if *self == before {
@@ -269,6 +278,9 @@ impl State {
         let was_good = self.phase == Phase::Open && looked == Looked::Met && failures == 0;
         let wait = if was_good { reason.first_look(rules) } else { reason.schedule(rules).wait(failures) };
         let next_probe_at = now.plus(wait);
+        if reason == Reason::WrongIds {
+            self.doubt = Some(Doubt { before: now, lost: false });
+        }
         self.phase = Phase::Tripped;
         self.trip = Some(Trip { reason, since: since.unwrap_or(now), next_probe_at, failures, refused_at });
     }

@@ -138,5 +138,6 @@ fn what_waits_without_a_call_since_its_type_fails_spends_nothing() {
         let Action::Park(park) = scene.on(Event::Withheld(failing)).action else { panic!("must wait") };
         assert!(park.delay() <= secs(30), "soon back once the API is");
     }
-    assert_eq!(scene.case.history.spent_ms, BTreeMap::new());
+    let spent = Class::ALL.map(|class| scene.case.history.spent(class));
+    assert_eq!((spent, scene.case.history.retries), ([Duration::ZERO; 14], 0));
 }
