@@ -17,8 +17,12 @@ use crate::domain::time::Timestamp;
 const RELAPSE: Duration = Duration::from_secs(60);
 
 impl Standing {
-    /// The API refused the account to a call that began in this term.
-    pub fn refused(&self, reason: Reason, term: u64, now: Timestamp) {
+    /// The API refused the account to a call that began then, in this term.
+    pub fn refused(&self, reason: Reason, term: u64, began: Instant, now: Timestamp) {
+        let of_another_key = lock(&self.inner.key_since).is_some_and(|since| began < since);
+        if reason == Reason::KeyInvalid && of_another_key {
+            return tracing::info!("the API refused the key that was replaced while the call was under way");
+        }
         if self.inner.egress == Egress::Own && reason.is_of_the_address() {
             self.hold_alone(reason, term, now);
         } else if self.hold(Hold { reason, term, until: None, mine: true }) {
@@ -106,7 +110,7 @@ impl Standing {
     /// Stops this replica for a time, growing while it meets the same again. Tells whether it did not stand still for it already.
     fn hold_alone(&self, reason: Reason, term: u64, now: Timestamp) -> bool {
         // What was under way together is one relapse.
-        if self.held() == Some(reason) {
+        if self.inner.seen.borrow().alone.is_some_and(|alone| alone.reason == reason) {
             return false;
         }
         let failures = {
@@ -132,10 +136,11 @@ impl Standing {
         self.change(|seen| {
             let graver_than_told = seen.state.as_ref().is_some_and(|state| is_graver(&hold, state));
             let old = hold.term < seen.term() && !graver_than_told;
-            let graver = seen.hold.is_some_and(|standing| standing.reason >= hold.reason);
+            let place = if hold.until.is_some() { &mut seen.alone } else { &mut seen.hold };
+            let graver = place.is_some_and(|standing| standing.reason >= hold.reason);
             news = !old && !graver;
             if news {
-                seen.hold = Some(hold);
+                *place = Some(hold);
                 seen.permit = self.permit_of(seen);
             }
             news

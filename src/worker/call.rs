@@ -24,34 +24,38 @@ const NEXT_DOUBTFUL: Duration = Duration::from_secs(2);
 /// How often a lapsed lease is looked at again.
 const LEASE_RECHECK: Duration = Duration::from_millis(250);
 
-/// What has come of a call, and the term in which it began.
-type Told = (Event, u64);
+/// When a call began, and in which term.
+#[derive(Debug, Clone, Copy)]
+struct Began {
+    term: u64,
+    at: Instant,
+}
 
 /// Calls createTask, unless nothing may be submitted any more. `None`: the job is no longer ours.
-pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Told> {
+pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Event> {
     let lane = ctx.lanes.of_type(case.job.kind());
     if !receipt.is_live() {
         return None;
     }
     if let Some(event) = not_now(ctx, case) {
-        return Some((event, 0));
+        return Some(event);
     }
     // Another submission without an answer would be its last: others find out whether the API is back.
     let unanswered = case.history.count(Ended::Ambiguous) > 0;
     if unanswered && ctx.reach.is_lost() {
         let text = "the API does not answer, and a submission of this job got no answer before".to_owned();
-        return Some((Event::Withheld(failing(text)), 0));
+        return Some(Event::Withheld(failing(text)));
     }
     let admitted = ctx.lanes.admit(&lane, case.job.kind(), unanswered, ctx.standing(), ctx.clock.now());
     if let Err(fault) = admitted {
-        return Some((Event::Withheld(fault), 0));
+        return Some(Event::Withheld(fault));
     }
     let waiting = ctx.waiting.submission();
     let shut = ctx.standing().until(|permit| permit.jobs == Jobs::None);
     let _place = tokio::select! {
         biased;
-        () = scope.submissions_shut.cancelled() => return Some((shut_event(ctx), 0)),
-        () = shut => return Some((shut_event(ctx), 0)),
+        () = scope.submissions_shut.cancelled() => return Some(shut_event(ctx)),
+        () = shut => return Some(shut_event(ctx)),
         place = place_under_lease(ctx, scope, receipt, case.origin, &lane) => place?,
     };
     let mut canary = match ctx.standing().permit().jobs {
@@ -64,21 +68,21 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     }
     // The wait may have outlasted the deadline, the guard's permit, or a proxy's good name.
     if let Some(event) = not_now(ctx, case) {
-        return Some((event, 0));
+        return Some(event);
     }
-    let (_, term) = ctx.standing().permit_and_term();
+    let began = Began { term: ctx.standing().permit_and_term().1, at: Instant::now() };
     let task = case.job.task()?;
     ctx.tally.submitted();
     let sent_at = ctx.clock.now();
     let end = ctx.solver.create_task(&task).await;
-    after_submission(ctx, case, &lane, &end, term, canary.is_some());
+    after_submission(ctx, case, &lane, &end, began, canary.is_some());
     if let Some(canary) = &mut canary
         && ids_in_doubt(ctx)
     {
         // Its answer shows whether the API keeps what it accepts; without it, more jobs show no more.
         **canary = Some(Instant::now() + NEXT_CANARY);
     }
-    Some((Event::Submitted { sent_at, end }, term))
+    Some(Event::Submitted { sent_at, end })
 }
 
 /// Waits for a place, and for the lease where it has lapsed: a replica that is cut off hears of no trip, and others may have been given its
@@ -143,12 +147,12 @@ fn after_submission(
     case: &Case,
     lane: &TypeLane,
     end: &Result<Accepted, CallError>,
-    term: u64,
+    began: Began,
     is_canary: bool,
 ) {
     let fault = end.as_ref().err();
     let fault = fault.map(|error| judge(error, Stage::Submit, case.job.own_proxy, &ctx.rules.overrides));
-    note_reach(ctx, end, fault.as_ref(), term);
+    note_call(ctx, end, fault.as_ref(), began);
     let task_type = case.job.kind();
     let Some(fault) = fault else {
         ctx.tally.accepted(task_type);
@@ -156,14 +160,10 @@ fn after_submission(
         lane.accepted();
         ctx.standing().slots_back(lane.name_of(task_type));
         if is_canary && !ids_in_doubt(ctx) {
-            ctx.standing().canary(CanaryEnd::Passed, term);
+            ctx.standing().canary(CanaryEnd::Passed, began.term);
         }
         return;
     };
-    // Before the canary's place is free for another.
-    if let Some(reason) = fault.reason() {
-        ctx.standing().refused(reason, term, ctx.clock.now());
-    }
     let now = ctx.clock.now();
     match fault.class {
         Class::Capacity | Class::Throttled if lane.refused() => {
@@ -175,7 +175,7 @@ fn after_submission(
         _ => {}
     }
     if is_canary && let Some(end) = canary_end(ctx, &fault) {
-        ctx.standing().canary(end, term);
+        ctx.standing().canary(end, began.term);
     }
 }
 
@@ -203,9 +203,12 @@ fn canary_end(ctx: &Context, fault: &Fault) -> Option<CanaryEnd> {
     }
 }
 
-/// What every call's end tells about the API's being there.
-fn note_reach<T>(ctx: &Context, end: &Result<T, CallError>, fault: Option<&Fault>, term: u64) {
+/// What every call's end tells about the account, and about the API's being there. Said before the call's place is free for another.
+fn note_call<T>(ctx: &Context, end: &Result<T, CallError>, fault: Option<&Fault>, began: Began) {
     let now = ctx.clock.now();
+    if let Some(reason) = fault.and_then(Fault::reason) {
+        ctx.standing().refused(reason, began.term, began.at, now);
+    }
     let noted = ctx.reach.note(end, fault.map(|fault| fault.class));
     if noted.silence_begins {
         ctx.lanes.restart();
@@ -220,7 +223,7 @@ fn note_reach<T>(ctx: &Context, end: &Result<T, CallError>, fault: Option<&Fault
         ctx.standing().doubted();
     }
     if noted.is_lost {
-        ctx.standing().unanswered(term, now);
+        ctx.standing().unanswered(began.term, now);
     }
 }
 
@@ -246,7 +249,7 @@ pub(super) async fn poll(
     receipt: &Receipt,
     case: &Case,
     due: Instant,
-) -> Option<Told> {
+) -> Option<Event> {
     let task = case.task.as_ref()?;
     let mut waiting = None;
     let mut doubtful = None;
@@ -255,7 +258,7 @@ pub(super) async fn poll(
             waiting.get_or_insert_with(|| ctx.waiting.poll(due));
             match turn_of_doubtful(ctx, scope, task).await? {
                 Some(turn) => doubtful = Some(turn),
-                None => return Some((Event::Due, 0)),
+                None => return Some(Event::Due),
             }
         }
         let place = match place_at_once(ctx, scope, task) {
@@ -264,7 +267,7 @@ pub(super) async fn poll(
                 waiting.get_or_insert_with(|| ctx.waiting.poll(due));
                 match place_in_time(ctx, scope, task).await? {
                     Some(place) => place,
-                    None => return Some((Event::Due, 0)),
+                    None => return Some(Event::Due),
                 }
             }
         };
@@ -274,7 +277,7 @@ pub(super) async fn poll(
         let now = ctx.clock.now();
         // The wait for a place or for the lease may have outlasted the result or the deadline.
         if task.age(ctx.clock.uptime()) >= MAX_AGE || case.job.is_late(now) {
-            return Some((Event::Due, 0));
+            return Some(Event::Due);
         }
         let (permit, term) = ctx.standing().permit_and_term();
         let held_until = ctx.standing().polls_held_until();
@@ -283,15 +286,16 @@ pub(super) async fn poll(
             drop(waiting);
             let withheld = due.elapsed();
             ctx.tally.polled(withheld);
+            let began_at = Instant::now();
             let end = ctx.solver.task_state(&task.id).await;
-            drop(place);
             if let Some(next) = &mut doubtful
                 && end.as_ref().is_err_and(is_wrong_id)
             {
                 **next = Some(Instant::now() + NEXT_DOUBTFUL);
             }
-            after_poll(ctx, case, &end, term);
-            return Some((Event::Answered { end, withheld }, term));
+            after_poll(ctx, case, &end, Began { term, at: began_at });
+            drop(place);
+            return Some(Event::Answered { end, withheld });
         }
         drop(place);
         waiting.get_or_insert_with(|| ctx.waiting.poll(due));
@@ -351,15 +355,15 @@ async fn place_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> 
     }
 }
 
-fn after_poll(ctx: &Context, case: &Case, end: &Result<TaskState, CallError>, term: u64) {
+fn after_poll(ctx: &Context, case: &Case, end: &Result<TaskState, CallError>, began: Began) {
     let fault = end.as_ref().err();
     let fault = fault.map(|error| judge(error, Stage::Poll, case.job.own_proxy, &ctx.rules.overrides));
-    note_reach(ctx, end, fault.as_ref(), term);
+    note_call(ctx, end, fault.as_ref(), began);
     let wrong_id = end.as_ref().is_err_and(is_wrong_id);
     if let Some(task) = &case.task
         && (wrong_id || fault.is_none_or(|fault| speaks_of_the_task(fault.class)))
     {
-        ctx.standing().answered(wrong_id, task.accepted_at, term, ctx.clock.uptime());
+        ctx.standing().answered(wrong_id, task.accepted_at, began.term, ctx.clock.uptime());
     }
     match end {
         Ok(TaskState::Ready { cost, .. }) => {

@@ -75,11 +75,11 @@ async fn a_service_that_loses_a_tenth_of_its_tasks_costs_one_call_and_one_resubm
             0 => json!({"result": ["forget"], "submissions": 1}),
             _ => json!({}),
         };
-        offer(&scene, 2_000, 100, lost).await;
-        scene.wait_for(&scene.names.results(), 2_001).await;
-        assert!(began.elapsed() < Duration::from_secs(30), "one in {one_in}: {:?}", began.elapsed());
+        offer(&scene, 1_000, 100, lost).await;
+        scene.wait_for(&scene.names.results(), 1_001).await;
+        assert!(began.elapsed() < Duration::from_secs(15), "one in {one_in}: {:?}", began.elapsed());
         let stats = scene.simulator.stats();
-        let expected = 2_000 / one_in as u64;
+        let expected = 1_000 / one_in as u64;
         assert_eq!((stats.forgotten_tasks, stats.wrong_id_calls), (expected, expected), "{stats:?}");
         assert_eq!((stats.repeated_submissions, stats.bans), (expected, 0), "{stats:?}");
         assert!(never_tripped(&fleet), "one in {one_in}");
@@ -141,8 +141,8 @@ async fn outage_of_20_s(of: &str, answer: Value) {
         unreachable!("it returns or fails")
     };
     let (calls, seconds, ()) =
-        tokio::join!(calls_at_10_s, at_full_rate, offer(&scene, 1_200, 20, |_| json!({})));
-    scene.wait_for(&scene.names.results(), 1_201).await;
+        tokio::join!(calls_at_10_s, at_full_rate, offer(&scene, 800, 20, |_| json!({})));
+    scene.wait_for(&scene.names.results(), 801).await;
     assert_eq!(dead(&scene), BTreeMap::new(), "{what}");
     assert!(calls <= 3 * 18, "{what}: {calls} calls in 18 s of outage");
     assert!(seconds <= 15, "{what}: full rate after {seconds} s");

@@ -51,6 +51,8 @@ pub enum News<'a> {
     TookOver,
     /// It is about to call getBalance, by itself or by a replica whose key is to be proved.
     ProbeBegins,
+    /// It has ended, and shown nothing about the account of the fleet.
+    ProbeEnded,
     /// getBalance has ended.
     Probed {
         /// The key it was called with.
@@ -100,6 +102,7 @@ impl State {
                 self.probed_at = Some(now);
                 self.unended = self.unended.saturating_add(1);
             }
+            News::ProbeEnded => self.unended = 0,
             News::Probed { end, term, .. } if term < self.term => self.probed_too_early(end, now),
             News::Probed { key, end, suspected, peers, .. } => {
                 self.after_probe(key, end, (suspected, peers), rules, now);

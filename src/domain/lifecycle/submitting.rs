@@ -91,8 +91,8 @@ impl Case {
     /// A wrong key takes the job that met it along, so that somebody sees it. For every other reason the job is not to blame, and goes back.
     fn account_refused(&mut self, fault: Fault) -> Step {
         match fault.reason() {
-            Some(Reason::KeyInvalid) | None => Step::fail(fault).with_trip(Reason::KeyInvalid),
-            Some(reason) => self.held_back(true).with_trip(reason),
+            Some(Reason::KeyInvalid) | None => Step::fail(fault),
+            Some(_) => self.held_back(true),
         }
     }
 
