@@ -50,8 +50,6 @@ codes! {
     DEADLINE_UNREACHABLE,
     /// The API has no slot for this type, as others have found out: not called.
     NO_SLOT_EXPECTED,
-    /// createTask fails for this type, as others have found out: not called.
-    CREATE_TASK_FAILING,
     /// The replica holds as many tasks of this type as it may.
     TYPE_CAP_REACHED,
     /// The API has called this proxy banned a while ago: not called.

@@ -1,6 +1,10 @@
 //! Whether the API is there, as far as the calls of this replica tell. A storm of failed calls is one piece of news.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::domain::call::{CallError, Refusal, ReplyBody};
 use crate::domain::class::Class;
@@ -10,11 +14,15 @@ const IN_A_ROW: u32 = 8;
 /// So many calls in a row that found nobody listening: a process that was restarted may have forgotten everything.
 const NOBODY_LISTENS: u32 = 2;
 
+/// While nobody calls, nothing new is learned: what failed longer ago may be tried by any job.
+const LATELY: Duration = Duration::from_secs(60);
+
 /// What the last calls have shown.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
     failures: AtomicU32,
     never_sent: AtomicU32,
+    failed_at: Mutex<Option<Instant>>,
 }
 
 /// What a call's end shows.
@@ -51,6 +59,7 @@ impl Reach {
             return Noted { unanswered: false, is_lost: false, silence_begins: false };
         };
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if failures == IN_A_ROW {
             tracing::warn!(%error, "the API does not answer as it should: unpaid jobs wait in the retry queues; if it never did, look at solver.base_url");
         }
@@ -59,6 +68,12 @@ impl Reach {
             is_lost: failures >= IN_A_ROW,
             silence_begins: failures == IN_A_ROW || run == NOBODY_LISTENS,
         }
+    }
+
+    /// Whether the last calls failed to reach it, and the last of them just now.
+    pub(super) fn was_lost_lately(&self) -> bool {
+        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_lost() && failed_at.is_some_and(|at| at.elapsed() < LATELY)
     }
 
     /// Whether the last calls failed to reach it.
