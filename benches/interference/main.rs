@@ -46,9 +46,9 @@ struct Options {
     /// Seed of the simulators' random sources
     #[arg(long, default_value = "1")]
     seed: u64,
-    /// Cases that are under load at one time; the calm run has as many
-    #[arg(long, default_value = "2", value_parser = clap::value_parser!(u32).range(1..=8))]
-    lanes: u32,
+    /// Cases that are under load at one time; the calm run has as many. 2, or 3 with --part
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=8))]
+    lanes: Option<u32>,
     /// Write the table as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -81,9 +81,10 @@ async fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let began = Instant::now();
-    println!("seed {} (--seed), {} under load at a time (--lanes)", options.seed, options.lanes);
+    let lanes = options.lanes.unwrap_or(if options.part { 3 } else { 2 });
+    println!("seed {} (--seed), {lanes} under load at a time (--lanes)", options.seed);
     let lengths = if options.part { Lengths::PART } else { Lengths::WHOLE };
-    let environment = Arc::new(Environment::new(amqp, options.seed, options.lanes as usize, lengths));
+    let environment = Arc::new(Environment::new(amqp, options.seed, lanes as usize, lengths));
     let running = async {
         let (mut rows, mut others) = (Vec::new(), Vec::new());
         for group in &GROUPS {
