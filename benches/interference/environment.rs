@@ -56,8 +56,6 @@ pub(crate) struct Environment {
 impl Environment {
     pub(crate) fn new(amqp: String, seed: u64, lanes: usize, lengths: Lengths) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interference");
-        // Absent, as a rule.
-        std::fs::remove_dir_all(&folder).ok();
         let (turns, calm) = (Semaphore::new(lanes), OnceCell::new());
         Self { amqp, seed, lanes, lengths, folder, began: Instant::now(), turns, calm }
     }
@@ -71,6 +69,8 @@ impl Environment {
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
         let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
         let folder = self.folder.join(name.chars().map(plain).collect::<String>());
+        // Of an earlier run, and absent as a rule.
+        std::fs::remove_dir_all(&folder).ok();
         std::fs::create_dir_all(&folder).expect("the target folder is writable");
         folder
     }

@@ -15,6 +15,9 @@ use crate::book::{Entry, Latency, places};
 use crate::patience;
 
 const WIDTH: u16 = 180;
+/// Load average by core from which a row says so.
+const BUSY: f64 = 2.5;
+const MACHINE_BUSY: &str = "machine busy";
 const HEAD: [&str; 8] = [
     "case",
     "good jobs' p50 / p99 / max",
@@ -127,6 +130,17 @@ impl Row {
     /// A number without a bound.
     pub(crate) fn note(&mut self, what: impl Display) {
         self.notes.push(what.to_string());
+    }
+
+    /// Where the machine has more to do than it can, times are not the worker's alone.
+    pub(crate) fn note_load(&mut self) {
+        let load = std::fs::read_to_string("/proc/loadavg").ok();
+        let load: Option<f64> = load.and_then(|text| text.split(' ').next()?.parse().ok());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let told = self.notes.iter().any(|note| note.starts_with(MACHINE_BUSY));
+        if let Some(load) = load.filter(|load| !told && *load > BUSY * cores as f64) {
+            self.note(format_args!("{MACHINE_BUSY}: load {load:.1} on {cores} cores"));
+        }
     }
 
     fn cells(&self) -> [String; 8] {

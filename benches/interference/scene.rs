@@ -112,6 +112,7 @@ impl Scene {
 
     /// Judges what no case may break, and clears away. The stand-in's rules hold for polls in any trouble.
     pub(crate) async fn close(mut self, row: &mut Row) {
+        row.note_load();
         self.book.keep(&self.folder, self.began);
         let stats = self.simulator.stats().await;
         row.at_most("polls too early", stats.early_polls, 0);

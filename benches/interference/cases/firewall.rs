@@ -17,7 +17,7 @@ const LONGEST: Duration = Duration::from_secs(3);
 const WATCHED: Duration = Duration::from_secs(20);
 /// Long enough for some further tries of the disliked jobs, and for their end in this run.
 const TRANSIENT_TIMEOUT: &str = "60s";
-const FINISH_WITHIN: Duration = Duration::from_secs(900);
+const FINISH_WITHIN: Duration = Duration::from_secs(480);
 
 pub(super) async fn run(environment: &Environment, row: &mut Row, status: &str, jobs: usize) {
     let turn = environment.turn().await;

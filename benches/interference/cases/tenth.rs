@@ -97,6 +97,7 @@ async fn window(
         p99 <= calm + LATER,
     );
     row.trips(&scene.watch.trips(began, Instant::now()), false);
+    row.note_load();
     environment.say(row.case(), if row.is_broken() { "broken" } else { "holds" });
     row
 }
