@@ -9,6 +9,7 @@ mod jobs;
 mod support;
 
 mod broker;
+mod bytes;
 mod permissions;
 mod refusals;
 mod retention;
