@@ -10,6 +10,7 @@ mod support;
 
 mod broker;
 mod bytes;
+mod full;
 mod permissions;
 mod refusals;
 mod retention;
