@@ -59,7 +59,8 @@ fn cases() -> Vec<Case> {
     add("name in an array".to_owned(), headers(&[entry(b"a", &array(&[table(std::slice::from_ref(&bad))]))]));
     let deep = (0..10).fold(table(&[bad]), |inner, _| table(&[entry(b"a", &array(&[inner]))]));
     add("name far inside".to_owned(), headers(&[entry(b"a", &deep)]));
-    for depth in [33, 1_000, 20_000] {
+    // RabbitMQ 4 takes a second and more of its own for 20,000: see tests/amqp.
+    for depth in [33, 1_000, 5_000] {
         add(format!("{depth} levels"), headers(&[entry(b"a", &nested(depth))]));
     }
     for tag in [b"Z\0\0\0\0", b"U\0\0\0\0", b"S\0\0\xff\xff"] {
@@ -185,7 +186,8 @@ async fn no_bytes_of_a_publisher_cost_anything_but_their_own_message() {
         println!("{:<24} {:>5} ms {:?}", case.name, began.elapsed().as_millis(), taken);
         refused += usize::from(taken.is_err());
         if !fine || out.len() != ids.len() || !ids.iter().all(|id| out.contains(id)) {
-            wrong.push(format!("{}: {} of {} out, {came:?}", case.name, out.len(), ids.len()));
+            let ends: Vec<_> = came.iter().map(|(queue, id, _)| (queue, id)).collect();
+            wrong.push(format!("{}: {} of {} out, {ends:?}", case.name, out.len(), ids.len()));
         }
     }
     println!("{refused} of {} were refused by the broker", cases.len());

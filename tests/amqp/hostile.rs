@@ -6,7 +6,7 @@ use captcha_worker::domain::fault::codes;
 use captcha_worker::domain::unreadable;
 
 use super::support::rabbit::{Needs, RabbitNode, SharedRabbit, fresh_namespace, options};
-use super::support::raw::{FRAME, Properties, RawPublisher, entry, text as raw_text};
+use super::support::raw::{FRAME, Properties, RawPublisher, array, entry, text as raw_text};
 use super::{Foreign, message, ready, spec, take, text, within};
 
 async fn raw(url: &str) -> RawPublisher {
@@ -77,7 +77,7 @@ async fn a_routing_key_that_is_not_utf8_is_told_by_get_and_by_a_consumer() {
     let queue = fresh_namespace();
     Foreign::connect(rabbit.url()).await.queue(&queue, &[]).await;
     let session = rabbit.session().await;
-    let copy = entry(b"CC", &super::support::raw::array(&[raw_text(queue.as_bytes())]));
+    let copy = entry(b"CC", &array(&[raw_text(queue.as_bytes())]));
     let properties = Properties::default().with_headers(&[copy]);
     for _ in 0..2 {
         raw(rabbit.url()).await.publish("", b"k\xff", &properties, b"body").await.unwrap();
@@ -122,4 +122,23 @@ async fn headers_that_no_frame_holds_are_not_sent_and_the_session_goes_on() {
     }
     assert!(!session.is_closed());
     ready(&session, &queue, 2).await;
+}
+
+/// As deep as a frame can make it. lapin would read it by recursion, to the end of its thread's stack.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_of_20_000_levels_cost_their_own_message_alone() {
+    let rabbit = SharedRabbit::get().await;
+    let queue = fresh_namespace();
+    Foreign::connect(rabbit.url()).await.queue(&queue, &[]).await;
+    let session = rabbit.session().await;
+    let deep = (0..20_000).fold(b"V".to_vec(), |inner, _| array(&[inner]));
+    let properties = Properties::default().with_headers(&[entry(b"a", &deep)]);
+    raw(rabbit.url()).await.publish("", queue.as_bytes(), &properties, b"body").await.unwrap();
+    session.publish("", &queue, message("good", "good")).await.unwrap();
+    let mut consumer = session.link().consume(spec(&queue, 2)).await.unwrap();
+    let came = take(&mut consumer, 2).await;
+    let fault = unreadable::fault_of(&came[0].message.properties.headers).expect("it is told");
+    assert_eq!(fault.code, codes::HEADERS_UNREADABLE);
+    assert_eq!(unreadable::fault_of(&came[1].message.properties.headers), None);
+    assert!(!session.is_closed());
 }
