@@ -92,6 +92,13 @@ impl History {
         Self { v: VERSION, first_seen: now, retries: 0, attempts: Vec::new(), retried: None }
     }
 
+    /// When the last submission without an answer was given up, if there was one.
+    #[must_use]
+    pub fn unanswered_at(&self) -> Option<Timestamp> {
+        let unanswered = self.attempts.iter().rev().find(|attempt| attempt.ended == Ended::Ambiguous);
+        unanswered.map(|attempt| attempt.submitted_at)
+    }
+
     /// What the job has spent of the budget of a class.
     #[must_use]
     pub fn spent(&self, class: Class) -> Duration {

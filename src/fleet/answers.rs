@@ -92,6 +92,11 @@ impl Answers {
         inner.probation = Some(Probation { began, held_until: began + stagger(rank) });
     }
 
+    /// Whether no answer has shown yet that the API knows this replica's tasks.
+    pub(super) fn on_probation(&self) -> bool {
+        lock(&self.0).probation.is_some()
+    }
+
     /// Until when nothing may be polled, if that is not over.
     pub(super) fn held_until(&self) -> Option<Instant> {
         lock(&self.0).probation.map(|probation| probation.held_until).filter(|until| *until > Instant::now())

@@ -9,12 +9,16 @@ use super::answers::AnswerCounts;
 use super::message::Report;
 use super::seen::{Hold, is_graver};
 use super::standing::{Egress, Standing, lock};
-use crate::domain::guard::{Phase, Reason};
+use crate::domain::guard::Reason;
 use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 
 /// A hold that came back this soon waits longer.
 const RELAPSE: Duration = Duration::from_secs(60);
+/// The leader looks no more often than this at what was doubted.
+const DOUBT_AGAIN: Duration = Duration::from_secs(1);
+/// Wrong ids in the course of work are counted, not told one by one: what a replica says is how many there were so far.
+const WRONG_ID_AGAIN: Duration = Duration::from_millis(100);
 
 impl Standing {
     /// The API refused the account to a call that began then, in this term.
@@ -42,7 +46,7 @@ impl Standing {
         let (rank, awaited, doubtful) = {
             let seen = self.inner.seen.borrow();
             let state = seen.state.as_ref();
-            let awaited = state.is_some_and(|state| state.phase == Phase::Canary && state.doubt.is_some());
+            let awaited = state.is_some_and(|state| state.awaits_known_id());
             (seen.rank, awaited, state.is_some_and(|state| state.doubts(accepted_at)))
         };
         if doubtful {
@@ -50,12 +54,16 @@ impl Standing {
             let _ = self.inner.found.try_send(Found::Doubtful { wrong_id });
             return;
         }
+        let on_probation = self.is_on_probation();
         let (counts, too_many) = if wrong_id {
             self.inner.answers.wrong_id(rank, &self.inner.rules, uptime)
         } else {
             (self.inner.answers.known(uptime), false)
         };
-        if wrong_id || awaited {
+        let mut said = lock(&self.inner.wrong_id_said);
+        let is_due = said.is_none_or(|at| at.elapsed() >= WRONG_ID_AGAIN);
+        if awaited || wrong_id && (on_probation || is_due) {
+            *said = Some(Instant::now());
             let AnswerCounts { answered, wrong_ids } = counts;
             self.report(Report::Answered {
                 from: self.inner.id.clone(),
@@ -65,6 +73,7 @@ impl Standing {
                 wrong_id,
             });
         }
+        drop(said);
         if too_many && self.hold(Hold { reason: Reason::WrongIds, term, until: None, mine: true }) {
             self.report(Report::Refused { reason: Reason::WrongIds, key: self.key(), term });
         }
@@ -76,10 +85,17 @@ impl Standing {
         self.inner.answers.heard_wrong_id(rank);
     }
 
-    /// There was a silence: polls begin one by one.
-    pub fn begin_probation(&self) {
+    /// There was a silence: polls begin one by one, and the leader counts anew.
+    pub fn silence(&self) {
         let rank = self.inner.seen.borrow().rank;
         self.inner.answers.begin_probation(rank);
+        self.report(Report::Silence);
+    }
+
+    /// Whether polls are made one by one, since there was a silence and no answer has shown yet that the API knows this replica's tasks.
+    #[must_use]
+    pub fn is_on_probation(&self) -> bool {
+        self.inner.answers.on_probation()
     }
 
     /// Until when nothing may be polled, while polls begin one by one.
@@ -97,7 +113,11 @@ impl Standing {
 
     /// A call was refused by something that is not the API's own word. The leader looks at the balance; nobody stops for it.
     pub fn doubted(&self) {
-        self.report(Report::Doubted);
+        let mut said = lock(&self.inner.doubt_said);
+        if said.is_none_or(|at| at.elapsed() >= DOUBT_AGAIN) {
+            *said = Some(Instant::now());
+            self.report(Report::Doubted);
+        }
     }
 
     /// The API has not answered several calls in a row. The leader looks whether it is down for all.
@@ -115,16 +135,17 @@ impl Standing {
         }
         let failures = {
             let mut relapses = lock(&self.inner.relapses);
-            let again = relapses.1.is_some_and(|until| now.since(until) < RELAPSE);
+            let again = relapses.1.is_some_and(|until| until.elapsed() < RELAPSE);
             relapses.0 = if again { relapses.0.saturating_add(1) } else { 0 };
             relapses.0
         };
         let rules = &self.inner.rules;
         let wait =
             if failures == 0 { reason.first_look(rules) } else { reason.schedule(rules).wait(failures) };
-        let until = now.plus(wait);
+        let until = Instant::now() + wait;
         let news = self.hold(Hold { reason, term, until: Some(until), mine: false });
         if news {
+            tracing::warn!("API calls paused on this replica until {}: {reason}", now.plus(wait));
             lock(&self.inner.relapses).1 = Some(until);
         }
         news
@@ -151,8 +172,6 @@ impl Standing {
                 "the API refused this replica's call; {}",
                 hold.reason.advice()
             );
-        } else if news && let Some(until) = hold.until {
-            tracing::warn!("API calls paused on this replica until {until}: {}", hold.reason);
         }
         news
     }

@@ -16,6 +16,10 @@ use crate::solver::Balance;
 /// A state that does not change is written again after this long: the broker ends a consumer that acks nothing for its consumer time-out,
 /// which is 30 minutes by default, and some operators set it to a few.
 const REWRITE_AFTER: Duration = Duration::from_secs(45);
+/// Tasks in doubt that the API knows after all, by which the others are taken for known.
+const KNOWN_ENOUGH: u64 = 3;
+/// Without an answer about a task in doubt for so long, the leader has none to ask for.
+const NO_MORE_IN_DOUBT: Duration = Duration::from_secs(10);
 /// Replicas whose answers are counted.
 const MAX_COUNTED: usize = 4_096;
 
@@ -35,6 +39,7 @@ pub(super) struct Lead {
     /// Answers about tasks in doubt, and those about tasks that the API knows after all.
     doubtful: AnswerShare,
     known_doubtful: u64,
+    doubt_quiet_since: Instant,
     /// What the fleet's submissions cost.
     pub(super) spending: Spending,
 }
@@ -63,6 +68,7 @@ impl Lead {
             answers: FleetAnswers::default(),
             doubtful: AnswerShare::default(),
             known_doubtful: 0,
+            doubt_quiet_since: Instant::now(),
             spending: Spending::default(),
         }
     }
@@ -143,8 +149,7 @@ impl Lead {
             self.answers.share.clear();
             return Some(Verdict::WrongIds);
         }
-        let awaited = self.state.phase == Phase::Canary && self.state.doubt.is_some();
-        (awaited && self.answers.known > 0).then_some(Verdict::IdsKnown)
+        (self.state.awaits_known_id() && self.answers.known > 0).then_some(Verdict::IdsKnown)
     }
 
     /// The leader's own worker has asked for a task that was in doubt. Tells whether such tasks are lost, once that is known.
@@ -154,12 +159,19 @@ impl Lead {
         (rules, uptime): (&Rules, Duration),
     ) -> Option<bool> {
         self.state.doubt.filter(|doubt| !doubt.lost)?;
+        self.doubt_quiet_since = Instant::now();
         self.doubtful.note(1, u64::from(wrong_id), uptime);
         self.known_doubtful += u64::from(!wrong_id);
         if self.doubtful.is_too_high(rules, uptime) {
             return Some(true);
         }
-        (self.known_doubtful >= rules.wrong_ids_least).then_some(false)
+        (self.known_doubtful >= KNOWN_ENOUGH).then_some(false)
+    }
+
+    /// Whether the leader has none left of the tasks in doubt, and so cannot find out more about them: then all ask for theirs, each on probation.
+    pub(super) fn doubt_is_undecided(&self) -> bool {
+        let undecided = self.state.doubt.is_some_and(|doubt| !doubt.lost) && self.state.may_be_asked();
+        undecided && self.doubt_quiet_since.elapsed() >= NO_MORE_IN_DOUBT
     }
 
     /// What was answered before says nothing about what is now.
@@ -168,6 +180,7 @@ impl Lead {
         self.answers.known = 0;
         self.doubtful.clear();
         self.known_doubtful = 0;
+        self.doubt_quiet_since = Instant::now();
     }
 }
 
@@ -196,8 +209,10 @@ impl FleetAnswers {
         }
         // What a replica has counted before this leader first hears of it, is of an unknown time.
         let first = (answered, wrong_ids);
-        let (answered_before, wrong_before) =
-            self.counted.insert(replica.to_owned(), (answered, wrong_ids)).unwrap_or(first);
+        // A report can come after a heartbeat that says more.
+        let counted = self.counted.entry(replica.to_owned()).or_insert(first);
+        let (answered_before, wrong_before) = *counted;
+        *counted = (answered.max(answered_before), wrong_ids.max(wrong_before));
         let fresh = answered.saturating_sub(answered_before);
         let wrong = wrong_ids.saturating_sub(wrong_before).min(fresh);
         if fresh > 0 && !old {

@@ -234,7 +234,7 @@ impl<'a> Member<'a> {
 
     async fn on_tick(&mut self) -> Result<(), Lost> {
         let fleet = self.fleet;
-        fleet.standing.tick(self.now());
+        fleet.standing.tick();
         if fleet.standing.key() != self.presented_key {
             tracing::info!("another key: it is tried before it is used");
             self.present().await;

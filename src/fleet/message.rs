@@ -117,6 +117,8 @@ pub(super) enum Report {
     Down,
     /// A call was refused by something that is not the API's own word.
     Doubted,
+    /// Nobody listened to this replica's calls for a moment: what was answered before says nothing any more.
+    Silence,
     /// The API does not take a type.
     Shut {
         /// The task type.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::domain::guard::{KeyStanding, Permit, Phase, Reason, State};
 use crate::domain::mark::Mark;
-use crate::domain::time::Timestamp;
 
 /// What this replica has met itself, until the leader's word about it comes, or for a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +14,7 @@ pub(super) struct Hold {
     /// The term it was met in: a later one has it accounted for.
     pub(super) term: u64,
     /// For what concerns this replica alone.
-    pub(super) until: Option<Timestamp>,
+    pub(super) until: Option<Instant>,
     /// Met by this replica's own call.
     pub(super) mine: bool,
 }

@@ -3,26 +3,45 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::message::Report;
 use super::standing::{Standing, lock};
-use crate::domain::time::Timestamp;
+use crate::domain::guard::Jobs;
 
 /// Task types that can be shut; the others are called, and refused by the API.
 const MAX_SHUT: usize = 64;
-/// First and longest time between two trickle calls of a shut type. The API wants no less than 5 s; the longest is what a type that is
-/// back may wait to be found so.
-const TRICKLE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(12));
+/// First and longest time between two trickle calls of a type without slots. The API wants no less than 5 s; the longest is what a type that
+/// is back may wait to be found so.
+const NO_SLOTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(12));
+/// Between two trickle calls of a type for which createTask fails. It may be jobs of its own that fail, and then good ones wait for their turn
+/// among them.
+const FAILING: Duration = Duration::from_secs(1);
+/// What the leader has not heard of yet is left alone for so long.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
 /// A job whose submission was not answered before may be paid twice by the next one, and would be given up if that were not answered
 /// either. It is no trickle call unless no other job has come for so long.
 const NO_OTHER_JOB: Duration = Duration::from_secs(60);
 
 /// A shut type.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shut {
-    since: Option<Timestamp>,
-    next_call_at: Option<Timestamp>,
+    since: Instant,
+    /// The last trickle call, or since it is shut.
+    called_at: Instant,
     tries: u32,
     failing: bool,
+}
+
+impl Shut {
+    /// Between two trickle calls of the fleet's leader.
+    fn wait(&self) -> Duration {
+        if self.failing {
+            return FAILING;
+        }
+        let grown = NO_SLOTS.0.mul_f64(1.5_f64.powi(i32::try_from(self.tries).unwrap_or(8).min(8)));
+        grown.min(NO_SLOTS.1)
+    }
 }
 
 /// What a shut type means for one of its jobs.
@@ -38,8 +57,8 @@ pub enum ShutType {
 
 impl Standing {
     /// The API does not take a type, as this replica has found: createTask fails for it, or it has no slots.
-    pub fn shut(&self, task_type: &str, failing: bool, now: Timestamp) {
-        if self.note_shut(task_type, failing, now) {
+    pub fn shut(&self, task_type: &str, failing: bool) {
+        if self.note_shut(task_type, failing) {
             let why =
                 if failing { "createTask fails for this type" } else { "the API has no slots for this type" };
             tracing::warn!(task_type, "{why}: its jobs wait in the retry queues without a call");
@@ -47,15 +66,24 @@ impl Standing {
         self.report(Report::Shut { task_type: task_type.to_owned(), failing });
     }
 
+    /// A submission of a type has failed. Where the type is shut, this was the trickle call, and says what is the matter now.
+    pub fn still_shut(&self, task_type: &str, failing: bool) {
+        if lock(&self.inner.shut).contains_key(task_type) {
+            self.shut(task_type, failing);
+        }
+    }
+
     /// Whether it was news.
-    pub(super) fn note_shut(&self, task_type: &str, failing: bool, now: Timestamp) -> bool {
+    pub(super) fn note_shut(&self, task_type: &str, failing: bool) -> bool {
         let mut shut = lock(&self.inner.shut);
-        if shut.contains_key(task_type) || shut.len() >= MAX_SHUT {
+        if let Some(entry) = shut.get_mut(task_type) {
+            return std::mem::replace(&mut entry.failing, failing) != failing;
+        }
+        if shut.len() >= MAX_SHUT {
             return false;
         }
-        let first_call = now.plus(TRICKLE.0 * self.patience());
-        let entry = Shut { since: Some(now), next_call_at: Some(first_call), tries: 0, failing };
-        shut.insert(task_type.to_owned(), entry);
+        let now = Instant::now();
+        shut.insert(task_type.to_owned(), Shut { since: now, called_at: now, tries: 0, failing });
         true
     }
 
@@ -76,14 +104,15 @@ impl Standing {
 
     /// What a shut type means for one of its jobs; `None` where it is not shut. `unanswered`: a submission of this job got no answer before.
     #[must_use]
-    pub fn shut_type(&self, task_type: &str, unanswered: bool, now: Timestamp) -> Option<ShutType> {
+    pub fn shut_type(&self, task_type: &str, unanswered: bool) -> Option<ShutType> {
         let mut shut = lock(&self.inner.shut);
         let entry = shut.get_mut(task_type)?;
-        let patience = if unanswered && entry.failing { NO_OTHER_JOB } else { Duration::ZERO };
-        let due = entry.next_call_at.is_none_or(|at| at.plus(patience) <= now);
+        // By the role that this replica has now: it may have come to lead since. The canary is the trickle call of all types.
+        let (patience, is_canary) = (self.patience(), self.permit().jobs == Jobs::Canary);
+        let for_others = if unanswered && entry.failing { NO_OTHER_JOB } else { Duration::ZERO };
+        let due = is_canary || entry.called_at.elapsed() >= entry.wait() * patience + for_others;
         if due {
-            let wait = TRICKLE.0.mul_f64(1.5_f64.powi(i32::try_from(entry.tries).unwrap_or(8).min(8)));
-            entry.next_call_at = Some(now.plus(wait.min(TRICKLE.1) * self.patience()));
+            entry.called_at = Instant::now();
             entry.tries = entry.tries.saturating_add(1);
         }
         Some(match (due, entry.failing) {
@@ -113,12 +142,11 @@ impl Standing {
     }
 
     /// The leader's list. What it has not heard of yet is left alone for a while.
-    pub(super) fn follow_shut(&self, list: &[String], failing: &[String], now: Timestamp) {
+    pub(super) fn follow_shut(&self, list: &[String], failing: &[String]) {
         for task_type in list {
-            self.note_shut(task_type, failing.contains(task_type), now);
+            self.note_shut(task_type, failing.contains(task_type));
         }
-        lock(&self.inner.shut).retain(|task_type, entry| {
-            list.contains(task_type) || entry.since.is_some_and(|since| now.since(since) < TRICKLE.0)
-        });
+        lock(&self.inner.shut)
+            .retain(|task_type, entry| list.contains(task_type) || entry.since.elapsed() < ON_ITS_WAY);
     }
 }

@@ -18,7 +18,7 @@ use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 
 /// Reports on their way to the fleet. One that finds no room is made again while its cause lasts.
-const REPORTS: usize = 64;
+const REPORTS: usize = 1_024;
 
 /// Whose address the API sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,9 @@ pub(super) struct Inner {
     pub(super) answers: Answers,
     /// This replica's id, by which the leader keeps its counts apart.
     pub(super) id: String,
-    pub(super) relapses: Mutex<(u32, Option<Timestamp>)>,
+    pub(super) relapses: Mutex<(u32, Option<Instant>)>,
+    pub(super) doubt_said: Mutex<Option<Instant>>,
+    pub(super) wrong_id_said: Mutex<Option<Instant>>,
     pub(super) found: mpsc::Sender<Found>,
     pub(super) rules: guard::Rules,
     pub(super) egress: Egress,
@@ -89,6 +91,8 @@ impl Standing {
             answers: Answers::default(),
             id,
             relapses: Mutex::default(),
+            doubt_said: Mutex::default(),
+            wrong_id_said: Mutex::default(),
             found,
             rules,
             egress,
@@ -238,12 +242,12 @@ impl Standing {
     }
 
     /// What is over by time.
-    pub(super) fn tick(&self, now: Timestamp) {
+    pub(super) fn tick(&self) {
         let (hold, alone) = {
             let seen = self.inner.seen.borrow();
             (seen.hold, seen.alone)
         };
-        if alone.and_then(|alone| alone.until).is_some_and(|until| until <= now) {
+        if alone.and_then(|alone| alone.until).is_some_and(|until| until <= Instant::now()) {
             self.change(|seen| {
                 seen.alone = None;
                 seen.permit = self.permit_of(seen);

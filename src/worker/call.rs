@@ -13,7 +13,6 @@ use crate::domain::call::{Accepted, CallError, TaskState};
 use crate::domain::class::Class;
 use crate::domain::fault::{Fault, Stage, codes, doubts_account, is_wrong_id, judge};
 use crate::domain::guard::{CanaryEnd, Jobs, Reason};
-use crate::domain::history::Ended;
 use crate::domain::lifecycle::{Case, Event, OpenTask, Origin};
 use crate::domain::pacing::MAX_AGE;
 
@@ -21,6 +20,8 @@ use crate::domain::pacing::MAX_AGE;
 const NEXT_CANARY: Duration = Duration::from_secs(1);
 /// Between two tasks in doubt after a wrong id.
 const NEXT_DOUBTFUL: Duration = Duration::from_secs(2);
+/// A job whose submission got no answer leaves it to others for so long to find out whether the API takes its type.
+const OTHERS_TRY_FOR: Duration = Duration::from_secs(60);
 /// How often a lapsed lease is looked at again.
 const LEASE_RECHECK: Duration = Duration::from_millis(250);
 
@@ -40,13 +41,17 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     if let Some(event) = not_now(ctx, case) {
         return Some(event);
     }
-    // Another submission without an answer would be its last: others find out whether the API is back, unless the leader just has.
-    let unanswered = case.history.count(Ended::Ambiguous) > 0;
+    // Another submission without an answer would be its last: it waits until another of its type has been accepted, or for a minute where
+    // there is none. The canary follows a look at the API that went well.
+    let unanswered_at = case.history.unanswered_at();
     let is_canary = ctx.standing().permit().jobs == Jobs::Canary;
-    if unanswered && !is_canary && ctx.reach.was_lost_lately() {
-        return Some(Event::TypeFailing);
+    if let Some(at) = unanswered_at.filter(|_| !is_canary) {
+        let waits = ctx.clock.now().since(at) < OTHERS_TRY_FOR && !lane.accepted_since(at);
+        if waits || ctx.reach.was_lost_lately() {
+            return Some(Event::TypeFailing);
+        }
     }
-    let admitted = ctx.lanes.admit(&lane, case.job.kind(), unanswered, ctx.standing(), ctx.clock.now());
+    let admitted = ctx.lanes.admit(&lane, case.job.kind(), unanswered_at.is_some(), ctx.standing());
     if let Err(event) = admitted {
         return Some(event);
     }
@@ -134,7 +139,7 @@ fn not_now(ctx: &Context, case: &Case) -> Option<Event> {
 
 /// Whether the canary is to show that the API knows the tasks that it has accepted, which takes an answer to a poll.
 fn ids_in_doubt(ctx: &Context) -> bool {
-    ctx.standing().state().is_some_and(|state| state.doubt.is_some())
+    ctx.standing().state().is_some_and(|state| state.awaits_known_id())
 }
 
 /// Why nothing may be submitted.
@@ -157,21 +162,21 @@ fn after_submission(
     let Some(fault) = fault else {
         ctx.tally.accepted(task_type);
         ctx.tally.times.submission_wait.note(ctx.clock.now().since(case.history.first_seen));
-        lane.accepted();
+        lane.accepted(ctx.clock.now());
         ctx.standing().slots_back(lane.name_of(task_type));
         if is_canary && !ids_in_doubt(ctx) {
             ctx.standing().canary(CanaryEnd::Passed, began.term);
         }
         return;
     };
-    let now = ctx.clock.now();
+    let name = lane.name_of(task_type);
     match fault.class {
-        Class::Capacity | Class::Throttled if lane.refused() => {
-            ctx.standing().shut(lane.name_of(task_type), false, now);
-        }
+        Class::Capacity | Class::Throttled if lane.refused() => ctx.standing().shut(name, false),
+        Class::Capacity | Class::Throttled => ctx.standing().still_shut(name, false),
         Class::Transient | Class::Pending | Class::Unknown if lane.failed() => {
-            ctx.standing().shut(lane.name_of(task_type), true, now);
+            ctx.standing().shut(name, true);
         }
+        Class::Transient | Class::Pending | Class::Unknown => ctx.standing().still_shut(name, true),
         _ => {}
     }
     if is_canary && let Some(end) = canary_end(ctx, &fault) {
@@ -212,7 +217,7 @@ fn note_call<T>(ctx: &Context, end: &Result<T, CallError>, fault: Option<&Fault>
     let noted = ctx.reach.note(end, fault.map(|fault| fault.class));
     if noted.silence_begins {
         ctx.lanes.restart();
-        ctx.standing().begin_probation();
+        ctx.standing().silence();
     }
     if noted.unanswered {
         ctx.lanes.unanswered(now);
@@ -252,14 +257,18 @@ pub(super) async fn poll(
 ) -> Option<Event> {
     let task = case.task.as_ref()?;
     let mut waiting = None;
-    let mut doubtful = None;
+    let mut one_by_one = None;
     loop {
-        if doubtful.is_none() && is_doubtful(ctx, task) {
+        if !goes_one_by_one(ctx, task) {
+            one_by_one = None;
+        } else if one_by_one.is_none() {
             waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-            match turn_of_doubtful(ctx, scope, task).await? {
-                Some(turn) => doubtful = Some(turn),
+            match turn_in_time(ctx, scope, task).await? {
+                Some(turn) => one_by_one = Some(turn),
                 None => return Some(Event::Due),
             }
+            // It may have become known meanwhile that nobody need wait any more.
+            continue;
         }
         let place = match place_at_once(ctx, scope, task) {
             Some(place) => place,
@@ -288,7 +297,8 @@ pub(super) async fn poll(
             ctx.tally.polled(withheld);
             let began_at = Instant::now();
             let end = ctx.solver.task_state(&task.id).await;
-            if let Some(next) = &mut doubtful
+            if let Some(next) = &mut one_by_one
+                && is_doubtful(ctx, task)
                 && end.as_ref().is_err_and(is_wrong_id)
             {
                 **next = Some(Instant::now() + NEXT_DOUBTFUL);
@@ -302,7 +312,8 @@ pub(super) async fn poll(
         match held_until {
             Some(until) => sleep_until(until).await,
             None if allowed => sleep(LEASE_RECHECK).await,
-            None => {}
+            // Others may be asked for all the same.
+            None => one_by_one = None,
         }
     }
 }
@@ -312,18 +323,19 @@ fn is_doubtful(ctx: &Context, task: &OpenTask) -> bool {
     ctx.standing().state().is_some_and(|state| state.doubts(task.accepted_at))
 }
 
-/// Waits until a task in doubt may be asked for: one at a time, and a while after a wrong id. `Some(None)`: for longer than the result is kept.
-/// `None`: the ticket is to be handed back.
-async fn turn_of_doubtful<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Option<Turn<'a>>> {
+/// Whether polls are made one by one: while this replica is on probation, and where the task is in doubt. The window on calls would not do,
+/// since submissions that are accepted meanwhile widen it.
+fn goes_one_by_one(ctx: &Context, task: &OpenTask) -> bool {
+    ctx.standing().is_on_probation() || is_doubtful(ctx, task)
+}
+
+/// Waits for the turn of a poll among those that are made one by one; `Some(None)`: for longer than the result is kept. `None`: the ticket is to
+/// be handed back.
+async fn turn_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Option<Turn<'a>>> {
     let left = MAX_AGE.saturating_sub(task.age(ctx.clock.uptime()));
     let turn = async {
-        loop {
-            ctx.standing().until(|permit| permit.polls.allow(task.accepted_at)).await;
-            let turn = ctx.lanes.doubtful().await;
-            if ctx.standing().permit().polls.allow(task.accepted_at) {
-                return turn;
-            }
-        }
+        ctx.standing().until(|permit| permit.polls.allow(task.accepted_at)).await;
+        ctx.lanes.one_by_one().await
     };
     tokio::select! {
         biased;

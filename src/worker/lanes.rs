@@ -42,7 +42,7 @@ pub(super) struct Lanes {
     calls: Elastic,
     submissions: Semaphore,
     canary: OneByOne,
-    doubtful: OneByOne,
+    polls: OneByOne,
     types: ByType<Arc<TypeLane>>,
     // By the name that the cap stands under.
     capped: BTreeMap<String, Arc<AtomicUsize>>,
@@ -51,6 +51,7 @@ pub(super) struct Lanes {
 
 /// The submissions of one type.
 pub(super) struct TypeLane {
+    accepted_at: Mutex<Option<Timestamp>>,
     name: Box<str>,
     window: Mutex<TypeWindow>,
     places: Elastic,
@@ -92,7 +93,7 @@ impl Lanes {
             calls: Elastic::new(1),
             submissions: Semaphore::new(limits.submit_concurrency.max(1)),
             canary: OneByOne::default(),
-            doubtful: OneByOne::default(),
+            polls: OneByOne::default(),
             types: ByType::default(),
             capped: limits.caps.keys().map(|name| (name.clone(), Arc::default())).collect(),
             rate: Rate::new(limits.max_calls_per_second, clock),
@@ -105,6 +106,7 @@ impl Lanes {
         let make = |name: &str| {
             let most = self.limits.submit_concurrency.max(1);
             Arc::new(TypeLane {
+                accepted_at: Mutex::default(),
                 name: name.into(),
                 window: Mutex::new(TypeWindow::new(most)),
                 places: Elastic::new(most),
@@ -133,7 +135,6 @@ impl Lanes {
         task_type: &str,
         unanswered: bool,
         standing: &Standing,
-        now: Timestamp,
     ) -> Result<(), Event> {
         let cap = kind::find(&self.limits.caps, task_type);
         let held = |name: &str| self.capped.get(name).map_or(0, |held| held.load(Ordering::Acquire));
@@ -141,7 +142,7 @@ impl Lanes {
             let text = format!("this replica holds as many tasks of type {name} as [caps] allows");
             return Err(no_slot(codes::TYPE_CAP_REACHED, text));
         }
-        match standing.shut_type(lane.name_of(task_type), unanswered, now) {
+        match standing.shut_type(lane.name_of(task_type), unanswered) {
             Some(ShutType::NoSlots) => {
                 lane.shut();
                 let text = format!("the API has no free slot for type {task_type}, as other jobs have found");
@@ -198,9 +199,9 @@ impl Lanes {
         turn(&self.canary).await
     }
 
-    /// Held by the one poll of a task that the API may have forgotten.
-    pub(super) async fn doubtful(&self) -> Turn<'_> {
-        turn(&self.doubtful).await
+    /// Held by one poll of those that are made one by one.
+    pub(super) async fn one_by_one(&self) -> Turn<'_> {
+        turn(&self.polls).await
     }
 
     /// The API answered, whatever it said about the job.
@@ -267,8 +268,14 @@ impl TypeLane {
     }
 
     /// The API accepted a task of this type.
-    pub(super) fn accepted(&self) {
+    pub(super) fn accepted(&self, now: Timestamp) {
+        *lock(&self.accepted_at) = Some(now);
         self.change(TypeWindow::good);
+    }
+
+    /// Whether the API has accepted a task of this type since, here.
+    pub(super) fn accepted_since(&self, moment: Timestamp) -> bool {
+        lock(&self.accepted_at).is_some_and(|at| at >= moment)
     }
 
     /// The API has no slot for it, or wants fewer calls. Tells whether that shuts the type.

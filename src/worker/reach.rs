@@ -1,7 +1,6 @@
 //! Whether the API is there, as far as the calls of this replica tell. A storm of failed calls is one piece of news.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,16 +12,26 @@ use crate::domain::class::Class;
 const IN_A_ROW: u32 = 8;
 /// So many calls in a row that found nobody listening: a process that was restarted may have forgotten everything.
 const NOBODY_LISTENS: u32 = 2;
+/// And none was answered for so long.
+const NOBODY_FOR: Duration = Duration::from_secs(1);
 
 /// While nobody calls, nothing new is learned: what failed longer ago may be tried by any job.
 const LATELY: Duration = Duration::from_secs(60);
 
 /// What the last calls have shown.
 #[derive(Debug, Default)]
-pub(super) struct Reach {
-    failures: AtomicU32,
-    never_sent: AtomicU32,
-    failed_at: Mutex<Option<Instant>>,
+pub(super) struct Reach(Mutex<LastCalls>);
+
+#[derive(Debug, Default)]
+struct LastCalls {
+    /// Failed calls in a row.
+    failures: u32,
+    failed_at: Option<Instant>,
+    answered_at: Option<Instant>,
+    /// Calls in a row that found nobody listening.
+    unheard: u32,
+    /// It was said that there is a silence, and nothing was answered since.
+    silence_said: bool,
 }
 
 /// What a call's end shows.
@@ -40,11 +49,10 @@ impl Reach {
     /// A call has ended; `class` is what its failure was judged to be. A refusal shows that the API is there, unless it is one that says
     /// nothing but that the API fails, or nothing that is known.
     pub(super) fn note<T>(&self, end: &Result<T, CallError>, class: Option<Class>) -> Noted {
+        let now = Instant::now();
+        let mut last = self.lock();
         let never_sent = matches!(end, Err(CallError::NeverSent(_)));
-        let run = if never_sent { self.never_sent.fetch_add(1, Ordering::Relaxed) + 1 } else { 0 };
-        if !never_sent {
-            self.never_sent.store(0, Ordering::Relaxed);
-        }
+        last.unheard = if never_sent { last.unheard.saturating_add(1) } else { 0 };
         let unanswered = match end {
             Err(CallError::NeverSent(_) | CallError::NoAnswer { .. }) => true,
             Err(CallError::Refused(refusal)) => is_foreign(refusal),
@@ -53,32 +61,42 @@ impl Reach {
         let error = end.as_ref().err();
         let failed = unanswered || matches!(class, Some(Class::Transient | Class::Unknown));
         let Some(error) = error.filter(|_| failed) else {
-            if self.failures.swap(0, Ordering::Relaxed) >= IN_A_ROW {
+            if std::mem::take(&mut last.failures) >= IN_A_ROW {
                 tracing::info!("the API answers again");
             }
+            (last.answered_at, last.silence_said) = (Some(now), false);
             return Noted { unanswered: false, is_lost: false, silence_begins: false };
         };
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        if failures == IN_A_ROW {
+        last.failures = last.failures.saturating_add(1);
+        last.failed_at = Some(now);
+        if last.failures == IN_A_ROW {
             tracing::warn!(%error, "the API does not answer as it should: unpaid jobs wait in the retry queues; if it never did, look at solver.base_url");
         }
+        // One dead address of several is no silence: others answer meanwhile.
+        let nobody = last.unheard >= NOBODY_LISTENS
+            && last.answered_at.is_none_or(|at| now.duration_since(at) >= NOBODY_FOR);
+        let silent = last.failures >= IN_A_ROW || nobody;
         Noted {
             unanswered,
-            is_lost: failures >= IN_A_ROW,
-            silence_begins: failures == IN_A_ROW || run == NOBODY_LISTENS,
+            is_lost: last.failures >= IN_A_ROW,
+            silence_begins: silent && !std::mem::replace(&mut last.silence_said, true),
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LastCalls> {
+        // Plain values, whole at every moment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the last calls failed to reach it, and the last of them just now.
     pub(super) fn was_lost_lately(&self) -> bool {
-        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_lost() && failed_at.is_some_and(|at| at.elapsed() < LATELY)
+        let last = self.lock();
+        last.failures >= IN_A_ROW && last.failed_at.is_some_and(|at| at.elapsed() < LATELY)
     }
 
     /// Whether the last calls failed to reach it.
     pub(super) fn is_lost(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) >= IN_A_ROW
+        self.lock().failures >= IN_A_ROW
     }
 }
 
@@ -131,12 +149,16 @@ mod tests {
         assert!(!reach.is_lost());
     }
 
-    #[test]
-    fn two_calls_in_a_row_that_find_nobody_listening_are_a_silence() {
+    #[tokio::test(start_paused = true)]
+    async fn two_calls_in_a_row_that_find_nobody_listening_are_a_silence_unless_others_are_answered() {
         let reach = Reach::default();
         let begins = |end: &Result<(), CallError>| reach.note(end, Some(Class::Transient)).silence_begins;
         assert!(!begins(&never_sent()));
-        assert!(!begins(&refused(None, 503)));
+        assert!(!begins(&refused(None, 503)), "somebody listens");
         assert!(!begins(&never_sent()) && begins(&never_sent()) && !begins(&never_sent()));
+        reach.note(&Ok(()), None);
+        assert!(!begins(&never_sent()) && !begins(&never_sent()), "somebody answered just now");
+        tokio::time::advance(NOBODY_FOR).await;
+        assert!(begins(&never_sent()));
     }
 }

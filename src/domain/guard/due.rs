@@ -5,13 +5,11 @@ use std::time::Duration;
 use super::Rules;
 use super::reason::Reason;
 use super::spend::SHORTEST_LOOK;
-use super::state::{Phase, State};
+use super::state::{MOST_SKEW, Phase, State};
 use crate::domain::time::Timestamp;
 
 /// Between two calls of getBalance, whatever wants them: fewer within a minute than what earns a ban.
 const PROBE_GAP: Duration = Duration::from_secs(20);
-/// Two leaders' clocks differ by less; what is further ahead was written by a clock that has been set back since.
-const MOST_SKEW: Duration = Duration::from_secs(60);
 /// The same while the API is down, when no call is an offence.
 const PROBE_GAP_WHILE_DOWN: Duration = Duration::from_secs(2);
 

@@ -6,6 +6,7 @@ use super::Rules;
 use super::reason::Reason;
 use super::state::{Doubt, Paused, Phase, State, Trip};
 use crate::domain::mark::Mark;
+use crate::domain::pacing::MAX_AGE;
 use crate::domain::time::Timestamp;
 
 /// An account that tripped this soon after it opened has not been mended: the waits grow on.
@@ -278,11 +279,13 @@ impl State {
         let since =
             standing.filter(|trip| trip.reason == reason && self.phase != Phase::Open).map(|trip| trip.since);
         let refused_at = standing.filter(|trip| trip.reason == reason).and_then(|trip| trip.refused_at);
-        let was_good = self.phase == Phase::Open && looked == Looked::Met && failures == 0;
+        let was_good = self.phase == Phase::Open && failures == 0;
         let wait = if was_good { reason.first_look(rules) } else { reason.schedule(rules).wait(failures) };
         let next_probe_at = now.plus(wait);
         if reason == Reason::WrongIds {
-            self.doubt = Some(Doubt { before: now, lost: false });
+            // What was accepted since work last began was accepted by an API that has forgotten the rest already.
+            let began_lately = self.phase == Phase::Open && now.since(self.since) < MAX_AGE;
+            self.doubt = Some(Doubt { before: if began_lately { self.since } else { now }, lost: false });
         }
         self.phase = Phase::Tripped;
         self.trip = Some(Trip { reason, since: since.unwrap_or(now), next_probe_at, failures, refused_at });

@@ -1,5 +1,7 @@
 //! The account's state as the fleet keeps it: one record, written by the leader alone, on the broker.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::reason::Reason;
@@ -7,6 +9,10 @@ use crate::domain::mark::Mark;
 use crate::domain::pacing::MAX_AGE;
 use crate::domain::time::Timestamp;
 
+/// Every replica has heard of a trip by then, though clocks differ.
+const HEARD_WITHIN: Duration = Duration::from_secs(20);
+/// Two leaders' clocks differ by less; what is further ahead was written by a clock that has been set back since.
+pub(super) const MOST_SKEW: Duration = Duration::from_secs(60);
 /// Version of the record.
 pub const VERSION: u32 = 1;
 /// Keys of each kind that are remembered.
@@ -299,10 +305,28 @@ impl State {
         self.doubt.is_some_and(|doubt| accepted_at < doubt.before)
     }
 
-    /// Whether all that was in doubt is past the age at which anybody asks for it.
+    /// For how long since a moment nobody has polled, as far as the last trip tells. The first seconds of a trip do not count, until every replica
+    /// has heard of it.
+    #[must_use]
+    pub fn unpolled_since(&self, moment: Timestamp, now: Timestamp) -> Duration {
+        let Some(trip) = self.trip.as_ref().filter(|trip| trip.reason.stops().polls) else {
+            return Duration::ZERO;
+        };
+        let until = if self.phase == Phase::Tripped { now } else { self.since.min(now) };
+        until.since(trip.since.max(moment)).saturating_sub(HEARD_WITHIN)
+    }
+
+    /// Whether the canary is to show that the API knows the tasks that it accepts, which takes an answer to a poll.
+    #[must_use]
+    pub fn awaits_known_id(&self) -> bool {
+        self.phase == Phase::Canary && self.tripped().is_some_and(|trip| trip.reason == Reason::WrongIds)
+    }
+
+    /// Whether all that was in doubt is past the age at which anybody asks for it, or the clock has been set back since.
     #[must_use]
     pub fn doubt_is_over(&self, now: Timestamp) -> bool {
-        self.doubt.is_some_and(|doubt| now.since(doubt.before) >= MAX_AGE)
+        self.doubt
+            .is_some_and(|doubt| now.since(doubt.before) >= MAX_AGE || doubt.before > now.plus(MOST_SKEW))
     }
 
     /// The proxies in quarantine. The record keeps those that are out of it until the next one comes in.

@@ -103,7 +103,8 @@ impl Case {
     pub(super) fn held_back(&mut self, for_the_account: bool) -> Step {
         match self.origin {
             Origin::Job if !for_the_account => Action::HandBack.into(),
-            Origin::Job | Origin::Ticket => self.park_at(retry::SHORTEST),
+            // It has not failed, so that its backoff does not grow.
+            Origin::Job | Origin::Ticket => Action::Park(retry::SHORTEST).into(),
         }
     }
 

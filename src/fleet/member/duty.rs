@@ -96,7 +96,7 @@ impl Member<'_> {
     /// What the leader does from time to time.
     pub(super) async fn lead_on(&mut self) {
         let now = self.now();
-        if self.lead.as_ref().is_some_and(|lead| lead.state.doubt_is_over(now)) {
+        if self.lead.as_ref().is_some_and(|lead| lead.state.doubt_is_over(now) || lead.doubt_is_undecided()) {
             self.learn(News::DoubtfulTasks { lost: false }).await;
         }
         if self.lead.as_ref().is_some_and(|lead| lead.unwritten || lead.is_old()) {

@@ -71,7 +71,7 @@ impl Member<'_> {
         self.leader_heard = Instant::now();
         let before = self.fleet.standing.memory();
         let is_news = self.fleet.standing.adopt(&news.state, (&news.id, &news.name), false, news.replicas);
-        self.fleet.standing.follow_shut(&news.shut, &news.failing, self.now());
+        self.fleet.standing.follow_shut(&news.shut, &news.failing);
         self.fleet.standing.note_queues(news.queues);
         if is_news {
             lead::tell(&news.state, before.as_deref());
@@ -137,6 +137,11 @@ impl Member<'_> {
                     self.do_duty().await;
                 }
             }
+            Report::Silence => {
+                if let Some(lead) = &mut self.lead {
+                    lead.forget_answers();
+                }
+            }
             Report::Doubted => {
                 if let Some(lead) = &mut self.lead {
                     lead.doubted = true;
@@ -144,7 +149,7 @@ impl Member<'_> {
                 }
             }
             Report::Shut { task_type, failing } => {
-                self.fleet.standing.note_shut(&task_type, failing, now);
+                self.fleet.standing.note_shut(&task_type, failing);
             }
             Report::Slots { task_type } => {
                 self.fleet.standing.note_slots(&task_type);
