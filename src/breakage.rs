@@ -39,11 +39,19 @@ pub enum Breakage {
     RecordAckedFirst,
     /// A leaving replica does not wait for its submissions.
     DrainHurried,
+    /// Three wrong task ids within a minute trip the guard, whatever their share.
+    CountedWrongIds,
+    /// Budgets run on while calls are forbidden or withheld.
+    BudgetRunsOn,
+    /// A code of createTask that nobody knows ends its job at once.
+    UnknownIsFinal,
+    /// The ages of open tasks follow the wall clock.
+    WallClockAges,
 }
 
 impl Breakage {
     /// Every one.
-    pub const ALL: [Breakage; 17] = [
+    pub const ALL: [Breakage; 21] = [
         Breakage::AckBeforeConfirm,
         Breakage::TicketSkipped,
         Breakage::TicketGivenUp,
@@ -61,6 +69,10 @@ impl Breakage {
         Breakage::GuardForgotten,
         Breakage::RecordAckedFirst,
         Breakage::DrainHurried,
+        Breakage::CountedWrongIds,
+        Breakage::BudgetRunsOn,
+        Breakage::UnknownIsFinal,
+        Breakage::WallClockAges,
     ];
 
     /// Whether it is in force on this thread.

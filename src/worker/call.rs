@@ -34,9 +34,9 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     if let Some(event) = not_now(ctx, case) {
         return Some((event, 0));
     }
-    // Another submission without an answer would be its last: others find out whether the API is back.
+    // Another submission without an answer would be its last: others find out whether the API is back, as long as there are others.
     let unanswered = case.history.count(Ended::Ambiguous) > 0;
-    if unanswered && ctx.reach.is_lost() {
+    if unanswered && ctx.reach.is_left_to_others() {
         let text = "the API does not answer, and a submission of this job got no answer before".to_owned();
         return Some((Event::Withheld(failing(text)), 0));
     }
@@ -261,7 +261,7 @@ pub(super) async fn poll(
         }
         let now = ctx.clock.now();
         // The wait for a place or for the lease may have outlasted the result or the deadline.
-        if task.age(ctx.clock.uptime()) >= MAX_AGE || case.job.is_late(now) {
+        if task.age(ctx.uptime()) >= MAX_AGE || case.job.is_late(now) {
             return Some((Event::Due, 0));
         }
         let (permit, term) = ctx.standing().permit_and_term();
@@ -269,8 +269,9 @@ pub(super) async fn poll(
         let allowed = permit.polls.allow(task.accepted_at);
         if allowed && held_until.is_none() && scope.owns(Origin::Ticket) {
             drop(waiting);
-            let withheld = due.elapsed();
-            ctx.tally.polled(withheld);
+            let late = due.elapsed();
+            ctx.tally.polled(late);
+            let withheld = if Breakage::BudgetRunsOn.in_force() { Duration::ZERO } else { late };
             let end = ctx.solver.task_state(&task.id).await;
             drop(place);
             after_poll(ctx, case, &end, term);
@@ -295,7 +296,7 @@ fn place_at_once<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option
 
 /// Waits for the guard and for a place; `Some(None)`: for longer than the result is kept. `None`: the ticket is to be handed back.
 async fn place_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Option<Place<'a>>> {
-    let left = MAX_AGE.saturating_sub(task.age(ctx.clock.uptime()));
+    let left = MAX_AGE.saturating_sub(task.age(ctx.uptime()));
     let place = async {
         ctx.standing().until(|permit| permit.polls.allow(task.accepted_at)).await;
         ctx.lanes.poll(ctx.standing()).await

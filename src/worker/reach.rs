@@ -1,6 +1,10 @@
 //! Whether the API is there, as far as the calls of this replica tell. A storm of failed calls is one piece of news.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::domain::call::{CallError, Refusal, ReplyBody};
 use crate::domain::class::Class;
@@ -9,12 +13,15 @@ use crate::domain::class::Class;
 const IN_A_ROW: u32 = 8;
 /// So many calls in a row that found nobody listening: a process that was restarted may have forgotten everything.
 const NOBODY_LISTENS: u32 = 2;
+/// Without a call for so long, nobody else finds out whether the API is back.
+const NOBODY_ELSE_CALLS: Duration = Duration::from_secs(60);
 
 /// What the last calls have shown.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
     failures: AtomicU32,
     never_sent: AtomicU32,
+    failed_at: Mutex<Option<Instant>>,
 }
 
 /// What a call's end shows.
@@ -50,6 +57,7 @@ impl Reach {
             }
             return Noted { unanswered: false, is_lost: false, silence_begins: false };
         };
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if failures == IN_A_ROW {
             tracing::warn!(%error, "the API does not answer as it should: unpaid jobs wait in the retry queues; if it never did, look at solver.base_url");
@@ -59,6 +67,12 @@ impl Reach {
             is_lost: failures >= IN_A_ROW,
             silence_begins: failures == IN_A_ROW || run == NOBODY_LISTENS,
         }
+    }
+
+    /// Whether the last calls failed to reach it, and others will find out when that is over.
+    pub(super) fn is_left_to_others(&self) -> bool {
+        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_lost() && failed_at.is_some_and(|at| at.elapsed() < NOBODY_ELSE_CALLS)
     }
 
     /// Whether the last calls failed to reach it.
@@ -114,6 +128,19 @@ mod tests {
         assert!(reach.is_lost(), "codes that say nothing known, and nothing else, are no answer");
         reach.note(&Ok(()), None);
         assert!(!reach.is_lost());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_has_called_for_a_minute_is_not_left_to_others() {
+        let reach = Reach::default();
+        for _ in 0..IN_A_ROW {
+            assert!(!reach.is_left_to_others());
+            reach.note(&never_sent(), Some(Class::Transient));
+        }
+        tokio::time::advance(NOBODY_ELSE_CALLS / 2).await;
+        assert!(reach.is_left_to_others());
+        tokio::time::advance(NOBODY_ELSE_CALLS / 2).await;
+        assert!(reach.is_lost() && !reach.is_left_to_others());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use captcha_worker::domain::guard::{Phase, State};
+use captcha_worker::domain::guard::{Phase, Reason, State};
 use tokio::time::Instant;
 
 /// How long a replica may act on what it knew before: its lease, and what a report needs on its way.
@@ -31,6 +31,8 @@ pub(crate) struct Records {
     latest: Option<State>,
     no_submissions: Ban,
     no_polls: Ban,
+    /// When somebody was forbidden to poll, and until when.
+    silences: Vec<(Instant, Option<Instant>)>,
 }
 
 impl Records {
@@ -44,8 +46,37 @@ impl Records {
         let tripped = state.tripped().filter(|_| state.phase == Phase::Tripped).map(|trip| trip.reason);
         self.no_submissions.set(tripped.is_some() || state.paused.is_some(), now);
         self.no_polls.set(tripped.is_some_and(|reason| reason.stops().polls), now);
+        let doubted = state.doubts_ids().is_some();
+        self.note_silence(doubted || tripped.is_some_and(|reason| reason.stops().polls), now);
         let before = self.latest.replace(state.clone());
         before.and_then(|before| forgotten(&before, &state))
+    }
+
+    fn note_silence(&mut self, silent: bool, now: Instant) {
+        match self.silences.last_mut().filter(|(_, until)| until.is_none()) {
+            Some((_, until)) if !silent => *until = Some(now),
+            None if silent => self.silences.push((now, None)),
+            Some(_) | None => {}
+        }
+    }
+
+    /// For how long somebody was forbidden to poll between two moments. `less`: what of each such time does not count.
+    pub(crate) fn silence(&self, from: Instant, to: Instant, less: Duration) -> Duration {
+        let overlap = |(begin, end): &(Instant, Option<Instant>)| {
+            let end = end.unwrap_or(to).min(to);
+            end.saturating_duration_since((*begin).max(from)).saturating_sub(less)
+        };
+        self.silences.iter().map(overlap).sum()
+    }
+
+    /// Whether the guard trips with this record because of wrong task ids, for the first time or anew.
+    pub(crate) fn trips_for_wrong_ids(&self, state: &State) -> bool {
+        let doubts = |state: &State| {
+            state.phase == Phase::Tripped
+                && state.tripped().is_some_and(|trip| trip.reason == Reason::WrongIds)
+        };
+        let is_later = self.latest.as_ref().is_none_or(|latest| latest.epoch < state.epoch);
+        is_later && doubts(state) && !self.latest.as_ref().is_some_and(doubts)
     }
 
     /// One was acked; what is wrong with that, if anything.
