@@ -22,6 +22,8 @@ pub const MAX_ATTEMPTS: usize = 16;
 /// Bound on a publisher's own headers, in bytes. All properties of a message travel in one frame, of 128 KiB by default, and the broker ends
 /// the connection over a larger one: what a job's own headers leave room for must hold a ticket.
 pub const MAX_PUBLISHERS_HEADERS: usize = 32 * 1024;
+/// Longest code that is remembered, in bytes.
+const MAX_CODE: usize = 256;
 /// Bound on the header's text.
 pub const MAX_HEADER: usize = 16 * 1024;
 
@@ -63,29 +65,44 @@ pub struct History {
     pub retries: u32,
     /// Its submissions so far.
     pub attempts: Vec<Attempt>,
-    /// What it has spent of its retry budgets, in milliseconds by class. Only time in the retry
-    /// queues counts: a backlog, a tripped guard or a withheld type is not the job's fault.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// What it has spent of its retry budgets, if anything. Most jobs have not, and thousands wait at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retried: Option<Box<Retried>>,
+}
+
+/// What the retries of a job have cost it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Retried {
+    /// What it has spent of its retry budgets, in milliseconds by class. Only time in the retry queues counts: a backlog, a tripped guard or a
+    /// withheld type is not the job's fault.
     pub spent_ms: BTreeMap<Class, u64>,
+    /// How often it waited without a call of its own, since createTask failed for others of its type.
+    pub withheld: u32,
+    /// The last code of createTask that this version does not know, where the job has met one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_code: Option<String>,
 }
 
 impl History {
     /// That of a job seen for the first time.
     #[must_use]
     pub fn begin(now: Timestamp) -> Self {
-        Self { v: VERSION, first_seen: now, retries: 0, attempts: Vec::new(), spent_ms: BTreeMap::new() }
+        Self { v: VERSION, first_seen: now, retries: 0, attempts: Vec::new(), retried: None }
     }
 
     /// What the job has spent of the budget of a class.
     #[must_use]
     pub fn spent(&self, class: Class) -> Duration {
-        Duration::from_millis(self.spent_ms.get(&class).copied().unwrap_or(0))
+        let spent = self.retried.as_ref().and_then(|retried| retried.spent_ms.get(&class));
+        Duration::from_millis(spent.copied().unwrap_or(0))
     }
 
     /// Charges a wait to the budget of a class.
     pub fn charge(&mut self, class: Class, wait: Duration) {
         let spent = self.spent(class).saturating_add(wait);
-        self.spent_ms.insert(class, u64::try_from(spent.as_millis()).unwrap_or(u64::MAX));
+        let spent = u64::try_from(spent.as_millis()).unwrap_or(u64::MAX);
+        self.retried.get_or_insert_default().spent_ms.insert(class, spent);
     }
 
     /// How many submissions ended so.
@@ -93,6 +110,25 @@ impl History {
     pub fn count(&self, ended: Ended) -> u32 {
         u32::try_from(self.attempts.iter().filter(|attempt| attempt.ended == ended).count())
             .unwrap_or(u32::MAX)
+    }
+
+    /// The job has met a code that is not known.
+    pub fn met_unknown(&mut self, code: &str) {
+        let code = code.chars().take(MAX_CODE / 4).collect();
+        self.retried.get_or_insert_default().unknown_code = Some(code);
+    }
+
+    /// It waits without a call once more; how often it has.
+    pub fn withheld(&mut self) -> u32 {
+        let retried = self.retried.get_or_insert_default();
+        retried.withheld = retried.withheld.saturating_add(1);
+        retried.withheld
+    }
+
+    /// The last code of createTask that this version does not know, where the job has met one.
+    #[must_use]
+    pub fn unknown_code(&self) -> Option<&str> {
+        self.retried.as_ref()?.unknown_code.as_deref()
     }
 
     /// Reads the history off a job's headers, where it has one.
@@ -137,6 +173,7 @@ impl History {
         (1..=VERSION).contains(&self.v)
             && self.first_seen.as_millis() >= 0
             && self.attempts.len() <= MAX_ATTEMPTS
+            && self.unknown_code().is_none_or(|code| code.len() <= MAX_CODE)
             && self.attempts.iter().all(|attempt| attempt.submitted_at.as_millis() >= 0)
     }
 

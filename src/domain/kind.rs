@@ -4,8 +4,13 @@
 //! takes, and whether the API has a slot for it, belongs to the class [documented for this dialect].
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::job::MAX_TYPE;
+
+/// Classes of one type that are told apart; the rest go by their bare type. A type whose class is a word that its
+/// publishers make up takes no other type's place.
+const MAX_CLASSES: usize = 16;
 
 /// `type/class`; `None` where the class cannot be part of a name: it is empty, holds control characters, or makes the name
 /// longer than a type may be. Such a task goes by its type alone, since only the API can say that the class is wrong.
@@ -28,6 +33,27 @@ pub fn find<'a, T>(entries: &'a BTreeMap<String, T>, kind: &str) -> Option<(&'a 
     found.map(|(name, entry)| (name.as_str(), entry))
 }
 
+/// The name under which a kind stands, or is to stand, in a table of so many entries at most: its own; its bare type's once
+/// 16 classes of that are told apart, or the table is full; `None` where that has no room either.
+#[must_use]
+pub fn place<'a, T>(entries: &BTreeMap<String, T>, kind: &'a str, most: usize) -> Option<&'a str> {
+    if entries.contains_key(kind) {
+        return Some(kind);
+    }
+    let (bare, has_room) = (bare(kind), entries.len() < most);
+    if has_room && (kind == bare || classes_of(entries, bare) < MAX_CLASSES) {
+        return Some(kind);
+    }
+    (has_room || entries.contains_key(bare)).then_some(bare)
+}
+
+/// How many classes of a type there are.
+fn classes_of<T>(entries: &BTreeMap<String, T>, bare: &str) -> usize {
+    let first = format!("{bare}/");
+    let from = entries.range::<str, _>((Bound::Excluded(first.as_str()), Bound::Unbounded));
+    from.take(MAX_CLASSES).take_while(|(name, _)| name.starts_with(&first)).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +74,21 @@ mod tests {
         let of = |kind| find(&entries, kind).map(|(_, entry)| *entry);
         assert_eq!([of("A"), of("A/x"), of("A/y"), of("A/x/y")], [Some(1), Some(2), Some(1), Some(1)]);
         assert_eq!([of("B"), of("B/x"), of("B/y")], [None, Some(3), None]);
+    }
+
+    #[test]
+    fn a_class_without_a_place_goes_by_its_type_where_that_has_one() {
+        let mut entries: BTreeMap<String, ()> = (0..15).map(|n| (format!("A/{n}"), ())).collect();
+        assert_eq!(place(&entries, "A/x", 20), Some("A/x"));
+        entries.insert("A/x".to_owned(), ());
+        assert_eq!([place(&entries, "A/x", 20), place(&entries, "A/y", 20)], [Some("A/x"), Some("A")]);
+        assert_eq!([place(&entries, "AB/y", 20), place(&entries, "A", 20)], [Some("AB/y"), Some("A")]);
+        let full = |kind| place(&entries, kind, 16);
+        assert_eq!(
+            [full("A/x"), full("A/y"), full("A"), full("B"), full("B/x")],
+            [Some("A/x"), None, None, None, None]
+        );
+        entries.insert("B".to_owned(), ());
+        assert_eq!(place(&entries, "B/x", 17), Some("B"));
     }
 }

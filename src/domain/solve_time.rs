@@ -1,16 +1,17 @@
-//! How long the API takes for each task type, as seen here: what a deadline is measured against before anything is paid.
+//! How long the API takes for each kind of task, as seen here: what a deadline is measured against before anything is paid.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::kind;
 use super::time::Timestamp;
 
 /// Answers of a type that are remembered.
 const REMEMBERED: usize = 200;
 /// Without an answer for so long, what was learned of a type is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
-/// Types that are remembered; others are never refused for their deadline.
+/// Kinds of task that are remembered; others are never refused for their deadline.
 const MAX_TYPES: usize = 64;
 /// After so many new answers the quantile is found anew.
 const RENEW_EVERY: u32 = 10;
@@ -47,15 +48,16 @@ impl SolveTimes {
     }
 
     /// An answer came this long after the task's acceptance.
-    pub fn note(&mut self, task_type: &str, span: Duration, now: Timestamp) {
+    pub fn note(&mut self, kind: &str, span: Duration, now: Timestamp) {
         let Reach { quantile, least_answers } = self.reach;
-        if quantile <= 0.0 || (self.by_type.len() >= MAX_TYPES && !self.by_type.contains_key(task_type)) {
+        if quantile <= 0.0 {
             return;
         }
-        if !self.by_type.contains_key(task_type) {
-            self.by_type.insert(task_type.to_owned(), Seen::default());
+        let Some(name) = kind::place(&self.by_type, kind, MAX_TYPES) else { return };
+        if !self.by_type.contains_key(name) {
+            self.by_type.insert(name.to_owned(), Seen::default());
         }
-        let Some(seen) = self.by_type.get_mut(task_type) else { return };
+        let Some(seen) = self.by_type.get_mut(name) else { return };
         if seen.spans.len() >= REMEMBERED {
             seen.spans.pop_front();
         }
@@ -73,8 +75,9 @@ impl SolveTimes {
     ///
     /// What was learned long ago is forgotten: were every job refused by it, nothing new would ever be learned.
     #[must_use]
-    pub fn least(&mut self, task_type: &str, now: Timestamp) -> Option<Duration> {
-        let seen = self.by_type.get_mut(task_type)?;
+    pub fn least(&mut self, kind: &str, now: Timestamp) -> Option<Duration> {
+        let name = kind::place(&self.by_type, kind, MAX_TYPES)?;
+        let seen = self.by_type.get_mut(name)?;
         if seen.last_at.is_some_and(|at| now.since(at) >= FORGOTTEN_AFTER) {
             *seen = Seen::default();
         }
@@ -114,6 +117,20 @@ mod tests {
         assert_eq!(learned(0.05, 1..50), None);
         assert_eq!(learned(0.0, 1..200), None);
         assert_eq!(learned(0.05, 1..51), Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn a_type_with_a_class_for_each_job_takes_no_other_types_place() {
+        let mut times = SolveTimes::new(Reach { quantile: 0.05, least_answers: 50 });
+        let now = Timestamp::from_millis(0);
+        for n in 0..200 {
+            times.note(&format!("A/{n}"), Duration::from_secs(9), now);
+        }
+        for _ in 0..50 {
+            times.note("B/x", Duration::from_secs(1), now);
+        }
+        let least = ["A/0", "A/199", "B/x", "B/y"].map(|kind| times.least(kind, now));
+        assert_eq!(least, [None, Some(Duration::from_secs(9)), Some(Duration::from_secs(1)), None]);
     }
 
     #[test]

@@ -77,7 +77,8 @@ impl Answers {
 
     /// Another replica has met a wrong id.
     pub(super) fn heard_wrong_id(&self, rank: usize) {
-        if let Some(probation) = &mut lock(&self.0).probation {
+        let mut inner = lock(&self.0);
+        if let Some(probation) = &mut inner.probation {
             let until = Instant::now() + AFTER_WRONG_ID + stagger(rank);
             probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
         }

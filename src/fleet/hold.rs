@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Found;
 use super::answers::AnswerCounts;
 use super::message::Report;
 use super::seen::{Hold, is_graver};
 use super::standing::{Egress, Standing, lock};
-use crate::domain::guard::Reason;
+use crate::domain::guard::{Phase, Reason};
 use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 
@@ -16,8 +17,12 @@ use crate::domain::time::Timestamp;
 const RELAPSE: Duration = Duration::from_secs(60);
 
 impl Standing {
-    /// The API refused the account to a call that began in this term.
-    pub fn refused(&self, reason: Reason, term: u64, now: Timestamp) {
+    /// The API refused the account to a call that began then, in this term.
+    pub fn refused(&self, reason: Reason, term: u64, began: Instant, now: Timestamp) {
+        let of_another_key = lock(&self.inner.key_since).is_some_and(|since| began < since);
+        if reason == Reason::KeyInvalid && of_another_key {
+            return tracing::info!("the API refused the key that was replaced while the call was under way");
+        }
         if self.inner.egress == Egress::Own && reason.is_of_the_address() {
             self.hold_alone(reason, term, now);
         } else if self.hold(Hold { reason, term, until: None, mine: true }) {
@@ -33,17 +38,24 @@ impl Standing {
     }
 
     /// A poll that began in this term was answered: by the API's word about a task that it knows, or by its word that it knows no such id.
-    pub fn answered(&self, wrong_id: bool, term: u64, uptime: Duration) {
-        let (rank, in_doubt) = {
+    pub fn answered(&self, wrong_id: bool, accepted_at: Timestamp, term: u64, uptime: Duration) {
+        let (rank, awaited, doubtful) = {
             let seen = self.inner.seen.borrow();
-            (seen.rank, seen.state.as_ref().is_some_and(|state| state.doubts_ids().is_some()))
+            let state = seen.state.as_ref();
+            let awaited = state.is_some_and(|state| state.phase == Phase::Canary && state.doubt.is_some());
+            (seen.rank, awaited, state.is_some_and(|state| state.doubts(accepted_at)))
         };
+        if doubtful {
+            // What is known of these says nothing about the others.
+            let _ = self.inner.found.try_send(Found::Doubtful { wrong_id });
+            return;
+        }
         let (counts, too_many) = if wrong_id {
             self.inner.answers.wrong_id(rank, &self.inner.rules, uptime)
         } else {
             (self.inner.answers.known(uptime), false)
         };
-        if wrong_id || in_doubt {
+        if wrong_id || awaited {
             let AnswerCounts { answered, wrong_ids } = counts;
             self.report(Report::Answered {
                 from: self.inner.id.clone(),
@@ -98,7 +110,7 @@ impl Standing {
     /// Stops this replica for a time, growing while it meets the same again. Tells whether it did not stand still for it already.
     fn hold_alone(&self, reason: Reason, term: u64, now: Timestamp) -> bool {
         // What was under way together is one relapse.
-        if self.held() == Some(reason) {
+        if self.inner.seen.borrow().alone.is_some_and(|alone| alone.reason == reason) {
             return false;
         }
         let failures = {
@@ -124,10 +136,11 @@ impl Standing {
         self.change(|seen| {
             let graver_than_told = seen.state.as_ref().is_some_and(|state| is_graver(&hold, state));
             let old = hold.term < seen.term() && !graver_than_told;
-            let graver = seen.hold.is_some_and(|standing| standing.reason >= hold.reason);
+            let place = if hold.until.is_some() { &mut seen.alone } else { &mut seen.hold };
+            let graver = place.is_some_and(|standing| standing.reason >= hold.reason);
             news = !old && !graver;
             if news {
-                seen.hold = Some(hold);
+                *place = Some(hold);
                 seen.permit = self.permit_of(seen);
             }
             news

@@ -32,6 +32,9 @@ pub(super) struct Lead {
     /// A call was refused by something that is not the API's own word; to be looked into.
     pub(super) doubted: bool,
     answers: FleetAnswers,
+    /// Answers about tasks in doubt, and those about tasks that the API knows after all.
+    doubtful: AnswerShare,
+    known_doubtful: u64,
     /// What the fleet's submissions cost.
     pub(super) spending: Spending,
 }
@@ -58,6 +61,8 @@ impl Lead {
             suspected: false,
             doubted: false,
             answers: FleetAnswers::default(),
+            doubtful: AnswerShare::default(),
+            known_doubtful: 0,
             spending: Spending::default(),
         }
     }
@@ -138,14 +143,31 @@ impl Lead {
             self.answers.share.clear();
             return Some(Verdict::WrongIds);
         }
-        let known = self.answers.known >= rules.wrong_ids_least;
-        (known && self.state.doubts_ids().is_some()).then_some(Verdict::IdsKnown)
+        let awaited = self.state.phase == Phase::Canary && self.state.doubt.is_some();
+        (awaited && self.answers.known > 0).then_some(Verdict::IdsKnown)
+    }
+
+    /// The leader's own worker has asked for a task that was in doubt. Tells whether such tasks are lost, once that is known.
+    pub(super) fn note_doubtful(
+        &mut self,
+        wrong_id: bool,
+        (rules, uptime): (&Rules, Duration),
+    ) -> Option<bool> {
+        self.state.doubt.filter(|doubt| !doubt.lost)?;
+        self.doubtful.note(1, u64::from(wrong_id), uptime);
+        self.known_doubtful += u64::from(!wrong_id);
+        if self.doubtful.is_too_high(rules, uptime) {
+            return Some(true);
+        }
+        (self.known_doubtful >= rules.wrong_ids_least).then_some(false)
     }
 
     /// What was answered before says nothing about what is now.
     pub(super) fn forget_answers(&mut self) {
         self.answers.share.clear();
         self.answers.known = 0;
+        self.doubtful.clear();
+        self.known_doubtful = 0;
     }
 }
 
@@ -154,7 +176,7 @@ impl Lead {
 pub(super) enum Verdict {
     /// Too many of them are about ids that the API does not know.
     WrongIds,
-    /// The API knows our tasks, which was in doubt.
+    /// The API knows a task that it has accepted since its ids were in doubt.
     IdsKnown,
 }
 

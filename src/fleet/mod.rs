@@ -98,6 +98,11 @@ enum Found {
     Report(Report),
     /// How the canary ended: the leader's own business.
     Canary(CanaryEnd, u64),
+    /// A task in doubt was asked for: the leader's own business too.
+    Doubtful {
+        /// The API does not know it.
+        wrong_id: bool,
+    },
 }
 
 impl Fleet {

@@ -35,7 +35,10 @@ pub struct Seen {
     pub rank: usize,
     /// What it may do.
     pub permit: Permit,
+    /// What the leader's word must account for.
     pub(super) hold: Option<Hold>,
+    /// What concerns this replica alone, and ends by time.
+    pub(super) alone: Option<Hold>,
     /// The last state ever seen, whichever session it came over.
     pub(super) memory: Option<Arc<State>>,
 }
@@ -44,7 +47,7 @@ impl Seen {
     /// What holds this replica alone, beside the fleet's state.
     #[must_use]
     pub fn held(&self) -> Option<Reason> {
-        self.hold.map(|hold| hold.reason)
+        self.hold.into_iter().chain(self.alone).map(|hold| hold.reason).max()
     }
 
     /// The highest epoch ever seen; 0 for none.
@@ -60,8 +63,8 @@ impl Seen {
 
 /// Whether the leader's word covers what was met: it is of a later term, or has this replica's key among the refused ones.
 pub(super) fn accounted_for(hold: &Hold, state: &State, key: &Mark) -> bool {
-    // What concerns this replica alone ends by time, and what is graver than what the leader knows is still to be heard by it.
-    if hold.until.is_some() || is_graver(hold, state) {
+    // What is graver than what the leader knows is still to be heard by it.
+    if is_graver(hold, state) {
         return false;
     }
     state.term > hold.term

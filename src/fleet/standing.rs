@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
 use super::Found;
 use super::answers::Answers;
@@ -12,7 +13,7 @@ use super::message::Report;
 use super::seen::{Seen, accounted_for};
 use super::shut::Shut;
 use crate::breakage::Breakage;
-use crate::domain::guard::{self, CanaryEnd, Permit, Reason, State};
+use crate::domain::guard::{self, CanaryEnd, Permit, Polls, Reason, State};
 use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 
@@ -32,6 +33,8 @@ pub(super) struct Inner {
     pub(super) seen: watch::Sender<Seen>,
     changed: Notify,
     key: Mutex<Mark>,
+    /// When another key came into use.
+    pub(super) key_since: Mutex<Option<Instant>>,
     pub(super) shut: Mutex<BTreeMap<String, Shut>>,
     pub(super) proxies: Mutex<BTreeMap<Mark, Timestamp>>,
     queues: Mutex<Option<Depths>>,
@@ -39,7 +42,7 @@ pub(super) struct Inner {
     /// This replica's id, by which the leader keeps its counts apart.
     pub(super) id: String,
     pub(super) relapses: Mutex<(u32, Option<Timestamp>)>,
-    found: mpsc::Sender<Found>,
+    pub(super) found: mpsc::Sender<Found>,
     pub(super) rules: guard::Rules,
     pub(super) egress: Egress,
 }
@@ -72,12 +75,14 @@ impl Standing {
             rank: 0,
             permit: Permit::NOTHING,
             hold: None,
+            alone: None,
             memory: None,
         };
         let inner = Inner {
             seen: watch::Sender::new(seen),
             changed: Notify::new(),
             key: Mutex::new(key),
+            key_since: Mutex::default(),
             shut: Mutex::default(),
             proxies: Mutex::default(),
             queues: Mutex::default(),
@@ -152,7 +157,16 @@ impl Standing {
 
     /// Changes what is known; `change` tells whether it has.
     pub(super) fn change(&self, change: impl FnOnce(&mut Seen) -> bool) {
-        if self.inner.seen.send_if_modified(change) {
+        let changed = self.inner.seen.send_if_modified(|seen| {
+            let before = seen.permit.polls;
+            let changed = change(seen);
+            // Here, since whoever waits for the permit polls at once.
+            if changed && seen.permit.polls != before && seen.permit.polls != Polls::None {
+                self.inner.answers.begin_probation(seen.rank);
+            }
+            changed
+        });
+        if changed {
             self.inner.changed.notify_waiters();
         }
     }
@@ -168,11 +182,12 @@ impl Standing {
         }
         let Some(state) = &seen.state else { return Permit::NOTHING };
         let permit = Permit::under(state, seen.leads, &self.key());
-        let Some(hold) = seen.hold else { return permit };
+        let permit = seen.hold.map_or(permit, |hold| permit.without(hold.reason));
+        let Some(alone) = seen.alone else { return permit };
         // What the address earned for this replica alone is no matter to others, who can finish its tickets.
-        let alone = hold.until.is_some() && self.inner.egress == Egress::Own;
-        let held = permit.without(hold.reason);
-        Permit { tickets: held.tickets && !(alone && hold.reason.is_of_the_address()), ..held }
+        let leaves = self.inner.egress == Egress::Own && alone.reason.is_of_the_address();
+        let held = permit.without(alone.reason);
+        Permit { tickets: held.tickets && !leaves, ..held }
     }
 
     /// The word of a leader, by its id and its name. Tells whether the state is news here.
@@ -224,14 +239,18 @@ impl Standing {
 
     /// What is over by time.
     pub(super) fn tick(&self, now: Timestamp) {
-        let Some(hold) = self.inner.seen.borrow().hold else { return };
-        if hold.until.is_some_and(|until| until <= now) {
+        let (hold, alone) = {
+            let seen = self.inner.seen.borrow();
+            (seen.hold, seen.alone)
+        };
+        if alone.and_then(|alone| alone.until).is_some_and(|until| until <= now) {
             self.change(|seen| {
-                seen.hold = None;
+                seen.alone = None;
                 seen.permit = self.permit_of(seen);
                 true
             });
-        } else if hold.until.is_none() {
+        }
+        if let Some(hold) = hold {
             self.report(Report::Refused { reason: hold.reason, key: self.key(), term: hold.term });
         }
     }
@@ -245,6 +264,7 @@ impl Standing {
     /// Another key is in use.
     pub(super) fn set_key(&self, key: Mark) {
         *lock(&self.inner.key) = key;
+        *lock(&self.inner.key_since) = Some(Instant::now());
         self.change(|seen| {
             seen.hold = seen.hold.filter(|hold| hold.reason != Reason::KeyInvalid);
             seen.permit = self.permit_of(seen);

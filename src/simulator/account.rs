@@ -6,9 +6,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::settings::BanRule;
+use super::tasks::TaskId;
 
 /// Most banned proxies remembered.
 const MAX_PROXIES: usize = 10_000;
+/// Most ids remembered that were answered as unknown; the oldest are forgotten first.
+const MAX_UNKNOWN_IDS: usize = 100_000;
+/// Answers to polls are counted by this part of the window, so that its memory does not follow traffic.
+const PARTS: u32 = 64;
 /// A caller that has been told has this long to stop: calls already on their way are no fault.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -17,7 +22,8 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(super) enum Offence {
     WrongKey,
     ZeroBalance,
-    WrongId,
+    /// With the id, where it has the shape of one.
+    WrongId(Option<TaskId>),
     PollPastLimit,
     BannedProxy,
 }
@@ -28,7 +34,7 @@ impl Offence {
         match self {
             Self::WrongKey => "ERROR_KEY_DOES_NOT_EXIST",
             Self::ZeroBalance => "ERROR_ZERO_BALANCE",
-            Self::WrongId => "ERROR_NO_SUCH_CAPCHA_ID",
+            Self::WrongId(_) => "ERROR_NO_SUCH_CAPCHA_ID",
             Self::PollPastLimit => "ERROR_TOO_MUCH_REQUESTS",
             Self::BannedProxy => "ERROR_PROXY_BANNED",
         }
@@ -38,7 +44,7 @@ impl Offence {
         match self {
             Self::WrongKey => "the key does not exist",
             Self::ZeroBalance => "the balance is zero",
-            Self::WrongId => "no such task, or it is older than 5 minutes",
+            Self::WrongId(_) => "no such task, or it is older than 5 minutes",
             Self::PollPastLimit => "too many polls of this task",
             Self::BannedProxy => "this proxy is banned",
         }
@@ -96,54 +102,148 @@ impl Purse {
     }
 }
 
+/// Answers to polls within one part of the window.
+#[derive(Debug)]
+struct Answers {
+    begun: Instant,
+    all: u64,
+    wrong_ids: u64,
+}
+
+/// Ids that were answered as unknown.
+#[derive(Debug, Default)]
+struct UnknownIds {
+    known: HashSet<TaskId>,
+    order: VecDeque<TaskId>,
+}
+
+impl UnknownIds {
+    /// Notes an id; whether it is new.
+    fn note(&mut self, id: TaskId) -> bool {
+        if !self.known.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > MAX_UNKNOWN_IDS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
 /// Offences, and the ban they lead to.
+///
+/// A service loses tasks of its own accord, so the first call with an id that it does not know is judged by the share of
+/// such calls; a caller that repeats one has been told.
 #[derive(Debug)]
 pub(super) struct BanLedger {
     rule: BanRule,
     recent: VecDeque<Instant>,
+    answers: VecDeque<Answers>,
+    unknown_ids: UnknownIds,
     until: Option<Instant>,
     proxies: HashSet<u64>,
 }
 
 impl BanLedger {
     pub(super) fn new(rule: BanRule) -> Self {
-        Self { rule, recent: VecDeque::new(), until: None, proxies: HashSet::new() }
+        Self {
+            rule,
+            recent: VecDeque::new(),
+            answers: VecDeque::new(),
+            unknown_ids: UnknownIds::default(),
+            until: None,
+            proxies: HashSet::new(),
+        }
     }
 
     pub(super) fn is_banned(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// Notes an offence; whether a ban begins with it. One committed while banned makes the ban last longer.
-    pub(super) fn offend(&mut self, now: Instant) -> bool {
+    /// Notes a poll of a task that is known, which the API itself has answered.
+    pub(super) fn note_answer(&mut self, now: Instant) {
+        self.part_at(now).all += 1;
+    }
+
+    /// Notes an offence. One committed while banned makes the ban last longer.
+    pub(super) fn offend(&mut self, offence: Offence, now: Instant) -> Verdict {
         let length = Duration::from_millis(self.rule.length_ms.into());
         if self.is_banned(now) {
             self.until = Some(now + length);
-            return false;
+            return Verdict::default();
         }
+        let (repeated, too_many) = match offence {
+            Offence::WrongId(id) => {
+                let repeated = id.is_none_or(|id| !self.unknown_ids.note(id));
+                (repeated, self.note_wrong_id(now))
+            }
+            Offence::PollPastLimit => {
+                self.note_answer(now);
+                (true, false)
+            }
+            Offence::WrongKey | Offence::ZeroBalance | Offence::BannedProxy => (true, false),
+        };
         if self.rule.offences == 0 {
-            return false;
+            return Verdict { repeated, ban_begins: false };
         }
-        let window = Duration::from_millis(self.rule.window_ms.into());
-        self.recent.push_back(now);
-        self.recent.retain(|&at| now.saturating_duration_since(at) < window);
-        let begins = self.recent.len() >= self.rule.offences as usize;
-        if begins {
+        if repeated {
+            let window = self.window();
+            self.recent.push_back(now);
+            self.recent.retain(|&at| now.saturating_duration_since(at) < window);
+        }
+        let ban_begins = too_many || self.recent.len() >= self.rule.offences as usize;
+        if ban_begins {
             self.ban(now, length);
         }
-        begins
+        Verdict { repeated, ban_begins }
+    }
+
+    /// Notes a call with an unknown id; whether such calls are now enough, and a large enough share of all, for a ban.
+    fn note_wrong_id(&mut self, now: Instant) -> bool {
+        let part = self.part_at(now);
+        part.all += 1;
+        part.wrong_ids += 1;
+        let wrong_ids: u64 = self.answers.iter().map(|part| part.wrong_ids).sum();
+        let all: u64 = self.answers.iter().map(|part| part.all).sum();
+        wrong_ids >= u64::from(self.rule.offences) && wrong_ids as f64 > self.rule.wrong_id_share * all as f64
+    }
+
+    /// Where answers of this moment are counted; what has left the window is dropped.
+    fn part_at(&mut self, now: Instant) -> &mut Answers {
+        let age = |part: &Answers| now.saturating_duration_since(part.begun);
+        let window = self.window();
+        while self.answers.front().is_some_and(|oldest| age(oldest) >= window) {
+            self.answers.pop_front();
+        }
+        if self.answers.back().is_none_or(|newest| age(newest) >= window / PARTS) {
+            self.answers.push_back(Answers { begun: now, all: 0, wrong_ids: 0 });
+        }
+        let newest = self.answers.len() - 1;
+        &mut self.answers[newest]
+    }
+
+    fn window(&self) -> Duration {
+        Duration::from_millis(self.rule.window_ms.into())
     }
 
     pub(super) fn ban(&mut self, now: Instant, length: Duration) {
         self.until = Some(now + length);
-        self.recent.clear();
+        self.forgive();
     }
 
     /// Lifts the ban and forgets what led to it, banned proxies included.
     pub(super) fn pardon(&mut self) {
         self.until = None;
-        self.recent.clear();
+        self.forgive();
         self.proxies.clear();
+    }
+
+    fn forgive(&mut self) {
+        self.recent.clear();
+        self.answers.clear();
     }
 
     pub(super) fn ban_proxy(&mut self, proxy: u64) {
@@ -155,6 +255,14 @@ impl BanLedger {
     pub(super) fn bans_proxy(&self, proxy: Option<u64>) -> bool {
         proxy.is_some_and(|proxy| self.proxies.contains(&proxy))
     }
+}
+
+/// How an offence was judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// The caller had been told of this fault already, or cannot but know it.
+    pub(super) repeated: bool,
+    pub(super) ban_begins: bool,
 }
 
 /// One call in time.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::kinds;
+use super::outage::{Flash, Outage, outage_faults};
 use super::settings::is_money;
 
 /// Changes, all optional, applied together. Over HTTP: JSON to `POST /_sim/control`.
@@ -23,6 +24,12 @@ pub struct Control {
     pub slots: BTreeMap<String, Option<u32>>,
     /// A time in which every API call gets one HTTP status.
     pub storm: Option<Storm>,
+    /// Outages from now on, instead of all that are on or planned; an empty list ends them.
+    pub outages: Option<Vec<Outage>>,
+    /// The next calls are answered by a step, instead of what is left of an earlier flash.
+    pub flash: Option<Flash>,
+    /// True forgets every task at once, as a service does that restarts without its memory.
+    pub forget_tasks: bool,
 }
 
 /// Every API call is answered by a failing front.
@@ -57,9 +64,15 @@ impl Control {
         }
         match self.storm {
             Some(storm) if !(400..=599).contains(&storm.status) => {
-                wrong(format!("storm.status: {} is not a status of 400 to 599", storm.status))
+                return wrong(format!("storm.status: {} is not a status of 400 to 599", storm.status));
             }
-            _ => Ok(()),
+            _ => {}
+        }
+        let of_outages =
+            self.outages.as_deref().and_then(|outages| outage_faults(outages).into_iter().next());
+        match of_outages.or_else(|| self.flash.as_ref().and_then(Flash::fault)) {
+            Some(fault) => wrong(fault),
+            None => Ok(()),
         }
     }
 }

@@ -45,7 +45,9 @@ impl State {
             );
         }
         let turn = self.submissions.note(task.digest);
-        let script = self.script_for(task.script.take(), task.kind, task.digest);
+        let script = self
+            .script_for(task.script.take(), task.kind, task.digest)
+            .filter(|script| script.submissions.is_none_or(|first| turn < first));
         let step = script.as_ref().map_or(&Step::Ok, |script| step_at(&script.create, turn));
         self.count_fault(step);
         match step {
@@ -109,7 +111,7 @@ impl State {
             Step::Truncated => Reply::truncated(endpoint),
             Step::Oversize => Reply::oversize(),
             Step::NoStatus => Reply::no_status(),
-            Step::Ok | Step::Processing | Step::Code(_) => Reply::processing(),
+            Step::Ok | Step::Processing | Step::Forget | Step::Code(_) => Reply::processing(),
         }
     }
 

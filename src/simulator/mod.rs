@@ -28,6 +28,7 @@ mod create;
 mod digest;
 mod distribution;
 mod kinds;
+mod outage;
 mod poll;
 mod reply;
 mod request;
@@ -45,6 +46,7 @@ use tokio::time::Instant;
 
 pub use control::{Control, ControlError, Storm};
 pub use distribution::Distribution;
+pub use outage::{Flash, Outage, Target};
 pub use reply::Reply;
 pub use script::{HttpStep, Rule, Script, Step, When};
 pub use server::Server;
@@ -75,7 +77,7 @@ impl Simulator {
     pub fn new(config: SimulatorConfig) -> Result<Self, ScenarioError> {
         config.check()?;
         let script_in_task = config.script_in_task;
-        Ok(Self { state: Arc::new(Mutex::new(State::new(config))), script_in_task })
+        Ok(Self { state: Arc::new(Mutex::new(State::new(config, Instant::now()))), script_in_task })
     }
 
     /// One call as the API would see it, answered after the simulated latency. `path` is the method's name

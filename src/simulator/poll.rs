@@ -23,7 +23,7 @@ impl State {
         let admitted = self.admits(call.key.as_deref());
         let manners = if admitted { self.note_poll(call.task_id, at) } else { None };
         let offence = match &manners {
-            None => Some(Offence::WrongId),
+            None => Some(Offence::WrongId(call.task_id)),
             Some(manners) => manners.past_limit.then_some(Offence::PollPastLimit),
         };
         if let Some(refused) = self.refuse_at_the_door(RESULT, at, admitted, offence) {
@@ -31,7 +31,10 @@ impl State {
         }
         match manners {
             Some(Manners { id, early: false, .. }) => self.answer(id, at),
-            _ => self.error(RESULT, "ERROR_TOO_MUCH_REQUESTS", "poll a task at most once in 2 seconds"),
+            _ => {
+                self.bans.note_answer(at.begun);
+                self.error(RESULT, "ERROR_TOO_MUCH_REQUESTS", "poll a task at most once in 2 seconds")
+            }
         }
     }
 
@@ -55,7 +58,7 @@ impl State {
 
     fn answer(&mut self, id: TaskId, at: Moment) -> Reply {
         let Some(task) = self.book.get_mut(id) else {
-            return self.error(RESULT, Offence::WrongId.code(), Offence::WrongId.description());
+            return self.refuse_wrong_id(id, at);
         };
         let turn = task.steps_taken;
         task.steps_taken = turn.saturating_add(1);
@@ -64,6 +67,11 @@ impl State {
         let script = task.script.clone();
         let step = script.as_ref().map_or(&Step::Ok, |script| step_at(&script.result, turn));
         self.count_fault(step);
+        if *step == Step::Forget {
+            self.forget(id);
+            return self.refuse_wrong_id(id, at);
+        }
+        self.bans.note_answer(at.begun);
         match step {
             Step::Ok if ready => self.ready(id),
             Step::Ok | Step::Processing => Reply::processing(),
@@ -87,6 +95,24 @@ impl State {
         Reply::ready(&solution::render(task.kind, task.answer), cost)
     }
 
+    /// The task is lost: from now on its id is one that was never given.
+    fn forget(&mut self, id: TaskId) {
+        let Some(task) = self.book.forget(id) else { return };
+        self.stats.forgotten_tasks += 1;
+        if !task.ended {
+            self.stats.tasks_open -= 1;
+            self.stats.uncollected_tasks += 1;
+        }
+    }
+
+    /// As at the door, where a poll is known to be of an unknown id only after it.
+    fn refuse_wrong_id(&mut self, id: TaskId, at: Moment) -> Reply {
+        let offence = Offence::WrongId(Some(id));
+        self.stats.wrong_id_calls += 1;
+        self.note_offence(offence, at);
+        self.error(RESULT, offence.code(), offence.description())
+    }
+
     /// The task's outcome was handed out, so nobody need ask again.
     fn end(&mut self, id: TaskId) {
         if let Some(task) = self.book.get_mut(id)
@@ -99,5 +125,13 @@ impl State {
 
 /// Whether a code ends a task: all do, save those that say "later".
 fn is_final(code: &str) -> bool {
-    !matches!(code, "CAPTCHA_NOT_READY" | "CAPCHA_NOT_READY" | "ERROR_TOO_MUCH_REQUESTS")
+    !matches!(
+        code,
+        "CAPTCHA_NOT_READY"
+            | "CAPCHA_NOT_READY"
+            | "ERROR_TOO_MUCH_REQUESTS"
+            | "ERROR_NO_SLOT_AVAILABLE"
+            | "ERROR_SERVICE_NOT_AVAILABLE"
+            | "ERROR_SERVICE_UNAVALIABLE"
+    )
 }

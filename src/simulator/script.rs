@@ -41,6 +41,9 @@ pub enum Step {
     Oversize,
     /// `"no_status"` (result only): `{"errorId":0}`, neither ready nor processing.
     NoStatus,
+    /// `"forget"` (result only): the task is lost. This call and every later one for it is answered, and counted, as one
+    /// of an unknown id.
+    Forget,
     /// `"accepted_then_cut"` (create only): the task is accepted and paid, then the answer is cut.
     AcceptedThenCut,
     /// `"accepted_then_hang"` (create only): the task is accepted and paid, and no answer comes.
@@ -79,6 +82,9 @@ pub struct Script {
     /// Time from acceptance to the answer in ms, instead of a draw.
     #[serde(default)]
     pub solve_ms: Option<u32>,
+    /// Only so many first submissions of a task follow the script, and later ones none; all by default.
+    #[serde(default)]
+    pub submissions: Option<u32>,
 }
 
 /// A scenario's rule: a script for every task that `when` fits. The first rule that fits wins.
@@ -97,6 +103,9 @@ pub struct Rule {
     /// As [`Script::solve_ms`].
     #[serde(default)]
     pub solve_ms: Option<u32>,
+    /// As [`Script::submissions`].
+    #[serde(default)]
+    pub submissions: Option<u32>,
 }
 
 /// Which tasks a rule fits; both conditions must hold.
@@ -131,6 +140,7 @@ impl Step {
             Self::Truncated => "truncated",
             Self::Oversize => "oversize",
             Self::NoStatus => "no_status",
+            Self::Forget => "forget",
             Self::AcceptedThenCut => "accepted_then_cut",
             Self::AcceptedThenHang => "accepted_then_hang",
         })
@@ -147,6 +157,7 @@ impl Step {
             "truncated" => Self::Truncated,
             "oversize" => Self::Oversize,
             "no_status" => Self::NoStatus,
+            "forget" => Self::Forget,
             "accepted_then_cut" => Self::AcceptedThenCut,
             "accepted_then_hang" => Self::AcceptedThenHang,
             code if is_code(code) => Self::Code(code.to_owned()),
@@ -168,8 +179,10 @@ impl Script {
         if self.create.len() > MAX_STEPS || self.result.len() > MAX_STEPS {
             return Some(format!("more than {MAX_STEPS} steps"));
         }
-        if self.create.iter().any(|step| matches!(step, Step::Processing | Step::NoStatus)) {
-            return Some("create: \"processing\" and \"no_status\" are steps of result".to_owned());
+        if self.create.iter().any(|step| matches!(step, Step::Processing | Step::NoStatus | Step::Forget)) {
+            return Some(
+                "create: \"processing\", \"no_status\" and \"forget\" are steps of result".to_owned(),
+            );
         }
         if self.result.iter().any(|step| matches!(step, Step::AcceptedThenCut | Step::AcceptedThenHang)) {
             return Some("result: \"accepted_then_…\" are steps of create".to_owned());
@@ -178,7 +191,8 @@ impl Script {
     }
 }
 
-fn http_fault(step: &Step) -> Option<String> {
+/// What is wrong with the numbers of an `http` step, if anything.
+pub(super) fn http_fault(step: &Step) -> Option<String> {
     let Step::Http(http) = step else { return None };
     if !(200..=599).contains(&http.status) {
         return Some(format!("http = {}: not a status of 200 to 599", http.status));
@@ -194,7 +208,12 @@ fn http_fault(step: &Step) -> Option<String> {
 impl Rule {
     /// The rule's steps as a script.
     pub(super) fn script(&self) -> Script {
-        Script { create: self.create.clone(), result: self.result.clone(), solve_ms: self.solve_ms }
+        Script {
+            create: self.create.clone(),
+            result: self.result.clone(),
+            solve_ms: self.solve_ms,
+            submissions: self.submissions,
+        }
     }
 }
 
@@ -212,7 +231,7 @@ impl<'de> Visitor<'de> for StepVisitor {
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(
             "a step: \"ok\", \"processing\", \"cut\", \"hang\", \"html\", \"empty\", \"truncated\", \"oversize\", \
-             \"no_status\", \"accepted_then_cut\", \"accepted_then_hang\", an error code in capitals, or { http = 503, … }",
+             \"no_status\", \"forget\", \"accepted_then_cut\", \"accepted_then_hang\", an error code in capitals, or { http = 503, … }",
         )
     }
 

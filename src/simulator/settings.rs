@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::distribution::Distribution;
 use super::kinds;
+use super::outage::{Outage, outage_faults};
 use super::script::Rule;
 
 /// Everything a simulator can be told. Every field has a default, so a scenario names only what it changes.
@@ -41,6 +42,9 @@ pub struct SimulatorConfig {
     /// Scripts for kinds and shares of tasks.
     #[serde(rename = "rule")]
     pub rules: Vec<Rule>,
+    /// Times in which calls fail, counted from the simulator's start.
+    #[serde(rename = "outage")]
+    pub outages: Vec<Outage>,
     /// Most tasks known at one time; above it `ERROR_NO_SLOT_AVAILABLE`. Bounds the memory (about 200 bytes a task).
     pub max_tasks: usize,
     /// Most task digests remembered for telling repeated submissions (about 35 bytes each). Later tasks count as new
@@ -61,7 +65,7 @@ pub enum TaskIds {
 }
 
 /// When an account is banned, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BanRule {
     /// So many offences within the window bring a ban; 0 means that there are no bans. [assumed: 5]
@@ -70,6 +74,10 @@ pub struct BanRule {
     pub window_ms: u32,
     /// How long a ban lasts after the last offence, in ms. [documented: 10 minutes, longer if the calls go on]
     pub length_ms: u32,
+    /// Calls with an unknown id are no offence each, since a service loses tasks of its own accord; they ban where there
+    /// are as many as `offences` within the window and they are more than this share, 0 to 1, of all answers to polls. A
+    /// call that repeats an id already answered as unknown is an offence like any other. [assumed: 0.5]
+    pub wrong_id_share: f64,
 }
 
 /// What may differ by task type.
@@ -96,6 +104,7 @@ impl fmt::Debug for SimulatorConfig {
             .field("ban", &self.ban)
             .field("types", &self.types)
             .field("rules", &self.rules)
+            .field("outages", &self.outages)
             .finish_non_exhaustive()
     }
 }
@@ -116,6 +125,7 @@ impl Default for SimulatorConfig {
             types: BTreeMap::new(),
             script_in_task: true,
             rules: Vec::new(),
+            outages: Vec::new(),
             max_tasks: 1_000_000,
             max_digests: 1_000_000,
         }
@@ -124,7 +134,7 @@ impl Default for SimulatorConfig {
 
 impl Default for BanRule {
     fn default() -> Self {
-        Self { offences: 5, window_ms: 60_000, length_ms: 600_000 }
+        Self { offences: 5, window_ms: 60_000, length_ms: 600_000, wrong_id_share: 0.5 }
     }
 }
 
@@ -186,6 +196,7 @@ impl SimulatorConfig {
             (self.max_polls == 0, "max_polls: must be at least 1"),
             (self.retention_ms == 0, "retention_ms: must be at least 1"),
             (self.max_tasks == 0, "max_tasks: must be at least 1"),
+            (!(0.0..=1.0).contains(&self.ban.wrong_id_share), "ban.wrong_id_share: not a share of 0 to 1"),
         ]
         .into_iter()
         .filter(|(wrong, _)| *wrong)
@@ -196,6 +207,7 @@ impl SimulatorConfig {
         }
         self.types.iter().for_each(|(name, of_type)| type_faults(name, of_type, &mut faults));
         self.rules.iter().enumerate().for_each(|(at, rule)| rule_faults(at + 1, rule, &mut faults));
+        faults.extend(outage_faults(&self.outages));
         if faults.is_empty() { Ok(()) } else { Err(ScenarioError::Values(faults)) }
     }
 }

@@ -11,8 +11,9 @@ use super::account::{self, BanLedger, Keys, Moment, Offence, Purse, Spell};
 use super::control::{Control, ControlError, Storm};
 use super::distribution::Distribution;
 use super::kinds::{self, KINDS};
+use super::outage::Outages;
 use super::reply::{Endpoint, Reply};
-use super::script::{Script, When};
+use super::script::{Script, Step, When};
 use super::settings::SimulatorConfig;
 use super::stats::Stats;
 use super::tasks::{Slots, Submissions, TaskBook};
@@ -50,11 +51,12 @@ pub(super) struct State {
     keys: Keys,
     spells: Spells,
     storm: Option<(Storm, Instant)>,
+    outages: Outages,
 }
 
 impl State {
     /// From settings already checked.
-    pub(super) fn new(config: SimulatorConfig) -> Self {
+    pub(super) fn new(config: SimulatorConfig, now: Instant) -> Self {
         let ms = |ms: u32| Duration::from_millis(ms.into());
         let book =
             TaskBook::new(ms(config.retention_ms), config.max_tasks, config.task_ids, config.first_task_id);
@@ -74,6 +76,7 @@ impl State {
             keys: Keys { known: config.keys, valid: true },
             spells: Spells::default(),
             storm: None,
+            outages: Outages::planned(config.outages, now),
         }
     }
 
@@ -87,7 +90,7 @@ impl State {
         self.keys.admit(key)
     }
 
-    /// What stands before every method: a storm, the ban, the key, and the offence the method has found by itself.
+    /// What stands before every method: a storm, a flash or an outage, the ban, the key, and the offence the method has found by itself.
     pub(super) fn refuse_at_the_door(
         &mut self,
         endpoint: Endpoint,
@@ -100,17 +103,39 @@ impl State {
             self.stats.storm_calls += 1;
             return Some(Reply::bare(storm.status, storm.retry_after, "the service is not available"));
         }
+        if let Some(step) = self.outages.answer(endpoint, at.begun) {
+            self.stats.outage_calls += 1;
+            return Some(self.interrupt(endpoint, &step));
+        }
         let offence = if admitted { offence } else { Some(Offence::WrongKey) };
         let banned = self.bans.is_banned(at.begun);
-        if offence.is_some() {
-            self.stats.offences += 1;
-            self.stats.bans += u64::from(self.bans.offend(at.begun));
+        if let Some(offence) = offence {
+            self.note_offence(offence, at);
         }
         if banned {
             return Some(self.refuse_banned(endpoint, at));
         }
         self.spells.ban.end();
         offence.map(|offence| self.refuse_offence(endpoint, at, offence))
+    }
+
+    /// Counts an offence, and the ban that may begin with it.
+    pub(super) fn note_offence(&mut self, offence: Offence, at: Moment) {
+        self.stats.offences += 1;
+        let verdict = self.bans.offend(offence, at.begun);
+        self.stats.bans += u64::from(verdict.ban_begins);
+        if matches!(offence, Offence::WrongId(_)) {
+            self.stats.repeated_wrong_ids += u64::from(verdict.repeated);
+        }
+    }
+
+    /// An outage answers instead of the API, which does not hear of the call.
+    fn interrupt(&mut self, endpoint: Endpoint, step: &Step) -> Reply {
+        self.count_fault(step);
+        match step {
+            Step::Code(code) => self.error(endpoint, code, "the service is interrupted"),
+            fault => self.scripted_fault(endpoint, fault),
+        }
     }
 
     fn refuse_banned(&mut self, endpoint: Endpoint, at: Moment) -> Reply {
@@ -126,7 +151,7 @@ impl State {
         let late = match offence {
             Offence::WrongKey => Some((&mut self.spells.key, &mut self.stats.late_by_reason.key)),
             Offence::ZeroBalance => Some((&mut self.spells.balance, &mut self.stats.late_by_reason.balance)),
-            Offence::WrongId | Offence::PollPastLimit | Offence::BannedProxy => None,
+            Offence::WrongId(_) | Offence::PollPastLimit | Offence::BannedProxy => None,
         };
         if let Some((spell, count)) = late
             && spell.refuse(at)
@@ -193,6 +218,18 @@ impl State {
         }
         if let Some(storm) = control.storm {
             self.storm = Some((storm, now + Duration::from_secs(storm.until_seconds.into())));
+        }
+        if let Some(outages) = &control.outages {
+            self.outages.plan(outages.clone(), now);
+        }
+        if let Some(flash) = &control.flash {
+            self.outages.flash(flash.clone());
+        }
+        if control.forget_tasks {
+            let (forgotten, unended) = self.book.forget_all();
+            self.stats.forgotten_tasks += forgotten;
+            self.stats.uncollected_tasks += unended;
+            self.stats.tasks_open -= unended;
         }
         Ok(())
     }

@@ -33,17 +33,21 @@ pub struct Stats {
     pub bad_key_calls: u64,
     /// Polls of a task id that is not known: never given, forgotten, or of another JSON type.
     pub wrong_id_calls: u64,
+    /// Those among them whose caller had been told: the id was answered as unknown before, or is none at all.
+    pub repeated_wrong_ids: u64,
     /// Error codes answered, scripted ones included. At most 256 codes; further ones count as `(other)`.
     pub refused: BTreeMap<String, u64>,
     /// Scripted faults played that are not error codes, by the step's name.
     pub faults: BTreeMap<&'static str, u64>,
     /// Calls answered by a storm (see the control endpoint).
     pub storm_calls: u64,
+    /// Calls answered by an outage or a flash.
+    pub outage_calls: u64,
     /// What was paid for tasks, in the account's currency.
     pub paid: f64,
     /// What is left, in the account's currency.
     pub balance: f64,
-    /// Calls of the kinds that lead to a ban.
+    /// Calls of the kinds that lead to a ban; of unknown ids all, whatever their share.
     pub offences: u64,
     /// Bans that began, those set by hand included.
     pub bans: u64,
@@ -61,6 +65,8 @@ pub struct Stats {
     pub tasks_open: u64,
     /// Tasks forgotten before their answer was handed out: paid for nothing.
     pub uncollected_tasks: u64,
+    /// Tasks forgotten before their time, by a script's `forget` or by control.
+    pub forgotten_tasks: u64,
 }
 
 /// Calls by endpoint.

@@ -114,6 +114,19 @@ impl TaskBook {
         self.tasks.get_mut(&id)
     }
 
+    /// Forgets a task before its time.
+    pub(super) fn forget(&mut self, id: TaskId) -> Option<Task> {
+        self.tasks.remove(&id)
+    }
+
+    /// Forgets every task; how many there were, and how many of them had not ended.
+    pub(super) fn forget_all(&mut self) -> (u64, u64) {
+        self.forgetting.clear();
+        let forgotten = self.tasks.len() as u64;
+        let unended = self.tasks.drain().filter(|(_, task)| !task.ended).count() as u64;
+        (forgotten, unended)
+    }
+
     /// Forgets what is past its time; how many of them had not ended.
     pub(super) fn forget_expired(&mut self, now: Instant) -> u64 {
         let mut unended = 0;

@@ -179,7 +179,7 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
         return End::Returned;
     };
     let _held = ctx.lanes.hold(case.job.kind());
-    let mut decided = decide(ctx, case, first, 0);
+    let mut decided = decide(ctx, case, first);
     let mut due = Instant::now();
     loop {
         let doing = match decided {
@@ -190,23 +190,23 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
             Doing::Submitting => Box::pin(call::submit(ctx, scope, receipt, case)).await,
             Doing::Waiting(span) => {
                 due = call::due_in(span);
-                call::wait(ctx, scope, due).await.map(|event| (event, 0))
+                call::wait(ctx, scope, due).await
             }
             Doing::Polling => Box::pin(call::poll(ctx, scope, receipt, case, due)).await,
         };
-        let Some((event, term)) = told else {
+        let Some(event) = told else {
             return End::Returned;
         };
         if matches!(event, Event::Answered { end: Ok(TaskState::Ready { .. }), .. }) {
             *answered_at = Some(Instant::now());
         }
         trace.saw(&event);
-        decided = decide(ctx, case, event, term);
+        decided = decide(ctx, case, event);
     }
 }
 
 /// What is to be done now that something has happened: something that takes its time, or the end.
-fn decide(ctx: &Context, case: &mut Case, event: Event, term: u64) -> Result<Doing, End> {
+fn decide(ctx: &Context, case: &mut Case, event: Event) -> Result<Doing, End> {
     if Breakage::BudgetRunsOn.in_force() {
         let age = ctx.clock.now().since(case.history.first_seen);
         for class in [Class::Capacity, Class::Transient, Class::Unknown] {
@@ -214,7 +214,7 @@ fn decide(ctx: &Context, case: &mut Case, event: Event, term: u64) -> Result<Doi
         }
     }
     let step = case.advance(event, &ctx.moment());
-    note(ctx, &step, case, term);
+    note(ctx, &step, case);
     Err(match step.action {
         Action::Submit => return Ok(Doing::Submitting),
         Action::Wait(span) => return Ok(Doing::Waiting(span)),
@@ -231,11 +231,8 @@ fn decide(ctx: &Context, case: &mut Case, event: Event, term: u64) -> Result<Doi
     })
 }
 
-/// What a step tells beside what is to be done next. The term is that in which the call began that led to it.
-fn note(ctx: &Context, step: &Step, case: &Case, term: u64) {
-    if let Some(reason) = step.trip {
-        ctx.standing().refused(reason, term, ctx.clock.now());
-    }
+/// What a step tells beside what is to be done next.
+fn note(ctx: &Context, step: &Step, case: &Case) {
     if let Some(window) = step.window {
         ctx.tally.window(window);
     }

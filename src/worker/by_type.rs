@@ -1,17 +1,13 @@
 //! Something for each kind of task, and no more of it than is good: type and class are what publishers write.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::kind;
 
 /// Kinds of task that are told apart; the rest are taken together.
 const MAX_TYPES: usize = 64;
-/// Classes of one type that are told apart; the rest go by their bare type. A type whose class is a word that its
-/// publishers make up takes no other type's place.
-const MAX_CLASSES: usize = 16;
-const OTHERS: &str = "(others)";
+pub(super) const OTHERS: &str = "(others)";
 
 /// A value for each of the first 64 kinds of task, of each type 16 classes at most, and one for all others.
 #[derive(Debug)]
@@ -29,38 +25,25 @@ impl<T> ByType<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Works on the value of a kind, which is made where there is none yet.
+    /// Works on the value of a kind, which is made where there is none yet, for the name that it is to stand under.
     pub(super) fn with<R>(
         &self,
         task_type: &str,
-        make: impl FnOnce() -> T,
+        make: impl FnOnce(&str) -> T,
         work: impl FnOnce(&mut T) -> R,
     ) -> R {
         let mut by_type = self.lock();
         if let Some(value) = by_type.get_mut(task_type) {
             return work(value);
         }
-        let bare = kind::bare(task_type);
-        let has_room = |name: &str| by_type.len() < MAX_TYPES || by_type.contains_key(name);
-        let name = match task_type {
-            own if own == bare || classes_of(&by_type, bare) < MAX_CLASSES => own,
-            _ => bare,
-        };
-        let name = [name, bare].into_iter().find(|name| has_room(name)).unwrap_or(OTHERS).to_owned();
-        work(by_type.entry(name).or_insert_with(make))
+        let name = kind::place(&by_type, task_type, MAX_TYPES).unwrap_or(OTHERS);
+        work(by_type.entry(name.to_owned()).or_insert_with(|| make(name)))
     }
 
     /// What can be read off each.
     pub(super) fn read<R>(&self, read: impl Fn(&T) -> R) -> BTreeMap<String, R> {
         self.lock().iter().map(|(name, value)| (name.clone(), read(value))).collect()
     }
-}
-
-/// How many classes of a type there are.
-fn classes_of<T>(by_type: &BTreeMap<String, T>, bare: &str) -> usize {
-    let first = format!("{bare}/");
-    let from = by_type.range::<str, _>((Bound::Excluded(first.as_str()), Bound::Unbounded));
-    from.take(MAX_CLASSES).take_while(|(name, _)| name.starts_with(&first)).count()
 }
 
 #[cfg(test)]
@@ -71,7 +54,7 @@ mod tests {
     fn from_the_65th_on_types_are_counted_together() {
         let counts: ByType<u64> = ByType::default();
         for number in 0..70 {
-            counts.with(&format!("Type{number}"), || 0, |count| *count += 1);
+            counts.with(&format!("Type{number}"), |_| 0, |count| *count += 1);
         }
         let read = counts.read(|count| *count);
         assert_eq!((read.len(), read["(others)"], read["Type63"]), (65, 6, 1));
@@ -82,9 +65,9 @@ mod tests {
         let counts: ByType<u64> = ByType::default();
         for round in 0..2 {
             for number in 0..30 {
-                counts.with(&format!("CustomTask/{number}"), || 0, |count| *count += 1);
+                counts.with(&format!("CustomTask/{number}"), |_| 0, |count| *count += 1);
             }
-            counts.with(&format!("Other/{round}"), || 0, |count| *count += 1);
+            counts.with(&format!("Other/{round}"), |_| 0, |count| *count += 1);
         }
         let read = counts.read(|count| *count);
         assert_eq!((read.len(), read["CustomTask/15"], read["CustomTask"]), (19, 2, 28));

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::context::{Context, Scope};
 use super::elastic::Place;
-use super::lanes::{SubmissionPlace, TypeLane, failing};
+use super::lanes::{SubmissionPlace, Turn, TypeLane, failing};
 use crate::breakage::Breakage;
 use crate::broker::Receipt;
 use crate::domain::call::{Accepted, CallError, TaskState};
@@ -19,37 +19,43 @@ use crate::domain::pacing::MAX_AGE;
 
 /// Between two canaries while task ids are in doubt.
 const NEXT_CANARY: Duration = Duration::from_secs(1);
+/// Between two tasks in doubt after a wrong id.
+const NEXT_DOUBTFUL: Duration = Duration::from_secs(2);
 /// How often a lapsed lease is looked at again.
 const LEASE_RECHECK: Duration = Duration::from_millis(250);
 
-/// What has come of a call, and the term in which it began.
-type Told = (Event, u64);
+/// When a call began, and in which term.
+#[derive(Debug, Clone, Copy)]
+struct Began {
+    term: u64,
+    at: Instant,
+}
 
 /// Calls createTask, unless nothing may be submitted any more. `None`: the job is no longer ours.
-pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Told> {
+pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &Case) -> Option<Event> {
     let lane = ctx.lanes.of_type(case.job.kind());
     if !receipt.is_live() {
         return None;
     }
     if let Some(event) = not_now(ctx, case) {
-        return Some((event, 0));
+        return Some(event);
     }
     // Another submission without an answer would be its last: others find out whether the API is back, as long as there are others.
     let unanswered = case.history.count(Ended::Ambiguous) > 0;
     if unanswered && ctx.reach.is_left_to_others() {
         let text = "the API does not answer, and a submission of this job got no answer before".to_owned();
-        return Some((Event::Withheld(failing(text)), 0));
+        return Some(Event::Withheld(failing(text)));
     }
     let admitted = ctx.lanes.admit(&lane, case.job.kind(), unanswered, ctx.standing(), ctx.clock.now());
     if let Err(fault) = admitted {
-        return Some((Event::Withheld(fault), 0));
+        return Some(Event::Withheld(fault));
     }
     let waiting = ctx.waiting.submission();
     let shut = ctx.standing().until(|permit| permit.jobs == Jobs::None);
     let _place = tokio::select! {
         biased;
-        () = scope.submissions_shut.cancelled() => return Some((shut_event(ctx), 0)),
-        () = shut => return Some((shut_event(ctx), 0)),
+        () = scope.submissions_shut.cancelled() => return Some(shut_event(ctx)),
+        () = shut => return Some(shut_event(ctx)),
         place = place_under_lease(ctx, scope, receipt, case.origin, &lane) => place?,
     };
     let mut canary = match ctx.standing().permit().jobs {
@@ -62,21 +68,21 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     }
     // The wait may have outlasted the deadline, the guard's permit, or a proxy's good name.
     if let Some(event) = not_now(ctx, case) {
-        return Some((event, 0));
+        return Some(event);
     }
-    let (_, term) = ctx.standing().permit_and_term();
+    let began = Began { term: ctx.standing().permit_and_term().1, at: Instant::now() };
     let task = case.job.task()?;
     ctx.tally.submitted();
     let sent_at = ctx.clock.now();
     let end = ctx.solver.create_task(&task).await;
-    after_submission(ctx, case, &lane, &end, term, canary.is_some());
+    after_submission(ctx, case, &lane, &end, began, canary.is_some());
     if let Some(canary) = &mut canary
         && ids_in_doubt(ctx)
     {
         // Its answer shows whether the API keeps what it accepts; without it, more jobs show no more.
         **canary = Some(Instant::now() + NEXT_CANARY);
     }
-    Some((Event::Submitted { sent_at, end }, term))
+    Some(Event::Submitted { sent_at, end })
 }
 
 /// Waits for a place, and for the lease where it has lapsed: a replica that is cut off hears of no trip, and others may have been given its
@@ -128,7 +134,7 @@ fn not_now(ctx: &Context, case: &Case) -> Option<Event> {
 
 /// Whether the canary is to show that the API knows the tasks that it has accepted, which takes an answer to a poll.
 fn ids_in_doubt(ctx: &Context) -> bool {
-    ctx.standing().state().is_some_and(|state| state.doubts_ids().is_some())
+    ctx.standing().state().is_some_and(|state| state.doubt.is_some())
 }
 
 /// Why nothing may be submitted.
@@ -141,37 +147,35 @@ fn after_submission(
     case: &Case,
     lane: &TypeLane,
     end: &Result<Accepted, CallError>,
-    term: u64,
+    began: Began,
     is_canary: bool,
 ) {
     let fault = end.as_ref().err();
     let fault = fault.map(|error| judge(error, Stage::Submit, case.job.own_proxy, &ctx.rules.overrides));
-    note_reach(ctx, end, fault.as_ref(), term);
+    note_call(ctx, end, fault.as_ref(), began);
     let task_type = case.job.kind();
     let Some(fault) = fault else {
         ctx.tally.accepted(task_type);
         ctx.tally.times.submission_wait.note(ctx.clock.now().since(case.history.first_seen));
         lane.accepted();
-        ctx.standing().slots_back(task_type);
+        ctx.standing().slots_back(lane.name_of(task_type));
         if is_canary && !ids_in_doubt(ctx) {
-            ctx.standing().canary(CanaryEnd::Passed, term);
+            ctx.standing().canary(CanaryEnd::Passed, began.term);
         }
         return;
     };
-    // Before the canary's place is free for another.
-    if let Some(reason) = fault.reason() {
-        ctx.standing().refused(reason, term, ctx.clock.now());
-    }
     let now = ctx.clock.now();
     match fault.class {
-        Class::Capacity | Class::Throttled if lane.refused() => ctx.standing().shut(task_type, false, now),
+        Class::Capacity | Class::Throttled if lane.refused() => {
+            ctx.standing().shut(lane.name_of(task_type), false, now);
+        }
         Class::Transient | Class::Pending | Class::Unknown if lane.failed() => {
-            ctx.standing().shut(task_type, true, now);
+            ctx.standing().shut(lane.name_of(task_type), true, now);
         }
         _ => {}
     }
     if is_canary && let Some(end) = canary_end(ctx, &fault) {
-        ctx.standing().canary(end, term);
+        ctx.standing().canary(end, began.term);
     }
 }
 
@@ -199,9 +203,12 @@ fn canary_end(ctx: &Context, fault: &Fault) -> Option<CanaryEnd> {
     }
 }
 
-/// What every call's end tells about the API's being there.
-fn note_reach<T>(ctx: &Context, end: &Result<T, CallError>, fault: Option<&Fault>, term: u64) {
+/// What every call's end tells about the account, and about the API's being there. Said before the call's place is free for another.
+fn note_call<T>(ctx: &Context, end: &Result<T, CallError>, fault: Option<&Fault>, began: Began) {
     let now = ctx.clock.now();
+    if let Some(reason) = fault.and_then(Fault::reason) {
+        ctx.standing().refused(reason, began.term, began.at, now);
+    }
     let noted = ctx.reach.note(end, fault.map(|fault| fault.class));
     if noted.silence_begins {
         ctx.lanes.restart();
@@ -216,7 +223,7 @@ fn note_reach<T>(ctx: &Context, end: &Result<T, CallError>, fault: Option<&Fault
         ctx.standing().doubted();
     }
     if noted.is_lost {
-        ctx.standing().unanswered(term, now);
+        ctx.standing().unanswered(began.term, now);
     }
 }
 
@@ -242,17 +249,25 @@ pub(super) async fn poll(
     receipt: &Receipt,
     case: &Case,
     due: Instant,
-) -> Option<Told> {
+) -> Option<Event> {
     let task = case.task.as_ref()?;
     let mut waiting = None;
+    let mut doubtful = None;
     loop {
+        if doubtful.is_none() && is_doubtful(ctx, task) {
+            waiting.get_or_insert_with(|| ctx.waiting.poll(due));
+            match turn_of_doubtful(ctx, scope, task).await? {
+                Some(turn) => doubtful = Some(turn),
+                None => return Some(Event::Due),
+            }
+        }
         let place = match place_at_once(ctx, scope, task) {
             Some(place) => place,
             None => {
                 waiting.get_or_insert_with(|| ctx.waiting.poll(due));
                 match place_in_time(ctx, scope, task).await? {
                     Some(place) => place,
-                    None => return Some((Event::Due, 0)),
+                    None => return Some(Event::Due),
                 }
             }
         };
@@ -262,7 +277,7 @@ pub(super) async fn poll(
         let now = ctx.clock.now();
         // The wait for a place or for the lease may have outlasted the result or the deadline.
         if task.age(ctx.uptime()) >= MAX_AGE || case.job.is_late(now) {
-            return Some((Event::Due, 0));
+            return Some(Event::Due);
         }
         let (permit, term) = ctx.standing().permit_and_term();
         let held_until = ctx.standing().polls_held_until();
@@ -272,10 +287,16 @@ pub(super) async fn poll(
             let late = due.elapsed();
             ctx.tally.polled(late);
             let withheld = if Breakage::BudgetRunsOn.in_force() { Duration::ZERO } else { late };
+            let began_at = Instant::now();
             let end = ctx.solver.task_state(&task.id).await;
+            if let Some(next) = &mut doubtful
+                && end.as_ref().is_err_and(is_wrong_id)
+            {
+                **next = Some(Instant::now() + NEXT_DOUBTFUL);
+            }
+            after_poll(ctx, case, &end, Began { term, at: began_at });
             drop(place);
-            after_poll(ctx, case, &end, term);
-            return Some((Event::Answered { end, withheld }, term));
+            return Some(Event::Answered { end, withheld });
         }
         drop(place);
         waiting.get_or_insert_with(|| ctx.waiting.poll(due));
@@ -284,6 +305,32 @@ pub(super) async fn poll(
             None if allowed => sleep(LEASE_RECHECK).await,
             None => {}
         }
+    }
+}
+
+/// Whether the API may have forgotten the task, with others that it knew.
+fn is_doubtful(ctx: &Context, task: &OpenTask) -> bool {
+    ctx.standing().state().is_some_and(|state| state.doubts(task.accepted_at))
+}
+
+/// Waits until a task in doubt may be asked for: one at a time, and a while after a wrong id. `Some(None)`: for longer than the result is kept.
+/// `None`: the ticket is to be handed back.
+async fn turn_of_doubtful<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Option<Turn<'a>>> {
+    let left = MAX_AGE.saturating_sub(task.age(ctx.uptime()));
+    let turn = async {
+        loop {
+            ctx.standing().until(|permit| permit.polls.allow(task.accepted_at)).await;
+            let turn = ctx.lanes.doubtful().await;
+            if ctx.standing().permit().polls.allow(task.accepted_at) {
+                return turn;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = scope.tickets_cancelled.cancelled() => None,
+        turn = turn => Some(Some(turn)),
+        () = sleep(left) => Some(None),
     }
 }
 
@@ -309,13 +356,15 @@ async fn place_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> 
     }
 }
 
-fn after_poll(ctx: &Context, case: &Case, end: &Result<TaskState, CallError>, term: u64) {
+fn after_poll(ctx: &Context, case: &Case, end: &Result<TaskState, CallError>, began: Began) {
     let fault = end.as_ref().err();
     let fault = fault.map(|error| judge(error, Stage::Poll, case.job.own_proxy, &ctx.rules.overrides));
-    note_reach(ctx, end, fault.as_ref(), term);
+    note_call(ctx, end, fault.as_ref(), began);
     let wrong_id = end.as_ref().is_err_and(is_wrong_id);
-    if wrong_id || fault.is_none_or(|fault| speaks_of_the_task(fault.class)) {
-        ctx.standing().answered(wrong_id, term, ctx.clock.uptime());
+    if let Some(task) = &case.task
+        && (wrong_id || fault.is_none_or(|fault| speaks_of_the_task(fault.class)))
+    {
+        ctx.standing().answered(wrong_id, task.accepted_at, began.term, ctx.clock.uptime());
     }
     match end {
         Ok(TaskState::Ready { cost, .. }) => {

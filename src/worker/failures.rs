@@ -32,7 +32,7 @@ impl Failures {
     ) {
         let failure = Failure::told(at, id.unwrap_or_default(), class.name(), code, task_type);
         if let Some(task_type) = task_type {
-            self.by_type.with(task_type, || 0, |count| *count += 1);
+            self.by_type.with(task_type, |_| 0, |count| *count += 1);
         }
         let mut last = self.lock();
         last.truncate(MAX_FAILURES - 1);

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 
-use super::by_type::ByType;
+use super::by_type::{ByType, OTHERS};
 use super::elastic::{Elastic, Place};
 use super::rate::{Rate, Share};
 use crate::clock::Clock;
@@ -40,8 +40,8 @@ pub(super) struct Lanes {
     window: Mutex<Window>,
     calls: Elastic,
     submissions: Semaphore,
-    /// Before when no further canary is submitted.
-    canary: tokio::sync::Mutex<Option<Instant>>,
+    canary: OneByOne,
+    doubtful: OneByOne,
     types: ByType<Arc<TypeLane>>,
     // By the name that the cap stands under.
     capped: BTreeMap<String, Arc<AtomicUsize>>,
@@ -50,6 +50,7 @@ pub(super) struct Lanes {
 
 /// The submissions of one type.
 pub(super) struct TypeLane {
+    name: Box<str>,
     window: Mutex<TypeWindow>,
     places: Elastic,
     asking: AtomicUsize,
@@ -89,7 +90,8 @@ impl Lanes {
             window: Mutex::new(Window::starting(limits.max_calls)),
             calls: Elastic::new(1),
             submissions: Semaphore::new(limits.submit_concurrency.max(1)),
-            canary: tokio::sync::Mutex::default(),
+            canary: OneByOne::default(),
+            doubtful: OneByOne::default(),
             types: ByType::default(),
             capped: limits.caps.keys().map(|name| (name.clone(), Arc::default())).collect(),
             rate: Rate::new(limits.max_calls_per_second, clock),
@@ -99,9 +101,10 @@ impl Lanes {
 
     /// The lane of a type.
     pub(super) fn of_type(&self, task_type: &str) -> Arc<TypeLane> {
-        let make = || {
+        let make = |name: &str| {
             let most = self.limits.submit_concurrency.max(1);
             Arc::new(TypeLane {
+                name: name.into(),
                 window: Mutex::new(TypeWindow::new(most)),
                 places: Elastic::new(most),
                 asking: AtomicUsize::new(0),
@@ -137,7 +140,7 @@ impl Lanes {
             let text = format!("this replica holds as many tasks of type {name} as [caps] allows");
             return Err(no_slot(codes::TYPE_CAP_REACHED, text));
         }
-        match standing.shut_type(task_type, unanswered, now) {
+        match standing.shut_type(lane.name_of(task_type), unanswered, now) {
             Some(ShutType::NoSlots) => {
                 lane.shut();
                 let text = format!("the API has no free slot for type {task_type}, as other jobs have found");
@@ -191,13 +194,14 @@ impl Lanes {
         if self.rate.is_limited() { None } else { self.calls.place().now_or_never() }
     }
 
-    /// Held by the one canary. What is written into it is the moment before which there is no other.
-    pub(super) async fn canary(&self) -> tokio::sync::MutexGuard<'_, Option<Instant>> {
-        let canary = self.canary.lock().await;
-        if let Some(not_before) = *canary {
-            sleep_until(not_before).await;
-        }
-        canary
+    /// Held by the one canary.
+    pub(super) async fn canary(&self) -> Turn<'_> {
+        turn(&self.canary).await
+    }
+
+    /// Held by the one poll of a task that the API may have forgotten.
+    pub(super) async fn doubtful(&self) -> Turn<'_> {
+        turn(&self.doubtful).await
     }
 
     /// The API answered, whatever it said about the job.
@@ -258,6 +262,11 @@ impl Lanes {
 }
 
 impl TypeLane {
+    /// Under which name the fleet tells of its slots: that of all who share it. A replica's own mixture of others has none.
+    pub(super) fn name_of<'a>(&'a self, kind: &'a str) -> &'a str {
+        if &*self.name == OTHERS { kind } else { &self.name }
+    }
+
     /// The API accepted a task of this type.
     pub(super) fn accepted(&self) {
         self.change(TypeWindow::good);
@@ -295,6 +304,19 @@ impl TypeLane {
         }
         told
     }
+}
+
+/// Calls that are made one by one, the next not before the moment that is written into it.
+type OneByOne = tokio::sync::Mutex<Option<Instant>>;
+/// The turn of one of them.
+pub(super) type Turn<'a> = tokio::sync::MutexGuard<'a, Option<Instant>>;
+
+async fn turn(calls: &OneByOne) -> Turn<'_> {
+    let turn = calls.lock().await;
+    if let Some(not_before) = *turn {
+        sleep_until(not_before).await;
+    }
+    turn
 }
 
 fn share(standing: &Standing) -> Share {

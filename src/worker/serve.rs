@@ -110,9 +110,6 @@ impl Serving {
         if permit.polls != self.asking || permit.jobs != self.taking {
             worker.ctx.lanes.restart();
         }
-        if permit.polls != self.asking && permit.polls != Polls::None {
-            worker.ctx.standing().begin_probation();
-        }
         self.asking = permit.polls;
         if permit.jobs != self.taking {
             self.leave_jobs_queued(worker).await;

@@ -158,7 +158,7 @@ impl Tally {
     }
 
     fn spend(&self, task_type: &str, note: impl FnOnce(&mut Spent)) {
-        self.by_type.with(task_type, Spent::default, note);
+        self.by_type.with(task_type, |_| Spent::default(), note);
     }
 
     /// A poll begins, this long after it was due.

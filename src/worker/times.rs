@@ -52,7 +52,7 @@ impl Default for Times {
 impl Times {
     /// An answer has come, this long after its task was accepted.
     pub(super) fn solved(&self, task_type: &str, after: Duration) {
-        self.solving.with(task_type, || Histogram::new(JOBS), |histogram| histogram.note(after));
+        self.solving.with(task_type, |_| Histogram::new(JOBS), |histogram| histogram.note(after));
     }
 
     pub(super) fn read(&self) -> Durations {

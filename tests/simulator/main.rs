@@ -3,6 +3,8 @@
 mod account;
 mod bans;
 mod http;
+mod lost;
+mod outages;
 mod polling;
 mod scenario;
 mod scripts;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use captcha_worker::simulator::{Distribution, HttpStep, SimulatorConfig, Step, TaskIds};
+use captcha_worker::simulator::{Distribution, HttpStep, SimulatorConfig, Step, Target, TaskIds};
 
 #[test]
 fn an_empty_scenario_is_the_default() {
@@ -24,7 +24,7 @@ fn every_setting_can_be_written_in_toml() {
         script_in_task = false
         max_tasks = 9
         max_digests = 8
-        ban = { offences = 2, window_ms = 10, length_ms = 20 }
+        ban = { offences = 2, window_ms = 10, length_ms = 20, wrong_id_share = 0.3 }
         [types.FunCaptchaTask]
         cost = 0.5
         slots = 3
@@ -34,9 +34,18 @@ fn every_setting_can_be_written_in_toml() {
         create = ["accepted_then_cut", "ERROR_NO_SLOT_AVAILABLE", "ok"]
         result = ["processing", { http = 503, body = "x", retry_after = 3 }]
         solve_ms = 1500
+        submissions = 1
+        [[outage]]
+        of = "create_task"
+        answer = { http = 502 }
+        after_ms = 10
+        for_ms = 20
     "#;
     let scenario = SimulatorConfig::from_toml(text).expect("a scenario");
     assert_eq!((scenario.task_ids, scenario.balance, scenario.ban.offences), (TaskIds::Uuid, 5.0, 2));
+    assert_eq!(scenario.ban.wrong_id_share, 0.3);
+    let outage = &scenario.outages[0];
+    assert_eq!((outage.of, outage.after_ms, outage.for_ms), (Target::CreateTask, 10, 20));
     let fun = &scenario.types["FunCaptchaTask"];
     assert_eq!((fun.slots, fun.solve_ms), (Some(3), Some(Distribution::Lognormal { median: 10, p99: 30 })));
     let rule = &scenario.rules[0];
@@ -44,6 +53,7 @@ fn every_setting_can_be_written_in_toml() {
     assert_eq!(rule.create[..2], [Step::AcceptedThenCut, Step::Code("ERROR_NO_SLOT_AVAILABLE".into())]);
     let http = HttpStep { status: 503, body: "x".into(), retry_after: Some(3), content_type: None };
     assert_eq!((&rule.result[1], rule.solve_ms), (&Step::Http(http), Some(1_500)));
+    assert_eq!(rule.submissions, Some(1));
 }
 
 #[test]
@@ -107,5 +117,6 @@ fn the_defaults_in_the_documentation_are_the_defaults() {
     let defaults = blocks.next().expect("a first block");
     assert_eq!(SimulatorConfig::from_toml(defaults).expect("a scenario"), SimulatorConfig::default());
     let by_type = blocks.next().expect("a second block");
-    assert_eq!(SimulatorConfig::from_toml(by_type).expect("a scenario").rules.len(), 1);
+    let by_type = SimulatorConfig::from_toml(by_type).expect("a scenario");
+    assert_eq!((by_type.rules.len(), by_type.outages.len()), (1, 1));
 }

@@ -1,6 +1,7 @@
 //! The whole worker on paused time, with the in-process broker and simulator.
 
 mod account;
+mod bad_days;
 mod fleet;
 mod handover;
 #[path = "../support/in_process.rs"]

@@ -78,6 +78,20 @@ async fn one_class_of_a_type_without_slots_does_not_shut_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_type_with_a_class_of_its_own_for_each_job_is_shut_as_one() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let running = scene.join().await;
+    for n in 0..60 {
+        let never = json!({"create": ["ERROR_NO_SLOT_AVAILABLE"]});
+        scene.publish(complex(&format!("order-{n}"), n, &never), Properties::default()).await;
+    }
+    scene.publish_images(50, &json!({})).await;
+    scene.wait_for(&scene.names.results(), 50).await;
+    scene.wait_until(60, "it is shut", || running.view.shut_types() == ["ComplexImageTask"]).await;
+    running.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_classes_without_a_cap_of_their_own_share_that_of_their_type() {
     let mut scene = Scene::new(SimulatorConfig::default()).await;
     scene.limits.caps = [("ComplexImageTask".to_owned(), 6), ("ComplexImageTask/own".to_owned(), 9)].into();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Rules;
 use super::reason::Reason;
-use super::state::{Paused, Phase, State, Trip};
+use super::state::{Doubt, Paused, Phase, State, Trip};
 use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 
@@ -51,6 +51,8 @@ pub enum News<'a> {
     TookOver,
     /// It is about to call getBalance, by itself or by a replica whose key is to be proved.
     ProbeBegins,
+    /// It has ended, and shown nothing about the account of the fleet.
+    ProbeEnded,
     /// getBalance has ended.
     Probed {
         /// The key it was called with.
@@ -83,6 +85,11 @@ pub enum News<'a> {
     Resume(&'a str),
     /// The API called a proxy banned.
     ProxyBanned(&'a Mark),
+    /// The leader has asked for tasks that were in doubt, or they are past the age at which anybody asks: whether they are lost.
+    DoubtfulTasks {
+        /// The API does not know them.
+        lost: bool,
+    },
 }
 
 impl State {
@@ -95,6 +102,7 @@ impl State {
                 self.probed_at = Some(now);
                 self.unended = self.unended.saturating_add(1);
             }
+            News::ProbeEnded => self.unended = 0,
             News::Probed { end, term, .. } if term < self.term => self.probed_too_early(end, now),
             News::Probed { key, end, suspected, peers, .. } => {
                 self.after_probe(key, end, (suspected, peers), rules, now);
@@ -115,6 +123,10 @@ impl State {
                 self.resume(now);
                 self.last_command = Some(command.to_owned());
             }
+            News::DoubtfulTasks { lost: true } => {
+                self.doubt = self.doubt.map(|doubt| Doubt { lost: true, ..doubt });
+            }
+            News::DoubtfulTasks { lost: false } => self.doubt = None,
             News::ProxyBanned(proxy) => self.isolate(proxy, now.plus(rules.quarantine), now),
         }
         if *self == before {
@@ -269,6 +281,9 @@ impl State {
         let was_good = self.phase == Phase::Open && looked == Looked::Met && failures == 0;
         let wait = if was_good { reason.first_look(rules) } else { reason.schedule(rules).wait(failures) };
         let next_probe_at = now.plus(wait);
+        if reason == Reason::WrongIds {
+            self.doubt = Some(Doubt { before: now, lost: false });
+        }
         self.phase = Phase::Tripped;
         self.trip = Some(Trip { reason, since: since.unwrap_or(now), next_probe_at, failures, refused_at });
     }

@@ -36,7 +36,9 @@ pub use learn::{CanaryEnd, News, ProbeEnd};
 pub use permit::{Jobs, Permit, Polls};
 pub use reason::{Reason, Schedule, Stops};
 pub use spend::Spending;
-pub use state::{Funds, KeyStanding, Keys, MAX_PROXIES, Paused, Phase, Quarantined, State, Trip, VERSION};
+pub use state::{
+    Doubt, Funds, KeyStanding, Keys, MAX_PROXIES, Paused, Phase, Quarantined, State, Trip, VERSION,
+};
 pub use told::told;
 
 /// The operator's settings, as far as they decide about the account.

@@ -21,7 +21,7 @@ pub enum Jobs {
 pub enum Polls {
     /// None; paid tasks wait.
     None,
-    /// Those accepted since this moment: what was open before may be forgotten by the API, and the leader finds out with its own.
+    /// Those accepted since this moment: the API may have forgotten what was open before, and the leader finds out with its own.
     Since(Timestamp),
     /// All.
     All,
@@ -73,16 +73,15 @@ impl Permit {
             Phase::Probing | Phase::Tripped | Phase::Canary => Jobs::None,
         };
         let jobs = if state.paused.is_some() { Jobs::None } else { jobs };
+        let sound = match state.doubt {
+            Some(doubt) if doubt.lost || !leads => Polls::Since(doubt.before),
+            Some(_) | None => Polls::All,
+        };
         let polls = match state.phase {
-            Phase::Open => Polls::All,
+            Phase::Open | Phase::Canary => sound,
             Phase::Probing => Polls::None,
-            Phase::Tripped if state.tripped().is_some_and(|trip| !trip.reason.stops().polls) => Polls::All,
+            Phase::Tripped if state.tripped().is_some_and(|trip| !trip.reason.stops().polls) => sound,
             Phase::Tripped => Polls::None,
-            // The balance was told, so key and address are good; whether task ids are is what the canary shows.
-            Phase::Canary => match state.doubts_ids() {
-                Some(since) if !leads => Polls::Since(since),
-                Some(_) | None => Polls::All,
-            },
         };
         Self { jobs, polls, tickets: true }
     }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::reason::Reason;
 use crate::domain::mark::Mark;
+use crate::domain::pacing::MAX_AGE;
 use crate::domain::time::Timestamp;
 
 /// Version of the record.
@@ -163,6 +164,16 @@ pub struct Quarantined {
     pub until: Timestamp,
 }
 
+/// Tasks that the API may have forgotten, since most answers about such ids were that it does not know them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubt {
+    /// Those accepted before this moment.
+    pub before: Timestamp,
+    /// The leader has asked for some of its own since: they are forgotten, and nobody asks for any. Each is submitted again once it is past
+    /// the age at which results are kept.
+    pub lost: bool,
+}
+
 /// The record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -197,6 +208,9 @@ pub struct State {
     /// The account's funds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub funds: Option<Funds>,
+    /// Tasks that the API may have forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Doubt>,
     /// Proxies that nobody uses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantine: Vec<Quarantined>,
@@ -223,6 +237,7 @@ impl State {
             verified_at: None,
             keys: Keys::default(),
             funds: None,
+            doubt: None,
             quarantine: Vec::new(),
             last_command: None,
         }
@@ -278,11 +293,16 @@ impl State {
         matches!(self.phase, Phase::Open | Phase::Canary)
     }
 
-    /// Since when task ids are in doubt, while a canary is to show whether they still are.
+    /// Whether a task that was accepted then is one that the API may have forgotten.
     #[must_use]
-    pub fn doubts_ids(&self) -> Option<Timestamp> {
-        let trip = self.trip.as_ref().filter(|trip| trip.reason == Reason::WrongIds);
-        trip.filter(|_| self.phase == Phase::Canary).map(|trip| trip.since)
+    pub fn doubts(&self, accepted_at: Timestamp) -> bool {
+        self.doubt.is_some_and(|doubt| accepted_at < doubt.before)
+    }
+
+    /// Whether all that was in doubt is past the age at which anybody asks for it.
+    #[must_use]
+    pub fn doubt_is_over(&self, now: Timestamp) -> bool {
+        self.doubt.is_some_and(|doubt| now.since(doubt.before) >= MAX_AGE)
     }
 
     /// The proxies in quarantine. The record keeps those that are out of it until the next one comes in.

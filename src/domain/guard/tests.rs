@@ -70,6 +70,9 @@ impl Scene {
 
     /// The leader does what is due; `dies`: it does not live to see the end of its call.
     fn duty(&mut self, dies: bool) {
+        if self.state.doubt_is_over(self.now) {
+            self.learn(News::DoubtfulTasks { lost: false });
+        }
         if self.state.probe_due(&self.rules, Pressure::default(), self.now).is_some_and(|at| at <= self.now) {
             self.learn(News::ProbeBegins);
             self.calls.push(self.now);
@@ -212,7 +215,7 @@ fn a_key_refused_to_one_replica_while_others_work_concerns_that_replica_alone() 
 }
 
 #[test]
-fn where_the_ids_are_in_doubt_the_leader_asks_for_all_and_others_for_what_is_new() {
+fn tasks_in_doubt_are_asked_for_by_the_leader_alone_and_by_nobody_once_they_are_lost() {
     let mut scene = Scene::open();
     let tripped_at = scene.now;
     let term = scene.state.term;
@@ -223,8 +226,16 @@ fn where_the_ids_are_in_doubt_the_leader_asks_for_all_and_others_for_what_is_new
     scene.learn(News::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
     let polls = |leads| Permit::under(&scene.state, leads, &key).polls;
     assert_eq!((polls(true), polls(false)), (Polls::All, Polls::Since(tripped_at)));
-    assert!(!polls(false).allow(START) || tripped_at == START);
     assert!(polls(false).allow(scene.now));
+    let term = scene.state.term;
+    scene.learn(News::Canary(CanaryEnd::Passed, term, &key));
+    assert!(scene.state.doubts(START) || tripped_at == START, "work goes on, and they are still in doubt");
+    let mut cleared = scene.state.clone();
+    scene.learn(News::DoubtfulTasks { lost: true });
+    let polls = |leads| Permit::under(&scene.state, leads, &key).polls;
+    assert_eq!((polls(true), polls(false)), (Polls::Since(tripped_at), Polls::Since(tripped_at)));
+    cleared.learn(News::DoubtfulTasks { lost: false }, &scene.rules, scene.now);
+    assert_eq!(Permit::under(&cleared, false, &key), Permit::ALL);
 }
 
 #[test]

@@ -24,7 +24,6 @@ use serde_json::value::RawValue;
 use super::call::{Accepted, CallError, TaskId, TaskState};
 use super::class::Class;
 use super::fault::{Fault, Stage, codes};
-use super::guard::Reason;
 use super::history::History;
 use super::identity::Identity;
 use super::job::Job;
@@ -182,8 +181,6 @@ pub enum Window {
 pub struct Step {
     /// What to do.
     pub action: Action,
-    /// The API has refused the account.
-    pub trip: Option<Reason>,
     /// A possible second payment, to be counted.
     pub window: Option<Window>,
     /// A submission was paid in vain; how it ended.
@@ -192,17 +189,13 @@ pub struct Step {
 
 impl From<Action> for Step {
     fn from(action: Action) -> Self {
-        Self { action, trip: None, window: None, wasted: None }
+        Self { action, window: None, wasted: None }
     }
 }
 
 impl Step {
     fn fail(fault: Fault) -> Self {
         Action::Settle(Verdict::Failed(fault)).into()
-    }
-
-    fn with_trip(self, reason: Reason) -> Self {
-        Self { trip: Some(reason), ..self }
     }
 
     fn with_window(self, window: Window) -> Self {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::super::call::{CallError, TaskState};
 use super::super::class::Class;
 use super::super::fault::{Fault, Stage, codes, judge};
-use super::super::guard::Reason;
 use super::super::history::{Attempt, Ended, MAX_ATTEMPTS};
 use super::super::pacing::{self, Next};
 use super::{Action, Case, Moment, OpenTask, Step, Verdict, Window};
@@ -100,7 +99,6 @@ impl Case {
 
     /// The task is paid and may still be answered, so its ticket is kept, and asked for again once the guard allows it.
     fn poll_refused_for_the_account(&mut self, task: OpenTask, fault: &Fault, at: &Moment<'_>) -> Step {
-        let reason = fault.reason().unwrap_or(Reason::KeyInvalid);
         let pace = at.rules.pacing.of(self.job.kind());
         // That poll told nothing about the task, so the type's time-out does not end it: it is asked for once more, if it is kept so long.
         let next = pace.after_answer(
@@ -111,11 +109,10 @@ impl Case {
             fault.retry_after,
             at.luck,
         );
-        let step = match next {
+        match next {
             Next::After(wait) => self.wait(task, wait),
             Next::Over | Next::Gone => self.no_more_polls(task, next, at),
-        };
-        step.with_trip(reason)
+        }
     }
 
     fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &Moment<'_>) -> Step {

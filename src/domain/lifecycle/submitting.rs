@@ -15,6 +15,9 @@ use super::{Action, Ambiguous, Case, Moment, OpenTask, Origin, Step, Window};
 /// budget is kept by the clock as well.
 const HOP: Duration = Duration::from_secs(1);
 
+/// So many waits without a call are short ones.
+const AT_FIRST: u32 = 4;
+
 impl Case {
     pub(super) fn before_submission(&mut self, at: &Moment<'_>) -> Step {
         if self.job.is_late(at.now) { self.too_late(Stage::Door) } else { Action::Submit.into() }
@@ -47,7 +50,10 @@ impl Case {
                 Charge::Possible => self.submission_unanswered(fault, at),
             },
             // Nothing was paid, and the code may be about the API rather than the job: trying again costs nothing.
-            Class::Unknown => self.park_within(at.rules.unknown_timeout, fault, at),
+            Class::Unknown => {
+                self.history.met_unknown(&fault.code);
+                self.park_within(at.rules.unknown_timeout, fault, at)
+            }
             Class::Account => self.account_refused(fault),
             Class::Lost
             | Class::Unsolved
@@ -85,8 +91,8 @@ impl Case {
     /// A wrong key takes the job that met it along, so that somebody sees it. For every other reason the job is not to blame, and goes back.
     fn account_refused(&mut self, fault: Fault) -> Step {
         match fault.reason() {
-            Some(Reason::KeyInvalid) | None => Step::fail(fault).with_trip(Reason::KeyInvalid),
-            Some(reason) => self.held_back(true).with_trip(reason),
+            Some(Reason::KeyInvalid) | None => Step::fail(fault),
+            Some(_) => self.held_back(true),
         }
     }
 
@@ -128,14 +134,26 @@ impl Case {
 
     /// Waits its turn without a call, as others of its type have found that the API does not take it.
     ///
-    /// Want of slots is what `capacity_timeout` bounds, so that wait is charged. Where createTask fails
-    /// for the whole type, the budget stands still: the job has not been tried.
+    /// Want of slots is what `capacity_timeout` bounds, so that wait is charged. Where createTask fails for the whole type, the budget stands
+    /// still, since it is not the job that failed. One that has met an unknown code itself may be what shuts its type: it cannot wait for
+    /// ever for others to be accepted.
     pub(super) fn withheld(&mut self, fault: Fault, at: &Moment<'_>) -> Step {
         if fault.class == Class::Capacity {
             return self.park_within(at.rules.capacity_timeout, fault, at);
         }
-        // The longer queues would keep the job for minutes after the API is back.
-        let soon = self.history.retries < 2 || at.luck < 0.25;
-        self.park_at(if soon { retry::SHORTEST } else { retry::PARKS[1] })
+        // Most outages are short; and the longer queues would keep the job for minutes after the API is back.
+        let withheld = self.history.withheld();
+        let soon = withheld <= AT_FIRST || at.luck < 0.25;
+        let park = if soon { retry::SHORTEST } else { retry::PARKS[1] };
+        if let Some(code) = self.history.unknown_code() {
+            let cost = park.delay().saturating_add(HOP);
+            if self.history.spent(Class::Unknown).saturating_add(cost) > at.rules.unknown_timeout {
+                let code = code.to_owned().into();
+                return Step::fail(Fault { class: Class::Unknown, code, ..fault });
+            }
+            self.history.charge(Class::Unknown, cost);
+        }
+        // It has not failed, so that its own backoff does not grow.
+        Action::Park(park).into()
     }
 }

@@ -95,6 +95,10 @@ impl Member<'_> {
 
     /// What the leader does from time to time.
     pub(super) async fn lead_on(&mut self) {
+        let now = self.now();
+        if self.lead.as_ref().is_some_and(|lead| lead.state.doubt_is_over(now)) {
+            self.learn(News::DoubtfulTasks { lost: false }).await;
+        }
         if self.lead.as_ref().is_some_and(|lead| lead.unwritten || lead.is_old()) {
             self.write().await;
         } else if self.announced.elapsed() >= LEADER_INTERVAL {
@@ -186,7 +190,8 @@ impl Member<'_> {
             ProbeEnd::Balance { .. } | ProbeEnd::KeyTaken | ProbeEnd::Unsupported => Some(true),
             ProbeEnd::Refused(Reason::KeyInvalid) => Some(false),
             ProbeEnd::Refused(reason) => {
-                self.fleet.standing.refused(reason, self.fleet.standing.permit_and_term().1, self.now());
+                let (term, began) = (self.fleet.standing.permit_and_term().1, Instant::now());
+                self.fleet.standing.refused(reason, term, began, self.now());
                 None
             }
             ProbeEnd::Down => None,
@@ -199,7 +204,9 @@ impl Member<'_> {
         let Some(lead) = &mut self.lead else { return };
         match &end {
             ProbeEnd::Refused(reason) if self.fleet.egress == Egress::Own && reason.is_of_the_address() => {
-                return self.fleet.standing.refused(*reason, lead.state.term, now);
+                self.fleet.standing.refused(*reason, lead.state.term, Instant::now(), now);
+                self.learn(News::ProbeEnded).await;
+                return;
             }
             // Whatever the writing of it takes, nothing more is called.
             ProbeEnd::Refused(reason) => self.fleet.standing.heard_refused(*reason, key, lead.state.term),

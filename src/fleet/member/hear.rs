@@ -189,6 +189,13 @@ impl Member<'_> {
             // An address of its own: no matter of the fleet's.
             Found::Canary(CanaryEnd::Refused(reason), _)
                 if self.fleet.egress == Egress::Own && reason.is_of_the_address() => {}
+            Found::Doubtful { wrong_id } => {
+                let clock = (&self.fleet.rules, self.fleet.clock.uptime());
+                let verdict = self.lead.as_mut().and_then(|lead| lead.note_doubtful(wrong_id, clock));
+                if let Some(lost) = verdict {
+                    self.learn(News::DoubtfulTasks { lost }).await;
+                }
+            }
             Found::Canary(end, term) => {
                 let key = self.fleet.standing.key();
                 self.learn(News::Canary(end, term, &key)).await;
