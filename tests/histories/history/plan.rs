@@ -127,7 +127,9 @@ fn draw_job(rng: &mut StdRng, seed: u64, n: usize, patient: bool, deadlined: boo
         _ => json!({"type": "ImageToTextTask", "body": STANDARD.encode(id.repeat(120 / id.len() + 1))}),
     };
     let plain = script.get("create").is_none() && script.get("result").is_none();
-    let mut innocent = plain && task["type"] != PANICKING_TYPE;
+    // The slowest of the patient ones take more than 120 polls.
+    let in_time = script["solve_ms"].as_u64() < Some(if patient { 220_000 } else { 50_000 });
+    let mut innocent = plain && in_time && task["type"] != PANICKING_TYPE;
     task["_sim"] = script;
     task["job"] = json!(id);
     let mut job = json!({"id": id, "task": task});
