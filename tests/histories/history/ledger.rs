@@ -176,17 +176,21 @@ impl Ledger {
         self.broken.extend(forgotten);
     }
 
-    /// A job waits in a retry queue: for what its last submission came to, or without one, which only want of slots charges it for.
+    /// A job waits in a retry queue: for what its last submission came to. Without one it is want of slots that it is charged for, or the
+    /// unknown code that it has met itself; which of them is not told apart.
     fn parked(&mut self, replica: &str, job: &str, park: &str) {
         let Some(met) = self.accounts.get_mut(job).map(|account| &mut account.met) else { return };
-        let budget = match met.last.remove(replica) {
-            None | Some(Said::Capacity | Said::Throttled) => Said::Capacity,
-            Some(Said::Transient | Said::Ambiguous) => Said::Transient,
-            Some(said) => said,
+        let budgets = match met.last.remove(replica) {
+            None if met.spent.contains_key(&Said::Unknown) => vec![Said::Capacity, Said::Unknown],
+            None | Some(Said::Capacity | Said::Throttled) => vec![Said::Capacity],
+            Some(Said::Transient | Said::Ambiguous) => vec![Said::Transient],
+            Some(said) => vec![said],
         };
         let delay =
             PARKS.iter().find(|other| other.label == park).map_or(Duration::ZERO, |park| park.delay());
-        *met.spent.entry(budget).or_default() += delay + HOP;
+        for budget in budgets {
+            *met.spent.entry(budget).or_default() += delay + HOP;
+        }
     }
 
     fn ended(&mut self, job: &str, key: &str, message: &Message, now: Instant) {

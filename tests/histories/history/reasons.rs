@@ -11,7 +11,7 @@ use super::ledger::Ledger;
 use super::plan::{CAPACITY_TIMEOUT, TRANSIENT_TIMEOUT, UNKNOWN_TIMEOUT};
 use super::said::Said;
 
-/// The shortest wait in a retry queue: what of a budget is left may be less, and cannot be used.
+/// The shortest wait in a retry queue: where less than it and its charge is left of a budget, that cannot be used.
 const SHORTEST_PARK: Duration = Duration::from_secs(5);
 /// What a retry is charged beside its wait.
 pub(super) const HOP: Duration = Duration::from_secs(1);
@@ -127,6 +127,6 @@ fn budget_left(account: &Account, class: &str, now: Instant) -> Option<String> {
         || account
             .deadline
             .is_some_and(|deadline| deadline.saturating_duration_since(now) < SHORTEST_PARK + HOP);
-    (left >= SHORTEST_PARK && !excused)
+    (left >= SHORTEST_PARK + HOP && !excused)
         .then(|| format!("{left:?} of its budget are left, and {} submissions were ambiguous", met.ambiguous))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use captcha_worker::domain::guard::{Phase, Reason, State};
+use captcha_worker::domain::time::Timestamp;
 use tokio::time::Instant;
 
 /// How long a replica may act on what it knew before: its lease, and what a report needs on its way.
@@ -31,8 +32,17 @@ pub(crate) struct Records {
     latest: Option<State>,
     no_submissions: Ban,
     no_polls: Ban,
-    /// When somebody was forbidden to poll, and until when.
+    /// When all were forbidden to poll, and until when.
     silences: Vec<(Instant, Option<Instant>)>,
+    doubts: Vec<Doubt>,
+}
+
+/// A time in which some were forbidden to ask for tasks that had been accepted before.
+#[derive(Debug)]
+struct Doubt {
+    before: Timestamp,
+    since: Instant,
+    until: Option<Instant>,
 }
 
 impl Records {
@@ -46,8 +56,8 @@ impl Records {
         let tripped = state.tripped().filter(|_| state.phase == Phase::Tripped).map(|trip| trip.reason);
         self.no_submissions.set(tripped.is_some() || state.paused.is_some(), now);
         self.no_polls.set(tripped.is_some_and(|reason| reason.stops().polls), now);
-        let doubted = state.doubts_ids().is_some();
-        self.note_silence(doubted || tripped.is_some_and(|reason| reason.stops().polls), now);
+        self.note_silence(tripped.is_some_and(|reason| reason.stops().polls), now);
+        self.note_doubt(state.doubt.map(|doubt| doubt.before), now);
         let before = self.latest.replace(state.clone());
         before.and_then(|before| forgotten(&before, &state))
     }
@@ -60,13 +70,31 @@ impl Records {
         }
     }
 
-    /// For how long somebody was forbidden to poll between two moments. `less`: what of each such time does not count.
-    pub(crate) fn silence(&self, from: Instant, to: Instant, less: Duration) -> Duration {
-        let overlap = |(begin, end): &(Instant, Option<Instant>)| {
-            let end = end.unwrap_or(to).min(to);
-            end.saturating_duration_since((*begin).max(from)).saturating_sub(less)
-        };
-        self.silences.iter().map(overlap).sum()
+    fn note_doubt(&mut self, before: Option<Timestamp>, now: Instant) {
+        if let Some(doubt) = self.doubts.last_mut().filter(|doubt| doubt.until.is_none()) {
+            if Some(doubt.before) == before {
+                return;
+            }
+            doubt.until = Some(now);
+        }
+        self.doubts.extend(before.map(|before| Doubt { before, since: now, until: None }));
+    }
+
+    /// For how long somebody was forbidden to ask for a task between its acceptance and a moment. `less`: what of each such time does not count.
+    pub(crate) fn silence(&self, accepted_at: Instant, to: Instant, less: Duration) -> Duration {
+        let doubts = self.doubts.iter().filter(|doubt| doubt.since > accepted_at);
+        let doubts = doubts.map(|doubt| (doubt.since, doubt.until));
+        let mut times: Vec<_> = self.silences.iter().copied().chain(doubts).collect();
+        times.sort_by_key(|(since, _)| *since);
+        let (mut sum, mut counted_to) = (Duration::ZERO, accepted_at);
+        for (since, until) in times {
+            let (from, until) = (since.max(counted_to), until.unwrap_or(to).min(to));
+            // What follows upon another is one time with it.
+            let less = if since > counted_to || counted_to == accepted_at { less } else { Duration::ZERO };
+            sum += until.saturating_duration_since(from).saturating_sub(less);
+            counted_to = counted_to.max(until);
+        }
+        sum
     }
 
     /// Whether the guard trips with this record because of wrong task ids, for the first time or anew.
