@@ -18,6 +18,7 @@ DEPLOY_PYTHON := $(TARGET_DIR)/deploy-venv/bin/python
 export CHAOS_MINUTES ?= 5
 export CHAOS_SEED ?= 1
 CHAOS_PROFILE ?= bench
+INTERFERENCE_PROFILE ?= bench
 # Programs as they are shipped, apart from those that `cargo bench` builds with what tests ask of libraries; and what foreign peers need.
 AS_SHIPPED := $(abspath $(TARGET_DIR))/bench
 FOREIGN_PEERS := $(abspath $(TARGET_DIR))/peers
@@ -126,6 +127,13 @@ chaos: $(TEST_PYTHON) ## Everything that can fail is made to fail, on real parts
 	$(if $(RABBITMQ),,scripts/ensure-rabbitmq)
 	$(if $(RABBITMQ),RABBITMQ_BIN=$$(scripts/unpack-rabbitmq $(RABBITMQ)) && export RABBITMQ_BIN && )CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) \
 	  $(CARGO) bench --locked --quiet --profile $(CHAOS_PROFILE) --bench chaos -- $(CHAOS)
+
+.PHONY: interference
+interference: ## One trouble at a time under a steady load: what it costs the jobs that it does not hit (INTERFERENCE="tenth 502 --part …" picks)
+	@echo "building the worker and the bench: minutes the first time, then seconds"
+	$(CARGO) bench --locked --quiet --profile $(INTERFERENCE_PROFILE) --bench interference --no-run
+	scripts/ensure-rabbitmq
+	scripts/with-rabbitmq $(CARGO) bench --locked --quiet --profile $(INTERFERENCE_PROFILE) --bench interference -- $(INTERFERENCE)
 
 .PHONY: alerts
 alerts: $(TEST_PYTHON) ## Every alert is made to fire by causing what it warns of, in a real Prometheus; spans are divided by ALERTS_FASTER (10)

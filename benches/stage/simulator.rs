@@ -1,7 +1,7 @@
 //! The API's stand-in as a process: the one that judges.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -53,6 +53,9 @@ pub(crate) struct Stats {
     pub(crate) answered_ready: u64,
     pub(crate) uncollected_tasks: u64,
     pub(crate) wrong_id_calls: u64,
+    pub(crate) repeated_wrong_ids: u64,
+    pub(crate) forgotten_tasks: u64,
+    pub(crate) outage_calls: u64,
     pub(crate) refused: BTreeMap<String, u64>,
     pub(crate) storm_calls: u64,
     pub(crate) offences: u64,
@@ -66,6 +69,11 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
+    /// Tasks whose answer was never handed out, once every job has ended.
+    pub(crate) fn unfetched(&self) -> u64 {
+        self.uncollected_tasks + self.tasks_open
+    }
+
     /// How often a code was answered.
     pub(crate) fn refused(&self, code: &str) -> u64 {
         self.refused.get(code).copied().unwrap_or(0)
@@ -78,13 +86,26 @@ pub(crate) struct Simulator {
     process: Process,
     client: reqwest::Client,
     url: String,
+    folder: PathBuf,
 }
 
 impl Simulator {
     /// Starts one on a free port, with a scenario in TOML.
     pub(crate) async fn start(folder: &Path, scenario: &str) -> Self {
         std::fs::write(folder.join("scenario.toml"), scenario).expect("the trial's folder is writable");
-        let arguments = ["simulate", "--listen", "127.0.0.1:0", "--json", "--scenario", "scenario.toml"];
+        let (process, url) = Self::launch(folder, "127.0.0.1:0").await;
+        Self { process, client: client(), url, folder: folder.to_owned() }
+    }
+
+    /// SIGKILL, and a new one at the same address: it remembers nothing, and connections are refused in between.
+    pub(crate) async fn restart(&mut self) {
+        self.process.kill().await;
+        let address = self.url.trim_start_matches("http://").to_owned();
+        (self.process, _) = Self::launch(&self.folder, &address).await;
+    }
+
+    async fn launch(folder: &Path, listen: &str) -> (Process, String) {
+        let arguments = ["simulate", "--listen", listen, "--json", "--scenario", "scenario.toml"];
         let mut command = process::program(folder, &arguments);
         command.stdout(Stdio::piped()).stderr(process::log(folder, "simulator"));
         let mut process = Process::start(&mut command);
@@ -94,7 +115,7 @@ impl Simulator {
         reading.expect("the simulator starts in time").expect("its output is read");
         let hello: Value = serde_json::from_str(&line).expect("the simulator tells its address");
         let url = hello["listening"].as_str().expect("the simulator tells its address").to_owned();
-        Self { process, client: client(), url }
+        (process, url)
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -108,9 +129,12 @@ impl Simulator {
 
     /// `GET /_sim/stats`.
     pub(crate) async fn stats(&self) -> Stats {
-        let reply = self.client.get(format!("{}/_sim/stats", self.url)).send().await;
-        let body = reply.expect("the simulator answers").bytes().await.expect("its answer is whole");
-        serde_json::from_slice(&body).expect("its numbers are read")
+        self.probe().stats().await.expect("the simulator answers")
+    }
+
+    /// Reads its numbers on somebody else's behalf.
+    pub(crate) fn probe(&self) -> Probe {
+        Probe { client: self.client.clone(), url: self.url.clone() }
     }
 
     /// `POST /_sim/control`.
@@ -118,6 +142,22 @@ impl Simulator {
         let request = self.client.post(format!("{}/_sim/control", self.url)).body(change.to_string());
         let reply = request.send().await.expect("the simulator answers");
         assert!(reply.status().is_success(), "the simulator does not take {change}");
+    }
+}
+
+/// Reads a simulator's numbers, over its restarts.
+#[derive(Debug, Clone)]
+pub(crate) struct Probe {
+    client: reqwest::Client,
+    url: String,
+}
+
+impl Probe {
+    /// `GET /_sim/stats`; `None` where nobody answers.
+    pub(crate) async fn stats(&self) -> Option<Stats> {
+        let reply = self.client.get(format!("{}/_sim/stats", self.url)).send().await.ok()?;
+        let body = reply.bytes().await.ok()?;
+        Some(serde_json::from_slice(&body).expect("its numbers are read"))
     }
 }
 

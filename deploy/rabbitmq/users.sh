@@ -27,7 +27,8 @@ own="$n\\.control\\.[0-9a-f]{32}"
 
 known=$("${ctl[@]}" --quiet list_users)
 
-# Passwords go by standard input: what stands in a command line can be read by every process of the machine.
+# Passwords go by standard input: what stands in a command line can be read by every process of the machine. Without --quiet here: rabbitmqctl 4
+# tells by the number of its arguments whether it needs its input, and would wait for ever.
 user() {
   local name=$namespace-$1 file=$passwords/$1 verb=add_user
   # awk reads to the end, or the writer would be told of a closed pipe.
@@ -36,10 +37,10 @@ user() {
     local password
     password=$(<"$file")
     [ -n "$password" ] || die "$file is empty"
-    "${ctl[@]}" --quiet "$verb" "$name" <<<"$password" >/dev/null
+    "${ctl[@]}" "$verb" "$name" <<<"$password" >/dev/null
   else
     if [ "$verb" = add_user ]; then
-      head -c 32 /dev/urandom | base64 | "${ctl[@]}" --quiet add_user "$name" >/dev/null
+      head -c 32 /dev/urandom | base64 | "${ctl[@]}" add_user "$name" >/dev/null
     fi
     "${ctl[@]}" --quiet clear_password "$name"
     echo "$name: no password, log-in by certificate only"

@@ -44,6 +44,14 @@ pub enum BrokerError {
         /// What the broker said.
         reason: String,
     },
+    /// The broker is set so that a session could not work.
+    #[error("the broker at {address} cannot be used: {reason}")]
+    Unfit {
+        /// Host and port.
+        address: String,
+        /// What is set, and what is needed.
+        reason: String,
+    },
     /// A queue or exchange exists with other arguments.
     #[error("{kind} '{name}' exists with other settings: {detail}")]
     Mismatch {
@@ -84,6 +92,7 @@ impl BrokerError {
             BrokerError::Unreachable { .. } | BrokerError::TimedOut { .. } | BrokerError::Lost(_) => true,
             BrokerError::Refused { .. }
             | BrokerError::VirtualHost { .. }
+            | BrokerError::Unfit { .. }
             | BrokerError::Mismatch { .. }
             | BrokerError::Missing { .. }
             | BrokerError::Forbidden(_) => false,

@@ -16,7 +16,10 @@ pub mod topology;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 pub use consume::{
     Consumer, ConsumerPort, ConsumerWatch, Delivery, Receipt, Settlement, Stale, consumer_channel, receive,
@@ -79,13 +82,19 @@ pub struct Session {
     link: Arc<dyn Link>,
     publisher: Publisher,
     closed: Ending,
+    /// When a second opinion may be had again.
+    opinions_from: Arc<Mutex<Option<Instant>>>,
 }
+
+/// From one second opinion of a session to the next: where a queue is full, each refused message
+/// would ask for one.
+const OPINIONS_EVERY: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Puts a session together from its parts. `closed` ends with the session.
     #[must_use]
     pub fn new(link: Arc<dyn Link>, publisher: Publisher, closed: Ending) -> Self {
-        Self { link, publisher, closed }
+        Self { link, publisher, closed, opinions_from: Arc::default() }
     }
 
     /// The same session, whose publishes are counted and timed by a meter.
@@ -144,6 +153,39 @@ impl Session {
         message: impl Into<Arc<Message>>,
     ) -> Result<(), PublishError> {
         self.publisher.send_soon(exchange, routing_key, message).await?.answered_or_lost().await
+    }
+
+    /// A second opinion on a message that the broker refuses: published once more, on a channel of
+    /// its own. RabbitMQ 3.10 goes on refusing what a channel brings to a queue that was full, for
+    /// as long as the channel is open and whatever room the queue has by now.
+    ///
+    /// Whether the broker has the message now. The session's own channel is of no use then: whoever
+    /// has settled what came to hand ends the session ([`Session::end`]). Asked too often, or of a
+    /// session that fails, it says no.
+    pub async fn publish_elsewhere(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: impl Into<Arc<Message>>,
+    ) -> bool {
+        {
+            let now = Instant::now();
+            let mut from = self.opinions_from.lock().unwrap_or_else(PoisonError::into_inner);
+            if from.is_some_and(|from| now < from) {
+                return false;
+            }
+            *from = Some(now + OPINIONS_EVERY);
+        }
+        let Ok(publisher) = self.link.open_publisher().await else { return false };
+        match publisher.send(exchange, routing_key, true, message).await {
+            Ok(confirm) => confirm.answered_or_lost().await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Ends the session, so that a new one is made.
+    pub fn end(&self, reason: &str) {
+        self.closed.end(reason);
     }
 
     /// Waits until the session has ended, and tells why.

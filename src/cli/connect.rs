@@ -110,6 +110,7 @@ pub(super) fn advice(error: &BrokerError) -> &'static str {
         BrokerError::TimedOut { .. } => {
             "see whether the broker is overloaded or blocks publishers (memory or disk alarm), or raise broker.call_timeout"
         }
+        BrokerError::Unfit { .. } => "change the broker's setting, and restart it",
         BrokerError::Lost(_) => "see the broker's log for why it ended the connection",
     }
 }

@@ -36,6 +36,10 @@ codes! {
     FORGED_HEADER,
     /// Headers beyond their bound.
     HEADERS_TOO_LARGE,
+    /// A property, or a header's name, that is not UTF-8.
+    PROPERTIES_NOT_UTF8,
+    /// Headers of a kind that is not known, cut off, or nested too deeply.
+    HEADERS_UNREADABLE,
     /// A message on the ticket queue that is no ticket.
     NOT_A_TICKET,
     /// The image's bytes cannot be read.
@@ -50,8 +54,6 @@ codes! {
     DEADLINE_UNREACHABLE,
     /// The API has no slot for this type, as others have found out: not called.
     NO_SLOT_EXPECTED,
-    /// createTask fails for this type, as others have found out: not called.
-    CREATE_TASK_FAILING,
     /// The replica holds as many tasks of this type as it may.
     TYPE_CAP_REACHED,
     /// The API has called this proxy banned a while ago: not called.

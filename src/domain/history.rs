@@ -10,6 +10,7 @@ use super::class::Class;
 use super::envelope::{Headers, Value, wire_size};
 use super::fault::{Fault, codes};
 use super::time::Timestamp;
+use super::unreadable;
 
 /// Headers that begin with this are the worker's alone.
 pub const OWNED_PREFIX: &str = "x-captcha-";
@@ -144,6 +145,9 @@ impl History {
                 format!("header '{name}' is the worker's to set: {why}"),
             ))
         };
+        if let Some(fault) = unreadable::fault_of(headers) {
+            return Err(fault);
+        }
         if wire_size(&publishers_headers(headers)) > MAX_PUBLISHERS_HEADERS {
             let text = format!("the headers take more than {MAX_PUBLISHERS_HEADERS} bytes");
             return Err(Fault::malformed(codes::HEADERS_TOO_LARGE, text));
@@ -297,6 +301,16 @@ mod tests {
         assert_eq!(read(&large).map_err(|fault| fault.code), Err(codes::HEADERS_TOO_LARGE.into()));
         let small = Headers::from([("note".to_owned(), "x".repeat(30_000).into())]);
         assert_eq!(read(&small), Ok(None));
+    }
+
+    #[test]
+    fn a_job_whose_properties_could_not_be_read_is_refused_by_what_is_gone() {
+        let told = "PROPERTIES_NOT_UTF8 correlation_id is not UTF-8: M\\xfcller";
+        let headers = Headers::from([(unreadable::UNREADABLE_HEADER.to_owned(), told.into())]);
+        let fault = read(&headers).expect_err("must be refused");
+        assert_eq!((fault.class, &*fault.code), (Class::Malformed, codes::PROPERTIES_NOT_UTF8));
+        let forged = Headers::from([(unreadable::UNREADABLE_HEADER.to_owned(), "whatever".into())]);
+        assert_eq!(read(&forged).map_err(|fault| fault.code), Err(codes::FORGED_HEADER.into()));
     }
 
     #[test]

@@ -26,4 +26,5 @@ pub mod solve_time;
 pub mod ticket;
 pub mod time;
 pub mod trace;
+pub mod unreadable;
 pub mod window;

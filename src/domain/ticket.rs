@@ -10,6 +10,7 @@ use super::job::{Job, JobBody, MAX_ID, MAX_MESSAGE, MAX_TYPE};
 use super::kind;
 use super::mark::Mark;
 use super::time::Timestamp;
+use super::unreadable::UNREADABLE_HEADER;
 
 /// Carries the ticket; the body is the job's, byte for byte.
 pub const TICKET_HEADER: &str = "x-captcha-ticket";
@@ -144,6 +145,9 @@ pub fn is_too_large(message: &Message) -> bool {
 pub fn read(message: Message, now: Timestamp) -> Result<Kept, Box<(Fault, Message)>> {
     let headers = &message.properties.headers;
     let judged = match headers.get(ANSWER_HEADER) {
+        _ if headers.contains_key(UNREADABLE_HEADER) => {
+            Err("its properties hold what no worker writes".to_owned())
+        }
         Some(key) => routing_key(headers, key).map(Judged::Answered),
         None => read_open(headers).map(|ticket| Judged::Open(Box::new(ticket))),
     };

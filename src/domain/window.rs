@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::time::Timestamp;
 
+/// Ends of calls by which the share of failures is judged, at the least.
+const LEAST_KNOWN: u32 = 8;
 /// What is under way together fails together: it shrinks a window once.
 const ONE_CUT: Duration = Duration::from_secs(1);
 /// Refusals in a row by which a type is short of slots, and not just met a busy moment.
@@ -21,6 +23,28 @@ pub struct Window {
     threshold: f64,
     most: f64,
     cut_at: Option<Timestamp>,
+    last: LastCalls,
+}
+
+/// How the last calls ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct LastCalls {
+    /// A bit for each, the latest lowest: whether it failed.
+    failed: u16,
+    known: u32,
+}
+
+impl LastCalls {
+    fn note(&mut self, failed: bool) {
+        self.failed = (self.failed << 1) | u16::from(failed);
+        self.known = (self.known + 1).min(u16::BITS);
+    }
+
+    /// Whether failures are most of what comes back. One call in ten that hangs is its job's trouble: fewer calls for all would make the others
+    /// wait behind it.
+    fn are_mostly_failures(self) -> bool {
+        self.known >= LEAST_KNOWN && self.failed.count_ones() * 2 >= self.known
+    }
 }
 
 impl Window {
@@ -28,14 +52,14 @@ impl Window {
     #[must_use]
     pub fn starting(most: usize) -> Self {
         let most = as_size(most.max(1));
-        Self { size: 1.0, threshold: most, most, cut_at: None }
+        Self { size: 1.0, threshold: most, most, cut_at: None, last: LastCalls::default() }
     }
 
     /// As wide as it may be.
     #[must_use]
     pub fn wide(most: usize) -> Self {
         let most = as_size(most.max(1));
-        Self { size: most, threshold: most, most, cut_at: None }
+        Self { size: most, threshold: most, most, cut_at: None, last: LastCalls::default() }
     }
 
     /// Calls that may be under way at once, at least 1.
@@ -51,13 +75,15 @@ impl Window {
 
     /// A good answer: twice as many a round trip below the threshold, one more above it.
     pub fn good(&mut self) {
+        self.last.note(false);
         let step = if self.size < self.threshold { 1.0 } else { 1.0 / self.size };
         self.size = (self.size + step).min(self.most);
     }
 
-    /// A failure of those that concern all that is under way: half.
+    /// A failure of those that can concern all that is under way: half, where most calls fail.
     pub fn failed(&mut self, now: Timestamp) {
-        if self.cut_at.is_none_or(|at| now.since(at) >= ONE_CUT) {
+        self.last.note(true);
+        if self.last.are_mostly_failures() && self.cut_at.is_none_or(|at| now.since(at) >= ONE_CUT) {
             self.cut_at = Some(now);
             self.halve();
         }
@@ -65,6 +91,7 @@ impl Window {
 
     /// From one call again, and quickly back to where it was.
     pub fn restart(&mut self) {
+        self.last = LastCalls::default();
         self.threshold = self.threshold.max(self.size);
         self.size = 1.0;
     }
@@ -182,6 +209,21 @@ mod tests {
         assert_eq!(window.size(), 16);
         (0..17).for_each(|_| window.good());
         assert_eq!(window.size(), 17);
+    }
+
+    #[test]
+    fn one_failure_in_ten_narrows_nothing_and_one_in_two_does() {
+        let mut window = Window::wide(64);
+        let fail_one_in = |window: &mut Window, share: u32| {
+            for call in 0..100 {
+                let now = NOW.plus(ONE_CUT * call);
+                if call % share == 0 { window.failed(now) } else { window.good() }
+            }
+        };
+        fail_one_in(&mut window, 10);
+        assert_eq!(window.size(), 64);
+        fail_one_in(&mut window, 2);
+        assert!(window.size() < 8, "{}", window.size());
     }
 
     #[test]

@@ -85,7 +85,8 @@ impl Span {
             | Event::Due
             | Event::SubmissionsShut { .. }
             | Event::Refused(_)
-            | Event::Withheld(_) => {}
+            | Event::Withheld(_)
+            | Event::TypeFailing => {}
         }
     }
 

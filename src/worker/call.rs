@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::context::{Context, Scope};
 use super::elastic::Place;
-use super::lanes::{SubmissionPlace, Turn, TypeLane, failing};
+use super::lanes::{SubmissionPlace, Turn, TypeLane};
 use crate::breakage::Breakage;
 use crate::broker::Receipt;
 use crate::domain::call::{Accepted, CallError, TaskState};
@@ -40,15 +40,15 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     if let Some(event) = not_now(ctx, case) {
         return Some(event);
     }
-    // Another submission without an answer would be its last: others find out whether the API is back, as long as there are others.
+    // Another submission without an answer would be its last: others find out whether the API is back, unless the leader just has.
     let unanswered = case.history.count(Ended::Ambiguous) > 0;
-    if unanswered && ctx.reach.is_left_to_others() {
-        let text = "the API does not answer, and a submission of this job got no answer before".to_owned();
-        return Some(Event::Withheld(failing(text)));
+    let is_canary = ctx.standing().permit().jobs == Jobs::Canary;
+    if unanswered && !is_canary && ctx.reach.was_lost_lately() {
+        return Some(Event::TypeFailing);
     }
     let admitted = ctx.lanes.admit(&lane, case.job.kind(), unanswered, ctx.standing(), ctx.clock.now());
-    if let Err(fault) = admitted {
-        return Some(Event::Withheld(fault));
+    if let Err(event) = admitted {
+        return Some(event);
     }
     let waiting = ctx.waiting.submission();
     let shut = ctx.standing().until(|permit| permit.jobs == Jobs::None);

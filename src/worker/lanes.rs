@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::domain::class::Class;
 use crate::domain::fault::{Fault, Stage, codes};
 use crate::domain::kind;
+use crate::domain::lifecycle::Event;
 use crate::domain::time::Timestamp;
 use crate::domain::window::{TypeWindow, Window};
 use crate::fleet::{ShutType, Standing};
@@ -133,7 +134,7 @@ impl Lanes {
         unanswered: bool,
         standing: &Standing,
         now: Timestamp,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Event> {
         let cap = kind::find(&self.limits.caps, task_type);
         let held = |name: &str| self.capped.get(name).map_or(0, |held| held.load(Ordering::Acquire));
         if let Some((name, _)) = cap.filter(|(name, cap)| held(name) > **cap) {
@@ -148,9 +149,7 @@ impl Lanes {
             }
             Some(ShutType::Failing) => {
                 lane.shut();
-                return Err(failing(format!(
-                    "createTask fails for type {task_type}, as other jobs have found"
-                )));
+                return Err(Event::TypeFailing);
             }
             Some(ShutType::Try) => return Ok(()),
             None => lane.reopen(),
@@ -339,11 +338,6 @@ impl Drop for Asking<'_> {
     }
 }
 
-fn no_slot(code: &'static str, text: String) -> Fault {
-    Fault::local(Class::Capacity, code, Stage::Submit, text)
-}
-
-/// Why a job waits although the API has slots.
-pub(super) fn failing(text: String) -> Fault {
-    Fault::local(Class::Transient, codes::CREATE_TASK_FAILING, Stage::Submit, text)
+fn no_slot(code: &'static str, text: String) -> Event {
+    Event::Withheld(Fault::local(Class::Capacity, code, Stage::Submit, text))
 }

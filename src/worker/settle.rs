@@ -17,6 +17,10 @@ use crate::domain::ticket;
 const HOLD: Duration = Duration::from_secs(60);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a refusal lasts before a second channel is asked.
+const DOUBT_AFTER: Duration = Duration::from_secs(2);
+/// Why a session ends whose channel was proved wrong.
+const STALE_CHANNEL: &str = "the publishing channel refuses what another one takes";
 /// RabbitMQ's pseudo-queue for answers: what a consumer of it puts into `reply_to`.
 const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to.";
 
@@ -55,6 +59,9 @@ pub(super) enum Settled {
 enum Safe {
     /// The broker has it.
     Yes,
+    /// The broker has it by a second channel, and refuses it on the session's own: once what came
+    /// to hand is settled, the session ends.
+    Elsewhere,
     /// What came to hand is no longer ours: the broker delivers it again, so its successor is somebody else's.
     Stale,
     /// Not taken within the time given.
@@ -65,7 +72,8 @@ impl Context {
     /// Publishes a ticket, whatever happens to the session in between: its task is paid, and nobody else knows its id.
     pub(super) async fn keep_ticket(&self, held: Settling<'_>, ticket: Message, origin: Origin) {
         let (mut pause, ticket) = (Pause::new(), Arc::new(ticket));
-        let mut expected = None;
+        let (mut expected, mut doubted) = (None, None);
+        let began = Instant::now();
         while !Breakage::TicketSkipped.in_force() {
             // Should what came to hand be delivered here again before the ticket is safe, it must not be paid once more.
             if expected.is_none() && !held.receipt.is_live() {
@@ -78,6 +86,15 @@ impl Context {
             }
             match session.publish_once("", &self.names.tickets(), Arc::clone(&ticket)).await {
                 Ok(()) => break,
+                Err(PublishError::Rejected)
+                    if began.elapsed() >= DOUBT_AFTER
+                        && session
+                            .publish_elsewhere("", &self.names.tickets(), Arc::clone(&ticket))
+                            .await =>
+                {
+                    doubted = Some(session);
+                    break;
+                }
                 Err(error) => warn_unpublished("ticket", &ticket, &self.names.tickets(), &error),
             }
             if Breakage::TicketGivenUp.in_force() {
@@ -96,6 +113,9 @@ impl Context {
             }
             None => self.acked(held, what),
         }
+        if let Some(session) = doubted {
+            session.end(STALE_CHANNEL);
+        }
     }
 
     /// Parks a job in a retry queue.
@@ -108,12 +128,16 @@ impl Context {
             drop(scope.session.publish_once("", queue, job).await);
             return true;
         }
-        let parked = matches!(self.publish_for(&held.receipt, scope, "", queue, job, None).await, Safe::Yes);
+        let safe = self.publish_for(&held.receipt, scope, "", queue, job, None).await;
+        let parked = matches!(safe, Safe::Yes | Safe::Elsewhere);
         if parked {
             self.tally.parked();
             self.acked(held, Stale::Parked);
         } else {
             self.tally.stale(Stale::Parked);
+        }
+        if matches!(safe, Safe::Elsewhere) {
+            scope.session.end(STALE_CHANNEL);
         }
         parked
     }
@@ -132,6 +156,11 @@ impl Context {
                 self.acked(held, Stale::Outcome);
                 Settled::Published
             }
+            Safe::Elsewhere => {
+                self.acked(held, Stale::Outcome);
+                scope.session.end(STALE_CHANNEL);
+                Settled::Published
+            }
             Safe::Stale => {
                 self.tally.stale(Stale::Outcome);
                 Settled::No
@@ -146,10 +175,13 @@ impl Context {
                 let kept = ticket::answered(routing_key, &message);
                 let kept =
                     self.publish_for(&held.receipt, scope, "", &self.names.tickets(), kept, None).await;
-                if !matches!(kept, Safe::Yes) {
+                if !matches!(kept, Safe::Yes | Safe::Elsewhere) {
                     return Settled::No;
                 }
                 self.acked(held, Stale::Outcome);
+                if matches!(kept, Safe::Elsewhere) {
+                    scope.session.end(STALE_CHANNEL);
+                }
                 Settled::Kept
             }
         }
@@ -179,6 +211,13 @@ impl Context {
                 Ok(()) => return Safe::Yes,
                 Err(PublishError::Rejected) if Breakage::RefusedIsConfirmed.in_force() => return Safe::Yes,
                 Err(_) if scope.session.is_closed() => return Safe::Stale,
+                Err(PublishError::Rejected) if began.elapsed() >= DOUBT_AFTER => {
+                    let copy = Arc::clone(&message);
+                    if scope.session.publish_elsewhere(exchange, routing_key, copy).await {
+                        return Safe::Elsewhere;
+                    }
+                    warn_unpublished("message", &message, routing_key, &PublishError::Rejected);
+                }
                 Err(error) => warn_unpublished("message", &message, routing_key, &error),
             }
             // A worker that leaves has no time to wait, and once it has left nobody else knows the answer. Tried twice, since the ticket may

@@ -9,6 +9,8 @@ mod jobs;
 mod support;
 
 mod broker;
+mod bytes;
+mod full;
 mod permissions;
 mod refusals;
 mod retention;

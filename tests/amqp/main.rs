@@ -6,6 +6,7 @@ mod support;
 mod breaking;
 mod consuming;
 mod declaring;
+mod hostile;
 mod lingering;
 mod publishing;
 mod sessions;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use crate::properties::reply::{KEY_HERE, KEYS};
-use crate::properties::{door, reply, ticket};
+use crate::properties::{door, frames, reply, ticket};
 
 /// No files are left behind by a failure: its input belongs into fuzz/corpus-seeds, where every run finds it.
 fn config() -> ProptestConfig {
@@ -192,8 +192,92 @@ fn answer() -> impl Strategy<Value = String> {
     (head(lines.map(str::to_owned).to_vec()), body).prop_map(|(head, body)| head + &body)
 }
 
+fn text_of_amqp() -> impl Strategy<Value = Vec<u8>> {
+    let text = prop_oneof![
+        8 => "[a-z]{0,12}".prop_map(String::into_bytes),
+        1 => Just("Müller".as_bytes().to_vec()),
+        1 => Just(b"M\xfcller".to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..256),
+    ];
+    text.prop_map(|mut text| {
+        text.truncate(255);
+        text.insert(0, text.len() as u8);
+        text
+    })
+}
+
+/// A value of a table with its type, of any that lapin knows or does not.
+fn value_of_amqp() -> impl Strategy<Value = Vec<u8>> {
+    let long =
+        |tag: u8| move |bytes: Vec<u8>| [&[tag][..], &(bytes.len() as u32).to_be_bytes(), &bytes].concat();
+    let plain = [("tbB", 1), ("sUu", 2), ("Iif", 4), ("D", 5), ("LldT", 8), ("V", 0)];
+    let plain: Vec<_> =
+        plain.iter().flat_map(|(tags, size)| tags.bytes().map(move |tag| (tag, *size))).collect();
+    let leaf = prop_oneof![
+        8 => select(plain).prop_map(|(tag, size)| [&[tag][..], &vec![0xfe; size]].concat()),
+        4 => prop::collection::vec(any::<u8>(), 0..40).prop_map(long(b'S')),
+        2 => prop::collection::vec(any::<u8>(), 0..4_000).prop_map(long(b'x')),
+        1 => any::<u8>().prop_map(|tag| vec![tag, 0, 0, 0, 0]),
+        1 => (30..35_usize).prop_map(|depth| (0..depth).fold(vec![b'V'], |inner, _| {
+            [b"A", &(inner.len() as u32).to_be_bytes()[..], &inner].concat()
+        })),
+    ];
+    leaf.prop_recursive(3, 12, 3, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(move |values| long(b'A')(values.concat())),
+            prop::collection::vec((text_of_amqp(), inner), 0..3).prop_map(move |entries| {
+                long(b'F')(entries.into_iter().flat_map(|(name, value)| [name, value].concat()).collect())
+            }),
+        ]
+    })
+}
+
+/// A content header as it stands on the wire, and how it is read.
+fn content_header() -> impl Strategy<Value = Vec<u8>> {
+    let short = || prop::option::weighted(0.4, text_of_amqp());
+    let entries = prop::collection::vec((text_of_amqp(), value_of_amqp()), 0..5);
+    let table = prop::option::weighted(0.7, entries).prop_map(|entries| {
+        let entries: Option<Vec<u8>> = entries
+            .map(|entries| entries.into_iter().flat_map(|(name, value)| [name, value].concat()).collect());
+        entries.map(|entries| [&(entries.len() as u32).to_be_bytes()[..], &entries].concat())
+    });
+    let plain = |size: usize| prop::option::weighted(0.4, Just(vec![0xfe; size]));
+    let first = (short(), short(), table, plain(1), plain(1));
+    let then = (short(), short(), short(), short(), plain(8));
+    let last = (short(), short(), short(), short());
+    let odd = prop_oneof![15 => Just(0_u16), 1 => 0..4_u16];
+    (any::<[u8; 2]>(), first, then, last, odd).prop_map(|(read, first, then, last, odd)| {
+        let properties = [
+            first.0, first.1, first.2, first.3, first.4, then.0, then.1, then.2, then.3, then.4, last.0,
+            last.1, last.2, last.3,
+        ];
+        let mut flags = odd;
+        for (place, property) in properties.iter().enumerate() {
+            flags |= u16::from(property.is_some()) << (15 - place);
+        }
+        let properties: Vec<u8> = properties.into_iter().flatten().flatten().collect();
+        [&read[..], &[0, 60, 0, 0], &3_u64.to_be_bytes(), &flags.to_be_bytes(), &properties].concat()
+    })
+}
+
+/// Some bytes of it others.
+fn bitten(input: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Input> {
+    (input, prop::collection::vec((any::<Index>(), any::<u8>()), 0..3)).prop_map(|(mut input, hits)| {
+        for (at, byte) in hits {
+            let at = at.index(input.len());
+            input[at] = byte;
+        }
+        Input(input)
+    })
+}
+
 proptest! {
     #![proptest_config(config())]
+
+    #[test]
+    fn whatever_a_content_header_holds_lapin_is_given_one_that_it_can_read(input in bitten(content_header())) {
+        frames::holds(&input.0);
+    }
 
     #[test]
     fn what_is_nearly_a_job_is_let_in_unaltered_or_kept_whole(input in broken(delivery())) {
@@ -223,6 +307,7 @@ proptest! {
     #[test]
     fn any_bytes_keep_every_property(input in prop::collection::vec(any::<u8>(), 0..512)) {
         door::holds(&input);
+        frames::holds(&input);
         ticket::holds(&input);
         reply::holds(&input);
     }

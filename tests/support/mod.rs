@@ -7,3 +7,4 @@ pub mod cluster;
 pub mod foreign;
 pub mod node;
 pub mod rabbit;
+pub mod raw;

@@ -77,7 +77,7 @@ async fn a_service_that_loses_a_tenth_of_its_tasks_costs_one_call_and_one_resubm
         };
         offer(&scene, 1_000, 100, lost).await;
         scene.wait_for(&scene.names.results(), 1_001).await;
-        assert!(began.elapsed() < Duration::from_secs(15), "one in {one_in}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(20), "one in {one_in}: {:?}", began.elapsed());
         let stats = scene.simulator.stats();
         let expected = 1_000 / one_in as u64;
         assert_eq!((stats.forgotten_tasks, stats.wrong_id_calls), (expected, expected), "{stats:?}");

@@ -1,5 +1,8 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use captcha_worker::broker::local::{DeliveryId, Event, Fate, Witness};
 use captcha_worker::broker::{ConsumeSpec, Consumer};
 use captcha_worker::domain::envelope::Properties;
 use captcha_worker::domain::guard::{Phase, Reason, State};
@@ -414,5 +417,43 @@ async fn with_an_address_of_its_own_a_banned_replica_stops_alone() {
     scene.publish_images(50, &json!({})).await;
     scene.wait_for(&scene.names.results(), 61).await;
     assert_eq!(held(), 1, "it is left alone for 10 minutes");
+    drain_all(fleet).await;
+}
+
+/// How long deliveries off the guard's queue were in hand, at the most.
+#[derive(Default)]
+struct RecordsInHand(Mutex<(HashMap<DeliveryId, Instant>, Duration)>);
+
+impl Witness for RecordsInHand {
+    fn saw(&self, event: &Event<'_>) -> Fate {
+        let mut seen = self.0.lock().expect("no panic");
+        match event {
+            Event::Delivered { queue: "captcha.guard", delivery, .. } => {
+                seen.0.insert(*delivery, Instant::now());
+            }
+            Event::Settled { delivery, .. } => {
+                if let Some(since) = seen.0.remove(delivery) {
+                    seen.1 = seen.1.max(since.elapsed());
+                }
+            }
+            _ => {}
+        }
+        Fate::Usual
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_leader_holds_its_record_for_less_than_the_shortest_consumer_time_out_in_use() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let records = Arc::new(RecordsInHand::default());
+    scene.broker.set_witness(records.clone());
+    let fleet = scene.start_fleet(2).await;
+    sleep_until(Instant::now() + Duration::from_secs(900)).await;
+    let (in_hand, longest) = {
+        let seen = records.0.lock().expect("no panic");
+        (seen.0.len(), seen.1)
+    };
+    assert_eq!(in_hand, 1, "the leader has one");
+    assert!(longest > Duration::from_secs(10) && longest < Duration::from_secs(60), "{longest:?}");
     drain_all(fleet).await;
 }

@@ -6,13 +6,15 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::tcp::{AMQPUriTcpExt, RustlsConnector};
 use lapin::uri::AMQPScheme;
-use lapin::{Channel, Connection, ConnectionProperties, Event};
+use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, Event};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::fault::{call, from_handshake, unreachable_because};
+use super::filter::FrameMax;
+use super::filter::stream::{self, FilteredStream};
 use super::life::Life;
-use super::target::{AmqpOptions, Target};
+use super::target::{AmqpOptions, LEAST_FRAME, Target};
 use super::tls;
 use crate::broker::BrokerError;
 
@@ -29,7 +31,20 @@ pub(super) async fn open(
     let opening = async {
         let tls = if target.is_tls() { Some(tls::connector(&options.tls).await) } else { None };
         let tls = tls.transpose().map_err(|reason| unreachable_because(target, reason))?;
-        handshake(target, options, role, tls).await.map_err(|error| from_handshake(&error, target))
+        let frame_max = FrameMax::default();
+        let opened = handshake(target, options, role, tls, frame_max.clone()).await;
+        let connection = opened.map_err(|error| from_handshake(&error, target))?;
+        let negotiated = connection.configuration().frame_max();
+        if negotiated < LEAST_FRAME {
+            close(&connection, patience).await;
+            let reason = format!(
+                "its frame_max is {negotiated} bytes, and a ticket's properties may take {LEAST_FRAME}; RabbitMQ's default is 131072"
+            );
+            return Err(BrokerError::Unfit { address: target.address(), reason });
+        }
+        // Nothing is consumed before this.
+        frame_max.set(negotiated);
+        Ok(connection)
     };
     match timeout(patience, opening).await {
         Ok(opened) => opened,
@@ -42,6 +57,7 @@ async fn handshake(
     options: &AmqpOptions,
     role: &str,
     tls: Option<RustlsConnector>,
+    frame_max: FrameMax,
 ) -> lapin::Result<Connection> {
     let name = format!("{} ({role})", options.connection_name);
     // lapin's recovery stays off: with it, a consumer whose channel the broker closed waits for ever after its error, and a dead socket
@@ -51,19 +67,21 @@ async fn handshake(
         .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
     let patience = options.connect_timeout;
+    let tcp = lapin::runtime::default_runtime()?;
     Connection::connector(
         target.uri(),
-        lapin::runtime::default_runtime()?,
+        stream::runtime(),
         // Bounded here too: this part runs on a thread of lapin's own, which an abandoned attempt would keep for minutes.
-        async move |mut uri, runtime| {
+        async move |mut uri, _| {
             let connecting = async {
                 // TLS comes after, by our own rules and not lapin's.
                 uri.scheme = AMQPScheme::AMQP;
-                let stream = uri.connect_async(&runtime).await?;
-                match &tls {
-                    Some(tls) => stream.into_rustls(tls, &uri.authority.host).await,
-                    None => Ok(stream),
-                }
+                let plain = uri.connect_async(&tcp).await?;
+                let stream = match &tls {
+                    Some(tls) => plain.into_rustls(tls, &uri.authority.host).await?,
+                    None => plain,
+                };
+                Ok::<_, io::Error>(AsyncTcpStream::Plain(FilteredStream::new(stream, frame_max.clone())))
             };
             match timeout(patience, connecting).await {
                 Ok(stream) => stream.map_err(lapin::Error::from),

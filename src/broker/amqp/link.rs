@@ -60,7 +60,7 @@ impl AmqpLink {
         let (publisher, requests) = publisher_channel(self.publish_depth, self.confirm_timeout);
         let owner = PublishOwner::new(
             channel,
-            self.publishing.status().clone(),
+            (self.publishing.status().clone(), self.publishing.configuration().frame_max()),
             requests,
             (self.publish_depth, self.confirm_timeout, self.linger),
             self.life.ending(),

@@ -6,19 +6,20 @@
 //! * `publish`: publishes in order, confirms awaited together; `returns` finds out whose an unroutable message was.
 //! * `consume` and `get`: deliveries out, settlements in, in order, on the channel their tags belong to; the consumer's owner keeps the lease.
 //! * `tls`: for `amqps://`.
+//! * `filter`: what lapin cannot read is taken out of content headers before it reads them, so that no message ends a session.
 //! * `topology`: declares, and compares.
 //! * `connection` and `life`: whatever ends either connection ends the session, and all that came from it is stale. Nothing is repaired:
 //!   whoever holds the session makes a new one. Dropping the last handle of a session ends it as well.
 //!
-//! What lapin cannot do: it reads AMQP's short strings (names, ids, header names) as UTF-8 and gives the connection up over one that is not.
-//! Such a message comes back until its queue's delivery limit takes it away. And a connection that the broker blocks cannot be closed
-//! from here; its thread stays until the broker lets go of it.
+//! What lapin cannot do: a connection that the broker blocks cannot be closed from here; its thread
+//! stays until the broker lets go of it.
 
 mod connection;
 mod consume;
 mod consume_owner;
 mod convert;
 mod fault;
+pub mod filter;
 mod get;
 mod intake;
 mod life;
@@ -68,7 +69,8 @@ impl Connector {
     /// Makes a session: two connections, and a publishing channel with confirms.
     ///
     /// # Errors
-    /// [`BrokerError::Unreachable`], [`BrokerError::Refused`], [`BrokerError::VirtualHost`]; or what a lost connection may answer.
+    /// [`BrokerError::Unreachable`], [`BrokerError::Refused`], [`BrokerError::VirtualHost`],
+    /// [`BrokerError::Unfit`]; or what a lost connection may answer.
     pub async fn connect(&self) -> Result<Session, BrokerError> {
         let (publishing, consuming) = tokio::try_join!(
             connection::open(&self.target, &self.options, "publish"),

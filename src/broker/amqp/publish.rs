@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::convert::{TooLong, short, to_wire};
 use super::returns::{Kin, Returns};
 use crate::broker::{BoxFuture, Ending, PublishError, PublishRequest};
+use crate::domain::envelope::wire_size;
 use crate::linger::{Gathered, Linger, until};
 
 /// A publish whose confirm is awaited.
@@ -34,6 +35,10 @@ const LOST_AFTER: Duration = Duration::from_secs(600);
 /// How often it is looked for confirms that do not come.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// The most that properties other than headers take in a frame, and the frame itself: nine short
+/// strings, and what has a size of its own.
+const OTHER_PROPERTIES: usize = 3 * 1024;
+
 type Answer = (u64, lapin::Result<Confirmation>);
 
 /// Owns a channel in confirm mode.
@@ -41,6 +46,7 @@ pub(super) struct PublishOwner {
     channel: Channel,
     connection: ConnectionStatus,
     requests: mpsc::Receiver<PublishRequest>,
+    frame_max: usize,
     depth: usize,
     confirm_timeout: Duration,
     gathered: Gathered<PublishRequest>,
@@ -57,7 +63,7 @@ pub(super) struct PublishOwner {
 impl PublishOwner {
     pub(super) fn new(
         channel: Channel,
-        connection: ConnectionStatus,
+        (connection, frame_max): (ConnectionStatus, u32),
         requests: mpsc::Receiver<PublishRequest>,
         (depth, confirm_timeout, linger): (usize, Duration, Linger),
         ending: Ending,
@@ -66,6 +72,7 @@ impl PublishOwner {
             channel,
             connection,
             requests,
+            frame_max: usize::try_from(frame_max).unwrap_or(usize::MAX),
             depth: depth.max(1),
             confirm_timeout,
             gathered: Gathered::new(linger),
@@ -160,6 +167,11 @@ impl PublishOwner {
         };
         let prepared = match refusal {
             Some(reason) => Err(reason),
+            // The broker ends the connection over a frame that is too large, and everybody's
+            // publishes with it.
+            None if wire_size(&request.message.properties.headers) + OTHER_PROPERTIES > self.frame_max => {
+                Err("its headers take more than a frame of this broker holds".to_owned())
+            }
             None => Prepared::new(&request).map_err(|error| error.to_string()),
         };
         let prepared = match prepared {

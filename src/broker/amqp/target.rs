@@ -9,6 +9,16 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::linger::Linger;
 use crate::tls::TlsFiles;
 
+/// The smallest frames that a session works with, in bytes. All properties of a message travel in
+/// one frame, and a ticket's may have a publisher's headers, a history, a ticket and texts: see
+/// [`crate::domain::history::MAX_PUBLISHERS_HEADERS`].
+pub(super) const LEAST_FRAME: u32 = 64 * 1024;
+/// What is asked for, unless the URL says otherwise: RabbitMQ's own default. Without it a broker
+/// without a bound would be taken at its word, and lapin makes its buffers by that.
+const FRAME: u32 = 128 * 1024;
+/// lapin's buffers are 64 times as large.
+const LARGEST_FRAME: u32 = 1024 * 1024;
+
 /// How to reach a broker, and how long to wait for it.
 #[derive(Clone)]
 pub struct AmqpOptions {
@@ -94,6 +104,12 @@ impl Target {
             by_certificate(&url, options)?;
         }
         uri.query.heartbeat.get_or_insert(options.heartbeat_secs);
+        let frame = uri.query.frame_max.get_or_insert(FRAME);
+        if !(LEAST_FRAME..=LARGEST_FRAME).contains(frame) {
+            let reason =
+                format!("frame_max must be {LEAST_FRAME} to {LARGEST_FRAME}; without it, it is {FRAME}");
+            return Err(fault(&reason));
+        }
         Ok(Self { uri })
     }
 
@@ -209,6 +225,17 @@ mod tests {
         let heartbeat = |url| Target::parse(&options(url)).unwrap().uri.query.heartbeat;
         assert_eq!(heartbeat("amqp://host"), Some(10));
         assert_eq!(heartbeat("amqp://host?heartbeat=30"), Some(30));
+    }
+
+    #[test]
+    fn frames_have_room_for_a_tickets_properties_or_the_url_is_refused() {
+        let frame = |url: &str| Target::parse(&options(url)).map(|target| target.uri.query.frame_max);
+        assert_eq!(frame("amqp://host"), Ok(Some(131_072)));
+        assert_eq!(frame("amqp://host?frame_max=65536"), Ok(Some(65_536)));
+        for refused in ["0", "8192", "65535", "4294967295"] {
+            let error = frame(&format!("amqp://host?frame_max={refused}")).expect_err(refused).to_string();
+            assert!(error.contains("frame_max must be 65536 to 1048576"), "{error}");
+        }
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::class::Class;
-use super::envelope::{Message, Properties};
-use super::history::publishers_headers;
+use super::envelope::{Message, Properties, wire_size};
+use super::history::{MAX_PUBLISHERS_HEADERS, publishers_headers};
 use super::identity::Identity;
 use super::job::{MAX_ID, MAX_MESSAGE, MAX_TYPE};
 use super::outcome::KIND;
@@ -20,6 +20,7 @@ use super::replay::{REPLAY_ID, REPLAYS, Replayed, identity_of_next};
 use super::ticket::{ANSWER_HEADER, TICKET_HEADER};
 use super::time::Timestamp;
 use super::trace::{TRACEPARENT, TRACESTATE};
+use super::unreadable::{UNREADABLE_HEADER, loses_properties};
 use death::Death;
 use written::{Seen, Written};
 
@@ -99,6 +100,9 @@ impl Letter {
     fn of_outcome(message: &Message, written: &Written<'_>, queue: Option<Class>) -> Self {
         let job = match (&*written.status, written.job, &written.original) {
             ("solved", _, _) => Err(Stays::Solved),
+            _ if written.failure.as_ref().is_some_and(|failure| loses_properties(&failure.code)) => {
+                Err(Stays::Unreadable)
+            }
             (_, Some(job), _) => Ok(message.body.slice_ref(job.get().as_bytes())),
             (_, None, Some(original)) => original.decoded().ok_or(Stays::NotAJob),
             (_, None, None) => Err(Stays::NotAJob),
@@ -132,6 +136,8 @@ impl Letter {
             || headers.contains_key(ANSWER_HEADER);
         let job = if is_ticket {
             Err(Stays::Ticket)
+        } else if headers.contains_key(UNREADABLE_HEADER) {
+            Err(Stays::Unreadable)
         } else {
             match within_bounds(message.body.clone()) {
                 Ok(body) if death.queue == place.jobs && seen.is_some() => Ok(body),
@@ -183,6 +189,13 @@ impl Letter {
         let body = self.job.clone()?;
         if self.replays >= max_replays {
             return Err(Stays::TooOften);
+        }
+        // The door would refuse it; and integers grow on their way, beyond what one frame of the
+        // broker's holds.
+        if self.class.is_none()
+            && wire_size(&publishers_headers(&message.properties.headers)) > MAX_PUBLISHERS_HEADERS
+        {
+            return Err(Stays::TooLarge);
         }
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Stays::TooLate);

@@ -138,7 +138,12 @@ fn what_else_the_broker_put_aside_stays_and_says_why() {
     let large = format!(r#"{{"task":{{"type":"T","x":"{}"}}}}"#, "x".repeat(MAX_MESSAGE));
     let mut answer = dead("c.tickets", "rejected");
     answer.insert(ANSWER_HEADER.to_owned(), "solved.T".into());
+    let mut unreadable = dead("c.jobs", "expired");
+    unreadable.insert(UNREADABLE_HEADER.to_owned(), "HEADERS_UNREADABLE cut off".into());
+    let mut many = dead("c.jobs", "expired");
+    many.extend((0..4_000).map(|n| (n.to_string(), Value::Int(1))));
     for (body, headers, why) in [
+        (JOB, many, Stays::TooLarge),
         (&*large, dead("c.jobs", "rejected"), Stays::TooLarge),
         (JOB, dead("c.tickets", "delivery_limit"), Stays::Ticket),
         (JOB, answer, Stays::Ticket),
@@ -146,6 +151,7 @@ fn what_else_the_broker_put_aside_stays_and_says_why() {
         (r#"{"task":7}"#, dead("c.jobs", "expired"), Stays::NotAJob),
         (JOB, dead("c.guard", "rejected"), Stays::NotAJob),
         (JOB, Headers::new(), Stays::NotAJob),
+        (JOB, unreadable, Stays::Unreadable),
     ] {
         let message = message(body, None, headers);
         assert_eq!(read(&message, RAW).replay(&message, 3, NOW), Err(why), "{why:?}");
@@ -153,6 +159,16 @@ fn what_else_the_broker_put_aside_stays_and_says_why() {
     let body = r#"{"id":"a","status":"solved","times":{"finished_at":"2026-11-23T10:00:01Z"},"solution":{}}"#;
     let solved = message(body, Some(KIND), dead("c.results", "expired"));
     assert_eq!(read(&solved, RAW).replay(&solved, 3, NOW), Err(Stays::Solved));
+}
+
+#[test]
+fn a_job_whose_properties_are_lost_is_not_replayed_as_another() {
+    let mut message = failed(&format!(r#""job":{JOB}"#));
+    for code in ["PROPERTIES_NOT_UTF8", "HEADERS_UNREADABLE"] {
+        let text = String::from_utf8(failed(&format!(r#""job":{JOB}"#)).body.to_vec()).unwrap();
+        message.body = text.replace(r#""code":"E""#, &format!(r#""code":"{code}""#)).into();
+        assert_eq!(read(&message, PLACE).replay(&message, 3, NOW), Err(Stays::Unreadable));
+    }
 }
 
 #[test]

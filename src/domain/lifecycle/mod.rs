@@ -135,8 +135,10 @@ pub enum Event {
     },
     /// It would have been submitted now, but the door would no longer let it in.
     Refused(Fault),
-    /// It would have been submitted now, but the API is known not to take its type: it waits without a call.
+    /// It would have been submitted now, but the API is known to have no slot for its type: it waits without a call.
     Withheld(Fault),
+    /// It would have been submitted now, but createTask is known to fail for its type: it waits without a call.
+    TypeFailing,
 }
 
 /// The last word on a job.
@@ -236,7 +238,8 @@ impl Case {
             (Event::Submitted { sent_at, end }, None) => self.after_submission(sent_at, end, at),
             (Event::SubmissionsShut { for_the_account }, None) => self.held_back(for_the_account),
             (Event::Refused(fault), None) => Step::fail(fault),
-            (Event::Withheld(fault), None) => self.withheld(fault, at),
+            (Event::Withheld(fault), None) => self.park_within(at.rules.capacity_timeout, fault, at),
+            (Event::TypeFailing, None) => self.type_failing(at),
             (Event::TicketTaken { redelivered }, Some(task)) => self.ticket_at_hand(task, redelivered, at),
             (Event::Due, Some(task)) => self.poll_due(task, at),
             (Event::Answered { end, withheld }, Some(mut task)) => {
@@ -284,6 +287,7 @@ impl Event {
             Event::SubmissionsShut { .. } => "being held back from submission",
             Event::Refused(_) => "being refused",
             Event::Withheld(_) => "being withheld",
+            Event::TypeFailing => "being withheld since its type fails",
         }
     }
 }

@@ -132,15 +132,9 @@ impl Case {
         }
     }
 
-    /// Waits its turn without a call, as others of its type have found that the API does not take it.
-    ///
-    /// Want of slots is what `capacity_timeout` bounds, so that wait is charged. Where createTask fails for the whole type, the budget stands
-    /// still, since it is not the job that failed. One that has met an unknown code itself may be what shuts its type: it cannot wait for
-    /// ever for others to be accepted.
-    pub(super) fn withheld(&mut self, fault: Fault, at: &Moment<'_>) -> Step {
-        if fault.class == Class::Capacity {
-            return self.park_within(at.rules.capacity_timeout, fault, at);
-        }
+    /// Waits its turn without a call, as others have found that createTask fails for their type. The budget stands still, since it is not the
+    /// job that failed. One that has met an unknown code itself may be what shuts its type: it cannot wait for ever for others to be accepted.
+    pub(super) fn type_failing(&mut self, at: &Moment<'_>) -> Step {
         // Most outages are short; and the longer queues would keep the job for minutes after the API is back.
         let withheld = self.history.withheld();
         let soon = withheld <= AT_FIRST || at.luck < 0.25;
@@ -153,8 +147,14 @@ impl Case {
             }
             let cost = park.delay().saturating_add(HOP);
             if cost > left {
-                let code = code.to_owned().into();
-                return Step::fail(Fault { class: Class::Unknown, code, ..fault });
+                return Step::fail(Fault {
+                    class: Class::Unknown,
+                    code: code.to_owned().into(),
+                    description: "createTask answered this code, and goes on failing for the job's type"
+                        .into(),
+                    stage: Stage::Submit,
+                    retry_after: None,
+                });
             }
             self.history.charge(Class::Unknown, cost);
         }

@@ -124,9 +124,7 @@ fn what_waits_without_a_call_since_its_type_fails_spends_nothing() {
     let mut scene = Scene::plain();
     for _ in 0..50 {
         scene.on(Event::Taken);
-        let failing =
-            Fault::local(Class::Transient, codes::CREATE_TASK_FAILING, Stage::Submit, "others failed");
-        let Action::Park(park) = scene.on(Event::Withheld(failing)).action else { panic!("must wait") };
+        let Action::Park(park) = scene.on(Event::TypeFailing).action else { panic!("must wait") };
         assert!(park.delay() <= secs(30), "soon back once the API is");
     }
     let spent = Class::ALL.map(|class| scene.case.history.spent(class));
