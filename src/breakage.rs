@@ -41,8 +41,10 @@ pub enum Breakage {
     DrainHurried,
     /// Three wrong task ids within a minute trip the guard, whatever their share.
     CountedWrongIds,
-    /// Budgets run on while calls are forbidden or withheld.
+    /// Retry budgets run on while calls are forbidden or withheld.
     BudgetRunsOn,
+    /// A type's time-out runs on while nothing may be asked for.
+    TimeoutRunsOn,
     /// A code of createTask that nobody knows ends its job at once.
     UnknownIsFinal,
     /// The ages of open tasks follow the wall clock.
@@ -51,7 +53,7 @@ pub enum Breakage {
 
 impl Breakage {
     /// Every one.
-    pub const ALL: [Breakage; 21] = [
+    pub const ALL: [Breakage; 22] = [
         Breakage::AckBeforeConfirm,
         Breakage::TicketSkipped,
         Breakage::TicketGivenUp,
@@ -71,6 +73,7 @@ impl Breakage {
         Breakage::DrainHurried,
         Breakage::CountedWrongIds,
         Breakage::BudgetRunsOn,
+        Breakage::TimeoutRunsOn,
         Breakage::UnknownIsFinal,
         Breakage::WallClockAges,
     ];

@@ -286,7 +286,7 @@ pub(super) async fn poll(
             drop(waiting);
             let late = due.elapsed();
             ctx.tally.polled(late);
-            let withheld = if Breakage::BudgetRunsOn.in_force() { Duration::ZERO } else { late };
+            let withheld = if Breakage::TimeoutRunsOn.in_force() { Duration::ZERO } else { late };
             let began_at = Instant::now();
             let end = ctx.solver.task_state(&task.id).await;
             if let Some(next) = &mut doubtful
