@@ -39,11 +39,21 @@ pub enum Breakage {
     RecordAckedFirst,
     /// A leaving replica does not wait for its submissions.
     DrainHurried,
+    /// Three wrong task ids within a minute trip the guard, whatever their share.
+    CountedWrongIds,
+    /// Retry budgets run on while calls are forbidden or withheld.
+    BudgetRunsOn,
+    /// A type's time-out runs on while nothing may be asked for.
+    TimeoutRunsOn,
+    /// A code of createTask that nobody knows ends its job at once.
+    UnknownIsFinal,
+    /// The ages of open tasks follow the wall clock.
+    WallClockAges,
 }
 
 impl Breakage {
     /// Every one.
-    pub const ALL: [Breakage; 17] = [
+    pub const ALL: [Breakage; 22] = [
         Breakage::AckBeforeConfirm,
         Breakage::TicketSkipped,
         Breakage::TicketGivenUp,
@@ -61,6 +71,11 @@ impl Breakage {
         Breakage::GuardForgotten,
         Breakage::RecordAckedFirst,
         Breakage::DrainHurried,
+        Breakage::CountedWrongIds,
+        Breakage::BudgetRunsOn,
+        Breakage::TimeoutRunsOn,
+        Breakage::UnknownIsFinal,
+        Breakage::WallClockAges,
     ];
 
     /// Whether it is in force on this thread.

@@ -211,6 +211,12 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
 
 /// What is to be done now that something has happened: something that takes its time, or the end.
 fn decide(ctx: &Context, case: &mut Case, event: Event) -> Result<Doing, End> {
+    if Breakage::BudgetRunsOn.in_force() {
+        let age = ctx.clock.now().since(case.history.first_seen);
+        for class in [Class::Capacity, Class::Transient, Class::Unknown] {
+            case.history.charge(class, age.saturating_sub(case.history.spent(class)));
+        }
+    }
     let step = case.advance(event, &ctx.moment());
     note(ctx, &step, case);
     Err(match step.action {

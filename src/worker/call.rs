@@ -285,7 +285,7 @@ pub(super) async fn poll(
         }
         let now = ctx.clock.now();
         // The wait for a place or for the lease may have outlasted the result or the deadline.
-        if task.age(ctx.clock.uptime()) >= MAX_AGE || case.job.is_late(now) {
+        if task.age(ctx.uptime()) >= MAX_AGE || case.job.is_late(now) {
             return Some(Event::Due);
         }
         let (permit, term) = ctx.standing().permit_and_term();
@@ -293,8 +293,9 @@ pub(super) async fn poll(
         let allowed = permit.polls.allow(task.accepted_at);
         if allowed && held_until.is_none() && scope.owns(Origin::Ticket) {
             drop(waiting);
-            let withheld = due.elapsed();
-            ctx.tally.polled(withheld);
+            let late = due.elapsed();
+            ctx.tally.polled(late);
+            let withheld = if Breakage::TimeoutRunsOn.in_force() { Duration::ZERO } else { late };
             let began_at = Instant::now();
             let end = ctx.solver.task_state(&task.id).await;
             if let Some(next) = &mut one_by_one
@@ -332,7 +333,7 @@ fn goes_one_by_one(ctx: &Context, task: &OpenTask) -> bool {
 /// Waits for the turn of a poll among those that are made one by one; `Some(None)`: for longer than the result is kept. `None`: the ticket is to
 /// be handed back.
 async fn turn_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Option<Turn<'a>>> {
-    let left = MAX_AGE.saturating_sub(task.age(ctx.clock.uptime()));
+    let left = MAX_AGE.saturating_sub(task.age(ctx.uptime()));
     let turn = async {
         ctx.standing().until(|permit| permit.polls.allow(task.accepted_at)).await;
         ctx.lanes.one_by_one().await
@@ -354,7 +355,7 @@ fn place_at_once<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option
 
 /// Waits for the guard and for a place; `Some(None)`: for longer than the result is kept. `None`: the ticket is to be handed back.
 async fn place_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Option<Place<'a>>> {
-    let left = MAX_AGE.saturating_sub(task.age(ctx.clock.uptime()));
+    let left = MAX_AGE.saturating_sub(task.age(ctx.uptime()));
     let place = async {
         ctx.standing().until(|permit| permit.polls.allow(task.accepted_at)).await;
         ctx.lanes.poll(ctx.standing()).await

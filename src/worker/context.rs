@@ -26,6 +26,7 @@ use crate::domain::lifecycle::{Moment, OpenTask, Origin, Rules};
 use crate::domain::outcome::Finish;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::SolveTimes;
+use crate::domain::time::Timestamp;
 use crate::fleet::{Fleet, Standing, Vitals};
 use crate::linger::Linger;
 use crate::solver::Solver;
@@ -76,7 +77,7 @@ impl Context {
 
     /// The answer to a task has come.
     pub(super) fn solved(&self, task_type: &str, task: &OpenTask) {
-        let (now, age) = (self.clock.now(), task.age(self.clock.uptime()));
+        let (now, age) = (self.clock.now(), task.age(self.uptime()));
         self.tally.times.solved(task_type, age);
         // A task that was open through a trip tells how long the trip was.
         let undisturbed = self.standing().state().is_some_and(|state| state.since <= task.accepted_at);
@@ -106,13 +107,16 @@ impl Context {
         }
     }
 
-    pub(super) fn moment(&self) -> Moment<'_> {
-        Moment {
-            rules: &self.rules,
-            now: self.clock.now(),
-            uptime: self.clock.uptime(),
-            luck: self.dice.luck(),
+    /// A steady clock, for the ages of open tasks.
+    pub(super) fn uptime(&self) -> Duration {
+        if Breakage::WallClockAges.in_force() {
+            return self.clock.now().since(Timestamp::from_millis(0));
         }
+        self.clock.uptime()
+    }
+
+    pub(super) fn moment(&self) -> Moment<'_> {
+        Moment { rules: &self.rules, now: self.clock.now(), uptime: self.uptime(), luck: self.dice.luck() }
     }
 
     pub(super) fn finish(&self) -> Finish<'_> {

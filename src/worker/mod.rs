@@ -36,6 +36,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::breakage::Breakage;
 use crate::broker::topology::{Names, Topology};
 use crate::broker::{Broker, BrokerError};
 use crate::domain::guard;
@@ -129,12 +130,16 @@ fn prefetch(deliveries: usize) -> u16 {
 }
 
 fn fleet(options: &WorkerOptions) -> Fleet {
+    let mut rules = options.guard.clone();
+    if Breakage::CountedWrongIds.in_force() {
+        rules.wrong_ids_per_minute = 3;
+    }
     Fleet::new(FleetOptions {
         names: options.names.clone(),
         name: options.name.clone(),
         user: options.broker.user().to_owned(),
         operators: options.operators.clone(),
-        rules: options.guard.clone(),
+        rules,
         overrides: options.rules.overrides.clone(),
         egress: options.egress,
         solver: options.solver.clone(),
@@ -146,7 +151,10 @@ fn fleet(options: &WorkerOptions) -> Fleet {
 impl Worker {
     /// A worker that has not begun yet.
     #[must_use]
-    pub fn new(options: WorkerOptions) -> Self {
+    pub fn new(mut options: WorkerOptions) -> Self {
+        if Breakage::UnknownIsFinal.in_force() {
+            options.rules.unknown_timeout = Duration::ZERO;
+        }
         let fleet = fleet(&options);
         let ctx = Context {
             solver: options.solver,

@@ -72,5 +72,10 @@ mod breakages {
         a_guard_forgotten_by_the_next_leader: GuardForgotten,
         a_record_acked_before_its_successor_is_written: RecordAckedFirst,
         a_drain_that_does_not_wait: DrainHurried,
+        wrong_ids_that_are_counted_whatever_their_share: CountedWrongIds,
+        a_budget_that_runs_on_while_nothing_may_be_called: BudgetRunsOn,
+        a_time_out_that_runs_on_while_nothing_may_be_asked: TimeoutRunsOn,
+        an_unknown_code_that_ends_its_job_at_once: UnknownIsFinal,
+        an_age_that_follows_the_wall_clock: WallClockAges,
     }
 }

@@ -139,10 +139,15 @@ impl Case {
         // Most outages are short; and the longer queues would keep the job for minutes after the API is back.
         let withheld = self.history.withheld();
         let soon = withheld <= AT_FIRST || at.luck < 0.25;
-        let park = if soon { retry::SHORTEST } else { retry::PARKS[1] };
+        let mut park = if soon { retry::SHORTEST } else { retry::PARKS[1] };
         if let Some(code) = self.history.unknown_code() {
+            let left = at.rules.unknown_timeout.saturating_sub(self.history.spent(Class::Unknown));
+            // A longer wait than is left of the budget must not end a job that a shorter one would not.
+            if park.delay().saturating_add(HOP) > left {
+                park = retry::SHORTEST;
+            }
             let cost = park.delay().saturating_add(HOP);
-            if self.history.spent(Class::Unknown).saturating_add(cost) > at.rules.unknown_timeout {
+            if cost > left {
                 return Step::fail(Fault {
                     class: Class::Unknown,
                     code: code.to_owned().into(),

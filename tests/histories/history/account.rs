@@ -1,19 +1,28 @@
 //! One job's account in the ledger.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use captcha_worker::domain::envelope::Message;
 use captcha_worker::domain::ticket::TICKET_HEADER;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::said::Said;
+
 /// One job's account.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
+    /// Neither its script nor a deadline of its own is against it.
+    pub(crate) innocent: bool,
     /// When its answer is no longer wanted.
     pub(crate) deadline: Option<Instant>,
     /// Copies that are on their way at once, and may each be paid for: one, and one for each window that was met.
     pub(crate) copies: u32,
+    /// There were several at some time.
+    pub(crate) doubled: bool,
+    /// What it has been through.
+    pub(crate) met: Met,
     /// Calls of createTask that the API accepted.
     pub(crate) payments: u32,
     /// Those among them whose answer never came to the caller: window (a).
@@ -28,6 +37,19 @@ pub(crate) struct Account {
     pub(crate) outcomes: u32,
     /// By replica: calls of createTask begun, successors stored, successors confirmed.
     pub(crate) by_replica: BTreeMap<String, Steps>,
+}
+
+/// What the API has said to a job's submissions, and what it has waited for that.
+#[derive(Debug, Default)]
+pub(crate) struct Met {
+    /// Submissions of which nobody knows whether they were accepted.
+    pub(crate) ambiguous: u32,
+    /// Submissions that were refused for the key.
+    pub(crate) key_refusals: u32,
+    /// Time in the retry queues, by what had led there.
+    pub(crate) spent: BTreeMap<Said, Duration>,
+    /// What the last submission by each replica came to, until the job has gone on.
+    pub(crate) last: BTreeMap<String, Said>,
 }
 
 /// What a replica has done for a job so far.
@@ -47,8 +69,52 @@ pub(crate) struct Task {
     pub(crate) accepted_at: Instant,
     pub(crate) last_poll: Option<Instant>,
     pub(crate) polls: u32,
+    /// How long those polls were under way together.
+    pub(crate) calling: Duration,
     /// Tickets of it that were stored. With a second one two owners may poll.
     pub(crate) tickets: u32,
+    /// How far off the clock was that its acceptance was noted by, in ms.
+    pub(crate) clock: i64,
+    /// It was in the hands of somebody whose clock differs from that by more than clocks may: its age is not known to them.
+    pub(crate) misdated: bool,
+    /// The API knows nothing of it.
+    pub(crate) forgotten: bool,
+    /// A poll was answered so.
+    pub(crate) wrong_id: bool,
+    /// A poll was answered that it was not recognised.
+    pub(crate) unsolved: bool,
+    /// A poll was answered in a way that asks for fewer of them.
+    pub(crate) slower: bool,
+}
+
+impl Task {
+    /// One that was just accepted.
+    pub(crate) fn new(job: &str, accepted_at: Instant, clock: i64) -> Self {
+        Self {
+            job: job.to_owned(),
+            accepted_at,
+            last_poll: None,
+            polls: 0,
+            calling: Duration::ZERO,
+            tickets: 0,
+            clock,
+            misdated: false,
+            forgotten: false,
+            wrong_id: false,
+            unsolved: false,
+            slower: false,
+        }
+    }
+}
+
+/// How a task came to be accepted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Acceptance {
+    pub(crate) at: Instant,
+    /// How far off the caller's clock was, in ms.
+    pub(crate) clock: i64,
+    /// The API forgets it at once.
+    pub(crate) forgotten: bool,
 }
 
 /// The task that a ticket is of.

@@ -1,71 +1,31 @@
 //! The road between one replica and the API's stand-in, with what can happen on it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use captcha_worker::broker::local::LocalBroker;
 use captcha_worker::domain::call::NoAnswer;
 use captcha_worker::domain::guard::{Jobs, Polls};
-use captcha_worker::simulator::Simulator;
+use captcha_worker::simulator::{Reply, Simulator};
 use captcha_worker::solver::{CREATE_TASK, GET_TASK_RESULT, RawReply, Transport, TransportError};
 use captcha_worker::worker::View;
 use futures_util::future::BoxFuture;
-use rand::RngExt;
-use rand::rngs::StdRng;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
+use super::account::Acceptance;
 use super::chronicle::Chronicle;
 use super::fault::{Step, Then};
 use super::in_process::{no_answer, panics, read, within_time};
+use super::said::said;
 use super::steps::Snares;
+use super::weather::{Trouble, Weather, error};
 use super::witness::{Books, open};
 
-/// The roads' state, for all replicas.
-#[derive(Clone)]
-pub(crate) struct Weather {
-    rng: Arc<Mutex<StdRng>>,
-    rough: Arc<Mutex<f64>>,
-}
-
-/// What happens to one call on its way.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Trouble {
-    None,
-    /// It never leaves.
-    NeverSent,
-    /// The answer is cut off.
-    AnswerLost,
-    /// The answer takes so long.
-    Slow(Duration),
-}
-
-impl Weather {
-    pub(crate) fn new(rng: StdRng) -> Self {
-        Self { rng: Arc::new(Mutex::new(rng)), rough: Arc::default() }
-    }
-
-    /// This share of calls meets trouble from now on.
-    pub(crate) fn set(&self, share: f64) {
-        *self.rough.lock().unwrap_or_else(PoisonError::into_inner) = share;
-    }
-
-    fn draw(&self) -> Trouble {
-        let share = *self.rough.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        if share == 0.0 || !rng.random_bool(share) {
-            return Trouble::None;
-        }
-        match rng.random_range(0..4) {
-            0 => Trouble::NeverSent,
-            1 => Trouble::AnswerLost,
-            2 => Trouble::Slow(Duration::from_secs_f64(rng.random_range(0.1..5.0))),
-            _ => Trouble::Slow(Duration::from_secs_f64(rng.random_range(5.0..40.0))),
-        }
-    }
-}
+/// How long an answer takes that the API gives without looking at the call.
+const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// One replica's road.
 pub(crate) struct Road {
@@ -94,36 +54,48 @@ impl Road {
 
     /// The call reaches the API; what it is about.
     fn begins(&self, path: &str, body: &Value) -> String {
-        let now = Instant::now();
+        let (now, about) = (Instant::now(), about(path, body));
         let mut books = open(&self.books);
-        let about = match path {
-            CREATE_TASK => {
-                let job = body["task"]["job"].as_str().unwrap_or_default().to_owned();
-                books.create_begins(&self.replica, &job, now);
-                job
-            }
-            GET_TASK_RESULT => {
-                let id = body["taskId"].to_string();
-                books.poll_begins(&self.replica, &id, now);
-                id
-            }
-            _ => String::new(),
-        };
+        match path {
+            CREATE_TASK => books.create_begins(&self.replica, &about, now),
+            GET_TASK_RESULT => books.poll_begins(&self.replica, &about, now),
+            _ => {}
+        }
         if !self.permits(path) {
             books.break_promise(format!("{} called {path} {about} without its guard's permit", self.replica));
         }
         about
     }
 
+    /// What the API answers without the simulator: since it fails, or has forgotten the task.
+    fn instead(&self, path: &str, about: &str) -> Option<Reply> {
+        self.weather.answer(path).or_else(|| {
+            let forgotten = path == GET_TASK_RESULT && open(&self.books).has_forgotten(about);
+            forgotten.then(|| error("ERROR_NO_SUCH_CAPCHA_ID"))
+        })
+    }
+
     async fn call(&self, path: &'static str, body: &Bytes) -> Result<RawReply, TransportError> {
         let request: Value = serde_json::from_slice(body).unwrap_or_default();
         let trouble = self.weather.draw();
         if trouble == Trouble::NeverSent {
-            return Err(TransportError::NeverSent("as the history wants it".to_owned()));
+            let end = Err(TransportError::NeverSent("as the history wants it".to_owned()));
+            self.ends(path, &about(path, &request), None, &end);
+            return end;
         }
         let about = self.begins(path, &request);
+        let clock = open(&self.books).clock_of(&self.replica);
         let paid_before = self.simulator.stats().accepted_tasks;
-        let mut calling = Box::pin(self.simulator.call(path.trim_start_matches('/'), body));
+        let instead = self.instead(path, &about);
+        let mut calling = Box::pin(async {
+            match instead {
+                None => self.simulator.call(path.trim_start_matches('/'), body).await,
+                Some(reply) => {
+                    sleep(AT_ONCE).await;
+                    reply
+                }
+            }
+        });
         // The call takes effect when it is first looked at.
         let first = futures_util::poll!(&mut calling);
         let accepted = (self.simulator.stats().accepted_tasks > paid_before).then(Instant::now);
@@ -146,16 +118,16 @@ impl Road {
             if lost { no_answer(NoAnswer::Cut) } else { read(reply).await }
         };
         let told = within_time(answering).await;
-        self.ends(path, &about, accepted, &told);
+        self.ends(path, &about, accepted.map(|at| (at, clock)), &told);
         told
     }
 
-    /// Books what a call has come to, as its caller will see it.
+    /// Books what a call has come to, as its caller will see it. `accepted`: when, and how far the caller's clock was off as it called.
     fn ends(
         &self,
         path: &str,
         about: &str,
-        accepted: Option<Instant>,
+        accepted: Option<(Instant, i64)>,
         told: &Result<RawReply, TransportError>,
     ) {
         self.chronicle.tell(|| {
@@ -165,11 +137,18 @@ impl Road {
             };
             format!("{} called {path} {about}: {end}", self.replica)
         });
-        let Some(accepted_at) = accepted else { return };
+        let mut books = open(&self.books);
+        match path {
+            CREATE_TASK => books.submission_said(&self.replica, about, said(path, told)),
+            GET_TASK_RESULT => books.poll_said(&self.replica, about, said(path, told), Instant::now()),
+            _ => {}
+        }
+        let Some((accepted_at, clock)) = accepted else { return };
         let id = told.as_ref().ok().and_then(|reply| {
             serde_json::from_slice::<Value>(&reply.body).ok().map(|answer| answer["taskId"].to_string())
         });
-        open(&self.books).answered(about, id, accepted_at);
+        let forgotten = self.weather.loses_this_one();
+        books.answered(about, id, Acceptance { at: accepted_at, clock, forgotten });
     }
 
     /// A fault that is tied to this call.
@@ -188,6 +167,15 @@ impl Road {
         if self.dead.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// The job that a call submits, or the task that it asks for.
+fn about(path: &str, body: &Value) -> String {
+    match path {
+        CREATE_TASK => body["task"]["job"].as_str().unwrap_or_default().to_owned(),
+        GET_TASK_RESULT => body["taskId"].to_string(),
+        _ => String::new(),
     }
 }
 

@@ -45,6 +45,33 @@ pub(crate) enum Fault {
     NoFunds { lasts: Duration },
     /// An operator pauses the fleet.
     Pause { lasts: Duration },
+    /// The API fails in one way.
+    Outage { outage: Outage, lasts: Duration },
+    /// The API forgets every task that it has accepted so far, and may be out of reach for a while, as when it is started again.
+    Forgets { down_for: Duration },
+    /// Single calls are refused for the account, among good answers.
+    Flash { code: &'static str, calls: u32 },
+    /// The wall clock of a place's machine is set, and perhaps set right again.
+    ClockSet { place: usize, millis: i64, right_after: Option<Duration> },
+}
+
+/// How the API fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Outage {
+    /// createTask alone.
+    pub(crate) submissions_only: bool,
+    pub(crate) word: Word,
+}
+
+/// What every call gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// A code of the API's own.
+    Code(&'static str),
+    /// The page of something before the API, with this status.
+    Page(u16),
+    /// Nobody listens.
+    Down,
 }
 
 /// A kind of step that a fault can be tied to.
@@ -77,7 +104,7 @@ fn secs(rng: &mut StdRng, from: f64, to: f64) -> Duration {
 pub(crate) fn draw_fault(rng: &mut StdRng, replicas: usize) -> Fault {
     let place = rng.random_range(0..replicas);
     let back_after = secs(rng, 0.1, 15.0);
-    match rng.random_range(0..100) {
+    match rng.random_range(0..124) {
         0..8 => Fault::Kill { place, back_after },
         8..12 => {
             let noticed_after = secs(rng, 0.0, 25.0);
@@ -109,7 +136,42 @@ pub(crate) fn draw_fault(rng: &mut StdRng, replicas: usize) -> Fault {
         90..92 => Fault::NoSlots { lasts: secs(rng, 1.0, 60.0) },
         92..94 => Fault::KeyRevoked { lasts: secs(rng, 1.0, 60.0) },
         94..97 => Fault::NoFunds { lasts: secs(rng, 1.0, 60.0) },
-        _ => Fault::Pause { lasts: secs(rng, 1.0, 60.0) },
+        97..100 => Fault::Pause { lasts: secs(rng, 1.0, 60.0) },
+        100..112 => {
+            let long = rng.random_bool(0.15);
+            Fault::Outage { outage: draw_outage(rng), lasts: secs(rng, 1.0, if long { 300.0 } else { 40.0 }) }
+        }
+        112..118 => {
+            let restarts = rng.random_bool(0.5);
+            Fault::Forgets { down_for: if restarts { secs(rng, 0.5, 20.0) } else { Duration::ZERO } }
+        }
+        _ => {
+            let codes = ["ERROR_KEY_DOES_NOT_EXIST", "ERROR_IP_NOT_ALLOWED"];
+            Fault::Flash { code: codes.choose(rng).expect("not empty"), calls: rng.random_range(1..3) }
+        }
+    }
+}
+
+fn draw_outage(rng: &mut StdRng) -> Outage {
+    let words = [
+        Word::Code("ERROR_OF_NEXT_YEAR"),
+        Word::Code("ERROR_OF_NEXT_YEAR"),
+        Word::Code("ERROR_SERVICE_NOT_AVAILABLE"),
+        Word::Page(502),
+        Word::Page(403),
+        Word::Page(200),
+        Word::Down,
+    ];
+    Outage { submissions_only: rng.random_bool(0.5), word: *words.choose(rng).expect("not empty") }
+}
+
+/// A clock that is set by minutes.
+pub(crate) fn draw_clock(rng: &mut StdRng, replicas: usize) -> Fault {
+    let millis = rng.random_range(60_000..600_000);
+    Fault::ClockSet {
+        place: rng.random_range(0..replicas),
+        millis: if rng.random_bool(0.5) { millis } else { -millis },
+        right_after: rng.random_bool(0.7).then(|| secs(rng, 1.0, 60.0)),
     }
 }
 

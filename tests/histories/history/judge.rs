@@ -19,9 +19,12 @@ pub(crate) fn judge(world: &World, plan: &Plan) -> (Vec<String>, Counts) {
     let stats = world.simulator.stats();
     counts.polls = stats.polls;
     counts.bans = stats.bans;
+    counts.wrong_ids = books.answers.worst as u64;
     counts.simulated_seconds = world.now().as_secs();
     let account_fault = |fault: &Fault| matches!(fault, Fault::KeyRevoked { .. } | Fault::NoFunds { .. });
-    if stats.bans > 0 && !plan.faults.iter().any(|(_, fault)| account_fault(fault)) {
+    // Whose clock is wrong by minutes asks for what the API has long forgotten.
+    let misdated = books.has_misdated();
+    if stats.bans > 0 && !misdated && !plan.faults.iter().any(|(_, fault)| account_fault(fault)) {
         broken.push(format!("{} bans were earned", stats.bans));
     }
     let records = world.broker.queue_total(&world.names.guard());
@@ -57,6 +60,9 @@ fn judge_job(account: &Account, plan: &Plan) -> impl Iterator<Item = String> {
 
 fn count(account: &Account, counts: &mut Counts) {
     counts.jobs += 1;
+    counts.innocent += u64::from(account.innocent);
+    let solved = account.ends.iter().any(|(_, solution)| solution.is_some());
+    counts.innocent_dead += u64::from(account.innocent && !solved);
     counts.outcomes += u64::from(account.outcomes);
     counts.repeated += u64::from(account.outcomes.saturating_sub(1));
     counts.differing += u64::from(account.ends.len() > 1);

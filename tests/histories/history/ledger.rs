@@ -4,14 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use captcha_worker::broker::local::{DeliveryId, Settled};
-use captcha_worker::broker::topology::Names;
+use captcha_worker::broker::topology::{Names, PARKS};
 use captcha_worker::domain::envelope::Message;
 use captcha_worker::domain::guard::State;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::account::{Account, Steps, Task, ticket_of};
+use super::account::{Acceptance, Account, Steps, Task, ticket_of};
+use super::answers::Answers;
+use super::plan::Plan;
+use super::reasons::HOP;
 use super::records::Records;
+use super::said::Said;
+
+/// Clocks may be further apart only while somebody sets one, in ms.
+const CLOCKS_APART: u64 = 10_000;
 
 /// A delivery in hand.
 #[derive(Debug)]
@@ -19,6 +26,8 @@ struct Hand {
     replica: String,
     job: String,
     is_ticket: bool,
+    /// Of a ticket.
+    task: Option<String>,
     /// No other delivery of the job was in the same hands meanwhile, so that what they did is known to be for this one.
     alone: bool,
     before: Steps,
@@ -28,14 +37,22 @@ struct Hand {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     names: Names,
-    /// How far the clocks of two replicas can be apart.
-    skew: Duration,
+    /// How far the clocks of two replicas can be apart while nobody sets one.
+    pub(super) skew: Duration,
+    /// How far off the clock of each machine is, in ms.
+    clocks: BTreeMap<String, i64>,
+    /// For how long a task is asked for.
+    pub(super) timeout: Duration,
+    pub(super) max_resubmissions: u32,
     pub(crate) accounts: BTreeMap<String, Account>,
     hands: BTreeMap<DeliveryId, Hand>,
-    tasks: BTreeMap<String, Task>,
+    pub(super) tasks: BTreeMap<String, Task>,
+    /// Tickets that the broker has taken back from a replica that may act on them until its lease ends, by the replica and the job.
+    taken_back: BTreeSet<(String, String)>,
     /// Replicas that a fault has hit, or whose broker one has; the others must leave no window open.
     disturbed: BTreeSet<String>,
-    records: Records,
+    pub(super) records: Records,
+    pub(super) answers: Answers,
     /// Epochs of those that are in hand.
     records_in_hand: BTreeMap<DeliveryId, u64>,
     /// Broken promises.
@@ -43,15 +60,21 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(names: Names, skew: Duration) -> Self {
+    pub(crate) fn new(names: Names, plan: &Plan) -> Self {
+        let widest = plan.skews.iter().max().unwrap_or(&0) - plan.skews.iter().min().unwrap_or(&0);
         Self {
             names,
-            skew,
+            skew: Duration::from_millis(widest.unsigned_abs()),
+            clocks: BTreeMap::new(),
+            timeout: plan.timeout,
+            max_resubmissions: plan.max_resubmissions,
             accounts: BTreeMap::new(),
             hands: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            taken_back: BTreeSet::new(),
             disturbed: BTreeSet::new(),
             records: Records::default(),
+            answers: Answers::default(),
             records_in_hand: BTreeMap::new(),
             broken: Vec::new(),
         }
@@ -70,8 +93,35 @@ impl Ledger {
         self.disturbed.contains(replica)
     }
 
-    pub(crate) fn open_account(&mut self, job: &str, deadline: Option<Instant>) {
-        self.accounts.insert(job.to_owned(), Account { deadline, copies: 1, ..Account::default() });
+    pub(crate) fn open_account(&mut self, job: &str, innocent: bool, deadline: Option<Instant>) {
+        let account = Account { innocent, deadline, copies: 1, ..Account::default() };
+        self.accounts.insert(job.to_owned(), account);
+    }
+
+    /// A machine's clock is off by so many ms from now on.
+    pub(crate) fn set_clock(&mut self, machine: String, millis: i64) {
+        self.clocks.insert(machine, millis);
+    }
+
+    /// How far off a replica's clock is, in ms: that of the machine that its name begins with.
+    pub(crate) fn clock_of(&self, replica: &str) -> i64 {
+        let machine = replica.split('.').next().unwrap_or_default();
+        self.clocks.get(machine).copied().unwrap_or_default()
+    }
+
+    /// The API forgets every task that it has accepted so far.
+    pub(crate) fn forget_tasks(&mut self) {
+        self.tasks.values_mut().for_each(|task| task.forgotten = true);
+    }
+
+    /// Whether it has forgotten this one.
+    pub(crate) fn has_forgotten(&self, task: &str) -> bool {
+        self.tasks.get(task).is_some_and(|task| task.forgotten)
+    }
+
+    /// Whether somebody's clock was so far off that a task's age was not known to its owner.
+    pub(crate) fn has_misdated(&self) -> bool {
+        self.tasks.values().any(|task| task.misdated)
     }
 
     fn steps(&mut self, replica: &str, job: &str) -> Option<&mut Steps> {
@@ -90,8 +140,7 @@ impl Ledger {
         now: Instant,
     ) {
         if exchange.is_empty() && key == self.names.guard() {
-            let forgotten = State::read(&message.body).and_then(|state| self.records.stored(state, now));
-            return self.broken.extend(forgotten);
+            return State::read(&message.body).map_or((), |state| self.record_stored(state, now));
         }
         let Some(job) = message.properties.message_id.clone().filter(|id| self.accounts.contains_key(id))
         else {
@@ -104,11 +153,12 @@ impl Ledger {
             steps.stored += 1;
             steps.confirmed += u32::from(is_confirmed);
         }
-        if key.starts_with(&self.names.retry_prefix()) {
-            self.resubmitted(replica, &job, true);
+        if let Some(park) = key.strip_prefix(&self.names.retry_prefix()) {
+            self.resubmitted(replica, &job, true, now);
+            self.parked(replica, &job, park);
         }
         if is_outcome {
-            self.ended(&job, key, message);
+            self.ended(&job, key, message, now);
         } else if let Some(task) = ticket_of(message).and_then(|id| self.tasks.get_mut(&id)) {
             task.tickets += 1;
             if task.tickets > 1 {
@@ -118,8 +168,35 @@ impl Ledger {
         }
     }
 
-    fn ended(&mut self, job: &str, key: &str, message: &Message) {
+    fn record_stored(&mut self, state: State, now: Instant) {
+        if self.records.trips_for_wrong_ids(&state) && !self.answers.were_mostly_wrong(now) {
+            self.broken.push("the guard tripped for wrong ids although they were single ones".to_owned());
+        }
+        let forgotten = self.records.stored(state, now);
+        self.broken.extend(forgotten);
+    }
+
+    /// A job waits in a retry queue: for what its last submission came to. Without one it is want of slots that it is charged for, or the
+    /// unknown code that it has met itself; which of them is not told apart.
+    fn parked(&mut self, replica: &str, job: &str, park: &str) {
+        let Some(met) = self.accounts.get_mut(job).map(|account| &mut account.met) else { return };
+        let budgets = match met.last.remove(replica) {
+            None if met.spent.contains_key(&Said::Unknown) => vec![Said::Capacity, Said::Unknown],
+            None | Some(Said::Capacity | Said::Throttled) => vec![Said::Capacity],
+            Some(Said::Transient | Said::Ambiguous) => vec![Said::Transient],
+            Some(said) => vec![said],
+        };
+        let delay =
+            PARKS.iter().find(|other| other.label == park).map_or(Duration::ZERO, |park| park.delay());
+        for budget in budgets {
+            *met.spent.entry(budget).or_default() += delay + HOP;
+        }
+    }
+
+    fn ended(&mut self, job: &str, key: &str, message: &Message, now: Instant) {
         let outcome: Value = serde_json::from_slice(&message.body).unwrap_or_default();
+        let unjustified = self.unjustified(job, &outcome, now);
+        self.broken.extend(unjustified);
         let solution = outcome.get("solution").map(Value::to_string);
         if let Some(account) = self.accounts.get_mut(job) {
             account.outcomes += 1;
@@ -151,7 +228,12 @@ impl Ledger {
         for other in self.hands.values_mut().filter(|hand| hand.job == job && hand.replica == replica) {
             (alone, other.alone) = (false, false);
         }
-        let hand = Hand { replica: replica.to_owned(), job, is_ticket, alone, before };
+        let task = ticket_of(message).filter(|_| is_ticket);
+        let clock = self.clock_of(replica);
+        if let Some(task) = task.as_ref().and_then(|id| self.tasks.get_mut(id)) {
+            task.misdated |= clock.abs_diff(task.clock) > CLOCKS_APART;
+        }
+        let hand = Hand { replica: replica.to_owned(), job, is_ticket, task, alone, before };
         self.hands.insert(delivery, hand);
         Some(what)
     }
@@ -163,7 +245,7 @@ impl Ledger {
             self.broken.extend(lost);
             return Some(format!("the guard's record {epoch}"));
         }
-        let Hand { replica, job, is_ticket, alone, before } = self.hands.remove(&delivery)?;
+        let Hand { replica, job, is_ticket, alone, before, .. } = self.hands.remove(&delivery)?;
         let now = *self.steps(&replica, &job)?;
         let what = if is_ticket { "ticket" } else { "job" };
         match how {
@@ -183,6 +265,9 @@ impl Ledger {
             }
             Settled::Acked | Settled::Rejected => {}
             Settled::Requeued | Settled::Returned => {
+                if is_ticket && self.is_disturbed(&replica) {
+                    self.taken_back.insert((replica.clone(), job.clone()));
+                }
                 let begun = now.stored > before.stored || now.creates > before.creates;
                 if begun {
                     if alone && !self.is_disturbed(&replica) {
@@ -201,17 +286,22 @@ impl Ledger {
     pub(crate) fn another_copy(&mut self, job: &str) {
         if let Some(account) = self.accounts.get_mut(job) {
             account.copies += 1;
+            account.doubled = true;
         }
     }
 
     /// A holder of a ticket submits its job again, or parks it for that. What is submitted in vain is parked after it, and counted once.
-    fn resubmitted(&mut self, replica: &str, job: &str, parks: bool) {
-        let Some(now) = self.steps(replica, job).copied() else { return };
+    fn resubmitted(&mut self, replica: &str, job: &str, parks: bool, now: Instant) {
+        let Some(steps) = self.steps(replica, job).copied() else { return };
         let counts = |hand: &&Hand| {
             let of_ticket = hand.is_ticket && hand.job == job && hand.replica == replica;
-            of_ticket && !(parks && hand.alone && now.creates > hand.before.creates)
+            of_ticket && !(parks && hand.alone && steps.creates > hand.before.creates)
         };
-        let Some(alone) = self.hands.values().find(counts).map(|hand| hand.alone) else { return };
+        let Some(hand) = self.hands.values().find(counts) else { return };
+        let task = hand.task.as_ref().and_then(|id| self.tasks.get(id)).filter(|_| hand.alone);
+        let needless = task.and_then(|task| self.needless(task, now)).map(|what| format!("{job} {what}"));
+        let alone = hand.alone;
+        self.broken.extend(needless);
         if let Some(account) = self.accounts.get_mut(job) {
             account.resubmissions += 1;
             account.certain_resubmissions += u32::from(alone);
@@ -239,10 +329,15 @@ impl Ledger {
             self.broken.push(format!("{replica} submitted {job} although the guard has long forbidden it"));
         }
         if self.hands.values().any(|hand| hand.job == job && hand.replica == replica) {
-            self.resubmitted(replica, job, false);
+            self.resubmitted(replica, job, false, now);
         } else if self.is_disturbed(replica) {
             // Cut off, and within its lease: the broker has taken the job back already.
             self.lost(replica, job);
+            if self.taken_back.contains(&(replica.to_owned(), job.to_owned()))
+                && let Some(account) = self.accounts.get_mut(job)
+            {
+                account.resubmissions += 1;
+            }
         } else {
             self.broken.push(format!("{replica} submitted {job}, which is not in its hands"));
         }
@@ -262,13 +357,34 @@ impl Ledger {
         }
     }
 
+    /// What a submission has come to.
+    pub(crate) fn submission_said(&mut self, replica: &str, job: &str, said: Said) {
+        let Some(met) = self.accounts.get_mut(job).map(|account| &mut account.met) else { return };
+        met.ambiguous += u32::from(said == Said::Ambiguous);
+        met.key_refusals += u32::from(said == Said::KeyRefused);
+        met.last.insert(replica.to_owned(), said);
+    }
+
     /// The caller has learned the id of a task that was paid; `None`: it never will.
-    pub(crate) fn answered(&mut self, job: &str, task: Option<String>, accepted_at: Instant) {
+    pub(crate) fn answered(&mut self, job: &str, task: Option<String>, accepted: Acceptance) {
+        let Acceptance { at, clock, forgotten } = accepted;
         if let Some(id) = task {
-            let task = Task { job: job.to_owned(), accepted_at, last_poll: None, polls: 0, tickets: 0 };
-            self.tasks.insert(id, task);
+            self.tasks.insert(id, Task { forgotten, ..Task::new(job, at, clock) });
         } else if let Some(account) = self.accounts.get_mut(job) {
             account.unanswered += 1;
+        }
+    }
+
+    /// What a poll has come to.
+    pub(crate) fn poll_said(&mut self, replica: &str, id: &str, said: Said, now: Instant) {
+        if matches!(said, Said::Well | Said::Unsolved | Said::Final | Said::WrongId) {
+            self.answers.note(replica, said == Said::WrongId, now);
+        }
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.calling += task.last_poll.map_or(Duration::ZERO, |began| now.duration_since(began));
+            task.wrong_id |= said == Said::WrongId;
+            task.unsolved |= said == Said::Unsolved;
+            task.slower |= matches!(said, Said::Throttled | Said::Unknown);
         }
     }
 
@@ -286,13 +402,14 @@ impl Ledger {
         let job = &task.job;
         // Two tickets of one task, after a confirm that was never heard, may have two owners: stated, and counted by the broker alone.
         let alone = task.tickets < 2;
+        let dated = !task.misdated;
         if alone && since.is_some_and(|since| since < Duration::from_secs(2)) {
             self.broken.push(format!("{replica} polled {id} of {job} {since:?} after the poll before it"));
         }
-        if alone && task.polls > 120 {
+        if alone && dated && task.polls > 120 {
             self.broken.push(format!("{replica} polled {id} of {job} for the {}th time", task.polls));
         }
-        if age > Duration::from_secs(280) + self.skew {
+        if dated && age > Duration::from_secs(280) + self.skew {
             self.broken.push(format!("{replica} polled {id} of {job} at an age of {age:?}"));
         }
     }

@@ -2,6 +2,7 @@
 //! paused time; and the promises, judged at each step and at the end.
 
 mod account;
+mod answers;
 mod api;
 mod chronicle;
 mod fault;
@@ -10,11 +11,14 @@ mod in_process;
 mod judge;
 mod ledger;
 mod plan;
+mod reasons;
 mod records;
+mod said;
 mod stage;
 mod steps;
 mod strike;
 pub(crate) mod sweep;
+mod weather;
 mod witness;
 mod world;
 
@@ -41,6 +45,9 @@ pub(crate) struct Verdict {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) jobs: u64,
+    /// Those with nothing against them, and of these the ones that were not solved for a reason that the rules know.
+    pub(crate) innocent: u64,
+    pub(crate) innocent_dead: u64,
     pub(crate) outcomes: u64,
     /// Outcomes beyond the first of each job.
     pub(crate) repeated: u64,
@@ -55,12 +62,16 @@ pub(crate) struct Counts {
     pub(crate) resubmissions: u64,
     pub(crate) polls: u64,
     pub(crate) bans: u64,
+    /// Wrong ids within a minute in which they were most of what came back, at most.
+    pub(crate) wrong_ids: u64,
     pub(crate) simulated_seconds: u64,
 }
 
 impl std::ops::AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         self.jobs += other.jobs;
+        self.innocent += other.innocent;
+        self.innocent_dead += other.innocent_dead;
         self.outcomes += other.outcomes;
         self.repeated += other.repeated;
         self.differing += other.differing;
@@ -71,6 +82,7 @@ impl std::ops::AddAssign for Counts {
         self.resubmissions += other.resubmissions;
         self.polls += other.polls;
         self.bans += other.bans;
+        self.wrong_ids = self.wrong_ids.max(other.wrong_ids);
         self.simulated_seconds += other.simulated_seconds;
     }
 }

@@ -10,7 +10,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use super::fault::{Fault, draw_fault};
+use super::fault::{Fault, draw_clock, draw_fault};
 use super::in_process::PANICKING_TYPE;
 
 /// The last fault comes before this.
@@ -19,6 +19,13 @@ const FAULTS_WITHIN: u64 = 90_000;
 const JOBS_WITHIN: u64 = 60_000;
 /// Clocks of replicas differ by so much from the true time at most.
 pub(crate) const MAX_SKEW: Duration = Duration::from_secs(5);
+
+/// How long a job without a free slot waits in the retry queues.
+pub(crate) const CAPACITY_TIMEOUT: Duration = Duration::from_secs(600);
+/// The same while the API fails.
+pub(crate) const TRANSIENT_TIMEOUT: Duration = Duration::from_secs(300);
+/// The same while createTask answers what nobody knows.
+pub(crate) const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// One history before it happens.
 #[derive(Debug)]
@@ -29,6 +36,10 @@ pub(crate) struct Plan {
     pub(crate) skews: Vec<i64>,
     /// The pace of all types.
     pub(crate) pacing: Pacing,
+    /// How long a task is asked for.
+    pub(crate) timeout: Duration,
+    /// This share of the tasks is forgotten by the API.
+    pub(crate) losing: f64,
     /// Calls a second of the whole fleet, if bounded.
     pub(crate) calls_per_second: Option<u32>,
     /// Resubmissions of an unsolved job that the settings allow.
@@ -48,6 +59,8 @@ pub(crate) struct PlannedJob {
     pub(crate) id: String,
     /// Its bytes.
     pub(crate) body: String,
+    /// It has nothing against it: it must be solved, whatever happens to others and to the API, as long as budgets allow.
+    pub(crate) innocent: bool,
 }
 
 fn ms(rng: &mut StdRng, from: u64, to: u64) -> Duration {
@@ -66,13 +79,20 @@ impl Plan {
         let second = Duration::from_secs;
         // Some are patient, so that the limits on polls come into sight.
         let patient = rng.random_bool(0.15);
-        let pacing = Pacing::try_new(second(1), second(2), second(if patient { 280 } else { 60 }));
+        let timeout = second(if patient { 280 } else { 60 });
+        let pacing = Pacing::try_new(second(1), second(2), timeout);
+        let losing = if rng.random_bool(0.3) { rng.random_range(0.005..0.1) } else { 0.0 };
+        let clocks_set = rng.random_bool(0.15);
         let jobs = rng.random_range(3..22);
-        let deadlined = !skewed;
+        let deadlined = !skewed && !clocks_set;
         let jobs = (0..jobs).map(|n| draw_job(rng, seed, n, patient, deadlined)).collect();
         let faults = rng.random_range(0..7);
         let mut faults: Vec<_> =
             (0..faults).map(|_| (ms(rng, 0, FAULTS_WITHIN), draw_fault(rng, replicas))).collect();
+        if clocks_set {
+            let set = |_| (ms(rng, 1_000, FAULTS_WITHIN), draw_clock(rng, replicas));
+            faults.extend((0..2).map(set));
+        }
         if patient {
             // While the long ones are under way.
             let late = |_| (ms(rng, 60_000, 270_000), draw_fault(rng, replicas));
@@ -82,6 +102,8 @@ impl Plan {
             seed,
             skews,
             pacing: pacing.expect("within the limits"),
+            timeout,
+            losing,
             calls_per_second: rng.random_bool(0.2).then(|| rng.random_range(5..60)),
             max_resubmissions: rng.random_range(0..=2),
             jobs,
@@ -96,7 +118,7 @@ fn draw_job(rng: &mut StdRng, seed: u64, n: usize, patient: bool, deadlined: boo
     if rng.random_bool(0.03) {
         let garbage = ["not json", "{}", "[1,2]", r#"{"task":{"type":"ImageToTextTask"},"colour":1}"#];
         let body = (*garbage.choose(rng).expect("not empty")).to_owned();
-        return PlannedJob { at, id, body };
+        return PlannedJob { at, id, body, innocent: false };
     }
     let script = draw_script(rng, patient);
     let mut task = match rng.random_range(0..10) {
@@ -104,14 +126,19 @@ fn draw_job(rng: &mut StdRng, seed: u64, n: usize, patient: bool, deadlined: boo
         1..=3 => json!({"type": "TurnstileTask", "websiteURL": "https://example.com/", "websiteKey": id}),
         _ => json!({"type": "ImageToTextTask", "body": STANDARD.encode(id.repeat(120 / id.len() + 1))}),
     };
+    let plain = script.get("create").is_none() && script.get("result").is_none();
+    // The slowest of the patient ones take more than 120 polls.
+    let in_time = script["solve_ms"].as_u64() < Some(if patient { 220_000 } else { 50_000 });
+    let mut innocent = plain && in_time && task["type"] != PANICKING_TYPE;
     task["_sim"] = script;
     task["job"] = json!(id);
     let mut job = json!({"id": id, "task": task});
     if deadlined && rng.random_bool(0.12) {
         let deadline = super::world::EPOCH.plus(at + ms(rng, 1_000, 60_000));
         job["deadline"] = json!(deadline.to_string());
+        innocent = false;
     }
-    PlannedJob { at, id, body: job.to_string() }
+    PlannedJob { at, id, body: job.to_string(), innocent }
 }
 
 fn draw_script(rng: &mut StdRng, patient: bool) -> Value {

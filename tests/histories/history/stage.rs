@@ -43,6 +43,9 @@ pub(super) enum Mend {
     Key,
     Funds,
     Resume,
+    Outage,
+    /// The clock of a place, by so many ms.
+    Clock(usize, i64),
     /// The broker notices that a connection is gone.
     Noticed(u64),
     /// The client notices.
@@ -183,7 +186,9 @@ impl<'a> Stage<'a> {
             Mend::Room => world.broker.set_full(&world.names.results(), false),
             Mend::Tickets => world.broker.set_full(&world.names.tickets(), false),
             Mend::Binding => world.bind().await,
-            Mend::Road => world.weather.set(0.0),
+            Mend::Road => world.weather.set_rough(0.0),
+            Mend::Outage => world.weather.set_outage(None),
+            Mend::Clock(place, millis) => world.set_clock(place, millis),
             Mend::Slots => {
                 let slots = BTreeMap::from([("ImageToTextTask".to_owned(), None)]);
                 world.control(&Control { slots, ..Control::default() });

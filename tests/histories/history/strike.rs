@@ -8,7 +8,7 @@ use captcha_worker::fleet::Order;
 use captcha_worker::simulator::{Control, Storm};
 use tokio::time::timeout;
 
-use super::fault::Fault;
+use super::fault::{Fault, Outage, Word};
 use super::stage::{Due, LEAVE_WITHIN, Left, Mend, Stage};
 use super::witness::open;
 
@@ -68,8 +68,22 @@ impl Stage<'_> {
                 self.after(lasts, Due::Mend(Mend::Binding));
             }
             Fault::RoughRoad { share, lasts } => {
-                self.world.weather.set(share);
+                self.world.weather.set_rough(share);
                 self.after(lasts, Due::Mend(Mend::Road));
+            }
+            Fault::Outage { outage, lasts } => self.fail(outage, lasts),
+            Fault::Forgets { down_for } => {
+                open(&self.world.books).forget_tasks();
+                if !down_for.is_zero() {
+                    self.fail(Outage { submissions_only: false, word: Word::Down }, down_for);
+                }
+            }
+            Fault::Flash { code, calls } => self.world.weather.flash(code, calls),
+            Fault::ClockSet { place, millis, right_after } => {
+                self.world.set_clock(place, millis);
+                if let Some(after) = right_after {
+                    self.after(after, Due::Mend(Mend::Clock(place, -millis)));
+                }
             }
             Fault::Storm { .. }
             | Fault::NoSlots { .. }
@@ -77,6 +91,11 @@ impl Stage<'_> {
             | Fault::NoFunds { .. }
             | Fault::Pause { .. } => self.strike_account(&fault),
         }
+    }
+
+    fn fail(&mut self, outage: Outage, lasts: Duration) {
+        self.world.weather.set_outage(Some(outage));
+        self.after(lasts, Due::Mend(Mend::Outage));
     }
 
     fn strike_account(&mut self, fault: &Fault) {

@@ -29,12 +29,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{Road, Weather};
+use super::api::Road;
 use super::chronicle::Chronicle;
 use super::in_process::PANICKING_TYPE;
 use super::ledger::Ledger;
-use super::plan::{Plan, PlannedJob};
+use super::plan::{CAPACITY_TIMEOUT, Plan, PlannedJob, TRANSIENT_TIMEOUT, UNKNOWN_TIMEOUT};
 use super::steps::Snares;
+use super::weather::Weather;
 use super::witness::{Books, BrokerWitness, open};
 
 /// The time at which every history begins.
@@ -68,6 +69,8 @@ pub(crate) struct World {
     pub(crate) snares: Snares,
     pub(crate) chronicle: Chronicle,
     pub(crate) places: Vec<Option<Replica>>,
+    /// Of the places' machines, with how far off each is while nobody sets it.
+    clocks: Vec<(Clock, i64)>,
     topology: Topology,
     publisher: Session,
     started: Vec<u32>,
@@ -83,15 +86,18 @@ impl World {
         let publisher = Broker::Local(broker.named("publisher")).connect().await.expect("a session");
         publisher.link().declare(&topology).await.expect("declared");
         let config = SimulatorConfig { seed: plan.seed, ..SimulatorConfig::default() };
-        let widest = plan.skews.iter().max().unwrap_or(&0) - plan.skews.iter().min().unwrap_or(&0);
-        let skew = Duration::from_millis(widest.unsigned_abs());
-        let books = Arc::new(std::sync::Mutex::new(Ledger::new(names.clone(), skew)));
+        let books = Arc::new(std::sync::Mutex::new(Ledger::new(names.clone(), plan)));
         let witness =
             BrokerWitness { books: Arc::clone(&books), snares: snares.clone(), chronicle: chronicle.clone() };
         broker.set_witness(Arc::new(witness));
-        Self {
+        let clock = |skew: &i64| {
+            let epoch = Timestamp::from_millis(EPOCH.as_millis() + skew);
+            (Clock::runtime_since(epoch, chronicle.began()), *skew)
+        };
+        let world = Self {
+            clocks: plan.skews.iter().map(clock).collect(),
             simulator: Simulator::new(config).expect("a sound scenario"),
-            weather: Weather::new(StdRng::seed_from_u64(plan.seed ^ 0x00F0_0D5E)),
+            weather: Weather::new(StdRng::seed_from_u64(plan.seed ^ 0x00F0_0D5E), plan.losing),
             places: plan.skews.iter().map(|_| None).collect(),
             started: vec![0; plan.skews.len()],
             broker,
@@ -102,7 +108,9 @@ impl World {
             topology,
             publisher,
             operator: Arc::default(),
-        }
+        };
+        (0..plan.skews.len()).for_each(|place| world.set_clock(place, 0));
+        world
     }
 
     /// Starts the next replica in a place that is free.
@@ -136,8 +144,6 @@ impl World {
     }
 
     fn options(&self, plan: &Plan, place: usize, name: &str, road: &Arc<Road>) -> WorkerOptions {
-        let second = Duration::from_secs;
-        let skewed = Timestamp::from_millis(EPOCH.as_millis() + plan.skews[place]);
         let dice = plan.seed.wrapping_mul(64).wrapping_add(place as u64 * 8 + u64::from(self.started[place]));
         WorkerOptions {
             // As by default: what waits together is a history of its own.
@@ -149,9 +155,9 @@ impl World {
             rules: Rules {
                 pacing: PacingTable { default: plan.pacing, by_type: BTreeMap::new() },
                 overrides: Overrides::default(),
-                capacity_timeout: second(600),
-                transient_timeout: second(300),
-                unknown_timeout: second(120),
+                capacity_timeout: CAPACITY_TIMEOUT,
+                transient_timeout: TRANSIENT_TIMEOUT,
+                unknown_timeout: UNKNOWN_TIMEOUT,
                 max_resubmissions: plan.max_resubmissions,
                 ambiguous: Ambiguous::Retry,
             },
@@ -170,7 +176,7 @@ impl World {
             deadlines: Reach { quantile: 0.05, least_answers: 50 },
             drain_timeout: DRAIN,
             reply_to_prefix: String::new(),
-            clock: Clock::runtime_since(skewed, self.chronicle.began()),
+            clock: self.clocks[place].0.clone(),
             dice: Dice::seeded(dice),
             tracer: Tracer::off(),
         }
@@ -189,7 +195,7 @@ impl World {
             .ok()
             .and_then(|job| job.get("deadline")?.as_str().and_then(Timestamp::parse))
             .map(|at| self.chronicle.began() + at.since(EPOCH));
-        open(&self.books).open_account(&job.id, deadline);
+        open(&self.books).open_account(&job.id, job.innocent, deadline);
         let properties = Properties { message_id: Some(job.id.clone()), ..Properties::default() };
         let message = Message { body: job.body.clone().into(), properties, transient: false };
         let published = self.publisher.publish(&self.names.jobs(), "jobs", message).await;
@@ -219,6 +225,15 @@ impl World {
         });
     }
 
+    /// Sets the clock of a place's machine forward or back, by so many ms.
+    pub(crate) fn set_clock(&self, place: usize, millis: i64) {
+        let (clock, _) = &self.clocks[place];
+        clock.step(millis);
+        let off = clock.now().as_millis() - EPOCH.as_millis();
+        let elapsed = i64::try_from(self.now().as_millis()).unwrap_or(i64::MAX);
+        open(&self.books).set_clock(format!("replica-{place}"), off - elapsed);
+    }
+
     pub(crate) fn control(&self, control: &Control) {
         self.simulator.control(control).expect("a control that can be applied");
     }
@@ -235,7 +250,11 @@ impl World {
         self.broker.set_full(&self.names.results(), false);
         self.broker.set_full(&self.names.tickets(), false);
         self.bind().await;
-        self.weather.set(0.0);
+        self.weather.clear();
+        for (place, (clock, skew)) in self.clocks.iter().enumerate() {
+            let elapsed = i64::try_from(self.now().as_millis()).unwrap_or(i64::MAX);
+            self.set_clock(place, EPOCH.as_millis() + elapsed + skew - clock.now().as_millis());
+        }
         self.control(&Control {
             balance: Some(1_000.0),
             key_valid: Some(true),
