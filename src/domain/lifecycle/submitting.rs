@@ -16,7 +16,7 @@ use super::{Action, Ambiguous, Case, Moment, OpenTask, Origin, Step, Window};
 const HOP: Duration = Duration::from_secs(1);
 
 /// So many waits without a call are short ones.
-const AT_FIRST: u32 = 4;
+const AT_FIRST: u32 = 12;
 
 impl Case {
     pub(super) fn before_submission(&mut self, at: &Moment<'_>) -> Step {
