@@ -45,7 +45,7 @@ pub enum Breakage {
     BudgetRunsOn,
     /// A type's time-out runs on while nothing may be asked for.
     TimeoutRunsOn,
-    /// A code of createTask that nobody knows ends its job at once.
+    /// An unknown code of createTask ends its job at once.
     UnknownIsFinal,
     /// The ages of open tasks follow the wall clock.
     WallClockAges,

@@ -76,7 +76,7 @@ def kinds():
 class Trial:
     def __init__(self, stage):
         self.stage, self.kinds, self.faults, self.told = stage, kinds(), [], []
-        self.lane = Lane(stage, "dead", replicas=2, scenario="balance = 100000.0\n", consume=False, policy__allowed_domains="shop.example.com",
+        self.lane = Lane(stage, "dead", replicas=2, scenario="balance = 100000.0\n", consume=False, policy__allowed_domains="shop.example.com", retry__unknown_timeout="0s",
                          retry__max_resubmissions=0, log__level="error")
         self.total = sum(kind.count for kind in self.kinds)
 

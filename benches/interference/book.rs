@@ -184,13 +184,12 @@ impl Book {
         pages.entries.values().filter(within).count()
     }
 
-    /// What must not be, in words: answers of another job, and outcomes that nobody asked for.
+    /// What must not be, in words: answers of another job, and outcomes of unknown ids.
     pub(crate) fn faults(&self) -> Vec<String> {
         let pages = self.pages();
         let wrong = pages.entries.values().filter(|entry| entry.wrong).count();
-        let told =
-            [(wrong, "answers of another job"), (pages.strangers.len(), "outcomes that nobody asked for")];
-        told.into_iter()
+        let said = [(wrong, "answers of another job"), (pages.strangers.len(), "outcomes of unknown ids")];
+        said.into_iter()
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| format!("{what}: {count}"))
             .collect()

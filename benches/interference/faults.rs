@@ -20,7 +20,7 @@ pub(crate) enum Nature {
 
 use Nature::{Final, Once, Passing};
 
-/// Codes of createTask that are the account's are no part of this: they are told apart by the trials.
+/// Codes of createTask that are the account's are no part of this: the trials try those.
 pub(crate) const CREATE: [(&str, Nature); 37] = [
     ("ERROR_TOO_MUCH_REQUESTS", Passing),
     ("ERROR_NO_SLOT_AVAILABLE", Passing),

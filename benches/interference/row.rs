@@ -137,8 +137,8 @@ impl Row {
         let load = std::fs::read_to_string("/proc/loadavg").ok();
         let load: Option<f64> = load.and_then(|text| text.split(' ').next()?.parse().ok());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let told = self.notes.iter().any(|note| note.starts_with(MACHINE_BUSY));
-        if let Some(load) = load.filter(|load| !told && *load > BUSY * cores as f64) {
+        let said = self.notes.iter().any(|note| note.starts_with(MACHINE_BUSY));
+        if let Some(load) = load.filter(|load| !said && *load > BUSY * cores as f64) {
             self.note(format_args!("{MACHINE_BUSY}: load {load:.1} on {cores} cores"));
         }
     }
@@ -163,8 +163,8 @@ impl Row {
     /// The row on one line, as soon as it is known.
     pub(crate) fn tell(&self) -> String {
         let cells = self.cells();
-        let told = HEAD.iter().zip(&cells).skip(1).filter(|(_, cell)| !cell.is_empty());
-        told.map(|(head, cell)| format!("{head} {cell}")).collect::<Vec<_>>().join(" | ")
+        let said = HEAD.iter().zip(&cells).skip(1).filter(|(_, cell)| !cell.is_empty());
+        said.map(|(head, cell)| format!("{head} {cell}")).collect::<Vec<_>>().join(" | ")
     }
 }
 

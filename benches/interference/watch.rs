@@ -108,12 +108,12 @@ async fn look(ports: Vec<u16>, looks: Arc<Mutex<Vec<Look>>>) {
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         due.tick().await;
-        let told = futures_util::future::join_all(ports.iter().map(|port| ask(&client, *port))).await;
+        let said = futures_util::future::join_all(ports.iter().map(|port| ask(&client, *port))).await;
         let mut look = Look { at: Instant::now(), open: 0, reasons: BTreeSet::new() };
-        for told in told.into_iter().flatten() {
+        for said in said.into_iter().flatten() {
             look.open +=
-                usize::from(told.lines().any(|line| line == "captcha_guard_state{state=\"open\"} 1"));
-            look.reasons.extend(told.lines().filter_map(reason));
+                usize::from(said.lines().any(|line| line == "captcha_guard_state{state=\"open\"} 1"));
+            look.reasons.extend(said.lines().filter_map(reason));
         }
         looks.lock().unwrap_or_else(PoisonError::into_inner).push(look);
     }

@@ -153,7 +153,7 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// `GET /_sim/stats`; `None` where nobody answers.
+    /// `GET /_sim/stats`; `None` where there is no answer.
     pub(crate) async fn stats(&self) -> Option<Stats> {
         let reply = self.client.get(format!("{}/_sim/stats", self.url)).send().await.ok()?;
         let body = reply.bytes().await.ok()?;

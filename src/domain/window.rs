@@ -12,7 +12,7 @@ const ONE_CUT: Duration = Duration::from_secs(1);
 const SHORT_AFTER: u32 = 3;
 /// A type whose window is at 1 is shut after so many refusals in a row.
 const SHUT_AFTER: u32 = 5;
-/// A type is shut, however wide its window, after so many submissions that failed with no acceptance between: with one in ten failing by
+/// A type is shut, however wide its window, after so many submissions that failed with no other answer between: with one in ten failing by
 /// itself that comes once in a hundred million.
 const FAILING_AFTER: u32 = 8;
 
@@ -155,6 +155,11 @@ impl TypeWindow {
         let shuts = !self.shut && self.window.size() == 1 && self.refused_in_a_row >= SHUT_AFTER;
         self.shut |= shuts;
         shuts
+    }
+
+    /// createTask refused a job of it for the job's own sake: it works.
+    pub fn answered(&mut self) {
+        self.failed_in_a_row = 0;
     }
 
     /// A submission of it failed in a way that says nothing about its job. Tells whether this shut it.

@@ -127,6 +127,11 @@ impl Standing {
         }
     }
 
+    /// The API answers, and says nothing but that it fails, or nothing that is known. The leader looks whether it is down; nobody stops before.
+    pub fn suspect(&self) {
+        self.report(Report::Down);
+    }
+
     /// Stops this replica for a time, growing while it meets the same again. Tells whether it did not stand still for it already.
     fn hold_alone(&self, reason: Reason, term: u64, now: Timestamp) -> bool {
         // What was under way together is one relapse.

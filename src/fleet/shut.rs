@@ -73,6 +73,14 @@ impl Standing {
         }
     }
 
+    /// createTask refused a job of a type for the job's own sake, so that it no longer fails for the type. Whether there are slots, that does not
+    /// tell.
+    pub fn works_again(&self, task_type: &str) {
+        if lock(&self.inner.shut).get(task_type).is_some_and(|entry| entry.failing) {
+            self.slots_back(task_type);
+        }
+    }
+
     /// Whether it was news.
     pub(super) fn note_shut(&self, task_type: &str, failing: bool) -> bool {
         let mut shut = lock(&self.inner.shut);

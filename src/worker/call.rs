@@ -157,7 +157,7 @@ fn after_submission(
 ) {
     let fault = end.as_ref().err();
     let fault = fault.map(|error| judge(error, Stage::Submit, case.job.own_proxy, &ctx.rules.overrides));
-    note_call(ctx, end, fault.as_ref(), began);
+    note_call(ctx, case, end, fault.as_ref(), began);
     let task_type = case.job.kind();
     let Some(fault) = fault else {
         ctx.tally.accepted(task_type);
@@ -177,7 +177,18 @@ fn after_submission(
             ctx.standing().shut(name, true);
         }
         Class::Transient | Class::Pending | Class::Unknown => ctx.standing().still_shut(name, true),
-        _ => {}
+        Class::Account => {}
+        Class::Lost
+        | Class::Unsolved
+        | Class::Invalid
+        | Class::Forbidden
+        | Class::Expired
+        | Class::Proxy
+        | Class::Malformed
+        | Class::Poison => {
+            lane.answered();
+            ctx.standing().works_again(name);
+        }
     }
     if is_canary && let Some(end) = canary_end(ctx, &fault) {
         ctx.standing().canary(end, began.term);
@@ -209,12 +220,12 @@ fn canary_end(ctx: &Context, fault: &Fault) -> Option<CanaryEnd> {
 }
 
 /// What every call's end tells about the account, and about the API's being there. Said before the call's place is free for another.
-fn note_call<T>(ctx: &Context, end: &Result<T, CallError>, fault: Option<&Fault>, began: Began) {
+fn note_call<T>(ctx: &Context, case: &Case, end: &Result<T, CallError>, fault: Option<&Fault>, began: Began) {
     let now = ctx.clock.now();
     if let Some(reason) = fault.and_then(Fault::reason) {
         ctx.standing().refused(reason, began.term, began.at, now);
     }
-    let noted = ctx.reach.note(end, fault.map(|fault| fault.class));
+    let noted = ctx.reach.note(end, fault.map(|fault| fault.class), &case.job.id);
     if noted.silence_begins {
         ctx.lanes.restart();
         ctx.standing().silence();
@@ -229,6 +240,9 @@ fn note_call<T>(ctx: &Context, end: &Result<T, CallError>, fault: Option<&Fault>
     }
     if noted.is_lost {
         ctx.standing().unanswered(began.term, now);
+    }
+    if noted.is_suspect {
+        ctx.standing().suspect();
     }
 }
 
@@ -371,7 +385,7 @@ async fn place_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> 
 fn after_poll(ctx: &Context, case: &Case, end: &Result<TaskState, CallError>, began: Began) {
     let fault = end.as_ref().err();
     let fault = fault.map(|error| judge(error, Stage::Poll, case.job.own_proxy, &ctx.rules.overrides));
-    note_call(ctx, end, fault.as_ref(), began);
+    note_call(ctx, case, end, fault.as_ref(), began);
     let wrong_id = end.as_ref().is_err_and(is_wrong_id);
     if let Some(task) = &case.task
         && (wrong_id || fault.is_none_or(|fault| speaks_of_the_task(fault.class)))

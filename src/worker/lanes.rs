@@ -283,6 +283,11 @@ impl TypeLane {
         self.change(TypeWindow::refused)
     }
 
+    /// createTask refused a job of it for the job's own sake: it works.
+    pub(super) fn answered(&self) {
+        self.change(TypeWindow::answered);
+    }
+
     /// A submission of it failed in a way that says nothing about its job. Tells whether that shuts the type.
     pub(super) fn failed(&self) -> bool {
         self.change(TypeWindow::failed)

@@ -104,6 +104,9 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
             ("LOG__FORMAT", format),
             ("OPS__LISTEN", "127.0.0.1:0"),
             ("POLICY__ALLOWED_DOMAINS", "good.example"),
+            // Unknown codes end their jobs soon.
+            ("RETRY__UNKNOWN_TIMEOUT", "0s"),
+            ("POLLING__TurnstileTask__TIMEOUT", "15s"),
         ];
         Telling::start(&Replica {
             amqp: &amqp,

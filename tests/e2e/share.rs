@@ -31,7 +31,11 @@ async fn two_replicas_share_two_thousand_jobs_and_each_ends_once_where_its_code_
     let namespace = fresh_namespace();
     let simulator = Simulator::start("balance = 1000.0\n").await;
     declare(&amqp, &namespace).await;
-    let settings = [("RETRY__MAX_RESUBMISSIONS", "0")];
+    let settings = [
+        ("RETRY__MAX_RESUBMISSIONS", "0"),
+        // An unknown code at a poll is asked for again until then.
+        ("POLLING__ImageToTextTask__TIMEOUT", "20s"),
+    ];
     let replica = Replica { amqp: &amqp, namespace: &namespace, simulator: &simulator, settings: &settings };
     let mut replicas = [replica.start(), replica.start()];
 

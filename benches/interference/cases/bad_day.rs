@@ -9,7 +9,7 @@ use crate::scene::{PER_SECOND, Scene};
 
 /// A fleet at work, before anything happens to it.
 const WARM_UP: Duration = Duration::from_secs(5);
-/// The window by which a rate is told.
+/// The window by which a rate is measured.
 const WINDOW: Duration = Duration::from_secs(3);
 const STEP: Duration = Duration::from_millis(200);
 /// Of the offered rate.

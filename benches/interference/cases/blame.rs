@@ -1,4 +1,4 @@
-//! A code that nobody knows, and that is the job's own fault.
+//! An unknown code that is the job's own fault.
 
 use std::time::Duration;
 

@@ -30,7 +30,7 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, of: &str, code
     row.dead_at_most(1);
     row.trips(&scene.watch.trips(began, Instant::now()), true);
     let stats = scene.simulator.stats().await;
-    row.bound("nobody met the flash", stats.outage_calls == 1);
+    row.bound("the flash met no call, or several", stats.outage_calls == 1);
     row.at_most("bans", stats.bans, 0);
     scene.close(row).await;
 }

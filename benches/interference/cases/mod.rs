@@ -172,7 +172,7 @@ pub(crate) const GROUPS: [Group; 10] = [
     },
     Group {
         name: "blame",
-        shows: "a code that nobody knows is the fault of the job: it ends in time, the others are untouched",
+        shows: "an unknown code is the fault of the job: it ends in time, the others are untouched",
         cases: || vec![Case::Blame],
         run: None,
     },

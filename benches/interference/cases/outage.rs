@@ -64,7 +64,7 @@ async fn play(environment: &Environment, row: &mut Row, (of, fault): (&str, &str
     row.at_most("bans", stats.bans, 0);
     // A task that was open when nothing could be fetched any more is forgotten by the API itself in an outage of 5 minutes.
     let lawful = if of == "all" && span >= LONG { paid } else { 0 };
-    row.at_most("paid answers that nobody fetched", stats.unfetched(), lawful);
+    row.at_most("paid answers that were not fetched", stats.unfetched(), lawful);
     if stats.repeated_submissions > 0 {
         row.note(format_args!("{} paid twice", stats.repeated_submissions));
     }

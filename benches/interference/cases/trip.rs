@@ -15,7 +15,7 @@ const TICKETS: u64 = 500;
 /// Slow enough that nothing is fetched before the trip.
 const SOLVE_MS: u32 = 20_000;
 const OPEN_WITHIN: Duration = Duration::from_secs(20);
-/// The ban ends before the fleet looks, so that the trip takes as long as the fleet is told to stay away.
+/// The ban ends before the fleet looks, so that the trip takes as long as the fleet is said to stay away.
 const BAN: Duration = Duration::from_secs(235);
 const SILENT_AFTER: Duration = Duration::from_secs(30);
 /// Polls that fail after the trip.
@@ -49,7 +49,7 @@ pub(super) async fn run(environment: &Environment, row: &mut Row) {
     row.trips(&trips, true);
     row.bound("the guard did not trip", !trips.is_none());
     let stats = scene.simulator.stats().await;
-    row.at_most("paid answers that nobody fetched", stats.unfetched(), 0);
+    row.at_most("paid answers that were not fetched", stats.unfetched(), 0);
     row.at_most("paid twice", stats.repeated_submissions, 0);
     row.at_most("wrong-id calls", stats.wrong_id_calls, 0);
     let fetched = entries.iter().filter(|entry| entry.is_solved()).count();

@@ -159,9 +159,9 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Wrong> {
 pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: bool) -> Vec<u8> {
     let mut front = Front(payload);
     let mut fixed = [0; FIXED];
-    let mut told = Told::default();
+    let mut damage = Damage::default();
     if routing {
-        told.add(codes::PROPERTIES_NOT_UTF8, "the routing key or the exchange's name is not UTF-8");
+        damage.add(codes::PROPERTIES_NOT_UTF8, "the routing key or the exchange's name is not UTF-8");
     }
     match front.take(FIXED) {
         Ok(given) => fixed.copy_from_slice(given),
@@ -182,7 +182,7 @@ pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: 
                     kept.extend_from_slice(text);
                     kept_flags |= flag(place);
                 } else {
-                    told.add(codes::PROPERTIES_NOT_UTF8, &format!("{name} is not UTF-8: {}", shown(text)));
+                    damage.add(codes::PROPERTIES_NOT_UTF8, &format!("{name} is not UTF-8: {}", shown(text)));
                 }
             }),
             Kind::Plain(count) => front.take(*count).map(|bytes| {
@@ -198,19 +198,19 @@ pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: 
             }
         };
         if taken.is_err() {
-            told.add(codes::HEADERS_UNREADABLE, &format!("the properties end within {name}"));
+            damage.add(codes::HEADERS_UNREADABLE, &format!("the properties end within {name}"));
             front = Front(&[]);
             break;
         }
     }
     if !front.0.is_empty() {
-        told.add(codes::HEADERS_UNREADABLE, "more follows where the properties end");
+        damage.add(codes::HEADERS_UNREADABLE, "more follows where the properties end");
     }
     let spent = AROUND + FIXED + 2 + before.len() + after.len() + 4 + entry_size(MAX_TEXT + 40);
-    let mut entries = readable(table, most.saturating_sub(spent), &mut told);
+    let mut entries = readable(table, most.saturating_sub(spent), &mut damage);
     entries.extend(short_string(UNREADABLE_HEADER.as_bytes()));
     entries.push(b'S');
-    let text = told.text();
+    let text = damage.text();
     entries.extend(long_length(text.len()));
     entries.extend(text.as_bytes());
 
@@ -226,25 +226,25 @@ pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: 
 
 /// The entries of a table that can be read, of at most so many bytes together; the broker's own
 /// first.
-fn readable(table: &[u8], most: usize, told: &mut Told) -> Vec<u8> {
+fn readable(table: &[u8], most: usize, damage: &mut Damage) -> Vec<u8> {
     let mut entries: Vec<(&[u8], &[u8])> = Vec::new();
     let mut front = Front(table);
     while !front.0.is_empty() {
         let begun = front.0;
         let Ok(name) = front.short() else {
-            told.add(codes::HEADERS_UNREADABLE, "the headers end within a name");
+            damage.add(codes::HEADERS_UNREADABLE, "the headers end within a name");
             break;
         };
         let (named, mut deep) = (is_utf8(name), Front(front.0));
         match deep.value(1) {
             Ok(()) if named => entries.push((name, &begun[..begun.len() - deep.0.len()])),
-            Ok(()) => told
+            Ok(()) => damage
                 .add(codes::PROPERTIES_NOT_UTF8, &format!("a header's name is not UTF-8: {}", shown(name))),
-            Err(Wrong::NotUtf8) => told.add(
+            Err(Wrong::NotUtf8) => damage.add(
                 codes::PROPERTIES_NOT_UTF8,
                 &format!("header '{}' holds a name that is not UTF-8", shown(name)),
             ),
-            Err(Wrong::Unreadable) => told.add(
+            Err(Wrong::Unreadable) => damage.add(
                 codes::HEADERS_UNREADABLE,
                 &format!(
                     "header '{}' is of no known type, cut off, or nests more than {MAX_DEPTH} levels",
@@ -272,7 +272,7 @@ fn readable(table: &[u8], most: usize, told: &mut Told) -> Vec<u8> {
         if kept.len() + entry.len() <= most {
             kept.extend_from_slice(entry);
         } else {
-            told.add(codes::HEADERS_TOO_LARGE, "the headers take more than a frame holds");
+            damage.add(codes::HEADERS_TOO_LARGE, "the headers take more than a frame holds");
         }
     }
     kept
@@ -291,12 +291,12 @@ impl Front<'_> {
 
 /// What was taken out: the first reason's code, and all reasons as far as there is room.
 #[derive(Default)]
-struct Told {
+struct Damage {
     code: Option<&'static str>,
     text: String,
 }
 
-impl Told {
+impl Damage {
     fn add(&mut self, code: &'static str, what: &str) {
         self.code.get_or_insert(code);
         if self.text.len() + what.len() + 2 > MAX_TEXT || self.text.contains(what) {
