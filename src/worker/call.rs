@@ -20,7 +20,7 @@ use crate::domain::pacing::MAX_AGE;
 const NEXT_CANARY: Duration = Duration::from_secs(1);
 /// Between two tasks in doubt after a wrong id.
 const NEXT_DOUBTFUL: Duration = Duration::from_secs(2);
-/// A job whose submission got no answer leaves it to others for so long to find out whether the API takes its type.
+/// A job whose submission got no answer leaves it to others for so long to find out whether the API accepts tasks.
 const OTHERS_TRY_FOR: Duration = Duration::from_secs(60);
 /// How often a lapsed lease is looked at again.
 const LEASE_RECHECK: Duration = Duration::from_millis(250);
@@ -41,12 +41,11 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
     if let Some(event) = not_now(ctx, case) {
         return Some(event);
     }
-    // Another submission without an answer would be its last: it waits until another of its type has been accepted, or for a minute where
-    // there is none. The canary follows a look at the API that went well.
+    // Another submission without an answer would be its last: it waits until another has been accepted, or for a minute where there is none. The canary follows a look at the API that went well.
     let unanswered_at = case.history.unanswered_at();
     let is_canary = ctx.standing().permit().jobs == Jobs::Canary;
     if let Some(at) = unanswered_at.filter(|_| !is_canary) {
-        let waits = ctx.clock.now().since(at) < OTHERS_TRY_FOR && !lane.accepted_since(at);
+        let waits = ctx.clock.now().since(at) < OTHERS_TRY_FOR && !ctx.lanes.accepted_since(at);
         if waits || ctx.reach.was_lost_lately() {
             return Some(Event::TypeFailing);
         }
@@ -162,7 +161,8 @@ fn after_submission(
     let Some(fault) = fault else {
         ctx.tally.accepted(task_type);
         ctx.tally.times.submission_wait.note(ctx.clock.now().since(case.history.first_seen));
-        lane.accepted(ctx.clock.now());
+        lane.accepted();
+        ctx.lanes.accepted(ctx.clock.now());
         ctx.standing().slots_back(lane.name_of(task_type));
         if is_canary && !ids_in_doubt(ctx) {
             ctx.standing().canary(CanaryEnd::Passed, began.term);

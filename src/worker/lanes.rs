@@ -41,6 +41,7 @@ pub(super) struct Lanes {
     window: Mutex<Window>,
     calls: Elastic,
     submissions: Semaphore,
+    accepted_at: Mutex<Option<Timestamp>>,
     canary: OneByOne,
     polls: OneByOne,
     types: ByType<Arc<TypeLane>>,
@@ -51,7 +52,6 @@ pub(super) struct Lanes {
 
 /// The submissions of one type.
 pub(super) struct TypeLane {
-    accepted_at: Mutex<Option<Timestamp>>,
     name: Box<str>,
     window: Mutex<TypeWindow>,
     places: Elastic,
@@ -92,6 +92,7 @@ impl Lanes {
             window: Mutex::new(Window::starting(limits.max_calls)),
             calls: Elastic::new(1),
             submissions: Semaphore::new(limits.submit_concurrency.max(1)),
+            accepted_at: Mutex::default(),
             canary: OneByOne::default(),
             polls: OneByOne::default(),
             types: ByType::default(),
@@ -106,7 +107,6 @@ impl Lanes {
         let make = |name: &str| {
             let most = self.limits.submit_concurrency.max(1);
             Arc::new(TypeLane {
-                accepted_at: Mutex::default(),
                 name: name.into(),
                 window: Mutex::new(TypeWindow::new(most)),
                 places: Elastic::new(most),
@@ -165,6 +165,16 @@ impl Lanes {
             return Err(no_slot(codes::NO_SLOT_EXPECTED, text));
         }
         Ok(())
+    }
+
+    /// The API accepted a task.
+    pub(super) fn accepted(&self, now: Timestamp) {
+        *lock(&self.accepted_at) = Some(now);
+    }
+
+    /// Whether the API has accepted a task since, here.
+    pub(super) fn accepted_since(&self, moment: Timestamp) -> bool {
+        lock(&self.accepted_at).is_some_and(|at| at >= moment)
     }
 
     /// Waits until a submission may begin.
@@ -268,14 +278,8 @@ impl TypeLane {
     }
 
     /// The API accepted a task of this type.
-    pub(super) fn accepted(&self, now: Timestamp) {
-        *lock(&self.accepted_at) = Some(now);
+    pub(super) fn accepted(&self) {
         self.change(TypeWindow::good);
-    }
-
-    /// Whether the API has accepted a task of this type since, here.
-    pub(super) fn accepted_since(&self, moment: Timestamp) -> bool {
-        lock(&self.accepted_at).is_some_and(|at| at >= moment)
     }
 
     /// The API has no slot for it, or wants fewer calls. Tells whether that shuts the type.

@@ -107,6 +107,7 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
             // Unknown codes end their jobs soon.
             ("RETRY__UNKNOWN_TIMEOUT", "0s"),
             ("POLLING__TurnstileTask__TIMEOUT", "15s"),
+            ("POLLING__RecaptchaV2Task__TIMEOUT", "15s"),
         ];
         Telling::start(&Replica {
             amqp: &amqp,
