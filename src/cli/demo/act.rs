@@ -124,7 +124,8 @@ impl Stage {
 /// The defaults, but for the budget of unpaid jobs.
 fn rules() -> Result<Rules, DemoError> {
     let second = Duration::from_secs;
-    let pacing = Pacing::try_new(second(1), second(2), second(60)).map_err(|_| DemoError::Stopped)?;
+    // Tasks that nobody answers well are given up after 12 s, as unpaid jobs are after 8.
+    let pacing = Pacing::try_new(second(1), second(2), second(12)).map_err(|_| DemoError::Stopped)?;
     Ok(Rules {
         pacing: PacingTable { default: pacing, by_type: BTreeMap::new() },
         overrides: Overrides::default(),

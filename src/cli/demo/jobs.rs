@@ -57,9 +57,8 @@ const RECIPES: [(usize, Goal, Recipe); 20] = [
     // A type of its own: once it is known to have no slots its jobs are not even tried.
     (20, Goal::Dead(Class::Capacity), Maker::without_slot),
     (20, Goal::Dead(Class::Transient), |make| make.image(json!({"create": [{"http": 503}]}))),
-    // One alone: the guard takes three within a minute for a sign that the account is in danger.
-    (1, Goal::Dead(Class::Lost), |make| make.image(json!({"result": ["ERROR_NO_SUCH_CAPCHA_ID"]}))),
-    (39, Goal::Dead(Class::Unsolved), |make| make.image(json!({"result": ["ERROR_CAPTCHA_UNSOLVABLE"]}))),
+    (10, Goal::Dead(Class::Lost), |make| make.image(json!({"result": ["ERROR_NO_SUCH_CAPCHA_ID"]}))),
+    (30, Goal::Dead(Class::Unsolved), |make| make.image(json!({"result": ["ERROR_CAPTCHA_UNSOLVABLE"]}))),
     (20, Goal::Dead(Class::Invalid), |make| make.sized_image(99)),
     (20, Goal::Dead(Class::Invalid), |make| make.image(json!({"create": ["ERROR_TASK_PROPERTY_EMPTY"]}))),
     (20, Goal::Dead(Class::Forbidden), |make| make.task_for("https://elsewhere.example/login")),
