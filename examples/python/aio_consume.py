@@ -23,6 +23,8 @@ from contract import RESULTS, URL, Seen, arguments, reader, run
 
 LONGEST_PAUSE = 30.0
 LOOK = 1.0
+# For the broker's answer to anything else than the log-in.
+ANSWER = 10.0
 
 
 class Consumer:
@@ -52,14 +54,15 @@ class Consumer:
     async def session(self) -> str:
         """Consumes until it is stopped, or until something is gone, and tells what is."""
         # Not connect_robust, which would go on in silence: whoever runs this wants to be told.
-        async with await aio_pika.connect(URL, timeout=30) as connection:
+        connection = await aio_pika.connect(URL, timeout=30)
+        try:
             gone = asyncio.Event()
-            channel = await connection.channel()
+            channel = await asyncio.wait_for(connection.channel(), ANSWER)
             for closing in (connection.close_callbacks, channel.close_callbacks):
                 closing.add(lambda *_: gone.set())
-            await channel.set_qos(prefetch_count=100)
+            await channel.set_qos(prefetch_count=100, timeout=ANSWER)
             queue = await channel.get_queue(self.queue, ensure=False)
-            tag = await queue.consume(self.on_outcome)
+            tag = await queue.consume(self.on_outcome, timeout=ANSWER)
             self.pause = 0.5
             waits = [asyncio.ensure_future(event.wait()) for event in (gone, self.stopped)]
             # A consumer that the broker ends, since its queue is gone, is forgotten by the client without a word: so this looks now and then.
@@ -69,6 +72,9 @@ class Consumer:
             for wait in waits:
                 wait.cancel()
             return "the connection is gone" if gone.is_set() else "the broker ended the consumer"
+        finally:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(connection.close(), ANSWER)
 
     async def run(self) -> None:
         while not self.stopped.is_set():

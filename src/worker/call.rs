@@ -170,7 +170,13 @@ fn after_submission(
         return;
     };
     let name = lane.name_of(task_type);
+    // Without a budget for them, unknown codes are the jobs' own fault by the operator's word.
+    let is_own = fault.class == Class::Unknown && ctx.rules.unknown_timeout.is_zero();
     match fault.class {
+        Class::Unknown if is_own => {
+            lane.answered();
+            ctx.standing().works_again(name);
+        }
         Class::Capacity | Class::Throttled if lane.refused() => ctx.standing().shut(name, false),
         Class::Capacity | Class::Throttled => ctx.standing().still_shut(name, false),
         Class::Transient | Class::Pending | Class::Unknown if lane.failed() => {
