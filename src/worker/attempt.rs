@@ -153,11 +153,7 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
             let accepted_at = if Breakage::AgeForgotten.in_force() { ctx.clock.now() } else { accepted_at };
             let redelivered = redelivered && !Breakage::RedeliveryUnnoticed.in_force();
             held.case = Some(Case::of_ticket(job, history, task_id, accepted_at, &ctx.moment()));
-            let unpolled = ctx
-                .standing()
-                .state()
-                .map_or(Duration::ZERO, |state| state.unpolled_since(accepted_at, ctx.clock.now()));
-            Ok(Event::TicketTaken { redelivered, unpolled })
+            Ok(Event::TicketTaken { redelivered })
         }
         Ok(Kept::Answered { routing_key, outcome }) => {
             Err(End::Outcome(Box::new(Outcome { routing_key, message: outcome })))

@@ -48,7 +48,7 @@ impl Lane {
 
     /// The next outcome's trace. It must be that of this job.
     pub(crate) async fn outcome(&mut self, id: &str) -> Arrived {
-        let arriving = timeout(Duration::from_secs(60), self.outcomes.recv()).await;
+        let arriving = timeout(Duration::from_secs(120), self.outcomes.recv()).await;
         let delivery = arriving.expect("in time").expect("the consumer lives");
         let Properties { headers, message_id, .. } = delivery.message.properties;
         delivery.receipt.ack().expect("acked");

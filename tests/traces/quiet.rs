@@ -53,6 +53,9 @@ async fn spans_hold_neither_keys_nor_proxies_nor_what_a_job_is_about() {
         ("SOLVER__API_KEY", "pl4nted-key"),
         ("POLICY__ALLOWED_DOMAINS", "example.com"),
         ("LOG__LEVEL", "off"),
+        // Unknown codes end their jobs soon.
+        ("RETRY__UNKNOWN_TIMEOUT", "0s"),
+        ("POLLING__TurnstileTask__TIMEOUT", "10s"),
     ];
     let replica = Replica {
         amqp: lane.rabbit.url(),

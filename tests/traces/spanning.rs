@@ -12,7 +12,12 @@ const PUBLISHERS: &str = "00f067aa0ba902b7";
 const DRAIN: Duration = Duration::from_secs(30);
 
 fn start(lane: &Lane, simulator: &Simulator, collector: &str, name: &str, more: &[(&str, &str)]) -> Process {
-    let mut settings = vec![("TRACES__OTLP_ENDPOINT", collector), ("WORKER__NAME", name)];
+    let mut settings = vec![
+        ("TRACES__OTLP_ENDPOINT", collector),
+        ("WORKER__NAME", name),
+        // Unknown codes end their jobs at once.
+        ("RETRY__UNKNOWN_TIMEOUT", "0s"),
+    ];
     settings.extend(more);
     Replica { amqp: lane.rabbit.url(), namespace: &lane.namespace, simulator, settings: &settings }.start()
 }

@@ -9,8 +9,6 @@ use crate::domain::mark::Mark;
 use crate::domain::pacing::MAX_AGE;
 use crate::domain::time::Timestamp;
 
-/// Every replica has heard of a trip by then, though clocks differ.
-const HEARD_WITHIN: Duration = Duration::from_secs(20);
 /// Two leaders' clocks differ by less; what is further ahead was written by a clock that has been set back since.
 pub(super) const MOST_SKEW: Duration = Duration::from_secs(60);
 /// Version of the record.
@@ -303,17 +301,6 @@ impl State {
     #[must_use]
     pub fn doubts(&self, accepted_at: Timestamp) -> bool {
         self.doubt.is_some_and(|doubt| accepted_at < doubt.before)
-    }
-
-    /// For how long since a moment nobody has polled, as far as the last trip tells. The first seconds of a trip do not count, until every replica
-    /// has heard of it.
-    #[must_use]
-    pub fn unpolled_since(&self, moment: Timestamp, now: Timestamp) -> Duration {
-        let Some(trip) = self.trip.as_ref().filter(|trip| trip.reason.stops().polls) else {
-            return Duration::ZERO;
-        };
-        let until = if self.phase == Phase::Tripped { now } else { self.since.min(now) };
-        until.since(trip.since.max(moment)).saturating_sub(HEARD_WITHIN)
     }
 
     /// Whether the canary is to show that the API knows the tasks that it accepts, which takes an answer to a poll.

@@ -111,8 +111,6 @@ pub enum Event {
     TicketTaken {
         /// Another owner may have polled it before.
         redelivered: bool,
-        /// For how much of its age nobody has polled, whoever owned it.
-        unpolled: Duration,
     },
     /// createTask has ended.
     Submitted {
@@ -242,9 +240,7 @@ impl Case {
             (Event::Refused(fault), None) => Step::fail(fault),
             (Event::Withheld(fault), None) => self.park_within(at.rules.capacity_timeout, fault, at),
             (Event::TypeFailing, None) => self.type_failing(at),
-            (Event::TicketTaken { redelivered, unpolled }, Some(task)) => {
-                self.ticket_at_hand(task, redelivered, unpolled, at)
-            }
+            (Event::TicketTaken { redelivered }, Some(task)) => self.ticket_at_hand(task, redelivered, at),
             (Event::Due, Some(task)) => self.poll_due(task, at),
             (Event::Answered { end, withheld }, Some(mut task)) => {
                 task.withheld = task.withheld.saturating_add(withheld);

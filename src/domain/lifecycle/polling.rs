@@ -10,17 +10,11 @@ use super::super::pacing::{self, Next};
 use super::{Action, Case, Moment, OpenTask, Step, Verdict, Window};
 
 impl Case {
-    pub(super) fn ticket_at_hand(
-        &mut self,
-        mut task: OpenTask,
-        redelivered: bool,
-        unpolled: Duration,
-        at: &Moment<'_>,
-    ) -> Step {
+    pub(super) fn ticket_at_hand(&mut self, mut task: OpenTask, redelivered: bool, at: &Moment<'_>) -> Step {
         let age = task.age(at.uptime);
         let mut wait_at_least = Duration::ZERO;
         if redelivered {
-            task.polls = pacing::assumed_polls(age.saturating_sub(unpolled));
+            task.polls = pacing::assumed_polls(age);
             // An earlier owner may go on until its lease ends, and the API wants its polls apart from ours.
             wait_at_least = pacing::HANDOVER_WAIT;
         }

@@ -7,7 +7,7 @@ fn a_job_is_submitted_kept_as_a_ticket_polled_and_settled() {
     assert!(matches!(scene.on(accepted()).action, Action::KeepTicket));
     scene.case.origin = Origin::Ticket;
     assert!(
-        matches!(scene.on(Event::TicketTaken { redelivered: false, unpolled: Duration::ZERO }).action, Action::Wait(w) if w == secs(1))
+        matches!(scene.on(Event::TicketTaken { redelivered: false }).action, Action::Wait(w) if w == secs(1))
     );
     assert!(matches!(scene.after(secs(1), Event::Due).action, Action::Poll));
     let not_yet = scene.on(answered(Ok(TaskState::Processing)));
@@ -107,7 +107,7 @@ fn a_failing_poll_is_repeated_and_costs_nothing() {
 #[test]
 fn a_redelivered_ticket_waits_for_the_lease_and_assumes_the_polls_of_its_age() {
     let mut scene = Scene::with_ticket();
-    let step = scene.after(secs(25), Event::TicketTaken { redelivered: true, unpolled: Duration::ZERO });
+    let step = scene.after(secs(25), Event::TicketTaken { redelivered: true });
     assert!(matches!(step.action, Action::Wait(w) if w == HANDOVER_WAIT));
     assert_eq!(scene.case.task.map(|task| task.polls), Some(20));
 }
@@ -116,7 +116,7 @@ fn a_redelivered_ticket_waits_for_the_lease_and_assumes_the_polls_of_its_age() {
 fn a_ticket_past_its_age_is_submitted_again_without_a_poll_of_the_dead_id() {
     let mut scene = Scene::with_ticket();
     scene.rules.pacing.default = Pacing::try_new(secs(1), secs(2), secs(280)).unwrap();
-    let step = scene.after(secs(280), Event::TicketTaken { redelivered: true, unpolled: Duration::ZERO });
+    let step = scene.after(secs(280), Event::TicketTaken { redelivered: true });
     assert!(matches!(step.action, Action::Submit));
     assert_eq!(step.window, Some(Window::Resubmission));
     assert_eq!(scene.case.history.count(Ended::Failed(Class::Lost)), 1);
@@ -162,7 +162,7 @@ fn an_unknown_code_at_a_poll_does_not_give_up_a_paid_task_at_once() {
 fn the_time_out_of_a_type_stands_still_while_nobody_may_ask() {
     let mut scene = Scene::with_ticket();
     scene.rules.max_resubmissions = 0;
-    scene.on(Event::TicketTaken { redelivered: false, unpolled: Duration::ZERO });
+    scene.on(Event::TicketTaken { redelivered: false });
     // Due after 1 s, and asked for after a trip of 4 minutes, when the API fails once.
     scene.after(secs(241), Event::Due);
     let step = scene.on(Event::Answered { end: Err(cut()), withheld: secs(240) });
@@ -175,22 +175,10 @@ fn the_time_out_of_a_type_stands_still_while_nobody_may_ask() {
 #[test]
 fn a_step_of_the_wall_clock_makes_no_task_older_or_younger() {
     let mut scene = Scene::with_ticket();
-    scene.on(Event::TicketTaken { redelivered: false, unpolled: Duration::ZERO });
+    scene.on(Event::TicketTaken { redelivered: false });
     scene.clock_is_ahead = secs(600);
     scene.after(secs(1), Event::Due);
     let step = scene.on(answered(Ok(TaskState::Processing)));
     assert!(matches!(step.action, Action::Wait(wait) if wait == secs(2)), "{step:?}");
     assert!(matches!(scene.after(secs(2), Event::Due).action, Action::Poll));
-}
-
-#[test]
-fn a_ticket_that_changes_hands_after_a_long_trip_is_still_asked_for() {
-    let mut scene = Scene::with_ticket();
-    let taken = |unpolled| Event::TicketTaken { redelivered: true, unpolled };
-    let step = scene.after(secs(240), taken(secs(200)));
-    assert!(matches!(step.action, Action::Wait(_)), "{step:?}");
-    let mut polled_all_along = Scene::with_ticket();
-    polled_all_along.rules.max_resubmissions = 0;
-    let step = polled_all_along.after(secs(240), taken(Duration::ZERO));
-    assert_eq!(ends_in(&step), "unsolved/SOLVE_TIMEOUT", "120 polls may be used up");
 }
