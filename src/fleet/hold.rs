@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Found;
 use super::answers::AnswerCounts;
 use super::message::Report;
-use super::seen::{Hold, is_graver};
+use super::seen::{Hold, accounted_for, is_graver};
 use super::standing::{Egress, Standing, lock};
 use crate::domain::guard::Reason;
 use crate::domain::mark::Mark;
@@ -158,20 +158,26 @@ impl Standing {
 
     /// Holds, unless something graver does, or the leader's word has accounted for it. Tells whether it is news.
     fn hold(&self, hold: Hold) -> bool {
-        let mut news = false;
+        let key = self.key();
+        let (mut news, mut held) = (false, false);
         self.change(|seen| {
             let graver_than_told = seen.state.as_ref().is_some_and(|state| is_graver(&hold, state));
             let old = hold.term < seen.term() && !graver_than_told;
-            let place = if hold.until.is_some() { &mut seen.alone } else { &mut seen.hold };
+            let alone = hold.until.is_some();
+            // That it was met again is news all the same: a ban begins anew with it.
+            let covered =
+                !alone && seen.state.as_ref().is_some_and(|state| accounted_for(&hold, state, &key));
+            let place = if alone { &mut seen.alone } else { &mut seen.hold };
             let graver = place.is_some_and(|standing| standing.reason >= hold.reason);
             news = !old && !graver;
-            if news {
+            held = news && !covered;
+            if held {
                 *place = Some(hold);
                 seen.permit = self.permit_of(seen);
             }
-            news
+            held
         });
-        if news && hold.mine {
+        if held && hold.mine {
             tracing::error!(
                 reason = hold.reason.name(),
                 "the API refused this replica's call; {}",

@@ -62,14 +62,20 @@ impl Seen {
     }
 }
 
-/// Whether the leader's word covers what was met: it is of a later term, or has this replica's key among the refused ones.
+/// Whether the leader's word covers what was met: it is of a later term, or stops the same and more, or has this replica's key among the
+/// refused ones.
 pub(super) fn accounted_for(hold: &Hold, state: &State, key: &Mark) -> bool {
     // What is graver than what the leader knows is still to be heard by it.
     if is_graver(hold, state) {
         return false;
     }
     state.term > hold.term
-        || (hold.reason == Reason::KeyInvalid && state.keys.standing(key) == KeyStanding::Refused)
+        || match hold.reason {
+            Reason::KeyInvalid => state.keys.standing(key) == KeyStanding::Refused,
+            // A trip that goes on keeps its term, and what holds until a later one would be reported over and over, and put the look at
+            // the account off each time.
+            _ => state.term == hold.term && state.phase == Phase::Tripped,
+        }
 }
 
 /// Whether a state that is tripped does not know yet how bad it is.

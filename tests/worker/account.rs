@@ -79,6 +79,21 @@ async fn a_banned_address_sends_nothing_more_until_the_ban_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ban_that_outlasts_the_first_look_is_looked_at_again_and_over_in_time() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    scene.publish_images(1, &json!({"create": ["ERROR_IP_BANNED", "ok"]})).await;
+    let running = scene.start();
+    scene.wait_until(10, "the guard trips", || running.reason() == Some(Reason::IpBanned)).await;
+    let ban = Control { ban_seconds: Some(900), ..Control::default() };
+    scene.simulator.control(&ban).expect("a sound order");
+    // A look after 10.5 minutes, which the ban has outlasted, and the next one 21 minutes later.
+    scene.wait_until(2_400, "its answer", || scene.broker.queue_len(&scene.names.results()) == 1).await;
+    let calls = scene.simulator.stats().calls;
+    assert_eq!(calls.get_balance, 3, "one at the start, and two looks");
+    running.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn work_goes_on_while_the_balance_alone_is_not_told() {
     let scene = Scene::new(SimulatorConfig::default()).await;
     let running = scene.start();

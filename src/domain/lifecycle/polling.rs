@@ -19,9 +19,9 @@ impl Case {
             wait_at_least = pacing::HANDOVER_WAIT;
         }
         let pace = at.rules.pacing.of(self.job.kind());
-        // How much of its past it could be asked for in is not known here. The API's own limits hold either way, and a paid answer
-        // is worth the type's time-out once more.
-        task.withheld = age.saturating_sub(pace.first_delay());
+        // How much of its past it could be asked for in is not known here, and until its first poll nobody may ask for it. The API's own
+        // limits hold either way, and a paid answer is worth the type's time-out once more.
+        task.withheld = (age + wait_at_least).saturating_sub(pace.first_delay());
         let next = pace.first(age, task.polls);
         match next {
             Next::After(wait) => self.wait(task, wait.max(wait_at_least)),

@@ -37,6 +37,8 @@ struct Hand {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     names: Names,
+    /// When the history began.
+    pub(super) began: Instant,
     /// How far the clocks of two replicas can be apart while nobody sets one.
     pub(super) skew: Duration,
     /// How far off the clock of each machine is, in ms.
@@ -60,10 +62,11 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(names: Names, plan: &Plan) -> Self {
+    pub(crate) fn new(names: Names, plan: &Plan, began: Instant) -> Self {
         let widest = plan.skews.iter().max().unwrap_or(&0) - plan.skews.iter().min().unwrap_or(&0);
         Self {
             names,
+            began,
             skew: Duration::from_millis(widest.unsigned_abs()),
             clocks: BTreeMap::new(),
             timeout: plan.timeout,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use captcha_worker::domain::time::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -10,6 +11,7 @@ use super::account::{Account, Task};
 use super::ledger::Ledger;
 use super::plan::{CAPACITY_TIMEOUT, TRANSIENT_TIMEOUT, UNKNOWN_TIMEOUT};
 use super::said::Said;
+use super::world::EPOCH;
 
 /// The shortest wait in a retry queue: where less than it and its charge is left of a budget, that cannot be used.
 const SHORTEST_PARK: Duration = Duration::from_secs(5);
@@ -97,8 +99,18 @@ impl Ledger {
     fn asked_for(&self, task: &Task, now: Instant) -> Duration {
         let unnoticed = if task.slower { UNNOTICED_IF_SLOWER } else { UNNOTICED };
         // A poll that was under way when the time began goes on through it.
-        let silence = self.records.silence(task.accepted_at, now, unnoticed).saturating_sub(task.calling);
+        // The answer to the submission may take a while, and its owner dates the task by its arrival.
+        let dated = self.dated(task).plus(HOP);
+        let silence =
+            self.records.silence(task.accepted_at, dated, now, unnoticed).saturating_sub(task.calling);
         (now.duration_since(task.accepted_at) + LAST_POLL).saturating_sub(silence)
+    }
+
+    /// When a task was accepted, by the clock of the replica that submitted it.
+    fn dated(&self, task: &Task) -> Timestamp {
+        let elapsed = task.accepted_at.duration_since(self.began);
+        let clock = EPOCH.as_millis().saturating_add(task.clock);
+        Timestamp::from_millis(clock).plus(elapsed)
     }
 
     fn not_asked_for_enough(&self, id: &str, now: Instant) -> Option<String> {

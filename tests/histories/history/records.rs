@@ -80,9 +80,16 @@ impl Records {
         self.doubts.extend(before.map(|before| Doubt { before, since: now, until: None }));
     }
 
-    /// For how long somebody was forbidden to ask for a task between its acceptance and a moment. `less`: what of each such time does not count.
-    pub(crate) fn silence(&self, accepted_at: Instant, to: Instant, less: Duration) -> Duration {
-        let doubts = self.doubts.iter().filter(|doubt| doubt.since > accepted_at);
+    /// For how long somebody was forbidden to ask for a task between its acceptance and a moment. `dated`: the acceptance by the clock of its
+    /// owner; `less`: what of each such time does not count.
+    pub(crate) fn silence(
+        &self,
+        accepted_at: Instant,
+        dated: Timestamp,
+        to: Instant,
+        less: Duration,
+    ) -> Duration {
+        let doubts = self.doubts.iter().filter(|doubt| doubt.since > accepted_at && dated < doubt.before);
         let doubts = doubts.map(|doubt| (doubt.since, doubt.until));
         let mut times: Vec<_> = self.silences.iter().copied().chain(doubts).collect();
         times.sort_by_key(|(since, _)| *since);
