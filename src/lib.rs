@@ -26,15 +26,16 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod contract;
-pub mod domain;
 pub mod fleet;
 pub mod linger;
 pub mod measure;
 pub mod ops;
 pub mod overview;
-pub mod simulator;
 pub mod solver;
 pub mod telemetry;
 pub mod tls;
 pub mod trace;
 pub mod worker;
+
+pub use captcha_domain as domain;
+pub use captcha_simulator as simulator;

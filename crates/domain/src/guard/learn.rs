@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::Rules;
 use super::reason::Reason;
 use super::state::{Doubt, Paused, Phase, State, Trip};
-use crate::domain::mark::Mark;
-use crate::domain::pacing::MAX_AGE;
-use crate::domain::time::Timestamp;
+use crate::mark::Mark;
+use crate::pacing::MAX_AGE;
+use crate::time::Timestamp;
 
 /// An account that tripped this soon after it opened has not been mended: the waits grow on.
 const RELAPSE: Duration = Duration::from_secs(600);

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::mark::Mark;
-use crate::domain::time::Timestamp;
+use crate::mark::Mark;
+use crate::time::Timestamp;
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 const MINUTE: Duration = Duration::from_secs(60);

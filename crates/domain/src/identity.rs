@@ -24,7 +24,7 @@ impl Identity {
         Self::of_parts([id, history.unwrap_or_default(), ticket.unwrap_or_default()], &job.body.bytes())
     }
 
-    pub(crate) fn of_parts(texts: [&str; 3], body: &[u8]) -> Self {
+    pub fn of_parts(texts: [&str; 3], body: &[u8]) -> Self {
         let mut hash = Sha256::new();
         for text in texts {
             hash.update(text.as_bytes());
@@ -57,9 +57,9 @@ impl fmt::Display for Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::envelope::Message;
-    use crate::domain::job::JobBody;
-    use crate::domain::policy::Policy;
+    use crate::envelope::Message;
+    use crate::job::JobBody;
+    use crate::policy::Policy;
 
     #[test]
     fn it_is_written_as_a_uuid() {

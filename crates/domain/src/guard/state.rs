@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::reason::Reason;
-use crate::domain::mark::Mark;
-use crate::domain::pacing::MAX_AGE;
-use crate::domain::time::Timestamp;
+use crate::mark::Mark;
+use crate::pacing::MAX_AGE;
+use crate::time::Timestamp;
 
 /// Two leaders' clocks differ by less; what is further ahead was written by a clock that has been set back since.
 pub(super) const MOST_SKEW: Duration = Duration::from_secs(60);

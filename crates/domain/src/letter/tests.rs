@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::domain::envelope::{Headers, Value};
+use crate::envelope::{Headers, Value};
 
 const PLACE: Place<'static> = Place { class: Some(Class::Unsolved), jobs: "c.jobs", tickets: "c.tickets" };
 const RAW: Place<'static> = Place { class: None, ..PLACE };

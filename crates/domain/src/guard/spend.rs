@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::learn::Looked;
 use super::{Funds, Reason, Rules, State};
-use crate::domain::time::Timestamp;
+use crate::time::Timestamp;
 
 /// The shortest time between two looks while money runs out.
 pub(super) const SHORTEST_LOOK: Duration = Duration::from_secs(5);

@@ -231,7 +231,7 @@ fn read_open(headers: &Headers) -> Result<Ticket, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::policy::Policy;
+    use crate::policy::Policy;
 
     const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 

@@ -2,8 +2,8 @@
 
 use super::reason::Reason;
 use super::state::{KeyStanding, Phase, State};
-use crate::domain::mark::Mark;
-use crate::domain::time::Timestamp;
+use crate::mark::Mark;
+use crate::time::Timestamp;
 
 /// How many jobs a replica may submit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,12 +4,12 @@ mod unpaid;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::domain::call::{NoAnswer, Refusal, ReplyBody};
-use crate::domain::code::Overrides;
-use crate::domain::envelope::Message;
-use crate::domain::history::Ended;
-use crate::domain::pacing::{HANDOVER_WAIT, Pacing, PacingTable};
-use crate::domain::policy::Policy;
+use crate::call::{NoAnswer, Refusal, ReplyBody};
+use crate::code::Overrides;
+use crate::envelope::Message;
+use crate::history::Ended;
+use crate::pacing::{HANDOVER_WAIT, Pacing, PacingTable};
+use crate::policy::Policy;
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 

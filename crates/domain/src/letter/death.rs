@@ -1,7 +1,7 @@
 //! The broker's own record of why a message was put aside.
 
-use crate::domain::envelope::{Headers, Value};
-use crate::domain::time::Timestamp;
+use crate::envelope::{Headers, Value};
+use crate::time::Timestamp;
 
 /// The broker's record of the hop that brought a message here.
 pub(super) struct Death<'a> {

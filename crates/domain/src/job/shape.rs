@@ -3,8 +3,8 @@
 use memchr::memchr2;
 
 use super::super::fault::{Fault, codes};
-use crate::domain::class::Class;
-use crate::domain::fault::Stage;
+use crate::class::Class;
+use crate::fault::Stage;
 
 /// Levels of arrays and objects that a message may nest.
 pub const MAX_DEPTH: usize = 64;

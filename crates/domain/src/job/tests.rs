@@ -3,7 +3,7 @@ use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::envelope::Properties;
+use crate::envelope::Properties;
 
 fn read_with(body: &[u8], properties: Properties, domains: &[&str]) -> Result<Job, Box<NotAJob>> {
     let mut message = Message { body: body.to_vec().into(), properties, transient: false };

@@ -1,9 +1,9 @@
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::domain::envelope::Value;
-use crate::domain::fault::codes;
-use crate::domain::policy::Policy;
+use crate::envelope::Value;
+use crate::fault::codes;
+use crate::policy::Policy;
 
 const SEEN: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 const ACCEPTED: Timestamp = Timestamp::from_millis(1_790_000_000_003);

@@ -7,12 +7,12 @@ use serde_json::value::RawValue;
 
 use super::fields::{self, JobFields, TaskFields};
 use super::{MAX_ID, MAX_TYPE, shape};
-use crate::domain::class::Class;
-use crate::domain::fault::{Fault, Stage, codes};
-use crate::domain::kind;
-use crate::domain::mark::Mark;
-use crate::domain::policy::Policy;
-use crate::domain::time::Timestamp;
+use crate::class::Class;
+use crate::fault::{Fault, Stage, codes};
+use crate::kind;
+use crate::mark::Mark;
+use crate::policy::Policy;
+use crate::time::Timestamp;
 
 pub(super) struct Facts {
     pub(super) id: String,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
-use crate::domain::time::Timestamp;
+use crate::time::Timestamp;
 
 /// An outcome, as far as a replay needs it.
 #[derive(Deserialize)]

@@ -8,15 +8,15 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::domain::call::TaskId;
-use crate::domain::class::Class;
-use crate::domain::envelope::{Headers, Message, Properties};
-use crate::domain::fault::{Fault, Stage};
-use crate::domain::history::{Attempt, Ended, History};
-use crate::domain::job::{Job, NotAJob};
-use crate::domain::replay::Replayed;
-use crate::domain::time::Timestamp;
-use crate::domain::trace::{MAX_TRACE, TRACEPARENT, TRACESTATE};
+use crate::call::TaskId;
+use crate::class::Class;
+use crate::envelope::{Headers, Message, Properties};
+use crate::fault::{Fault, Stage};
+use crate::history::{Attempt, Ended, History};
+use crate::job::{Job, NotAJob};
+use crate::replay::Replayed;
+use crate::time::Timestamp;
+use crate::trace::{MAX_TRACE, TRACEPARENT, TRACESTATE};
 
 /// AMQP's `type` of an outcome.
 pub const KIND: &str = "captcha.outcome.v1";

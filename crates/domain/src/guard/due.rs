@@ -6,7 +6,7 @@ use super::Rules;
 use super::reason::Reason;
 use super::spend::SHORTEST_LOOK;
 use super::state::{MOST_SKEW, Phase, State};
-use crate::domain::time::Timestamp;
+use crate::time::Timestamp;
 
 /// Between two calls of getBalance, whatever wants them: fewer within a minute than what earns a ban.
 const PROBE_GAP: Duration = Duration::from_secs(20);
