@@ -76,15 +76,15 @@ impl Clock {
 
 /// Where randomness comes from.
 #[derive(Debug, Clone)]
-pub enum Dice {
+pub enum Rng {
     /// The thread's generator.
     Thread,
     /// One generator from a seed, so that a run can be repeated.
     Seeded(Arc<Mutex<StdRng>>),
 }
 
-impl Dice {
-    /// Dice whose throws follow from the seed.
+impl Rng {
+    /// Rng whose throws follow from the seed.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self::Seeded(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
@@ -92,10 +92,10 @@ impl Dice {
 
     /// A number in `[0, 1)`.
     #[must_use]
-    pub fn luck(&self) -> f64 {
+    pub fn jitter(&self) -> f64 {
         match self {
-            Dice::Thread => rand::random(),
-            Dice::Seeded(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).random(),
+            Rng::Thread => rand::random(),
+            Rng::Seeded(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).random(),
         }
     }
 
@@ -103,8 +103,8 @@ impl Dice {
     #[must_use]
     pub fn fresh_id(&self) -> String {
         let bits = match self {
-            Dice::Thread => rand::random::<u128>(),
-            Dice::Seeded(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).random(),
+            Rng::Thread => rand::random::<u128>(),
+            Rng::Seeded(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).random(),
         };
         uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
     }

@@ -20,15 +20,15 @@
 //!
 //! Absent on purpose: recognition, evasion, callbacks of the API, state outside of the broker, and a second API.
 
-pub mod breakage;
 pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod contract;
+pub mod failpoint;
 pub mod fleet;
+pub mod histogram;
 pub mod linger;
-pub mod measure;
 pub mod ops;
 pub mod overview;
 pub mod solver;

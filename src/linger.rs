@@ -54,21 +54,21 @@ impl Linger {
 
 /// Things that wait to go out together.
 #[derive(Debug)]
-pub struct Gathered<T> {
+pub struct Batch<T> {
     linger: Linger,
     things: Vec<T>,
     due: Option<Instant>,
     went_at: Option<Instant>,
 }
 
-impl<T> Gathered<T> {
+impl<T> Batch<T> {
     /// Nothing yet.
     #[must_use]
     pub fn new(linger: Linger) -> Self {
         Self { linger, things: Vec::new(), due: None, went_at: None }
     }
 
-    /// Where to put more; to be followed by [`Gathered::note`].
+    /// Where to put more; to be followed by [`Batch::note`].
     pub fn room(&mut self) -> &mut Vec<T> {
         &mut self.things
     }
@@ -154,7 +154,7 @@ mod tests {
     async fn without_a_span_nothing_waits() {
         let at = Instant::now() + Duration::from_micros(1_234);
         assert_eq!(Linger::none().at_or_after(at), at);
-        let mut gathered = Gathered::new(Linger::none());
+        let mut gathered = Batch::new(Linger::none());
         for n in 0..3 {
             gathered.room().push(n);
             gathered.note(1, |_| true);
@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_comes_while_there_is_much_goes_together_and_what_must_not_wait_takes_the_rest_along() {
-        let mut gathered = Gathered::new(Linger::every(Duration::from_millis(10)));
+        let mut gathered = Batch::new(Linger::every(Duration::from_millis(10)));
         let mut come = |things: &[u8]| {
             gathered.room().extend(things);
             gathered.note(things.len(), |thing| *thing < 100);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::book::{Book, Span};
 use crate::gauges::Letters;
 use crate::patience::seconds;
-use crate::theatre::Mark;
+use crate::theatre::Fingerprint;
 use crate::verdict::Bounds;
 
 const WIDTH: u16 = 175;
@@ -18,8 +18,8 @@ const WIDTH: u16 = 175;
 #[derive(Debug)]
 pub(crate) struct Phase {
     pub(crate) name: String,
-    pub(crate) before: Mark,
-    pub(crate) after: Mark,
+    pub(crate) before: Fingerprint,
+    pub(crate) after: Fingerprint,
     /// When the fault was over.
     pub(crate) mended: Instant,
     /// From there to the first outcome; `None` where none came.
@@ -39,7 +39,7 @@ pub(crate) struct Cost {
 }
 
 /// Between two moments.
-pub(crate) fn cost(book: &Book, before: &Mark, after: &Mark) -> Cost {
+pub(crate) fn cost(book: &Book, before: &Fingerprint, after: &Fingerprint) -> Cost {
     let (one, two) = (&before.stats, &after.stats);
     Cost {
         span: book.span(before.at, after.at),

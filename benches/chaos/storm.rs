@@ -11,7 +11,7 @@ use crate::log::{self, Phase};
 use crate::patience;
 use crate::report::Stage;
 use crate::support::rabbit::RabbitNode;
-use crate::theatre::{Mark, Theatre};
+use crate::theatre::{Fingerprint, Theatre};
 use crate::verdict::{self, Bounds, LONGEST_STALL, SETTLE_WITHIN};
 
 /// Before the storm, and after a fault before the next.
@@ -81,7 +81,7 @@ async fn phase(
 pub(crate) async fn over(
     stage: &Stage,
     theatre: &mut Theatre,
-    (name, before): (String, Mark),
+    (name, before): (String, Fingerprint),
     mended: Instant,
     bounds: Bounds,
 ) -> Phase {

@@ -62,7 +62,7 @@ pub(crate) struct Theatre {
 
 /// The numbers at a moment.
 #[derive(Debug, Clone)]
-pub(crate) struct Mark {
+pub(crate) struct Fingerprint {
     pub(crate) at: Instant,
     pub(crate) stats: Stats,
     pub(crate) letters: Letters,
@@ -120,8 +120,12 @@ impl Theatre {
         fallen
     }
 
-    pub(crate) async fn mark(&self) -> Mark {
-        Mark { at: Instant::now(), stats: self.simulator.stats().await, letters: self.gauges.letters() }
+    pub(crate) async fn mark(&self) -> Fingerprint {
+        Fingerprint {
+            at: Instant::now(),
+            stats: self.simulator.stats().await,
+            letters: self.gauges.letters(),
+        }
     }
 
     /// Offers no more, and waits until all that was confirmed has ended.

@@ -6,7 +6,7 @@ mod history;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use captcha_worker::breakage::Breakage;
+use captcha_worker::failpoint::Failpoint;
 use clap::Parser;
 
 use history::sweep::{sweep, tell};
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let breakage = match options.breakage.as_deref().map(named) {
         Some(None) => {
-            eprintln!("no such deliberate fault; there are {:?}", Breakage::ALL);
+            eprintln!("no such deliberate fault; there are {:?}", Failpoint::ALL);
             return ExitCode::from(2);
         }
         Some(named) => named,
@@ -50,18 +50,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn named(name: &str) -> Option<Breakage> {
-    Breakage::ALL.into_iter().find(|breakage| format!("{breakage:?}") == name)
+fn named(name: &str) -> Option<Failpoint> {
+    Failpoint::ALL.into_iter().find(|breakage| format!("{breakage:?}") == name)
 }
 
-fn one(seed: u64, breakage: Option<Breakage>) -> ExitCode {
+fn one(seed: u64, breakage: Option<Failpoint>) -> ExitCode {
     let verdict = history::play_broken(seed, true, breakage);
     println!("{}\n\n{:?}", verdict.chronicle, verdict.counts);
     verdict.broken.iter().for_each(|broken| println!("broken: {broken}"));
     if verdict.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn soak(options: &Options, breakage: Option<Breakage>) -> ExitCode {
+fn soak(options: &Options, breakage: Option<Failpoint>) -> ExitCode {
     let began = Instant::now();
     let until = options.seconds.map(|seconds| began + Duration::from_secs(seconds));
     let (mut from, mut counts) = (options.from, history::Counts::default());

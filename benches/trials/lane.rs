@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use captcha_worker::broker::Session;
-use captcha_worker::broker::topology::{Names, PARKS, Topology};
+use captcha_worker::broker::topology::{Names, RETRY_DELAYS, Topology};
 use captcha_worker::domain::class::Class;
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::message::{Message, Properties};
 use futures_util::{StreamExt, stream};
 use tokio::time::interval;
 use tokio_util::task::AbortOnDropHandle;
@@ -89,7 +89,7 @@ impl Lane {
     /// What waits, in all queues that a job that has not ended can wait in, and in `dead.account`.
     pub(crate) async fn waiting(&self) -> Waiting {
         let mut retry = 0;
-        for park in PARKS {
+        for park in RETRY_DELAYS {
             retry += self.ready(&self.names.retry(park)).await;
         }
         Waiting {

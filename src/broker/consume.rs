@@ -6,8 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Lease;
-use crate::breakage::Breakage;
-use crate::domain::envelope::Message;
+use crate::domain::message::Message;
+use crate::failpoint::Failpoint;
 
 /// What is to become of a delivery. Tags are those of the channel whose owner receives this.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Receipt {
     ///
     /// # Errors
     /// [`Stale`] where the channel is gone.
-    pub fn ack_soon(mut self) -> Result<(), Stale> {
+    pub fn ack_batched(mut self) -> Result<(), Stale> {
         self.settle(Settlement::AckSoon)
     }
 
@@ -89,7 +89,7 @@ impl Receipt {
 
     fn settle(&mut self, how: fn(u64) -> Settlement) -> Result<(), Stale> {
         let owner = self.owner.take().ok_or(Stale)?;
-        if Breakage::SettledTwice.in_force() {
+        if Failpoint::SettledTwice.in_force() {
             drop(owner.send(how(self.tag)));
         }
         owner.send(how(self.tag)).map_err(|_| Stale)

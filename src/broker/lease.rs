@@ -18,7 +18,7 @@ pub struct Lease {
 
 impl Lease {
     /// How long a round trip is good for.
-    pub const SPAN: Duration = crate::domain::pacing::LEASE;
+    pub const SPAN: Duration = crate::domain::poll_schedule::LEASE;
 
     /// A lease that begins with a round trip sent now.
     #[must_use]

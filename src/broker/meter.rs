@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::time::Instant;
 
-use crate::measure::{Distribution, Histogram, MOMENTS};
+use crate::histogram::{Distribution, Histogram, MOMENTS};
 
 /// Counts publishes that are under way, and times their confirms. It outlives the sessions that it is given to.
 #[derive(Debug)]

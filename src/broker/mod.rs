@@ -5,11 +5,11 @@
 //! so that there is one owner for each and the types here are the same for both brokers.
 
 pub mod amqp;
+mod close_signal;
 mod consume;
-mod ending;
 mod error;
 mod lease;
-pub mod local;
+pub mod memory;
 mod meter;
 mod publish;
 pub mod topology;
@@ -21,16 +21,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use close_signal::Ending;
 pub use consume::{
     Consumer, ConsumerPort, ConsumerWatch, Delivery, Receipt, Settlement, Stale, consumer_channel, receive,
 };
-pub use ending::Ending;
 pub use error::{BrokerError, PublishError};
 pub use lease::Lease;
 pub use meter::Meter;
 pub use publish::{Confirm, PublishRequest, Publisher, publisher_channel};
 
-use crate::domain::envelope::Message;
+use crate::domain::message::Message;
 use topology::{Mismatch, Topology};
 
 /// A boxed future, for the calls that are too rare to be worth a type of their own.
@@ -206,7 +206,7 @@ pub enum Broker {
     /// RabbitMQ.
     Amqp(amqp::Connector),
     /// In process.
-    Local(local::LocalBroker),
+    Memory(memory::MemoryBroker),
 }
 
 impl Broker {
@@ -215,7 +215,7 @@ impl Broker {
     pub fn user(&self) -> &str {
         match self {
             Broker::Amqp(connector) => connector.user(),
-            Broker::Local(broker) => broker.user(),
+            Broker::Memory(broker) => broker.user(),
         }
     }
 
@@ -226,7 +226,7 @@ impl Broker {
     pub async fn connect(&self) -> Result<Session, BrokerError> {
         match self {
             Broker::Amqp(connector) => connector.connect().await,
-            Broker::Local(broker) => broker.connect().await,
+            Broker::Memory(broker) => broker.connect().await,
         }
     }
 }

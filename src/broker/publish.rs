@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PublishError;
 use super::meter::{Meter, UnderWay};
-use crate::domain::envelope::Message;
+use crate::domain::message::Message;
 
 /// A publish on its way to the owner of a publishing channel.
 #[derive(Debug)]

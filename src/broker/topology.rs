@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::domain::class::Class;
-use crate::domain::envelope::Value;
-pub use crate::domain::retry::{PARKS, Park};
+use crate::domain::message::Value;
+pub use crate::domain::retry_delay::{RETRY_DELAYS, RetryDelay};
 
 /// Deliveries of one job before the broker itself dead-letters it: a backstop against a job that kills workers, never a decision about a job.
 const JOB_DELIVERY_LIMIT: i64 = 20;
@@ -49,7 +49,7 @@ impl Names {
 
     /// Queue of one delay.
     #[must_use]
-    pub fn retry(&self, park: Park) -> String {
+    pub fn retry(&self, park: RetryDelay) -> String {
         self.under(&format!("retry.{}", park.label))
     }
 
@@ -230,7 +230,7 @@ fn queues(names: &Names) -> Vec<Queue> {
     all.extend(plain.into_iter().map(|name| queue(name, DELIVERY_LIMIT, names.dead_raw())));
     // The last stop needs a way out too, or a message past the limit would be dropped.
     all.push(queue(names.dead_raw(), DELIVERY_LIMIT, names.unrouted()));
-    for park in PARKS {
+    for park in RETRY_DELAYS {
         let mut retry = queue(names.retry(park), DELIVERY_LIMIT, names.jobs());
         let millis = i64::try_from(park.millis).unwrap_or(i64::MAX);
         retry.arguments.insert("x-message-ttl".into(), millis.into());

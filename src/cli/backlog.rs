@@ -1,6 +1,6 @@
 //! How full the queues are, asked of the broker: one look for every command that tells it.
 
-use crate::broker::topology::{Names, PARKS};
+use crate::broker::topology::{Names, RETRY_DELAYS};
 use crate::broker::{BrokerError, Session};
 use crate::clock::Clock;
 use crate::domain::class::Class;
@@ -9,7 +9,7 @@ use crate::fleet::Depths;
 /// The depth of every queue that is told of.
 pub(super) async fn depths(session: &Session, names: &Names) -> Result<Depths, BrokerError> {
     let mut queues = vec![names.jobs(), names.tickets(), names.results(), names.dead_raw(), names.unrouted()];
-    queues.extend(PARKS.map(|park| names.retry(park)));
+    queues.extend(RETRY_DELAYS.map(|park| names.retry(park)));
     queues.extend(Class::finals().map(|class| names.dead(class)));
     let prefix = format!("{}.", names.namespace());
     let mut depths = Depths { at: Clock::System.now(), ready: std::collections::BTreeMap::new() };

@@ -171,7 +171,7 @@ const UNREACHED: &str = "see that solver.base_url is right and that this machine
 
 fn failed_api(error: &CallError, settings: &Settings) -> Finding {
     let base_url = &settings.solver.base_url;
-    let fault = fault::judge(error, Stage::Submit, false, &settings.codes);
+    let fault = fault::classify(error, Stage::Submit, false, &settings.codes);
     let detail = format!("{base_url}: {} ({}: {})", fault.class, fault.code, fault.description);
     match (error, fault.reason()) {
         (CallError::Refused(_), Some(reason)) => Finding::failed("api", detail, reason.advice()),

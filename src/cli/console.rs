@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Stderr, Stdout, Write};
 
-use crate::domain::shown::escaped_json;
+use crate::domain::sanitize::escaped_json;
 
 /// Standard output and standard error, as a command sees them.
 #[derive(Debug)]

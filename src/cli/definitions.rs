@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use crate::broker::topology::{Arguments, Topology};
-use crate::domain::envelope::Value;
+use crate::domain::message::Value;
 
 /// Exchanges, queues and bindings of a virtual host. The virtual host itself, users and policies are the operator's.
 pub(super) fn of(topology: &Topology, vhost: &str) -> Json {

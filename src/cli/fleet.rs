@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::output::Output;
 use super::{CommandError, Exit, connect, status};
 use crate::broker::topology::Names;
-use crate::clock::Dice;
+use crate::clock::Rng;
 use crate::config::Settings;
 use crate::domain::guard;
 use crate::fleet::{Answer, Client, Order};
@@ -83,7 +83,7 @@ async fn give(
 ) -> Result<Exit, CommandError> {
     let broker = connect::broker(settings, "captcha-worker operator")?;
     let names = Names::new(&settings.broker.namespace);
-    let mut client = Client::connect(&broker, &names, Dice::Thread).await?;
+    let mut client = Client::connect(&broker, &names, Rng::Thread).await?;
     let began = Instant::now();
     let answer = client.order(order, PATIENCE).await;
     client.close().await;
@@ -96,7 +96,7 @@ async fn give(
     let seconds = began.elapsed().as_secs_f64();
     if output.is_json() {
         output.value(&json!({
-            "done": done, "following": following, "replicas": expected, "seconds": seconds, "guard": guard::told(state)
+            "done": done, "following": following, "replicas": expected, "seconds": seconds, "guard": guard::as_json(state)
         }))?;
     } else {
         output

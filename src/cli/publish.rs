@@ -25,7 +25,7 @@ use super::report::Report;
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, PublishError, Publisher};
-use crate::domain::envelope::{Message, Properties};
+use crate::domain::message::{Message, Properties};
 
 /// Bodies that may wait for confirms at once, in bytes, whatever the window: the bound on memory.
 const MOST_BYTES_IN_FLIGHT: usize = 64 << 20;

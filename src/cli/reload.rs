@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{ConfigErrors, LoadOptions, Loaded, LogFilter, SettingLine};
 use crate::telemetry::Logging;
-use crate::worker::View;
+use crate::worker::WorkerHandle;
 
 /// The settings that are taken anew; a change of any other waits for the next start.
 const TAKEN: [&str; 3] = ["log.level", "solver.api_key", "solver.api_key_file"];
@@ -14,7 +14,7 @@ const TAKEN: [&str; 3] = ["log.level", "solver.api_key", "solver.api_key_file"];
 /// What a reload works on.
 pub(super) struct Reload {
     pub(super) options: LoadOptions,
-    pub(super) view: View,
+    pub(super) view: WorkerHandle,
     pub(super) logging: Logging,
     /// The log level in force.
     pub(super) level: LogFilter,

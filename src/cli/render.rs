@@ -7,9 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
-use super::mask::{HELD_BACK, masked, shows_secret};
-use crate::domain::envelope::{Headers, Message, Value};
-use crate::domain::shown::shown;
+use super::redact::{HELD_BACK, masked, shows_secret};
+use crate::domain::message::{Headers, Message, Value};
+use crate::domain::sanitize::shown;
 
 /// How messages are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

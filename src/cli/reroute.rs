@@ -82,9 +82,9 @@ async fn reroute(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::local::LocalBroker;
+    use crate::broker::memory::MemoryBroker;
     use crate::broker::topology::Topology;
-    use crate::domain::envelope::{Message, Properties};
+    use crate::domain::message::{Message, Properties};
 
     async fn ready(session: &Session, queue: &str) -> u64 {
         session.link().depth(queue).await.unwrap().ready
@@ -98,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn what_has_a_queue_by_now_gets_there_and_the_rest_is_counted_and_kept() {
         let (broker, names, stop) =
-            (Broker::Local(LocalBroker::new()), Names::new("c"), CancellationToken::new());
+            (Broker::Memory(MemoryBroker::new()), Names::new("c"), CancellationToken::new());
         let session = broker.connect().await.unwrap();
         let whole = Topology::new(&names);
         let mut unbound = whole.clone();

@@ -16,7 +16,7 @@ use crate::ops::Server;
 use crate::solver::Solver;
 use crate::telemetry::Logging;
 use crate::trace::Tracer;
-use crate::worker::{Clock, Dice, Limits, View, Worker, WorkerOptions};
+use crate::worker::{Clock, Limits, Rng, Worker, WorkerHandle, WorkerOptions};
 
 const EXAMPLES: &str = "\
 The first SIGTERM or Ctrl-C drains: no more jobs are taken, submissions under way are finished, paid tasks are handed to
@@ -87,7 +87,7 @@ fn tell_left_out(logging: Logging) {
 }
 
 /// Listens at once, so that an address that cannot be had is told before any work is done.
-fn serve_ops(ops: &OpsSettings, view: View, stop: CancellationToken) -> Result<(), CommandError> {
+fn serve_ops(ops: &OpsSettings, view: WorkerHandle, stop: CancellationToken) -> Result<(), CommandError> {
     let Some(address) = ops.listen else { return Ok(()) };
     let cannot = |error| CommandError::Failed(format!("ops.listen: cannot listen on {address}: {error}"));
     let server = match Server::bind(address) {
@@ -142,7 +142,7 @@ fn options(
         drain_timeout: worker.drain_timeout,
         reply_to_prefix: settings.broker.reply_to_prefix.clone(),
         clock: Clock::System,
-        dice: Dice::Thread,
+        dice: Rng::Thread,
         tracer,
     })
 }

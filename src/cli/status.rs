@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::output::Output;
 use super::{CommandError, Exit, backlog, connect, signals};
 use crate::broker::topology::Names;
-use crate::clock::Dice;
+use crate::clock::Rng;
 use crate::config::Settings;
 use crate::domain::guard::{self, Phase, State};
-use crate::domain::shown::shown;
-use crate::fleet::{Client, Presence, Survey, type_shown};
+use crate::domain::sanitize::shown;
+use crate::fleet::{Client, Heartbeat, Survey, type_shown};
 use crate::overview::Backlog;
 
 /// Replicas answer within milliseconds; this long for those that do not.
@@ -53,7 +53,7 @@ pub(super) async fn run(
 ) -> Result<Exit, CommandError> {
     let broker = connect::broker(settings, "captcha-worker status")?;
     let names = Names::new(&settings.broker.namespace);
-    let mut client = Client::connect(&broker, &names, Dice::Thread).await?;
+    let mut client = Client::connect(&broker, &names, Rng::Thread).await?;
     let stop = if args.watch { signals::stop()? } else { CancellationToken::new() };
     let looked = look_on(args.watch, &stop, &mut client, &names, output).await;
     client.close().await;
@@ -97,7 +97,7 @@ fn as_json(survey: &Survey, backlog: &Backlog) -> Value {
     let leader = survey.leader.as_ref();
     let replicas: Vec<Value> = survey.replicas.iter().map(replica_json).collect();
     json!({
-        "guard": guard::told(leader.map(|leader| &leader.state)),
+        "guard": guard::as_json(leader.map(|leader| &leader.state)),
         "leader": leader.map(|leader| &leader.name),
         "replicas": replicas,
         "expected_replicas": survey.expected(),
@@ -110,7 +110,7 @@ fn as_json(survey: &Survey, backlog: &Backlog) -> Value {
     })
 }
 
-fn replica_json(replica: &Presence) -> Value {
+fn replica_json(replica: &Heartbeat) -> Value {
     let vitals = &replica.vitals;
     json!({
         "name": replica.name, "id": replica.id, "epoch": replica.epoch, "started_at": replica.started_at,
@@ -150,7 +150,7 @@ fn show(survey: &Survey, backlog: &Backlog, output: &mut Output) -> Result<(), C
     Ok(())
 }
 
-fn row(replica: &Presence) -> [String; 10] {
+fn row(replica: &Heartbeat) -> [String; 10] {
     let vitals = &replica.vitals;
     let types: Vec<String> =
         vitals.types.iter().map(|(name, size)| format!("{} {size}", type_shown(name))).collect();
@@ -177,7 +177,7 @@ pub(super) fn guard_lines(state: Option<&State>) -> Vec<String> {
     if let Some(trip) = state.tripped() {
         let next = match state.phase {
             Phase::Tripped => format!(", looked at again at {}", trip.next_probe_at),
-            Phase::Probing | Phase::Canary | Phase::Open => String::new(),
+            Phase::Probing | Phase::Canary | Phase::Active => String::new(),
         };
         lines.push(format!("         {} since {}{next}", trip.reason, trip.since));
         lines.push(format!("         {}", trip.reason.advice()));

@@ -3,11 +3,11 @@
 //! What is shown is the model that the console shows too; here it is made from what the replicas answer over the broker. Asking goes on beside
 //! the terminal: a replica that is silent for its 2.5 s keeps no key waiting.
 
-mod ask;
-mod draw;
-mod figures;
 mod keys;
+mod layout;
 mod ops;
+mod panels;
+mod poller;
 mod screen;
 mod tables;
 mod wrap;
@@ -27,8 +27,8 @@ use super::{CommandError, Exit, connect, signals};
 use crate::broker::topology::Names;
 use crate::config::{LogFilter, Settings};
 use crate::telemetry::Logging;
-use ask::{Asker, Shot};
 use keys::Keys;
+use poller::{Asker, Shot};
 use screen::Screen;
 
 const EXAMPLES: &str = "\
@@ -138,9 +138,9 @@ fn width() -> u16 {
 
 /// The picture as lines of text, as long as it needs to be.
 fn plain(screen: &Screen, width: u16) -> Result<String, CommandError> {
-    let height = u16::try_from(draw::wanted_height(screen, width).min(MOST_LINES)).unwrap_or(u16::MAX);
+    let height = u16::try_from(layout::wanted_height(screen, width).min(MOST_LINES)).unwrap_or(u16::MAX);
     let mut terminal = Terminal::new(TestBackend::new(width, height)).map_err(CommandError::failed)?;
-    let drawn = terminal.draw(|frame| draw::draw(frame, screen)).map_err(CommandError::failed)?;
+    let drawn = terminal.draw(|frame| layout::draw(frame, screen)).map_err(CommandError::failed)?;
     let line = |y| -> String {
         let symbols = (0..width).filter_map(|x| drawn.buffer.cell((x, y))).map(|cell| cell.symbol());
         symbols.collect::<String>().trim_end().to_owned()
@@ -172,7 +172,7 @@ async fn show(asker: Asker, every: Duration) -> Result<(), CommandError> {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        terminal.draw(|frame| draw::draw(frame, &screen))?;
+        terminal.draw(|frame| layout::draw(frame, &screen))?;
         tokio::select! {
             () = stop.cancelled() => break,
             key = keys.next() => match key {

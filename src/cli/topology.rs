@@ -122,11 +122,11 @@ async fn on_session<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::local::LocalBroker;
+    use crate::broker::memory::MemoryBroker;
 
     #[tokio::test]
     async fn what_is_missing_is_reported_until_it_is_declared() {
-        let broker = Broker::Local(LocalBroker::new());
+        let broker = Broker::Memory(MemoryBroker::new());
         let topology = Topology::new(&Names::new("lane2"));
         let missing = compare(&broker, &topology).await.unwrap();
         assert!(missing.iter().any(|mismatch| mismatch.name == "lane2.jobs"), "{missing:?}");

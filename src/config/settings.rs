@@ -10,11 +10,11 @@ use url::Url;
 
 use super::amqp_url::AmqpUrl;
 use super::values::LogFilter;
-use crate::domain::code::Overrides;
+use crate::domain::api_code::Overrides;
 use crate::domain::guard;
 use crate::domain::lifecycle::Ambiguous;
-use crate::domain::pacing::PacingTable;
 use crate::domain::policy::Policy;
+use crate::domain::poll_schedule::PollSchedules;
 use crate::domain::solve_time::Reach;
 use crate::tls::TlsFiles;
 
@@ -30,7 +30,7 @@ pub struct Settings {
     /// `[retry]`
     pub retry: RetrySettings,
     /// `[polling]`
-    pub polling: PacingTable,
+    pub polling: PollSchedules,
     /// `[codes]`
     pub codes: Overrides,
     /// `[policy]`

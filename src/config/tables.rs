@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::reader::{Reader, parse_duration, quoted};
+use crate::domain::api_code::Overrides;
 use crate::domain::class::Class;
-use crate::domain::code::Overrides;
 use crate::domain::kind;
-use crate::domain::pacing::{Pacing, PacingError, PacingTable};
 use crate::domain::policy::Policy;
+use crate::domain::poll_schedule::{PollSchedule, PollScheduleError, PollSchedules};
 
 /// A type's three settings, each perhaps left out.
 type Pace = [Option<Duration>; 3];
 
 /// `[polling.*]`
-pub(super) fn polling(reader: &mut Reader) -> Option<PacingTable> {
+pub(super) fn polling(reader: &mut Reader) -> Option<PollSchedules> {
     let mut types = reader.names_in("polling", &["first_delay", "interval", "timeout"]);
     types.retain(|name| name != "default");
     let default = pace(reader, "default");
@@ -37,7 +37,7 @@ pub(super) fn polling(reader: &mut Reader) -> Option<PacingTable> {
         }
     }
     let default = default?;
-    all_good.then_some(PacingTable { default, by_type })
+    all_good.then_some(PollSchedules { default, by_type })
 }
 
 fn pace(reader: &mut Reader, name: &str) -> Option<Pace> {
@@ -50,16 +50,16 @@ fn pace(reader: &mut Reader, name: &str) -> Option<Pace> {
     Some([first_delay?, interval?, timeout?])
 }
 
-fn pacing(reader: &mut Reader, name: &str, pace: Pace, base: Pace) -> Option<Pacing> {
+fn pacing(reader: &mut Reader, name: &str, pace: Pace, base: Pace) -> Option<PollSchedule> {
     let [first_delay, interval, timeout] = [0, 1, 2].map(|field| pace[field].or(base[field]));
     // The default itself is at fault, which is reported as such.
-    let error = match Pacing::try_new(first_delay?, interval?, timeout?) {
+    let error = match PollSchedule::try_new(first_delay?, interval?, timeout?) {
         Ok(pacing) => return Some(pacing),
         Err(error) => error,
     };
     let field = match error {
-        PacingError::Interval => "interval",
-        PacingError::Timeout => "timeout",
+        PollScheduleError::Interval => "interval",
+        PollScheduleError::Timeout => "timeout",
     };
     let key = format!("polling.{name}.{field}");
     let origin = reader.shown_origin(&key);

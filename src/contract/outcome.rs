@@ -122,7 +122,7 @@ struct Failure {
 #[schemars(rename_all = "lowercase", inline)]
 #[expect(dead_code, reason = "it has a schema, and nothing is read into it: see this room's head")]
 enum Stage {
-    Door,
+    Admission,
     Submit,
     Poll,
 }

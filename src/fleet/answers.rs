@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::standing::lock;
+use super::account_state::lock;
 use crate::domain::guard::{AnswerShare, Rules};
 
 /// Between the first polls of two replicas on probation.

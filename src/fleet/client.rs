@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, interval, timeout_at};
 
-use super::message::{Command, Control, LeaderNews, Presence, Trust, say};
-use super::roster;
+use super::membership;
+use super::message::{Command, Control, Heartbeat, LeaderNews, Trust, say};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError, Consumer, Session};
-use crate::clock::Dice;
+use crate::clock::Rng;
 
 pub use super::message::Order;
 
@@ -26,7 +26,7 @@ pub struct Survey {
     /// The leader's latest word, asked for or pushed; `None` where nobody leads.
     pub leader: Option<LeaderNews>,
     /// The replicas, by name.
-    pub replicas: Vec<Presence>,
+    pub replicas: Vec<Heartbeat>,
 }
 
 impl Survey {
@@ -43,7 +43,7 @@ impl Survey {
     }
 }
 
-fn following<'a>(leader: Option<&LeaderNews>, replicas: impl Iterator<Item = &'a Presence>) -> usize {
+fn following<'a>(leader: Option<&LeaderNews>, replicas: impl Iterator<Item = &'a Heartbeat>) -> usize {
     let epoch = leader.map_or(u64::MAX, |leader| leader.state.epoch);
     replicas.filter(|replica| replica.epoch >= epoch).count()
 }
@@ -63,8 +63,8 @@ pub struct Client {
     control: Consumer,
     exchange: String,
     user: String,
-    dice: Dice,
-    replicas: BTreeMap<String, (Presence, Instant)>,
+    dice: Rng,
+    replicas: BTreeMap<String, (Heartbeat, Instant)>,
     leader: Option<(LeaderNews, Instant)>,
 }
 
@@ -73,7 +73,7 @@ impl Client {
     ///
     /// # Errors
     /// The broker cannot be reached, or has no control exchange under these names.
-    pub async fn connect(broker: &Broker, names: &Names, dice: Dice) -> Result<Self, BrokerError> {
+    pub async fn connect(broker: &Broker, names: &Names, dice: Rng) -> Result<Self, BrokerError> {
         let session = broker.connect().await?;
         let exchange = names.control();
         let control = session.link().subscribe(&exchange).await?;
@@ -109,7 +109,7 @@ impl Client {
     /// The connection is lost.
     pub async fn overhear(&mut self, deadline: Instant) -> Result<(), BrokerError> {
         while self.listen(deadline).await? {}
-        let patience = roster::patience(self.replicas.len());
+        let patience = membership::patience(self.replicas.len());
         self.replicas.retain(|_, (_, at)| at.elapsed() < patience);
         self.leader.take_if(|(_, at)| at.elapsed() >= LEADER_SILENT);
         Ok(())
@@ -122,7 +122,7 @@ impl Client {
     }
 
     /// The replicas, and how long ago each was heard.
-    pub fn heard(&self) -> impl Iterator<Item = (&Presence, Duration)> {
+    pub fn heard(&self) -> impl Iterator<Item = (&Heartbeat, Duration)> {
         self.replicas.values().map(|(replica, at)| (replica, at.elapsed()))
     }
 
@@ -175,7 +175,7 @@ impl Client {
     }
 
     fn told(&self) -> Survey {
-        let mut replicas: Vec<Presence> = self.heard().map(|(replica, _)| replica.clone()).collect();
+        let mut replicas: Vec<Heartbeat> = self.heard().map(|(replica, _)| replica.clone()).collect();
         replicas.sort_by(|a, b| a.name.cmp(&b.name));
         Survey { leader: self.leader().cloned(), replicas }
     }

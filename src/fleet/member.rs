@@ -2,8 +2,8 @@
 //!
 //! What it hears is in `hear`, what it does as the leader in `duty`.
 
-mod duty;
-mod hear;
+mod control_handlers;
+mod leading;
 
 use std::future::pending;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::lead::Lead;
-use super::message::{Control, Presence, say};
-use super::roster::Roster;
+use super::leadership::Lead;
+use super::membership::Membership;
+use super::message::{Control, Heartbeat, say};
 use super::{Fleet, Found, Vitals};
-use crate::breakage::Breakage;
 use crate::broker::{ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::call::CallError;
-use crate::domain::guard::{News, Phase};
-use crate::domain::mark::Mark;
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::guard::{GuardEvent, Phase};
 use crate::domain::time::Timestamp;
+use crate::failpoint::Failpoint;
 use crate::solver::Balance;
 
 /// How often it looks at what is due.
@@ -38,7 +38,7 @@ type Vital<'a> = &'a (dyn Fn() -> Vitals + Send + Sync);
 /// A call of getBalance under way.
 pub(super) type Probing = AbortOnDropHandle<Probed>;
 /// Its end, and the key that it was made with.
-type Probed = (Mark, Result<Balance, CallError>);
+type Probed = (Fingerprint, Result<Balance, CallError>);
 
 pub(super) struct Member<'a> {
     fleet: &'a Fleet,
@@ -48,13 +48,13 @@ pub(super) struct Member<'a> {
     control: Consumer,
     guard: Option<Consumer>,
     lead: Option<Lead>,
-    roster: Roster,
+    roster: Membership,
     probing: Option<Probing>,
     tick: Interval,
     leader_heard: Instant,
     announced: Instant,
     presented: Instant,
-    presented_key: Mark,
+    presented_key: Fingerprint,
     /// When it was last asked who is there, and answered.
     answered: Option<Instant>,
     /// It was asked, and has not answered yet.
@@ -163,7 +163,7 @@ impl<'a> Member<'a> {
     /// Says that it is there.
     async fn present(&mut self) {
         let seen = self.fleet.standing.seen();
-        let presence = Presence {
+        let presence = Heartbeat {
             id: self.fleet.id.clone(),
             name: self.fleet.name.clone(),
             epoch: seen.epoch(),
@@ -194,8 +194,8 @@ impl<'a> Member<'a> {
             return Ok(());
         }
         let mut lead = Lead::take(state, receipt);
-        if Breakage::GuardForgotten.in_force() {
-            lead.state.phase = Phase::Open;
+        if Failpoint::GuardForgotten.in_force() {
+            lead.state.phase = Phase::Active;
             lead.state.paused = None;
         }
         self.gather(&mut lead).await?;
@@ -208,7 +208,7 @@ impl<'a> Member<'a> {
             "this replica leads the fleet"
         );
         self.lead = Some(lead);
-        if !self.learn(News::TookOver).await {
+        if !self.learn(GuardEvent::TookOver).await {
             self.write().await;
         }
         self.say(&Control::Hello).await;
@@ -261,7 +261,7 @@ impl<'a> Member<'a> {
             self.aside_until = None;
             self.stand_for_lead().await?;
         }
-        let patience = SILENCE.mul_f64(1.0 + self.fleet.dice.luck());
+        let patience = SILENCE.mul_f64(1.0 + self.fleet.dice.jitter());
         if self.leader_heard.elapsed() < patience || self.guard.is_none() {
             return Ok(());
         }

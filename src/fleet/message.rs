@@ -5,10 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::figures::{Depths, Vitals};
-use crate::domain::envelope::{Message, Properties};
+use super::vitals::{Depths, Vitals};
+use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{Reason, State};
-use crate::domain::mark::Mark;
+use crate::domain::message::{Message, Properties};
 use crate::domain::time::Timestamp;
 
 /// AMQP's `type` of control messages.
@@ -29,7 +29,7 @@ pub(super) enum Control {
     /// The leader's word.
     Leader(Box<LeaderNews>),
     /// A replica is there.
-    Replica(Box<Presence>),
+    Replica(Box<Heartbeat>),
     /// A replica leaves.
     Bye {
         /// Its id.
@@ -69,7 +69,7 @@ pub struct LeaderNews {
 
 /// A replica, as it tells of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Presence {
+pub struct Heartbeat {
     /// Made anew with each process.
     pub id: String,
     /// Its name in outcomes.
@@ -77,7 +77,7 @@ pub struct Presence {
     /// The highest epoch of the state that it knows; 0 for none.
     pub epoch: u64,
     /// The mark of its key.
-    pub key: Mark,
+    pub key: Fingerprint,
     /// What it has met itself and is held by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Reason>,
@@ -96,7 +96,7 @@ pub(super) enum Report {
         /// Why.
         reason: Reason,
         /// The key it was called with.
-        key: Mark,
+        key: Fingerprint,
         /// The term that the replica knew when the call began.
         term: u64,
     },
@@ -135,12 +135,12 @@ pub(super) enum Report {
     /// The API called a publisher's proxy banned.
     ProxyBanned {
         /// Its mark.
-        proxy: Mark,
+        proxy: Fingerprint,
     },
     /// A key was tried, as the leader wanted.
     KeyTried {
         /// Its mark.
-        key: Mark,
+        key: Fingerprint,
         /// Whether the API took it; `None` where it did not say.
         good: Option<bool>,
     },

@@ -3,21 +3,21 @@
 //! * One message on `captcha.guard` holds the state. The queue has a single active consumer; whoever gets the message **leads**: it alone calls
 //!   getBalance, decides, and writes each new state before it acks the old.
 //! * The fan-out `captcha.control` carries news between replicas and orders of operators. What a replica meets stops it at once,
-//!   and all others as soon as they hear of it; going on needs the leader's word ([`Standing`]).
+//!   and all others as soon as they hear of it; going on needs the leader's word ([`AccountState`]).
 //! * A replica calls nothing before it knows the state.
 
+mod account_state;
 mod answers;
 mod client;
-mod figures;
-mod hold;
-mod lead;
+mod leadership;
+mod local_trip;
 mod member;
+mod membership;
 mod message;
 mod quarantine;
-mod roster;
-mod seen;
-mod shut;
-mod standing;
+mod snapshot;
+mod type_breaker;
+mod vitals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,23 +30,23 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::Session;
 use crate::broker::topology::Names;
-use crate::clock::{Clock, Dice};
-use crate::domain::code::Overrides;
+use crate::clock::{Clock, Rng};
+use crate::domain::api_code::Overrides;
+use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{CanaryEnd, Rules};
-use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 use crate::solver::{Solver, SolverConfigError};
 
+pub use account_state::{AccountState, Egress};
 pub use client::{Answer, Client, Order, Survey};
-pub use figures::{Depths, Detail, Failure, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals, type_shown};
-pub use message::{LeaderNews, Presence};
-pub use seen::Seen;
-pub use shut::ShutType;
-pub use standing::{Egress, Standing};
+pub use message::{Heartbeat, LeaderNews};
+pub use snapshot::Snapshot;
+pub use type_breaker::TypeBreaker;
+pub use vitals::{Depths, Detail, Failure, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals, type_shown};
 
 use member::Member;
+use membership::Membership;
 use message::{Control, Report, Trust, say};
-use roster::Roster;
 
 /// What a replica's part in the fleet is made of.
 pub struct FleetOptions {
@@ -69,7 +69,7 @@ pub struct FleetOptions {
     /// Where the time comes from.
     pub clock: Clock,
     /// Where randomness comes from.
-    pub dice: Dice,
+    pub dice: Rng,
 }
 
 /// A replica's part in the fleet. It outlives its sessions.
@@ -83,10 +83,10 @@ pub struct Fleet {
     egress: Egress,
     solver: Solver,
     clock: Clock,
-    dice: Dice,
+    dice: Rng,
     started_at: Timestamp,
-    standing: Standing,
-    roster: Roster,
+    standing: AccountState,
+    roster: Membership,
     found: Mutex<Receiver<Found>>,
     leaving: CancellationToken,
 }
@@ -111,7 +111,7 @@ impl Fleet {
     pub fn new(options: FleetOptions) -> Self {
         let key = options.solver.key_mark();
         let id = options.dice.fresh_id();
-        let (standing, found) = Standing::new(id.clone(), options.rules.clone(), options.egress, key);
+        let (standing, found) = AccountState::new(id.clone(), options.rules.clone(), options.egress, key);
         Self {
             id,
             name: options.name,
@@ -125,7 +125,7 @@ impl Fleet {
             clock: options.clock,
             dice: options.dice,
             standing,
-            roster: Roster::default(),
+            roster: Membership::default(),
             found: Mutex::new(found),
             leaving: CancellationToken::new(),
         }
@@ -133,13 +133,13 @@ impl Fleet {
 
     /// How the account stands, as this replica knows it.
     #[must_use]
-    pub fn standing(&self) -> &Standing {
+    pub fn standing(&self) -> &AccountState {
         &self.standing
     }
 
     /// The replicas that are heard, this one included, and how long ago each of them was; nobody without a session.
     #[must_use]
-    pub fn replicas(&self) -> Vec<(Arc<Presence>, Duration)> {
+    pub fn replicas(&self) -> Vec<(Arc<Heartbeat>, Duration)> {
         self.roster.heard()
     }
 
@@ -148,7 +148,7 @@ impl Fleet {
     /// # Errors
     /// An empty key; the one in use stays.
     pub fn replace_key(&self, key: SecretString) -> Result<(), SolverConfigError> {
-        let mark = Mark::of_key(key.expose_secret());
+        let mark = Fingerprint::of_key(key.expose_secret());
         if mark != self.standing.key() && !key.expose_secret().trim().is_empty() {
             self.standing.set_key(mark);
         }

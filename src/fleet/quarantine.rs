@@ -1,21 +1,21 @@
 //! Publishers' proxies that the API has called banned: nobody uses them for a while.
 
+use super::account_state::{AccountState, lock};
 use super::message::Report;
-use super::standing::{Standing, lock};
+use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::MAX_PROXIES;
-use crate::domain::mark::Mark;
 use crate::domain::time::Timestamp;
 
-impl Standing {
+impl AccountState {
     /// Whether a publisher's proxy is in quarantine.
     #[must_use]
-    pub fn quarantines(&self, proxy: &Mark, now: Timestamp) -> bool {
+    pub fn quarantines(&self, proxy: &Fingerprint, now: Timestamp) -> bool {
         let here = lock(&self.inner.proxies).get(proxy).is_some_and(|until| *until > now);
         here || self.inner.seen.borrow().state.as_ref().is_some_and(|state| state.quarantines(proxy, now))
     }
 
     /// Leaves a proxy alone at once, whether or not a leader has heard of it.
-    pub(super) fn isolate(&self, proxy: &Mark, now: Timestamp) {
+    pub(super) fn isolate(&self, proxy: &Fingerprint, now: Timestamp) {
         let mut proxies = lock(&self.inner.proxies);
         proxies.retain(|_, until| *until > now);
         if proxies.len() < MAX_PROXIES {
@@ -24,7 +24,7 @@ impl Standing {
     }
 
     /// The API called a publisher's proxy banned.
-    pub fn proxy_banned(&self, proxy: Mark, now: Timestamp) {
+    pub fn proxy_banned(&self, proxy: Fingerprint, now: Timestamp) {
         self.isolate(&proxy, now);
         self.report(Report::ProxyBanned { proxy });
     }

@@ -8,20 +8,20 @@ use std::collections::BTreeMap;
 use metrics::{SharedString, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
+use super::exposition::{self, label};
 use super::ready::obstacles;
-use super::unrecorded::{self, label};
 use crate::broker::QueueDepth;
 use crate::domain::class::Class;
 use crate::domain::guard::{Phase, Reason, State};
 use crate::domain::time::Timestamp;
-use crate::fleet::Seen;
-use crate::worker::{Reading, View};
+use crate::fleet::Snapshot;
+use crate::worker::{Reading, WorkerHandle};
 
 /// Of the text format that every Prometheus reads.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 
 /// All figures now.
-pub(super) fn rendered(view: &View) -> String {
+pub(super) fn rendered(view: &WorkerHandle) -> String {
     let (seen, reading) = (view.seen(), view.reading());
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
@@ -36,11 +36,11 @@ pub(super) fn rendered(view: &View) -> String {
         work(&reading);
     });
     let mut text = recorder.handle().render();
-    unrecorded::write(&mut text, view, &reading);
+    exposition::write(&mut text, view, &reading);
     text
 }
 
-fn guard(seen: &Seen) {
+fn guard(seen: &Snapshot) {
     let phase = seen.state.as_ref().map(|state| state.phase);
     let phases = Phase::ALL.map(|known| (known.name(), number(phase == Some(known))));
     gauges(
@@ -89,7 +89,7 @@ fn funds(state: &State) {
     }
 }
 
-fn replica(view: &View, seen: &Seen) {
+fn replica(view: &WorkerHandle, seen: &Snapshot) {
     let version = [(env!("CARGO_PKG_VERSION"), 1.0)];
     gauges("captcha_build_info", "Always 1; the version is the label", "version", version);
     gauge("captcha_ready", "1 while /readyz says so", number(obstacles(view).is_empty()));
@@ -108,7 +108,7 @@ fn replica(view: &View, seen: &Seen) {
     );
 }
 
-fn held(view: &View) {
+fn held(view: &WorkerHandle) {
     gauge("captcha_in_flight", "Tickets and submissions that this replica holds", size(view.in_flight()));
     gauge("captcha_tickets_open", "Paid tasks whose tickets this replica holds", size(view.tickets_open()));
     gauge(
@@ -138,7 +138,7 @@ fn held(view: &View) {
 }
 
 /// Told by the leader alone, so that a sum over replicas counts nothing twice.
-fn queues(view: &View) {
+fn queues(view: &WorkerHandle) {
     let queues = view.queues();
     if queues.is_empty() {
         return;

@@ -8,13 +8,13 @@
 //!
 //! All of it is read only. The server has a thread and a runtime of its own: it takes no time from the work, and answers where that is stuck.
 
-mod console;
+mod dashboard;
+mod exposition;
 mod host;
 mod metrics;
 mod ready;
 mod sampler;
 mod serve;
-mod unrecorded;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::domain::guard;
-use crate::worker::View;
+use crate::worker::WorkerHandle;
 use host::AnyName;
 use sampler::Sampler;
 
@@ -66,7 +66,7 @@ impl Server {
     ///
     /// # Errors
     /// There is no thread or no runtime to be had.
-    pub fn start(self, view: View, stop: CancellationToken) -> io::Result<()> {
+    pub fn start(self, view: WorkerHandle, stop: CancellationToken) -> io::Result<()> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let serve = move || {
             if let Err(error) = runtime.block_on(self.answer(view, stop)) {
@@ -76,13 +76,13 @@ impl Server {
         thread::Builder::new().name("ops".to_owned()).spawn(serve).map(drop)
     }
 
-    async fn answer(self, view: View, stop: CancellationToken) -> io::Result<()> {
+    async fn answer(self, view: WorkerHandle, stop: CancellationToken) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let names = AnyName::at(listener.local_addr()?);
         let sampler = Sampler::new(view.clone());
         let _watching = AbortOnDropHandle::new(tokio::spawn(sampler.clone().watch()));
         let routes = Router::new()
-            .route("/", get(console::page))
+            .route("/", get(dashboard::page))
             .route("/status", get(status))
             .with_state(sampler)
             .route("/healthz", get(healthy))
@@ -95,7 +95,7 @@ impl Server {
     }
 }
 
-async fn healthy(State(view): State<View>) -> impl IntoResponse {
+async fn healthy(State(view): State<WorkerHandle>) -> impl IntoResponse {
     if view.makes_progress(STUCK).await {
         (StatusCode::OK, "ok\n".to_owned())
     } else {
@@ -104,7 +104,7 @@ async fn healthy(State(view): State<View>) -> impl IntoResponse {
     }
 }
 
-async fn ready(State(view): State<View>) -> impl IntoResponse {
+async fn ready(State(view): State<WorkerHandle>) -> impl IntoResponse {
     let reasons = ready::obstacles(&view);
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, body(&json!({"ready": reasons.is_empty(), "reasons": reasons})))
@@ -118,7 +118,7 @@ async fn status(State(sampler): State<Sampler>) -> impl IntoResponse {
         "name": view.name(),
         "ready": reasons.is_empty(),
         "reasons": reasons,
-        "guard": guard::told(seen.state.as_deref()),
+        "guard": guard::as_json(seen.state.as_deref()),
         "leader": seen.leader,
         "leads": seen.leads,
         "held": seen.held(),
@@ -137,12 +137,12 @@ async fn status(State(sampler): State<Sampler>) -> impl IntoResponse {
     }))
 }
 
-fn queues(view: &View) -> Value {
+fn queues(view: &WorkerHandle) -> Value {
     let told = |depth: crate::broker::QueueDepth| json!({"ready": depth.ready, "consumers": depth.consumers});
     view.queues().into_iter().map(|(name, depth)| (name, told(depth))).collect()
 }
 
-async fn measured(State(view): State<View>) -> impl IntoResponse {
+async fn measured(State(view): State<WorkerHandle>) -> impl IntoResponse {
     ([("content-type", metrics::CONTENT_TYPE)], metrics::rendered(&view))
 }
 

@@ -2,11 +2,11 @@
 
 use crate::domain::guard::{Jobs, KeyStanding, Phase, Reason, State};
 use crate::domain::lifecycle::Origin;
-use crate::fleet::Seen;
-use crate::worker::View;
+use crate::fleet::Snapshot;
+use crate::worker::WorkerHandle;
 
 /// Why a replica takes no jobs now, or does not get on with those it has; empty where it does, or would if there were any.
-pub(super) fn obstacles(view: &View) -> Vec<String> {
+pub(super) fn obstacles(view: &WorkerHandle) -> Vec<String> {
     let mut reasons = Vec::new();
     if view.is_leaving() {
         reasons.push("this replica is leaving: it takes no more jobs".to_owned());
@@ -33,7 +33,7 @@ pub(super) fn obstacles(view: &View) -> Vec<String> {
     reasons
 }
 
-fn guarded(state: &State, seen: &Seen, reasons: &mut Vec<String>) {
+fn guarded(state: &State, seen: &Snapshot, reasons: &mut Vec<String>) {
     match (state.phase, &state.trip) {
         (Phase::Probing, _) => reasons.push("the account is being looked at".to_owned()),
         (Phase::Tripped, Some(trip)) => {
@@ -41,7 +41,7 @@ fn guarded(state: &State, seen: &Seen, reasons: &mut Vec<String>) {
             reasons.push(format!("{reason} since {since}, looked at again at {next}: {}", reason.advice()));
         }
         // A fleet without jobs has none to try the account with: a canary takes one as soon as it comes.
-        (Phase::Open | Phase::Canary | Phase::Tripped, _) => {}
+        (Phase::Active | Phase::Canary | Phase::Tripped, _) => {}
     }
     if let Some(paused) = &state.paused {
         let why = paused.reason.as_deref().unwrap_or("no reason given");
@@ -53,7 +53,7 @@ fn guarded(state: &State, seen: &Seen, reasons: &mut Vec<String>) {
     }
 }
 
-fn keyless(view: &View, state: &State, reasons: &mut Vec<String>) {
+fn keyless(view: &WorkerHandle, state: &State, reasons: &mut Vec<String>) {
     match state.keys.standing(&view.key()) {
         KeyStanding::Refused if state.phase != Phase::Tripped => {
             reasons.push("the API refuses this replica's key, and takes that of others".to_owned());
@@ -66,7 +66,7 @@ fn keyless(view: &View, state: &State, reasons: &mut Vec<String>) {
 }
 
 /// Connected, and yet not at work.
-fn idle(view: &View, reasons: &mut Vec<String>) {
+fn idle(view: &WorkerHandle, reasons: &mut Vec<String>) {
     let permit = view.permit();
     if permit.jobs != Jobs::None && !view.is_consuming(Origin::Job) {
         reasons.push(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::overview::{Overview, Paces, Sight};
-use crate::worker::View;
+use crate::worker::WorkerHandle;
 
 /// As often as replicas tell their counters.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -14,12 +14,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A worker with the pace of its fleet over the last two minutes.
 #[derive(Clone)]
 pub(super) struct Sampler {
-    pub(super) view: View,
+    pub(super) view: WorkerHandle,
     paces: Arc<Mutex<Paces>>,
 }
 
 impl Sampler {
-    pub(super) fn new(view: View) -> Self {
+    pub(super) fn new(view: WorkerHandle) -> Self {
         Self { view, paces: Arc::default() }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::shown::shown;
+use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 use crate::fleet::Depths;
 

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use super::pace::{Paces, Rates};
+use super::rates::{Paces, Rates};
 use crate::domain::class::Class;
-use crate::domain::shown::shown;
+use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
-use crate::fleet::{Failure, MAX_FAILURES, OTHER_TYPES, Presence, TypeFigures, type_shown};
+use crate::fleet::{Failure, Heartbeat, MAX_FAILURES, OTHER_TYPES, TypeFigures, type_shown};
 
 /// Replicas that are shown one by one; where there are more, those that are not ready come first.
 const MAX_REPLICAS: usize = 100;
@@ -79,13 +79,13 @@ pub struct FailureRow {
     pub failure: Failure,
 }
 
-pub(super) fn replicas(told: &[&Presence], leader_id: Option<&str>, paces: &Paces) -> Vec<ReplicaRow> {
+pub(super) fn replicas(told: &[&Heartbeat], leader_id: Option<&str>, paces: &Paces) -> Vec<ReplicaRow> {
     let mut ordered = told.to_vec();
     ordered.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
     if ordered.len() > MAX_REPLICAS {
         ordered.sort_by_key(|replica| replica.vitals.ready && replica.held.is_none());
     }
-    let row = |replica: &&Presence| {
+    let row = |replica: &&Heartbeat| {
         let vitals = &replica.vitals;
         ReplicaRow {
             name: shown(&replica.name, NAME),
@@ -104,7 +104,7 @@ pub(super) fn replicas(told: &[&Presence], leader_id: Option<&str>, paces: &Pace
 }
 
 /// Every class in which a job has failed, in the contract's order; names that this version does not know stand last.
-pub(super) fn classes(told: &[&Presence]) -> Vec<ClassRow> {
+pub(super) fn classes(told: &[&Heartbeat]) -> Vec<ClassRow> {
     let mut counted: BTreeMap<String, u64> = BTreeMap::new();
     for detail in told.iter().filter_map(|replica| replica.vitals.detail.as_ref()) {
         for (class, jobs) in detail.failed.iter().take(2 * Class::ALL.len()) {
@@ -127,7 +127,7 @@ pub(super) fn classes(told: &[&Presence]) -> Vec<ClassRow> {
 }
 
 /// The types with the most work first.
-pub(super) fn types(told: &[&Presence], shut: &[String]) -> Vec<TypeRow> {
+pub(super) fn types(told: &[&Heartbeat], shut: &[String]) -> Vec<TypeRow> {
     let mut counted: BTreeMap<String, TypeFigures> = BTreeMap::new();
     for detail in told.iter().filter_map(|replica| replica.vitals.detail.as_ref()) {
         for (name, figures) in detail.types.iter().take(MAX_TYPES_OF_ONE) {
@@ -157,7 +157,7 @@ pub(super) fn shut(shut: &[String]) -> Vec<String> {
 }
 
 /// The latest of all replicas' latest.
-pub(super) fn failures(told: &[&Presence]) -> Vec<FailureRow> {
+pub(super) fn failures(told: &[&Heartbeat]) -> Vec<FailureRow> {
     let mut rows = Vec::new();
     for replica in told {
         let Some(detail) = &replica.vitals.detail else { continue };

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NAME;
 use crate::domain::guard::{Funds, Phase, State};
-use crate::domain::shown::shown;
+use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 
 /// Characters of an operator's reason that are shown.
@@ -95,7 +95,7 @@ impl Guard {
     /// Whether work goes on.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.state == Phase::Open.name() && self.paused.is_none()
+        self.state == Phase::Active.name() && self.paused.is_none()
     }
 
     /// Whether the account is guarded.
@@ -108,7 +108,7 @@ impl Guard {
     #[must_use]
     pub fn title(&self) -> String {
         match (&self.paused, self.reasons.is_empty()) {
-            (Some(_), _) if self.state == Phase::Open.name() => "paused".to_owned(),
+            (Some(_), _) if self.state == Phase::Active.name() => "paused".to_owned(),
             (_, true) => self.state.clone(),
             (_, false) => format!("{} ({})", self.state, self.reasons.join(", ")),
         }
@@ -121,6 +121,6 @@ fn meaning(state: &State) -> &'static str {
         (_, Some(_)) => "paused by an operator: jobs stay queued, paid tasks are finished",
         (Phase::Probing, None) => "the account is being looked at before anything is submitted",
         (Phase::Canary, None) => "the account is well again: one job is submitted first",
-        (Phase::Open, None) => "the account may be used",
+        (Phase::Active, None) => "the account may be used",
     }
 }

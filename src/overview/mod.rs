@@ -5,21 +5,21 @@
 
 mod backlog;
 mod fleet;
+pub mod format;
 mod guard;
-mod pace;
-pub mod words;
+mod rates;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::guard::State;
-use crate::domain::shown::shown;
+use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
-use crate::fleet::{Depths, Presence};
+use crate::fleet::{Depths, Heartbeat};
 
 pub use backlog::Backlog;
 pub use fleet::{ClassRow, FailureRow, ReplicaRow, TypeRow};
 pub use guard::{Balance, Guard, Pause};
-pub use pace::{Paces, Rates};
+pub use rates::{Paces, Rates};
 
 /// Characters of a name that are shown.
 const NAME: usize = 40;
@@ -42,7 +42,7 @@ pub struct Sight<'a> {
     /// Replicas that the leader hears.
     pub expected: usize,
     /// Those that have told of themselves.
-    pub replicas: &'a [&'a Presence],
+    pub replicas: &'a [&'a Heartbeat],
     /// Types without slots.
     pub shut: &'a [String],
     /// The queues.

@@ -2,30 +2,30 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
+use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{Paused, Phase};
-use crate::domain::mark::Mark;
 use crate::fleet::{Detail, Failure, TypeFigures, Vitals};
 
-fn presence(name: &str, detail: Option<Detail>) -> Presence {
-    Presence {
+fn presence(name: &str, detail: Option<Detail>) -> Heartbeat {
+    Heartbeat {
         id: name.to_owned(),
         name: name.to_owned(),
         epoch: 1,
-        key: Mark::of_key("key"),
+        key: Fingerprint::of_key("key"),
         held: None,
         started_at: Timestamp::from_millis(0),
         vitals: Vitals { ready: true, detail, ..Vitals::default() },
     }
 }
 
-fn counting(name: &str, solved: u64) -> Presence {
+fn counting(name: &str, solved: u64) -> Heartbeat {
     let mut presence = presence(name, None);
     presence.vitals.solved = solved;
     presence
 }
 
-fn overview(replicas: &[Presence]) -> Overview {
-    let replicas: Vec<&Presence> = replicas.iter().collect();
+fn overview(replicas: &[Heartbeat]) -> Overview {
+    let replicas: Vec<&Heartbeat> = replicas.iter().collect();
     Overview::of(Sight {
         at: Timestamp::from_millis(0),
         namespace: "captcha",
@@ -95,7 +95,7 @@ fn what_is_told_is_bounded_and_cannot_steer_whoever_has_told_it() {
     hostile.failures = vec![failure; 100];
     hostile.types = (0..200).map(|n| (format!("\u{1b}{n}"), TypeFigures::default())).collect();
     hostile.failed = (0..200).map(|n| (format!("\u{1b}{n}"), u64::MAX)).collect();
-    let fleet: Vec<Presence> = (0..150)
+    let fleet: Vec<Heartbeat> = (0..150)
         .map(|n| presence(&format!("\u{1b}]0;{n}{}", "x".repeat(200)), Some(hostile.clone())))
         .collect();
     let told = serde_json::to_string(&overview(&fleet)).unwrap();
@@ -126,7 +126,7 @@ fn rates_are_the_mean_of_ten_seconds_and_neither_a_restart_nor_a_departure_makes
 #[test]
 fn the_guard_tells_why_what_to_do_and_who_has_paused() {
     let mut state = State::unknown(3, Timestamp::from_millis(0));
-    state.phase = Phase::Open;
+    state.phase = Phase::Active;
     state.paused = Some(Paused {
         reason: Some("\u{1b}[2Jmaintenance".to_owned()),
         by: "ops".to_owned(),

@@ -14,7 +14,7 @@ use super::timing::{CallTimes, Timing};
 use super::transport::{CREATE_TASK, GET_BALANCE, GET_TASK_RESULT, RawReply, Transport, TransportError};
 use super::wire::{self, Balance};
 use crate::domain::call::{Accepted, CallError, TaskId, TaskState};
-use crate::domain::mark::Mark;
+use crate::domain::fingerprint::Fingerprint;
 
 /// The API, as one account sees it. Clones share the account's key, the connections and the bound on requests.
 ///
@@ -91,7 +91,7 @@ impl Solver {
 
     /// The mark of the key in use.
     #[must_use]
-    pub fn key_mark(&self) -> Mark {
+    pub fn key_mark(&self) -> Fingerprint {
         self.key().mark().clone()
     }
 

@@ -2,7 +2,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::domain::mark::Mark;
+use crate::domain::fingerprint::Fingerprint;
 
 /// What stands where the key stood.
 const MASKED: &str = "[key]";
@@ -13,13 +13,13 @@ pub(super) struct Key {
     /// As a JSON string, quotes included.
     json: SecretString,
     mask: Mask,
-    mark: Mark,
+    mark: Fingerprint,
 }
 
 impl Key {
     pub(super) fn new(key: &SecretString) -> Self {
         let json = serde_json::Value::from(key.expose_secret()).to_string();
-        Self { json: json.into(), mask: Mask::new(key), mark: Mark::of_key(key.expose_secret()) }
+        Self { json: json.into(), mask: Mask::new(key), mark: Fingerprint::of_key(key.expose_secret()) }
     }
 
     /// The key as a JSON string, quotes included. For request bodies only.
@@ -28,7 +28,7 @@ impl Key {
     }
 
     /// What tells this key from another without telling the key.
-    pub(super) fn mark(&self) -> &Mark {
+    pub(super) fn mark(&self) -> &Fingerprint {
         &self.mark
     }
 

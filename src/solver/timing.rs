@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::transport::{CREATE_TASK, GET_BALANCE, GET_TASK_RESULT};
 use crate::domain::call::{CallError, NoAnswer};
-use crate::measure::{CALLS, Distribution, Histogram};
+use crate::histogram::{CALLS, Distribution, Histogram};
 
 const PATHS: [&str; 3] = [CREATE_TASK, GET_TASK_RESULT, GET_BALANCE];
 

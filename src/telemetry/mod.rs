@@ -1,7 +1,7 @@
 //! Logs: to stderr, for people or as JSON lines. Standard output belongs to what commands print.
 
+mod log_throttle;
 mod panics;
-mod ration;
 
 use std::io::{self, IsTerminal};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{LogFilter, LogFormat};
-use ration::{Rationed, Sparing};
+use log_throttle::{Rationed, Sparing};
 
 pub use panics::guard_panics;
 

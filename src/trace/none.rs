@@ -3,8 +3,8 @@
 use url::Url;
 
 use super::{Came, TraceError};
-use crate::domain::envelope::Message;
-use crate::domain::lifecycle::{Case, Event, Origin};
+use crate::domain::lifecycle::{Event, JobRun, Origin};
+use crate::domain::message::Message;
 
 /// What would make spans.
 #[derive(Debug, Clone, Default)]
@@ -41,7 +41,7 @@ impl Tracer {
 
 impl Span {
     /// Nothing.
-    pub fn of(&mut self, _: &Case) {}
+    pub fn of(&mut self, _: &JobRun) {}
 
     /// Nothing.
     pub fn saw(&mut self, _: &Event) {}

@@ -19,8 +19,8 @@ use url::Url;
 
 use super::span::{Span, begin};
 use super::{FLUSH, TraceError};
-use crate::domain::envelope::Message;
 use crate::domain::lifecycle::Origin;
+use crate::domain::message::Message;
 use crate::domain::trace::carry_on;
 
 /// Spans that wait for the collector at most; what comes beyond is dropped. A span takes about 1 kB.

@@ -10,11 +10,11 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{SdkTracer, Span as SdkSpan};
 
 use super::Came;
+use crate::domain::api_code::Overrides;
 use crate::domain::call::{CallError, TaskState};
-use crate::domain::code::Overrides;
-use crate::domain::envelope::Message;
-use crate::domain::fault::{Stage, judge};
-use crate::domain::lifecycle::{Case, Event, Origin};
+use crate::domain::fault::{Stage, classify};
+use crate::domain::lifecycle::{Event, JobRun, Origin};
+use crate::domain::message::Message;
 use crate::domain::time::Timestamp;
 use crate::domain::trace::{Parent, parent};
 
@@ -60,7 +60,7 @@ impl Span {
     }
 
     /// It is an attempt at this job.
-    pub fn of(&mut self, case: &Case) {
+    pub fn of(&mut self, case: &JobRun) {
         let Some(Recording { span, .. }) = self.0.as_deref_mut() else { return };
         span.set_attribute(KeyValue::new("captcha.job.id", case.job.id.clone()));
         span.set_attribute(KeyValue::new("captcha.task.type", case.job.task_type.clone()));
@@ -85,7 +85,7 @@ impl Span {
             | Event::Due
             | Event::SubmissionsShut { .. }
             | Event::Refused(_)
-            | Event::Withheld(_)
+            | Event::Deferred(_)
             | Event::TypeFailing => {}
         }
     }
@@ -123,6 +123,6 @@ impl Recording {
 
 /// A call's bad end in a word.
 fn told(error: &CallError) -> String {
-    let fault = judge(error, Stage::Submit, false, &Overrides::default());
+    let fault = classify(error, Stage::Submit, false, &Overrides::default());
     fault.code.chars().take(MAX_CODE).collect()
 }

@@ -8,26 +8,26 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::failures;
-use super::gate::Gate;
-use super::lanes::Lanes;
-use super::outlook::Outlook;
-use super::pulse::Pulse;
-use super::reach::Reach;
+use super::api_health::ApiHealth;
+use super::limits::CallLimits;
+use super::limits::in_flight::InFlight;
+use super::limits::waiting::Waiting;
+use super::queue_monitor::QueueMonitor;
 use super::recognise::Memory;
-use super::tally::Tally;
-use super::waiting::Waiting;
-use crate::breakage::Breakage;
+use super::stats::counters::Counters;
+use super::stats::failures;
+use super::watchdog::Watchdog;
 use crate::broker::topology::Names;
 use crate::broker::{ConsumerWatch, Lease, Meter, Session};
-use crate::clock::{Clock, Dice};
+use crate::clock::{Clock, Rng};
 use crate::domain::guard::Jobs;
-use crate::domain::lifecycle::{Moment, OpenTask, Origin, Rules};
+use crate::domain::lifecycle::{DecisionInput, OpenTask, Origin, Rules};
 use crate::domain::outcome::Finish;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::SolveTimes;
 use crate::domain::time::Timestamp;
-use crate::fleet::{Fleet, Standing, Vitals};
+use crate::failpoint::Failpoint;
+use crate::fleet::{AccountState, Fleet, Vitals};
 use crate::linger::Linger;
 use crate::solver::Solver;
 use crate::trace::Tracer;
@@ -39,24 +39,24 @@ pub(super) struct Context {
     pub(super) policy: Policy,
     pub(super) names: Names,
     pub(super) clock: Clock,
-    pub(super) dice: Dice,
+    pub(super) dice: Rng,
     pub(super) linger: Linger,
     pub(super) tracer: Tracer,
     pub(super) fleet: Fleet,
-    pub(super) tally: Arc<Tally>,
-    pub(super) gate: Arc<Gate>,
-    pub(super) reach: Reach,
+    pub(super) tally: Arc<Counters>,
+    pub(super) gate: Arc<InFlight>,
+    pub(super) reach: ApiHealth,
     pub(super) memory: Memory,
     /// A place in them is taken before the last look at lease and guard, so that nothing waits between that look and the call.
-    pub(super) lanes: Lanes,
+    pub(super) lanes: CallLimits,
     pub(super) solve_times: Mutex<SolveTimes>,
     /// The live session, for what must be published whichever session it began on.
     pub(super) live: Live,
     pub(super) consumers: Consumers,
-    pub(super) outlook: Outlook,
+    pub(super) outlook: QueueMonitor,
     pub(super) waiting: Waiting,
     pub(super) meter: Arc<Meter>,
-    pub(super) pulse: Pulse,
+    pub(super) pulse: Watchdog,
     /// It is to leave, and takes no more jobs.
     pub(super) leaving: AtomicBool,
     pub(super) worker: String,
@@ -65,7 +65,7 @@ pub(super) struct Context {
 
 impl Context {
     /// How the account stands.
-    pub(super) fn standing(&self) -> &Standing {
+    pub(super) fn standing(&self) -> &AccountState {
         self.fleet.standing()
     }
 
@@ -109,14 +109,19 @@ impl Context {
 
     /// A steady clock, for the ages of open tasks.
     pub(super) fn uptime(&self) -> Duration {
-        if Breakage::WallClockAges.in_force() {
+        if Failpoint::WallClockAges.in_force() {
             return self.clock.now().since(Timestamp::from_millis(0));
         }
         self.clock.uptime()
     }
 
-    pub(super) fn moment(&self) -> Moment<'_> {
-        Moment { rules: &self.rules, now: self.clock.now(), uptime: self.uptime(), luck: self.dice.luck() }
+    pub(super) fn moment(&self) -> DecisionInput<'_> {
+        DecisionInput {
+            rules: &self.rules,
+            now: self.clock.now(),
+            uptime: self.uptime(),
+            jitter: self.dice.jitter(),
+        }
     }
 
     pub(super) fn finish(&self) -> Finish<'_> {
@@ -234,7 +239,7 @@ impl Scope {
             Origin::Job => &self.job_lease,
             Origin::Ticket => &self.ticket_lease,
         };
-        lease.holds(Instant::now()) || Breakage::LeaseIgnored.in_force()
+        lease.holds(Instant::now()) || Failpoint::LeaseIgnored.in_force()
     }
 
     /// The session is gone: what waits on it need not wait any longer.

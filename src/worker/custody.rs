@@ -86,7 +86,7 @@ mod tests {
 
     use super::*;
     use crate::domain::call::TaskId;
-    use crate::domain::envelope::Message;
+    use crate::domain::message::Message;
     use crate::domain::policy::Policy;
     use crate::domain::time::Timestamp;
 

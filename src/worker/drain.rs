@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Worker;
 use super::serve::Serving;
-use crate::breakage::Breakage;
+use crate::failpoint::Failpoint;
 
 /// How long closing the session may take when the drain's own time is used up.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -33,12 +33,12 @@ impl Worker {
             serving.stop_jobs().await;
             // Until submissions have ended tickets are polled on, so that as few as possible change hands; but a poll that is begun late might
             // outlast the drain.
-            if !Breakage::DrainHurried.in_force() {
+            if !Failpoint::DrainHurried.in_force() {
                 let _ = timeout(self.drain_timeout / 3, self.ctx.lanes.submissions_ended()).await;
             }
             serving.stop_tickets().await;
             self.attempts.close();
-            if !Breakage::DrainHurried.in_force() {
+            if !Failpoint::DrainHurried.in_force() {
                 self.attempts.wait().await;
             }
         });

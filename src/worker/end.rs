@@ -3,12 +3,12 @@
 use tokio::time::Instant;
 
 use super::context::{Context, Scope};
-use super::line;
-use super::settle::{Settled, Settling};
+use super::job_log;
+use super::settlement::{Settled, Settling};
 use crate::broker::Receipt;
-use crate::domain::envelope::Message;
-use crate::domain::job::NotAJob;
-use crate::domain::lifecycle::{Case, OpenTask, Origin, Verdict};
+use crate::domain::job::RejectedMessage;
+use crate::domain::lifecycle::{JobRun, OpenTask, Origin, Verdict};
+use crate::domain::message::Message;
 use crate::domain::outcome::{self, Outcome, failure_of};
 use crate::domain::ticket;
 
@@ -30,7 +30,7 @@ pub(super) enum End {
     Returned,
 }
 
-pub(super) fn kept(case: &Case) -> End {
+pub(super) fn kept(case: &JobRun) -> End {
     match &case.task {
         Some(task) => {
             End::Ticket(Box::new(ticket::ticket(&case.job, &case.history, &task.id, task.accepted_at)))
@@ -39,7 +39,7 @@ pub(super) fn kept(case: &Case) -> End {
     }
 }
 
-pub(super) fn settled(ctx: &Context, case: &Case, verdict: &Verdict) -> End {
+pub(super) fn settled(ctx: &Context, case: &JobRun, verdict: &Verdict) -> End {
     let (job, history, by) = (&case.job, &case.history, ctx.finish());
     let task = case.task.as_ref().map(OpenTask::shown);
     match (verdict, task) {
@@ -54,7 +54,7 @@ pub(super) fn settled(ctx: &Context, case: &Case, verdict: &Verdict) -> End {
     }
 }
 
-pub(super) fn refused(ctx: &Context, no_job: &NotAJob) -> End {
+pub(super) fn refused(ctx: &Context, no_job: &RejectedMessage) -> End {
     let outcome = outcome::refused(no_job, ctx.clock.now(), ctx.finish());
     End::Refused(Box::new((outcome, no_job.task_type.clone())))
 }
@@ -134,7 +134,7 @@ async fn deliver(
         if let Some(answered_at) = answered_at {
             ctx.tally.times.delivery.note(answered_at.elapsed());
         }
-        line::finished(ctx, case, id.as_deref(), failure);
+        job_log::finished(ctx, case, id.as_deref(), failure);
         if let Some((reply_to, message)) = copy {
             ctx.reply(scope, &reply_to, &message).await;
         }

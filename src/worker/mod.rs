@@ -3,30 +3,24 @@
 //! [`Worker::run`] makes a session, serves it until it ends, and makes the next, until it is told to drain.
 //! What happens to one job is `attempt`'s; what is acked, and when, is `settle`'s.
 
-mod attempt;
-mod by_type;
-mod call;
+mod api_calls;
+mod api_health;
 mod context;
 mod custody;
 mod drain;
-mod elastic;
 mod end;
-mod failures;
-mod gate;
-mod lanes;
-mod line;
-mod outlook;
-mod pulse;
+mod executor;
+mod handle;
+mod job_log;
+mod limits;
+mod queue_monitor;
 mod rate;
-mod reach;
 mod recognise;
 mod serve;
-mod settle;
+mod settlement;
+mod stats;
 mod succession;
-mod tally;
-mod times;
-mod view;
-mod waiting;
+mod watchdog;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -36,34 +30,34 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::breakage::Breakage;
 use crate::broker::topology::{Names, Topology};
 use crate::broker::{Broker, BrokerError};
 use crate::domain::guard;
 use crate::domain::lifecycle::Rules;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::{Reach as DeadlineReach, SolveTimes};
+use crate::failpoint::Failpoint;
 use crate::fleet::{Egress, Fleet, FleetOptions};
 use crate::linger::Linger;
 use crate::solver::Solver;
 use crate::trace::Tracer;
 
-pub use crate::clock::{Clock, Dice};
+pub use crate::clock::{Clock, Rng};
 pub use drain::Drained;
-pub use lanes::Limits;
-pub use tally::{FailedByCode, Reading, Spent, Tally};
-pub use times::Durations;
-pub use view::{Buffers, View};
+pub use handle::{Buffers, WorkerHandle};
+pub use limits::Limits;
+pub use stats::counters::{Counters, FailedByCode, Reading, Spent};
+pub use stats::histograms::Durations;
 
+use api_health::ApiHealth;
 use context::{Consumers, Context, Live};
-use gate::Gate;
-use lanes::Lanes;
-use outlook::Outlook;
-use pulse::Pulse;
-use reach::Reach;
+use limits::CallLimits;
+use limits::in_flight::InFlight;
+use limits::waiting::Waiting;
+use queue_monitor::QueueMonitor;
 use recognise::Memory;
 use serve::End;
-use waiting::Waiting;
+use watchdog::Watchdog;
 
 /// First and longest wait before the broker is tried again.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
@@ -109,7 +103,7 @@ pub struct WorkerOptions {
     /// Where the time comes from.
     pub clock: Clock,
     /// Where randomness comes from.
-    pub dice: Dice,
+    pub dice: Rng,
     /// What makes spans.
     pub tracer: Tracer,
 }
@@ -131,7 +125,7 @@ fn prefetch(deliveries: usize) -> u16 {
 
 fn fleet(options: &WorkerOptions) -> Fleet {
     let mut rules = options.guard.clone();
-    if Breakage::CountedWrongIds.in_force() {
+    if Failpoint::CountedWrongIds.in_force() {
         rules.wrong_ids_per_minute = 3;
     }
     Fleet::new(FleetOptions {
@@ -152,7 +146,7 @@ impl Worker {
     /// A worker that has not begun yet.
     #[must_use]
     pub fn new(mut options: WorkerOptions) -> Self {
-        if Breakage::UnknownIsFinal.in_force() {
+        if Failpoint::UnknownIsFinal.in_force() {
             options.rules.unknown_timeout = Duration::ZERO;
         }
         let fleet = fleet(&options);
@@ -160,23 +154,23 @@ impl Worker {
             solver: options.solver,
             rules: options.rules,
             policy: options.policy,
-            lanes: Lanes::new(options.limits.clone(), options.clock.clone()),
+            lanes: CallLimits::new(options.limits.clone(), options.clock.clone()),
             clock: options.clock,
             dice: options.dice,
             linger: options.linger,
             tracer: options.tracer,
             fleet,
             tally: Arc::default(),
-            gate: Gate::new(options.max_in_flight),
-            reach: Reach::default(),
+            gate: InFlight::new(options.max_in_flight),
+            reach: ApiHealth::default(),
             memory: Memory::default(),
             solve_times: Mutex::new(SolveTimes::new(options.deadlines)),
             live: Live::default(),
             consumers: Consumers::default(),
-            outlook: Outlook::default(),
+            outlook: QueueMonitor::default(),
             waiting: Waiting::default(),
             meter: Arc::default(),
-            pulse: Pulse::default(),
+            pulse: Watchdog::default(),
             leaving: AtomicBool::new(false),
             worker: options.name,
             reply_to_prefix: options.reply_to_prefix,
@@ -196,8 +190,8 @@ impl Worker {
 
     /// A view of it, for as long as wanted.
     #[must_use]
-    pub fn view(&self) -> View {
-        View { ctx: Arc::clone(&self.ctx) }
+    pub fn view(&self) -> WorkerHandle {
+        WorkerHandle { ctx: Arc::clone(&self.ctx) }
     }
 
     /// Works until `drain` is cancelled, and then leaves in order.
@@ -235,7 +229,7 @@ impl Worker {
             self.ctx.live.set(None);
             self.ctx.consumers.forget();
             self.ctx.outlook.forget();
-            let wait = pause.mul_f64(0.5 + self.ctx.dice.luck());
+            let wait = pause.mul_f64(0.5 + self.ctx.dice.jitter());
             tracing::warn!(%error, retry_in_ms = wait.as_millis(), "no session with the broker that broker.url names; trying again");
             tokio::select! {
                 biased;

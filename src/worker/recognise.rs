@@ -6,7 +6,7 @@ use super::context::{Context, Scope};
 use super::custody::{Custody, Held};
 use super::end::End;
 use super::succession::Succession;
-use crate::domain::lifecycle::Case;
+use crate::domain::lifecycle::JobRun;
 
 /// What this replica remembers of deliveries.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(super) struct Memory {
 pub(super) async fn recognise(
     ctx: &Context,
     scope: &Scope,
-    case: &Case,
+    case: &JobRun,
     redelivered: bool,
 ) -> Result<Option<Held>, End> {
     let cancelled = scope.cancelled(case.origin);

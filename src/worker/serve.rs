@@ -7,14 +7,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Worker;
-use super::attempt::attempt;
 use super::context::Scope;
 use super::drain::Drained;
-use super::outlook::Outlook;
+use super::executor::attempt;
+use super::queue_monitor::QueueMonitor;
 use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::guard::{Jobs, Polls};
 use crate::domain::lifecycle::Origin;
-use crate::fleet::Seen;
+use crate::fleet::Snapshot;
 
 /// Why serving ended.
 pub(super) enum End {
@@ -33,13 +33,13 @@ pub(super) struct Serving {
     taking: Jobs,
     /// What could be asked for then.
     asking: Polls,
-    seen: watch::Receiver<Seen>,
+    seen: watch::Receiver<Snapshot>,
     fleet: AbortOnDropHandle<String>,
     _outlook: AbortOnDropHandle<()>,
 }
 
 /// What happens next on a session.
-enum News {
+enum SessionEvent {
     Job(Option<Delivery>),
     Ticket(Option<Delivery>),
     Guard,
@@ -57,7 +57,8 @@ impl Serving {
             async move { ctx.fleet.serve(&session, &|| ctx.vitals()).await }
         });
         ctx.live.set(Some(session.clone()));
-        let outlook = AbortOnDropHandle::new(tokio::spawn(Outlook::keep(Arc::clone(ctx), session.clone())));
+        let outlook =
+            AbortOnDropHandle::new(tokio::spawn(QueueMonitor::keep(Arc::clone(ctx), session.clone())));
         let scope = Arc::new(Scope::new(session));
         let fleet = AbortOnDropHandle::new(fleet);
         Self {
@@ -73,23 +74,23 @@ impl Serving {
     }
 
     /// Waits for what happens next. Paid work goes first: tickets before jobs.
-    async fn next(&mut self, worker: &Worker, drain: &CancellationToken) -> News {
+    async fn next(&mut self, worker: &Worker, drain: &CancellationToken) -> SessionEvent {
         let gate = &worker.ctx.gate;
         let (scope, jobs, tickets, taking) = (&self.scope, &mut self.jobs, &mut self.tickets, self.taking);
         tokio::select! {
             biased;
-            () = drain.cancelled() => News::Drain,
-            Ok(()) = self.seen.changed() => News::Guard,
-            reason = scope.session.closed() => News::Closed(reason),
-            ended = &mut self.fleet => News::Closed(ended.unwrap_or_else(|_| "the fleet's part panicked".to_owned())),
-            ticket = receive(tickets) => News::Ticket(ticket),
+            () = drain.cancelled() => SessionEvent::Drain,
+            Ok(()) = self.seen.changed() => SessionEvent::Guard,
+            reason = scope.session.closed() => SessionEvent::Closed(reason),
+            ended = &mut self.fleet => SessionEvent::Closed(ended.unwrap_or_else(|_| "the fleet's part panicked".to_owned())),
+            ticket = receive(tickets) => SessionEvent::Ticket(ticket),
             job = async {
                 // One canary more does no harm, and without it a full replica would keep the whole fleet waiting.
                 if taking != Jobs::Canary {
                     gate.room().await;
                 }
                 receive(jobs).await
-            } => News::Job(job),
+            } => SessionEvent::Job(job),
         }
     }
 
@@ -171,11 +172,11 @@ impl Worker {
         serving.seen.mark_changed();
         loop {
             let lost = match serving.next(self, drain).await {
-                News::Job(Some(delivery)) => {
+                SessionEvent::Job(Some(delivery)) => {
                     self.begin_attempt(&serving, delivery, Origin::Job);
                     continue;
                 }
-                News::Ticket(Some(delivery)) => {
+                SessionEvent::Ticket(Some(delivery)) => {
                     self.begin_attempt(&serving, delivery, Origin::Ticket);
                     // Those that came with it: looking at everything else that may happen costs more than a ticket does.
                     while let Some(delivery) = serving.tickets.as_mut().and_then(Consumer::try_recv) {
@@ -183,14 +184,14 @@ impl Worker {
                     }
                     continue;
                 }
-                News::Guard => match serving.obey(self).await {
+                SessionEvent::Guard => match serving.obey(self).await {
                     Ok(()) => continue,
                     Err(error) => error.to_string(),
                 },
-                News::Drain => return End::Drained(self.drain(serving).await),
-                News::Job(None) => "the job consumer ended".to_owned(),
-                News::Ticket(None) => "the ticket consumer ended".to_owned(),
-                News::Closed(reason) => reason,
+                SessionEvent::Drain => return End::Drained(self.drain(serving).await),
+                SessionEvent::Job(None) => "the job consumer ended".to_owned(),
+                SessionEvent::Ticket(None) => "the ticket consumer ended".to_owned(),
+                SessionEvent::Closed(reason) => reason,
             };
             serving.scope.end();
             serving.scope.session.link().close().await;

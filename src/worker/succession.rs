@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::identity::Identity;
+use crate::domain::message_hash::MessageHash;
 
 /// How many are remembered; beyond it the oldest is forgotten, and would be handled again.
 const MOST: usize = 4_096;
@@ -20,7 +20,7 @@ const KEPT: Duration = Duration::from_secs(600);
 /// One of them.
 #[derive(Debug)]
 struct Settled {
-    identity: Identity,
+    identity: MessageHash,
     /// Its successor is confirmed.
     safe: CancellationToken,
     until: Instant,
@@ -45,14 +45,14 @@ impl Succession {
     }
 
     /// A delivery is lost whose successor is being published: it is safe once the token is cancelled.
-    pub(super) fn expect(&self, identity: Identity) -> CancellationToken {
+    pub(super) fn expect(&self, identity: MessageHash) -> CancellationToken {
         let safe = CancellationToken::new();
         self.remember(identity, safe.clone());
         safe
     }
 
     /// The same, once more: the redelivery is lost, too.
-    pub(super) fn remember(&self, identity: Identity, safe: CancellationToken) {
+    pub(super) fn remember(&self, identity: MessageHash, safe: CancellationToken) {
         let mut settled = self.lock();
         if settled.len() >= MOST {
             settled.pop_front();
@@ -61,12 +61,12 @@ impl Succession {
     }
 
     /// A delivery is lost whose successor is confirmed.
-    pub(super) fn note(&self, identity: Identity) {
+    pub(super) fn note(&self, identity: MessageHash) {
         self.expect(identity).cancel();
     }
 
     /// Whether a redelivered message is one of them; then it is to be acked once its successor is safe, and is forgotten here.
-    pub(super) fn take(&self, identity: Identity) -> Option<CancellationToken> {
+    pub(super) fn take(&self, identity: MessageHash) -> Option<CancellationToken> {
         let mut settled = self.lock();
         let place = settled.iter().position(|known| known.identity == identity)?;
         settled.remove(place).map(|known| known.safe)
@@ -82,8 +82,8 @@ impl Succession {
 mod tests {
     use super::*;
 
-    fn identity(n: usize) -> Identity {
-        Identity::of_parts(["", "", ""], n.to_string().as_bytes())
+    fn identity(n: usize) -> MessageHash {
+        MessageHash::of_parts(["", "", ""], n.to_string().as_bytes())
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use captcha_worker::broker::ConsumeSpec;
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::message::{Message, Properties};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 

@@ -21,7 +21,7 @@ mod work;
 use std::future::Future;
 use std::time::Duration;
 
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::message::{Message, Properties};
 
 /// How long a test waits for something before it has failed.
 const DEADLINE: Duration = Duration::from_secs(60);

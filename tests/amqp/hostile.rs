@@ -2,7 +2,7 @@
 
 use captcha_worker::broker::amqp::Connector;
 use captcha_worker::broker::{BrokerError, PublishError, Session};
-use captcha_worker::domain::fault::codes;
+use captcha_worker::domain::fault::local_code;
 use captcha_worker::domain::unreadable;
 
 use super::support::rabbit::{Needs, RabbitNode, SharedRabbit, fresh_namespace, options};
@@ -51,7 +51,7 @@ async fn a_message_that_the_broker_grows_beyond_a_frame_comes_back_as_often_as_i
             assert_eq!((id, hostile.properties.app_id.as_deref()), (Some("m-1"), Some("shop")));
             let fault = unreadable::fault_of(&hostile.properties.headers);
             if round > 0 || !query.is_empty() {
-                assert_eq!(fault.expect("too large").code, codes::HEADERS_TOO_LARGE);
+                assert_eq!(fault.expect("too large").code, local_code::HEADERS_TOO_LARGE);
             }
             assert_eq!(unreadable::fault_of(&good.properties.headers), None);
             if round == 3 {
@@ -65,7 +65,7 @@ async fn a_message_that_the_broker_grows_beyond_a_frame_comes_back_as_often_as_i
         let letter = within("the dead letter", session.link().get(&dead)).await.unwrap().unwrap();
         let headers = &letter.message.properties.headers;
         assert!(headers.contains_key("x-death"), "{:?}", headers.keys());
-        assert_eq!(unreadable::fault_of(headers).expect("too large").code, codes::HEADERS_TOO_LARGE);
+        assert_eq!(unreadable::fault_of(headers).expect("too large").code, local_code::HEADERS_TOO_LARGE);
         letter.receipt.ack().unwrap();
         assert!(!session.is_closed());
     }
@@ -88,7 +88,7 @@ async fn a_routing_key_that_is_not_utf8_is_told_by_get_and_by_a_consumer() {
     for delivery in [got, came] {
         assert_eq!(delivery.routing_key, "k?");
         let fault = unreadable::fault_of(&delivery.message.properties.headers).expect("it is told");
-        assert_eq!(fault.code, codes::PROPERTIES_NOT_UTF8);
+        assert_eq!(fault.code, local_code::PROPERTIES_NOT_UTF8);
         delivery.receipt.ack().unwrap();
     }
 }
@@ -138,7 +138,7 @@ async fn headers_of_20_000_levels_cost_their_own_message_alone() {
     let mut consumer = session.link().consume(spec(&queue, 2)).await.unwrap();
     let came = take(&mut consumer, 2).await;
     let fault = unreadable::fault_of(&came[0].message.properties.headers).expect("it is told");
-    assert_eq!(fault.code, codes::HEADERS_UNREADABLE);
+    assert_eq!(fault.code, local_code::HEADERS_UNREADABLE);
     assert_eq!(unreadable::fault_of(&came[1].message.properties.headers), None);
     assert!(!session.is_closed());
 }

@@ -42,7 +42,7 @@ async fn acks_in_any_order_among_returns_settle_what_they_name_and_nothing_else(
                 delivery.receipt.reject().unwrap();
             }
             2..5 => delivery.receipt.ack().unwrap(),
-            _ => delivery.receipt.ack_soon().unwrap(),
+            _ => delivery.receipt.ack_batched().unwrap(),
         }
         // Over several moments.
         if n % 40 == 0 {

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use captcha_worker::broker::{ConsumeSpec, Consumer, Delivery, Session};
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::message::{Message, Properties};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use captcha_worker::broker::PublishError;
-use captcha_worker::domain::envelope::{Headers, Message, Properties, Value};
+use captcha_worker::domain::message::{Headers, Message, Properties, Value};
 use lapin::options::QueueBindOptions;
 use lapin::types::FieldTable;
 use tokio::task::JoinSet;

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use captcha_worker::broker::topology::{Names, Topology};
 use captcha_worker::contract;
+use captcha_worker::domain::api_code::Code;
 use captcha_worker::domain::class::Class;
-use captcha_worker::domain::code::Code;
-use captcha_worker::domain::codes;
-use captcha_worker::domain::envelope::Value;
+use captcha_worker::domain::local_code;
+use captcha_worker::domain::message::Value;
 use captcha_worker::domain::{history, job, pacing};
 
 const CONTRACT: &str = include_str!("../../docs/CONTRACT.md");
@@ -72,7 +72,7 @@ fn the_contract_lists_every_code_of_the_worker() {
             row[0].clone()
         })
         .collect();
-    assert_eq!(told, codes::ALL.iter().map(|code| (*code).to_owned()).collect());
+    assert_eq!(told, local_code::ALL.iter().map(|code| (*code).to_owned()).collect());
 }
 
 #[test]
@@ -102,9 +102,9 @@ fn the_contract_states_the_limits_that_the_code_keeps() {
         job::MAX_ID,
         *job::IMAGE_BYTES.start(),
         *job::IMAGE_BYTES.end(),
-        seconds(pacing::SPACING) * 1_000,
-        pacing::MAX_POLLS as usize,
-        seconds(pacing::MAX_AGE),
+        seconds(poll_schedule::SPACING) * 1_000,
+        poll_schedule::MAX_POLLS as usize,
+        seconds(poll_schedule::MAX_AGE),
         history::MAX_ATTEMPTS,
     ];
     assert_eq!(told, known);

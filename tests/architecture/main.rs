@@ -156,7 +156,7 @@ fn the_scan_sees_through_groups_comments_strings_and_super() {
         #[cfg(test)]
         mod tests { use crate::simulator::Simulator; }
         struct Seam { real: crate::solver::Solver, #[cfg(test)] fake: crate::simulator::Simulator }
-        mod inner { use super::super::worker::View; }
+        mod inner { use super::super::worker::WorkerHandle; }
     "##;
     let source = Source { path: "fleet/mod.rs".to_owned(), text: text.to_owned() };
     let found: Vec<String> = production_paths(&source)
@@ -164,8 +164,14 @@ fn the_scan_sees_through_groups_comments_strings_and_super() {
         .filter_map(|(inline, path)| from_root(&source, *inline, path))
         .map(|path| path.join("::"))
         .collect();
-    let expected =
-        ["broker::Link", "broker::topology::Names", "domain", "solver::h", "solver::Solver", "worker::View"];
+    let expected = [
+        "broker::Link",
+        "broker::topology::Names",
+        "domain",
+        "solver::h",
+        "solver::Solver",
+        "worker::WorkerHandle",
+    ];
     assert_eq!(found, expected);
     assert!(!tokens(text).iter().any(|(_, token)| *token == Token::Word("nested".to_owned())));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use captcha_worker::config::{DEFAULTS, Override, Settings};
 use captcha_worker::domain::class::Class;
-use captcha_worker::domain::pacing::Pacing;
+use captcha_worker::domain::poll_schedule::PollSchedule;
 
 use support::{Place, shown};
 
@@ -170,7 +170,7 @@ fn a_class_follows_its_type_in_what_it_leaves_out_and_the_type_stands_for_all_ot
     .settings;
     let secs = Duration::from_secs;
     let pace =
-        |first, interval, timeout| Pacing::try_new(secs(first), secs(interval), secs(timeout)).unwrap();
+        |first, interval, timeout| PollSchedule::try_new(secs(first), secs(interval), secs(timeout)).unwrap();
     let of = |kind| settings.polling.of(kind);
     assert_eq!(of("CustomTask"), pace(7, 4, 90));
     assert_eq!(of("CustomTask/another"), pace(7, 4, 90));

@@ -2,7 +2,7 @@
 
 use captcha_worker::broker::topology::{ExchangeKind, Names, Queue};
 use captcha_worker::broker::{Broker, Session};
-use captcha_worker::domain::envelope::{Headers, Message, Properties, Value};
+use captcha_worker::domain::message::{Headers, Message, Properties, Value};
 use tokio::time::{Duration, Instant};
 
 use crate::fixtures::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use captcha_worker::broker::topology::{Arguments, Binding, Exchange, ExchangeKind, Names, Queue, Topology};
 use captcha_worker::broker::{Broker, ConsumeSpec, Consumer, Delivery, Session};
-use captcha_worker::domain::envelope::{Headers, Message, Value};
+use captcha_worker::domain::message::{Headers, Message, Value};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 

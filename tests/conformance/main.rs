@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use captcha_worker::broker::Broker;
 use captcha_worker::broker::amqp::{AmqpOptions, Connector};
-use captcha_worker::broker::local::LocalBroker;
+use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::linger::Linger;
 use captcha_worker::tls::TlsFiles;
 
@@ -86,7 +86,7 @@ macro_rules! behaviours_on {
 }
 
 async fn local() -> Broker {
-    Broker::Local(LocalBroker::new())
+    Broker::Memory(MemoryBroker::new())
 }
 
 // Paused: an await that nothing will answer fails at once.

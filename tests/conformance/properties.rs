@@ -2,7 +2,7 @@
 
 use captcha_worker::broker::Broker;
 use captcha_worker::broker::topology::Names;
-use captcha_worker::domain::envelope::{Headers, Message, Properties, Value};
+use captcha_worker::domain::message::{Headers, Message, Properties, Value};
 
 use crate::fixtures::{consume, get, message, name, next, queue, with_queues, within};
 

@@ -2,7 +2,7 @@
 
 use captcha_worker::broker::topology::{ExchangeKind, Names};
 use captcha_worker::broker::{Broker, PublishError};
-use captcha_worker::domain::envelope::{Message, Properties, Value};
+use captcha_worker::domain::message::{Message, Properties, Value};
 use futures_util::future::join_all;
 
 use crate::fixtures::{

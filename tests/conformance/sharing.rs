@@ -2,7 +2,7 @@
 
 use captcha_worker::broker::Broker;
 use captcha_worker::broker::topology::{ExchangeKind, Names};
-use captcha_worker::domain::envelope::Value;
+use captcha_worker::domain::message::Value;
 
 use crate::fixtures::{
     connect, consume, declare, exchange, message, name, next, next_bodies, nothing_comes, put, queue, text,

@@ -2,7 +2,7 @@
 
 use captcha_worker::broker::topology::{ExchangeKind, Names, Topology};
 use captcha_worker::broker::{Broker, BrokerError, ConsumeSpec};
-use captcha_worker::domain::envelope::Value;
+use captcha_worker::domain::message::Value;
 
 use crate::fixtures::{connect, declare, exchange, name, put, queue, ready, topology, with_queues, within};
 

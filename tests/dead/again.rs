@@ -1,4 +1,4 @@
-use captcha_worker::domain::envelope::Properties;
+use captcha_worker::domain::message::Properties;
 use captcha_worker::domain::replay::Replayed;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use captcha_worker::domain::envelope::Properties;
+use captcha_worker::domain::message::Properties;
 use serde_json::json;
 
 use crate::jobs;

@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use captcha_worker::broker::Session;
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::replay::Replayed;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use captcha_worker::broker::Session;
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::message::{Message, Properties};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tokio::time::{Instant, interval};

@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use captcha_worker::broker::Session;
-use captcha_worker::domain::envelope::{Headers, Message, Properties};
+use captcha_worker::domain::message::{Headers, Message, Properties};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};

@@ -1,6 +1,6 @@
 //! Publishing and consuming.
 
-use captcha_worker::domain::envelope::Headers;
+use captcha_worker::domain::message::Headers;
 use captcha_worker::domain::replay::REPLAY_ID;
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::message::{Message, Properties};
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 

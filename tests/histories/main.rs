@@ -31,7 +31,7 @@ fn a_seed_is_a_history() {
 /// One test for each deliberate fault.
 #[cfg(feature = "breakage")]
 mod breakages {
-    use captcha_worker::breakage::Breakage;
+    use captcha_worker::failpoint::Failpoint;
 
     use super::history::sweep::sweep;
 
@@ -42,14 +42,14 @@ mod breakages {
         ($($name:ident: $breakage:ident,)+) => {
             $(#[test]
             fn $name() {
-                let swept = sweep(1..WITHIN + 1, None, Some(Breakage::$breakage));
+                let swept = sweep(1..WITHIN + 1, None, Some(Failpoint::$breakage));
                 let failure = swept.failure.expect("it is found");
                 println!("{}: seed {}: {}", stringify!($breakage), failure.seed, failure.verdict.broken[0]);
             })+
 
             #[test]
             fn every_breakage_has_a_test() {
-                assert_eq!([$(Breakage::$breakage),+], Breakage::ALL);
+                assert_eq!([$(Failpoint::$breakage),+], Failpoint::ALL);
             }
         };
     }

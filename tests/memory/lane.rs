@@ -5,7 +5,7 @@ use std::time::Duration;
 use captcha_worker::broker::topology::{Names, Topology};
 use captcha_worker::broker::{ConsumeSpec, Consumer, Session};
 use captcha_worker::domain::class::Class;
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::message::{Message, Properties};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinSet;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::message::{Message, Properties};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};

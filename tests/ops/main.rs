@@ -12,20 +12,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use captcha_worker::broker::Broker;
-use captcha_worker::broker::local::LocalBroker;
+use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::broker::topology::Names;
-use captcha_worker::domain::code::Overrides;
+use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::guard;
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
-use captcha_worker::domain::pacing::{Pacing, PacingTable};
 use captcha_worker::domain::policy::Policy;
+use captcha_worker::domain::poll_schedule::{PollSchedule, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::fleet::Egress;
 use captcha_worker::linger::Linger;
 use captcha_worker::ops::Server;
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
 use captcha_worker::trace::Tracer;
-use captcha_worker::worker::{Clock, Dice, Limits, Worker, WorkerOptions};
+use captcha_worker::worker::{Clock, Limits, Rng, Worker, WorkerOptions};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -46,22 +46,22 @@ impl Transport for Solvent {
 }
 
 fn worker(
-    broker: &LocalBroker,
+    broker: &MemoryBroker,
     key: &str,
     api: Arc<dyn Transport>,
     policy: Policy,
     declare_topology: bool,
 ) -> Worker {
     let second = Duration::from_secs;
-    let pacing = Pacing::try_new(second(1), second(2), second(60)).expect("within the limits");
+    let pacing = PollSchedule::try_new(second(1), second(2), second(60)).expect("within the limits");
     Worker::new(WorkerOptions {
         linger: Linger::none(),
-        broker: Broker::Local(broker.clone()),
+        broker: Broker::Memory(broker.clone()),
         solver: Solver::with_transport(key.into(), api),
         names: Names::new("captcha"),
         declare_topology,
         rules: Rules {
-            pacing: PacingTable { default: pacing, by_type: std::collections::BTreeMap::new() },
+            pacing: PollSchedules { default: pacing, by_type: std::collections::BTreeMap::new() },
             overrides: Overrides::default(),
             capacity_timeout: second(60),
             transient_timeout: second(60),
@@ -85,7 +85,7 @@ fn worker(
         drain_timeout: second(5),
         reply_to_prefix: String::new(),
         clock: Clock::System,
-        dice: Dice::Thread,
+        dice: Rng::Thread,
         tracer: Tracer::off(),
     })
 }
@@ -99,7 +99,7 @@ async fn get(url: &str) -> (u16, Value) {
 
 #[tokio::test]
 async fn a_replica_is_ready_only_while_it_has_a_session() {
-    let broker = LocalBroker::new();
+    let broker = MemoryBroker::new();
     broker.set_reachable(false);
     let worker = worker(&broker, "key", Arc::new(Solvent), Policy::default(), true);
     let (view, stop) = (worker.view(), CancellationToken::new());

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use captcha_worker::domain::class::Class;
+use captcha_worker::domain::fingerprint::Fingerprint;
 use captcha_worker::domain::guard::{Funds, Phase, Quarantined, Reason, State};
-use captcha_worker::domain::mark::Mark;
 use captcha_worker::solver::{RawReply, Transport, TransportError};
-use captcha_worker::worker::{Clock, View};
+use captcha_worker::worker::{Clock, WorkerHandle};
 use futures_util::future::BoxFuture;
 use serde_json::json;
 
@@ -46,21 +46,21 @@ impl Transport for Scripted {
 /// An account that was in use until just now.
 fn in_use() -> State {
     let now = Clock::System.now();
-    let mut state = State { phase: Phase::Open, verified_at: Some(now), ..State::unknown(6, now) };
+    let mut state = State { phase: Phase::Active, verified_at: Some(now), ..State::unknown(6, now) };
     state.probed_at = Some(now);
-    state.keys.good.push(Mark::of_key(KEY));
+    state.keys.good.push(Fingerprint::of_key(KEY));
     state.funds = Some(Funds { text: "7.5".to_owned(), amount: 7.5, at: now, per_hour: Some(-1.5) });
     state
 }
 
-fn phase(view: &View) -> Option<Phase> {
+fn phase(view: &WorkerHandle) -> Option<Phase> {
     view.seen().state.map(|state| state.phase)
 }
 
 /// A worker that has met a bit of everything: a solved job, a banned proxy, a type without slots, and the end of the money.
 async fn eventful() -> Scene {
     let scene = Scene::start(Arc::new(Scripted), Some(in_use())).await;
-    scene.wait_until("the account is open", |view| phase(view) == Some(Phase::Open)).await;
+    scene.wait_until("the account is open", |view| phase(view) == Some(Phase::Active)).await;
     scene.publish(json!({"type": "ImageToTextTask", "body": "QUFB".repeat(60)})).await;
     scene.publish(json!({"type": "ScarceTask"})).await;
     let site = "https://example.com/";
@@ -181,9 +181,9 @@ async fn types_that_differ_by_a_backslash_are_two() {
 async fn what_does_not_apply_any_more_is_gone() {
     let mut state = in_use();
     let until = state.since;
-    state.quarantine.push(Quarantined { proxy: Mark::of_proxy(PROXY, "8080"), until });
+    state.quarantine.push(Quarantined { proxy: Fingerprint::of_proxy(PROXY, "8080"), until });
     let scene = Scene::start(Arc::new(Scripted), Some(state)).await;
-    scene.wait_until("the account is open", |view| phase(view) == Some(Phase::Open)).await;
+    scene.wait_until("the account is open", |view| phase(view) == Some(Phase::Active)).await;
     let families = read(&scene.metrics().await);
     assert_eq!(families["captcha_quarantined_proxies"].values[""], 0.0, "its time is over");
     assert_eq!(families["captcha_balance"].values[""], 7.5);
@@ -204,7 +204,7 @@ async fn no_metric_tells_a_secret() {
     for secret in ["pl4nted", PROXY, "example.com"] {
         assert!(!text.contains(secret), "{secret}: {text}");
     }
-    for mark in [Mark::of_key(KEY), Mark::of_proxy(PROXY, "8080")] {
+    for mark in [Fingerprint::of_key(KEY), Fingerprint::of_proxy(PROXY, "8080")] {
         let mark = serde_json::to_string(&mark).expect("JSON");
         assert!(!text.contains(mark.trim_matches('"')), "{mark}: {text}");
     }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use captcha_worker::broker::local::LocalBroker;
+use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::broker::topology::{Names, Topology};
 use captcha_worker::broker::{Broker, Session};
-use captcha_worker::domain::envelope::{Message, Properties};
 use captcha_worker::domain::guard::State;
+use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::ops::Server;
 use captcha_worker::solver::Transport;
-use captcha_worker::worker::{Clock, View};
+use captcha_worker::worker::{Clock, WorkerHandle};
 use serde_json::json;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ pub(crate) const KEY: &str = "pl4nted-key-0123456789abcdef";
 
 /// A broker before the worker comes.
 pub(crate) struct Stage {
-    broker: LocalBroker,
+    broker: MemoryBroker,
     pub(crate) names: Names,
     session: Session,
 }
@@ -31,8 +31,8 @@ pub(crate) struct Stage {
 impl Stage {
     /// With those queues that are wanted, by their names.
     pub(crate) async fn set(wanted: impl Fn(&str) -> bool) -> Self {
-        let (broker, names) = (LocalBroker::new(), Names::new("captcha"));
-        let session = Broker::Local(broker.clone()).connect().await.expect("a session");
+        let (broker, names) = (MemoryBroker::new(), Names::new("captcha"));
+        let session = Broker::Memory(broker.clone()).connect().await.expect("a session");
         let mut topology = Topology::new(&names);
         topology.queues.retain(|queue| wanted(&queue.name));
         topology.bindings.retain(|binding| wanted(&binding.queue));
@@ -65,10 +65,10 @@ impl Stage {
 
 /// A worker under way, with its ops server.
 pub(crate) struct Scene {
-    pub(crate) broker: LocalBroker,
+    pub(crate) broker: MemoryBroker,
     pub(crate) names: Names,
     pub(crate) session: Session,
-    pub(crate) view: View,
+    pub(crate) view: WorkerHandle,
     pub(crate) url: String,
     /// Tells the worker to leave. The server stays until the scene is over.
     pub(crate) leave: CancellationToken,
@@ -95,7 +95,7 @@ impl Scene {
         self.session.publish(&self.names.jobs(), "jobs", message).await.expect("confirmed");
     }
 
-    pub(crate) async fn wait_until(&self, what: &str, holds: impl Fn(&View) -> bool) {
+    pub(crate) async fn wait_until(&self, what: &str, holds: impl Fn(&WorkerHandle) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut looks = interval(Duration::from_millis(20));
         while !holds(&self.view) {

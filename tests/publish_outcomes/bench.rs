@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::time::Duration;
 
-use captcha_worker::broker::local::LocalBroker;
+use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::broker::topology::{Names, Topology};
 use captcha_worker::broker::{Broker, Session};
 use captcha_worker::cli::console::Console;
 use captcha_worker::cli::outcomes::{OutcomesArgs, outcomes};
 use captcha_worker::cli::publish::{PublishArgs, publish};
 use captcha_worker::cli::{CommandError, Exit};
-use captcha_worker::domain::envelope::Message;
+use captcha_worker::domain::message::Message;
 use clap::Parser;
 use serde_json::json;
 use tokio::time::timeout;
@@ -31,7 +31,7 @@ pub(crate) fn parse(arguments: &str) -> Result<Command, clap::Error> {
 
 /// A broker with the topology on it, and a session of the test's own.
 pub(crate) struct Bench {
-    pub(crate) local: LocalBroker,
+    pub(crate) local: MemoryBroker,
     pub(crate) broker: Broker,
     pub(crate) names: Names,
     pub(crate) session: Session,
@@ -51,10 +51,10 @@ impl Bench {
     }
 
     pub(crate) async fn with(topology: Topology, names: Names) -> Self {
-        let local = LocalBroker::new();
+        let local = MemoryBroker::new();
         let session = local.connect().await.unwrap();
         session.link().declare(&topology).await.unwrap();
-        Self { broker: Broker::Local(local.clone()), local, names, session, stop: CancellationToken::new() }
+        Self { broker: Broker::Memory(local.clone()), local, names, session, stop: CancellationToken::new() }
     }
 
     pub(crate) async fn run(&self, arguments: &str) -> Told {

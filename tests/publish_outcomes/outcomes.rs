@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use captcha_worker::cli::console::Console;
 use captcha_worker::cli::{CommandError, Exit};
-use captcha_worker::domain::envelope::Message;
+use captcha_worker::domain::message::Message;
 use tokio::sync::mpsc;
 
 use crate::bench::{Bench, results};

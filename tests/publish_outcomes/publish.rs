@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use captcha_worker::broker::topology::{Names, Topology};
 use captcha_worker::cli::{CommandError, Exit};
-use captcha_worker::domain::envelope::Value;
+use captcha_worker::domain::message::Value;
 use serde_json::json;
 
 use crate::bench::{Bench, file, jobs, report};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use captcha_worker::broker::{ConsumeSpec, Consumer, Session};
-use captcha_worker::domain::envelope::{Headers, Message, Properties};
+use captcha_worker::domain::message::{Headers, Message, Properties};
 use tokio::time::timeout;
 
 use crate::fleet::declare;

@@ -1,8 +1,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use captcha_worker::domain::envelope::Properties;
 use captcha_worker::domain::guard::{Phase, Reason};
+use captcha_worker::domain::message::Properties;
 use captcha_worker::simulator::{BanRule, Control, SimulatorConfig, Storm};
 use serde_json::json;
 
@@ -102,7 +102,7 @@ async fn work_goes_on_while_the_balance_alone_is_not_told() {
     scene.without_balance.store(true, Ordering::Relaxed);
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!((running.reason(), running.phase()), (None, Some(Phase::Open)));
+        assert_eq!((running.reason(), running.phase()), (None, Some(Phase::Active)));
     }
     scene.publish_images(20, &json!({})).await;
     scene.wait_for(&scene.names.results(), 21).await;
@@ -119,7 +119,7 @@ async fn an_idle_open_fleet_notices_a_dead_api_with_its_first_jobs_and_loses_non
     scene.simulator.control(&Control { storm: Some(storm), ..Control::default() }).expect("applied");
     // The balance is asked for meanwhile; that it is not told raises no suspicion.
     tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!((running.reason(), running.phase()), (None, Some(Phase::Open)));
+    assert_eq!((running.reason(), running.phase()), (None, Some(Phase::Active)));
     for n in 0..40 {
         scene.publish(image(&format!("late-{n}"), &json!({})), Properties::default()).await;
     }

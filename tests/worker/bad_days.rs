@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use captcha_worker::domain::class::Class;
-use captcha_worker::domain::envelope::Properties;
 use captcha_worker::domain::guard::{Phase, Reason};
+use captcha_worker::domain::message::Properties;
 use captcha_worker::simulator::{Control, SimulatorConfig};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -59,7 +59,7 @@ async fn fleet(scene: &Scene, replicas: usize) -> Vec<Running> {
     let fleet = scene.start_fleet(replicas).await;
     scene.publish(image("warm-up", &json!({})), Properties::default()).await;
     scene.wait_for(&scene.names.results(), 1).await;
-    let open = |running: &Running| running.phase() == Some(Phase::Open);
+    let open = |running: &Running| running.phase() == Some(Phase::Active);
     scene.wait_until(10, "all may work", || fleet.iter().all(open)).await;
     fleet
 }
@@ -314,7 +314,7 @@ async fn one_wrong_word_about_the_account_among_good_answers_is_over_within_15_s
             let at = Instant::now();
             scene.wait_until(5, "it trips", || fleet[0].reason().is_some()).await;
             scene
-                .wait_until(15, "it is open", || fleet.iter().all(|one| one.phase() == Some(Phase::Open)))
+                .wait_until(15, "it is open", || fleet.iter().all(|one| one.phase() == Some(Phase::Active)))
                 .await;
             at.elapsed()
         };

@@ -2,10 +2,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use captcha_worker::broker::local::{DeliveryId, Event, Fate, Witness};
+use captcha_worker::broker::memory::{DeliveryId, Event, Fate, Observer};
 use captcha_worker::broker::{ConsumeSpec, Consumer};
-use captcha_worker::domain::envelope::Properties;
 use captcha_worker::domain::guard::{Phase, Reason, State};
+use captcha_worker::domain::message::Properties;
 use captcha_worker::domain::time::Timestamp;
 use captcha_worker::fleet::{Egress, Order};
 use captcha_worker::simulator::{Control, SimulatorConfig, Storm};
@@ -117,7 +117,7 @@ async fn a_lost_leader_is_followed_by_another_and_the_work_goes_on() {
             .await;
     }
     scene.wait_for(&scene.names.results(), 300).await;
-    assert_eq!(fleet[0].phase(), Some(Phase::Open));
+    assert_eq!(fleet[0].phase(), Some(Phase::Active));
     drain_all(fleet).await;
     assert_eq!(stored(&scene).len(), 1);
 }
@@ -300,7 +300,7 @@ async fn an_order_of_somebody_the_broker_does_not_vouch_for_is_not_followed() {
     scene.wait_until(10, "it leads", || fleet[0].leads()).await;
     let order = json!({"say": "command", "id": "x", "order": {"do": "pause"}}).to_string();
     let properties = Properties { kind: Some("captcha.control.v1".to_owned()), ..Properties::default() };
-    let message = captcha_worker::domain::envelope::Message {
+    let message = captcha_worker::domain::message::Message {
         body: order.into(),
         properties: properties.clone(),
         transient: true,
@@ -310,7 +310,7 @@ async fn an_order_of_somebody_the_broker_does_not_vouch_for_is_not_followed() {
     scene.publish_images(1, &json!({})).await;
     scene.wait_for(&scene.names.results(), 1).await;
     assert_eq!(fleet[0].reason(), None);
-    let message = captcha_worker::domain::envelope::Message { properties: vouched, ..message };
+    let message = captcha_worker::domain::message::Message { properties: vouched, ..message };
     within(5, scene.session.publish(&scene.names.control(), "", message)).await.expect("confirmed");
     scene.wait_until(5, "the same, vouched for", || fleet[0].reason() == Some(Reason::Operator)).await;
     drain_all(fleet).await;
@@ -321,14 +321,14 @@ async fn a_replica_with_a_wrong_key_of_its_own_stops_alone_after_one_call() {
     let scene = Scene::new(SimulatorConfig::default()).await;
     scene.publish_images(100, &json!({})).await;
     let mut fleet = scene.start_fleet(2).await;
-    scene.wait_until(30, "the key is proved", || fleet[0].phase() == Some(Phase::Open)).await;
+    scene.wait_until(30, "the key is proved", || fleet[0].phase() == Some(Phase::Active)).await;
     fleet.push(scene.start_with_key("not-the-key"));
     scene.wait_for(&scene.names.results(), 100).await;
     scene.wait_until(60, "its key is tried", || scene.simulator.stats().bad_key_calls == 1).await;
     scene.publish_images(100, &json!({})).await;
     scene.wait_for(&scene.names.results(), 200).await;
     assert_eq!(scene.simulator.stats().bad_key_calls, 1);
-    assert!(fleet.iter().all(|running| running.phase() == Some(Phase::Open)));
+    assert!(fleet.iter().all(|running| running.phase() == Some(Phase::Active)));
     // The lead does not stay with it either, should it come to it.
     fleet.remove(0).crash(&scene);
     fleet.remove(0).crash(&scene);
@@ -413,7 +413,7 @@ async fn with_an_address_of_its_own_a_banned_replica_stops_alone() {
         .await;
     let held = || fleet.iter().filter(|running| running.view.seen().held() == Some(Reason::IpBanned)).count();
     scene.wait_until(10, "one is held", || held() == 1).await;
-    assert!(fleet.iter().all(|running| running.phase() == Some(Phase::Open)));
+    assert!(fleet.iter().all(|running| running.phase() == Some(Phase::Active)));
     scene.publish_images(50, &json!({})).await;
     scene.wait_for(&scene.names.results(), 61).await;
     assert_eq!(held(), 1, "it is left alone for 10 minutes");
@@ -424,7 +424,7 @@ async fn with_an_address_of_its_own_a_banned_replica_stops_alone() {
 #[derive(Default)]
 struct RecordsInHand(Mutex<(HashMap<DeliveryId, Instant>, Duration)>);
 
-impl Witness for RecordsInHand {
+impl Observer for RecordsInHand {
     fn saw(&self, event: &Event<'_>) -> Fate {
         let mut seen = self.0.lock().expect("no panic");
         match event {
@@ -446,7 +446,7 @@ impl Witness for RecordsInHand {
 async fn an_idle_leader_holds_its_record_for_less_than_the_shortest_consumer_time_out_in_use() {
     let scene = Scene::new(SimulatorConfig::default()).await;
     let records = Arc::new(RecordsInHand::default());
-    scene.broker.set_witness(records.clone());
+    scene.broker.set_observer(records.clone());
     let fleet = scene.start_fleet(2).await;
     sleep_until(Instant::now() + Duration::from_secs(900)).await;
     let (in_hand, longest) = {

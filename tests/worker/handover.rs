@@ -1,8 +1,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use captcha_worker::broker::local::{Event, Fate, Witness};
-use captcha_worker::domain::envelope::Properties;
+use captcha_worker::broker::memory::{Event, Fate, Observer};
+use captcha_worker::domain::message::Properties;
 use captcha_worker::simulator::SimulatorConfig;
 use serde_json::json;
 
@@ -71,7 +71,7 @@ async fn a_broker_that_is_away_at_the_start_is_waited_for() {
 /// Keeps the confirms of the next tickets back, as a connection does that is about to end.
 struct TicketsUnheard(AtomicUsize);
 
-impl Witness for TicketsUnheard {
+impl Observer for TicketsUnheard {
     fn saw(&self, event: &Event<'_>) -> Fate {
         let is_ticket =
             matches!(event, Event::Published { routing_key, .. } if routing_key.ends_with(".tickets"));
@@ -97,7 +97,7 @@ async fn a_lost_connection_costs_a_lone_replica_no_second_payment_and_no_second_
             .await;
     }
     let session = scene.broker.sessions().into_iter().nth(1).expect("the replica's");
-    scene.broker.set_witness(Arc::new(TicketsUnheard(AtomicUsize::new(8))));
+    scene.broker.set_observer(Arc::new(TicketsUnheard(AtomicUsize::new(8))));
     let tickets = scene.names.tickets();
     scene.wait_until(5, "all have tickets", || scene.broker.queue_total(&tickets) == 8).await;
     scene.broker.drop_session(session);

@@ -1,6 +1,6 @@
 use captcha_worker::domain::class::Class;
-use captcha_worker::domain::envelope::Properties;
 use captcha_worker::domain::guard::Reason;
+use captcha_worker::domain::message::Properties;
 use captcha_worker::simulator::{Control, SimulatorConfig};
 use serde_json::{Value, json};
 

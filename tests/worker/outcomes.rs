@@ -1,5 +1,5 @@
 use captcha_worker::domain::class::Class;
-use captcha_worker::domain::envelope::{Headers, Properties};
+use captcha_worker::domain::message::{Headers, Properties};
 use captcha_worker::simulator::{SimulatorConfig, expected_solution};
 use serde_json::{Value, json};
 

@@ -8,15 +8,15 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use captcha_worker::broker::local::LocalBroker;
+use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::broker::topology::{Arguments, Names, Queue, Topology};
 use captcha_worker::broker::{Broker, ConsumeSpec, Consumer, Session};
-use captcha_worker::domain::code::Overrides;
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::guard::{self, Phase, Reason};
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
-use captcha_worker::domain::pacing::{Pacing, PacingTable};
+use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::policy::Policy;
+use captcha_worker::domain::poll_schedule::{PollSchedule, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::domain::time::Timestamp;
 use captcha_worker::fleet::{Client, Egress};
@@ -24,7 +24,7 @@ use captcha_worker::linger::Linger;
 use captcha_worker::simulator::{Simulator, SimulatorConfig};
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
 use captcha_worker::trace::Tracer;
-use captcha_worker::worker::{Clock, Dice, Drained, Limits, View, Worker, WorkerOptions};
+use captcha_worker::worker::{Clock, Drained, Limits, Rng, Worker, WorkerHandle, WorkerOptions};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -62,7 +62,7 @@ impl Transport for InProcess {
 }
 
 pub(crate) struct Scene {
-    pub(crate) broker: LocalBroker,
+    pub(crate) broker: MemoryBroker,
     pub(crate) names: Names,
     pub(crate) simulator: Simulator,
     pub(crate) session: Session,
@@ -79,7 +79,7 @@ pub(crate) struct Scene {
 
 /// A worker under way.
 pub(crate) struct Running {
-    pub(crate) view: View,
+    pub(crate) view: WorkerHandle,
     drain: CancellationToken,
     handle: JoinHandle<Drained>,
     session: Option<u64>,
@@ -140,19 +140,19 @@ impl Scene {
     }
 
     async fn on(topology: Topology, config: SimulatorConfig) -> Self {
-        let broker = LocalBroker::starting_at(EPOCH_SECS);
+        let broker = MemoryBroker::starting_at(EPOCH_SECS);
         let names = Names::new("captcha");
-        let session = Broker::Local(broker.clone()).connect().await.expect("a session");
+        let session = Broker::Memory(broker.clone()).connect().await.expect("a session");
         session.link().declare(&topology).await.expect("declared");
         let second = Duration::from_secs;
-        let pacing = Pacing::try_new(second(1), second(2), second(60)).expect("within the limits");
+        let pacing = PollSchedule::try_new(second(1), second(2), second(60)).expect("within the limits");
         Self {
             broker,
             names,
             simulator: Simulator::new(config).expect("a sound scenario"),
             session,
             rules: Rules {
-                pacing: PacingTable { default: pacing, by_type: BTreeMap::new() },
+                pacing: PollSchedules { default: pacing, by_type: BTreeMap::new() },
                 overrides: Overrides::default(),
                 capacity_timeout: second(600),
                 transient_timeout: second(300),
@@ -178,8 +178,8 @@ impl Scene {
 
     /// An operator's connection to the fleet.
     pub(crate) async fn client(&self) -> Client {
-        let broker = Broker::Local(self.broker.clone());
-        within(10, Client::connect(&broker, &self.names, Dice::Thread)).await.expect("a session")
+        let broker = Broker::Memory(self.broker.clone());
+        within(10, Client::connect(&broker, &self.names, Rng::Thread)).await.expect("a session")
     }
 
     /// Starts so many replicas, each of which can crash.
@@ -218,7 +218,7 @@ impl Scene {
         };
         let worker = Worker::new(WorkerOptions {
             linger: Linger::none(),
-            broker: Broker::Local(self.broker.clone()),
+            broker: Broker::Memory(self.broker.clone()),
             solver: Solver::with_transport(key.into(), Arc::new(api)),
             names: self.names.clone(),
             declare_topology: false,
@@ -234,7 +234,7 @@ impl Scene {
             drain_timeout: Duration::from_secs(45),
             reply_to_prefix: "replies.".to_owned(),
             clock: self.clock.clone(),
-            dice: Dice::seeded(number as u64 + 1),
+            dice: Rng::seeded(number as u64 + 1),
             tracer: Tracer::off(),
         });
         let (view, drain) = (worker.view(), CancellationToken::new());

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use captcha_worker::domain::envelope::Properties;
-use captcha_worker::domain::pacing::Pacing;
+use captcha_worker::domain::message::Properties;
+use captcha_worker::domain::poll_schedule::PollSchedule;
 use captcha_worker::simulator::{Control, SimulatorConfig};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
@@ -117,7 +117,7 @@ async fn the_classes_without_a_cap_of_their_own_share_that_of_their_type() {
 async fn a_class_keeps_its_pace_and_its_name_in_the_figures_across_a_hand_over() {
     let mut scene = Scene::new(SimulatorConfig::default()).await;
     let second = Duration::from_secs;
-    let slow = Pacing::try_new(second(30), second(2), second(60)).expect("within the limits");
+    let slow = PollSchedule::try_new(second(30), second(2), second(60)).expect("within the limits");
     scene.rules.pacing.by_type.insert("ComplexImageTask/late".to_owned(), slow);
     let first = scene.join().await;
     scene.publish(complex("late", 0, &json!({"solve_ms": 1_000})), Properties::default()).await;

@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::api_code::{Code, Overrides};
 use super::call::{CallError, NoAnswer, Refusal, ReplyBody};
 use super::class::Class;
-use super::code::{Code, Overrides};
 use super::guard::Reason;
 
-pub use super::codes;
+pub use super::local_code;
 
 /// Where on its way a job met the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Before any call.
-    Door,
+    Admission,
     /// createTask.
     Submit,
     /// getTaskResult.
@@ -69,7 +69,7 @@ impl Fault {
 
     /// A message that is not a job.
     pub fn malformed(code: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
-        Self::local(Class::Malformed, code, Stage::Door, description)
+        Self::local(Class::Malformed, code, Stage::Admission, description)
     }
 
     /// Whether it says that the publisher's proxy is banned.
@@ -103,30 +103,30 @@ pub fn is_wrong_id(error: &CallError) -> bool {
 
 /// Judges a failed call.
 #[must_use]
-pub fn judge(error: &CallError, stage: Stage, own_proxy: bool, overrides: &Overrides) -> Fault {
+pub fn classify(error: &CallError, stage: Stage, own_proxy: bool, overrides: &Overrides) -> Fault {
     match error {
-        CallError::Refused(refusal) => judge_refusal(refusal, stage, own_proxy, overrides),
+        CallError::Refused(refusal) => classify_refusal(refusal, stage, own_proxy, overrides),
         CallError::NoAnswer { kind, detail, .. } => {
             let code = match kind {
-                NoAnswer::TimedOut => codes::CALL_TIMED_OUT,
-                NoAnswer::Cut => codes::CONNECTION_CUT,
-                NoAnswer::Unreadable => codes::UNREADABLE_REPLY,
-                NoAnswer::TooLong => codes::REPLY_TOO_LONG,
+                NoAnswer::TimedOut => local_code::CALL_TIMED_OUT,
+                NoAnswer::Cut => local_code::CONNECTION_CUT,
+                NoAnswer::Unreadable => local_code::UNREADABLE_REPLY,
+                NoAnswer::TooLong => local_code::REPLY_TOO_LONG,
             };
             Fault::local(Class::Transient, code, stage, detail.clone())
         }
         CallError::NeverSent(detail) => {
-            Fault::local(Class::Transient, codes::CONNECT_FAILED, stage, detail.clone())
+            Fault::local(Class::Transient, local_code::CONNECT_FAILED, stage, detail.clone())
         }
     }
 }
 
-fn judge_refusal(refusal: &Refusal, stage: Stage, own_proxy: bool, overrides: &Overrides) -> Fault {
+fn classify_refusal(refusal: &Refusal, stage: Stage, own_proxy: bool, overrides: &Overrides) -> Fault {
     let (class, code): (Class, Cow<'static, str>) = match &refusal.code {
         Some(code) => (overrides.class_of(code, own_proxy), code.clone().into()),
         None => {
             let code = match refusal.status {
-                200..=299 => codes::ERROR_WITHOUT_CODE.into(),
+                200..=299 => local_code::ERROR_WITHOUT_CODE.into(),
                 status => Cow::from(format!("HTTP_{status}")),
             };
             // An override can name these too.
@@ -194,13 +194,13 @@ mod tests {
     }
 
     fn class_of(error: &CallError) -> (Class, String) {
-        let fault = judge(error, Stage::Submit, false, &Overrides::default());
+        let fault = classify(error, Stage::Submit, false, &Overrides::default());
         (fault.class, fault.code.into_owned())
     }
 
     #[test]
     fn a_description_is_cut_to_its_bound() {
-        let fault = Fault::malformed(codes::NOT_JSON, "é".repeat(5_000));
+        let fault = Fault::malformed(local_code::NOT_JSON, "é".repeat(5_000));
         assert_eq!(fault.description.chars().count(), MAX_DESCRIPTION);
     }
 
@@ -250,10 +250,10 @@ mod tests {
             (Some("ERROR_IP_BANNED"), 200, Reason::IpBanned),
             (Some("ERROR_IP_BLOCKED"), 200, Reason::IpBanned),
         ] {
-            let fault = judge(&refused(code, status), Stage::Submit, false, &Overrides::default());
+            let fault = classify(&refused(code, status), Stage::Submit, false, &Overrides::default());
             assert_eq!(fault.reason(), Some(reason));
         }
-        let other = judge(
+        let other = classify(
             &refused(Some("ERROR_NO_SLOT_AVAILABLE"), 200),
             Stage::Submit,
             false,

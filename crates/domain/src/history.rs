@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::call::TaskId;
 use super::class::Class;
-use super::envelope::{Headers, Value, wire_size};
-use super::fault::{Fault, codes};
+use super::fault::{Fault, local_code};
+use super::message::{Headers, Value, wire_size};
 use super::time::Timestamp;
 use super::unreadable;
 
@@ -148,7 +148,7 @@ impl History {
     pub fn of_job(headers: &Headers, retry_prefix: &str, now: Timestamp) -> Result<Option<Self>, Fault> {
         let forged = |name: &str, why: &str| {
             Err(Fault::malformed(
-                codes::FORGED_HEADER,
+                local_code::FORGED_HEADER,
                 format!("header '{name}' is the worker's to set: {why}"),
             ))
         };
@@ -157,7 +157,7 @@ impl History {
         }
         if wire_size(&publishers_headers(headers)) > MAX_PUBLISHERS_HEADERS {
             let text = format!("the headers take more than {MAX_PUBLISHERS_HEADERS} bytes");
-            return Err(Fault::malformed(codes::HEADERS_TOO_LARGE, text));
+            return Err(Fault::malformed(local_code::HEADERS_TOO_LARGE, text));
         }
         for name in headers.keys().filter(|name| name.starts_with(OWNED_PREFIX)) {
             if name != HISTORY_HEADER {
@@ -297,7 +297,7 @@ mod tests {
         ];
         for headers in cases {
             let fault = read(&headers).expect_err("must be refused");
-            assert_eq!((fault.class, &*fault.code), (Class::Malformed, codes::FORGED_HEADER));
+            assert_eq!((fault.class, &*fault.code), (Class::Malformed, local_code::FORGED_HEADER));
             assert!(fault.description.contains("x-captcha-"), "{}", fault.description);
         }
     }
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn headers_that_leave_no_room_for_a_ticket_are_refused_before_anything_is_paid() {
         let large = Headers::from([("note".to_owned(), Value::Array(vec!["x".repeat(40_000).into()]))]);
-        assert_eq!(read(&large).map_err(|fault| fault.code), Err(codes::HEADERS_TOO_LARGE.into()));
+        assert_eq!(read(&large).map_err(|fault| fault.code), Err(local_code::HEADERS_TOO_LARGE.into()));
         let small = Headers::from([("note".to_owned(), "x".repeat(30_000).into())]);
         assert_eq!(read(&small), Ok(None));
     }
@@ -315,9 +315,9 @@ mod tests {
         let told = "PROPERTIES_NOT_UTF8 correlation_id is not UTF-8: M\\xfcller";
         let headers = Headers::from([(unreadable::UNREADABLE_HEADER.to_owned(), told.into())]);
         let fault = read(&headers).expect_err("must be refused");
-        assert_eq!((fault.class, &*fault.code), (Class::Malformed, codes::PROPERTIES_NOT_UTF8));
+        assert_eq!((fault.class, &*fault.code), (Class::Malformed, local_code::PROPERTIES_NOT_UTF8));
         let forged = Headers::from([(unreadable::UNREADABLE_HEADER.to_owned(), "whatever".into())]);
-        assert_eq!(read(&forged).map_err(|fault| fault.code), Err(codes::FORGED_HEADER.into()));
+        assert_eq!(read(&forged).map_err(|fault| fault.code), Err(local_code::FORGED_HEADER.into()));
     }
 
     #[test]

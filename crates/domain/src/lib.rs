@@ -2,29 +2,29 @@
 //!
 //! Nothing here does I/O, reads a clock or draws a random number: time and randomness are arguments.
 
+pub mod aimd;
+pub mod api_code;
 pub mod call;
 pub mod class;
-pub mod code;
-pub mod codes;
-pub mod envelope;
+pub mod dead_letter;
 pub mod fault;
+pub mod fingerprint;
 pub mod guard;
 pub mod history;
-pub mod identity;
 pub mod job;
 pub mod kind;
-pub mod letter;
 pub mod lifecycle;
-pub mod mark;
+pub mod local_code;
+pub mod message;
+pub mod message_hash;
 pub mod outcome;
-pub mod pacing;
 pub mod policy;
+pub mod poll_schedule;
 pub mod replay;
-pub mod retry;
-pub mod shown;
+pub mod retry_delay;
+pub mod sanitize;
 pub mod solve_time;
 pub mod ticket;
 pub mod time;
 pub mod trace;
 pub mod unreadable;
-pub mod window;

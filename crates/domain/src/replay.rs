@@ -1,7 +1,7 @@
 //! The mark of a replay: which dead letter a job was published again from, and for which time.
 
-use super::envelope::{Headers, Value};
-use super::identity::Identity;
+use super::message::{Headers, Value};
+use super::message_hash::MessageHash;
 
 /// Header of a replayed job, and of its outcome: which letter it was made of. Publishers' headers ride along by themselves; those that begin
 /// with the worker's own prefix would be refused at the door.
@@ -36,7 +36,7 @@ impl Replayed {
 
     /// The next replay, of the letter that is known by `letter`, of a job that has been replayed so often before.
     #[must_use]
-    pub fn next(letter: &Identity, replays: u32) -> Self {
+    pub fn next(letter: &MessageHash, replays: u32) -> Self {
         Self { id: identity_of_next(letter, replays).to_string(), count: replays.saturating_add(1) }
     }
 
@@ -48,9 +48,9 @@ impl Replayed {
 }
 
 /// What the next replay's id is written from.
-pub(super) fn identity_of_next(letter: &Identity, replays: u32) -> Identity {
+pub(super) fn identity_of_next(letter: &MessageHash, replays: u32) -> MessageHash {
     let count = replays.saturating_add(1);
-    Identity::of_parts([&letter.to_string(), &count.to_string(), ""], b"")
+    MessageHash::of_parts([&letter.to_string(), &count.to_string(), ""], b"")
 }
 
 #[cfg(test)]
@@ -85,8 +85,10 @@ mod tests {
 
     #[test]
     fn one_letter_has_one_id_for_each_count_and_another_letter_has_others() {
-        let (a, b) =
-            (Identity::of_parts(["a", "", ""], b"letter"), Identity::of_parts(["b", "", ""], b"letter"));
+        let (a, b) = (
+            MessageHash::of_parts(["a", "", ""], b"letter"),
+            MessageHash::of_parts(["b", "", ""], b"letter"),
+        );
         let first = Replayed::next(&a, 0);
         assert_eq!(first, Replayed::next(&a, 0), "a second publish of one letter is known by it");
         assert_eq!((first.count, first.id.len()), (1, 36));

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::call::TaskId;
-use super::envelope::{Headers, Message, Properties, Value, wire_size};
-use super::fault::{Fault, codes};
+use super::fault::{Fault, local_code};
+use super::fingerprint::Fingerprint;
 use super::history::{HISTORY_HEADER, History, MAX_HEADER, MAX_PUBLISHERS_HEADERS, publishers_headers};
 use super::job::{Job, JobBody, MAX_ID, MAX_MESSAGE, MAX_TYPE};
 use super::kind;
-use super::mark::Mark;
+use super::message::{Headers, Message, Properties, Value, wire_size};
 use super::time::Timestamp;
 use super::unreadable::UNREADABLE_HEADER;
 
@@ -39,7 +39,7 @@ pub struct Ticket {
     pub own_proxy: bool,
     /// That proxy's mark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy: Option<Mark>,
+    pub proxy: Option<Fingerprint>,
     /// The API's id of the task.
     pub task_id: TaskId,
     /// When the API accepted it.
@@ -154,7 +154,7 @@ pub fn read(message: Message, now: Timestamp) -> Result<Kept, Box<(Fault, Messag
     match judged {
         Ok(Judged::Answered(routing_key)) => Ok(Kept::Answered { routing_key, outcome: unwrapped(message) }),
         Ok(Judged::Open(ticket)) => Ok(opened(*ticket, message, now)),
-        Err(why) => Err(Box::new((Fault::malformed(codes::NOT_A_TICKET, why), message))),
+        Err(why) => Err(Box::new((Fault::malformed(local_code::NOT_A_TICKET, why), message))),
     }
 }
 
@@ -223,7 +223,7 @@ fn read_open(headers: &Headers) -> Result<Ticket, String> {
     let sound = ticket.history.is_plausible()
         && (1..=MAX_ID).contains(&ticket.job_id.len())
         && (1..=MAX_TYPE).contains(&ticket.task_type.len())
-        && ticket.proxy.as_ref().is_none_or(Mark::is_plausible)
+        && ticket.proxy.as_ref().is_none_or(Fingerprint::is_plausible)
         && leaves_room(headers);
     if sound { Ok(ticket) } else { Err(foreign()) }
 }
@@ -324,7 +324,10 @@ mod tests {
         let long = format!("solved.{}", "T".repeat(255));
         for key in ["elsewhere", "", &long] {
             let refused = read(answered(key, &outcome), NOW).expect_err("must be refused");
-            assert_eq!((refused.0.code, refused.1), (codes::NOT_A_TICKET.into(), answered(key, &outcome)));
+            assert_eq!(
+                (refused.0.code, refused.1),
+                (local_code::NOT_A_TICKET.into(), answered(key, &outcome))
+            );
         }
         let mut anothers = answered("solved.T", &outcome);
         anothers.properties.user_id = Some("shop".to_owned());
@@ -346,7 +349,7 @@ mod tests {
         broken.properties.headers.insert(TICKET_HEADER.to_owned(), "{\"job_id\":1}".into());
         for message in [job().message(), broken] {
             let refused = read(message.clone(), NOW).expect_err("must be refused");
-            assert_eq!(refused.0.code, codes::NOT_A_TICKET);
+            assert_eq!(refused.0.code, local_code::NOT_A_TICKET);
             assert_eq!(refused.1.body, message.body);
         }
     }

@@ -1,7 +1,7 @@
 //! The trace that a message belongs to, as its headers tell it (W3C Trace Context).
 
-use super::envelope::{Headers, Value, wire_size};
 use super::history::{MAX_PUBLISHERS_HEADERS, publishers_headers};
+use super::message::{Headers, Value, wire_size};
 
 /// The header that names the trace and the span that a message comes from.
 pub const TRACEPARENT: &str = "traceparent";

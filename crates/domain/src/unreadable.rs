@@ -4,13 +4,14 @@
 //! reads. The broker's seam takes such parts out, and says so in a header. A message with that
 //! header is no job, and nothing is published from it: it would be another than it was.
 
-use super::envelope::{Headers, Value};
-use super::fault::{Fault, codes};
+use super::fault::{Fault, local_code};
+use super::message::{Headers, Value};
 
 /// Says what was taken out: a code, a space, and a text for people.
 pub const UNREADABLE_HEADER: &str = "x-captcha-unreadable";
 /// Codes that it begins with.
-const CODES: [&str; 3] = [codes::PROPERTIES_NOT_UTF8, codes::HEADERS_UNREADABLE, codes::HEADERS_TOO_LARGE];
+const CODES: [&str; 3] =
+    [local_code::PROPERTIES_NOT_UTF8, local_code::HEADERS_UNREADABLE, local_code::HEADERS_TOO_LARGE];
 
 /// The fault of a message with properties that were taken out. A header that no broker's seam
 /// writes is as good as none.
@@ -25,7 +26,7 @@ pub fn fault_of(headers: &Headers) -> Option<Fault> {
 /// would be another.
 #[must_use]
 pub fn loses_properties(code: &str) -> bool {
-    [codes::PROPERTIES_NOT_UTF8, codes::HEADERS_UNREADABLE].contains(&code)
+    [local_code::PROPERTIES_NOT_UTF8, local_code::HEADERS_UNREADABLE].contains(&code)
 }
 
 #[cfg(test)]
@@ -36,7 +37,10 @@ mod tests {
     fn what_was_taken_out_is_told_by_code_and_text() {
         let read = |value: Value| fault_of(&Headers::from([(UNREADABLE_HEADER.to_owned(), value)]));
         let fault = read("PROPERTIES_NOT_UTF8 app_id is not UTF-8".into()).expect("a fault");
-        assert_eq!((&*fault.code, &*fault.description), (codes::PROPERTIES_NOT_UTF8, "app_id is not UTF-8"));
+        assert_eq!(
+            (&*fault.code, &*fault.description),
+            (local_code::PROPERTIES_NOT_UTF8, "app_id is not UTF-8")
+        );
         for foreign in ["", "PANIC it was", "PROPERTIES_NOT_UTF8"] {
             assert_eq!(read(foreign.into()), None, "{foreign}");
         }

@@ -10,11 +10,11 @@ use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, Event};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
+use super::endpoint::{AmqpOptions, LEAST_FRAME, Target};
 use super::fault::{call, from_handshake, unreachable_because};
 use super::filter::FrameMax;
 use super::filter::stream::{self, FilteredStream};
-use super::life::Life;
-use super::target::{AmqpOptions, LEAST_FRAME, Target};
+use super::session_lifetime::Life;
 use super::tls;
 use crate::broker::BrokerError;
 

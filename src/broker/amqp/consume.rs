@@ -11,7 +11,7 @@ use super::connection::channel;
 use super::consume_owner::ConsumeOwner;
 use super::convert::{TooLong, from_wire, short};
 use super::fault::call;
-use super::life::Life;
+use super::session_lifetime::Life;
 use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Settlement, consumer_channel};
 use crate::linger::Linger;
 

@@ -14,7 +14,7 @@ use super::consume::{delivery, renewal};
 use super::intake::taken;
 use super::settle::{BATCH, Carried, Settler};
 use crate::broker::{BoxFuture, ConsumerPort, Delivery, Ending, Lease, Settlement};
-use crate::linger::{Gathered, Linger, until};
+use crate::linger::{Batch, Linger, until};
 
 /// A quarter of the lease: three round trips in a row may be late before it runs out.
 const RENEW_EVERY: Duration = Duration::from_millis(1_250);
@@ -40,7 +40,7 @@ pub(super) struct ConsumeOwner {
     // Gone once the consumer is cancelled, so that it ends on the other side.
     pub(super) deliveries: Option<mpsc::Sender<Delivery>>,
     settlements: mpsc::UnboundedReceiver<Settlement>,
-    gathered: Gathered<Settlement>,
+    gathered: Batch<Settlement>,
     pub(super) linger: Linger,
     /// When it is looked for deliveries again; not before, so that lapin wakes nobody for each of many.
     pub(super) look_at: Option<Instant>,
@@ -71,7 +71,7 @@ impl ConsumeOwner {
             patience,
             deliveries: Some(port.deliveries),
             settlements: port.settlements,
-            gathered: Gathered::new(linger),
+            gathered: Batch::new(linger),
             linger,
             look_at: None,
             receipts: port.owner,

@@ -6,7 +6,7 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, ShortString};
 
-use crate::domain::envelope::{Headers, Message, Properties, Value};
+use crate::domain::message::{Headers, Message, Properties, Value};
 
 const TRANSIENT: u8 = 1;
 const PERSISTENT: u8 = 2;

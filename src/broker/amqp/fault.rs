@@ -7,7 +7,7 @@ use lapin::ErrorKind;
 use lapin::protocol::AMQPError;
 use tokio::time::timeout;
 
-use super::target::Target;
+use super::endpoint::Target;
 use super::tls;
 use crate::broker::BrokerError;
 

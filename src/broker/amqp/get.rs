@@ -11,7 +11,7 @@ use super::connection::channel;
 use super::consume::delivery;
 use super::convert::short;
 use super::fault::call;
-use super::life::Life;
+use super::session_lifetime::Life;
 use super::settle::{BATCH, Carried, Settler};
 use crate::broker::{BrokerError, Delivery, Ending, Settlement};
 

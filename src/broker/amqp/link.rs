@@ -6,10 +6,10 @@ use lapin::Connection;
 use lapin::options::ConfirmSelectOptions;
 use tokio::time::timeout;
 
+use super::endpoint::AmqpOptions;
 use super::get::Getters;
-use super::life::Life;
 use super::publish::PublishOwner;
-use super::target::AmqpOptions;
+use super::session_lifetime::Life;
 use super::{connection, consume, fault, topology as declared};
 use crate::broker::topology::{Mismatch, Topology};
 use crate::broker::{

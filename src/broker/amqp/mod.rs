@@ -18,27 +18,27 @@ mod connection;
 mod consume;
 mod consume_owner;
 mod convert;
+mod endpoint;
 mod fault;
 pub mod filter;
 mod get;
 mod intake;
-mod life;
 mod link;
 mod publish;
 mod returns;
+mod session_lifetime;
 mod settle;
-mod target;
 mod tls;
 mod topology;
 
 use std::fmt;
 use std::sync::Arc;
 
-pub use target::{AmqpOptions, UrlError};
+pub use endpoint::{AmqpOptions, UrlError};
 
-use self::life::Life;
+use self::endpoint::Target;
 use self::link::AmqpLink;
-use self::target::Target;
+use self::session_lifetime::Life;
 use super::{BrokerError, Session};
 
 /// A RabbitMQ to connect to. Cloning is cheap.

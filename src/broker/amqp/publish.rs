@@ -18,10 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::convert::{TooLong, short, to_wire};
-use super::returns::{Kin, Returns};
+use super::returns::{ReturnKey, Returns};
 use crate::broker::{BoxFuture, Ending, PublishError, PublishRequest};
-use crate::domain::envelope::wire_size;
-use crate::linger::{Gathered, Linger, until};
+use crate::domain::message::wire_size;
+use crate::linger::{Batch, Linger, until};
 
 /// A publish whose confirm is awaited.
 struct Pending {
@@ -49,7 +49,7 @@ pub(super) struct PublishOwner {
     frame_max: usize,
     depth: usize,
     confirm_timeout: Duration,
-    gathered: Gathered<PublishRequest>,
+    gathered: Batch<PublishRequest>,
     ending: Ending,
     // By the order of issue. An answered publish stays out of here, its confirm may still come.
     pending: BTreeMap<u64, Pending>,
@@ -75,7 +75,7 @@ impl PublishOwner {
             frame_max: usize::try_from(frame_max).unwrap_or(usize::MAX),
             depth: depth.max(1),
             confirm_timeout,
-            gathered: Gathered::new(linger),
+            gathered: Batch::new(linger),
             ending,
             pending: BTreeMap::new(),
             confirms: FuturesUnordered::new(),
@@ -184,7 +184,7 @@ impl PublishOwner {
         let number = self.issued;
         self.issued += 1;
         if request.mandatory {
-            let kin = Kin::new(request.exchange, request.routing_key, &request.message);
+            let kin = ReturnKey::new(request.exchange, request.routing_key, &request.message);
             self.returns.expect(number, kin);
         }
         let pending = Pending { reply: request.reply, since: Instant::now() };
@@ -203,7 +203,7 @@ impl PublishOwner {
                 Ok(Confirmation::NotRequested) | Err(_) => None,
             };
             let Some(returned) = returned else { continue };
-            let Some(number) = self.returns.take_back(&Kin::of_returned(&returned)) else {
+            let Some(number) = self.returns.take_back(&ReturnKey::of_returned(&returned)) else {
                 return Err("the broker returned a message that was not under way".to_owned());
             };
             self.answer(number, Err(PublishError::Unroutable(returned.reply_text.as_str().to_owned())));

@@ -7,7 +7,7 @@
 //!   no queue is waited for. lapin hands returned messages out first in, first out, one to each confirm it resolves. So a returned message
 //!   surfaces no later than with its own `basic.ack` (though, where that acks several, perhaps with another of them).
 //! * A returned message carries exchange, routing key and `message_id`. Publishes under way that share all three are kin, and a return is
-//!   given to the oldest of them. Kin share a fate, unless a binding changed just between them: then an older one was stored though it is
+//!   given to the oldest of them. ReturnKey share a fate, unless a binding changed just between them: then an older one was stored though it is
 //!   told "unroutable", and a younger one was returned though acked. Therefore the kin of a returned message are in doubt: an ack that
 //!   comes for one of them is answered as "unknown", never as stored. No message is ever called stored that was returned.
 
@@ -15,17 +15,17 @@ use std::collections::BTreeMap;
 
 use lapin::message::BasicReturnMessage;
 
-use crate::domain::envelope::Message;
+use crate::domain::message::Message;
 
 /// What a returned message can be known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Kin {
+pub(super) struct ReturnKey {
     exchange: String,
     routing_key: String,
     message_id: Option<String>,
 }
 
-impl Kin {
+impl ReturnKey {
     pub(super) fn new(exchange: String, routing_key: String, message: &Message) -> Self {
         Self { exchange, routing_key, message_id: message.properties.message_id.clone() }
     }
@@ -43,7 +43,7 @@ impl Kin {
 
 #[derive(Debug)]
 struct Expected {
-    kin: Kin,
+    kin: ReturnKey,
     returned: bool,
     in_doubt: bool,
 }
@@ -57,12 +57,12 @@ pub(super) struct Returns {
 
 impl Returns {
     /// A mandatory publish goes out.
-    pub(super) fn expect(&mut self, number: u64, kin: Kin) {
+    pub(super) fn expect(&mut self, number: u64, kin: ReturnKey) {
         self.expected.insert(number, Expected { kin, returned: false, in_doubt: false });
     }
 
     /// A message came back: the publish that it is taken for, or `None` where no such publish is under way.
-    pub(super) fn take_back(&mut self, kin: &Kin) -> Option<u64> {
+    pub(super) fn take_back(&mut self, kin: &ReturnKey) -> Option<u64> {
         let mut taken = None;
         for (number, expected) in self.expected.iter_mut().filter(|(_, expected)| expected.kin == *kin) {
             if taken.is_none() && !expected.returned {
@@ -85,8 +85,8 @@ impl Returns {
 mod tests {
     use super::*;
 
-    fn kin(key: &str, id: &str) -> Kin {
-        Kin { exchange: "x".to_owned(), routing_key: key.to_owned(), message_id: Some(id.to_owned()) }
+    fn kin(key: &str, id: &str) -> ReturnKey {
+        ReturnKey { exchange: "x".to_owned(), routing_key: key.to_owned(), message_id: Some(id.to_owned()) }
     }
 
     #[test]

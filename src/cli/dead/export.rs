@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::Stage;
+use super::CommandContext;
 use super::letter::line;
 use super::list::bar;
-use super::looked::{Looked, ended};
 use super::scan::Scan;
+use super::scan_queues::{Walker, walk};
+use super::scan_report::{ScanReport, ended};
 use super::select::{Chosen, Filters, Reach};
-use super::walk::{Walker, walk};
 use crate::cli::console::Console;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
@@ -46,7 +46,7 @@ pub(super) struct ExportArgs {
 
 pub(super) async fn run<O: Write, E: Write>(
     args: &ExportArgs,
-    stage: &mut Stage<'_, O, E>,
+    stage: &mut CommandContext<'_, O, E>,
 ) -> Result<Exit, CommandError> {
     let to = if args.file == Path::new("-") { Copies::Out } else { Copies::To(&args.file) };
     let mut export = Export {
@@ -54,7 +54,7 @@ pub(super) async fn run<O: Write, E: Write>(
         chosen: args.filters.at(Clock::System.now()),
         to,
         written: 0,
-        looked: Looked::default(),
+        looked: ScanReport::default(),
     };
     let failure = walk(&mut export, &args.filters, &args.reach, stage).await;
     export.looked.interrupted(stage.stop);
@@ -75,14 +75,14 @@ struct Export<'a> {
     chosen: Chosen<'a>,
     to: Copies<'a>,
     written: u64,
-    looked: Looked,
+    looked: ScanReport,
 }
 
 impl Walker for Export<'_> {
     async fn go_through<O: Write, E: Write>(
         &mut self,
         scan: &mut Scan,
-        stage: &mut Stage<'_, O, E>,
+        stage: &mut CommandContext<'_, O, E>,
     ) -> Result<(), CommandError> {
         self.to.open()?;
         let bar = bar(stage.console, scan);
@@ -100,7 +100,7 @@ impl Walker for Export<'_> {
         Ok(())
     }
 
-    fn looked(&mut self) -> &mut Looked {
+    fn looked(&mut self) -> &mut ScanReport {
         &mut self.looked
     }
 }

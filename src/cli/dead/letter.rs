@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::cli::mask::masked;
+use crate::cli::redact::masked;
 use crate::cli::render::{ndjson, to_json, x_death};
-use crate::domain::envelope::Message;
+use crate::domain::message::Message;
 use crate::domain::time::Timestamp;
 
 /// Longest text of a letter that is shown whole, in characters.

@@ -5,12 +5,12 @@ use std::io::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::Stage;
-use super::looked::{Looked, ended};
+use super::CommandContext;
 use super::scan::Scan;
+use super::scan_queues::{Walker, walk};
+use super::scan_report::{ScanReport, ended};
 use super::select::{Chosen, Filters, Reach};
 use super::tally::{HEAD, Tally};
-use super::walk::{Walker, walk};
 use crate::cli::console::Console;
 use crate::cli::output::table;
 use crate::cli::progress::{Progress, Total};
@@ -41,14 +41,14 @@ pub(super) struct ListArgs {
 #[derive(Default)]
 struct Found {
     tally: Tally,
-    looked: Looked,
+    looked: ScanReport,
     unreadable: u64,
     left_out: u64,
 }
 
 pub(super) async fn run<O: Write, E: Write>(
     args: &ListArgs,
-    stage: &mut Stage<'_, O, E>,
+    stage: &mut CommandContext<'_, O, E>,
 ) -> Result<Exit, CommandError> {
     let now = Clock::System.now();
     let mut list = List { chosen: args.filters.at(now), found: Found::default() };
@@ -74,7 +74,7 @@ impl Walker for List<'_> {
     async fn go_through<O: Write, E: Write>(
         &mut self,
         scan: &mut Scan,
-        stage: &mut Stage<'_, O, E>,
+        stage: &mut CommandContext<'_, O, E>,
     ) -> Result<(), CommandError> {
         let bar = bar(stage.console, scan);
         while let Some(delivery) = scan.next(stage.stop).await? {
@@ -90,7 +90,7 @@ impl Walker for List<'_> {
         Ok(())
     }
 
-    fn looked(&mut self) -> &mut Looked {
+    fn looked(&mut self) -> &mut ScanReport {
         &mut self.found.looked
     }
 }

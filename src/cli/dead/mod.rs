@@ -3,20 +3,20 @@
 //! Every command here is a bounded scan of the queues of dead letters; see [`scan`] for what it costs.
 
 mod export;
-mod leave;
 mod letter;
 mod list;
-mod looked;
+mod pacer;
 mod purge;
-mod rate;
 mod replay;
+mod replay_permission;
 mod scan;
+mod scan_queues;
+mod scan_report;
 mod select;
 mod show;
 mod tally;
 #[cfg(test)]
 mod tests;
-mod walk;
 
 use std::io::Write;
 
@@ -70,7 +70,7 @@ enum Command {
 }
 
 /// What every one of the commands is given.
-struct Stage<'a, O, E> {
+struct CommandContext<'a, O, E> {
     broker: &'a Broker,
     names: &'a Names,
     console: &'a mut Console<O, E>,
@@ -84,7 +84,7 @@ pub(super) async fn run<O: Write, E: Write>(
     console: &mut Console<O, E>,
     stop: &CancellationToken,
 ) -> Result<Exit, CommandError> {
-    let mut stage = Stage { broker, names, console, stop };
+    let mut stage = CommandContext { broker, names, console, stop };
     match args.command {
         Command::List(args) => list::run(&args, &mut stage).await,
         Command::Show(args) => show::run(&args, &mut stage).await,

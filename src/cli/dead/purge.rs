@@ -9,21 +9,21 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::Stage;
+use super::CommandContext;
 use super::export::created;
 use super::letter::line;
 use super::list::bar;
-use super::looked::{Looked, ended};
 use super::scan::{Scan, WINDOW};
+use super::scan_queues::{Walker, walk};
+use super::scan_report::{ScanReport, ended};
 use super::select::{Chosen, Filters, Reach};
 use super::tally::{HEAD, Tally};
-use super::walk::{Walker, walk};
 use crate::broker::{Delivery, Receipt};
 use crate::cli::console::Console;
 use crate::cli::output::table;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
-use crate::domain::letter::Letter;
+use crate::domain::dead_letter::DeadLetter;
 use crate::domain::time::Timestamp;
 
 /// Remove chosen letters. What the filters leave out stays.
@@ -59,7 +59,7 @@ pub(super) struct PurgeArgs {
 
 pub(super) async fn run<O: Write, E: Write>(
     args: &PurgeArgs,
-    stage: &mut Stage<'_, O, E>,
+    stage: &mut CommandContext<'_, O, E>,
 ) -> Result<Exit, CommandError> {
     if args.filters.is_everything() && !args.all {
         return Err(CommandError::Usage("dead purge: say which letters, or --all".to_owned()));
@@ -74,7 +74,7 @@ pub(super) async fn run<O: Write, E: Write>(
         file: None,
         doomed: Vec::new(),
         removed: Tally::default(),
-        looked: Looked::default(),
+        looked: ScanReport::default(),
     };
     let failure = walk(&mut purge, &args.filters, &args.reach, stage).await;
     purge.looked.interrupted(stage.stop);
@@ -83,7 +83,7 @@ pub(super) async fn run<O: Write, E: Write>(
 }
 
 /// Asks whoever sits at the terminal.
-async fn agreed<O: Write, E: Write>(stage: &mut Stage<'_, O, E>) -> Result<bool, CommandError> {
+async fn agreed<O: Write, E: Write>(stage: &mut CommandContext<'_, O, E>) -> Result<bool, CommandError> {
     if !(stdin().is_terminal() && stage.console.err_is_terminal) {
         return Err(CommandError::Usage("dead purge: add --yes, since nobody can be asked here".to_owned()));
     }
@@ -115,17 +115,17 @@ struct Purge<'a> {
     chosen: Chosen<'a>,
     file: Option<File>,
     /// Chosen, and written down where that is wanted.
-    doomed: Vec<(Receipt, Letter)>,
+    doomed: Vec<(Receipt, DeadLetter)>,
     /// Gone; in a dry run, to go.
     removed: Tally,
-    looked: Looked,
+    looked: ScanReport,
 }
 
 impl Walker for Purge<'_> {
     async fn go_through<O: Write, E: Write>(
         &mut self,
         scan: &mut Scan,
-        stage: &mut Stage<'_, O, E>,
+        stage: &mut CommandContext<'_, O, E>,
     ) -> Result<(), CommandError> {
         let done = self.remove_chosen(scan, stage).await;
         // What is left of them was not removed.
@@ -133,7 +133,7 @@ impl Walker for Purge<'_> {
         done
     }
 
-    fn looked(&mut self) -> &mut Looked {
+    fn looked(&mut self) -> &mut ScanReport {
         &mut self.looked
     }
 }
@@ -142,7 +142,7 @@ impl Purge<'_> {
     async fn remove_chosen<O: Write, E: Write>(
         &mut self,
         scan: &mut Scan,
-        stage: &mut Stage<'_, O, E>,
+        stage: &mut CommandContext<'_, O, E>,
     ) -> Result<(), CommandError> {
         // Not before a queue has been reached: a broker that cannot be must leave no file behind.
         if let (None, false, Some(path)) = (&self.file, self.args.dry_run, &self.args.to) {

@@ -10,20 +10,20 @@ use std::num::NonZeroU64;
 use clap::Args;
 use tokio::time::{Instant, sleep_until};
 
-use super::Stage;
-use super::leave::Leave;
+use super::CommandContext;
 use super::list::bar;
-use super::looked::{Looked, ended};
-use super::rate::{Pace, Rate};
+use super::pacer::{Pace, Rate};
+use super::replay_permission::Leave;
 use super::scan::Scan;
+use super::scan_queues::{Walker, walk};
+use super::scan_report::{ScanReport, ended};
 use super::select::{Chosen, Filters, Reach};
-use super::walk::{Walker, walk};
 use crate::broker::Delivery;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
-use crate::domain::envelope::Message;
-use crate::domain::identity::Identity;
-use crate::domain::letter::{Letter, Stays};
+use crate::domain::dead_letter::{DeadLetter, SkipReason};
+use crate::domain::message::Message;
+use crate::domain::message_hash::MessageHash;
 use report::Report;
 use window::Window;
 
@@ -74,7 +74,7 @@ pub(super) struct ReplayArgs {
 
 pub(super) async fn run<O: Write, E: Write>(
     args: &ReplayArgs,
-    stage: &mut Stage<'_, O, E>,
+    stage: &mut CommandContext<'_, O, E>,
 ) -> Result<Exit, CommandError> {
     if args.filters.is_everything() && !args.all && !args.dry_run {
         return Err(CommandError::Usage("dead replay: say which letters, or --all".to_owned()));
@@ -95,7 +95,7 @@ pub(super) async fn run<O: Write, E: Write>(
 pub(super) async fn replay<O: Write, E: Write>(
     args: &ReplayArgs,
     leave: &Leave,
-    stage: &mut Stage<'_, O, E>,
+    stage: &mut CommandContext<'_, O, E>,
 ) -> Result<Exit, CommandError> {
     let now = Clock::System.now();
     let mut replay = Replay {
@@ -125,7 +125,7 @@ struct Replay<'a> {
     /// Jobs that may still be published.
     left: u64,
     /// By what the letters are known whose jobs have been published: 32 bytes for each that a scan looks at, at most.
-    published: BTreeSet<Identity>,
+    published: BTreeSet<MessageHash>,
     report: Report,
 }
 
@@ -134,7 +134,7 @@ impl Walker for Replay<'_> {
     async fn go_through<O: Write, E: Write>(
         &mut self,
         scan: &mut Scan,
-        stage: &mut Stage<'_, O, E>,
+        stage: &mut CommandContext<'_, O, E>,
     ) -> Result<(), CommandError> {
         let bar = bar(stage.console, scan);
         let mut window = Window::new(stage.names.jobs());
@@ -148,7 +148,7 @@ impl Walker for Replay<'_> {
         more.and(settled)
     }
 
-    fn looked(&mut self) -> &mut Looked {
+    fn looked(&mut self) -> &mut ScanReport {
         &mut self.report.looked
     }
 
@@ -163,7 +163,7 @@ impl Replay<'_> {
         &mut self,
         scan: &mut Scan,
         window: &mut Window,
-        stage: &Stage<'_, O, E>,
+        stage: &CommandContext<'_, O, E>,
     ) -> Result<bool, CommandError> {
         if window.is_full() || scan.is_full() {
             window.settle(scan, &mut self.report).await?;
@@ -186,11 +186,11 @@ impl Replay<'_> {
     /// Publishes a chosen letter's job, unless it had better stay.
     async fn again<O, E>(
         &mut self,
-        letter: Letter,
+        letter: DeadLetter,
         delivery: Delivery,
         scan: &mut Scan,
         window: &mut Window,
-        stage: &Stage<'_, O, E>,
+        stage: &CommandContext<'_, O, E>,
     ) -> Result<(), CommandError> {
         let job = match self.job_of(&letter, &delivery.message) {
             Ok(job) => job,
@@ -216,13 +216,13 @@ impl Replay<'_> {
         window.publish(job, letter, delivery.receipt, scan).await
     }
 
-    fn job_of(&self, letter: &Letter, message: &Message) -> Result<Message, Stays> {
+    fn job_of(&self, letter: &DeadLetter, message: &Message) -> Result<Message, SkipReason> {
         let job = letter.replay(message, self.args.max_replays, Clock::System.now())?;
         if letter.has_expired() && !self.args.filters.name_code(&letter.code) {
-            return Err(Stays::Expired);
+            return Err(SkipReason::Expired);
         }
         if letter.marks().any(|mark| self.published.contains(&mark)) {
-            return Err(Stays::Repeated);
+            return Err(SkipReason::Repeated);
         }
         Ok(job)
     }
@@ -233,7 +233,7 @@ impl Replay<'_> {
         &mut self,
         scan: &mut Scan,
         window: &mut Window,
-        stage: &Stage<'_, O, E>,
+        stage: &CommandContext<'_, O, E>,
     ) -> Result<bool, CommandError> {
         if window.is_old_by(self.pace.due()) {
             window.settle(scan, &mut self.report).await?;

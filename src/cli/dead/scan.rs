@@ -14,8 +14,8 @@ use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Session, Stale};
 use crate::cli::CommandError;
 use crate::cli::outcomes::DeadLetters;
-use crate::domain::envelope::Message;
-use crate::domain::letter::{Letter, Place};
+use crate::domain::dead_letter::{DeadLetter, Place};
+use crate::domain::message::Message;
 
 /// Letters of a class that one channel holds: an outcome has at most 3 MiB, and few have more than 100 kB.
 const HOLDS: u16 = 128;
@@ -130,9 +130,9 @@ impl Scan {
     }
 
     /// What a message of this queue is.
-    pub(super) fn read(&self, message: &Message) -> Option<Letter> {
+    pub(super) fn read(&self, message: &Message) -> Option<DeadLetter> {
         let (jobs, tickets) = &self.names;
-        Letter::read(message, Place { class: self.seen.queue.class(), jobs, tickets })
+        DeadLetter::read(message, Place { class: self.seen.queue.class(), jobs, tickets })
     }
 
     /// The next letter; `None` at the look's end.

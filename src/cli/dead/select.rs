@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::outcomes::{DeadLetters, dead_letters};
-use crate::domain::letter::Letter;
+use crate::domain::dead_letter::DeadLetter;
 use crate::domain::time::Timestamp;
 
 /// Letters of one queue that a scan holds at most.
@@ -113,7 +113,7 @@ pub(super) struct Chosen<'a> {
 
 impl Chosen<'_> {
     /// Whether a letter is meant. One that does not tell when it ended is meant by no time.
-    pub(super) fn takes(&self, letter: &Letter) -> bool {
+    pub(super) fn takes(&self, letter: &DeadLetter) -> bool {
         let Filters { codes, types, ids, .. } = self.filters;
         let one_of = |wanted: &[String], has: &str| {
             wanted.is_empty() || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(has))

@@ -5,19 +5,19 @@ use std::io::{self, Write};
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-use super::Stage;
+use super::CommandContext;
 use super::letter::{age, line, shortened};
 use super::list::bar;
-use super::looked::Looked;
 use super::scan::Scan;
+use super::scan_queues::{Walker, walk};
+use super::scan_report::ScanReport;
 use super::select::{Chosen, Filters, Reach};
-use super::walk::{Walker, walk};
 use crate::cli::outcomes::{DeadLetters, dead_letters};
 use crate::cli::render::cut;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
-use crate::domain::letter::Letter;
-use crate::domain::shown::shown_lines;
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::sanitize::shown_lines;
 use crate::domain::time::Timestamp;
 
 /// Widest text of somebody else's, in characters.
@@ -49,11 +49,11 @@ pub(super) struct ShowArgs {
 
 pub(super) async fn run<O: Write, E: Write>(
     args: &ShowArgs,
-    stage: &mut Stage<'_, O, E>,
+    stage: &mut CommandContext<'_, O, E>,
 ) -> Result<Exit, CommandError> {
     let filters = Filters::of_job(&args.id, &args.classes);
     let chosen = filters.at(Clock::System.now());
-    let mut search = Search { chosen, found: 0, looked: Looked::default() };
+    let mut search = Search { chosen, found: 0, looked: ScanReport::default() };
     let failure = walk(&mut search, &filters, &args.reach, stage).await;
     let Search { found, mut looked, .. } = search;
     looked.interrupted(stage.stop);
@@ -61,7 +61,7 @@ pub(super) async fn run<O: Write, E: Write>(
     failure.map_or(Ok(Exit::when(found > 0)), Err)
 }
 
-fn tell<O: Write, E: Write>(id: &str, found: u64, looked: &Looked, stage: &mut Stage<'_, O, E>) {
+fn tell<O: Write, E: Write>(id: &str, found: u64, looked: &ScanReport, stage: &mut CommandContext<'_, O, E>) {
     let not_scanned = looked.not_scanned();
     if found > 0 && not_scanned == 0 && looked.is_whole() {
         return;
@@ -80,14 +80,14 @@ fn tell<O: Write, E: Write>(id: &str, found: u64, looked: &Looked, stage: &mut S
 struct Search<'a> {
     chosen: Chosen<'a>,
     found: u64,
-    looked: Looked,
+    looked: ScanReport,
 }
 
 impl Walker for Search<'_> {
     async fn go_through<O: Write, E: Write>(
         &mut self,
         scan: &mut Scan,
-        stage: &mut Stage<'_, O, E>,
+        stage: &mut CommandContext<'_, O, E>,
     ) -> Result<(), CommandError> {
         let bar = bar(stage.console, scan);
         while let Some(delivery) = scan.next(stage.stop).await? {
@@ -105,16 +105,16 @@ impl Walker for Search<'_> {
         Ok(())
     }
 
-    fn looked(&mut self) -> &mut Looked {
+    fn looked(&mut self) -> &mut ScanReport {
         &mut self.looked
     }
 }
 
 fn show<O: Write, E: Write>(
-    letter: &Letter,
+    letter: &DeadLetter,
     whole: &str,
     now: Timestamp,
-    stage: &mut Stage<'_, O, E>,
+    stage: &mut CommandContext<'_, O, E>,
 ) -> Result<(), CommandError> {
     let parsed: Option<Json> = serde_json::from_str(whole).ok();
     let is_human = stage.console.is_human();
@@ -148,14 +148,14 @@ fn show<O: Write, E: Write>(
 }
 
 /// What the letter tells of itself, and its masked text.
-fn as_it_is(letter: &Letter, whole: &str, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
+fn as_it_is(letter: &DeadLetter, whole: &str, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
     for (name, value) in facts(letter, &Json::Null, now) {
         writeln!(out, "{name:<12}{}", cut(&value, WIDTH))?;
     }
     writeln!(out, "{}\n", shown_lines(whole))
 }
 
-fn facts(letter: &Letter, whole: &Json, now: Timestamp) -> Vec<(&'static str, String)> {
+fn facts(letter: &DeadLetter, whole: &Json, now: Timestamp) -> Vec<(&'static str, String)> {
     let at = |pointer: &str| whole.pointer(pointer).map(text).unwrap_or_default();
     let ended =
         letter.ended.map_or_else(String::new, |ended| format!("{ended}, {} ago", age(Some(ended), now)));

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::letter::{age, age_seconds};
 use crate::cli::render::cut;
-use crate::domain::letter::Letter;
+use crate::domain::dead_letter::DeadLetter;
 use crate::domain::time::Timestamp;
 
 /// Widest text of somebody else's in a table, in characters.
@@ -30,7 +30,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, letter: &Letter) {
+    pub(super) fn add(&mut self, letter: &DeadLetter) {
         let of = (letter.class_name(), letter.code.clone(), letter.task_type.clone().unwrap_or_default());
         let kind = self.kinds.entry(of).or_default();
         kind.letters += 1;

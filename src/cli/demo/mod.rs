@@ -2,11 +2,11 @@
 //!
 //! Act one: 1,000 jobs that cover every class. Act two: a key that the API refuses, which must stop the worker after one call.
 
-mod act;
-mod audience;
+mod consumers;
 mod jobs;
 mod panicking;
 mod report;
+mod scenario;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -20,11 +20,11 @@ use crate::broker::{BrokerError, PublishError};
 use crate::domain::class::Class;
 use crate::simulator::{ScenarioError, Stats};
 use crate::solver::SolverConfigError;
-use crate::worker::View;
-use act::Stage;
-use audience::{Arrivals, Audience};
+use crate::worker::WorkerHandle;
+use consumers::{Arrivals, Audience};
 use jobs::{Goal, Planned};
 use report::{Account, Report};
+use scenario::Stage;
 
 /// How long act one may take. A demo that takes longer has found something.
 const PATIENCE: Duration = Duration::from_secs(55);
@@ -135,7 +135,7 @@ fn progress_bar(total: usize) -> ProgressBar {
     bar
 }
 
-fn show(bar: &ProgressBar, seen: &Arrivals, view: &View) {
+fn show(bar: &ProgressBar, seen: &Arrivals, view: &WorkerHandle) {
     bar.set_position(u64::try_from(seen.total()).unwrap_or(u64::MAX));
     let (solved, failed) = (seen.solved(), seen.total() - seen.solved());
     bar.set_message(format!("solved {solved} · failed {failed} · in flight {}", view.in_flight()));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use comfy_table::Table;
 use serde_json::{Value, json};
 
-use super::audience::Arrivals;
+use super::consumers::Arrivals;
 use super::jobs::{Goal, RESUBMITTED};
 use crate::simulator::Stats;
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::envelope::Properties;
+use crate::domain::message::Properties;
 
 fn message(body: impl Into<Vec<u8>>) -> Message {
     Message { body: body.into().into(), ..Message::default() }

@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::cli::CommandError;
 use crate::cli::connect::USER_AGENT;
-use crate::domain::shown::shown;
+use crate::domain::sanitize::shown;
 use crate::overview::Overview;
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ pub(super) struct Told {
     pub(super) error: Option<String>,
     /// How its replica stands.
     #[serde(flatten)]
-    pub(super) replica: Option<Standing>,
+    pub(super) replica: Option<AccountState>,
     /// The fleet, as that replica sees it.
     #[serde(skip)]
     pub(super) fleet: Option<Overview>,
@@ -36,7 +36,7 @@ pub(super) struct Told {
 
 /// How a replica stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Standing {
+pub(super) struct AccountState {
     #[serde(default)]
     pub(super) name: String,
     pub(super) ready: bool,
@@ -56,7 +56,7 @@ pub(super) struct Buffers {
 #[derive(Deserialize)]
 struct Status {
     #[serde(flatten)]
-    replica: Standing,
+    replica: AccountState,
     /// Earlier versions tell none; a later one's may not be understood.
     #[serde(default)]
     fleet: serde_json::Value,
@@ -167,7 +167,7 @@ async fn body(mut response: Response) -> Result<Vec<u8>, String> {
     Ok(body)
 }
 
-impl Standing {
+impl AccountState {
     fn fit_to_be_shown(mut self) -> Self {
         self.name = shown(&self.name, 40);
         self.reasons.truncate(MAX_REASONS);

@@ -6,9 +6,9 @@ use ratatui::style::Style;
 use ratatui::text::Line;
 use ratatui::widgets::{Cell, Paragraph, Row, Table};
 
-use super::draw::{HEADS, WIDE, panel_title, titled};
+use super::layout::{HEADS, WIDE, panel_title, titled};
 use super::screen::{Panel, Screen};
-use crate::overview::{FailureRow, Overview, ReplicaRow, TypeRow, words};
+use crate::overview::{FailureRow, Overview, ReplicaRow, TypeRow, format};
 
 /// A column: its head, and how wide it is; numbers stand at the right.
 struct Column(&'static str, Constraint, Alignment);
@@ -89,12 +89,12 @@ pub(super) fn replicas(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet
             jobs,
             plain(row.in_flight.to_string()),
             plain(row.window.to_string()),
-            plain(words::known_rate(row.rates.map(|rates| rates.solved))),
-            plain(words::known_rate(row.rates.map(|rates| rates.failed))),
-            plain(words::known_rate(row.rates.map(|rates| rates.calls))),
-            plain(words::count(row.solved)),
-            plain(words::count(row.failed)),
-            plain(words::span(fleet.at.since(row.started_at))),
+            plain(format::known_rate(row.rates.map(|rates| rates.solved))),
+            plain(format::known_rate(row.rates.map(|rates| rates.failed))),
+            plain(format::known_rate(row.rates.map(|rates| rates.calls))),
+            plain(format::count(row.solved)),
+            plain(format::count(row.failed)),
+            plain(format::span(fleet.at.since(row.started_at))),
         ];
         cells.truncate(columns.len());
         cells
@@ -119,7 +119,7 @@ pub(super) fn types(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &
         let mut cells = vec![name, plain(row.figures.in_flight.to_string())];
         cells.extend(is_wide.then(|| plain(row.figures.window.to_string())));
         let counts = [row.figures.accepted, row.figures.solved, row.figures.failed];
-        cells.extend(counts.map(|number| plain(words::count(number))));
+        cells.extend(counts.map(|number| plain(format::count(number))));
         cells
     };
     let cells = fleet.types.iter().map(row).collect();
@@ -129,9 +129,9 @@ pub(super) fn types(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &
 /// Moves with the types.
 pub(super) fn classes(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &Overview) {
     let columns = [text("class", Constraint::Fill(1)), number("jobs", 10)];
-    let mut cells: Cells = vec![vec![plain("solved"), plain(words::count(fleet.solved))]];
+    let mut cells: Cells = vec![vec![plain("solved"), plain(format::count(fleet.solved))]];
     cells.extend(
-        fleet.classes.iter().map(|row| vec![plain(row.class.clone()), plain(words::count(row.jobs))]),
+        fleet.classes.iter().map(|row| vec![plain(row.class.clone()), plain(format::count(row.jobs))]),
     );
     show(frame, area, screen, Panel::Types, "Classes", &columns, cells);
 }
@@ -152,11 +152,11 @@ pub(super) fn failures(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet
     }
     let row = |FailureRow { replica, failure }: &FailureRow| {
         let mut cells = vec![
-            plain(words::moment(failure.at, fleet.at)),
+            plain(format::moment(failure.at, fleet.at)),
             plain(failure.id.clone()),
             plain(failure.class.clone()),
             plain(failure.code.clone()),
-            plain(failure.task_type.as_deref().unwrap_or(words::UNKNOWN)),
+            plain(failure.task_type.as_deref().unwrap_or(format::UNKNOWN)),
             plain(replica.clone()),
         ];
         cells.truncate(columns.len());

@@ -3,8 +3,8 @@ use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::Color;
 use serde_json::json;
 
-use super::ask::Shot;
 use super::ops::Told;
+use super::poller::Shot;
 use super::*;
 use crate::overview::Overview;
 
@@ -86,7 +86,7 @@ fn tripped() -> Shot {
 
 fn drawn(screen: &Screen, width: u16, height: u16) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| draw::draw(frame, screen)).unwrap().buffer.clone()
+    terminal.draw(|frame| layout::draw(frame, screen)).unwrap().buffer.clone()
 }
 
 fn text(buffer: &Buffer) -> String {

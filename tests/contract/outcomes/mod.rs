@@ -8,10 +8,10 @@ use std::sync::LazyLock;
 use captcha_worker::contract;
 use captcha_worker::domain::call::TaskId;
 use captcha_worker::domain::class::Class;
-use captcha_worker::domain::envelope::{Message, Properties};
 use captcha_worker::domain::fault::{Fault, Stage};
 use captcha_worker::domain::history::{Attempt, Ended, History};
-use captcha_worker::domain::job::{Job, NotAJob};
+use captcha_worker::domain::job::{Job, RejectedMessage};
+use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::outcome::{self, Finish, Outcome, Task};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::time::Timestamp;
@@ -30,7 +30,7 @@ const BY: Finish<'static> = Finish { worker: "host-1/4711", now: Timestamp::from
 /// What a publisher or the API sent, as it was: anything.
 const VERBATIM: [&str; 3] = ["solution", "metadata", "job"];
 
-fn read(body: &str) -> Result<Job, Box<NotAJob>> {
+fn read(body: &str) -> Result<Job, Box<RejectedMessage>> {
     let policy = Policy::try_new(&[], &["My.Task"]).expect("a type");
     let mut message =
         Message { body: body.to_owned().into(), properties: Properties::default(), transient: false };
@@ -93,7 +93,7 @@ fn all() -> Vec<Value> {
         all.push(solved(&bare, &long, id, solution));
     }
     for class in Class::finals() {
-        for stage in [Stage::Door, Stage::Submit, Stage::Poll] {
+        for stage in [Stage::Admission, Stage::Submit, Stage::Poll] {
             let fault = Fault::local(class, "ERROR_OF_SOME_KIND", stage, "why");
             for with_task in [false, true] {
                 all.push(failed(&job, &fresh, &fault, with_task));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use captcha_worker::domain::envelope::Message;
+use captcha_worker::domain::message::Message;
 use captcha_worker::domain::ticket::TICKET_HEADER;
 use serde_json::Value;
 use tokio::time::Instant;

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use captcha_worker::broker::local::LocalBroker;
+use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::domain::call::NoAnswer;
 use captcha_worker::domain::guard::{Jobs, Polls};
 use captcha_worker::simulator::{Reply, Simulator};
 use captcha_worker::solver::{CREATE_TASK, GET_TASK_RESULT, RawReply, Transport, TransportError};
-use captcha_worker::worker::View;
+use captcha_worker::worker::WorkerHandle;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -31,12 +31,12 @@ const AT_ONCE: Duration = Duration::from_millis(10);
 pub(crate) struct Road {
     pub(crate) replica: String,
     pub(crate) simulator: Simulator,
-    pub(crate) broker: LocalBroker,
+    pub(crate) broker: MemoryBroker,
     pub(crate) weather: Weather,
     pub(crate) books: Books,
     pub(crate) snares: Snares,
     pub(crate) chronicle: Chronicle,
-    pub(crate) view: OnceLock<View>,
+    pub(crate) view: OnceLock<WorkerHandle>,
     /// The replica's process is gone: nothing that is left of it in this one reaches anybody.
     pub(crate) dead: AtomicBool,
 }

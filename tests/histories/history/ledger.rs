@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use captcha_worker::broker::local::{DeliveryId, Settled};
-use captcha_worker::broker::topology::{Names, PARKS};
-use captcha_worker::domain::envelope::Message;
+use captcha_worker::broker::memory::{DeliveryId, Settled};
+use captcha_worker::broker::topology::{Names, RETRY_DELAYS};
 use captcha_worker::domain::guard::State;
+use captcha_worker::domain::message::Message;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -190,7 +190,7 @@ impl Ledger {
             Some(said) => vec![said],
         };
         let delay =
-            PARKS.iter().find(|other| other.label == park).map_or(Duration::ZERO, |park| park.delay());
+            RETRY_DELAYS.iter().find(|other| other.label == park).map_or(Duration::ZERO, |park| park.delay());
         for budget in budgets {
             *met.spent.entry(budget).or_default() += delay + HOP;
         }

@@ -22,7 +22,7 @@ mod weather;
 mod witness;
 mod world;
 
-use captcha_worker::breakage::Breakage;
+use captcha_worker::failpoint::Failpoint;
 use chronicle::Chronicle;
 use judge::judge;
 use plan::Plan;
@@ -88,7 +88,7 @@ impl std::ops::AddAssign for Counts {
 }
 
 /// The same with a deliberate fault in the worker.
-pub(crate) fn play_broken(seed: u64, told: bool, breakage: Option<Breakage>) -> Verdict {
+pub(crate) fn play_broken(seed: u64, told: bool, breakage: Option<Failpoint>) -> Verdict {
     put_in_force(breakage);
     let verdict = play(seed, told);
     put_in_force(None);
@@ -96,12 +96,12 @@ pub(crate) fn play_broken(seed: u64, told: bool, breakage: Option<Breakage>) -> 
 }
 
 #[cfg(feature = "breakage")]
-fn put_in_force(breakage: Option<Breakage>) {
-    Breakage::put_in_force(breakage);
+fn put_in_force(breakage: Option<Failpoint>) {
+    Failpoint::put_in_force(breakage);
 }
 
 #[cfg(not(feature = "breakage"))]
-fn put_in_force(breakage: Option<Breakage>) {
+fn put_in_force(breakage: Option<Failpoint>) {
     assert!(breakage.is_none(), "built without the feature `breakage`");
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use captcha_worker::domain::pacing::Pacing;
+use captcha_worker::domain::poll_schedule::PollSchedule;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -35,7 +35,7 @@ pub(crate) struct Plan {
     /// Clock skews of the replicas in ms; as many as there are replicas.
     pub(crate) skews: Vec<i64>,
     /// The pace of all types.
-    pub(crate) pacing: Pacing,
+    pub(crate) pacing: PollSchedule,
     /// How long a task is asked for.
     pub(crate) timeout: Duration,
     /// This share of the tasks is forgotten by the API.
@@ -80,7 +80,7 @@ impl Plan {
         // Some are patient, so that the limits on polls come into sight.
         let patient = rng.random_bool(0.15);
         let timeout = second(if patient { 280 } else { 60 });
-        let pacing = Pacing::try_new(second(1), second(2), timeout);
+        let pacing = PollSchedule::try_new(second(1), second(2), timeout);
         let losing = if rng.random_bool(0.3) { rng.random_range(0.005..0.1) } else { 0.0 };
         let clocks_set = rng.random_bool(0.15);
         let jobs = rng.random_range(3..22);

@@ -141,7 +141,7 @@ fn forgotten(before: &State, state: &State) -> Option<String> {
     if before.epoch == state.epoch && from != Phase::Tripped {
         return None;
     }
-    if to == Phase::Open && !matches!(from, Phase::Open | Phase::Canary) {
+    if to == Phase::Active && !matches!(from, Phase::Active | Phase::Canary) {
         return Some(format!("the guard went from {from:?} to {to:?} without a canary"));
     }
     let resumed = before.paused.is_some() && state.paused.is_none();

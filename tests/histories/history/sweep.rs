@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use captcha_worker::breakage::Breakage;
+use captcha_worker::failpoint::Failpoint;
 
 use super::{Counts, Verdict, play_broken};
 
@@ -26,7 +26,7 @@ pub(crate) struct Sweep {
 }
 
 /// Plays the histories of these seeds, until one fails or the time is over.
-pub(crate) fn sweep(seeds: Range<u64>, until: Option<Instant>, breakage: Option<Breakage>) -> Sweep {
+pub(crate) fn sweep(seeds: Range<u64>, until: Option<Instant>, breakage: Option<Failpoint>) -> Sweep {
     let next = AtomicU64::new(seeds.start);
     // Seeds from here on need not be played any more.
     let end = AtomicU64::new(seeds.end);
@@ -65,7 +65,7 @@ pub(crate) fn sweep(seeds: Range<u64>, until: Option<Instant>, breakage: Option<
 }
 
 /// A failed history in words: what was broken, how it came about, and how to see it again.
-pub(crate) fn tell(failure: &Failure, breakage: Option<Breakage>) -> String {
+pub(crate) fn tell(failure: &Failure, breakage: Option<Failpoint>) -> String {
     let Failure { seed, verdict } = failure;
     let again = play_broken(*seed, true, breakage);
     format!(

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use captcha_worker::broker::local::{Event, Fate, Settled, Witness};
+use captcha_worker::broker::memory::{Event, Fate, Observer, Settled};
 use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
@@ -67,7 +67,7 @@ impl BrokerWitness {
     }
 }
 
-impl Witness for BrokerWitness {
+impl Observer for BrokerWitness {
     fn saw(&self, event: &Event<'_>) -> Fate {
         match event {
             Event::Published { connection, .. } => self.published(connection, event),

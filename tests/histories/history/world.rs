@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use captcha_worker::broker::local::LocalBroker;
-use captcha_worker::broker::topology::{Names, PARKS, Topology};
+use captcha_worker::broker::memory::MemoryBroker;
+use captcha_worker::broker::topology::{Names, RETRY_DELAYS, Topology};
 use captcha_worker::broker::{Broker, Session};
-use captcha_worker::domain::code::Overrides;
-use captcha_worker::domain::envelope::{Message, Properties};
+use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::guard;
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
-use captcha_worker::domain::pacing::PacingTable;
+use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::policy::Policy;
+use captcha_worker::domain::poll_schedule::PollSchedules;
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::domain::time::Timestamp;
 use captcha_worker::fleet::{Client, Egress, Order};
@@ -22,7 +22,7 @@ use captcha_worker::linger::Linger;
 use captcha_worker::simulator::{Control, Simulator, SimulatorConfig};
 use captcha_worker::solver::Solver;
 use captcha_worker::trace::Tracer;
-use captcha_worker::worker::{Clock, Dice, Drained, Limits, View, Worker, WorkerOptions};
+use captcha_worker::worker::{Clock, Drained, Limits, Rng, Worker, WorkerHandle, WorkerOptions};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::task::JoinHandle;
@@ -46,7 +46,7 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(45);
 /// A replica under way.
 pub(crate) struct Replica {
     pub(crate) name: String,
-    pub(crate) view: View,
+    pub(crate) view: WorkerHandle,
     pub(crate) road: Arc<Road>,
     pub(crate) drain: CancellationToken,
     pub(crate) handle: JoinHandle<Drained>,
@@ -61,7 +61,7 @@ impl Replica {
 
 /// The stage.
 pub(crate) struct World {
-    pub(crate) broker: LocalBroker,
+    pub(crate) broker: MemoryBroker,
     pub(crate) names: Names,
     pub(crate) simulator: Simulator,
     pub(crate) weather: Weather,
@@ -80,16 +80,16 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new(plan: &Plan, snares: Snares, chronicle: Chronicle) -> Self {
-        let broker = LocalBroker::starting_at(1_790_000_000);
+        let broker = MemoryBroker::starting_at(1_790_000_000);
         let names = Names::new("captcha");
         let topology = Topology::new(&names);
-        let publisher = Broker::Local(broker.named("publisher")).connect().await.expect("a session");
+        let publisher = Broker::Memory(broker.named("publisher")).connect().await.expect("a session");
         publisher.link().declare(&topology).await.expect("declared");
         let config = SimulatorConfig { seed: plan.seed, ..SimulatorConfig::default() };
         let books = Arc::new(std::sync::Mutex::new(Ledger::new(names.clone(), plan, chronicle.began())));
         let witness =
             BrokerWitness { books: Arc::clone(&books), snares: snares.clone(), chronicle: chronicle.clone() };
-        broker.set_witness(Arc::new(witness));
+        broker.set_observer(Arc::new(witness));
         let clock = |skew: &i64| {
             let epoch = Timestamp::from_millis(EPOCH.as_millis() + skew);
             (Clock::runtime_since(epoch, chronicle.began()), *skew)
@@ -148,12 +148,12 @@ impl World {
         WorkerOptions {
             // As by default: what waits together is a history of its own.
             linger: Linger::every(Duration::from_millis(10)),
-            broker: Broker::Local(self.broker.named(name)),
+            broker: Broker::Memory(self.broker.named(name)),
             solver: Solver::with_transport("simulator-key".into(), Arc::clone(road) as _),
             names: self.names.clone(),
             declare_topology: true,
             rules: Rules {
-                pacing: PacingTable { default: plan.pacing, by_type: BTreeMap::new() },
+                pacing: PollSchedules { default: plan.pacing, by_type: BTreeMap::new() },
                 overrides: Overrides::default(),
                 capacity_timeout: CAPACITY_TIMEOUT,
                 transient_timeout: TRANSIENT_TIMEOUT,
@@ -177,7 +177,7 @@ impl World {
             drain_timeout: DRAIN,
             reply_to_prefix: String::new(),
             clock: self.clocks[place].0.clone(),
-            dice: Dice::seeded(dice),
+            dice: Rng::seeded(dice),
             tracer: Tracer::off(),
         }
     }
@@ -204,13 +204,13 @@ impl World {
 
     /// An operator's order to the fleet, given in the background.
     pub(crate) fn order(&self, order: Order, seed: u64) {
-        let (broker, names) = (Broker::Local(self.broker.named("operator")), self.names.clone());
+        let (broker, names) = (Broker::Memory(self.broker.named("operator")), self.names.clone());
         let (chronicle, operator) = (self.chronicle.clone(), Arc::clone(&self.operator));
         tokio::spawn(async move {
             let _turn = operator.lock().await;
             // As a person does: again, until it is done.
             for attempt in 0..20 {
-                let Ok(mut client) = Client::connect(&broker, &names, Dice::seeded(seed + attempt)).await
+                let Ok(mut client) = Client::connect(&broker, &names, Rng::seeded(seed + attempt)).await
                 else {
                     tokio::time::sleep(Duration::from_secs(5)).await;
                     continue;
@@ -271,7 +271,7 @@ impl World {
     /// Messages that are neither outcomes nor dead letters, whoever holds them.
     pub(crate) fn unfinished(&self) -> usize {
         let fixed = [self.names.jobs(), self.names.tickets()];
-        let parked = PARKS.iter().map(|park| self.names.retry(*park));
+        let parked = RETRY_DELAYS.iter().map(|park| self.names.retry(*park));
         fixed.into_iter().chain(parked).map(|queue| self.broker.queue_total(&queue)).sum()
     }
 

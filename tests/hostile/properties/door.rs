@@ -4,12 +4,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use captcha_worker::domain::call::TaskId;
 use captcha_worker::domain::class::Class;
-use captcha_worker::domain::envelope::{Message, wire_size};
 use captcha_worker::domain::fault::{Fault, Stage};
 use captcha_worker::domain::history::{
     HISTORY_HEADER, History, MAX_HEADER, MAX_PUBLISHERS_HEADERS, publishers_headers,
 };
-use captcha_worker::domain::job::{Job, JobBody, MAX_DEPTH, MAX_ID, NotAJob};
+use captcha_worker::domain::job::{Job, JobBody, MAX_DEPTH, MAX_ID, RejectedMessage};
+use captcha_worker::domain::message::{Message, wire_size};
 use captcha_worker::domain::outcome::{self, Finish, Outcome};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::ticket::{self, Kept};
@@ -17,7 +17,7 @@ use captcha_worker::domain::trace::{carry_on, parent};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::letter::{Letter, died_in};
+use super::letter::{DeadLetter, died_in};
 use super::{MAX_DESCRIPTION, NOW};
 
 const RETRY_PREFIX: &str = "captcha.retry.";
@@ -28,7 +28,7 @@ const FRAME: usize = 64 * 1024;
 
 /// The property.
 pub(crate) fn holds(input: &[u8]) {
-    let sent = Letter::read(input).message();
+    let sent = DeadLetter::read(input).message();
     let policy = policy();
     let history = History::of_job(&sent.properties.headers, RETRY_PREFIX, NOW);
     if let Ok(Some(history)) = &history {
@@ -67,13 +67,13 @@ pub(crate) fn policy() -> Policy {
 fn is_told(fault: &Fault) {
     assert!(!fault.code.is_empty() && !fault.description.is_empty(), "{fault:?}");
     assert!(fault.description.len() <= MAX_DESCRIPTION, "a description of {} bytes", fault.description.len());
-    assert_eq!(fault.stage, Stage::Door);
+    assert_eq!(fault.stage, Stage::Admission);
 }
 
 fn a_believed_history_is_read_again(history: &History) {
     let text = history.to_header();
     assert!(text.as_text().is_some_and(|text| text.len() <= MAX_HEADER), "what was believed once is again");
-    let mut headers = captcha_worker::domain::envelope::Headers::new();
+    let mut headers = captcha_worker::domain::message::Headers::new();
     headers.insert("x-death".to_owned(), died_in("captcha.retry.5s"));
     headers.insert(HISTORY_HEADER.to_owned(), text);
     assert_eq!(History::of_job(&headers, RETRY_PREFIX, NOW).as_ref(), Ok(&Some(history.clone())));
@@ -202,7 +202,7 @@ fn ends_whole(job: &Job, history: &History) {
 }
 
 /// What is no job is in its outcome whole, and can be sent again.
-fn is_kept(refused: &NotAJob) {
+fn is_kept(refused: &RejectedMessage) {
     is_told(&refused.fault);
     assert!((1..=MAX_ID).contains(&refused.id.len()), "an id of {} bytes", refused.id.len());
     let by = Finish { worker: "w", now: NOW };

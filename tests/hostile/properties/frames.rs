@@ -7,7 +7,7 @@ use std::task::Poll;
 use amq_protocol::frame::{AMQPFrame, parse_frame};
 use amq_protocol::types::AMQPValue;
 use captcha_worker::broker::amqp::filter::{Filter, FrameMax, MAX_DEPTH};
-use captcha_worker::domain::fault::codes;
+use captcha_worker::domain::fault::local_code;
 use captcha_worker::domain::unreadable::UNREADABLE_HEADER;
 
 /// As small as a frame may be made, so that inputs of the fuzzer's size are beyond it too.
@@ -109,7 +109,8 @@ pub(crate) fn holds(input: &[u8]) {
             may_be_deep || hostile.len() > FRAME || parse_frame(&hostile[..]).is_err(),
             "in vain: {said}"
         );
-        let codes = [codes::PROPERTIES_NOT_UTF8, codes::HEADERS_UNREADABLE, codes::HEADERS_TOO_LARGE];
+        let codes =
+            [local_code::PROPERTIES_NOT_UTF8, local_code::HEADERS_UNREADABLE, local_code::HEADERS_TOO_LARGE];
         assert!(said.len() < 1_000 && codes.iter().any(|code| said.starts_with(code)), "{said}");
     }
     // A delivery to an odd key says so, whatever comes with it.

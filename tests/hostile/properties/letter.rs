@@ -3,10 +3,10 @@
 //! Lines of `name: value` until an empty line, then the body: any bytes. Where there is no empty line, all of it is the body. Every input is
 //! a letter.
 
-use captcha_worker::domain::envelope::{Headers, Message, Properties, Value};
+use captcha_worker::domain::message::{Headers, Message, Properties, Value};
 
 /// Names and values, and a body.
-pub(crate) struct Letter<'a> {
+pub(crate) struct DeadLetter<'a> {
     lines: Vec<(&'a [u8], &'a [u8])>,
     /// The body.
     pub(crate) body: &'a [u8],
@@ -15,7 +15,7 @@ pub(crate) struct Letter<'a> {
 /// Levels that a header's arrays may nest: no frame holds more, and the wire's reader has its own bound.
 const MAX_NESTING: usize = 1_000;
 
-impl<'a> Letter<'a> {
+impl<'a> DeadLetter<'a> {
     /// Reads any bytes.
     pub(crate) fn read(input: &'a [u8]) -> Self {
         let Some((head, body)) = parted(input) else {

@@ -1,7 +1,7 @@
 //! What must hold for any bytes at all: the one place where it is written down, for the fuzz targets (fuzz/) and for `make test` alike.
 //!
 //! Each property takes an input of bytes and panics where something does not hold. An input is a
-//! [`Letter`], or for `frames` a piece of AMQP.
+//! [`DeadLetter`], or for `frames` a piece of AMQP.
 
 pub(crate) mod door;
 pub(crate) mod frames;

@@ -4,9 +4,9 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::call::{Accepted, CallError, TaskId, TaskState};
-use captcha_worker::domain::code::Overrides;
-use captcha_worker::domain::fault::{Stage, charge_of, is_wrong_id, judge};
+use captcha_worker::domain::fault::{Stage, charge_of, classify, is_wrong_id};
 use captcha_worker::solver::{
     Mask, RawReply, Solver, Transport, TransportError,
     wire::{self, MAX_CODE, MAX_DESCRIPTION, MAX_RETRY_AFTER},
@@ -17,7 +17,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::letter::Letter;
+use super::letter::DeadLetter;
 
 /// Keys that an API may echo: a plain one, and one that looks otherwise inside JSON.
 pub(crate) const KEYS: [&str; 2] = ["planted-0123456789abcdef__nocache", r#"pl"anted\key/7"#];
@@ -26,7 +26,7 @@ pub(crate) const KEY_HERE: &str = "%KEY%";
 
 /// The property.
 pub(crate) fn holds(input: &[u8]) {
-    let letter = Letter::read(input);
+    let letter = DeadLetter::read(input);
     let status = letter.text("status").and_then(|text| text.trim().parse().ok()).unwrap_or(200);
     let retry_after = letter.text("retry-after").and_then(wire::read_retry_after);
     assert!(retry_after.is_none_or(|wait| wait <= MAX_RETRY_AFTER));
@@ -83,7 +83,7 @@ fn errors_are_bounded_and_tell_no_key<T: Debug>(end: &Result<T, CallError>, key:
         CallError::NeverSent(_) => panic!("an answer came, so it was sent"),
     }
     for (stage, own_proxy) in [(Stage::Submit, false), (Stage::Poll, true)] {
-        let fault = judge(error, stage, own_proxy, &Overrides::default());
+        let fault = classify(error, stage, own_proxy, &Overrides::default());
         assert!(!fault.code.is_empty(), "a fault has a code: {error:?}");
         assert!(!fault.description.contains(key) && !fault.code.contains(key));
         let _ = (fault.reason(), fault.bans_proxy(), charge_of(error), is_wrong_id(error));

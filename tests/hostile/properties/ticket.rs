@@ -1,19 +1,19 @@
 //! The ticket queue: what no worker has written is given back whole, and what a worker takes on can be handed on.
 
 use captcha_worker::domain::call::TaskId;
-use captcha_worker::domain::envelope::wire_size;
-use captcha_worker::domain::fault::codes;
+use captcha_worker::domain::fault::local_code;
 use captcha_worker::domain::history::{MAX_ATTEMPTS, MAX_PUBLISHERS_HEADERS, publishers_headers};
-use captcha_worker::domain::job::{MAX_ID, NotAJob};
+use captcha_worker::domain::job::{MAX_ID, RejectedMessage};
+use captcha_worker::domain::message::wire_size;
 use captcha_worker::domain::outcome::{self, Finish};
 use captcha_worker::domain::ticket::{self, Kept, TICKET_HEADER};
 
-use super::letter::Letter;
+use super::letter::DeadLetter;
 use super::{MAX_DESCRIPTION, NOW, door};
 
 /// The property.
 pub(crate) fn holds(input: &[u8]) {
-    let sent = Letter::read(input).message();
+    let sent = DeadLetter::read(input).message();
     match ticket::read(sent.clone(), NOW) {
         Ok(kept @ Kept::Open { .. }) => {
             is_handed_on(&kept, &sent.body);
@@ -35,10 +35,10 @@ pub(crate) fn holds(input: &[u8]) {
         Err(refusal) => {
             let (fault, message) = *refusal;
             assert_eq!(message, sent, "what is refused is given back as it came");
-            assert_eq!(fault.code, codes::NOT_A_TICKET);
+            assert_eq!(fault.code, local_code::NOT_A_TICKET);
             assert!(fault.description.len() <= MAX_DESCRIPTION);
             let id = message.properties.message_id.clone().unwrap_or_else(|| "fresh".to_owned());
-            let refused = NotAJob { id, task_type: None, fault, message };
+            let refused = RejectedMessage { id, task_type: None, fault, message };
             let outcome = outcome::refused(&refused, NOW, Finish { worker: "w", now: NOW });
             door::is_publishable(&outcome, &sent.body);
         }

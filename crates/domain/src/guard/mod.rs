@@ -18,28 +18,28 @@
 //! may do ([`Permit`]). Nothing here does I/O or reads a clock.
 
 mod answer_share;
-mod due;
-mod learn;
+mod json;
 mod permit;
 mod reason;
+mod schedule;
 mod spend;
 mod state;
 #[cfg(test)]
 mod tests;
-mod told;
+mod transition;
 
 use std::time::Duration;
 
 pub use answer_share::AnswerShare;
-pub use due::Pressure;
-pub use learn::{CanaryEnd, News, ProbeEnd};
+pub use json::as_json;
 pub use permit::{Jobs, Permit, Polls};
 pub use reason::{Reason, Schedule, Stops};
+pub use schedule::Pressure;
 pub use spend::Spending;
 pub use state::{
     Doubt, Funds, KeyStanding, Keys, MAX_PROXIES, Paused, Phase, Quarantined, State, Trip, VERSION,
 };
-pub use told::told;
+pub use transition::{CanaryEnd, GuardEvent, ProbeEnd};
 
 /// The operator's settings, as far as they decide about the account.
 #[derive(Debug, Clone, PartialEq)]

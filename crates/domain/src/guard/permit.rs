@@ -2,7 +2,7 @@
 
 use super::reason::Reason;
 use super::state::{KeyStanding, Phase, State};
-use crate::mark::Mark;
+use crate::fingerprint::Fingerprint;
 use crate::time::Timestamp;
 
 /// How many jobs a replica may submit.
@@ -58,7 +58,7 @@ impl Permit {
 
     /// The permit under a state.
     #[must_use]
-    pub fn under(state: &State, leads: bool, key: &Mark) -> Self {
+    pub fn under(state: &State, leads: bool, key: &Fingerprint) -> Self {
         if state.phase == Phase::Probing && state.keys.good.is_empty() {
             return Self::NOTHING;
         }
@@ -68,7 +68,7 @@ impl Permit {
             return Self { tickets: waits, ..Self::NOTHING };
         }
         let jobs = match state.phase {
-            Phase::Open => Jobs::All,
+            Phase::Active => Jobs::All,
             Phase::Canary if leads => Jobs::Canary,
             Phase::Probing | Phase::Tripped | Phase::Canary => Jobs::None,
         };
@@ -78,7 +78,7 @@ impl Permit {
             Some(_) | None => Polls::All,
         };
         let polls = match state.phase {
-            Phase::Open | Phase::Canary => sound,
+            Phase::Active | Phase::Canary => sound,
             Phase::Probing => Polls::None,
             Phase::Tripped if state.tripped().is_some_and(|trip| !trip.reason.stops().polls) => sound,
             Phase::Tripped => Polls::None,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::learn::Looked;
+use super::transition::Looked;
 use super::{Funds, Reason, Rules, State};
 use crate::time::Timestamp;
 

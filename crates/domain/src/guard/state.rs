@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::reason::Reason;
-use crate::mark::Mark;
-use crate::pacing::MAX_AGE;
+use crate::fingerprint::Fingerprint;
+use crate::poll_schedule::MAX_AGE;
 use crate::time::Timestamp;
 
 /// Two leaders' clocks differ by less; what is further ahead was written by a clock that has been set back since.
@@ -29,18 +29,18 @@ pub enum Phase {
     /// The API answers well again: the leader is to submit one job.
     Canary,
     /// It may be used.
-    Open,
+    Active,
 }
 
 impl Phase {
     /// Every phase.
-    pub const ALL: [Phase; 4] = [Phase::Probing, Phase::Tripped, Phase::Canary, Phase::Open];
+    pub const ALL: [Phase; 4] = [Phase::Probing, Phase::Tripped, Phase::Canary, Phase::Active];
 
     /// The higher, the less is allowed.
     #[must_use]
     pub fn caution(self) -> u8 {
         match self {
-            Phase::Open => 0,
+            Phase::Active => 0,
             Phase::Canary => 1,
             Phase::Probing => 2,
             Phase::Tripped => 3,
@@ -54,7 +54,7 @@ impl Phase {
             Phase::Probing => "probing",
             Phase::Tripped => "tripped",
             Phase::Canary => "canary",
-            Phase::Open => "open",
+            Phase::Active => "active",
         }
     }
 }
@@ -91,9 +91,9 @@ pub struct Paused {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keys {
     /// Taken.
-    pub good: Vec<Mark>,
+    pub good: Vec<Fingerprint>,
     /// Refused, and not asked again but by the schedule or an operator's word.
-    pub refused: Vec<Mark>,
+    pub refused: Vec<Fingerprint>,
 }
 
 /// What is known of a replica's key.
@@ -110,7 +110,7 @@ pub enum KeyStanding {
 impl Keys {
     /// What is known of a key.
     #[must_use]
-    pub fn standing(&self, key: &Mark) -> KeyStanding {
+    pub fn standing(&self, key: &Fingerprint) -> KeyStanding {
         if self.good.contains(key) {
             KeyStanding::Good
         } else if self.refused.contains(key) {
@@ -121,7 +121,7 @@ impl Keys {
     }
 
     /// The API has taken it; whether that is news.
-    pub(super) fn accept(&mut self, key: &Mark) -> bool {
+    pub(super) fn accept(&mut self, key: &Fingerprint) -> bool {
         let news = self.standing(key) != KeyStanding::Good;
         if news {
             self.refused.retain(|other| other != key);
@@ -130,7 +130,7 @@ impl Keys {
         news
     }
 
-    pub(super) fn refuse(&mut self, key: &Mark) {
+    pub(super) fn refuse(&mut self, key: &Fingerprint) {
         self.good.retain(|other| other != key);
         if !self.refused.contains(key) {
             remember(&mut self.refused, key);
@@ -138,7 +138,7 @@ impl Keys {
     }
 }
 
-fn remember(keys: &mut Vec<Mark>, key: &Mark) {
+fn remember(keys: &mut Vec<Fingerprint>, key: &Fingerprint) {
     if keys.len() >= MAX_KEYS {
         keys.remove(0);
     }
@@ -163,7 +163,7 @@ pub struct Funds {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
     /// Its mark.
-    pub proxy: Mark,
+    pub proxy: Fingerprint,
     /// Until when.
     pub until: Timestamp,
 }
@@ -286,7 +286,7 @@ impl State {
     #[must_use]
     pub fn tripped(&self) -> Option<&Trip> {
         match self.phase {
-            Phase::Probing | Phase::Open => None,
+            Phase::Probing | Phase::Active => None,
             Phase::Tripped | Phase::Canary => self.trip.as_ref(),
         }
     }
@@ -294,7 +294,7 @@ impl State {
     /// Whether somebody may ask for tasks, so that answers say something about them.
     #[must_use]
     pub fn may_be_asked(&self) -> bool {
-        matches!(self.phase, Phase::Open | Phase::Canary)
+        matches!(self.phase, Phase::Active | Phase::Canary)
     }
 
     /// Whether a task that was accepted then is one that the API may have forgotten.
@@ -317,18 +317,18 @@ impl State {
     }
 
     /// The proxies in quarantine. The record keeps those that are out of it until the next one comes in.
-    pub fn quarantined(&self, now: Timestamp) -> impl Iterator<Item = &Mark> {
+    pub fn quarantined(&self, now: Timestamp) -> impl Iterator<Item = &Fingerprint> {
         self.quarantine.iter().filter(move |entry| entry.until > now).map(|entry| &entry.proxy)
     }
 
     /// Whether a proxy is in quarantine.
     #[must_use]
-    pub fn quarantines(&self, proxy: &Mark, now: Timestamp) -> bool {
+    pub fn quarantines(&self, proxy: &Fingerprint, now: Timestamp) -> bool {
         self.quarantined(now).any(|quarantined| quarantined == proxy)
     }
 
     /// Puts a proxy into quarantine.
-    pub(super) fn isolate(&mut self, proxy: &Mark, until: Timestamp, now: Timestamp) {
+    pub(super) fn isolate(&mut self, proxy: &Fingerprint, until: Timestamp, now: Timestamp) {
         self.quarantine.retain(|entry| entry.until > now && entry.proxy != *proxy);
         if self.quarantine.len() >= MAX_PROXIES {
             self.quarantine.remove(0);

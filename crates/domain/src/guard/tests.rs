@@ -1,14 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::mark::Mark;
+use crate::fingerprint::Fingerprint;
 use crate::time::Timestamp;
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn key() -> Mark {
-    Mark::of_key("the fleet's key")
+fn key() -> Fingerprint {
+    Fingerprint::of_key("the fleet's key")
 }
 
 /// What the account behind the API is like.
@@ -34,7 +34,7 @@ impl Scene {
         Self { state, rules: Rules::default(), now: START, account, calls: Vec::new() }
     }
 
-    fn learn(&mut self, news: News<'_>) -> bool {
+    fn learn(&mut self, news: GuardEvent<'_>) -> bool {
         let before = self.state.clone();
         let changed = self.state.learn(news, &self.rules, self.now);
         assert_eq!(changed, self.state != before);
@@ -71,34 +71,34 @@ impl Scene {
     /// The leader does what is due; `dies`: it does not live to see the end of its call.
     fn duty(&mut self, dies: bool) {
         if self.state.doubt_is_over(self.now) {
-            self.learn(News::DoubtfulTasks { lost: false });
+            self.learn(GuardEvent::DoubtfulTasks { lost: false });
         }
         if self.state.probe_due(&self.rules, Pressure::default(), self.now).is_some_and(|at| at <= self.now) {
-            self.learn(News::ProbeBegins);
+            self.learn(GuardEvent::ProbeBegins);
             self.calls.push(self.now);
             if dies {
-                self.learn(News::TookOver);
+                self.learn(GuardEvent::TookOver);
                 return;
             }
             let (key, end) = (key(), self.probe_end());
-            self.learn(News::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
+            self.learn(GuardEvent::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
         }
         if self.state.phase == Phase::Canary {
             let (key, end, term) = (key(), self.canary_end(), self.state.term);
             self.calls.push(self.now);
-            self.learn(News::Canary(end, term, &key));
+            self.learn(GuardEvent::Canary(end, term, &key));
         }
     }
 
     fn refused(&mut self, reason: Reason, term: u64) -> bool {
         let key = key();
-        self.learn(News::Refused { reason, key: &key, term, peers: false })
+        self.learn(GuardEvent::Refused { reason, key: &key, term, peers: false })
     }
 
     fn open() -> Self {
         let mut scene = Self::new(Account::Good);
         scene.duty(false);
-        assert_eq!(scene.state.phase, Phase::Open);
+        assert_eq!(scene.state.phase, Phase::Active);
         scene
     }
 
@@ -113,13 +113,13 @@ impl Scene {
 fn a_new_fleet_asks_for_the_balance_then_submits_one_job_and_then_all() {
     let mut scene = Scene::new(Account::Good);
     assert_eq!(Permit::under(&scene.state, true, &key()), Permit::NOTHING);
-    scene.learn(News::ProbeBegins);
+    scene.learn(GuardEvent::ProbeBegins);
     let (key, end) = (key(), scene.probe_end());
-    scene.learn(News::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
+    scene.learn(GuardEvent::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
     assert_eq!(Permit::under(&scene.state, true, &key).jobs, Jobs::Canary);
     assert_eq!(Permit::under(&scene.state, false, &key).jobs, Jobs::None, "the leader alone");
     let term = scene.state.term;
-    scene.learn(News::Canary(CanaryEnd::Passed, term, &key));
+    scene.learn(GuardEvent::Canary(CanaryEnd::Passed, term, &key));
     assert_eq!(Permit::under(&scene.state, false, &key), Permit::ALL);
 }
 
@@ -128,10 +128,10 @@ fn a_refusal_of_a_call_that_began_before_the_account_was_mended_is_old_news() {
     let mut scene = Scene::open();
     let old = scene.state.term;
     assert!(scene.refused(Reason::KeyInvalid, old));
-    scene.learn(News::Resume("1"));
+    scene.learn(GuardEvent::Resume("1"));
     scene.after(MINUTE);
     scene.duty(false);
-    assert_eq!(scene.state.phase, Phase::Open);
+    assert_eq!(scene.state.phase, Phase::Active);
     assert!(!scene.refused(Reason::KeyInvalid, old));
 }
 
@@ -155,15 +155,15 @@ fn without_money_only_a_higher_balance_opens_the_account_again() {
     let key = key();
     let told = |scene: &mut Scene, amount: f64| {
         scene.after(Duration::from_secs(700));
-        scene.learn(News::ProbeBegins);
+        scene.learn(GuardEvent::ProbeBegins);
         let end = ProbeEnd::Balance { text: amount.to_string(), amount };
-        scene.learn(News::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
+        scene.learn(GuardEvent::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
         scene.state.phase
     };
     assert_eq!(told(&mut scene, 0.0), Phase::Tripped);
     assert_eq!(told(&mut scene, 0.0005), Phase::Canary, "there is some now");
     let term = scene.state.term;
-    scene.learn(News::Canary(CanaryEnd::Refused(Reason::NoFunds), term, &Mark::of_key("k")));
+    scene.learn(GuardEvent::Canary(CanaryEnd::Refused(Reason::NoFunds), term, &Fingerprint::of_key("k")));
     assert_eq!(told(&mut scene, 0.0005), Phase::Tripped, "too little for a job, as has been seen");
     assert_eq!(told(&mut scene, 2.0), Phase::Canary);
 }
@@ -184,7 +184,7 @@ fn the_balance_is_looked_at_sooner_while_it_runs_out() {
     for amount in [1_000.0, 400.0, 160.0] {
         scene.after(MINUTE);
         let end = ProbeEnd::Balance { text: amount.to_string(), amount };
-        scene.learn(News::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
+        scene.learn(GuardEvent::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
     }
     let due = scene.state.probe_due(&scene.rules, Pressure::default(), scene.now).expect("it is open");
     assert!((5..10).contains(&due.since(scene.now).as_secs()), "{due} at {}", scene.now);
@@ -194,22 +194,22 @@ fn the_balance_is_looked_at_sooner_while_it_runs_out() {
 fn a_pause_stops_submissions_alone_and_what_is_found_out_meanwhile_stays() {
     let mut scene = Scene::open();
     let paused = Paused { reason: Some("why".to_owned()), by: "ops".to_owned(), since: scene.now };
-    scene.learn(News::Pause(paused, "1"));
+    scene.learn(GuardEvent::Pause(paused, "1"));
     let permit = Permit::under(&scene.state, true, &key());
     assert_eq!((permit.jobs, permit.polls), (Jobs::None, Polls::All));
     let term = scene.state.term;
     scene.refused(Reason::KeyInvalid, term);
     assert_eq!(scene.state.reasons(), [Reason::KeyInvalid, Reason::Operator]);
-    scene.learn(News::Resume("2"));
+    scene.learn(GuardEvent::Resume("2"));
     assert_eq!(scene.state.reasons(), [Reason::KeyInvalid]);
 }
 
 #[test]
 fn a_key_refused_to_one_replica_while_others_work_concerns_that_replica_alone() {
     let mut scene = Scene::open();
-    let (good, odd, term) = (key(), Mark::of_key("another"), scene.state.term);
-    scene.learn(News::Refused { reason: Reason::KeyInvalid, key: &odd, term, peers: true });
-    assert_eq!(scene.state.phase, Phase::Open);
+    let (good, odd, term) = (key(), Fingerprint::of_key("another"), scene.state.term);
+    scene.learn(GuardEvent::Refused { reason: Reason::KeyInvalid, key: &odd, term, peers: true });
+    assert_eq!(scene.state.phase, Phase::Active);
     assert_eq!(Permit::under(&scene.state, false, &odd), Permit::NOTHING);
     assert_eq!(Permit::under(&scene.state, false, &good), Permit::ALL);
 }
@@ -221,20 +221,20 @@ fn tasks_in_doubt_are_asked_for_by_the_leader_alone_and_by_nobody_once_they_are_
     let term = scene.state.term;
     scene.refused(Reason::WrongIds, term);
     scene.after(MINUTE);
-    scene.learn(News::ProbeBegins);
+    scene.learn(GuardEvent::ProbeBegins);
     let (key, end) = (key(), scene.probe_end());
-    scene.learn(News::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
+    scene.learn(GuardEvent::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
     let polls = |leads| Permit::under(&scene.state, leads, &key).polls;
     assert_eq!((polls(true), polls(false)), (Polls::All, Polls::Since(tripped_at)));
     assert!(polls(false).allow(scene.now));
     let term = scene.state.term;
-    scene.learn(News::Canary(CanaryEnd::Passed, term, &key));
+    scene.learn(GuardEvent::Canary(CanaryEnd::Passed, term, &key));
     assert!(scene.state.doubts(START) || tripped_at == START, "work goes on, and they are still in doubt");
     let mut cleared = scene.state.clone();
-    scene.learn(News::DoubtfulTasks { lost: true });
+    scene.learn(GuardEvent::DoubtfulTasks { lost: true });
     let polls = |leads| Permit::under(&scene.state, leads, &key).polls;
     assert_eq!((polls(true), polls(false)), (Polls::Since(tripped_at), Polls::Since(tripped_at)));
-    cleared.learn(News::DoubtfulTasks { lost: false }, &scene.rules, scene.now);
+    cleared.learn(GuardEvent::DoubtfulTasks { lost: false }, &scene.rules, scene.now);
     assert_eq!(Permit::under(&cleared, false, &key), Permit::ALL);
 }
 
@@ -249,7 +249,7 @@ fn a_key_that_is_refused_once_among_good_answers_is_looked_at_within_seconds_and
             flash.after(Duration::from_secs(1));
             flash.duty(false);
         });
-        assert_eq!(flash.state.phase, Phase::Open, "{reason}");
+        assert_eq!(flash.state.phase, Phase::Active, "{reason}");
 
         let mut revoked = Scene::open();
         let term = revoked.state.term;
@@ -281,7 +281,7 @@ fn a_firewalls_word_makes_the_leader_look_at_once_and_stops_nobody() {
 fn an_api_that_told_a_balance_before_and_answers_nonsense_now_is_down() {
     let mut scene = Scene::open();
     let (key, end) = (key(), ProbeEnd::Unsupported);
-    scene.learn(News::Probed { key: &key, end, term: u64::MAX, suspected: true, peers: false });
+    scene.learn(GuardEvent::Probed { key: &key, end, term: u64::MAX, suspected: true, peers: false });
     assert_eq!(scene.state.reasons(), [Reason::ProviderDown]);
 }
 
@@ -289,9 +289,9 @@ fn an_api_that_told_a_balance_before_and_answers_nonsense_now_is_down() {
 fn an_account_of_which_nobody_has_heard_for_long_is_looked_at_by_a_new_leader() {
     let mut scene = Scene::open();
     scene.after(MINUTE);
-    assert!(!scene.learn(News::TookOver));
+    assert!(!scene.learn(GuardEvent::TookOver));
     scene.after(MINUTE * 10);
-    scene.learn(News::TookOver);
+    scene.learn(GuardEvent::TookOver);
     assert_eq!(scene.state.phase, Phase::Probing);
 }
 
@@ -301,7 +301,7 @@ fn a_look_that_began_before_the_account_tripped_opens_nothing() {
     let (key, before) = (key(), scene.state.term);
     scene.refused(Reason::KeyInvalid, before);
     let end = scene.probe_end();
-    scene.learn(News::Probed { key: &key, end, term: before, suspected: false, peers: false });
+    scene.learn(GuardEvent::Probed { key: &key, end, term: before, suspected: false, peers: false });
     assert_eq!(scene.state.reasons(), [Reason::KeyInvalid]);
 }
 
@@ -312,7 +312,7 @@ fn a_look_that_finds_something_else_has_the_last_word() {
     scene.refused(Reason::IpBanned, term);
     scene.after(scene.rules.ban_pause);
     let end = ProbeEnd::Refused(Reason::KeyInvalid);
-    scene.learn(News::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
+    scene.learn(GuardEvent::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
     assert_eq!(scene.state.reasons(), [Reason::KeyInvalid], "the ban is over, and what earned it is not");
     let due = scene.state.probe_due(&scene.rules, Pressure::default(), scene.now).expect("it is tripped");
     assert!(due >= scene.now.plus(MINUTE));
@@ -338,8 +338,14 @@ fn an_unknown_key_is_not_tried_before_its_time_where_another_reason_stands() {
 fn one_unanswered_look_stops_nothing_until_replicas_find_the_same() {
     let mut scene = Scene::open();
     let key = key();
-    for (suspected, phase) in [(false, Phase::Open), (true, Phase::Tripped)] {
-        scene.learn(News::Probed { key: &key, end: ProbeEnd::Down, term: u64::MAX, suspected, peers: false });
+    for (suspected, phase) in [(false, Phase::Active), (true, Phase::Tripped)] {
+        scene.learn(GuardEvent::Probed {
+            key: &key,
+            end: ProbeEnd::Down,
+            term: u64::MAX,
+            suspected,
+            peers: false,
+        });
         assert_eq!(scene.state.phase, phase);
     }
     assert_eq!(scene.state.reasons(), [Reason::ProviderDown]);
@@ -372,15 +378,15 @@ impl Scene {
         match event {
             Event::Wait(seconds) => self.after(Duration::from_secs(*seconds)),
             Event::Duty { dies } => self.duty(*dies),
-            Event::TookOver => drop(self.learn(News::TookOver)),
+            Event::TookOver => drop(self.learn(GuardEvent::TookOver)),
             Event::Met(reason) => {
                 let term = self.state.term;
                 self.refused(*reason, term);
             }
-            Event::Resume => drop(self.learn(News::Resume("r"))),
+            Event::Resume => drop(self.learn(GuardEvent::Resume("r"))),
             Event::Pause => {
                 let paused = Paused { reason: None, by: "ops".to_owned(), since: self.now };
-                self.learn(News::Pause(paused, "p"));
+                self.learn(GuardEvent::Pause(paused, "p"));
             }
         }
     }
@@ -438,13 +444,13 @@ proptest! {
         let mut scene = Scene::new(account);
         events.iter().for_each(|event| scene.happen(event));
         scene.account = Account::Good;
-        scene.learn(News::Resume("mended"));
+        scene.learn(GuardEvent::Resume("mended"));
         // The longest of all waits: a ban that was found still there again and again.
         for _ in 0..3_700 {
             scene.after(Duration::from_secs(1));
             scene.duty(false);
         }
-        prop_assert_eq!(scene.state.phase, Phase::Open);
+        prop_assert_eq!(scene.state.phase, Phase::Active);
         prop_assert_eq!(Permit::under(&scene.state, false, &key()), Permit::ALL);
     }
 }

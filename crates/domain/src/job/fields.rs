@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::super::fault::{Fault, codes};
+use super::super::fault::{Fault, local_code};
 
 /// Fields of a task that the policy judges by.
 const JUDGED: [&str; 2] = ["type", "websiteURL"];
@@ -105,9 +105,9 @@ fn read_object<'a, T>(
         // A well-formed value of another kind is a different mistake from a slip in the syntax.
         match serde_json::from_str::<IgnoredAny>(json) {
             Ok(_) if !is_object(json) => {
-                Fault::malformed(codes::NOT_AN_OBJECT, "the body is JSON but not an object")
+                Fault::malformed(local_code::NOT_AN_OBJECT, "the body is JSON but not an object")
             }
-            _ => Fault::malformed(codes::NOT_JSON, format!("the body is not JSON: {error}")),
+            _ => Fault::malformed(local_code::NOT_JSON, format!("the body is not JSON: {error}")),
         }
     })
 }

@@ -1,7 +1,7 @@
 //! A job, and the door that bytes must pass to become one.
 
+mod admission;
 mod body;
-mod door;
 mod fields;
 mod shape;
 
@@ -16,12 +16,12 @@ use memchr::{memchr, memmem};
 use serde_json::value::RawValue;
 
 use super::class::Class;
-use super::envelope::{Message, Properties};
-use super::fault::{Fault, Stage, codes};
-use super::mark::Mark;
+use super::fault::{Fault, Stage, local_code};
+use super::fingerprint::Fingerprint;
+use super::message::{Message, Properties};
 use super::policy::Policy;
 use super::time::Timestamp;
-use door::{Refused, check_task, place_of, read, task_of, type_of};
+use admission::{Refused, check_task, place_of, read, task_of, type_of};
 use fields::JobFields;
 
 pub use body::JobBody;
@@ -48,7 +48,7 @@ pub struct Job {
     /// The task names a proxy of the publisher's.
     pub own_proxy: bool,
     /// That proxy's mark, where the task gives it an address.
-    pub proxy: Option<Mark>,
+    pub proxy: Option<Fingerprint>,
     /// The publisher's properties. Of a ticket, the headers are the publisher's alone.
     pub properties: Properties,
     /// What a worker wrote of it, where it came as a ticket.
@@ -61,7 +61,7 @@ pub struct Job {
 
 /// A message that is no job, with what can be told of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NotAJob {
+pub struct RejectedMessage {
     /// The id, as far as it can be told.
     pub id: String,
     /// The task's type, as far as it can be told.
@@ -83,7 +83,7 @@ impl Job {
         message: &mut Message,
         policy: &Policy,
         fresh_id: impl FnOnce() -> String,
-    ) -> Result<Self, Box<NotAJob>> {
+    ) -> Result<Self, Box<RejectedMessage>> {
         let given = message.properties.message_id.clone().filter(|id| !id.is_empty() && id.len() <= MAX_ID);
         let id = given.unwrap_or_else(fresh_id);
         let judged = read(&message.body, &id, policy);
@@ -101,7 +101,9 @@ impl Job {
                 proxy: facts.proxy,
                 task_at: facts.task_at,
             }),
-            Err(Refused { id, task_type, fault }) => Err(Box::new(NotAJob { id, task_type, fault, message })),
+            Err(Refused { id, task_type, fault }) => {
+                Err(Box::new(RejectedMessage { id, task_type, fault, message }))
+            }
         }
     }
 
@@ -155,7 +157,7 @@ impl Job {
     /// # Errors
     /// What the door would say.
     pub fn recheck(&self, policy: &Policy) -> Result<(), Fault> {
-        let not_a_job = || Fault::malformed(codes::NOT_A_TICKET, "the ticket's body is not a job");
+        let not_a_job = || Fault::malformed(local_code::NOT_A_TICKET, "the ticket's body is not a job");
         let bytes = self.body.bytes();
         let text = std::str::from_utf8(&bytes).map_err(|_| not_a_job())?;
         let fields = JobFields::read(text).map_err(|_| not_a_job())?;
@@ -174,7 +176,7 @@ impl Job {
                 left.as_millis(),
                 least.as_millis()
             );
-            Fault::local(Class::Expired, codes::DEADLINE_UNREACHABLE, Stage::Submit, text)
+            Fault::local(Class::Expired, local_code::DEADLINE_UNREACHABLE, Stage::Submit, text)
         })
     }
 

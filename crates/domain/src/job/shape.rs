@@ -2,7 +2,7 @@
 
 use memchr::memchr2;
 
-use super::super::fault::{Fault, codes};
+use super::super::fault::{Fault, local_code};
 use crate::class::Class;
 use crate::fault::Stage;
 
@@ -58,7 +58,7 @@ fn all_digits(text: &[u8]) -> bool {
 
 /// Checks an image's base64 text: standard or URL-safe alphabet, padded or not, line breaks ignored, since decoders differ in these.
 pub(super) fn check_image(text: &str) -> Result<(), Fault> {
-    let fault = |code, what: String| Err(Fault::local(Class::Invalid, code, Stage::Door, what));
+    let fault = |code, what: String| Err(Fault::local(Class::Invalid, code, Stage::Admission, what));
     let (mut digits, mut padding) = (0_usize, 0_usize);
     let rest = match text.trim_end_matches('=') {
         plain if all_digits(plain.as_bytes()) => {
@@ -74,25 +74,25 @@ pub(super) fn check_image(text: &str) -> Result<(), Fault> {
             }
             b'=' => padding += 1,
             b'\r' | b'\n' | b' ' | b'\t' => {}
-            _ => return fault(codes::IMAGE_NOT_BASE64, "task.body is not base64".to_owned()),
+            _ => return fault(local_code::IMAGE_NOT_BASE64, "task.body is not base64".to_owned()),
         }
     }
     if digits % 4 == 1 || padding > 2 {
         return fault(
-            codes::IMAGE_NOT_BASE64,
+            local_code::IMAGE_NOT_BASE64,
             "task.body is not base64: its length is impossible".to_owned(),
         );
     }
     let bytes = digits / 4 * 3 + (digits % 4).saturating_sub(1);
     if bytes < *IMAGE_BYTES.start() {
         return fault(
-            codes::IMAGE_TOO_SMALL,
+            local_code::IMAGE_TOO_SMALL,
             format!("task.body is an image of {bytes} bytes; at least 100 are needed"),
         );
     }
     if bytes > *IMAGE_BYTES.end() {
         return fault(
-            codes::IMAGE_TOO_BIG,
+            local_code::IMAGE_TOO_BIG,
             format!("task.body is an image of {bytes} bytes; at most 50,000 are allowed"),
         );
     }

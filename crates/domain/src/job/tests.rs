@@ -3,9 +3,9 @@ use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 
 use super::*;
-use crate::envelope::Properties;
+use crate::message::Properties;
 
-fn read_with(body: &[u8], properties: Properties, domains: &[&str]) -> Result<Job, Box<NotAJob>> {
+fn read_with(body: &[u8], properties: Properties, domains: &[&str]) -> Result<Job, Box<RejectedMessage>> {
     let mut message = Message { body: body.to_vec().into(), properties, transient: false };
     Job::read(&mut message, &Policy::try_new(domains, &[]).unwrap(), || "fresh".to_owned())
 }

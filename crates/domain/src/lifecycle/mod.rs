@@ -23,15 +23,15 @@ use serde_json::value::RawValue;
 
 use super::call::{Accepted, CallError, TaskId, TaskState};
 use super::class::Class;
-use super::fault::{Fault, Stage, codes};
+use super::fault::{Fault, Stage, local_code};
 use super::history::History;
-use super::identity::Identity;
 use super::job::Job;
+use super::message_hash::MessageHash;
 use super::outcome::Task;
-use super::retry::Park;
+use super::retry_delay::RetryDelay;
 use super::time::Timestamp;
 
-pub use rules::{Ambiguous, Moment, Rules};
+pub use rules::{Ambiguous, DecisionInput, Rules};
 
 /// How the job came to hand, and so what is to be settled in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl OpenTask {
 
 /// A job at hand.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Case {
+pub struct JobRun {
     /// The job.
     pub job: Job,
     /// What it has been through.
@@ -136,7 +136,7 @@ pub enum Event {
     /// It would have been submitted now, but the door would no longer let it in.
     Refused(Fault),
     /// It would have been submitted now, but the API is known to have no slot for its type: it waits without a call.
-    Withheld(Fault),
+    Deferred(Fault),
     /// It would have been submitted now, but createTask is known to fail for its type: it waits without a call.
     TypeFailing,
 }
@@ -164,14 +164,14 @@ pub enum Action {
     /// Publish the outcome, then ack what came to hand.
     Settle(Verdict),
     /// Publish the job to a retry queue, then ack what came to hand.
-    Park(Park),
+    RetryDelay(RetryDelay),
     /// Return what came to hand to its queue, unchanged.
-    HandBack,
+    Requeue,
 }
 
 /// Where a job may come to be paid for once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Window {
+pub enum DoublePaymentRisk {
     /// (a): createTask was sent and not answered readably, and is sent again.
     AmbiguousSubmission,
     /// (g): a resubmission that the rules allow, of an unsolved or lost task.
@@ -184,7 +184,7 @@ pub struct Step {
     /// What to do.
     pub action: Action,
     /// A possible second payment, to be counted.
-    pub window: Option<Window>,
+    pub window: Option<DoublePaymentRisk>,
     /// A submission was paid in vain; how it ended.
     pub wasted: Option<Class>,
 }
@@ -200,12 +200,12 @@ impl Step {
         Action::Settle(Verdict::Failed(fault)).into()
     }
 
-    fn with_window(self, window: Window) -> Self {
+    fn with_window(self, window: DoublePaymentRisk) -> Self {
         Self { window: Some(window), ..self }
     }
 }
 
-impl Case {
+impl JobRun {
     /// A job that passed the door.
     #[must_use]
     pub fn of_job(job: Job, history: History) -> Self {
@@ -219,7 +219,7 @@ impl Case {
         history: History,
         task_id: TaskId,
         accepted_at: Timestamp,
-        at: &Moment<'_>,
+        at: &DecisionInput<'_>,
     ) -> Self {
         let task = Some(OpenTask::new(task_id, accepted_at, at.now, at.uptime));
         Self { job, history, origin: Origin::Ticket, task }
@@ -227,18 +227,18 @@ impl Case {
 
     /// By what its message is known when it is delivered again.
     #[must_use]
-    pub fn identity(&self) -> Identity {
-        Identity::of(&self.job)
+    pub fn identity(&self) -> MessageHash {
+        MessageHash::of(&self.job)
     }
 
     /// Moves the job on.
-    pub fn advance(&mut self, event: Event, at: &Moment<'_>) -> Step {
+    pub fn advance(&mut self, event: Event, at: &DecisionInput<'_>) -> Step {
         match (event, self.task.take()) {
             (Event::Taken, None) => self.before_submission(at),
             (Event::Submitted { sent_at, end }, None) => self.after_submission(sent_at, end, at),
             (Event::SubmissionsShut { for_the_account }, None) => self.held_back(for_the_account),
             (Event::Refused(fault), None) => Step::fail(fault),
-            (Event::Withheld(fault), None) => self.park_within(at.rules.capacity_timeout, fault, at),
+            (Event::Deferred(fault), None) => self.park_within(at.rules.capacity_timeout, fault, at),
             (Event::TypeFailing, None) => self.type_failing(at),
             (Event::TicketTaken { redelivered }, Some(task)) => self.ticket_at_hand(task, redelivered, at),
             (Event::Due, Some(task)) => self.poll_due(task, at),
@@ -250,8 +250,8 @@ impl Case {
                 self.task = task;
                 Step::fail(Fault::local(
                     Class::Poison,
-                    codes::PANIC,
-                    Stage::Door,
+                    local_code::PANIC,
+                    Stage::Admission,
                     format!("a bug: {} cannot happen to a job that is {}", event.name(), self.phase()),
                 ))
             }
@@ -268,7 +268,7 @@ impl Case {
         let wasted = self.task.as_ref().map(|_| Class::Expired);
         let step = Step::fail(Fault::local(
             Class::Expired,
-            codes::DEADLINE_PASSED,
+            local_code::DEADLINE_PASSED,
             stage,
             format!("the deadline {deadline} has passed"),
         ));
@@ -286,7 +286,7 @@ impl Event {
             Event::Answered { .. } => "the end of getTaskResult",
             Event::SubmissionsShut { .. } => "being held back from submission",
             Event::Refused(_) => "being refused",
-            Event::Withheld(_) => "being withheld",
+            Event::Deferred(_) => "being withheld",
             Event::TypeFailing => "being withheld since its type fails",
         }
     }

@@ -4,19 +4,24 @@ use std::time::Duration;
 
 use super::super::call::{CallError, TaskState};
 use super::super::class::Class;
-use super::super::fault::{Fault, Stage, codes, judge};
+use super::super::fault::{Fault, Stage, classify, local_code};
 use super::super::history::{Attempt, Ended, MAX_ATTEMPTS};
-use super::super::pacing::{self, Next};
-use super::{Action, Case, Moment, OpenTask, Step, Verdict, Window};
+use super::super::poll_schedule::{self, Next};
+use super::{Action, DecisionInput, DoublePaymentRisk, JobRun, OpenTask, Step, Verdict};
 
-impl Case {
-    pub(super) fn ticket_at_hand(&mut self, mut task: OpenTask, redelivered: bool, at: &Moment<'_>) -> Step {
+impl JobRun {
+    pub(super) fn ticket_at_hand(
+        &mut self,
+        mut task: OpenTask,
+        redelivered: bool,
+        at: &DecisionInput<'_>,
+    ) -> Step {
         let age = task.age(at.uptime);
         let mut wait_at_least = Duration::ZERO;
         if redelivered {
-            task.polls = pacing::assumed_polls(age);
+            task.polls = poll_schedule::assumed_polls(age);
             // An earlier owner may go on until its lease ends, and the API wants its polls apart from ours.
-            wait_at_least = pacing::HANDOVER_WAIT;
+            wait_at_least = poll_schedule::HANDOVER_WAIT;
         }
         let pace = at.rules.pacing.of(self.job.kind());
         // How much of its past it could be asked for in is not known here, and until its first poll nobody may ask for it. The API's own
@@ -29,12 +34,12 @@ impl Case {
         }
     }
 
-    pub(super) fn poll_due(&mut self, task: OpenTask, at: &Moment<'_>) -> Step {
+    pub(super) fn poll_due(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
         if self.job.is_late(at.now) {
             self.task = Some(task);
             return self.too_late(Stage::Poll);
         }
-        if task.age(at.uptime) >= pacing::MAX_AGE {
+        if task.age(at.uptime) >= poll_schedule::MAX_AGE {
             return self.no_more_polls(task, Next::Gone, at);
         }
         self.task = Some(OpenTask { polls: task.polls.saturating_add(1), ..task });
@@ -45,7 +50,7 @@ impl Case {
         &mut self,
         mut task: OpenTask,
         end: Result<TaskState, CallError>,
-        at: &Moment<'_>,
+        at: &DecisionInput<'_>,
     ) -> Step {
         match end {
             Ok(TaskState::Ready { solution, .. }) => {
@@ -57,13 +62,13 @@ impl Case {
                 self.ask_again(task, None, at)
             }
             Err(error) => {
-                let fault = judge(&error, Stage::Poll, self.job.own_proxy, &at.rules.overrides);
+                let fault = classify(&error, Stage::Poll, self.job.own_proxy, &at.rules.overrides);
                 self.poll_refused(task, fault, at)
             }
         }
     }
 
-    fn poll_refused(&mut self, mut task: OpenTask, fault: Fault, at: &Moment<'_>) -> Step {
+    fn poll_refused(&mut self, mut task: OpenTask, fault: Fault, at: &DecisionInput<'_>) -> Step {
         match fault.class {
             Class::Pending => {
                 task.unheard = None;
@@ -98,7 +103,12 @@ impl Case {
     }
 
     /// The task is paid and may still be answered, so its ticket is kept, and asked for again once the guard allows it.
-    fn poll_refused_for_the_account(&mut self, task: OpenTask, fault: &Fault, at: &Moment<'_>) -> Step {
+    fn poll_refused_for_the_account(
+        &mut self,
+        task: OpenTask,
+        fault: &Fault,
+        at: &DecisionInput<'_>,
+    ) -> Step {
         let pace = at.rules.pacing.of(self.job.kind());
         // That poll told nothing about the task, so the type's time-out does not end it: it is asked for once more, if it is kept so long.
         let next = pace.after_answer(
@@ -107,7 +117,7 @@ impl Case {
             task.polls,
             task.slower,
             fault.retry_after,
-            at.luck,
+            at.jitter,
         );
         match next {
             Next::After(wait) => self.wait(task, wait),
@@ -115,10 +125,10 @@ impl Case {
         }
     }
 
-    fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &Moment<'_>) -> Step {
+    fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &DecisionInput<'_>) -> Step {
         let pace = at.rules.pacing.of(self.job.kind());
         let (age, pursued) = (task.age(at.uptime), task.pursued(at.uptime));
-        match pace.after_answer(age, pursued, task.polls, task.slower, pause, at.luck) {
+        match pace.after_answer(age, pursued, task.polls, task.slower, pause, at.jitter) {
             Next::After(wait) => self.wait(task, wait),
             end @ (Next::Over | Next::Gone) => self.no_more_polls(task, end, at),
         }
@@ -130,14 +140,14 @@ impl Case {
     }
 
     /// The polls are over without an answer: in time or number, or because the API has forgotten the task.
-    fn no_more_polls(&mut self, mut task: OpenTask, why: Next, at: &Moment<'_>) -> Step {
+    fn no_more_polls(&mut self, mut task: OpenTask, why: Next, at: &DecisionInput<'_>) -> Step {
         if self.job.is_late(at.now) {
             self.task = Some(task);
             return self.too_late(Stage::Poll);
         }
         if why == Next::Gone {
             let text = "the API keeps a result for 5 minutes, and they are over";
-            let fault = Fault::local(Class::Lost, codes::RESULT_EXPIRED, Stage::Poll, text);
+            let fault = Fault::local(Class::Lost, local_code::RESULT_EXPIRED, Stage::Poll, text);
             return self.submit_again(task, fault, 1, at);
         }
         if let Some(fault) = task.unheard.take() {
@@ -145,12 +155,12 @@ impl Case {
             return self.fail_paid(task, Fault { class, ..*fault });
         }
         let text = format!("not solved within the time-out of type {}", self.job.kind());
-        let fault = Fault::local(Class::Unsolved, codes::SOLVE_TIMEOUT, Stage::Poll, text);
+        let fault = Fault::local(Class::Unsolved, local_code::SOLVE_TIMEOUT, Stage::Poll, text);
         self.submit_again(task, fault, at.rules.max_resubmissions, at)
     }
 
     /// Submits the job anew, as often as its class allows and while somebody waits for the answer.
-    fn submit_again(&mut self, task: OpenTask, fault: Fault, allowed: u32, at: &Moment<'_>) -> Step {
+    fn submit_again(&mut self, task: OpenTask, fault: Fault, allowed: u32, at: &DecisionInput<'_>) -> Step {
         let ended = Ended::Failed(fault.class);
         let used = self.history.count(ended);
         if used >= allowed || self.job.is_late(at.now) || self.history.attempts.len() + 1 >= MAX_ATTEMPTS {
@@ -158,7 +168,10 @@ impl Case {
         }
         let wasted = fault.class;
         self.record(&task, ended);
-        Step { wasted: Some(wasted), ..Step::from(Action::Submit).with_window(Window::Resubmission) }
+        Step {
+            wasted: Some(wasted),
+            ..Step::from(Action::Submit).with_window(DoublePaymentRisk::Resubmission)
+        }
     }
 
     fn fail_paid(&mut self, task: OpenTask, fault: Fault) -> Step {

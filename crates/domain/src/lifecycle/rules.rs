@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::code::Overrides;
-use super::super::pacing::PacingTable;
+use super::super::api_code::Overrides;
+use super::super::poll_schedule::PollSchedules;
 use super::super::time::Timestamp;
 
 /// What to do with a submission that was sent and not answered readably.
@@ -19,7 +19,7 @@ pub enum Ambiguous {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
     /// When to poll.
-    pub pacing: PacingTable,
+    pub pacing: PollSchedules,
     /// Classes of single codes.
     pub overrides: Overrides,
     /// How long a job without a free slot waits in the retry queues.
@@ -36,7 +36,7 @@ pub struct Rules {
 
 /// The moment of a decision.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment<'a> {
+pub struct DecisionInput<'a> {
     /// The rules in force.
     pub rules: &'a Rules,
     /// The wall clock: for what stands in messages, and for deadlines. It can step.
@@ -44,5 +44,5 @@ pub struct Moment<'a> {
     /// A steady clock, from any moment of this process: for ages.
     pub uptime: Duration,
     /// A fresh random number in `[0, 1)`.
-    pub luck: f64,
+    pub jitter: f64,
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::super::call::{Accepted, CallError};
 use super::super::class::Class;
-use super::super::fault::{Charge, Fault, Stage, charge_of, judge};
+use super::super::fault::{Charge, Fault, Stage, charge_of, classify};
 use super::super::guard::Reason;
 use super::super::history::{Attempt, Ended};
-use super::super::retry;
+use super::super::retry_delay;
 use super::super::time::Timestamp;
-use super::{Action, Ambiguous, Case, Moment, OpenTask, Origin, Step, Window};
+use super::{Action, Ambiguous, DecisionInput, DoublePaymentRisk, JobRun, OpenTask, Origin, Step};
 
 /// What a retry takes beside its delay: the way through the broker, and the call. Charged with it, so that a
 /// budget is kept by the clock as well.
@@ -18,16 +18,16 @@ const HOP: Duration = Duration::from_secs(1);
 /// So many waits without a call are short ones.
 const AT_FIRST: u32 = 12;
 
-impl Case {
-    pub(super) fn before_submission(&mut self, at: &Moment<'_>) -> Step {
-        if self.job.is_late(at.now) { self.too_late(Stage::Door) } else { Action::Submit.into() }
+impl JobRun {
+    pub(super) fn before_submission(&mut self, at: &DecisionInput<'_>) -> Step {
+        if self.job.is_late(at.now) { self.too_late(Stage::Admission) } else { Action::Submit.into() }
     }
 
     pub(super) fn after_submission(
         &mut self,
         sent_at: Timestamp,
         end: Result<Accepted, CallError>,
-        at: &Moment<'_>,
+        at: &DecisionInput<'_>,
     ) -> Step {
         match end {
             Ok(accepted) => {
@@ -35,13 +35,13 @@ impl Case {
                 Action::KeepTicket.into()
             }
             Err(error) => {
-                let fault = judge(&error, Stage::Submit, self.job.own_proxy, &at.rules.overrides);
+                let fault = classify(&error, Stage::Submit, self.job.own_proxy, &at.rules.overrides);
                 self.submission_refused(fault, charge_of(&error), at)
             }
         }
     }
 
-    fn submission_refused(&mut self, fault: Fault, charge: Charge, at: &Moment<'_>) -> Step {
+    fn submission_refused(&mut self, fault: Fault, charge: Charge, at: &DecisionInput<'_>) -> Step {
         match fault.class {
             Class::Capacity | Class::Throttled => self.park_within(at.rules.capacity_timeout, fault, at),
             // "Not ready" is no answer to a submission; it is treated as the passing trouble that it must be.
@@ -67,7 +67,7 @@ impl Case {
     }
 
     /// The task may have been accepted, and paid: it is submitted again once at most.
-    fn submission_unanswered(&mut self, fault: Fault, at: &Moment<'_>) -> Step {
+    fn submission_unanswered(&mut self, fault: Fault, at: &DecisionInput<'_>) -> Step {
         let before = self.history.count(Ended::Ambiguous);
         self.history.attempts.push(Attempt {
             submitted_at: at.now,
@@ -78,8 +78,8 @@ impl Case {
         match at.rules.ambiguous {
             Ambiguous::Retry if before == 0 => {
                 let step = self.park_within(at.rules.transient_timeout, fault, at);
-                if matches!(step.action, Action::Park(_)) {
-                    step.with_window(Window::AmbiguousSubmission)
+                if matches!(step.action, Action::RetryDelay(_)) {
+                    step.with_window(DoublePaymentRisk::AmbiguousSubmission)
                 } else {
                     step
                 }
@@ -102,19 +102,19 @@ impl Case {
     /// and a fleet whose replicas meet the refusal one after another would use the counter up.
     pub(super) fn held_back(&mut self, for_the_account: bool) -> Step {
         match self.origin {
-            Origin::Job if !for_the_account => Action::HandBack.into(),
+            Origin::Job if !for_the_account => Action::Requeue.into(),
             // It has not failed, so that its backoff does not grow.
-            Origin::Job | Origin::Ticket => Action::Park(retry::SHORTEST).into(),
+            Origin::Job | Origin::Ticket => Action::RetryDelay(retry_delay::SHORTEST).into(),
         }
     }
 
-    fn park_at(&mut self, park: retry::Park) -> Step {
+    fn park_at(&mut self, park: retry_delay::RetryDelay) -> Step {
         self.history.retries = self.history.retries.saturating_add(1);
-        Action::Park(park).into()
+        Action::RetryDelay(park).into()
     }
 
     /// Parks the job, unless that would outlast its budget or its deadline.
-    pub(super) fn park_within(&mut self, budget: Duration, fault: Fault, at: &Moment<'_>) -> Step {
+    pub(super) fn park_within(&mut self, budget: Duration, fault: Fault, at: &DecisionInput<'_>) -> Step {
         let class = match fault.class {
             Class::Throttled => Class::Capacity,
             Class::Pending => Class::Transient,
@@ -122,7 +122,7 @@ impl Case {
         };
         let left = budget.saturating_sub(self.history.spent(class));
         let left = self.job.deadline.map_or(left, |deadline| left.min(deadline.since(at.now)));
-        match retry::park(self.history.retries, fault.retry_after, left, at.luck) {
+        match retry_delay::park(self.history.retries, fault.retry_after, left, at.jitter) {
             Some(park) => {
                 self.history.charge(class, park.delay().saturating_add(HOP));
                 self.park_at(park)
@@ -135,16 +135,16 @@ impl Case {
 
     /// Waits its turn without a call, as others have found that createTask fails for their type. The budget stands still, since it is not the
     /// job that failed. One that has met an unknown code itself may be what shuts its type: it cannot wait for ever for others to be accepted.
-    pub(super) fn type_failing(&mut self, at: &Moment<'_>) -> Step {
+    pub(super) fn type_failing(&mut self, at: &DecisionInput<'_>) -> Step {
         // Most outages are short; and the longer queues would keep the job for minutes after the API is back.
         let withheld = self.history.withheld();
-        let soon = withheld <= AT_FIRST || at.luck < 0.25;
-        let mut park = if soon { retry::SHORTEST } else { retry::PARKS[1] };
+        let soon = withheld <= AT_FIRST || at.jitter < 0.25;
+        let mut park = if soon { retry_delay::SHORTEST } else { retry_delay::RETRY_DELAYS[1] };
         if let Some(code) = self.history.unknown_code() {
             let left = at.rules.unknown_timeout.saturating_sub(self.history.spent(Class::Unknown));
             // A longer wait than is left of the budget must not end a job that a shorter one would not.
             if park.delay().saturating_add(HOP) > left {
-                park = retry::SHORTEST;
+                park = retry_delay::SHORTEST;
             }
             let cost = park.delay().saturating_add(HOP);
             if cost > left {
@@ -160,6 +160,6 @@ impl Case {
             self.history.charge(Class::Unknown, cost);
         }
         // It has not failed, so that its own backoff does not grow.
-        Action::Park(park).into()
+        Action::RetryDelay(park).into()
     }
 }

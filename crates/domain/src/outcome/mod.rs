@@ -10,10 +10,10 @@ use serde_json::value::RawValue;
 
 use crate::call::TaskId;
 use crate::class::Class;
-use crate::envelope::{Headers, Message, Properties};
 use crate::fault::{Fault, Stage};
 use crate::history::{Attempt, Ended, History};
-use crate::job::{Job, NotAJob};
+use crate::job::{Job, RejectedMessage};
+use crate::message::{Headers, Message, Properties};
 use crate::replay::Replayed;
 use crate::time::Timestamp;
 use crate::trace::{MAX_TRACE, TRACEPARENT, TRACESTATE};
@@ -187,7 +187,7 @@ pub fn failed(
 
 /// The outcome of a message that is no job, or of one that the door refuses.
 #[must_use]
-pub fn refused(refused: &NotAJob, received_at: Timestamp, by: Finish<'_>) -> Outcome {
+pub fn refused(refused: &RejectedMessage, received_at: Timestamp, by: Finish<'_>) -> Outcome {
     let message = &refused.message;
     let whole_job = if refused.fault.class == Class::Malformed { None } else { raw(&message.body) };
     let original = whole_job.is_none().then(|| match std::str::from_utf8(&message.body) {

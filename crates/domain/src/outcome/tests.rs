@@ -1,8 +1,8 @@
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::envelope::Value;
-use crate::fault::codes;
+use crate::fault::local_code;
+use crate::message::Value;
 use crate::policy::Policy;
 
 const SEEN: Timestamp = Timestamp::from_millis(1_790_000_000_000);
@@ -10,7 +10,7 @@ const ACCEPTED: Timestamp = Timestamp::from_millis(1_790_000_000_003);
 const DONE: Timestamp = Timestamp::from_millis(1_790_000_002_103);
 const BY: Finish<'static> = Finish { worker: "host-1/4711", now: DONE };
 
-fn job(body: &str) -> Result<Job, Box<NotAJob>> {
+fn job(body: &str) -> Result<Job, Box<RejectedMessage>> {
     let properties = Properties {
         correlation_id: Some("c-9".to_owned()),
         headers: Headers::from([
@@ -53,7 +53,7 @@ fn a_solved_outcome_has_the_shape_of_the_contract() {
 #[test]
 fn an_outcome_carries_the_publishers_correlation_and_trace() {
     let job = job(r#"{"id":"a","task":{"type":"My.Task"}}"#).unwrap();
-    let fault = Fault::local(Class::Expired, codes::DEADLINE_PASSED, Stage::Door, "late");
+    let fault = Fault::local(Class::Expired, local_code::DEADLINE_PASSED, Stage::Admission, "late");
     let properties = failed(&job, &History::begin(SEEN), None, &fault, BY).message.properties;
     assert_eq!(properties.message_id.as_deref(), Some("a"));
     assert_eq!(properties.correlation_id.as_deref(), Some("c-9"));
@@ -68,7 +68,7 @@ fn the_outcome_of_a_replayed_job_says_so_in_headers_and_body() {
     replayed.write(&mut solvable.properties.headers);
     let mut refusable = job("no job").unwrap_err();
     replayed.write(&mut refusable.message.properties.headers);
-    let fault = Fault::local(Class::Expired, codes::DEADLINE_PASSED, Stage::Door, "late");
+    let fault = Fault::local(Class::Expired, local_code::DEADLINE_PASSED, Stage::Admission, "late");
     let outcomes =
         [failed(&solvable, &History::begin(SEEN), None, &fault, BY), refused(&refusable, SEEN, BY)];
     for outcome in outcomes {

@@ -1,6 +1,6 @@
 //! Content headers: whether lapin can read one, and what is left of one that it cannot.
 
-use crate::domain::fault::codes;
+use crate::domain::fault::local_code;
 use crate::domain::unreadable::UNREADABLE_HEADER;
 
 /// Tables and arrays within each other. lapin reads them by recursion, on a thread whose stack
@@ -161,7 +161,7 @@ pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: 
     let mut fixed = [0; FIXED];
     let mut damage = Damage::default();
     if routing {
-        damage.add(codes::PROPERTIES_NOT_UTF8, "the routing key or the exchange's name is not UTF-8");
+        damage.add(local_code::PROPERTIES_NOT_UTF8, "the routing key or the exchange's name is not UTF-8");
     }
     match front.take(FIXED) {
         Ok(given) => fixed.copy_from_slice(given),
@@ -182,7 +182,10 @@ pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: 
                     kept.extend_from_slice(text);
                     kept_flags |= flag(place);
                 } else {
-                    damage.add(codes::PROPERTIES_NOT_UTF8, &format!("{name} is not UTF-8: {}", shown(text)));
+                    damage.add(
+                        local_code::PROPERTIES_NOT_UTF8,
+                        &format!("{name} is not UTF-8: {}", shown(text)),
+                    );
                 }
             }),
             Kind::Plain(count) => front.take(*count).map(|bytes| {
@@ -198,13 +201,13 @@ pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: 
             }
         };
         if taken.is_err() {
-            damage.add(codes::HEADERS_UNREADABLE, &format!("the properties end within {name}"));
+            damage.add(local_code::HEADERS_UNREADABLE, &format!("the properties end within {name}"));
             front = Front(&[]);
             break;
         }
     }
     if !front.0.is_empty() {
-        damage.add(codes::HEADERS_UNREADABLE, "more follows where the properties end");
+        damage.add(local_code::HEADERS_UNREADABLE, "more follows where the properties end");
     }
     let spent = AROUND + FIXED + 2 + before.len() + after.len() + 4 + entry_size(MAX_TEXT + 40);
     let mut entries = readable(table, most.saturating_sub(spent), &mut damage);
@@ -232,20 +235,22 @@ fn readable(table: &[u8], most: usize, damage: &mut Damage) -> Vec<u8> {
     while !front.0.is_empty() {
         let begun = front.0;
         let Ok(name) = front.short() else {
-            damage.add(codes::HEADERS_UNREADABLE, "the headers end within a name");
+            damage.add(local_code::HEADERS_UNREADABLE, "the headers end within a name");
             break;
         };
         let (named, mut deep) = (is_utf8(name), Front(front.0));
         match deep.value(1) {
             Ok(()) if named => entries.push((name, &begun[..begun.len() - deep.0.len()])),
-            Ok(()) => damage
-                .add(codes::PROPERTIES_NOT_UTF8, &format!("a header's name is not UTF-8: {}", shown(name))),
+            Ok(()) => damage.add(
+                local_code::PROPERTIES_NOT_UTF8,
+                &format!("a header's name is not UTF-8: {}", shown(name)),
+            ),
             Err(Wrong::NotUtf8) => damage.add(
-                codes::PROPERTIES_NOT_UTF8,
+                local_code::PROPERTIES_NOT_UTF8,
                 &format!("header '{}' holds a name that is not UTF-8", shown(name)),
             ),
             Err(Wrong::Unreadable) => damage.add(
-                codes::HEADERS_UNREADABLE,
+                local_code::HEADERS_UNREADABLE,
                 &format!(
                     "header '{}' is of no known type, cut off, or nests more than {MAX_DEPTH} levels",
                     shown(name)
@@ -272,7 +277,7 @@ fn readable(table: &[u8], most: usize, damage: &mut Damage) -> Vec<u8> {
         if kept.len() + entry.len() <= most {
             kept.extend_from_slice(entry);
         } else {
-            damage.add(codes::HEADERS_TOO_LARGE, "the headers take more than a frame holds");
+            damage.add(local_code::HEADERS_TOO_LARGE, "the headers take more than a frame holds");
         }
     }
     kept
@@ -310,7 +315,7 @@ impl Damage {
 
     fn text(&self) -> String {
         // Nothing was taken out of a frame that only its size made unreadable.
-        let code = self.code.unwrap_or(codes::HEADERS_TOO_LARGE);
+        let code = self.code.unwrap_or(local_code::HEADERS_TOO_LARGE);
         let text = if self.text.is_empty() { "the headers take more than a frame holds" } else { &self.text };
         format!("{code} {text}")
     }
@@ -366,7 +371,7 @@ mod tests {
             let frame = rewritten([0, 1], &header(&table), 8_192, false);
             assert_eq!(check(&frame[7..frame.len() - 1]), Ok(()));
             let text = frame.escape_ascii().to_string();
-            assert!(text.contains("blue") && text.contains(codes::HEADERS_UNREADABLE), "{text}");
+            assert!(text.contains("blue") && text.contains(local_code::HEADERS_UNREADABLE), "{text}");
         }
     }
 
@@ -380,6 +385,6 @@ mod tests {
             frame.len() <= 8_192 && text.contains("x-delivery-count") && text.contains("tenant"),
             "{text}"
         );
-        assert!(!text.contains("note") && text.contains(codes::HEADERS_TOO_LARGE), "{text}");
+        assert!(!text.contains("note") && text.contains(local_code::HEADERS_TOO_LARGE), "{text}");
     }
 }

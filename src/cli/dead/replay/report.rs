@@ -7,10 +7,10 @@ use serde_json::{Value as Json, json};
 
 use crate::cli::CommandError;
 use crate::cli::console::Console;
-use crate::cli::dead::looked::Looked;
+use crate::cli::dead::scan_report::ScanReport;
 use crate::cli::dead::tally::{HEAD, Tally};
 use crate::cli::output::table;
-use crate::domain::letter::Stays;
+use crate::domain::dead_letter::SkipReason;
 use crate::domain::time::Timestamp;
 
 /// Letters by what became of them.
@@ -21,13 +21,13 @@ pub(super) struct Report {
     /// Left by the filters.
     pub(super) left_out: u64,
     pub(super) unreadable: u64,
-    pub(super) looked: Looked,
-    stays: BTreeMap<Stays, u64>,
+    pub(super) looked: ScanReport,
+    stays: BTreeMap<SkipReason, u64>,
 }
 
 impl Report {
     /// A chosen letter had better stay.
-    pub(super) fn stays(&mut self, why: Stays) {
+    pub(super) fn stays(&mut self, why: SkipReason) {
         *self.stays.entry(why).or_default() += 1;
     }
 
@@ -53,8 +53,10 @@ impl Report {
     }
 
     fn json(&self, dry_run: bool, now: Timestamp) -> Json {
-        let stays: BTreeMap<&str, u64> =
-            Stays::ALL.iter().map(|why| (why.name(), self.stays.get(why).copied().unwrap_or(0))).collect();
+        let stays: BTreeMap<&str, u64> = SkipReason::ALL
+            .iter()
+            .map(|why| (why.name(), self.stays.get(why).copied().unwrap_or(0)))
+            .collect();
         self.looked.told_in(json!({
             "dry_run": dry_run, "replayed": if dry_run { 0 } else { self.chosen.total() }, "chosen": self.chosen.total(),
             "kinds": self.chosen.json(now), "stay": stays, "left_out": self.left_out, "unreadable": self.unreadable,

@@ -8,8 +8,8 @@ use super::report::Report;
 use crate::broker::{Confirm, Receipt};
 use crate::cli::CommandError;
 use crate::cli::dead::scan::{Scan, WINDOW, lost};
-use crate::domain::envelope::Message;
-use crate::domain::letter::Letter;
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::message::Message;
 
 /// Bodies that may be on their way at once, in bytes.
 const MOST_BYTES: usize = 8 << 20;
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// A job that was handed over, and is not known to be safe.
 struct UnderWay {
     confirm: Confirm,
-    letter: Letter,
+    letter: DeadLetter,
     receipt: Receipt,
 }
 
@@ -54,7 +54,7 @@ impl Window {
     pub(super) async fn publish(
         &mut self,
         job: Message,
-        letter: Letter,
+        letter: DeadLetter,
         receipt: Receipt,
         scan: &mut Scan,
     ) -> Result<(), CommandError> {

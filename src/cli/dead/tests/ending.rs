@@ -18,7 +18,7 @@ impl Write for Closed {
 impl Bench {
     /// How a command ends that nobody reads.
     async fn run_unread(&self, line: &str) -> Result<Exit, CommandError> {
-        let broker = Broker::Local(self.local.clone());
+        let broker = Broker::Memory(self.local.clone());
         let mut console = Console {
             out: Closed,
             err: Vec::new(),
@@ -28,8 +28,12 @@ impl Bench {
         };
         match parse(line).unwrap() {
             Command::Replay(args) => {
-                let mut stage =
-                    Stage { broker: &broker, names: &self.names, console: &mut console, stop: &self.stop };
+                let mut stage = CommandContext {
+                    broker: &broker,
+                    names: &self.names,
+                    console: &mut console,
+                    stop: &self.stop,
+                };
                 super::super::replay::replay(&args, &Leave::not_needed(), &mut stage).await
             }
             command => run(DeadArgs { command }, &broker, &self.names, &mut console, &self.stop).await,

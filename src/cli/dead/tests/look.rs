@@ -116,7 +116,7 @@ async fn a_scan_whose_letters_somebody_else_has_taken_says_so() {
     for n in 0..3 {
         bench.dead("lost", &format!("l{n}"), "A").await;
     }
-    let broker = Broker::Local(bench.local.clone());
+    let broker = Broker::Memory(bench.local.clone());
     let queue = crate::cli::outcomes::DeadLetters::all().find(|queue| queue.name() == "lost").unwrap();
     let mut scan = scan::Scan::begin(&broker, &bench.names, queue, 10).await.unwrap();
     let taken = bench.session.link().get("c.dead.lost").await.unwrap().unwrap();
@@ -125,7 +125,7 @@ async fn a_scan_whose_letters_somebody_else_has_taken_says_so() {
         scan.keep(delivery.receipt);
     }
     assert!(scan.next(&bench.stop).await.unwrap().is_none());
-    let mut looked = looked::Looked::default();
+    let mut looked = looked::ScanReport::default();
     looked.left(scan.end().await);
     assert!(!looked.is_whole());
     let told = looked.told_in(json!({}));

@@ -6,12 +6,12 @@ mod replay;
 use clap::Parser;
 use serde_json::{Value as Json, json};
 
-use super::leave::Leave;
+use super::replay_permission::Leave;
 use super::*;
 use crate::broker::Session;
-use crate::broker::local::LocalBroker;
+use crate::broker::memory::MemoryBroker;
 use crate::broker::topology::Topology;
-use crate::domain::envelope::{Message, Properties, Value};
+use crate::domain::message::{Message, Properties, Value};
 use crate::domain::outcome::KIND;
 use crate::domain::replay::Replayed;
 
@@ -26,7 +26,7 @@ fn parse(line: &str) -> Result<Command, clap::Error> {
 }
 
 struct Bench {
-    local: LocalBroker,
+    local: MemoryBroker,
     session: Session,
     names: Names,
     stop: CancellationToken,
@@ -52,7 +52,7 @@ impl Bench {
 
     /// On a topology of which something is missing.
     async fn without(change: impl FnOnce(&mut Topology)) -> Self {
-        let (local, names) = (LocalBroker::new(), Names::new("c"));
+        let (local, names) = (MemoryBroker::new(), Names::new("c"));
         let session = local.connect().await.unwrap();
         let mut topology = Topology::new(&names);
         change(&mut topology);
@@ -121,9 +121,9 @@ impl Bench {
             err_is_terminal: false,
             json,
         };
-        let (broker, command) = (Broker::Local(self.local.clone()), parse(line).unwrap());
+        let (broker, command) = (Broker::Memory(self.local.clone()), parse(line).unwrap());
         let mut stage =
-            Stage { broker: &broker, names: &self.names, console: &mut console, stop: &self.stop };
+            CommandContext { broker: &broker, names: &self.names, console: &mut console, stop: &self.stop };
         let ending = match command {
             // The fleet's leave is tried on a real one.
             Command::Replay(args) => super::replay::replay(&args, &Leave::not_needed(), &mut stage).await,

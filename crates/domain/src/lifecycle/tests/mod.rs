@@ -4,12 +4,12 @@ mod unpaid;
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::api_code::Overrides;
 use crate::call::{NoAnswer, Refusal, ReplyBody};
-use crate::code::Overrides;
-use crate::envelope::Message;
 use crate::history::Ended;
-use crate::pacing::{HANDOVER_WAIT, Pacing, PacingTable};
+use crate::message::Message;
 use crate::policy::Policy;
+use crate::poll_schedule::{HANDOVER_WAIT, PollSchedule, PollSchedules};
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
@@ -19,8 +19,8 @@ fn secs(n: u64) -> Duration {
 
 fn rules() -> Rules {
     Rules {
-        pacing: PacingTable {
-            default: Pacing::try_new(secs(1), secs(2), secs(60)).unwrap(),
+        pacing: PollSchedules {
+            default: PollSchedule::try_new(secs(1), secs(2), secs(60)).unwrap(),
             by_type: BTreeMap::new(),
         },
         overrides: Overrides::default(),
@@ -34,7 +34,7 @@ fn rules() -> Rules {
 
 /// A job, the rules and the seconds since the start.
 struct Scene {
-    case: Case,
+    case: JobRun,
     rules: Rules,
     now: Timestamp,
     /// A step of the wall clock since the start.
@@ -47,7 +47,7 @@ impl Scene {
         let mut message = Message { body: job.to_owned().into(), ..Message::default() };
         let job = Job::read(&mut message, &policy, || "id".to_owned()).unwrap();
         Self {
-            case: Case::of_job(job, History::begin(START)),
+            case: JobRun::of_job(job, History::begin(START)),
             rules: rules(),
             now: START,
             clock_is_ahead: Duration::ZERO,
@@ -67,11 +67,11 @@ impl Scene {
     }
 
     fn on(&mut self, event: Event) -> Step {
-        let moment = Moment {
+        let moment = DecisionInput {
             rules: &self.rules,
             now: self.now.plus(self.clock_is_ahead),
             uptime: self.now.since(START),
-            luck: 0.0,
+            jitter: 0.0,
         };
         self.case.advance(event, &moment)
     }

@@ -55,7 +55,7 @@ fn an_unsolved_task_is_resubmitted_as_often_as_allowed() {
     let mut scene = Scene::with_ticket();
     let again = scene.poll_refused("ERROR_CAPTCHA_UNSOLVABLE");
     assert!(matches!(again.action, Action::Submit));
-    assert_eq!(again.window, Some(Window::Resubmission));
+    assert_eq!(again.window, Some(DoublePaymentRisk::Resubmission));
     assert!(matches!(scene.on(accepted()).action, Action::KeepTicket));
     let step = scene.poll_refused("ERROR_CAPTCHA_UNSOLVABLE");
     assert_eq!(ends_in(&step), "unsolved/ERROR_CAPTCHA_UNSOLVABLE");
@@ -115,10 +115,10 @@ fn a_redelivered_ticket_waits_for_the_lease_and_assumes_the_polls_of_its_age() {
 #[test]
 fn a_ticket_past_its_age_is_submitted_again_without_a_poll_of_the_dead_id() {
     let mut scene = Scene::with_ticket();
-    scene.rules.pacing.default = Pacing::try_new(secs(1), secs(2), secs(280)).unwrap();
+    scene.rules.pacing.default = PollSchedule::try_new(secs(1), secs(2), secs(280)).unwrap();
     let step = scene.after(secs(280), Event::TicketTaken { redelivered: true });
     assert!(matches!(step.action, Action::Submit));
-    assert_eq!(step.window, Some(Window::Resubmission));
+    assert_eq!(step.window, Some(DoublePaymentRisk::Resubmission));
     assert_eq!(scene.case.history.count(Ended::Failed(Class::Lost)), 1);
     scene.on(accepted());
     assert_eq!(ends_in(&scene.after(secs(281), Event::Due)), "lost/RESULT_EXPIRED");

@@ -1,0 +1,266 @@
+//! A dead letter: what failed, as far as its message tells, and the job that a replay of it publishes.
+
+mod death;
+mod skip_reason;
+#[cfg(test)]
+mod tests;
+mod written;
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::class::Class;
+use super::history::{MAX_PUBLISHERS_HEADERS, publishers_headers};
+use super::job::{MAX_ID, MAX_MESSAGE, MAX_TYPE};
+use super::message::{Message, Properties, wire_size};
+use super::message_hash::MessageHash;
+use super::outcome::KIND;
+use super::replay::{REPLAY_ID, REPLAYS, Replayed, identity_of_next};
+use super::ticket::{ANSWER_HEADER, TICKET_HEADER};
+use super::time::Timestamp;
+use super::trace::{TRACEPARENT, TRACESTATE};
+use super::unreadable::{UNREADABLE_HEADER, loses_properties};
+use death::Death;
+use written::{Seen, Written};
+
+pub use skip_reason::SkipReason;
+
+/// What a reply-to begins with that belongs to a connection of the publisher's.
+const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to";
+/// Longest code that is kept, in bytes. The API's have 40 at most; what a foreign hand wrote may have any length.
+const MAX_CODE: usize = 100;
+/// The broker's reason for a message whose time in its queue was over.
+const EXPIRED: &str = "expired";
+
+/// The queue that a letter lies in, and names that its record of earlier hops is compared with.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The queue's class; `None` for what the broker itself dead-lettered.
+    pub class: Option<Class>,
+    /// Full name of the queue of jobs.
+    pub jobs: &'a str,
+    /// Full name of the queue of tickets.
+    pub tickets: &'a str,
+}
+
+/// A letter, read once. Its texts are cut to what the contract allows. A job can hold a publisher's proxy password, so `Debug` tells its
+/// length alone.
+#[derive(Clone, PartialEq)]
+pub struct DeadLetter {
+    /// The job's id; empty where none is told.
+    pub id: String,
+    /// The class it failed in; `None` for what the broker itself dead-lettered.
+    pub class: Option<Class>,
+    /// The code; of what the broker dead-lettered its reason: `expired`, `rejected`, `delivery_limit`, `maxlen`.
+    pub code: String,
+    /// The task's type.
+    pub task_type: Option<String>,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// When the answer is no longer wanted.
+    pub deadline: Option<Timestamp>,
+    /// How often the job has been replayed.
+    pub replays: u32,
+    /// Whether its id is one that a worker would take: neither cut nor empty.
+    is_named: bool,
+    identity: MessageHash,
+    /// The job and the replay that ended here, where it was one.
+    ended_replay: Option<MessageHash>,
+    job: Result<Bytes, SkipReason>,
+}
+
+impl fmt::Debug for DeadLetter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let job = self.job.as_ref().map(|job| format!("{} bytes", job.len()));
+        f.debug_struct("DeadLetter")
+            .field("id", &self.id)
+            .field("class", &self.class)
+            .field("code", &self.code)
+            .field("task_type", &self.task_type)
+            .field("ended", &self.ended)
+            .field("replays", &self.replays)
+            .field("job", &job)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DeadLetter {
+    /// Reads a letter. `None` where a message lies among the outcomes of a class and is none.
+    #[must_use]
+    pub fn read(message: &Message, place: Place<'_>) -> Option<Self> {
+        let is_outcome = place.class.is_some() || message.properties.kind.as_deref() == Some(KIND);
+        match serde_json::from_slice(&message.body) {
+            Ok(written) if is_outcome => Some(Self::of_outcome(message, &written, place.class)),
+            Ok(_) | Err(_) if place.class.is_none() => Some(Self::of_raw(message, place)),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    fn of_outcome(message: &Message, written: &Written<'_>, queue: Option<Class>) -> Self {
+        let job = match (&*written.status, written.job, &written.original) {
+            ("solved", _, _) => Err(SkipReason::Solved),
+            _ if written.failure.as_ref().is_some_and(|failure| loses_properties(&failure.code)) => {
+                Err(SkipReason::Unreadable)
+            }
+            (_, Some(job), _) => Ok(message.body.slice_ref(job.get().as_bytes())),
+            (_, None, Some(original)) => original.decoded().ok_or(SkipReason::RejectedMessage),
+            (_, None, None) => Err(SkipReason::RejectedMessage),
+        };
+        let seen: Option<Seen> = written.job.and_then(|job| serde_json::from_str(job.get()).ok());
+        let failure = written.failure.as_ref();
+        let mark = Replayed::of(&message.properties.headers);
+        let replay_id = mark.as_ref().map(|mark| &*mark.id).or(written.replay_id.as_deref());
+        Self {
+            id: cut(&written.id, MAX_ID),
+            is_named: is_named(&written.id),
+            ended_replay: replay_id.map(|replay| ended_replay(&written.id, replay)),
+            class: failure.and_then(|failure| failure.class.parse().ok()).or(queue),
+            code: cut(failure.map_or("none", |failure| &failure.code), MAX_CODE),
+            task_type: written.task_type.as_deref().map(|task_type| cut(task_type, MAX_TYPE)),
+            ended: Some(written.times.finished_at),
+            deadline: seen.and_then(|seen| seen.deadline()),
+            replays: mark.map(|mark| mark.count).or(written.replays).unwrap_or(0),
+            identity: identity(message, ""),
+            job: job.and_then(within_bounds),
+        }
+    }
+
+    fn of_raw(message: &Message, place: Place<'_>) -> Self {
+        let headers = &message.properties.headers;
+        let death = Death::of(headers);
+        let seen: Option<Seen> =
+            within_bounds(message.body.clone()).ok().and_then(|body| serde_json::from_slice(&body).ok());
+        let is_ticket = death.queue == place.tickets
+            || headers.contains_key(TICKET_HEADER)
+            || headers.contains_key(ANSWER_HEADER);
+        let job = if is_ticket {
+            Err(SkipReason::Ticket)
+        } else if headers.contains_key(UNREADABLE_HEADER) {
+            Err(SkipReason::Unreadable)
+        } else {
+            match within_bounds(message.body.clone()) {
+                Ok(body) if death.queue == place.jobs && seen.is_some() => Ok(body),
+                Ok(_) => Err(SkipReason::RejectedMessage),
+                Err(stays) => Err(stays),
+            }
+        };
+        let named = seen.as_ref().and_then(Seen::id).or(message.properties.message_id.clone());
+        let named = named.unwrap_or_default();
+        let mark = Replayed::of(headers);
+        Self {
+            id: cut(&named, MAX_ID),
+            is_named: is_named(&named),
+            ended_replay: mark.as_ref().map(|mark| ended_replay(&named, &mark.id)),
+            class: None,
+            code: cut(death.reason, MAX_CODE),
+            task_type: seen.as_ref().and_then(|seen| Some(cut(seen.task.kind.as_str()?, MAX_TYPE))),
+            ended: death.at,
+            deadline: seen.and_then(|seen| seen.deadline()),
+            replays: mark.map_or(0, |mark| mark.count),
+            identity: identity(message, &death.told()),
+            job,
+        }
+    }
+
+    /// The name of its class, or `raw`.
+    #[must_use]
+    pub fn class_name(&self) -> &'static str {
+        self.class.map_or("raw", Class::name)
+    }
+
+    /// Whether the broker put it aside since its publisher no longer wanted it.
+    #[must_use]
+    pub fn has_expired(&self) -> bool {
+        self.class.is_none() && self.code == EXPIRED
+    }
+
+    /// By what copies of it are known, and letters that copies of one replay have become: the id that its next replay has, and the replay that ended
+    /// here.
+    pub fn marks(&self) -> impl Iterator<Item = MessageHash> {
+        [identity_of_next(&self.identity, self.replays)].into_iter().chain(self.ended_replay)
+    }
+
+    /// The job as it is to be published once more. `message` is what the letter was read of.
+    ///
+    /// # Errors
+    /// Why it had better stay.
+    pub fn replay(&self, message: &Message, max_replays: u32, now: Timestamp) -> Result<Message, SkipReason> {
+        let body = self.job.clone()?;
+        if self.replays >= max_replays {
+            return Err(SkipReason::TooOften);
+        }
+        // The door would refuse it; and integers grow on their way, beyond what one frame of the
+        // broker's holds.
+        if self.class.is_none()
+            && wire_size(&publishers_headers(&message.properties.headers)) > MAX_PUBLISHERS_HEADERS
+        {
+            return Err(SkipReason::TooLarge);
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(SkipReason::TooLate);
+        }
+        let given = &message.properties;
+        let mut properties = match message.properties.kind.as_deref() {
+            Some(KIND) => of_outcome(given),
+            _ if self.class.is_some() => of_outcome(given),
+            _ => of_job(given),
+        };
+        Replayed::next(&self.identity, self.replays).write(&mut properties.headers);
+        properties.message_id = self.is_named.then(|| self.id.clone());
+        // Its wait begins anew.
+        properties.timestamp = u64::try_from(now.as_millis() / 1_000).ok();
+        Ok(Message { body, properties, transient: false })
+    }
+}
+
+fn within_bounds(body: Bytes) -> Result<Bytes, SkipReason> {
+    if body.len() > MAX_MESSAGE { Err(SkipReason::TooLarge) } else { Ok(body) }
+}
+
+/// A foreign text of at most so many bytes.
+fn cut(text: &str, most: usize) -> String {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text[..end.unwrap_or(0)].to_owned()
+}
+
+fn is_named(id: &str) -> bool {
+    !id.is_empty() && id.len() <= MAX_ID && !id.contains('\0')
+}
+
+fn ended_replay(id: &str, replay: &str) -> MessageHash {
+    MessageHash::of_parts([id, replay, "replay"], b"")
+}
+
+/// What stays the same from one delivery of a letter to the next.
+fn identity(message: &Message, death: &str) -> MessageHash {
+    let id = message.properties.message_id.as_deref().unwrap_or_default();
+    MessageHash::of_parts([id, death, "letter"], &message.body)
+}
+
+/// The publisher's properties that an outcome still has.
+fn of_outcome(outcome: &Properties) -> Properties {
+    let traced = [TRACEPARENT, TRACESTATE].into_iter();
+    Properties {
+        content_type: Some("application/json".to_owned()),
+        correlation_id: outcome.correlation_id.clone(),
+        headers: traced
+            .filter_map(|name| Some((name.to_owned(), outcome.headers.get(name)?.clone())))
+            .collect(),
+        ..Properties::default()
+    }
+}
+
+/// The publisher's properties of a job that is as it was, without what belongs to one hop, one user or one connection.
+fn of_job(job: &Properties) -> Properties {
+    let mut headers = publishers_headers(&job.headers);
+    headers.remove(REPLAY_ID);
+    headers.remove(REPLAYS);
+    Properties {
+        headers,
+        expiration: None,
+        user_id: None,
+        reply_to: job.reply_to.clone().filter(|queue| !queue.starts_with(DIRECT_REPLY)),
+        ..job.clone()
+    }
+}

@@ -1,0 +1,122 @@
+//! Somebody who sees what the broker does, in order, and may have it fail there: for tests that judge a whole run by what truly happened.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::broker::PublishError;
+use crate::domain::message::Message;
+
+/// One delivery: its channel, and its tag there.
+pub type DeliveryId = (u64, u64);
+
+/// What the broker has just done.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A publish has been stored, returned or refused; it is not confirmed yet.
+    Published {
+        /// Over which connection.
+        connection: &'a str,
+        /// Where to.
+        exchange: &'a str,
+        /// With which key.
+        routing_key: &'a str,
+        /// What.
+        message: &'a Message,
+        /// What the publisher is about to be told.
+        fate: &'a Result<(), PublishError>,
+    },
+    /// A message has left for its consumer.
+    Delivered {
+        /// Over which connection.
+        connection: &'a str,
+        /// Off which queue.
+        queue: &'a str,
+        /// Which delivery.
+        delivery: DeliveryId,
+        /// What.
+        message: &'a Message,
+        /// It was delivered before.
+        redelivered: bool,
+    },
+    /// A delivery has ended. One whose channel went may never have left for its consumer.
+    Settled {
+        /// Over which connection.
+        connection: &'a str,
+        /// Which delivery.
+        delivery: DeliveryId,
+        /// In which way.
+        how: Settled,
+    },
+    /// A settlement of what is not, or no longer, in hand: RabbitMQ closes the channel for that.
+    UnknownTag {
+        /// Over which connection.
+        connection: &'a str,
+        /// Which delivery it meant.
+        delivery: DeliveryId,
+    },
+    /// The broker has dead-lettered a message, for whatever reason.
+    DeadLettered {
+        /// Off which queue.
+        queue: &'a str,
+        /// The letter.
+        message: &'a Message,
+        /// How often it has arrived: more than once where the broker repeats itself.
+        copies: usize,
+    },
+}
+
+/// How a delivery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Done with.
+    Acked,
+    /// Back to its queue, as its consumer asked.
+    Requeued,
+    /// To the dead letters, as its consumer asked.
+    Rejected,
+    /// Back to its queue, since its channel went.
+    Returned,
+}
+
+/// What is to happen after a publish or an ack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// What happens always.
+    Usual,
+    /// No confirm is sent before the session ends.
+    Unconfirmed,
+    /// The session ends at once; a confirm is not sent any more.
+    Cut,
+}
+
+/// Who is told of everything.
+pub trait Observer: Send + Sync {
+    /// Called under the broker's lock: it must not call the broker. What it wants for other events than publishes and acks is ignored.
+    fn saw(&self, event: &Event<'_>) -> Fate;
+}
+
+/// The one who is told, if anybody.
+#[derive(Default)]
+pub(super) struct Told(Option<Arc<dyn Observer>>);
+
+impl Told {
+    pub(super) fn set(&mut self, witness: Arc<dyn Observer>) {
+        self.0 = Some(witness);
+    }
+
+    /// Whether anybody is told.
+    pub(super) fn is_anybody(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Tells it, and hears what is to happen.
+    pub(super) fn of(&self, event: &Event<'_>) -> Fate {
+        self.0.as_ref().map_or(Fate::Usual, |witness| witness.saw(event))
+    }
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Told").field(&self.0.is_some()).finish()
+    }
+}

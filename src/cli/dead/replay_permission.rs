@@ -1,0 +1,145 @@
+//! The fleet's leave to publish jobs again: asked for before a replay and all through it.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::broker::topology::Names;
+use crate::broker::{Broker, BrokerError};
+use crate::cli::CommandError;
+use crate::clock::Rng;
+use crate::domain::guard::{Phase, State};
+use crate::domain::sanitize::shown;
+use crate::fleet::{Client, Survey};
+
+/// Between two questions.
+const EVERY: Duration = Duration::from_secs(3);
+/// How long the leader has for its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Widest text of somebody else's, in characters.
+const WIDTH: usize = 100;
+
+/// Leave to publish, for as long as it lasts.
+pub(super) struct Leave {
+    ended: CancellationToken,
+    why: Arc<OnceLock<String>>,
+    _asking: Option<DropGuard>,
+}
+
+impl Leave {
+    /// Asks the fleet, and goes on asking.
+    ///
+    /// # Errors
+    /// Where it is refused, or nobody can give it.
+    pub(super) async fn ask(broker: &Broker, names: &Names) -> Result<Self, CommandError> {
+        let mut client = Client::connect(broker, names, Rng::Thread).await?;
+        let survey = client.survey(PATIENCE).await?;
+        if let Err(refusal) = judge(&survey) {
+            client.close().await;
+            return Err(CommandError::Failed(format!("nothing was published: {refusal}")));
+        }
+        let (ended, why, done) = (CancellationToken::new(), Arc::default(), CancellationToken::new());
+        let leave = Self { ended, why, _asking: Some(done.clone().drop_guard()) };
+        let (ended, why) = (leave.ended.clone(), Arc::clone(&leave.why));
+        tokio::spawn(async move {
+            tokio::select! {
+                refusal = refused(&mut client) => {
+                    let _ = why.set(refusal);
+                    ended.cancel();
+                }
+                () = done.cancelled() => {}
+            }
+            client.close().await;
+        });
+        Ok(leave)
+    }
+
+    /// One that nobody takes back: for what publishes nothing.
+    pub(super) fn not_needed() -> Self {
+        Self { ended: CancellationToken::new(), why: Arc::default(), _asking: None }
+    }
+
+    /// Why it has ended, where it has.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.why.get().map(String::as_str)
+    }
+
+    /// Waits until it ends.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+}
+
+/// Asks again and again until the answer is no, and hears what the leader tells in between: it tells at once where the account is not well.
+async fn refused(client: &mut Client) -> String {
+    loop {
+        match asked(client).await {
+            Ok(Ok(())) => {}
+            Ok(Err(refusal)) => return refusal,
+            Err(error) => return format!("the fleet cannot be asked how the account stands: {error}"),
+        }
+    }
+}
+
+async fn asked(client: &mut Client) -> Result<Result<(), String>, BrokerError> {
+    let next = Instant::now() + EVERY;
+    while Instant::now() < next && client.listen(next).await? {
+        if let Some(Err(refusal)) = client.leader().map(|leader| judge_state(&leader.state)) {
+            return Ok(Err(refusal));
+        }
+    }
+    client.survey(PATIENCE).await.map(|survey| judge(&survey))
+}
+
+fn judge(survey: &Survey) -> Result<(), String> {
+    let Some(leader) = &survey.leader else {
+        return Err(match survey.replicas.len() {
+            0 => "no worker answers, so that nobody can say whether the account is well; start one, and say it again".to_owned(),
+            n => format!("{n} workers answer, and none of them leads; wait a few seconds, and say it again"),
+        });
+    };
+    judge_state(&leader.state)
+}
+
+fn judge_state(state: &State) -> Result<(), String> {
+    if let Some(paused) = &state.paused {
+        let by = shown(&paused.by, WIDTH);
+        return Err(format!("the fleet is paused by {by}; `captcha-worker resume` first"));
+    }
+    match state.phase {
+        Phase::Active | Phase::Canary => Ok(()),
+        Phase::Probing => Err(
+            "the guard is probing: whether the account is well is not known yet; see `captcha-worker status`"
+                .to_owned(),
+        ),
+        Phase::Tripped => {
+            let reasons = state.reasons();
+            let names: Vec<&str> = reasons.iter().map(|reason| reason.name()).collect();
+            let advice = reasons.first().map_or("see `captcha-worker status`", |reason| reason.advice());
+            Err(format!("the guard is tripped ({}): {advice}", names.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::guard::Paused;
+    use crate::domain::time::Timestamp;
+
+    #[test]
+    fn only_an_open_account_gives_leave() {
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        let of = |phase| State { phase, ..State::unknown(0, now) };
+        assert_eq!(judge_state(&of(Phase::Active)), Ok(()));
+        assert_eq!(judge_state(&of(Phase::Canary)), Ok(()));
+        assert!(judge_state(&of(Phase::Tripped)).unwrap_err().contains("tripped"));
+        assert!(judge_state(&of(Phase::Probing)).unwrap_err().contains("probing"));
+        let paused = Paused { reason: None, by: "ops\u{9b}2J".to_owned(), since: now };
+        let paused = State { paused: Some(paused), ..of(Phase::Active) };
+        assert!(judge_state(&paused).unwrap_err().contains("paused by ops·2J;"));
+        assert!(judge(&Survey::default()).unwrap_err().contains("no worker answers"));
+    }
+}

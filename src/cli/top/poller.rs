@@ -1,0 +1,254 @@
+//! Looks at the fleet: over the broker, and at ops servers beside.
+
+use std::cmp::Reverse;
+use std::pin::pin;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use url::Url;
+
+use super::ops::{OpsServers, Told};
+use crate::broker::topology::Names;
+use crate::broker::{Broker, BrokerError};
+use crate::cli::status::PATIENCE;
+use crate::cli::{CommandError, backlog};
+use crate::clock::{Clock, Rng};
+use crate::domain::sanitize::shown;
+use crate::fleet::{Client, Depths, Heartbeat};
+use crate::overview::{Overview, Paces, Sight};
+
+/// First and longest wait before the broker is tried again.
+const RECONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// The queues are looked at no more often: each is a call of its own.
+const DEPTHS_EVERY: Duration = Duration::from_secs(2);
+/// Where the broker takes longer, what ops servers tell is shown meanwhile.
+const GRACE: Duration = Duration::from_secs(1);
+/// All that is asked over the broker at one look takes no longer.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// What was seen at one look.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Shot {
+    /// The fleet; `None` where nobody could tell.
+    pub(super) fleet: Option<Overview>,
+    /// The ops server that told it, where the broker did not.
+    pub(super) told_by: Option<String>,
+    /// What is wrong with the broker.
+    pub(super) broker: Option<String>,
+    /// The ops servers.
+    pub(super) ops: Vec<Told>,
+}
+
+impl Shot {
+    /// Whether the replicas told it themselves.
+    pub(super) fn is_by_broker(&self) -> bool {
+        self.fleet.is_some() && self.told_by.is_none()
+    }
+}
+
+impl Shot {
+    fn by_ops(ops: Vec<Told>, broker: &str) -> Self {
+        // Who hears a leader, and the most replicas, knows the fleet best; of equals the first, so that the picture does not jump.
+        let knowing = ops.iter().filter_map(|told| Some((told.fleet.clone()?, told.address.clone())));
+        let (fleet, told_by) =
+            knowing.min_by_key(|(fleet, _)| Reverse((fleet.leader.is_some(), fleet.heard_replicas))).unzip();
+        Self { fleet, told_by, broker: Some(shown(broker, 300)), ops }
+    }
+}
+
+/// The way over the broker.
+struct Line {
+    broker: Broker,
+    names: Names,
+    client: Option<Client>,
+    depths: Option<(Depths, Instant)>,
+}
+
+impl Line {
+    /// Asks the replicas on a new connection, and where it `asks` again; else takes in what they have said by themselves.
+    async fn look(&mut self, asks: bool) -> Result<(), BrokerError> {
+        let is_new = self.client.is_none();
+        let client = match &mut self.client {
+            Some(client) => client,
+            None => self.client.insert(Client::connect(&self.broker, &self.names, Rng::Thread).await?),
+        };
+        if is_new || asks {
+            client.survey(PATIENCE).await?;
+        } else {
+            client.overhear(Instant::now()).await?;
+        }
+        if self.depths.as_ref().is_none_or(|(_, at)| at.elapsed() >= DEPTHS_EVERY) {
+            self.depths = Some((backlog::depths(client.session(), &self.names).await?, Instant::now()));
+        }
+        Ok(())
+    }
+}
+
+/// Looks, and keeps what it needs for the next look.
+pub(super) struct Asker {
+    line: Line,
+    ops: OpsServers,
+    began: Instant,
+    paces: Paces,
+    failures: u32,
+    try_again_at: Instant,
+    error: Option<BrokerError>,
+}
+
+impl Asker {
+    pub(super) fn new(broker: Broker, names: Names, ops: Vec<Url>) -> Result<Self, CommandError> {
+        let ops = OpsServers::new(ops, names.namespace())?;
+        let now = Instant::now();
+        Ok(Self {
+            line: Line { broker, names, client: None, depths: None },
+            ops,
+            began: now,
+            paces: Paces::default(),
+            failures: 0,
+            try_again_at: now,
+            error: None,
+        })
+    }
+
+    /// Looks for as long as somebody wants to know.
+    pub(super) async fn ask_on(mut self, every: Duration, tell: watch::Sender<Shot>) {
+        // Where nobody tells the fleet, an older picture of it says more than none.
+        let early = |shot: Shot| {
+            if shot.fleet.is_some() {
+                // That nobody wants to know any more is seen below.
+                tell.send_replace(shot);
+            }
+        };
+        loop {
+            let next = Instant::now() + every;
+            let shot = self.look(false, early).await;
+            if tell.send(shot).is_err() {
+                return;
+            }
+            // A look that took long is followed by a pause all the same.
+            self.rest(next.max(Instant::now() + every / 2)).await;
+        }
+    }
+
+    /// Looks once, and meanwhile tells by `early` what is known without the broker, if that takes long. Never fails: what cannot be asked is
+    /// told as such.
+    pub(super) async fn look(&mut self, asks: bool, early: impl Fn(Shot)) -> Shot {
+        if self.error.is_some() && Instant::now() < self.try_again_at {
+            return self.without_broker().await;
+        }
+        let before = self.error.as_ref().map_or_else(|| "no answer yet".to_owned(), ToString::to_string);
+        let (seen, ops) = {
+            let mut seen = pin!(timeout(LONGEST, self.line.look(asks)));
+            loop {
+                let (seen, ops) = tokio::join!(timeout(GRACE, &mut seen), self.ops.ask());
+                match seen {
+                    Ok(seen) => break (seen, ops),
+                    Err(_) => early(Shot::by_ops(ops, &before)),
+                }
+            }
+        };
+        let seen = seen
+            .unwrap_or_else(|_| Err(BrokerError::Lost(format!("no answer within {} s", LONGEST.as_secs()))));
+        match seen {
+            Ok(()) => {
+                (self.failures, self.error) = (0, None);
+                Shot { fleet: self.overview(), told_by: None, broker: None, ops }
+            }
+            Err(error) => {
+                self.lost(error);
+                Shot::by_ops(ops, &self.trouble())
+            }
+        }
+    }
+
+    async fn without_broker(&self) -> Shot {
+        let ops = self.ops.ask().await;
+        Shot::by_ops(ops, &self.trouble())
+    }
+
+    /// Waits, and takes in what is said meanwhile.
+    pub(super) async fn rest(&mut self, until: Instant) {
+        match &mut self.line.client {
+            Some(client) => {
+                if let Err(error) = client.overhear(until).await {
+                    self.lost(error);
+                }
+            }
+            None => sleep_until(until).await,
+        }
+    }
+
+    /// What is wrong with the broker, and when it is tried again.
+    fn trouble(&self) -> String {
+        let wait = self.try_again_at.saturating_duration_since(Instant::now()).as_secs();
+        self.error.as_ref().map_or_else(String::new, |error| format!("{error}; trying again in {wait} s"))
+    }
+
+    fn lost(&mut self, error: BrokerError) {
+        (self.line.client, self.line.depths, self.paces) = (None, None, Paces::default());
+        let wait = RECONNECT.0.saturating_mul(2_u32.saturating_pow(self.failures.min(8))).min(RECONNECT.1);
+        self.failures = self.failures.saturating_add(1);
+        self.try_again_at = Instant::now() + wait;
+        self.error = Some(error);
+    }
+
+    fn overview(&mut self) -> Option<Overview> {
+        let Line { names, client, depths, .. } = &self.line;
+        let client = client.as_ref()?;
+        self.paces.note(self.began.elapsed(), client.heard());
+        let leader = client.leader();
+        let replicas: Vec<&Heartbeat> = client.heard().map(|(replica, _)| replica).collect();
+        Some(Overview::of(Sight {
+            at: Clock::System.now(),
+            namespace: names.namespace(),
+            state: leader.map(|leader| &leader.state),
+            leader: leader.map(|leader| &*leader.name),
+            leader_id: leader.map(|leader| &*leader.id),
+            expected: leader.map_or(0, |leader| leader.replicas),
+            replicas: &replicas,
+            shut: leader.map(|leader| &*leader.shut).unwrap_or_default(),
+            queues: depths.as_ref().map(|(depths, _)| depths),
+            paces: &self.paces,
+        }))
+    }
+
+    /// Ends, and tells what was wrong with the broker last.
+    pub(super) async fn close(&mut self) -> Option<BrokerError> {
+        if let Some(client) = self.line.client.take() {
+            client.close().await;
+        }
+        self.error.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(address: &str, leader: Option<&str>, replicas: usize) -> Told {
+        let mut fleet = Overview::of(Sight {
+            at: crate::domain::time::Timestamp::from_millis(0),
+            namespace: "captcha",
+            state: None,
+            leader,
+            leader_id: None,
+            expected: 0,
+            replicas: &[],
+            shut: &[],
+            queues: None,
+            paces: &Paces::default(),
+        });
+        fleet.heard_replicas = replicas;
+        Told { address: address.to_owned(), fleet: Some(fleet), ..Told::default() }
+    }
+
+    #[test]
+    fn without_the_broker_the_fleet_is_shown_as_who_knows_it_best_tells_it() {
+        let all = vec![told("alone", None, 9), told("cut", Some("a"), 1), told("whole", Some("a"), 3)];
+        let shot = Shot::by_ops([all, vec![told("as good", Some("a"), 3)]].concat(), "gone");
+        assert_eq!((shot.told_by.as_deref(), shot.broker.as_deref()), (Some("whole"), Some("gone")));
+        assert_eq!(Shot::by_ops(vec![Told::default()], "gone").told_by, None);
+    }
+}

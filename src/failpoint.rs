@@ -1,0 +1,104 @@
+//! Deliberate faults, each of which breaks a promise: tests put one in force to show that they would find it.
+//!
+//! Only with the feature `breakage`, which no program that is shipped is built with; without it every question is answered `false` at compile time.
+
+/// One way to break a promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failpoint {
+    /// A job is acked when its ticket is sent, without waiting for the confirm.
+    AckBeforeConfirm,
+    /// A job is acked without a ticket.
+    TicketSkipped,
+    /// A ticket whose confirm failed is not published again.
+    TicketGivenUp,
+    /// A delivery is settled twice.
+    SettledTwice,
+    /// Tickets are polled whatever the lease says.
+    LeaseIgnored,
+    /// A redelivered ticket is polled as if nobody had polled it before.
+    RedeliveryUnnoticed,
+    /// A ticket's age is counted from when it came to hand.
+    AgeForgotten,
+    /// A job is acked before its parked copy is confirmed.
+    AckBeforeParked,
+    /// A publish that the broker refused is taken for confirmed.
+    RefusedIsConfirmed,
+    /// A job is submitted although its deadline has passed meanwhile.
+    DeadlineIgnored,
+    /// A task is polled twice as often as the API allows.
+    SpacingHalved,
+    /// A parked job forgets what it has been through.
+    HistoryForgotten,
+    /// A place in the gate is not given back.
+    PassLeaked,
+    /// Calls are made whatever the guard permits.
+    PermitIgnored,
+    /// A new leader takes the account for good, whatever the record says.
+    GuardForgotten,
+    /// The guard's record is acked before its successor is written.
+    RecordAckedFirst,
+    /// A leaving replica does not wait for its submissions.
+    DrainHurried,
+    /// Three wrong task ids within a minute trip the guard, whatever their share.
+    CountedWrongIds,
+    /// Retry budgets run on while calls are forbidden or withheld.
+    BudgetRunsOn,
+    /// A type's time-out runs on while nothing may be asked for.
+    TimeoutRunsOn,
+    /// An unknown code of createTask ends its job at once.
+    UnknownIsFinal,
+    /// The ages of open tasks follow the wall clock.
+    WallClockAges,
+}
+
+impl Failpoint {
+    /// Every one.
+    pub const ALL: [Failpoint; 22] = [
+        Failpoint::AckBeforeConfirm,
+        Failpoint::TicketSkipped,
+        Failpoint::TicketGivenUp,
+        Failpoint::SettledTwice,
+        Failpoint::LeaseIgnored,
+        Failpoint::RedeliveryUnnoticed,
+        Failpoint::AgeForgotten,
+        Failpoint::AckBeforeParked,
+        Failpoint::RefusedIsConfirmed,
+        Failpoint::DeadlineIgnored,
+        Failpoint::SpacingHalved,
+        Failpoint::HistoryForgotten,
+        Failpoint::PassLeaked,
+        Failpoint::PermitIgnored,
+        Failpoint::GuardForgotten,
+        Failpoint::RecordAckedFirst,
+        Failpoint::DrainHurried,
+        Failpoint::CountedWrongIds,
+        Failpoint::BudgetRunsOn,
+        Failpoint::TimeoutRunsOn,
+        Failpoint::UnknownIsFinal,
+        Failpoint::WallClockAges,
+    ];
+
+    /// Whether it is in force on this thread.
+    #[cfg(not(feature = "breakage"))]
+    #[inline]
+    pub(crate) const fn in_force(self) -> bool {
+        false
+    }
+
+    /// Whether it is in force on this thread.
+    #[cfg(feature = "breakage")]
+    pub(crate) fn in_force(self) -> bool {
+        IN_FORCE.get() == Some(self)
+    }
+
+    /// Puts one in force on this thread, and on no other; `None`: all is well again.
+    #[cfg(feature = "breakage")]
+    pub fn put_in_force(breakage: Option<Failpoint>) {
+        IN_FORCE.set(breakage);
+    }
+}
+
+#[cfg(feature = "breakage")]
+thread_local! {
+    static IN_FORCE: std::cell::Cell<Option<Failpoint>> = const { std::cell::Cell::new(None) };
+}

@@ -1,0 +1,301 @@
+//! What the leader does: it holds the one state message, writes a new one before it acks the old, and looks after the account.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::broker::Receipt;
+use crate::domain::api_code::Overrides;
+use crate::domain::call::{CallError, Refusal, ReplyBody};
+use crate::domain::class::Class;
+use crate::domain::fault::{Stage, classify};
+use crate::domain::guard::{AnswerShare, Phase, ProbeEnd, Reason, Rules, Spending, State};
+use crate::solver::Balance;
+
+/// A state that does not change is written again after this long: the broker ends a consumer that acks nothing for its consumer time-out,
+/// which is 30 minutes by default, and some operators set it to a few.
+const REWRITE_AFTER: Duration = Duration::from_secs(45);
+/// Tasks in doubt that the API knows after all, by which the others are taken for known.
+const KNOWN_ENOUGH: u64 = 3;
+/// Without an answer about a task in doubt for so long, the leader has none to ask for.
+const NO_MORE_IN_DOUBT: Duration = Duration::from_secs(10);
+/// Replicas whose answers are counted.
+const MAX_COUNTED: usize = 4_096;
+
+/// The lead over a fleet. There is none without a state message in hand.
+pub(super) struct Lead {
+    pub(super) state: State,
+    /// The message that holds the state, once it has come back from the broker.
+    held: Option<Receipt>,
+    held_since: Instant,
+    /// The broker does not have this state yet; to be written again.
+    pub(super) unwritten: bool,
+    /// Replicas find the API down; to be looked into.
+    pub(super) suspected: bool,
+    /// A call was refused by something that is not the API's own word; to be looked into.
+    pub(super) doubted: bool,
+    answers: FleetAnswers,
+    /// Answers about tasks in doubt, and those about tasks that the API knows after all.
+    doubtful: AnswerShare,
+    known_doubtful: u64,
+    doubt_quiet_since: Instant,
+    /// What the fleet's submissions cost.
+    pub(super) spending: Spending,
+}
+
+/// What the leader is to do next by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Call getBalance.
+    Probe,
+    /// Have another replica call it, to prove its key.
+    Prove(String),
+    /// Leave the lead to a replica whose key is good.
+    Resign,
+}
+
+impl Lead {
+    /// The state message has come, so this replica leads.
+    pub(super) fn take(state: State, receipt: Receipt) -> Self {
+        Self {
+            state,
+            held: Some(receipt),
+            held_since: Instant::now(),
+            unwritten: false,
+            suspected: false,
+            doubted: false,
+            answers: FleetAnswers::default(),
+            doubtful: AnswerShare::default(),
+            known_doubtful: 0,
+            doubt_quiet_since: Instant::now(),
+            spending: Spending::default(),
+        }
+    }
+
+    /// A further state message: the one this leader has just written, or one that a crash has left. The highest epoch wins.
+    pub(super) fn receive(&mut self, state: State, receipt: Receipt) {
+        if state.epoch > self.state.epoch {
+            self.state = state;
+            self.hold(receipt);
+        } else if state.epoch == self.state.epoch && state.phase.caution() > self.state.phase.caution() {
+            // Two have written it without knowing of each other: what either of them fears is in force.
+            self.state = State { epoch: state.epoch.saturating_add(1), ..state };
+            self.unwritten = true;
+            self.hold(receipt);
+        } else if state.epoch == self.state.epoch && self.held.is_none() {
+            self.held = Some(receipt);
+        } else {
+            done_with(receipt);
+        }
+    }
+
+    /// Whether the message has been in hand for long: the broker ends a consumer that acks nothing for 30 minutes.
+    pub(super) fn is_old(&self) -> bool {
+        self.held_since.elapsed() >= REWRITE_AFTER
+    }
+
+    fn hold(&mut self, receipt: Receipt) {
+        if let Some(old) = self.held.replace(receipt) {
+            done_with(old);
+        }
+    }
+
+    /// Whether the new state is confirmed; then the old one has served.
+    pub(super) fn written(&mut self, confirmed: bool) {
+        self.unwritten = !confirmed;
+        self.held_since = Instant::now();
+        if confirmed && let Some(old) = self.held.take() {
+            done_with(old);
+        }
+    }
+
+    /// What this replica has been told itself is no less true for the loss of the message.
+    pub(super) fn remember(&mut self, memory: &State) {
+        if memory.epoch > self.state.epoch {
+            self.state = memory.clone();
+            self.state.epoch = memory.epoch.saturating_add(1);
+        }
+    }
+
+    /// A replica remembers a later state than this one: an earlier message was lost, and all must follow this one all the same. What it said
+    /// is not known, so the account is looked at.
+    pub(super) fn overtake(&mut self, epoch: u64) -> bool {
+        let behind = epoch > self.state.epoch;
+        if behind {
+            // The term stays: what replicas have met since it is told to this leader again.
+            self.state.epoch = epoch.saturating_add(1);
+            if self.state.phase != Phase::Tripped {
+                self.state.phase = Phase::Probing;
+            }
+        }
+        behind
+    }
+
+    /// A replica says how many answers it has got since it runs, in a report of this term or in its heartbeat.
+    pub(super) fn note_answers(
+        &mut self,
+        replica: &str,
+        counts: (u64, u64),
+        term: Option<u64>,
+        (rules, uptime): (&Rules, Duration),
+    ) -> Option<Verdict> {
+        let old = term.is_some_and(|term| term < self.state.term);
+        self.answers.note(replica, counts, old, uptime);
+        if old || !self.state.may_be_asked() {
+            return None;
+        }
+        if self.answers.share.is_too_high(rules, uptime) {
+            self.answers.share.clear();
+            return Some(Verdict::WrongIds);
+        }
+        (self.state.awaits_known_id() && self.answers.known > 0).then_some(Verdict::IdsKnown)
+    }
+
+    /// The leader's own worker has asked for a task that was in doubt. Tells whether such tasks are lost, once that is known.
+    pub(super) fn note_doubtful(
+        &mut self,
+        wrong_id: bool,
+        (rules, uptime): (&Rules, Duration),
+    ) -> Option<bool> {
+        self.state.doubt.filter(|doubt| !doubt.lost)?;
+        self.doubt_quiet_since = Instant::now();
+        self.doubtful.note(1, u64::from(wrong_id), uptime);
+        self.known_doubtful += u64::from(!wrong_id);
+        if self.doubtful.is_too_high(rules, uptime) {
+            return Some(true);
+        }
+        (self.known_doubtful >= KNOWN_ENOUGH).then_some(false)
+    }
+
+    /// Whether the leader has none left of the tasks in doubt, and so cannot find out more about them: then all ask for theirs, each on probation.
+    pub(super) fn doubt_is_undecided(&self) -> bool {
+        let undecided = self.state.doubt.is_some_and(|doubt| !doubt.lost) && self.state.may_be_asked();
+        undecided && self.doubt_quiet_since.elapsed() >= NO_MORE_IN_DOUBT
+    }
+
+    /// What was answered before says nothing about what is now.
+    pub(super) fn forget_answers(&mut self) {
+        self.answers.share.clear();
+        self.answers.known = 0;
+        self.doubtful.clear();
+        self.known_doubtful = 0;
+        self.doubt_quiet_since = Instant::now();
+    }
+}
+
+/// What the fleet's answers show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Too many of them are about ids that the API does not know.
+    WrongIds,
+    /// The API knows a task that it has accepted since its ids were in doubt.
+    IdsKnown,
+}
+
+/// The answers of all replicas. Each says how many it has got since it runs, so that a message that is lost is made good by the next.
+#[derive(Debug, Default)]
+struct FleetAnswers {
+    share: AnswerShare,
+    /// Answers about tasks that the API knows, since the account's phase began.
+    known: u64,
+    counted: BTreeMap<String, (u64, u64)>,
+}
+
+impl FleetAnswers {
+    fn note(&mut self, replica: &str, (answered, wrong_ids): (u64, u64), old: bool, uptime: Duration) {
+        if self.counted.len() >= MAX_COUNTED && !self.counted.contains_key(replica) {
+            self.counted.clear();
+        }
+        // What a replica has counted before this leader first hears of it, is of an unknown time.
+        let first = (answered, wrong_ids);
+        // A report can come after a heartbeat that says more.
+        let counted = self.counted.entry(replica.to_owned()).or_insert(first);
+        let (answered_before, wrong_before) = *counted;
+        *counted = (answered.max(answered_before), wrong_ids.max(wrong_before));
+        let fresh = answered.saturating_sub(answered_before);
+        let wrong = wrong_ids.saturating_sub(wrong_before).min(fresh);
+        if fresh > 0 && !old {
+            self.share.note(fresh, wrong, uptime);
+            self.known = self.known.saturating_add(fresh - wrong);
+        }
+    }
+}
+
+/// The lead ends with the session; what is not settled then comes to the next leader.
+fn done_with(receipt: Receipt) {
+    let _ = receipt.ack();
+}
+
+/// What a call of getBalance has shown.
+pub(super) fn probe_end(end: Result<Balance, CallError>, overrides: &Overrides) -> ProbeEnd {
+    let error = match end {
+        Ok(Balance { text, amount }) => return ProbeEnd::Balance { text, amount },
+        Err(error) => error,
+    };
+    // A page without a code is not the API's own word; it may just not have this call.
+    if let CallError::Refused(refusal) = &error
+        && refusal.code.is_none()
+        && matches!(refusal.status, 404 | 405 | 501)
+    {
+        return ProbeEnd::Unsupported;
+    }
+    // Without a body nothing but the API itself speaks, where the call is about nothing but the account.
+    if let CallError::Refused(Refusal { code: None, status, body: ReplyBody::Empty, .. }) = &error {
+        match status {
+            401 | 403 => return ProbeEnd::Refused(Reason::KeyInvalid),
+            402 => return ProbeEnd::Refused(Reason::NoFunds),
+            _ => {}
+        }
+    }
+    let fault = classify(&error, Stage::Submit, false, overrides);
+    match fault.class {
+        Class::Account => ProbeEnd::Refused(fault.reason().unwrap_or(Reason::KeyInvalid)),
+        Class::Transient | Class::Pending | Class::Throttled | Class::Capacity => ProbeEnd::Down,
+        Class::Lost
+        | Class::Unsolved
+        | Class::Invalid
+        | Class::Forbidden
+        | Class::Expired
+        | Class::Proxy
+        | Class::Malformed
+        | Class::Poison
+        | Class::Unknown => ProbeEnd::Unsupported,
+    }
+}
+
+/// Tells what has changed about the account, once, with what to do about it.
+pub(super) fn tell(state: &State, before: Option<&State>) {
+    if before.is_some_and(|before| before.phase == state.phase && before.reasons() == state.reasons()) {
+        return;
+    }
+    let reasons: Vec<&str> = state.reasons().iter().map(|reason| reason.name()).collect();
+    let reasons = reasons.join(" and ");
+    match (state.phase, state.reasons().first()) {
+        (Phase::Tripped, Some(reason)) => {
+            let next_probe_at = state.trip.as_ref().map(|trip| tracing::field::display(trip.next_probe_at));
+            tracing::error!(
+                reasons,
+                next_probe_at,
+                "the account is guarded: jobs stay queued; {}",
+                reason.advice()
+            );
+        }
+        (_, Some(Reason::Operator)) => {
+            let why = state.paused.as_ref().and_then(|paused| paused.reason.as_deref());
+            tracing::warn!(why, "paused by an operator: jobs stay queued, paid tasks are finished");
+        }
+        (Phase::Canary, _) => tracing::info!("the API tells the balance; one job is submitted first"),
+        (Phase::Probing, _) => tracing::info!("the account is looked at before anything is submitted"),
+        (Phase::Active | Phase::Tripped, _) => tracing::info!("the account may be used"),
+    }
+}
+
+/// Warns once when the balance falls below the operator's bound.
+pub(super) fn tell_low_balance(state: &State, before: &State, low_balance: f64) {
+    let is_low = |state: &State| state.funds.as_ref().is_some_and(|funds| funds.amount < low_balance);
+    if is_low(state) && !is_low(before) {
+        let balance = state.funds.as_ref().map(|funds| &*funds.text);
+        tracing::warn!(balance, low_balance, "the balance is below guard.low_balance: top up the account");
+    }
+}

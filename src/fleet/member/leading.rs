@@ -1,0 +1,225 @@
+//! What a member does while it leads: it writes the state down, tells it, and looks after the account.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::account_state::Egress;
+use super::super::leadership::{self, Duty};
+use super::super::message::{Control, LeaderNews, Report, keep};
+use super::{Member, Probed};
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::guard::{GuardEvent, KeyStanding, Pressure, ProbeEnd, Reason, State};
+use crate::failpoint::Failpoint;
+
+/// How often the leader repeats its word.
+const LEADER_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a replica stays out of the lead that it has left.
+const STEPPED_ASIDE: Duration = Duration::from_secs(20);
+
+impl Member<'_> {
+    /// The state message is lost, or there never was one: writes one. Several replicas may; the highest epoch wins.
+    pub(super) async fn create(&mut self) {
+        self.leader_heard = Instant::now();
+        let now = self.now();
+        let state = match self.fleet.standing.memory() {
+            Some(memory) => memory.as_ref().clone().recreated(now),
+            None => State::unknown(0, now),
+        };
+        tracing::info!(epoch = state.epoch, "no state of the account on the broker: it is looked at first");
+        self.store(&state).await;
+    }
+
+    /// Whether the broker has it.
+    pub(super) async fn store(&self, state: &State) -> bool {
+        let message = keep(state, &self.fleet.trust.own);
+        let stored = self.session.publish("", &self.fleet.names.guard(), message).await;
+        if let Err(error) = &stored {
+            tracing::warn!(%error, "the account's state could not be written; trying again");
+        }
+        stored.is_ok()
+    }
+
+    /// Takes news in as the leader, and writes it down. It is in force, here as everywhere, once the broker has it; a refusal has stopped this
+    /// replica before.
+    pub(super) async fn learn(&mut self, news: GuardEvent<'_>) -> bool {
+        let now = self.now();
+        let Some(lead) = &mut self.lead else { return false };
+        let before = lead.state.clone();
+        if !lead.state.learn(news, &self.fleet.rules, now) {
+            return false;
+        }
+        if lead.state.term != before.term {
+            lead.forget_answers();
+        }
+        leadership::tell(&lead.state, Some(&before));
+        leadership::tell_low_balance(&lead.state, &before, self.fleet.rules.low_balance);
+        self.write().await;
+        true
+    }
+
+    /// The new state goes to the broker before the old one is acked, and before anybody is told.
+    pub(super) async fn write(&mut self) {
+        if Failpoint::RecordAckedFirst.in_force()
+            && let Some(lead) = &mut self.lead
+        {
+            lead.written(true);
+        }
+        let Some(lead) = &self.lead else { return };
+        let stored = self.store(&lead.state).await;
+        if let Some(lead) = &mut self.lead {
+            lead.written(stored);
+        }
+        self.announce().await;
+        self.present().await;
+    }
+
+    /// Tells the state in force.
+    pub(super) async fn announce(&mut self) {
+        let Some(lead) = self.lead.as_ref().filter(|lead| !lead.unwritten) else { return };
+        let (fleet, replicas) = (self.fleet, self.roster.len().max(1));
+        fleet.standing.adopt(&lead.state, (&fleet.id, &fleet.name), true, replicas);
+        let news = LeaderNews {
+            id: fleet.id.clone(),
+            name: fleet.name.clone(),
+            state: lead.state.clone(),
+            shut: fleet.standing.shut_types(),
+            failing: fleet.standing.failing_types(),
+            replicas,
+            queues: fleet.standing.queues(),
+        };
+        self.announced = Instant::now();
+        self.leader_heard = self.announced;
+        self.say(&Control::Leader(Box::new(news))).await;
+    }
+
+    /// What the leader does from time to time.
+    pub(super) async fn lead_on(&mut self) {
+        let now = self.now();
+        if self.lead.as_ref().is_some_and(|lead| lead.state.doubt_is_over(now) || lead.doubt_is_undecided()) {
+            self.learn(GuardEvent::DoubtfulTasks { lost: false }).await;
+        }
+        if self.lead.as_ref().is_some_and(|lead| lead.unwritten || lead.is_old()) {
+            self.write().await;
+        } else if self.announced.elapsed() >= LEADER_INTERVAL {
+            self.announce().await;
+        }
+        self.do_duty().await;
+    }
+
+    /// What the leader has to do by itself, where it is due.
+    pub(super) async fn do_duty(&mut self) {
+        let Some(duty) = self.duty() else { return };
+        let begun = duty != Duty::Resign && self.begin_probe().await;
+        match (duty, begun) {
+            (Duty::Probe, true) => self.probing = Some(self.fleet.probe()),
+            (Duty::Prove(id), true) => self.say(&Control::Prove { id }).await,
+            (Duty::Resign, _) => self.resign().await,
+            (Duty::Probe | Duty::Prove(_), false) => {}
+        }
+    }
+
+    /// Writes down that getBalance is called now, so that a leader that dies over the call is followed by one that knows of it. Tells whether
+    /// it may be called.
+    async fn begin_probe(&mut self) -> bool {
+        self.learn(GuardEvent::ProbeBegins).await;
+        let Some(lead) = self.lead.as_ref().filter(|_| self.may_lead()) else { return false };
+        self.asked_in = lead.state.term;
+        true
+    }
+
+    async fn resign(&mut self) {
+        tracing::warn!(
+            "this replica's key or address is refused, and others' may not be: it leaves the lead to them"
+        );
+        self.aside_until = Some(Instant::now() + STEPPED_ASIDE);
+        self.leave_lead().await;
+    }
+
+    /// The record goes back to its queue, and to the next who stands for the lead.
+    pub(super) async fn leave_lead(&mut self) {
+        self.lead = None;
+        if let Some(guard) = self.guard.take() {
+            guard.close().await;
+        }
+    }
+
+    /// Whether nobody else can have been given the lead meanwhile, and the broker has what this leader knows.
+    fn may_lead(&self) -> bool {
+        let holds = self.guard.as_ref().is_some_and(|guard| guard.lease().holds(Instant::now()));
+        holds && self.lead.as_ref().is_some_and(|lead| !lead.unwritten)
+    }
+
+    fn duty(&self) -> Option<Duty> {
+        let (lead, now) = (self.lead.as_ref()?, self.now());
+        if self.probing.is_some() || !self.may_lead() {
+            return None;
+        }
+        // Met here, and not in the state yet, or never to be, since it concerns this replica alone.
+        if self.fleet.standing.held().is_some_and(Reason::is_of_the_address) {
+            return (self.fleet.egress == Egress::Own && self.roster.len() > 1).then_some(Duty::Resign);
+        }
+        let (state, key) = (&lead.state, self.fleet.standing.key());
+        let standing = state.keys.standing(&key);
+        if standing == KeyStanding::Refused && self.roster.has_another_good_key(&state.keys, &key) {
+            return Some(Duty::Resign);
+        }
+        let funds = state.funds.as_ref();
+        let spending = funds
+            .is_some_and(|funds| lead.spending.is_pressing(funds, &self.fleet.rules, self.roster.accepted()));
+        let pressure = Pressure { suspected: lead.suspected, doubted: lead.doubted, spending };
+        let due = state.probe_due(&self.fleet.rules, pressure, now);
+        let proof = (standing == KeyStanding::Unknown).then(|| state.proof_due(&self.fleet.rules, now));
+        if due.is_some_and(|at| at <= now) || proof.is_some_and(|at| at <= now) {
+            return Some(Duty::Probe);
+        }
+        let stranger = self.roster.with_unknown_key(&state.keys, self.fleet.dice.jitter());
+        let stranger = stranger.filter(|_| state.proof_due(&self.fleet.rules, now) <= now)?;
+        Some(Duty::Prove(stranger))
+    }
+
+    /// A call of getBalance has ended: the leader's own, or one by which this replica was to prove its key.
+    pub(super) async fn on_probed(&mut self, probed: Option<Probed>) {
+        self.probing = None;
+        let Some((key, end)) = probed else { return };
+        let end = leadership::probe_end(end, &self.fleet.overrides);
+        if self.lead.is_some() {
+            return self.on_tried(&key, end).await;
+        }
+        let good = match end {
+            ProbeEnd::Balance { .. } | ProbeEnd::KeyTaken | ProbeEnd::Unsupported => Some(true),
+            ProbeEnd::Refused(Reason::KeyInvalid) => Some(false),
+            ProbeEnd::Refused(reason) => {
+                let (term, began) = (self.fleet.standing.permit_and_term().1, Instant::now());
+                self.fleet.standing.refused(reason, term, began, self.now());
+                None
+            }
+            ProbeEnd::Down => None,
+        };
+        self.say(&Control::Report(Report::KeyTried { key, good })).await;
+    }
+
+    pub(super) async fn on_tried(&mut self, key: &Fingerprint, end: ProbeEnd) {
+        let (peers, now) = (self.peers(key), self.now());
+        let Some(lead) = &mut self.lead else { return };
+        match &end {
+            ProbeEnd::Refused(reason) if self.fleet.egress == Egress::Own && reason.is_of_the_address() => {
+                self.fleet.standing.refused(*reason, lead.state.term, Instant::now(), now);
+                self.learn(GuardEvent::ProbeEnded).await;
+                return;
+            }
+            // Whatever the writing of it takes, nothing more is called.
+            ProbeEnd::Refused(reason) => self.fleet.standing.heard_refused(*reason, key, lead.state.term),
+            ProbeEnd::Balance { .. } | ProbeEnd::KeyTaken | ProbeEnd::Unsupported | ProbeEnd::Down => {}
+        }
+        if let ProbeEnd::Balance { amount, .. } = &end {
+            let before = lead.state.funds.as_ref().map(|funds| funds.amount);
+            lead.spending.note(before, *amount, self.roster.accepted());
+        }
+        // Looks that fail raise no suspicion of their own: getBalance can be down alone, while work goes on.
+        let doubted = std::mem::take(&mut lead.doubted);
+        let suspected = std::mem::take(&mut lead.suspected) || doubted;
+        let term = self.asked_in;
+        self.learn(GuardEvent::Probed { key, end, term, suspected, peers }).await;
+    }
+}

@@ -1,0 +1,216 @@
+//! What replicas tell of their work for those who look at the fleet. Nothing here decides about anything.
+//!
+//! Ids, types and codes are foreign text: they are made fit to be shown, and short, before they are told. No description, and no field of a
+//! task, is among them: those could hold a secret.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::sanitize::shown;
+use crate::domain::time::Timestamp;
+
+/// Types that a replica tells of one by one; the others are told together.
+const MAX_TYPES: usize = 8;
+/// Failures that a replica tells of.
+pub const MAX_FAILURES: usize = 10;
+/// Stands for all types that are not told one by one.
+pub const OTHER_TYPES: &str = "(others)";
+/// Characters of an id, of a type and of a code.
+const ID: usize = 32;
+const TYPE: usize = 40;
+const CODE: usize = 40;
+
+/// A worker's figures.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Vitals {
+    /// Whether it takes jobs, as far as the account is concerned and its own leaving.
+    pub ready: bool,
+    /// Tickets and submissions held.
+    pub in_flight: usize,
+    /// Calls that may be under way at once.
+    pub window: usize,
+    /// The same by task type, where it was narrowed.
+    #[serde(default)]
+    pub types: BTreeMap<String, usize>,
+    /// Calls of the API since it runs.
+    pub calls: u64,
+    /// Accepted, and so paid, submissions since it runs.
+    pub accepted: u64,
+    /// Solved jobs since it runs.
+    pub solved: u64,
+    /// Failed jobs since it runs.
+    pub failed: u64,
+    /// Answers to polls since it runs.
+    #[serde(default)]
+    pub answered: u64,
+    /// Those of them about task ids that the API did not know.
+    #[serde(default)]
+    pub wrong_ids: u64,
+    /// What else it tells; replicas of earlier versions tell none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Detail>,
+}
+
+/// A worker's figures by class and type, and what failed last.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Detail {
+    /// Failed jobs since it runs, by class.
+    pub failed: BTreeMap<String, u64>,
+    /// Work by task type.
+    pub types: BTreeMap<String, TypeFigures>,
+    /// The jobs that failed last, the latest first.
+    pub failures: Vec<Failure>,
+}
+
+/// A worker's figures of one task type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TypeFigures {
+    /// Tickets and submissions held.
+    pub in_flight: usize,
+    /// Submissions that may be under way at once.
+    pub window: usize,
+    /// Accepted, and so paid, submissions since it runs.
+    pub accepted: u64,
+    /// Answers since it runs.
+    pub solved: u64,
+    /// Failed jobs since it runs.
+    pub failed: u64,
+}
+
+/// A job that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// When.
+    pub at: Timestamp,
+    /// The job's id, shortened.
+    pub id: String,
+    /// The class.
+    pub class: String,
+    /// The code.
+    pub code: String,
+    /// The task type; `None` of what was no job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_type: Option<String>,
+}
+
+/// How many messages are ready in the queues of the namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Depths {
+    /// When it was looked.
+    pub at: Timestamp,
+    /// By the queues' names without the namespace.
+    pub ready: BTreeMap<String, u64>,
+}
+
+impl Vitals {
+    /// The same, short enough to be said to all every other second, whatever publishers write.
+    pub(super) fn bounded(mut self) -> Self {
+        self.types =
+            self.types.iter().take(MAX_TYPES).map(|(name, size)| (type_shown(name), *size)).collect();
+        self
+    }
+}
+
+impl Detail {
+    /// The types with the most to tell one by one, and the others together.
+    #[must_use]
+    pub fn fold(all: BTreeMap<String, TypeFigures>) -> BTreeMap<String, TypeFigures> {
+        let mut ranked: Vec<_> = all.into_iter().collect();
+        ranked.sort_by_key(|(_, figures)| {
+            std::cmp::Reverse((figures.in_flight, figures.accepted, figures.failed))
+        });
+        let mut folded: BTreeMap<String, TypeFigures> = BTreeMap::new();
+        for (place, (name, figures)) in ranked.into_iter().enumerate() {
+            let name = if place < MAX_TYPES { type_shown(&name) } else { OTHER_TYPES.to_owned() };
+            folded.entry(name).or_default().add(&figures);
+        }
+        folded
+    }
+}
+
+impl TypeFigures {
+    /// Counts another's figures in.
+    pub fn add(&mut self, other: &Self) {
+        self.in_flight = self.in_flight.saturating_add(other.in_flight);
+        self.window = self.window.saturating_add(other.window);
+        self.accepted = self.accepted.saturating_add(other.accepted);
+        self.solved = self.solved.saturating_add(other.solved);
+        self.failed = self.failed.saturating_add(other.failed);
+    }
+}
+
+impl Failure {
+    /// As it is told.
+    #[must_use]
+    pub fn told(at: Timestamp, id: &str, class: &str, code: &str, task_type: Option<&str>) -> Self {
+        let task_type = task_type.map(type_shown);
+        Self { at, id: shown(id, ID), class: class.to_owned(), code: shown(code, CODE), task_type }
+    }
+}
+
+/// A task type as it is told.
+#[must_use]
+pub fn type_shown(task_type: &str) -> String {
+    shown(task_type, TYPE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hostile(number: usize) -> String {
+        format!("{number}{}", "\u{1b}\"🦀".repeat(40))
+    }
+
+    fn worst() -> Vitals {
+        let figures =
+            TypeFigures { accepted: u64::MAX, solved: u64::MAX, failed: u64::MAX, ..Default::default() };
+        let failed = crate::domain::class::Class::finals().map(|class| (class.name().to_owned(), u64::MAX));
+        let failure = |number| {
+            let (id, task_type) = (hostile(number), hostile(number));
+            Failure::told(Timestamp::from_millis(0), &id, "malformed", &"X".repeat(99), Some(&task_type))
+        };
+        let detail = Detail {
+            failed: failed.collect(),
+            types: Detail::fold((0..65).map(|number| (hostile(number), figures)).collect()),
+            failures: (0..MAX_FAILURES).map(failure).collect(),
+        };
+        let types = (0..65).map(|number| (hostile(number), 1)).collect();
+        Vitals { types, detail: Some(detail), ..Vitals::default() }.bounded()
+    }
+
+    #[test]
+    fn what_a_replica_says_every_other_second_stays_below_8_kib_whatever_publishers_write() {
+        let told = serde_json::to_string(&worst()).unwrap();
+        assert!(told.len() < 8 * 1024, "{}", told.len());
+        assert!(!told.contains("\\u001b"), "{told}");
+    }
+
+    #[test]
+    fn types_beyond_the_bound_are_told_together_and_none_is_lost() {
+        let of = |number: u64| TypeFigures { in_flight: 1, accepted: number, ..Default::default() };
+        let folded = Detail::fold((0..20).map(|number| (format!("Type{number:02}"), of(number))).collect());
+        assert_eq!(folded.len(), MAX_TYPES + 1);
+        assert_eq!((folded["Type19"].accepted, folded[OTHER_TYPES].in_flight), (19, 12));
+        assert_eq!(folded.values().map(|figures| figures.accepted).sum::<u64>(), 190);
+    }
+
+    #[test]
+    fn a_replica_of_an_earlier_version_is_understood_and_understands_this_one() {
+        #[derive(Deserialize)]
+        struct Before {
+            solved: u64,
+        }
+        let earlier = r#"{"ready":true,"in_flight":1,"window":2,"types":{},"calls":3,"accepted":4,"solved":5,"failed":6}"#;
+        let read: Vitals = serde_json::from_str(earlier).unwrap();
+        assert_eq!((read.solved, read.detail), (5, None));
+        let told = serde_json::to_string(&Vitals { solved: 7, ..worst() }).unwrap();
+        assert_eq!(serde_json::from_str::<Before>(&told).unwrap().solved, 7);
+        // What a later version might leave out, or add.
+        let later: Detail = serde_json::from_str(r#"{"failed":{"proxy":1},"new":[]}"#).unwrap();
+        assert_eq!(later.failed["proxy"], 1);
+    }
+}

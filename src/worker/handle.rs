@@ -1,0 +1,217 @@
+//! A running worker, seen from outside.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::context::Context;
+use super::stats::counters::Reading;
+use crate::broker::QueueDepth;
+use crate::domain::fingerprint::Fingerprint;
+use crate::domain::guard::Permit;
+use crate::domain::lifecycle::Origin;
+use crate::domain::time::Timestamp;
+use crate::fleet::{Depths, Heartbeat, Snapshot, Vitals};
+use crate::histogram::Distribution;
+use crate::solver::{CallTimes, SolverConfigError};
+
+/// How long a poll that is due may wait before it counts as overdue.
+const OVERDUE: Duration = Duration::from_secs(5);
+
+/// What waits inside of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Buffers {
+    /// Received from the broker, and not begun.
+    pub deliveries: usize,
+    /// Jobs at hand that wait for their call of createTask.
+    pub submissions: usize,
+    /// Handed to the broker, and not confirmed yet.
+    pub publishes: usize,
+}
+
+/// A way to look at a running worker.
+#[derive(Clone)]
+pub struct WorkerHandle {
+    pub(super) ctx: Arc<Context>,
+}
+
+impl WorkerHandle {
+    /// Its counters.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        self.ctx.tally.read()
+    }
+
+    /// Tickets and submissions held.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.ctx.gate.held()
+    }
+
+    /// Of what is held, tickets.
+    #[must_use]
+    pub fn tickets_open(&self) -> usize {
+        self.ctx.gate.tickets()
+    }
+
+    /// Polls that have been due for more than 5 s, and have not begun.
+    #[must_use]
+    pub fn overdue_polls(&self) -> usize {
+        Instant::now().checked_sub(OVERDUE).map_or(0, |moment| self.ctx.waiting.polls_due_before(moment))
+    }
+
+    /// What waits.
+    #[must_use]
+    pub fn buffers(&self) -> Buffers {
+        Buffers {
+            deliveries: self.ctx.consumers.waiting(),
+            submissions: self.ctx.waiting.submissions(),
+            publishes: self.ctx.meter.under_way(),
+        }
+    }
+
+    /// How long the broker took to confirm publishes.
+    #[must_use]
+    pub fn confirms(&self) -> Distribution {
+        self.ctx.meter.confirms()
+    }
+
+    /// How long calls of the API took.
+    #[must_use]
+    pub fn call_times(&self) -> Vec<CallTimes> {
+        self.ctx.solver.call_times()
+    }
+
+    /// The queues as this replica last saw them, by their names without the namespace; none where it does not lead.
+    #[must_use]
+    pub fn queues(&self) -> BTreeMap<String, QueueDepth> {
+        self.ctx.outlook.queues()
+    }
+
+    /// Why outcomes do not reach those who wait for them, if anything is known about that.
+    #[must_use]
+    pub fn unroutable(&self) -> Option<String> {
+        self.ctx.outlook.unroutable()
+    }
+
+    /// Whether the broker is known to deliver here what comes to hand in this way.
+    #[must_use]
+    pub fn is_consuming(&self, origin: Origin) -> bool {
+        self.ctx.consumers.is_consuming(origin)
+    }
+
+    /// What the account's guard allows.
+    #[must_use]
+    pub fn permit(&self) -> Permit {
+        self.ctx.standing().permit()
+    }
+
+    /// Whether it was told to leave.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.ctx.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Whether the runtime that the worker lives in answers within this time. To be asked from another runtime.
+    pub async fn makes_progress(&self, within: Duration) -> bool {
+        self.ctx.pulse.is_felt(within).await
+    }
+
+    /// Places held in windows, caps and limits on calls; 0 when nothing is under way.
+    #[must_use]
+    pub fn places_held(&self) -> usize {
+        self.ctx.lanes.in_use()
+    }
+
+    /// The account's state as this replica knows it.
+    #[must_use]
+    pub fn seen(&self) -> Snapshot {
+        self.ctx.standing().seen()
+    }
+
+    /// For awaiting a change of it.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Snapshot> {
+        self.ctx.standing().watch()
+    }
+
+    /// What it tells the fleet of itself.
+    #[must_use]
+    pub fn vitals(&self) -> Vitals {
+        self.ctx.vitals()
+    }
+
+    /// The replicas of its fleet that it hears, itself included, and how long ago each of them was heard.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<(Arc<Heartbeat>, Duration)> {
+        self.ctx.fleet.replicas()
+    }
+
+    /// The queues as the leader, be it this replica or another, saw them last.
+    #[must_use]
+    pub fn depths(&self) -> Option<Depths> {
+        self.ctx.standing().queues()
+    }
+
+    /// Its name in outcomes.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.ctx.worker
+    }
+
+    /// What the names of everything on the broker begin with.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.ctx.names.namespace()
+    }
+
+    /// The time by its clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.ctx.clock.now()
+    }
+
+    /// The mark of its key, as the account's state names it.
+    #[must_use]
+    pub fn key(&self) -> Fingerprint {
+        self.ctx.standing().key()
+    }
+
+    /// Takes another key; see [`crate::fleet::Fleet::replace_key`].
+    ///
+    /// # Errors
+    /// An empty key; the one in use stays.
+    pub fn replace_key(&self, key: SecretString) -> Result<(), SolverConfigError> {
+        self.ctx.fleet.replace_key(key)
+    }
+
+    /// Task types that the API has no slots for.
+    #[must_use]
+    pub fn shut_types(&self) -> Vec<String> {
+        self.ctx.standing().shut_types()
+    }
+
+    /// Proxies that are left alone now.
+    #[must_use]
+    pub fn quarantined_proxies(&self) -> usize {
+        self.ctx.standing().state().map_or(0, |state| state.quarantined(self.ctx.clock.now()).count())
+    }
+
+    /// Whether the API answered when it was last called.
+    #[must_use]
+    pub fn reaches_api(&self) -> bool {
+        !self.ctx.reach.is_lost()
+    }
+
+    /// Whether it has a session with the broker.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.ctx.live.now().is_some_and(|session| !session.is_closed())
+    }
+}

@@ -1,0 +1,80 @@
+//! The one line that a finished job gets in the log, and the span that all its lines are in.
+//!
+//! Jobs that failed are told at `info`, solved ones at `debug`, since there can be hundreds of them a second and their outcomes say the same:
+//! see docs/decisions/0021. The target of both is `job`, so that `log.level = "info,job=debug"` tells of every job, once.
+
+use std::time::Duration;
+
+use tracing::{Span, debug_span};
+
+use super::context::Context;
+use crate::domain::class::Class;
+use crate::domain::lifecycle::{JobRun, OpenTask};
+
+macro_rules! finished {
+    ($level:ident, $told:expr, $id:expr, $($own:tt)+) => {
+        tracing::$level!(
+            target: "job",
+            id = $id,
+            $($own)+,
+            task_type = $told.task_type,
+            submissions = $told.submissions,
+            polls = $told.polls,
+            queued_ms = $told.queued_ms,
+            solving_ms = $told.solving_ms,
+            "job finished"
+        )
+    };
+}
+
+/// What a line tells beside the job's end, as far as it is known.
+#[derive(Default)]
+struct Told<'a> {
+    task_type: Option<&'a str>,
+    /// Those that were, or may have been, paid.
+    submissions: usize,
+    polls: Option<u32>,
+    /// From the job's first sight to the last acceptance, and from there.
+    queued_ms: Option<u64>,
+    solving_ms: Option<u64>,
+}
+
+impl<'a> Told<'a> {
+    fn of(ctx: &Context, case: Option<&'a JobRun>) -> Self {
+        let Some(JobRun { job, history, task, .. }) = case else { return Self::default() };
+        // A submission that failed has been written down, one that was solved or given up has not.
+        let recorded = |task: &OpenTask| {
+            history.attempts.last().is_some_and(|last| last.task_id.as_ref() == Some(&task.id))
+        };
+        let open = task.as_ref().is_some_and(|task| !recorded(task));
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            task_type: Some(&job.task_type),
+            submissions: history.attempts.len() + usize::from(open),
+            polls: task.as_ref().map(|task| task.polls),
+            queued_ms: task.as_ref().map(|task| millis(task.accepted_at.since(history.first_seen))),
+            solving_ms: task.as_ref().map(|task| millis(ctx.clock.now().since(task.accepted_at))),
+        }
+    }
+}
+
+/// A job's outcome is published. `id`: of what was no job.
+pub(super) fn finished(
+    ctx: &Context,
+    case: Option<&JobRun>,
+    id: Option<&str>,
+    failure: Option<(Class, &str)>,
+) {
+    let id = case.map_or(id, |case| Some(&case.job.id));
+    match failure {
+        Some((class, code)) => {
+            finished!(info, Told::of(ctx, case), id, status = "failed", class = class.name(), code = code);
+        }
+        None => finished!(debug, Told::of(ctx, case), id, status = "solved"),
+    }
+}
+
+/// What lines about a job are in, for those who want to read them at all.
+pub(super) fn span(case: Option<&JobRun>) -> Span {
+    case.map_or_else(Span::none, |case| debug_span!("job", id = case.job.id, task_type = case.job.task_type))
+}

@@ -1,0 +1,364 @@
+//! When a call of the API may begin: the windows on all calls and on each type's submissions, the caps, and the fleet's rate.
+
+pub(crate) mod by_type;
+pub(crate) mod in_flight;
+pub(crate) mod resizable_semaphore;
+pub(crate) mod waiting;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until};
+
+use super::rate::{Rate, Share};
+use crate::clock::Clock;
+use crate::domain::aimd::{TypeWindow, Window};
+use crate::domain::class::Class;
+use crate::domain::fault::{Fault, Stage, local_code};
+use crate::domain::kind;
+use crate::domain::lifecycle::Event;
+use crate::domain::time::Timestamp;
+use crate::fleet::{AccountState, TypeBreaker};
+use by_type::{ByType, OTHERS};
+use resizable_semaphore::{CallPermit, ResizableSemaphore};
+
+/// The bounds on calls.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Calls of the API at once.
+    pub max_calls: usize,
+    /// Submissions at once.
+    pub submit_concurrency: usize,
+    /// Calls a second of the whole fleet; `None`: no limit.
+    pub max_calls_per_second: Option<NonZeroU32>,
+    /// Open tasks and submissions that this replica holds at once, by type or by `type/class`. A class with a cap of its own
+    /// does not count against its type's; all the others of the type do, together.
+    pub caps: BTreeMap<String, usize>,
+}
+
+/// The ways to the API.
+pub(crate) struct CallLimits {
+    limits: Limits,
+    window: Mutex<Window>,
+    calls: ResizableSemaphore,
+    submissions: Semaphore,
+    accepted_at: Mutex<Option<Timestamp>>,
+    canary: OneByOne,
+    polls: OneByOne,
+    types: ByType<Arc<TypeLimiter>>,
+    // By the name that the cap stands under.
+    capped: BTreeMap<String, Arc<AtomicUsize>>,
+    rate: Rate,
+}
+
+/// The submissions of one type.
+pub(crate) struct TypeLimiter {
+    name: Box<str>,
+    window: Mutex<TypeWindow>,
+    places: ResizableSemaphore,
+    asking: AtomicUsize,
+    held: AtomicUsize,
+}
+
+/// Counts against the cap of a type, while it is held.
+pub(crate) struct HeldOfType {
+    lane: Arc<TypeLimiter>,
+    capped: Option<Arc<AtomicUsize>>,
+}
+
+impl Drop for HeldOfType {
+    fn drop(&mut self) {
+        self.lane.held.fetch_sub(1, Ordering::AcqRel);
+        if let Some(capped) = &self.capped {
+            capped.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// The right to begin a submission, given back when dropped.
+pub(crate) struct SubmissionPermit<'a> {
+    _type: CallPermit<'a>,
+    _submission: Option<SemaphorePermit<'a>>,
+    _call: CallPermit<'a>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each is a plain value, whole at every moment.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl CallLimits {
+    pub(crate) fn new(limits: Limits, clock: Clock) -> Self {
+        Self {
+            window: Mutex::new(Window::starting(limits.max_calls)),
+            calls: ResizableSemaphore::new(1),
+            submissions: Semaphore::new(limits.submit_concurrency.max(1)),
+            accepted_at: Mutex::default(),
+            canary: OneByOne::default(),
+            polls: OneByOne::default(),
+            types: ByType::default(),
+            capped: limits.caps.keys().map(|name| (name.clone(), Arc::default())).collect(),
+            rate: Rate::new(limits.max_calls_per_second, clock),
+            limits,
+        }
+    }
+
+    /// The lane of a type.
+    pub(crate) fn of_type(&self, task_type: &str) -> Arc<TypeLimiter> {
+        let make = |name: &str| {
+            let most = self.limits.submit_concurrency.max(1);
+            Arc::new(TypeLimiter {
+                name: name.into(),
+                window: Mutex::new(TypeWindow::new(most)),
+                places: ResizableSemaphore::new(most),
+                asking: AtomicUsize::new(0),
+                held: AtomicUsize::new(0),
+            })
+        };
+        self.types.with(task_type, make, |lane| Arc::clone(lane))
+    }
+
+    /// Counts a job or ticket at hand against its type's cap.
+    pub(crate) fn hold(&self, task_type: &str) -> HeldOfType {
+        let lane = self.of_type(task_type);
+        lane.held.fetch_add(1, Ordering::AcqRel);
+        let capped = kind::find(&self.capped, task_type).map(|(_, held)| Arc::clone(held));
+        if let Some(capped) = &capped {
+            capped.fetch_add(1, Ordering::AcqRel);
+        }
+        HeldOfType { lane, capped }
+    }
+
+    /// Whether a job of a type may ask for a place now; else why it waits its turn without a call.
+    pub(crate) fn admit(
+        &self,
+        lane: &TypeLimiter,
+        task_type: &str,
+        unanswered: bool,
+        standing: &AccountState,
+    ) -> Result<(), Event> {
+        let cap = kind::find(&self.limits.caps, task_type);
+        let held = |name: &str| self.capped.get(name).map_or(0, |held| held.load(Ordering::Acquire));
+        if let Some((name, _)) = cap.filter(|(name, cap)| held(name) > **cap) {
+            let text = format!("this replica holds as many tasks of type {name} as [caps] allows");
+            return Err(no_slot(local_code::TYPE_CAP_REACHED, text));
+        }
+        match standing.shut_type(lane.name_of(task_type), unanswered) {
+            Some(TypeBreaker::NoSlots) => {
+                lane.shut();
+                let text = format!("the API has no free slot for type {task_type}, as other jobs have found");
+                return Err(no_slot(local_code::NO_SLOT_EXPECTED, text));
+            }
+            Some(TypeBreaker::Failing) => {
+                lane.shut();
+                return Err(Event::TypeFailing);
+            }
+            Some(TypeBreaker::Try) => return Ok(()),
+            None => lane.reopen(),
+        }
+        // While the API is short of slots, as many may wait as are under way; more would stand in the way of other types.
+        let (size, short) = {
+            let window = lock(&lane.window);
+            (window.size(), window.is_short())
+        };
+        if short && lane.asking.load(Ordering::Acquire) >= size {
+            let text = format!("the API has few free slots for type {task_type} at the moment");
+            return Err(no_slot(local_code::NO_SLOT_EXPECTED, text));
+        }
+        Ok(())
+    }
+
+    /// The API accepted a task.
+    pub(crate) fn accepted(&self, now: Timestamp) {
+        *lock(&self.accepted_at) = Some(now);
+    }
+
+    /// Whether the API has accepted a task since, here.
+    pub(crate) fn accepted_since(&self, moment: Timestamp) -> bool {
+        lock(&self.accepted_at).is_some_and(|at| at >= moment)
+    }
+
+    /// Waits until a submission may begin.
+    pub(crate) async fn submission<'a>(
+        &'a self,
+        lane: &'a TypeLimiter,
+        standing: &AccountState,
+    ) -> SubmissionPermit<'a> {
+        let _asking = Asking::new(&lane.asking);
+        // In this order: whoever waits to submit must not hold a call that a poll could use.
+        let type_place = lane.places.place().await;
+        let submission = self.submissions.acquire().await.ok();
+        let call = self.calls.place().await;
+        self.rate.turn(|| share(standing)).await;
+        SubmissionPermit { _type: type_place, _submission: submission, _call: call }
+    }
+
+    /// Waits until a poll may begin.
+    pub(crate) async fn poll(&self, standing: &AccountState) -> CallPermit<'_> {
+        let place = self.calls.place().await;
+        self.rate.turn(|| share(standing)).await;
+        place
+    }
+
+    /// The same without a wait, where that can be. Where calls are rationed, each has a turn of its own to wait for.
+    pub(crate) fn poll_at_once(&self) -> Option<CallPermit<'_>> {
+        if self.rate.is_limited() { None } else { self.calls.place().now_or_never() }
+    }
+
+    /// Held by the one canary.
+    pub(crate) async fn canary(&self) -> Turn<'_> {
+        turn(&self.canary).await
+    }
+
+    /// Held by one poll of those that are made one by one.
+    pub(crate) async fn one_by_one(&self) -> Turn<'_> {
+        turn(&self.polls).await
+    }
+
+    /// The API answered, whatever it said about the job.
+    pub(crate) fn answered(&self) {
+        let mut window = lock(&self.window);
+        let before = window.size();
+        window.good();
+        if window.size() != before {
+            self.calls.resize(window.size());
+        }
+    }
+
+    /// No answer, or a server error: fewer calls of every kind.
+    pub(crate) fn unanswered(&self, now: Timestamp) {
+        let mut window = lock(&self.window);
+        window.failed(now);
+        self.calls.resize(window.size());
+    }
+
+    /// From one call again, and quickly back to where it was.
+    pub(crate) fn restart(&self) {
+        let mut window = lock(&self.window);
+        window.restart();
+        self.calls.resize(window.size());
+    }
+
+    /// Calls that may be under way at once.
+    pub(crate) fn window(&self) -> usize {
+        lock(&self.window).size()
+    }
+
+    /// The windows of the types that are narrower than they may be.
+    pub(crate) fn narrowed(&self) -> BTreeMap<String, usize> {
+        let most = self.limits.submit_concurrency;
+        let mut sizes = self.types.read(|lane| lock(&lane.window).size());
+        sizes.retain(|_, size| *size < most);
+        sizes
+    }
+
+    /// What is held of each type, and the type's window.
+    pub(crate) fn by_type(&self) -> BTreeMap<String, (usize, usize)> {
+        self.types.read(|lane| (lane.held.load(Ordering::Acquire), lock(&lane.window).size()))
+    }
+
+    /// Places in use, of all kinds together.
+    pub(crate) fn in_use(&self) -> usize {
+        let submissions =
+            self.limits.submit_concurrency.max(1).saturating_sub(self.submissions.available_permits());
+        let of_type = |lane: &Arc<TypeLimiter>| lane.places.in_use() + lane.held.load(Ordering::Acquire);
+        self.calls.in_use() + submissions + self.types.read(of_type).values().sum::<usize>()
+    }
+
+    /// Waits until no submission is under way.
+    pub(crate) async fn submissions_ended(&self) {
+        let all = u32::try_from(self.limits.submit_concurrency.max(1)).unwrap_or(u32::MAX);
+        drop(self.submissions.acquire_many(all).await);
+    }
+}
+
+impl TypeLimiter {
+    /// Under which name the fleet tells of its slots: that of all who share it. A replica's own mixture of others has none.
+    pub(crate) fn name_of<'a>(&'a self, kind: &'a str) -> &'a str {
+        if &*self.name == OTHERS { kind } else { &self.name }
+    }
+
+    /// The API accepted a task of this type.
+    pub(crate) fn accepted(&self) {
+        self.change(TypeWindow::good);
+    }
+
+    /// The API has no slot for it, or wants fewer calls. Tells whether that shuts the type.
+    pub(crate) fn refused(&self) -> bool {
+        self.change(TypeWindow::refused)
+    }
+
+    /// createTask refused a job of it for the job's own sake: it works.
+    pub(crate) fn answered(&self) {
+        self.change(TypeWindow::answered);
+    }
+
+    /// A submission of it failed in a way that says nothing about its job. Tells whether that shuts the type.
+    pub(crate) fn failed(&self) -> bool {
+        self.change(TypeWindow::failed)
+    }
+
+    /// The fleet has found that it is shut.
+    pub(crate) fn shut(&self) {
+        self.change(TypeWindow::shut);
+    }
+
+    /// Slots are back.
+    fn reopen(&self) {
+        if lock(&self.window).is_shut() {
+            self.change(TypeWindow::reopen);
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut TypeWindow) -> T) -> T {
+        let mut window = lock(&self.window);
+        let before = window.size();
+        let told = change(&mut window);
+        if window.size() != before {
+            // One place stays for the call that finds out whether slots are back.
+            self.places.resize(window.size().max(1));
+        }
+        told
+    }
+}
+
+/// Calls that are made one by one, the next not before the moment that is written into it.
+type OneByOne = tokio::sync::Mutex<Option<Instant>>;
+/// The turn of one of them.
+pub(crate) type Turn<'a> = tokio::sync::MutexGuard<'a, Option<Instant>>;
+
+async fn turn(calls: &OneByOne) -> Turn<'_> {
+    let turn = calls.lock().await;
+    if let Some(not_before) = *turn {
+        sleep_until(not_before).await;
+    }
+    turn
+}
+
+fn share(standing: &AccountState) -> Share {
+    let (replicas, rank) = standing.share();
+    Share { replicas, rank }
+}
+
+struct Asking<'a>(&'a AtomicUsize);
+
+impl<'a> Asking<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn no_slot(code: &'static str, text: String) -> Event {
+    Event::Deferred(Fault::local(Class::Capacity, code, Stage::Submit, text))
+}

@@ -1,0 +1,85 @@
+//! The jobs that failed last, and what else a replica tells the fleet for those who look.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::super::limits::by_type::ByType;
+use super::counters::Reading;
+use crate::domain::class::Class;
+use crate::domain::time::Timestamp;
+use crate::fleet::{Detail, Failure, MAX_FAILURES, TypeFigures};
+
+/// The last failures, and how many there were of each type. A solved job costs nothing here.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    last: Mutex<VecDeque<Failure>>,
+    by_type: ByType<u64>,
+}
+
+impl Failures {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Failure>> {
+        // Whatever is in it has happened.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The outcome of a job that failed is published. What was no job may have neither id nor type.
+    pub(crate) fn note(
+        &self,
+        at: Timestamp,
+        id: Option<&str>,
+        task_type: Option<&str>,
+        (class, code): (Class, &str),
+    ) {
+        let failure = Failure::told(at, id.unwrap_or_default(), class.name(), code, task_type);
+        if let Some(task_type) = task_type {
+            self.by_type.with(task_type, |_| 0, |count| *count += 1);
+        }
+        let mut last = self.lock();
+        last.truncate(MAX_FAILURES - 1);
+        last.push_front(failure);
+    }
+}
+
+/// What a replica tells beside its figures.
+pub(crate) fn detail(
+    counters: &Reading,
+    failures: &Failures,
+    lanes: BTreeMap<String, (usize, usize)>,
+) -> Detail {
+    let mut types: BTreeMap<String, TypeFigures> = BTreeMap::new();
+    for (name, (in_flight, window)) in lanes {
+        types.insert(name, TypeFigures { in_flight, window, ..TypeFigures::default() });
+    }
+    for (name, spent) in &counters.spent {
+        types.entry(name.clone()).or_default().accepted = spent.accepted;
+    }
+    for (name, spans) in &counters.times.solving {
+        types.entry(name.clone()).or_default().solved = spans.count;
+    }
+    for (name, failed) in failures.by_type.read(|count| *count) {
+        types.entry(name).or_default().failed = failed;
+    }
+    let failed = counters.failed_by_class.iter().map(|(class, count)| ((*class).to_owned(), *count));
+    Detail {
+        failed: failed.collect(),
+        types: Detail::fold(types),
+        failures: failures.lock().iter().cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_ten_failures_are_kept_the_latest_first() {
+        let failures = Failures::default();
+        for number in 0..14 {
+            let id = format!("job-{number}");
+            failures.note(Timestamp::from_millis(number), Some(&id), None, (Class::Malformed, "NOT_JSON"));
+        }
+        let told = detail(&Reading::default(), &failures, BTreeMap::new()).failures;
+        let ids: Vec<&str> = told.iter().map(|failure| &*failure.id).collect();
+        assert_eq!((ids.len(), ids[0], ids[9]), (MAX_FAILURES, "job-13", "job-4"));
+    }
+}

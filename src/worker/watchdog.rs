@@ -1,0 +1,60 @@
+//! Whether the runtime that the worker lives in makes progress, as seen from another thread.
+
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::timeout;
+
+/// Askers at one time. Each is answered as soon as the runtime comes to it.
+const ASKERS: usize = 16;
+
+type Question = oneshot::Sender<()>;
+
+/// Answers whoever asks. Nothing happens while nobody does.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    ask: mpsc::Sender<Question>,
+    asked: Mutex<mpsc::Receiver<Question>>,
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        let (ask, asked) = mpsc::channel(ASKERS);
+        Self { ask, asked: Mutex::new(asked) }
+    }
+}
+
+impl Watchdog {
+    /// To be run in the runtime in question.
+    pub(super) async fn beat(&self) {
+        let mut asked = self.asked.lock().await;
+        while let Some(question) = asked.recv().await {
+            // Whoever has given up need not know.
+            let _ = question.send(());
+        }
+    }
+
+    /// Whether an answer comes within this time.
+    pub(super) async fn is_felt(&self, within: Duration) -> bool {
+        let (question, answer) = oneshot::channel();
+        timeout(within, async { self.ask.send(question).await.is_ok() && answer.await.is_ok() })
+            .await
+            .unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_felt_only_while_it_beats() {
+        let (pulse, patience) = (Watchdog::default(), Duration::from_secs(5));
+        assert!(!pulse.is_felt(patience).await);
+        tokio::select! {
+            () = pulse.beat() => panic!("it beats until it is dropped"),
+            felt = pulse.is_felt(patience) => assert!(felt),
+        }
+        assert!(!pulse.is_felt(patience).await);
+    }
+}
