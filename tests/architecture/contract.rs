@@ -8,7 +8,7 @@ use captcha_worker::domain::api_code::Code;
 use captcha_worker::domain::class::Class;
 use captcha_worker::domain::local_code;
 use captcha_worker::domain::message::Value;
-use captcha_worker::domain::{history, job, pacing};
+use captcha_worker::domain::{history, job, poll_schedule};
 
 const CONTRACT: &str = include_str!("../../docs/CONTRACT.md");
 const README: &str = include_str!("../../README.md");
@@ -57,7 +57,7 @@ fn the_contract_lists_every_spelling_of_a_code() {
             told.insert(spelling);
         }
     }
-    let known: BTreeSet<&str> = literals(include_str!("../../crates/domain/src/code.rs"))
+    let known: BTreeSet<&str> = literals(include_str!("../../crates/domain/src/api_code.rs"))
         .filter(|text| Code::parse(text).is_some_and(|code| code.name() != *text))
         .collect();
     assert_eq!(told, known);
