@@ -1,7 +1,8 @@
 //! Clock and dice: the only places where the time is read and a number is drawn.
 
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
@@ -95,7 +96,7 @@ impl Rng {
     pub fn jitter(&self) -> f64 {
         match self {
             Rng::Thread => rand::random(),
-            Rng::Seeded(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).random(),
+            Rng::Seeded(rng) => rng.lock().random(),
         }
     }
 
@@ -104,7 +105,7 @@ impl Rng {
     pub fn fresh_id(&self) -> String {
         let bits = match self {
             Rng::Thread => rand::random::<u128>(),
-            Rng::Seeded(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).random(),
+            Rng::Seeded(rng) => rng.lock().random(),
         };
         uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
     }

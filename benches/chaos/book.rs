@@ -1,8 +1,9 @@
 //! The book of a run: every job that was offered, and every outcome that arrived, with when.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use captcha_worker::simulator::expected_solution;
@@ -104,7 +105,7 @@ struct Body<'a> {
 
 impl Book {
     fn pages(&self) -> MutexGuard<'_, Pages> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Before it is given to the publisher, so that no outcome can come first.

@@ -1,9 +1,10 @@
 //! What replicas tell of themselves while they live: payments that may have been repeated, by window, and whether they work.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -78,7 +79,7 @@ impl Gauges {
 
     pub(crate) fn letters(&self) -> Letters {
         let mut sum = Counts::new();
-        for replica in self.seen.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for replica in self.seen.lock().iter() {
             for (letter, count) in replica.ended.iter().chain(&replica.living) {
                 *sum.entry(letter).or_default() += count;
             }
@@ -88,12 +89,7 @@ impl Gauges {
 
     /// Replicas that are connected and know the account's state.
     pub(crate) fn working(&self) -> usize {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .filter(|replica| replica.works)
-            .count()
+        self.seen.lock().iter().filter(|replica| replica.works).count()
     }
 }
 
@@ -107,7 +103,7 @@ async fn look(ports: Vec<u16>, seen: Arc<Mutex<Vec<Replica>>>) {
         looks.tick().await;
         let told = ports.iter().map(|port| ask(&client, *port));
         let told = futures_util::future::join_all(told).await;
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = seen.lock();
         for (replica, told) in seen.iter_mut().zip(told) {
             replica.hear(told.as_deref());
         }

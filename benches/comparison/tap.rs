@@ -1,8 +1,9 @@
 //! A TCP relay between a worker and the broker, which notes when the handshake ends and when the first job passes. It reads no more of AMQP
 //! 0-9-1 than the heads of frames and two methods.
 
+use parking_lot::Mutex;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
@@ -54,7 +55,7 @@ impl Tap {
 
     /// From the handshake's end to the first job, once both have passed.
     pub(crate) fn first_job(&self) -> Option<Duration> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen.lock();
         Some(seen.job?.duration_since(seen.opened?))
     }
 }
@@ -89,7 +90,7 @@ async fn listen(
         }
         let now = Instant::now();
         frames.take(&chunk[..read], |method| {
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = seen.lock();
             if method.starts_with(&OPEN_OK) {
                 seen.opened.get_or_insert(now);
             } else if routing_key(method) == Some(jobs.as_bytes()) {

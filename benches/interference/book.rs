@@ -1,8 +1,9 @@
 //! The book of a scene: every job that was offered, and every outcome, with when and where.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use captcha_worker::broker::{ConsumeSpec, Consumer, Delivery, Session};
@@ -129,7 +130,7 @@ impl Book {
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pages.lock()
     }
 
     /// Before it is published, so that no outcome can come first.
@@ -217,7 +218,7 @@ impl Book {
 
 async fn take(mut consumer: Consumer, queue: String, pages: Shared) {
     while let Some(delivery) = consumer.recv().await {
-        note(&delivery, &queue, &mut pages.lock().unwrap_or_else(PoisonError::into_inner));
+        note(&delivery, &queue, &mut pages.lock());
         // A stale receipt brings the outcome again; the first one counts.
         delivery.receipt.ack().ok();
     }

@@ -1,6 +1,7 @@
 //! The stand-in's counters over time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -27,7 +28,7 @@ impl Series {
     }
 
     fn samples(&self) -> MutexGuard<'_, Vec<(Instant, Stats)>> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
+        self.samples.lock()
     }
 
     /// When a count first reached a number.
@@ -70,7 +71,7 @@ async fn sample(probe: Probe, samples: Samples) {
         due.tick().await;
         // It does not answer while it is restarted.
         if let Some(stats) = probe.stats().await {
-            samples.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), stats));
+            samples.lock().push((Instant::now(), stats));
         }
     }
 }

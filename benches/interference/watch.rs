@@ -1,9 +1,10 @@
 //! The guard as replicas show it: when it was not open, and why.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -48,7 +49,7 @@ impl Watch {
     }
 
     fn looks(&self) -> MutexGuard<'_, Vec<Look>> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.looks.lock()
     }
 
     /// Whether every replica is connected and its guard open.
@@ -115,7 +116,7 @@ async fn look(ports: Vec<u16>, looks: Arc<Mutex<Vec<Look>>>) {
                 usize::from(said.lines().any(|line| line == "captcha_guard_state{state=\"open\"} 1"));
             look.reasons.extend(said.lines().filter_map(reason));
         }
-        looks.lock().unwrap_or_else(PoisonError::into_inner).push(look);
+        looks.lock().push(look);
     }
 }
 

@@ -1,9 +1,9 @@
 //! What trials have found, where they report it, and the table of it.
 
+use parking_lot::Mutex;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
@@ -99,12 +99,12 @@ impl Stage {
         let (must, measured) = (must.to_string(), measured.to_string());
         self.say(format_args!("{} [{must}]: {measured}", verdict.word()));
         let finding = Finding { trial: self.name.to_owned(), must, measured, verdict };
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
+        self.findings.lock().push(finding);
     }
 
     /// What was found so far.
     pub(crate) fn findings(&self) -> Vec<Finding> {
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.findings.lock().clone()
     }
 }
 

@@ -1,9 +1,10 @@
 //! Where each job ended: every queue that a job can end in, consumed, by id.
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use captcha_worker::broker::{ConsumeSpec, Consumer, Delivery, Session};
@@ -67,19 +68,19 @@ impl Ledger {
     }
 
     fn missing(&self, wanted: &BTreeSet<String>) -> usize {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen.lock();
         wanted.iter().filter(|id| !seen.contains_key(*id)).count()
     }
 
     fn snapshot(&self) -> ById {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen.lock().clone()
     }
 }
 
 async fn take(mut consumer: Consumer, queue: String, seen: Arc<Mutex<ById>>) {
     while let Some(delivery) = consumer.recv().await {
         let id = id_of(&delivery);
-        seen.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().push(queue.clone());
+        seen.lock().entry(id).or_default().push(queue.clone());
         // A stale receipt brings the outcome again; an id that ended twice is counted, not refused.
         delivery.receipt.ack().ok();
     }

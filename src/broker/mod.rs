@@ -14,9 +14,10 @@ mod meter;
 mod publish;
 pub mod topology;
 
+use parking_lot::Mutex;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -170,7 +171,7 @@ impl Session {
     ) -> bool {
         {
             let now = Instant::now();
-            let mut from = self.opinions_from.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut from = self.opinions_from.lock();
             if from.is_some_and(|from| now < from) {
                 return false;
             }

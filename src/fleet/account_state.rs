@@ -1,7 +1,8 @@
 //! How the account stands, as this replica knows it: what the leader wrote, and what it has met itself since.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -53,11 +54,6 @@ pub(super) struct Inner {
 #[derive(Clone)]
 pub struct AccountState {
     pub(super) inner: Arc<Inner>,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each is a plain value, whole at every moment.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AccountState {
@@ -262,13 +258,13 @@ impl AccountState {
     /// The mark of the key in use.
     #[must_use]
     pub fn key(&self) -> Fingerprint {
-        lock(&self.inner.key).clone()
+        self.inner.key.lock().clone()
     }
 
     /// Another key is in use.
     pub(super) fn set_key(&self, key: Fingerprint) {
-        *lock(&self.inner.key) = key;
-        *lock(&self.inner.key_since) = Some(Instant::now());
+        *self.inner.key.lock() = key;
+        *self.inner.key_since.lock() = Some(Instant::now());
         self.change(|seen| {
             seen.hold = seen.hold.filter(|hold| hold.reason != Reason::KeyInvalid);
             seen.permit = self.permit_of(seen);
@@ -284,12 +280,12 @@ impl AccountState {
     /// The queues as the leader saw them last; `None` where it has not told.
     #[must_use]
     pub fn queues(&self) -> Option<Depths> {
-        lock(&self.inner.queues).clone()
+        self.inner.queues.lock().clone()
     }
 
     /// The leader has looked at them.
     pub fn note_queues(&self, queues: Option<Depths>) {
-        *lock(&self.inner.queues) = queues;
+        *self.inner.queues.lock() = queues;
     }
 
     /// The last state ever seen.

@@ -4,12 +4,11 @@
 //! could act before the burst has left. So a replica is on probation until an answer shows that the API knows its tasks: it makes one call at
 //! a time (the worker's window), replicas begin one after another, and a wrong id, here or elsewhere, makes them wait for the leader's verdict.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::account_state::lock;
 use crate::domain::guard::{AnswerShare, Rules};
 
 /// Between the first polls of two replicas on probation.
@@ -52,7 +51,7 @@ fn stagger(rank: usize) -> Duration {
 impl Answers {
     /// The API spoke of a task as one that it knows.
     pub(super) fn known(&self, uptime: Duration) -> AnswerCounts {
-        let mut inner = lock(&self.0);
+        let mut inner = self.0.lock();
         inner.share.note(1, 0, uptime);
         inner.counts.answered += 1;
         inner.probation = None;
@@ -61,7 +60,7 @@ impl Answers {
 
     /// The API did not know a task's id. Tells, too, whether wrong ids are too many of this replica's answers; then it counts anew.
     pub(super) fn wrong_id(&self, rank: usize, rules: &Rules, uptime: Duration) -> (AnswerCounts, bool) {
-        let mut inner = lock(&self.0);
+        let mut inner = self.0.lock();
         inner.share.note(1, 1, uptime);
         inner.counts.answered += 1;
         inner.counts.wrong_ids += 1;
@@ -77,7 +76,7 @@ impl Answers {
 
     /// Another replica has met a wrong id.
     pub(super) fn heard_wrong_id(&self, rank: usize) {
-        let mut inner = lock(&self.0);
+        let mut inner = self.0.lock();
         if let Some(probation) = &mut inner.probation {
             let until = Instant::now() + AFTER_WRONG_ID + stagger(rank);
             probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
@@ -86,7 +85,7 @@ impl Answers {
 
     /// What was answered before says nothing any more.
     pub(super) fn begin_probation(&self, rank: usize) {
-        let mut inner = lock(&self.0);
+        let mut inner = self.0.lock();
         inner.share.clear();
         let began = Instant::now();
         inner.probation = Some(Probation { began, held_until: began + stagger(rank) });
@@ -94,16 +93,16 @@ impl Answers {
 
     /// Whether no answer has shown yet that the API knows this replica's tasks.
     pub(super) fn on_probation(&self) -> bool {
-        lock(&self.0).probation.is_some()
+        self.0.lock().probation.is_some()
     }
 
     /// Until when nothing may be polled, if that is not over.
     pub(super) fn held_until(&self) -> Option<Instant> {
-        lock(&self.0).probation.map(|probation| probation.held_until).filter(|until| *until > Instant::now())
+        self.0.lock().probation.map(|probation| probation.held_until).filter(|until| *until > Instant::now())
     }
 
     pub(super) fn counts(&self) -> AnswerCounts {
-        lock(&self.0).counts
+        self.0.lock().counts
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Found;
-use super::account_state::{AccountState, Egress, lock};
+use super::account_state::{AccountState, Egress};
 use super::answers::AnswerCounts;
 use super::message::Report;
 use super::snapshot::{LocalTrip, accounted_for, is_graver};
@@ -23,7 +23,7 @@ const WRONG_ID_AGAIN: Duration = Duration::from_millis(100);
 impl AccountState {
     /// The API refused the account to a call that began then, in this term.
     pub fn refused(&self, reason: Reason, term: u64, began: Instant, now: Timestamp) {
-        let of_another_key = lock(&self.inner.key_since).is_some_and(|since| began < since);
+        let of_another_key = self.inner.key_since.lock().is_some_and(|since| began < since);
         if reason == Reason::KeyInvalid && of_another_key {
             return tracing::info!("the API refused the key that was replaced while the call was under way");
         }
@@ -60,7 +60,7 @@ impl AccountState {
         } else {
             (self.inner.answers.known(uptime), false)
         };
-        let mut said = lock(&self.inner.wrong_id_said);
+        let mut said = self.inner.wrong_id_said.lock();
         let is_due = said.is_none_or(|at| at.elapsed() >= WRONG_ID_AGAIN);
         if awaited || wrong_id && (on_probation || is_due) {
             *said = Some(Instant::now());
@@ -113,7 +113,7 @@ impl AccountState {
 
     /// A call was refused by something that is not the API's own word. The leader looks at the balance; nobody stops for it.
     pub fn doubted(&self) {
-        let mut said = lock(&self.inner.doubt_said);
+        let mut said = self.inner.doubt_said.lock();
         if said.is_none_or(|at| at.elapsed() >= DOUBT_AGAIN) {
             *said = Some(Instant::now());
             self.report(Report::Doubted);
@@ -139,7 +139,7 @@ impl AccountState {
             return false;
         }
         let failures = {
-            let mut relapses = lock(&self.inner.relapses);
+            let mut relapses = self.inner.relapses.lock();
             let again = relapses.1.is_some_and(|until| until.elapsed() < RELAPSE);
             relapses.0 = if again { relapses.0.saturating_add(1) } else { 0 };
             relapses.0
@@ -151,7 +151,7 @@ impl AccountState {
         let news = self.hold(LocalTrip { reason, term, until: Some(until), mine: false });
         if news {
             tracing::warn!("API calls paused on this replica until {}: {reason}", now.plus(wait));
-            lock(&self.inner.relapses).1 = Some(until);
+            self.inner.relapses.lock().1 = Some(until);
         }
         news
     }

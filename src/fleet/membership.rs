@@ -1,7 +1,8 @@
 //! The replicas that are heard.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -27,7 +28,7 @@ type Heard = BTreeMap<String, (Arc<Heartbeat>, Instant)>;
 impl Membership {
     fn lock(&self) -> MutexGuard<'_, Heard> {
         // Whatever is in it was heard.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// A replica said that it is there. Tells whether it is new.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::account_state::{AccountState, lock};
+use super::account_state::AccountState;
 use super::message::Report;
 use crate::domain::guard::Jobs;
 
@@ -68,7 +68,7 @@ impl AccountState {
 
     /// A submission of a type has failed. Where the type is shut, this was the trickle call, and says what is the matter now.
     pub fn still_shut(&self, task_type: &str, failing: bool) {
-        if lock(&self.inner.shut).contains_key(task_type) {
+        if self.inner.shut.lock().contains_key(task_type) {
             self.shut(task_type, failing);
         }
     }
@@ -76,14 +76,14 @@ impl AccountState {
     /// createTask refused a job of a type for the job's own sake, so that it no longer fails for the type. Whether there are slots, that does not
     /// tell.
     pub fn works_again(&self, task_type: &str) {
-        if lock(&self.inner.shut).get(task_type).is_some_and(|entry| entry.failing) {
+        if self.inner.shut.lock().get(task_type).is_some_and(|entry| entry.failing) {
             self.slots_back(task_type);
         }
     }
 
     /// Whether it was news.
     pub(super) fn note_shut(&self, task_type: &str, failing: bool) -> bool {
-        let mut shut = lock(&self.inner.shut);
+        let mut shut = self.inner.shut.lock();
         if let Some(entry) = shut.get_mut(task_type) {
             return std::mem::replace(&mut entry.failing, failing) != failing;
         }
@@ -103,7 +103,7 @@ impl AccountState {
     }
 
     pub(super) fn note_slots(&self, task_type: &str) -> bool {
-        let back = lock(&self.inner.shut).remove(task_type).is_some();
+        let back = self.inner.shut.lock().remove(task_type).is_some();
         if back {
             tracing::info!(task_type, "the API takes this type again");
         }
@@ -113,7 +113,7 @@ impl AccountState {
     /// What a shut type means for one of its jobs; `None` where it is not shut. `unanswered`: a submission of this job got no answer before.
     #[must_use]
     pub fn shut_type(&self, task_type: &str, unanswered: bool) -> Option<TypeBreaker> {
-        let mut shut = lock(&self.inner.shut);
+        let mut shut = self.inner.shut.lock();
         let entry = shut.get_mut(task_type)?;
         // By the role that this replica has now: it may have come to lead since. The canary is the trickle call of all types.
         let (patience, is_canary) = (self.patience(), self.permit().jobs == Jobs::Canary);
@@ -140,12 +140,12 @@ impl AccountState {
     /// The types that are shut.
     #[must_use]
     pub fn shut_types(&self) -> Vec<String> {
-        lock(&self.inner.shut).keys().cloned().collect()
+        self.inner.shut.lock().keys().cloned().collect()
     }
 
     /// Those of them for which createTask fails.
     pub(super) fn failing_types(&self) -> Vec<String> {
-        let shut = lock(&self.inner.shut);
+        let shut = self.inner.shut.lock();
         shut.iter().filter(|(_, entry)| entry.failing).map(|(task_type, _)| task_type.clone()).collect()
     }
 
@@ -154,7 +154,9 @@ impl AccountState {
         for task_type in list {
             self.note_shut(task_type, failing.contains(task_type));
         }
-        lock(&self.inner.shut)
+        self.inner
+            .shut
+            .lock()
             .retain(|task_type, entry| list.contains(task_type) || entry.since.elapsed() < ON_ITS_WAY);
     }
 }

@@ -1,6 +1,7 @@
 //! Watches how fast the fleet works, on the ops server's own thread: nothing is counted here while jobs are worked on.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -25,7 +26,7 @@ impl Sampler {
 
     fn lock(&self) -> MutexGuard<'_, Paces> {
         // Whatever is in it was seen so.
-        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
+        self.paces.lock()
     }
 
     /// Looks every now and then, until dropped.

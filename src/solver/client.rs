@@ -1,7 +1,8 @@
 //! The three calls.
 
+use parking_lot::RwLock;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
@@ -85,7 +86,7 @@ impl Solver {
             return Err(SolverConfigError::EmptyKey);
         }
         let next = Arc::new(Key::new(&key));
-        *self.shared.key.write().unwrap_or_else(PoisonError::into_inner) = next;
+        *self.shared.key.write() = next;
         Ok(())
     }
 
@@ -97,7 +98,7 @@ impl Solver {
 
     /// Held for the clone of an `Arc` only. A poisoned lock is no worse than a sound one: the value is swapped whole.
     fn key(&self) -> Arc<Key> {
-        self.shared.key.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.key.read().clone()
     }
 
     /// How long calls have taken so far, by call and status; from here to the reading of the answer.

@@ -1,10 +1,11 @@
 //! In a storm thousands of jobs meet the same trouble at once. Each kind of warning is written so often and no more, and what was left out is
 //! told in one line.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
@@ -93,7 +94,7 @@ pub(super) struct Rationed(Arc<Mutex<LogThrottle<Identifier>>>);
 impl Rationed {
     fn lock(&self) -> MutexGuard<'_, LogThrottle<Identifier>> {
         // Each entry is whole at every moment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Writes a line for each kind of which lines were left out: those that have waited a span for it, or all at the end.
@@ -207,7 +208,7 @@ mod tests {
 
     impl io::Write for Buffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -240,7 +241,7 @@ mod tests {
             rationed.tell(Instant::now(), true);
             rationed.tell(Instant::now(), true);
         });
-        let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(buffer.0.lock().clone()).unwrap();
         let count = |word: &str| text.lines().filter(|line| line.contains(word)).count();
         assert_eq!(count("a job"), 1_000, "what is no warning passes");
         assert_eq!(count(" a ticket could not be published"), 10, "{text}");

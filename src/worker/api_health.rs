@@ -1,7 +1,7 @@
 //! Whether the API is there, as far as the calls of this replica tell. A storm of failed calls is one piece of news.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -97,7 +97,7 @@ impl ApiHealth {
 
     fn lock(&self) -> MutexGuard<'_, LastCalls> {
         // Plain values, whole at every moment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Whether the last calls failed to reach it, and the last of them just now.

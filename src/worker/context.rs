@@ -1,7 +1,8 @@
 //! What every attempt at a job needs: the replica's parts, and the session it was begun on.
 
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -71,7 +72,7 @@ impl Context {
 
     /// The least time in which an answer of a type can be expected, once enough is learned.
     pub(super) fn least_solve_time(&self, task_type: &str) -> Option<Duration> {
-        let mut solve_times = self.solve_times.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut solve_times = self.solve_times.lock();
         solve_times.least(task_type, self.clock.now())
     }
 
@@ -82,7 +83,7 @@ impl Context {
         // A task that was open through a trip tells how long the trip was.
         let undisturbed = self.standing().state().is_some_and(|state| state.since <= task.accepted_at);
         if undisturbed {
-            let mut solve_times = self.solve_times.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut solve_times = self.solve_times.lock();
             solve_times.note(task_type, age, now);
         }
     }
@@ -135,7 +136,7 @@ pub(super) struct Consumers(Mutex<[Option<ConsumerWatch>; 2]>);
 
 impl Consumers {
     fn lock(&self) -> MutexGuard<'_, [Option<ConsumerWatch>; 2]> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(super) fn set(&self, origin: Origin, consumer: Option<ConsumerWatch>) {
@@ -166,12 +167,12 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn set(&self, session: Option<Session>) {
-        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = session;
+        *self.session.lock() = session;
         self.changed.notify_waiters();
     }
 
     pub(super) fn now(&self) -> Option<Session> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.session.lock().clone()
     }
 
     /// Waits until there is one.

@@ -1,10 +1,11 @@
 //! Tasks whose tickets are in hand. A ticket that was published twice, since its first confirm was never heard, can come to one replica twice:
 //! the second waits for the first.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +38,7 @@ pub(super) struct Held {
 impl Custody {
     fn lock(&self) -> MutexGuard<'_, Tasks> {
         // Each entry is whole at every moment.
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tasks.lock()
     }
 
     /// Takes a job's ticket in hand, after whoever has another copy of it here. `None`: that one has settled it.

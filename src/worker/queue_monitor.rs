@@ -1,7 +1,8 @@
 //! How full the queues are, looked at while a session lasts: by the leader all of them, by every replica those that outcomes go to.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -27,7 +28,7 @@ struct Seen {
 impl QueueMonitor {
     fn lock(&self) -> MutexGuard<'_, Seen> {
         // Whatever is in it was seen so.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// The queues by their names without the namespace; none where this replica does not lead.

@@ -3,8 +3,8 @@
 //!
 //! With one replica that is every lost connection; with n of them, about one delivery in n. What another replica gets is a window, and counted.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -36,7 +36,7 @@ impl Succession {
     /// Those that are not too old to be remembered.
     fn lock(&self) -> MutexGuard<'_, VecDeque<Settled>> {
         // Each entry is whole at every moment.
-        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut settled = self.settled.lock();
         let now = Instant::now();
         while settled.front().is_some_and(|oldest| oldest.until <= now) {
             settled.pop_front();

@@ -3,8 +3,9 @@
 //! Fault follows fault in one fleet, as long as their bounds hold: what the jobs that were hit still cost then is a part of the load of the
 //! next one, which makes its bounds no easier. A fleet whose bounds are broken is left, so that one fault is not found twice.
 
+use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -48,7 +49,7 @@ async fn work(environment: &Environment, queue: &Queue, lane: usize) -> Vec<(usi
 }
 
 fn next(queue: &Queue) -> Option<(usize, Case)> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    queue.lock().pop_front()
 }
 
 /// Faults with the ids of their jobs and what was found at once.

@@ -40,7 +40,8 @@ mod state;
 mod stats;
 mod tasks;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -149,6 +150,6 @@ impl Simulator {
 
     /// A panic under the lock leaves counters at worst one off, which is better than a stand-in that answers no more.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

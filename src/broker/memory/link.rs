@@ -1,6 +1,7 @@
 //! A session's calls.
 
-use std::sync::{Arc, MutexGuard};
+use parking_lot::MutexGuard;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;

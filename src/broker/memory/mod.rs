@@ -19,7 +19,8 @@ mod publish;
 mod queue;
 mod serve;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
@@ -54,7 +55,7 @@ struct Inner {
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic under the lock is a failed assertion of a test elsewhere at worst: the others go on with the state as it is.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock()
     }
 }
 
@@ -150,7 +151,7 @@ impl MemoryBroker {
 
     /// Sees to it that somebody acts when messages expire, in the runtime that sessions are made in.
     fn keep_time(&self) {
-        let mut task = self.inner.clock_task.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut task = self.inner.clock_task.lock();
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
             *task = Some(tokio::spawn(keep_time(Arc::downgrade(&self.inner), self.inner.clock.clone())));
         }

@@ -1,7 +1,8 @@
 //! The demo's consumers: one on every queue that a job can end in.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -82,7 +83,7 @@ impl Audience {
     }
 
     fn note(&self, goal: Goal, delivery: Option<Duration>) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         *seen.by_goal.entry(goal).or_default() += 1;
         seen.delivery.extend(delivery);
         drop(seen);
@@ -90,7 +91,7 @@ impl Audience {
     }
 
     pub(super) fn arrivals(&self) -> Arrivals {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen.lock().clone()
     }
 
     /// Waits until so many have arrived, or the time is over; calls `each` on every arrival.

@@ -1,7 +1,7 @@
 //! Something for each kind of task, and no more of it than is good: type and class are what publishers write.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::kind;
 
@@ -22,7 +22,7 @@ impl<T> Default for ByType<T> {
 impl<T> ByType<T> {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, T>> {
         // Each value is whole at every moment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Works on the value of a kind, which is made where there is none yet, for the name that it is to stand under.

@@ -5,10 +5,11 @@ pub(crate) mod in_flight;
 pub(crate) mod resizable_semaphore;
 pub(crate) mod waiting;
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -86,11 +87,6 @@ pub(crate) struct SubmissionPermit<'a> {
     _call: CallPermit<'a>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each is a plain value, whole at every moment.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl CallLimits {
     pub(crate) fn new(limits: Limits, clock: Clock) -> Self {
         Self {
@@ -162,7 +158,7 @@ impl CallLimits {
         }
         // While the API is short of slots, as many may wait as are under way; more would stand in the way of other types.
         let (size, short) = {
-            let window = lock(&lane.window);
+            let window = lane.window.lock();
             (window.size(), window.is_short())
         };
         if short && lane.asking.load(Ordering::Acquire) >= size {
@@ -174,12 +170,12 @@ impl CallLimits {
 
     /// The API accepted a task.
     pub(crate) fn accepted(&self, now: Timestamp) {
-        *lock(&self.accepted_at) = Some(now);
+        *self.accepted_at.lock() = Some(now);
     }
 
     /// Whether the API has accepted a task since, here.
     pub(crate) fn accepted_since(&self, moment: Timestamp) -> bool {
-        lock(&self.accepted_at).is_some_and(|at| at >= moment)
+        self.accepted_at.lock().is_some_and(|at| at >= moment)
     }
 
     /// Waits until a submission may begin.
@@ -221,7 +217,7 @@ impl CallLimits {
 
     /// The API answered, whatever it said about the job.
     pub(crate) fn answered(&self) {
-        let mut window = lock(&self.window);
+        let mut window = self.window.lock();
         let before = window.size();
         window.good();
         if window.size() != before {
@@ -231,34 +227,34 @@ impl CallLimits {
 
     /// No answer, or a server error: fewer calls of every kind.
     pub(crate) fn unanswered(&self, now: Timestamp) {
-        let mut window = lock(&self.window);
+        let mut window = self.window.lock();
         window.failed(now);
         self.calls.resize(window.size());
     }
 
     /// From one call again, and quickly back to where it was.
     pub(crate) fn restart(&self) {
-        let mut window = lock(&self.window);
+        let mut window = self.window.lock();
         window.restart();
         self.calls.resize(window.size());
     }
 
     /// Calls that may be under way at once.
     pub(crate) fn window(&self) -> usize {
-        lock(&self.window).size()
+        self.window.lock().size()
     }
 
     /// The windows of the types that are narrower than they may be.
     pub(crate) fn narrowed(&self) -> BTreeMap<String, usize> {
         let most = self.limits.submit_concurrency;
-        let mut sizes = self.types.read(|lane| lock(&lane.window).size());
+        let mut sizes = self.types.read(|lane| lane.window.lock().size());
         sizes.retain(|_, size| *size < most);
         sizes
     }
 
     /// What is held of each type, and the type's window.
     pub(crate) fn by_type(&self) -> BTreeMap<String, (usize, usize)> {
-        self.types.read(|lane| (lane.held.load(Ordering::Acquire), lock(&lane.window).size()))
+        self.types.read(|lane| (lane.held.load(Ordering::Acquire), lane.window.lock().size()))
     }
 
     /// Places in use, of all kinds together.
@@ -309,13 +305,13 @@ impl TypeLimiter {
 
     /// Slots are back.
     fn reopen(&self) {
-        if lock(&self.window).is_shut() {
+        if self.window.lock().is_shut() {
             self.change(TypeWindow::reopen);
         }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut TypeWindow) -> T) -> T {
-        let mut window = lock(&self.window);
+        let mut window = self.window.lock();
         let before = window.size();
         let told = change(&mut window);
         if window.size() != before {

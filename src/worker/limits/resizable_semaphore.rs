@@ -1,6 +1,6 @@
 //! Places whose number changes while they are in use.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 
 use tokio::sync::Semaphore;
 
@@ -30,7 +30,7 @@ impl ResizableSemaphore {
 
     fn lock(&self) -> MutexGuard<'_, Size> {
         // Two numbers, right at every moment.
-        self.size.lock().unwrap_or_else(PoisonError::into_inner)
+        self.size.lock()
     }
 
     /// Waits for a place. Never in vain: the semaphore is never closed.

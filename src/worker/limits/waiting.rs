@@ -1,8 +1,8 @@
 //! What waits for its turn to call the API, so that it can be told when something waits for too long.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ pub(crate) struct WaitingPoll<'a> {
 impl Waiting {
     fn polls(&self) -> MutexGuard<'_, BTreeSet<Due>> {
         // A set is whole at every moment.
-        self.polls.lock().unwrap_or_else(PoisonError::into_inner)
+        self.polls.lock()
     }
 
     pub(crate) fn submission(&self) -> WaitingSubmission<'_> {

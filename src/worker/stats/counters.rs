@@ -1,8 +1,8 @@
 //! What a replica has done so far, in plain counters.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::super::limits::by_type::ByType;
@@ -178,7 +178,7 @@ impl Counters {
     pub(crate) fn failed(&self, class: Class, code: &str) {
         add(&self.failed[class as usize]);
         let known = Code::parse(code).map(Code::name).or_else(|| local_code::known(code));
-        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut codes = self.codes.lock();
         *codes.entry((class, known.unwrap_or(OTHER_CODE))).or_default() += 1;
     }
 
@@ -248,7 +248,7 @@ impl Counters {
     }
 
     fn failed_by_code(&self) -> Vec<FailedByCode> {
-        let codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let codes = self.codes.lock();
         let named = codes.iter();
         named
             .map(|((class, code), count)| FailedByCode { class: class.name(), code, count: *count })

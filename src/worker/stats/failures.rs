@@ -1,7 +1,7 @@
 //! The jobs that failed last, and what else a replica tells the fleet for those who look.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::super::limits::by_type::ByType;
 use super::counters::Reading;
@@ -19,7 +19,7 @@ pub(crate) struct Failures {
 impl Failures {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Failure>> {
         // Whatever is in it has happened.
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock()
     }
 
     /// The outcome of a job that failed is published. What was no job may have neither id nor type.

@@ -1,6 +1,7 @@
 //! What happened, in words; written only when somebody wants to read it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -25,12 +26,12 @@ impl Chronicle {
     pub(crate) fn tell(&self, what: impl FnOnce() -> String) {
         if let Some(lines) = &self.lines {
             let line = format!("{:>9.3} s  {}", self.began.elapsed().as_secs_f64(), what());
-            lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            lines.lock().push(line);
         }
     }
 
     pub(crate) fn text(&self) -> String {
-        let lines = self.lines.as_ref().map(|lines| lines.lock().unwrap_or_else(PoisonError::into_inner));
+        let lines = self.lines.as_ref().map(|lines| lines.lock());
         lines.map(|lines| lines.join("\n")).unwrap_or_default()
     }
 }

@@ -1,7 +1,8 @@
 //! Faults that are tied to a replica's own steps, so that they can fall between any two of them.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -34,13 +35,13 @@ impl Snares {
 
     /// Lays one for the `nth` step from now.
     pub(crate) fn lay(&self, replica: &str, step: Step, nth: u32, then: Then) {
-        let mut snares = self.by_replica.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut snares = self.by_replica.lock();
         snares.entry(replica.to_owned()).or_default().push(Snare { step, left: nth, then });
     }
 
     /// A replica has made a step; what is to happen there, if anything.
     pub(crate) fn step(&self, replica: &str, step: Step) -> Option<Then> {
-        let mut snares = self.by_replica.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut snares = self.by_replica.lock();
         let snares = snares.get_mut(replica)?;
         let place = snares.iter_mut().filter(|snare| snare.step == step).fold(None, |met, snare| {
             snare.left = snare.left.saturating_sub(1);

@@ -1,7 +1,8 @@
 //! What the roads to the API and the API itself are like at the moment, for all replicas.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use captcha_worker::simulator::Reply;
@@ -44,7 +45,7 @@ impl Weather {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// This share of calls meets trouble from now on.

@@ -1,6 +1,7 @@
 //! What the broker does, written into the ledger; and the broker's part in faults that are tied to steps.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 use captcha_worker::broker::memory::{Event, Fate, Observer, Settled};
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use super::steps::Snares;
 pub(crate) type Books = Arc<Mutex<Ledger>>;
 
 pub(crate) fn open(books: &Books) -> MutexGuard<'_, Ledger> {
-    books.lock().unwrap_or_else(PoisonError::into_inner)
+    books.lock()
 }
 
 /// The broker's witness.

@@ -86,7 +86,7 @@ impl World {
         let publisher = Broker::Memory(broker.named("publisher")).connect().await.expect("a session");
         publisher.link().declare(&topology).await.expect("declared");
         let config = SimulatorConfig { seed: plan.seed, ..SimulatorConfig::default() };
-        let books = Arc::new(std::sync::Mutex::new(Ledger::new(names.clone(), plan, chronicle.began())));
+        let books = Arc::new(parking_lot::Mutex::new(Ledger::new(names.clone(), plan, chronicle.began())));
         let witness =
             BrokerWitness { books: Arc::clone(&books), snares: snares.clone(), chronicle: chronicle.clone() };
         broker.set_observer(Arc::new(witness));

@@ -1,7 +1,8 @@
 //! The API's replies: any status, any `Retry-After` and any bytes are read into something bounded that does not tell the key.
 
+use parking_lot::Mutex;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use captcha_worker::domain::api_code::Overrides;
@@ -99,7 +100,7 @@ fn is_sent_back_as_it_came(id: &TaskId, reply: &RawReply, key: &str) {
     let solver = Solver::with_transport(SecretString::from(key), Arc::clone(&posted) as Arc<dyn Transport>);
     let polled = solver.task_state(id).now_or_never().expect("the answer is at hand");
     errors_are_bounded_and_tell_no_key(&polled, key);
-    let sent = posted.body.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let sent = posted.body.lock().clone();
     let wanted = format!("{{\"clientKey\":{},\"taskId\":{}}}", Value::from(key), id.as_json());
     assert_eq!(String::from_utf8_lossy(&sent), wanted);
 }
@@ -112,7 +113,7 @@ struct Posted {
 
 impl Transport for Posted {
     fn post<'a>(&'a self, _: &'static str, body: Bytes) -> BoxFuture<'a, Result<RawReply, TransportError>> {
-        *self.body.lock().unwrap_or_else(PoisonError::into_inner) = body;
+        *self.body.lock() = body;
         Box::pin(std::future::ready(Ok(self.reply.clone())))
     }
 }
