@@ -56,7 +56,7 @@ fn the_runbook_tells_of_every_alert_what_it_means_what_to_look_at_and_what_mends
         let heading = format!("\n### {alert}\n");
         let section = RUNBOOK.split(&heading).nth(1).unwrap_or_else(|| panic!("no heading {alert}"));
         let section = section.split("\n#").next().expect("a section");
-        for part in ["**Means** ", "**Look** ", "**Mend** "] {
+        for part in ["**Means** ", "**Check** ", "**Fix** "] {
             assert!(section.lines().any(|line| line.starts_with(part)), "{alert}: no {part}");
         }
     }
