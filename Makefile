@@ -160,7 +160,7 @@ pictures: ## Take the README's pictures anew: console and top, a fleet of four u
 	scripts/with-rabbitmq $(PYTHON) scripts/pictures $(TARGET_DIR)/release/captcha-worker docs/pictures
 
 .PHONY: fuzz
-fuzz: ## Fuzz the door, the ticket's reader and the reader of replies, FUZZ_SECONDS (60) each, with a stable toolchain
+fuzz: ## Fuzz admission, the ticket's reader and the reader of replies, FUZZ_SECONDS (60) each, with a stable toolchain
 	scripts/fuzz
 
 .PHONY: memory

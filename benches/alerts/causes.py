@@ -21,7 +21,7 @@ def guard(stage):
 
     def mend():
         lane.control(key_valid=True)
-        until("the guard opens", 90, lambda: lane.command("resume") and lane.status(0)["guard"]["state"] in ("open", "canary"))
+        until("the guard opens", 90, lambda: lane.command("resume") and lane.status(0)["guard"]["state"] in ("active", "canary"))
     return Cause("CaptchaGuardTripped", "the key is revoked", lane, lambda: (lane.feed(5), lane.control(key_valid=False)), mend)
 
 
@@ -106,7 +106,7 @@ def twice(stage):
     def cut():
         # The first submission after a start stops the fleet when it is cut off.
         lane.publish(1)
-        until("the first job has gone through", 60, lambda: lane.status(0)["guard"]["state"] == "open")
+        until("the first job has gone through", 60, lambda: lane.status(0)["guard"]["state"] == "active")
         lane.publish(5, {"create": ["accepted_then_cut", "ok"]})
     return Cause("CaptchaPaidTwice", "accepted, and the answer cut off", lane, cut)
 

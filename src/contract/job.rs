@@ -8,7 +8,7 @@ use crate::domain::job::{IMAGE_BYTES, MAX_ID, MAX_TYPE};
 
 /// Base64 of either alphabet, padded or not, white space ignored.
 const BASE64: &str = r"^[A-Za-z0-9+/_\r\n\t -]*(=[\r\n\t ]*){0,2}$";
-/// Names that the door refuses for looking like one that decides where the task may go.
+/// Names that admission refuses for looking like one that decides where the task may go.
 const LOOKALIKE: &str = "^([Tt][Yy][Pp][Ee]|[Ww][Ee][Bb][Ss][Ii][Tt][Ee][Uu][Rr][Ll])$";
 
 #[derive(JsonSchema)]

@@ -237,7 +237,7 @@ pub(super) fn failed_example() -> Value {
     json!({
         "version": VERSION, "id": "order-18", "status": "failed", "task_type": "TurnstileTask",
         "failure": {
-            "class": "forbidden", "code": "POLICY_SITE_NOT_ALLOWED", "stage": "door",
+            "class": "forbidden", "code": "POLICY_SITE_NOT_ALLOWED", "stage": "admission",
             "description": "policy.allowed_domains does not list 'example.com'"
         },
         "job": {"id": "order-18", "task": {"type": "TurnstileTask", "websiteURL": "https://example.com/"}},

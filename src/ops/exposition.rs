@@ -20,7 +20,7 @@ pub(super) fn write(text: &mut String, view: &WorkerHandle, reading: &Reading) {
     by_code(text, &reading.failed_by_code);
     cost(text, &reading.spent);
     durations(text, &reading.times);
-    let help = "From handing a publish to the broker's channel to its confirm";
+    let help = "From handing a publish to the broker's channel until its confirm";
     Family::histogram(text, "captcha_confirm_seconds", help).spans(vec![], &view.confirms());
     calls(text, &view.call_times());
 }
@@ -29,7 +29,7 @@ fn by_code(text: &mut String, failed: &[FailedByCode]) {
     if failed.is_empty() {
         return;
     }
-    let help = "Outcomes published without a solution, by class and code; codes that this version does not know are (other)";
+    let help = "Outcomes published without a solution, by class and code; codes that this version does not know count as (other)";
     let mut family = Family::counter(text, "captcha_jobs_failed_by_code_total", help);
     for failed in failed {
         family.value(vec![("class", failed.class), ("code", failed.code)], whole(failed.count));
@@ -40,7 +40,7 @@ fn cost(text: &mut String, spent: &BTreeMap<String, Spent>) {
     if spent.is_empty() {
         return;
     }
-    let help = "What solved tasks have cost, in the account's currency, as far as the API tells it";
+    let help = "Cost of solved tasks, in the account's currency, as far as the API reports it";
     let mut family = Family::counter(text, "captcha_cost_total", help);
     for (task_type, spent) in spent {
         family.value(vec![("task_type", task_type)], spent.cost);
@@ -51,28 +51,28 @@ fn durations(text: &mut String, times: &Durations) {
     let mut write = |name, help, spans| Family::histogram(text, name, help).spans(vec![], spans);
     write(
         "captcha_poll_lateness_seconds",
-        "By how much polls began after they were due",
+        "Time from when a poll is due until it starts",
         &times.poll_lateness,
     );
     write(
         "captcha_ready_to_delivered_seconds",
-        "From reading the API's answer to the broker's confirm of its outcome",
+        "From reading the API's answer until the broker confirms its outcome",
         &times.ready_to_delivered,
     );
     write(
         "captcha_queue_wait_seconds",
-        "From a job's AMQP timestamp to its being taken by a replica; only for jobs whose publishers set one, in whole seconds",
+        "From a job's AMQP timestamp until a replica takes it; only for jobs whose publishers set one, in whole seconds",
         &times.queue_wait,
     );
     write(
         "captcha_submission_wait_seconds",
-        "From when a job was first seen by a replica to its acceptance by the API",
+        "From the time when a replica first saw a job until the API accepts it",
         &times.submission_wait,
     );
     if times.solving.is_empty() {
         return;
     }
-    let help = "From the acceptance of a task to reading its answer";
+    let help = "From the acceptance of a task until its answer is read";
     let mut family = Family::histogram(text, "captcha_solve_seconds", help);
     for (task_type, spans) in &times.solving {
         family.spans(vec![("task_type", task_type)], spans);
@@ -80,7 +80,7 @@ fn durations(text: &mut String, times: &Durations) {
 }
 
 fn calls(text: &mut String, calls: &[CallTimes]) {
-    let help = "Calls of the API, from here to the reading of the answer";
+    let help = "API calls, from the start of the request until the answer is read";
     let mut family = Family::histogram(text, "captcha_api_call_seconds", help);
     for CallTimes { call, status, times } in calls {
         family.spans(vec![("call", call), ("status", status)], times);

@@ -45,7 +45,7 @@ fn guard(seen: &Snapshot) {
     let phases = Phase::ALL.map(|known| (known.name(), number(phase == Some(known))));
     gauges(
         "captcha_guard_state",
-        "1 for the state of the account's guard as this replica knows it, 0 for the others; unknown: no leader has told it yet",
+        "1 for the state of the account's guard as this replica knows it, 0 for the others; unknown: no leader has reported it yet",
         "state",
         phases.into_iter().chain([("unknown", number(phase.is_none()))]),
     );
@@ -54,7 +54,7 @@ fn guard(seen: &Snapshot) {
     reasons.extend(seen.held());
     gauges(
         "captcha_guard_reason",
-        "1 while work is stopped for this reason, be it for the fleet or for this replica alone, else 0",
+        "1 while work is stopped for this reason, for the fleet or for this replica alone, else 0",
         "reason",
         Reason::ALL.map(|reason| (reason.name(), number(reasons.contains(&reason)))),
     );
@@ -62,7 +62,7 @@ fn guard(seen: &Snapshot) {
     if let Some(trip) = state.and_then(|state| state.trip.as_ref()) {
         gauge(
             "captcha_guard_next_probe_timestamp_seconds",
-            "When the leader looks whether the account can be used again; only while tripped",
+            "Time of the leader's next probe of the account; only while tripped",
             seconds(trip.next_probe_at),
         );
     }
@@ -72,18 +72,18 @@ fn funds(state: &State) {
     let Some(funds) = &state.funds else { return };
     gauge(
         "captcha_balance",
-        "Balance at the last look, in the account's currency; absent while unknown",
+        "Balance at the last probe, in the account's currency; absent while unknown",
         funds.amount,
     );
     gauge(
         "captcha_balance_timestamp_seconds",
-        "When the balance was last looked at; absent while unknown",
+        "Time of the last probe that returned the balance; absent while unknown",
         seconds(funds.at),
     );
     if let Some(per_hour) = funds.per_hour {
         gauge(
             "captcha_balance_change_per_hour",
-            "Change of the balance by the hour over the last looks, negative while it is spent; absent while unknown",
+            "Change of the balance per hour over the last probes, negative while it is spent; absent while unknown",
             per_hour,
         );
     }
@@ -92,18 +92,18 @@ fn funds(state: &State) {
 fn replica(view: &WorkerHandle, seen: &Snapshot) {
     let version = [(env!("CARGO_PKG_VERSION"), 1.0)];
     gauges("captcha_build_info", "Always 1; the version is the label", "version", version);
-    gauge("captcha_ready", "1 while /readyz says so", number(obstacles(view).is_empty()));
+    gauge("captcha_ready", "1 while /readyz reports ready", number(obstacles(view).is_empty()));
     gauge("captcha_connected", "1 while there is a session with the broker", number(view.is_connected()));
     gauge("captcha_leader", "1 while this replica leads the fleet", number(seen.leads));
-    gauge("captcha_replicas", "Replicas that the leader hears, this one included", size(seen.replicas));
+    gauge("captcha_replicas", "Replicas of the fleet, as the leader counts them", size(seen.replicas));
     gauge(
         "captcha_quarantined_proxies",
-        "Proxies that are left alone for a while, since the API called them banned",
+        "Proxies in quarantine: the API called them banned, and the fleet does not use them for a while",
         size(view.quarantined_proxies()),
     );
     gauge(
         "captcha_shut_types",
-        "Task types that the API has no slots for, so that their jobs are parked without a call",
+        "Task types whose circuit breaker is open: the API has no slots for them or createTask fails, so their jobs wait in a retry queue without a call",
         size(view.shut_types().len()),
     );
 }
@@ -119,7 +119,7 @@ fn held(view: &WorkerHandle) {
     let buffers = view.buffers();
     gauges(
         "captcha_buffer_depth",
-        "What waits inside of this replica: deliveries that are not begun, jobs at hand that wait for their call of createTask, and publishes that are not confirmed",
+        "What waits inside this replica: deliveries that are not started, jobs in flight that wait for their call of createTask, and publishes that are not confirmed",
         "buffer",
         [
             ("deliveries", size(buffers.deliveries)),
@@ -128,10 +128,10 @@ fn held(view: &WorkerHandle) {
         ],
     );
     let vitals = view.vitals();
-    gauge("captcha_call_window", "Calls of the API that may be under way at once", size(vitals.window));
+    gauge("captcha_call_window", "Limit of concurrent API calls of this replica", size(vitals.window));
     gauges(
         "captcha_type_window",
-        "Submissions of the type that may be under way at once; only for types that the API's refusals have narrowed",
+        "Limit of concurrent submissions of the type; only for types whose limit the API's refusals have lowered",
         "task_type",
         vitals.types.iter().map(|(task_type, window)| (label(task_type), size(*window))),
     );
@@ -164,7 +164,7 @@ fn money(reading: &Reading) {
     count("captcha_submissions_total", "Calls of createTask", reading.submissions);
     counts(
         "captcha_submissions_paid_total",
-        "Submissions that the API accepted, and so was paid for",
+        "Submissions that the API accepted, and that are therefore paid",
         "task_type",
         reading.spent.iter().map(|(task_type, spent)| (label(task_type), spent.accepted)),
     );
@@ -176,15 +176,15 @@ fn money(reading: &Reading) {
     );
     counts(
         "captcha_possibly_paid_twice_total",
-        "Submissions that may have been paid for a second time, by the window's letter in the README",
+        "Submissions that may have been paid for a second time, by the letter of the double-payment window",
         "window",
         reading.paid_twice_possible.clone(),
     );
 }
 
 fn work(reading: &Reading) {
-    count("captcha_jobs_taken_total", "Deliveries off the job queue", reading.jobs_taken);
-    count("captcha_tickets_taken_total", "Deliveries off the ticket queue", reading.tickets_taken);
+    count("captcha_jobs_taken_total", "Deliveries from the job queue", reading.jobs_taken);
+    count("captcha_tickets_taken_total", "Deliveries from the ticket queue", reading.tickets_taken);
     count("captcha_polls_total", "Calls of getTaskResult", reading.polls);
     count("captcha_jobs_solved_total", "Outcomes published with a solution", reading.solved);
     counts(
@@ -193,7 +193,7 @@ fn work(reading: &Reading) {
         "class",
         by_class(&reading.failed_by_class),
     );
-    count("captcha_jobs_parked_total", "Jobs parked in a retry queue", reading.parked);
+    count("captcha_jobs_parked_total", "Jobs sent to a retry queue", reading.parked);
     count(
         "captcha_reply_failures_total",
         "Copies of outcomes that could not be sent to reply_to",
@@ -206,12 +206,12 @@ fn work(reading: &Reading) {
     );
     count(
         "captcha_stale_outcomes_total",
-        "Outcomes whose delivery was gone when they were published: repeated, or asked for again",
+        "Outcomes whose delivery was lost before it was settled: the outcome is repeated, or its task is polled again",
         reading.stale_outcomes,
     );
     count(
         "captcha_recognised_deliveries_total",
-        "Deliveries known again after a lost connection or an unheard confirm: not handled, nor paid for, a second time",
+        "Deliveries recognised after a lost connection or a missed confirm: neither handled nor paid for a second time",
         reading.recognised,
     );
 }

@@ -120,7 +120,7 @@ fn submission_blocked(ctx: &Context, case: &JobRun) -> Option<Event> {
     if job.is_late(now) && !Failpoint::DeadlineIgnored.in_force() {
         return Some(Event::Taken);
     }
-    // What came as a ticket has not passed the door here, and the policy may have changed since its job did.
+    // What came as a ticket has not passed admission here, and the policy may have changed since its job did.
     if case.origin == Origin::Ticket
         && let Err(fault) = job.recheck(&ctx.policy)
     {

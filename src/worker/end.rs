@@ -20,7 +20,7 @@ pub(super) enum End {
     Parked(String, Box<Message>),
     /// The outcome.
     Outcome(Box<Outcome>),
-    /// The same of what was refused at the door, with its type where it has one.
+    /// The same of what was refused at admission, with its type where it has one.
     Refused(Box<(Outcome, Option<String>)>),
     /// Nothing: its successor is safe already.
     Known,

@@ -126,7 +126,7 @@ fn too_large(message: &Message) -> End {
     End::Rejected
 }
 
-/// The door: what is no job, or must not be submitted, ends here.
+/// Admission: what is no job, or must not be submitted, ends here.
 fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
     let now = ctx.clock.now();
     let history = History::of_job(&held.message.properties.headers, &ctx.names.retry_prefix(), now);

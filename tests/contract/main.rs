@@ -1,10 +1,10 @@
-//! The contract for machines says what the code does: what the schemas take, the door takes; what the code writes, they describe.
+//! The contract for machines says what the code does: what the schemas take, admission takes; what the code writes, they describe.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admission;
 mod asyncapi;
-mod door;
 mod files;
 mod outcomes;
 

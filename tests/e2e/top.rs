@@ -99,7 +99,7 @@ async fn one_picture_tells_the_fleet_as_text_and_as_json_and_hostile_ids_steer_n
     let told: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((code, &told["broker"], &told["told_by"]), (Some(0), &Value::Null, &Value::Null), "{told}");
     let seen = &told["fleet"];
-    assert_eq!((&seen["guard"]["state"], &seen["heard_replicas"]), (&json!("open"), &json!(2)), "{told}");
+    assert_eq!((&seen["guard"]["state"], &seen["heard_replicas"]), (&json!("active"), &json!(2)), "{told}");
     assert_eq!((&seen["solved"], &seen["backlog"]["dead"]["forbidden"]), (&json!(1), &json!(1)), "{told}");
     assert_eq!(seen["latest_failures"][0]["id"], "·[2J·]0;owned·<script>", "{told}");
     assert!(seen["rates"]["calls"].is_number(), "two looks make a rate: {told}");

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use crate::properties::reply::{KEY_HERE, KEYS};
-use crate::properties::{door, frames, reply, ticket};
+use crate::properties::{admission, frames, reply, ticket};
 
 /// No files are left behind by a failure: its input belongs into fuzz/corpus-seeds, where every run finds it.
 fn config() -> ProptestConfig {
@@ -281,7 +281,7 @@ proptest! {
 
     #[test]
     fn what_is_nearly_a_job_is_let_in_unaltered_or_kept_whole(input in broken(delivery())) {
-        door::holds(&input.0);
+        admission::holds(&input.0);
     }
 
     #[test]
@@ -306,7 +306,7 @@ proptest! {
 
     #[test]
     fn any_bytes_keep_every_property(input in prop::collection::vec(any::<u8>(), 0..512)) {
-        door::holds(&input);
+        admission::holds(&input);
         frames::holds(&input);
         ticket::holds(&input);
         reply::holds(&input);

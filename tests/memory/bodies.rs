@@ -182,7 +182,7 @@ async fn large_bodies_on_the_guards_queue_are_rejected_whole_within_the_bound() 
 }
 
 #[tokio::test]
-async fn the_largest_bodies_that_the_door_reads_are_kept_in_outcomes_within_the_bound() {
+async fn the_largest_bodies_that_admission_reads_are_kept_in_outcomes_within_the_bound() {
     kept_in_outcomes(Names::jobs, MAX_MESSAGE, "NOT_JSON", "bodies of 1 MiB on the job queue").await;
 }
 

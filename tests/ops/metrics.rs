@@ -98,7 +98,7 @@ async fn they_tell_what_has_happened() {
     let now = Clock::System.now();
     for (name, of, value) in [
         ("captcha_guard_state", "tripped", 1.0),
-        ("captcha_guard_state", "open", 0.0),
+        ("captcha_guard_state", "active", 0.0),
         ("captcha_guard_reason", "no_funds", 1.0),
         ("captcha_guard_reason", "ip_banned", 0.0),
         ("captcha_balance", "", 7.5),
@@ -153,7 +153,7 @@ async fn every_label_is_there_before_anything_happens_and_what_is_not_known_is_a
     let states = &families["captcha_guard_state"].values;
     assert_eq!(
         states.keys().cloned().collect::<BTreeSet<_>>(),
-        set(&["canary", "open", "probing", "tripped", "unknown"])
+        set(&["active", "canary", "probing", "tripped", "unknown"])
     );
     assert_eq!(states.values().sum::<f64>(), 1.0, "{states:?}");
     for (name, family) in families.iter().filter(|(name, _)| name.ends_with("_total")) {

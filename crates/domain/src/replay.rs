@@ -4,7 +4,7 @@ use super::message::{Headers, Value};
 use super::message_hash::MessageHash;
 
 /// Header of a replayed job, and of its outcome: which letter it was made of. Publishers' headers ride along by themselves; those that begin
-/// with the worker's own prefix would be refused at the door.
+/// with the worker's own prefix would be refused at admission.
 pub const REPLAY_ID: &str = "captcha-replay-id";
 /// Header of a replayed job, and of its outcome: the how manieth replay of the job it is, from 1.
 pub const REPLAYS: &str = "captcha-replays";

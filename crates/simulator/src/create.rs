@@ -17,7 +17,7 @@ impl State {
         self.stats.calls.create_task += 1;
         let admitted = self.admits(call.key.as_deref());
         let offence = if admitted { self.create_offence(&call) } else { None };
-        if let Some(refused) = self.refuse_at_the_door(CREATE, at, admitted, offence) {
+        if let Some(refused) = self.refuse_at_admission(CREATE, at, admitted, offence) {
             return refused;
         }
         match call.task {

@@ -26,7 +26,7 @@ impl State {
             None => Some(Offence::WrongId(call.task_id)),
             Some(manners) => manners.past_limit.then_some(Offence::PollPastLimit),
         };
-        if let Some(refused) = self.refuse_at_the_door(RESULT, at, admitted, offence) {
+        if let Some(refused) = self.refuse_at_admission(RESULT, at, admitted, offence) {
             return refused;
         }
         match manners {
@@ -105,7 +105,7 @@ impl State {
         }
     }
 
-    /// As at the door, where a poll is known to be of an unknown id only after it.
+    /// As at admission, where a poll is known to be of an unknown id only after it.
     fn refuse_wrong_id(&mut self, id: TaskId, at: Moment) -> Reply {
         let offence = Offence::WrongId(Some(id));
         self.stats.wrong_id_calls += 1;

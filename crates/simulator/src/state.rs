@@ -91,7 +91,7 @@ impl State {
     }
 
     /// What stands before every method: a storm, a flash or an outage, the ban, the key, and the offence the method has found by itself.
-    pub(super) fn refuse_at_the_door(
+    pub(super) fn refuse_at_admission(
         &mut self,
         endpoint: Endpoint,
         at: Moment,
@@ -186,7 +186,7 @@ impl State {
     pub(super) fn get_balance(&mut self, key: Option<&str>, at: Moment) -> Reply {
         self.stats.calls.get_balance += 1;
         let admitted = self.admits(key);
-        self.refuse_at_the_door(Endpoint::GetBalance, at, admitted, None)
+        self.refuse_at_admission(Endpoint::GetBalance, at, admitted, None)
             .unwrap_or_else(|| Reply::balance(account::from_micros(self.purse.balance)))
     }
 

@@ -17,7 +17,7 @@ const TENTHS: f64 = 10.0;
 fn tone(guard: &Guard, tones: &Tones) -> Style {
     match &*guard.state {
         "tripped" => tones.bad,
-        "open" if guard.is_open() => tones.good,
+        "active" if guard.is_open() => tones.good,
         _ => tones.wary,
     }
 }

@@ -39,7 +39,7 @@ fn fleet() -> Overview {
     serde_json::from_value(json!({
         "at": "2026-11-27T16:01:00.000Z", "namespace": "captcha",
         "guard": {
-            "state": "open", "meaning": "the account may be used", "reasons": [], "since": "2026-11-27T14:00:02.000Z",
+            "state": "active", "meaning": "the account may be used", "reasons": [], "since": "2026-11-27T14:00:02.000Z",
             "next_look": null, "failed_looks": 0, "advice": [], "paused": null,
         },
         "balance": {"text": "249.715", "at": "2026-11-27T16:00:58.000Z", "per_hour": -2.5},

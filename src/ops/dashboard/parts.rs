@@ -44,7 +44,7 @@ fn spoken(text: &str) -> Markup {
 fn tone(guard: &Guard) -> &'static str {
     match &*guard.state {
         "tripped" => "bad",
-        "open" if guard.is_open() => "good",
+        "active" if guard.is_open() => "good",
         _ => "wary",
     }
 }

@@ -3,7 +3,7 @@
 //! Each property takes an input of bytes and panics where something does not hold. An input is a
 //! [`DeadLetter`], or for `frames` a piece of AMQP.
 
-pub(crate) mod door;
+pub(crate) mod admission;
 pub(crate) mod frames;
 pub(crate) mod letter;
 pub(crate) mod reply;
@@ -18,8 +18,12 @@ pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 pub(crate) type Property = fn(&[u8]);
 
 /// Every target with its property.
-pub(crate) const TARGETS: [(&str, Property); 4] =
-    [("door", door::holds), ("frames", frames::holds), ("ticket", ticket::holds), ("reply", reply::holds)];
+pub(crate) const TARGETS: [(&str, Property); 4] = [
+    ("admission", admission::holds),
+    ("frames", frames::holds),
+    ("ticket", ticket::holds),
+    ("reply", reply::holds),
+];
 
 /// Longest text for people that a fault may carry, in bytes: it stands in outcomes, logs and on the ticket queue.
 pub(crate) const MAX_DESCRIPTION: usize = 4_096;

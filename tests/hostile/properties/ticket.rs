@@ -9,7 +9,7 @@ use captcha_worker::domain::outcome::{self, Finish};
 use captcha_worker::domain::ticket::{self, Kept, TICKET_HEADER};
 
 use super::letter::DeadLetter;
-use super::{MAX_DESCRIPTION, NOW, door};
+use super::{MAX_DESCRIPTION, NOW, admission};
 
 /// The property.
 pub(crate) fn holds(input: &[u8]) {
@@ -40,7 +40,7 @@ pub(crate) fn holds(input: &[u8]) {
             let id = message.properties.message_id.clone().unwrap_or_else(|| "fresh".to_owned());
             let refused = RejectedMessage { id, task_type: None, fault, message };
             let outcome = outcome::refused(&refused, NOW, Finish { worker: "w", now: NOW });
-            door::is_publishable(&outcome, &sent.body);
+            admission::is_publishable(&outcome, &sent.body);
         }
     }
 }
@@ -50,7 +50,7 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
     assert_eq!(job.body.bytes(), body, "the job, byte for byte");
     assert!((1..=MAX_ID).contains(&job.id.len()));
     assert!(job.task_type.len() <= 100, "a type of {} bytes", job.task_type.len());
-    door::is_a_kind(job);
+    admission::is_a_kind(job);
     assert!(history.attempts.len() <= MAX_ATTEMPTS);
     assert!(*accepted_at <= NOW && history.first_seen <= NOW, "the future is taken for now");
     let ids = history.attempts.iter().filter_map(|attempt| attempt.task_id.as_ref());
@@ -58,7 +58,8 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
         assert!(id.as_json().len() <= TaskId::MAX_LEN, "an id of {} bytes", id.as_json().len());
     }
     // Neither judged by a policy that does not know it, nor panicking over a body that is no job.
-    let _ = (job.recheck(&door::policy()), job.task().is_some(), job.metadata().is_some(), job.is_late(NOW));
+    let _ =
+        (job.recheck(&admission::policy()), job.task().is_some(), job.metadata().is_some(), job.is_late(NOW));
     let message = ticket::ticket(job, history, task_id, *accepted_at);
     let own = message.properties.headers.get(TICKET_HEADER).and_then(|value| value.as_text());
     assert!(own.is_some_and(|text| text.len() <= 32 * 1024), "the header's text is bounded");

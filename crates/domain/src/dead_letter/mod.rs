@@ -190,7 +190,7 @@ impl DeadLetter {
         if self.replays >= max_replays {
             return Err(SkipReason::TooOften);
         }
-        // The door would refuse it; and integers grow on their way, beyond what one frame of the
+        // Admission would refuse it; and integers grow on their way, beyond what one frame of the
         // broker's holds.
         if self.class.is_none()
             && wire_size(&publishers_headers(&message.properties.headers)) > MAX_PUBLISHERS_HEADERS

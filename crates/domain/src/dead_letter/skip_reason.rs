@@ -7,7 +7,7 @@ use std::fmt;
 pub enum SkipReason {
     /// It has been replayed as often as is allowed.
     TooOften,
-    /// Its deadline is over: it would fail at the door.
+    /// Its deadline is over: it would fail at admission.
     TooLate,
     /// It is over the size that a worker reads, or its headers are.
     TooLarge,

@@ -54,7 +54,7 @@ pub(super) struct Original<'a> {
     pub(super) body: Cow<'a, str>,
 }
 
-/// A job, as far as it is looked at here. What is wrong with it otherwise is the door's to tell.
+/// A job, as far as it is looked at here. What is wrong with it otherwise is admission's to tell.
 #[derive(Default, Deserialize)]
 pub(super) struct Seen {
     #[serde(default)]

@@ -26,7 +26,7 @@ pub(super) struct JobFields<'a> {
     pub(super) duplicate: Vec<String>,
 }
 
-/// The fields of a task that the door looks at, raw. All others pass.
+/// The fields of a task that admission looks at, raw. All others pass.
 #[derive(Default)]
 pub(super) struct TaskFields<'a> {
     pub(super) kind: Option<&'a RawValue>,

@@ -1,4 +1,4 @@
-//! A job, and the door that bytes must pass to become one.
+//! A job, and admission that bytes must pass to become one.
 
 mod admission;
 mod body;
@@ -55,7 +55,7 @@ pub struct Job {
     pub ticket: Option<Box<str>>,
     /// The publisher's bytes.
     pub body: JobBody,
-    /// Where the task stands in the bytes, of a job that has just passed the door.
+    /// Where the task stands in the bytes, of a job that has just passed admission.
     pub task_at: Option<Range<usize>>,
 }
 
@@ -155,7 +155,7 @@ impl Job {
     /// Judges the task once more, by the policy of now.
     ///
     /// # Errors
-    /// What the door would say.
+    /// What admission would say.
     pub fn recheck(&self, policy: &Policy) -> Result<(), Fault> {
         let not_a_job = || Fault::malformed(local_code::NOT_A_TICKET, "the ticket's body is not a job");
         let bytes = self.body.bytes();

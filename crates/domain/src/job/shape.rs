@@ -45,7 +45,7 @@ fn end_of_string(json: &[u8], from: usize) -> usize {
 }
 
 /// Whether all of it is base64's digits, of either alphabet. Without a branch, so that many bytes are looked at together: this is most of what
-/// the door does to a picture.
+/// admission does to a picture.
 fn all_digits(text: &[u8]) -> bool {
     let within = |byte: u8, first: u8, last: u8| byte.wrapping_sub(first) <= last - first;
     text.iter().fold(true, |all, &byte| {

@@ -161,7 +161,7 @@ fn what_can_be_told_of_a_refused_message_is_told() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_the_door_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn no_bytes_make_admission_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = read_with(&bytes, Properties::default(), &[]);
     }
 

@@ -105,7 +105,7 @@ pub struct JobRun {
 /// What has happened to a job at hand.
 #[derive(Debug)]
 pub enum Event {
-    /// It came to hand as a job, past the door.
+    /// It came to hand as a job, past admission.
     Taken,
     /// It came to hand as a ticket.
     TicketTaken {
@@ -133,7 +133,7 @@ pub enum Event {
         /// The guard is shut; else the worker is leaving.
         for_the_account: bool,
     },
-    /// It would have been submitted now, but the door would no longer let it in.
+    /// It would have been submitted now, but admission would no longer let it in.
     Refused(Fault),
     /// It would have been submitted now, but the API is known to have no slot for its type: it waits without a call.
     Deferred(Fault),
@@ -206,7 +206,7 @@ impl Step {
 }
 
 impl JobRun {
-    /// A job that passed the door.
+    /// A job that passed admission.
     #[must_use]
     pub fn of_job(job: Job, history: History) -> Self {
         Self { job, history, origin: Origin::Job, task: None }

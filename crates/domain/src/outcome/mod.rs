@@ -185,7 +185,7 @@ pub fn failed(
     outcome(dead_key(fault), body, &job.properties, by.now)
 }
 
-/// The outcome of a message that is no job, or of one that the door refuses.
+/// The outcome of a message that is no job, or of one that admission refuses.
 #[must_use]
 pub fn refused(refused: &RejectedMessage, received_at: Timestamp, by: Finish<'_>) -> Outcome {
     let message = &refused.message;

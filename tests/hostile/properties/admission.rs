@@ -1,4 +1,4 @@
-//! The door: bytes become a job or a fault, and nothing is altered or lost on the way.
+//! Admission: bytes become a job or a fault, and nothing is altered or lost on the way.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -84,7 +84,7 @@ fn is_within_bounds(job: &Job, policy: &Policy) {
     assert!((1..=100).contains(&job.task_type.len()), "a type of {} bytes", job.task_type.len());
     is_a_kind(job);
     assert_eq!(job.own_proxy, job.proxy.is_some());
-    assert_eq!(job.recheck(policy), Ok(()), "what the door lets in, it lets in again");
+    assert_eq!(job.recheck(policy), Ok(()), "what admission lets in, it lets in again");
     let task = job.task().expect("a job has its task");
     let body = job.body.bytes();
     let (body, part) = (std::str::from_utf8(&body), std::str::from_utf8(&task));
@@ -112,7 +112,7 @@ pub(crate) fn is_a_kind(job: &Job) {
     assert!(kind.len() <= 100 && !job.task_class().is_some_and(|class| class.contains(char::is_control)));
 }
 
-/// A reader that builds everything must find what the door found, where it can read the bytes at all.
+/// A reader that builds everything must find what admission found, where it can read the bytes at all.
 fn agrees_with_another_reader(job: &Job) {
     let Ok(Value::Object(fields)) = serde_json::from_slice::<Value>(&job.body.bytes()) else { return };
     let known = ["id", "task", "deadline", "metadata"];

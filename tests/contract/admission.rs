@@ -1,4 +1,4 @@
-//! The door and the schema of a job agree, save where a schema has no words for what the door minds.
+//! Admission and the schema of a job agree, save where a schema has no words for what admission minds.
 
 use std::sync::LazyLock;
 
@@ -16,8 +16,8 @@ use crate::{faults, validator};
 
 static JOB: LazyLock<Validator> = LazyLock::new(|| validator(&contract::job()));
 
-/// The door's code; `None` where it lets the message in.
-fn door(body: &[u8]) -> Option<String> {
+/// Admission's code; `None` where it lets the message in.
+fn admission(body: &[u8]) -> Option<String> {
     let policy = Policy::try_new(&["example.com"], &["AnyTask"]).expect("a policy");
     let mut message = Message { body: body.to_vec().into(), ..Message::default() };
     Job::read(&mut message, &policy, || "made".to_owned())
@@ -38,7 +38,7 @@ fn taken(body: &str) -> bool {
 }
 
 #[test]
-fn what_the_door_lets_in_is_valid() {
+fn what_admission_lets_in_is_valid() {
     let any = |fields: &str| format!(r#"{{"task":{{"type":"AnyTask"}}{fields}}}"#);
     for body in [
         any(""),
@@ -60,14 +60,14 @@ fn what_the_door_lets_in_is_valid() {
         image_job(&json!(format!("\r\n {}\t \n", image(100)))),
         image_job(&json!(image(100).replace("==", "= ="))),
     ] {
-        assert_eq!(door(body.as_bytes()), None, "{body}");
+        assert_eq!(admission(body.as_bytes()), None, "{body}");
         let value: Value = serde_json::from_str(&body).expect("JSON");
         assert_eq!(faults(&JOB, &value), "", "{body}");
     }
 }
 
 #[test]
-fn what_the_door_refuses_is_not_valid() {
+fn what_admission_refuses_is_not_valid() {
     let any = |fields: &str| format!(r#"{{"task":{{"type":"AnyTask"}}{fields}}}"#);
     for (code, body) in [
         ("NOT_JSON", "{".to_owned()),
@@ -105,14 +105,14 @@ fn what_the_door_refuses_is_not_valid() {
         ("IMAGE_NOT_BASE64", image_job(&json!(image(120) + "===="))),
         ("IMAGE_NOT_BASE64", image_job(&json!("=".to_owned() + &image(120)))),
     ] {
-        assert_eq!(door(body.as_bytes()).as_deref(), Some(code), "{body}");
+        assert_eq!(admission(body.as_bytes()).as_deref(), Some(code), "{body}");
         assert!(!taken(&body), "{body}");
     }
 }
 
 /// All that docs/CONTRACT.md, "For machines", says a schema cannot say.
 #[test]
-fn what_a_schema_has_no_words_for_is_refused_by_the_door_alone() {
+fn what_a_schema_has_no_words_for_is_refused_by_admission_alone() {
     for (code, body) in [
         ("DUPLICATE_FIELD", r#"{"id":"a","id":"b","task":{"type":"AnyTask"}}"#.to_owned()),
         ("DUPLICATE_FIELD", r#"{"task":{"type":"AnyTask","type":"AnyTask"}}"#.to_owned()),
@@ -128,18 +128,18 @@ fn what_a_schema_has_no_words_for_is_refused_by_the_door_alone() {
         ),
         ("POLICY_SITE_NOT_ALLOWED", r#"{"task":{"type":"OtherTask"}}"#.to_owned()),
     ] {
-        assert_eq!(door(body.as_bytes()).as_deref(), Some(code), "{body}");
+        assert_eq!(admission(body.as_bytes()).as_deref(), Some(code), "{body}");
         assert!(taken(&body), "{body}");
     }
-    assert_eq!(door(b"{\"task\":{\"type\":\"\xff\"}}").as_deref(), Some("NOT_UTF8"));
-    assert_eq!(door(b"").as_deref(), Some("EMPTY_BODY"));
+    assert_eq!(admission(b"{\"task\":{\"type\":\"\xff\"}}").as_deref(), Some("NOT_UTF8"));
+    assert_eq!(admission(b"").as_deref(), Some("EMPTY_BODY"));
 }
 
-/// A publisher who keeps to the schema is safe, and the door is a little more patient than it.
+/// A publisher who keeps to the schema is safe, and admission is a little more patient than it.
 #[test]
-fn a_space_between_date_and_time_is_read_by_the_door_alone() {
+fn a_space_between_date_and_time_is_read_by_admission_alone() {
     let body = r#"{"task":{"type":"AnyTask"},"deadline":"2026-11-23 10:00:00Z"}"#;
-    assert_eq!(door(body.as_bytes()), None);
+    assert_eq!(admission(body.as_bytes()), None);
     assert!(!taken(body));
 }
 
@@ -178,12 +178,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_500))]
 
     #[test]
-    fn door_and_schema_agree_about_any_job(job in jobs()) {
+    fn admission_and_schema_agree_about_any_job(job in jobs()) {
         let beyond_a_schema = ["IMAGE_NOT_BASE64", "IMAGE_TOO_SMALL", "IMAGE_TOO_BIG", "POLICY_SITE_NOT_ALLOWED"];
-        match door(job.to_string().as_bytes()) {
+        match admission(job.to_string().as_bytes()) {
             None => prop_assert_eq!(faults(&JOB, &job), ""),
             Some(code) if beyond_a_schema.contains(&&*code) => {}
-            Some(code) => prop_assert!(!JOB.is_valid(&job), "the door says {}", code),
+            Some(code) => prop_assert!(!JOB.is_valid(&job), "admission says {}", code),
         }
     }
 }

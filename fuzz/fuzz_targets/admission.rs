@@ -1,8 +1,8 @@
-//! Fuzzes the property `door`: see docs/HOSTILE.md.
+//! Fuzzes the property `admission`: see docs/HOSTILE.md.
 #![no_main]
 
 #[allow(dead_code, reason = "each target holds its own property")]
 #[path = "../../tests/hostile/properties/mod.rs"]
 mod properties;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| properties::door::holds(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| properties::admission::holds(input));
