@@ -1,25 +1,28 @@
-//! How the account stands, as this replica knows it: what the leader wrote, and what it has met itself since.
+//! The account's state as this replica knows it: what the leader wrote, and what this replica has
+//! met itself since.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use super::Found;
-use super::answers::Answers;
-use super::message::Report;
-use super::snapshot::{Snapshot, accounted_for};
-use super::type_breaker::Shut;
+use super::answers::{AnswerCounts, Answers};
+use super::local_trip::{LocalTrip, LocalTrips, Quarantine, Relapses};
+use super::message::ReplicaReport;
+use super::type_breaker::{TypeBreaker, TypeBreakers};
 use super::vitals::Depths;
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::guard::{self, CanaryEnd, Permit, Polls, Reason, State};
+use crate::domain::guard::{CanaryEnd, Jobs, Permit, Polls, Reason, Rules, State};
 use crate::domain::time::Timestamp;
 use crate::failpoint::Failpoint;
 
 /// Reports on their way to the fleet. One that finds no room is made again while its cause lasts.
 const REPORTS: usize = 1_024;
+/// The leader checks a doubt about the account no more often than this.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whose address the API sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,41 +33,80 @@ pub enum Egress {
     Own,
 }
 
-pub(super) struct Inner {
-    pub(super) seen: watch::Sender<Snapshot>,
+/// All that this replica knows of the account at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The state in force; `None` until the leader has announced it over the present session.
+    pub state: Option<Arc<State>>,
+    /// Whether this replica leads.
+    pub leads: bool,
+    /// The leader's name.
+    pub leader: Option<String>,
+    /// The leader's id: several replicas can have one name.
+    pub leader_id: Option<String>,
+    /// Replicas in the fleet, this one included.
+    pub replicas: usize,
+    /// This one's place among them, from 0.
+    pub rank: usize,
+    /// What it may do.
+    pub permit: Permit,
+    /// What it has met itself.
+    pub(super) trips: LocalTrips,
+    /// The last state ever seen, whichever session it came over.
+    pub(super) memory: Option<Arc<State>>,
+}
+
+impl Snapshot {
+    /// What stops this replica alone, beside the fleet's state.
+    #[must_use]
+    pub fn held(&self) -> Option<Reason> {
+        self.trips.reason()
+    }
+
+    /// The highest epoch ever seen; 0 for none.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.memory.as_ref().map_or(0, |state| state.epoch)
+    }
+
+    fn term(&self) -> u64 {
+        self.state.as_ref().map_or(0, |state| state.term)
+    }
+}
+
+struct Shared {
+    snapshot: watch::Sender<Snapshot>,
     changed: Notify,
-    key: Mutex<Fingerprint>,
-    /// When another key came into use.
-    pub(super) key_since: Mutex<Option<Instant>>,
-    pub(super) shut: Mutex<BTreeMap<String, Shut>>,
-    pub(super) proxies: Mutex<BTreeMap<Fingerprint, Timestamp>>,
+    /// The key in use, and since when if it has replaced another.
+    key: Mutex<(Fingerprint, Option<Instant>)>,
+    types: TypeBreakers,
+    proxies: Quarantine,
     queues: Mutex<Option<Depths>>,
-    pub(super) answers: Answers,
+    answers: Answers,
+    relapses: Relapses,
+    doubted_at: Mutex<Option<Instant>>,
     /// This replica's id, by which the leader keeps its counts apart.
-    pub(super) id: String,
-    pub(super) relapses: Mutex<(u32, Option<Instant>)>,
-    pub(super) doubt_said: Mutex<Option<Instant>>,
-    pub(super) wrong_id_said: Mutex<Option<Instant>>,
-    pub(super) found: mpsc::Sender<Found>,
-    pub(super) rules: guard::Rules,
-    pub(super) egress: Egress,
+    id: String,
+    found: mpsc::Sender<Found>,
+    rules: Rules,
+    egress: Egress,
 }
 
 /// The guard's state in this replica, and everybody's way to learn of a change. Clones are the same.
 #[derive(Clone)]
 pub struct AccountState {
-    pub(super) inner: Arc<Inner>,
+    shared: Arc<Shared>,
 }
 
 impl AccountState {
     pub(super) fn new(
         id: String,
-        rules: guard::Rules,
+        rules: Rules,
         egress: Egress,
         key: Fingerprint,
     ) -> (Self, mpsc::Receiver<Found>) {
         let (found, reports) = mpsc::channel(REPORTS);
-        let seen = Snapshot {
+        let snapshot = Snapshot {
             state: None,
             leads: false,
             leader: None,
@@ -72,82 +114,86 @@ impl AccountState {
             replicas: 1,
             rank: 0,
             permit: Permit::NOTHING,
-            hold: None,
-            alone: None,
+            trips: LocalTrips::default(),
             memory: None,
         };
-        let inner = Inner {
-            seen: watch::Sender::new(seen),
+        let shared = Shared {
+            snapshot: watch::Sender::new(snapshot),
             changed: Notify::new(),
-            key: Mutex::new(key),
-            key_since: Mutex::default(),
-            shut: Mutex::default(),
-            proxies: Mutex::default(),
+            key: Mutex::new((key, None)),
+            types: TypeBreakers::default(),
+            proxies: Quarantine::default(),
             queues: Mutex::default(),
             answers: Answers::default(),
+            relapses: Relapses::default(),
+            doubted_at: Mutex::default(),
             id,
-            relapses: Mutex::default(),
-            doubt_said: Mutex::default(),
-            wrong_id_said: Mutex::default(),
             found,
             rules,
             egress,
         };
-        (Self { inner: Arc::new(inner) }, reports)
+        (Self { shared: Arc::new(shared) }, reports)
     }
 
     /// What may be done now.
     #[must_use]
     pub fn permit(&self) -> Permit {
-        self.inner.seen.borrow().permit
+        self.shared.snapshot.borrow().permit
     }
 
-    /// What may be done now, and the term it holds in: to be told with what a call that begins now finds out.
+    /// What may be done now, and in which term. What a call that begins now finds out is reported
+    /// with this term.
     #[must_use]
     pub fn permit_and_term(&self) -> (Permit, u64) {
-        let seen = self.inner.seen.borrow();
-        (seen.permit, seen.term())
+        let snapshot = self.shared.snapshot.borrow();
+        (snapshot.permit, snapshot.term())
     }
 
     /// How many replicas share the fleet's rate, and this one's place among them, from 0.
     #[must_use]
     pub fn share(&self) -> (usize, usize) {
-        let seen = self.inner.seen.borrow();
-        (seen.replicas, seen.rank)
+        let snapshot = self.shared.snapshot.borrow();
+        (snapshot.replicas, snapshot.rank)
     }
 
     /// This replica's place among those that it hears.
     pub(super) fn set_rank(&self, rank: usize) {
-        self.change(|seen| std::mem::replace(&mut seen.rank, rank) != rank);
+        self.change(|snapshot| std::mem::replace(&mut snapshot.rank, rank) != rank);
     }
 
     /// All that is known.
     #[must_use]
-    pub fn seen(&self) -> Snapshot {
-        self.inner.seen.borrow().clone()
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot.borrow().clone()
     }
 
     /// The state in force, where it is known.
     #[must_use]
     pub fn state(&self) -> Option<Arc<State>> {
-        self.inner.seen.borrow().state.clone()
+        self.shared.snapshot.borrow().state.clone()
     }
 
-    /// What holds this replica alone.
+    /// The last state ever seen.
+    pub(super) fn memory(&self) -> Option<Arc<State>> {
+        self.shared.snapshot.borrow().memory.clone()
+    }
+
+    /// What stops this replica alone.
     pub(super) fn held(&self) -> Option<Reason> {
-        self.inner.seen.borrow().held()
+        self.shared.snapshot.borrow().held()
     }
 
     /// For awaiting changes.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Snapshot> {
-        self.inner.seen.subscribe()
+        self.shared.snapshot.subscribe()
     }
 
-    /// Waits until what may be done is as wanted. Jobs that wait for the same are woken in the order in which they began to.
+    /// Waits until the permit is as wanted. Jobs that wait for the same are woken in the order in
+    /// which they began to.
     pub async fn until(&self, wanted: impl Fn(&Permit) -> bool) {
         loop {
-            let changed = self.inner.changed.notified();
+            let changed = self.shared.changed.notified();
             if wanted(&self.permit()) {
                 return;
             }
@@ -155,42 +201,43 @@ impl AccountState {
         }
     }
 
-    /// Changes what is known; `change` tells whether it has.
-    pub(super) fn change(&self, change: impl FnOnce(&mut Snapshot) -> bool) {
-        let changed = self.inner.seen.send_if_modified(|seen| {
-            let before = seen.permit.polls;
-            let changed = change(seen);
+    /// Changes what is known; `change` returns whether it has.
+    fn change(&self, change: impl FnOnce(&mut Snapshot) -> bool) {
+        let changed = self.shared.snapshot.send_if_modified(|snapshot| {
+            let before = snapshot.permit.polls;
+            let changed = change(snapshot);
             // Here, since whoever waits for the permit polls at once.
-            if changed && seen.permit.polls != before && seen.permit.polls != Polls::None {
-                self.inner.answers.begin_probation(seen.rank);
+            if changed && snapshot.permit.polls != before && snapshot.permit.polls != Polls::None {
+                self.shared.answers.begin_probation(snapshot.rank);
             }
             changed
         });
         if changed {
-            self.inner.changed.notify_waiters();
+            self.shared.changed.notify_waiters();
         }
     }
 
-    /// The canary's submission, begun in this term, has ended.
-    pub fn canary(&self, end: CanaryEnd, term: u64) {
-        let _ = self.inner.found.try_send(Found::Canary(end, term));
+    /// The same where the change bears on the permit, which is derived anew.
+    fn change_permit(&self, change: impl FnOnce(&mut Snapshot) -> bool) {
+        self.change(|snapshot| {
+            let changed = change(snapshot);
+            if changed {
+                snapshot.permit = self.permit_of(snapshot);
+            }
+            changed
+        });
     }
 
-    pub(super) fn permit_of(&self, seen: &Snapshot) -> Permit {
+    fn permit_of(&self, snapshot: &Snapshot) -> Permit {
         if Failpoint::PermitIgnored.in_force() {
             return Permit::ALL;
         }
-        let Some(state) = &seen.state else { return Permit::NOTHING };
-        let permit = Permit::under(state, seen.leads, &self.key());
-        let permit = seen.hold.map_or(permit, |hold| permit.without(hold.reason));
-        let Some(alone) = seen.alone else { return permit };
-        // What the address earned for this replica alone is no matter to others, who can finish its tickets.
-        let leaves = self.inner.egress == Egress::Own && alone.reason.is_of_the_address();
-        let held = permit.without(alone.reason);
-        Permit { tickets: held.tickets && !leaves, ..held }
+        let Some(state) = &snapshot.state else { return Permit::NOTHING };
+        let permit = Permit::under(state, snapshot.leads, &self.key());
+        snapshot.trips.restrict(permit, self.shared.egress == Egress::Own)
     }
 
-    /// The word of a leader, by its id and its name. Tells whether the state is news here.
+    /// The leader, by its id and its name, has announced a state. Returns whether it is new here.
     pub(super) fn adopt(
         &self,
         state: &State,
@@ -198,98 +245,303 @@ impl AccountState {
         leads: bool,
         replicas: usize,
     ) -> bool {
-        let mut news = false;
+        let mut is_new = false;
         let key = self.key();
-        self.change(|seen| {
-            if state.epoch < seen.epoch() {
+        self.change_permit(|snapshot| {
+            if state.epoch < snapshot.epoch() {
                 return false;
             }
-            news = seen.state.as_ref().is_none_or(|known| known.epoch != state.epoch);
-            let same = !news
-                && seen.leads == leads
-                && seen.replicas == replicas
-                && seen.leader.as_deref() == Some(name)
-                && seen.leader_id.as_deref() == Some(id);
+            is_new = snapshot.state.as_ref().is_none_or(|known| known.epoch != state.epoch);
+            let same = !is_new
+                && snapshot.leads == leads
+                && snapshot.replicas == replicas
+                && snapshot.leader.as_deref() == Some(name)
+                && snapshot.leader_id.as_deref() == Some(id);
             if same {
                 return false;
             }
-            if news {
-                seen.state = Some(Arc::new(state.clone()));
-                seen.memory.clone_from(&seen.state);
+            if is_new {
+                snapshot.state = Some(Arc::new(state.clone()));
+                snapshot.memory.clone_from(&snapshot.state);
             }
-            (seen.leads, seen.replicas) = (leads, replicas);
-            (seen.leader, seen.leader_id) = (Some(name.to_owned()), Some(id.to_owned()));
-            seen.hold = seen.hold.filter(|hold| !accounted_for(hold, state, &key));
-            seen.permit = self.permit_of(seen);
+            (snapshot.leads, snapshot.replicas) = (leads, replicas);
+            (snapshot.leader, snapshot.leader_id) = (Some(name.to_owned()), Some(id.to_owned()));
+            snapshot.trips.drop_accounted(state, &key);
             true
         });
-        news
+        is_new
     }
 
-    /// The session is gone, and with it the certainty: nothing is called before the leader's word comes over the next one.
+    /// The session is gone, and with it the certainty: nothing is called before a leader has
+    /// announced the state over the next one.
     pub(super) fn forget(&self) {
         self.note_queues(None);
-        self.change(|seen| {
-            seen.state = None;
-            seen.leads = false;
-            seen.permit = Permit::NOTHING;
+        self.change(|snapshot| {
+            snapshot.state = None;
+            snapshot.leads = false;
+            snapshot.permit = Permit::NOTHING;
             true
         });
     }
 
-    /// What is over by time.
+    /// Ends what is over by time, and repeats what the leader has not accounted for yet.
     pub(super) fn tick(&self) {
-        let (hold, alone) = {
-            let seen = self.inner.seen.borrow();
-            (seen.hold, seen.alone)
-        };
-        if alone.and_then(|alone| alone.until).is_some_and(|until| until <= Instant::now()) {
-            self.change(|seen| {
-                seen.alone = None;
-                seen.permit = self.permit_of(seen);
-                true
-            });
-        }
-        if let Some(hold) = hold {
-            self.report(Report::Refused { reason: hold.reason, key: self.key(), term: hold.term });
+        self.change_permit(|snapshot| snapshot.trips.expire());
+        let unaccounted = self.shared.snapshot.borrow().trips.fleet;
+        if let Some(LocalTrip { reason, term, .. }) = unaccounted {
+            self.report_refused(reason, term);
         }
     }
 
-    /// The mark of the key in use.
+    /// The fingerprint of the key in use.
     #[must_use]
     pub fn key(&self) -> Fingerprint {
-        self.inner.key.lock().clone()
+        self.shared.key.lock().0.clone()
     }
 
     /// Another key is in use.
     pub(super) fn set_key(&self, key: Fingerprint) {
-        *self.inner.key.lock() = key;
-        *self.inner.key_since.lock() = Some(Instant::now());
-        self.change(|seen| {
-            seen.hold = seen.hold.filter(|hold| hold.reason != Reason::KeyInvalid);
-            seen.permit = self.permit_of(seen);
+        *self.shared.key.lock() = (key, Some(Instant::now()));
+        self.change_permit(|snapshot| {
+            snapshot.trips.fleet.take_if(|trip| trip.reason == Reason::KeyInvalid);
             true
         });
     }
 
-    pub(super) fn report(&self, report: Report) {
+    fn report(&self, report: ReplicaReport) {
         // Full: the fleet is out of reach, and what matters is reported again.
-        let _ = self.inner.found.try_send(Found::Report(report));
+        let _ = self.shared.found.try_send(Found::Report(report));
     }
 
-    /// The queues as the leader saw them last; `None` where it has not told.
+    fn report_refused(&self, reason: Reason, term: u64) {
+        self.report(ReplicaReport::Refused { reason, key: self.key(), term });
+    }
+
+    /// The queues as the leader saw them last; `None` where it has not said.
     #[must_use]
     pub fn queues(&self) -> Option<Depths> {
-        self.inner.queues.lock().clone()
+        self.shared.queues.lock().clone()
     }
 
-    /// The leader has looked at them.
+    /// The leader has looked at the queues.
     pub fn note_queues(&self, queues: Option<Depths>) {
-        *self.inner.queues.lock() = queues;
+        *self.shared.queues.lock() = queues;
     }
 
-    /// The last state ever seen.
-    pub(super) fn memory(&self) -> Option<Arc<State>> {
-        self.inner.seen.borrow().memory.clone()
+    /// The canary's submission, begun in this term, has ended.
+    pub fn canary(&self, end: CanaryEnd, term: u64) {
+        let _ = self.shared.found.try_send(Found::Canary(end, term));
+    }
+
+    /// The API refused the account to a call that began then, in this term.
+    pub fn refused(&self, reason: Reason, term: u64, began: Instant, now: Timestamp) {
+        let of_another_key = self.shared.key.lock().1.is_some_and(|since| began < since);
+        if reason == Reason::KeyInvalid && of_another_key {
+            return tracing::info!("the API refused a key that was replaced during the call");
+        }
+        if self.shared.egress == Egress::Own && reason.is_of_the_address() {
+            self.trip_alone(reason, term, now);
+        } else if self.trip(LocalTrip { reason, term, until: None, mine: true }) {
+            self.report_refused(reason, term);
+        }
+    }
+
+    /// Another replica's call was refused. What it met, every replica with the same account would meet.
+    pub(super) fn heard_refused(&self, reason: Reason, key: &Fingerprint, term: u64) {
+        if reason != Reason::KeyInvalid || *key == self.key() {
+            self.trip(LocalTrip { reason, term, until: None, mine: false });
+        }
+    }
+
+    /// The API has not answered several calls in a row. The leader checks whether it is down for all.
+    pub fn unanswered(&self, term: u64, now: Timestamp) {
+        if self.trip_alone(Reason::ProviderDown, term, now) {
+            self.report(ReplicaReport::Down);
+        }
+    }
+
+    /// The API answers, but only with failures or with what is not known. The leader checks whether
+    /// it is down; nobody stops before.
+    pub fn suspect(&self) {
+        self.report(ReplicaReport::Down);
+    }
+
+    /// Something that is not the API itself refused a call. The leader checks the balance; nobody
+    /// stops for it.
+    pub fn doubted(&self) {
+        let mut doubted_at = self.shared.doubted_at.lock();
+        if doubted_at.is_none_or(|at| at.elapsed() >= DOUBT_INTERVAL) {
+            *doubted_at = Some(Instant::now());
+            self.report(ReplicaReport::Doubted);
+        }
+    }
+
+    /// Stops this replica for a time, which grows while it meets the same again. Returns whether the
+    /// stop is new.
+    fn trip_alone(&self, reason: Reason, term: u64, now: Timestamp) -> bool {
+        // What was under way together is one relapse.
+        if self.shared.snapshot.borrow().trips.alone.is_some_and(|trip| trip.reason == reason) {
+            return false;
+        }
+        let wait = self.shared.relapses.next_wait(reason, &self.shared.rules);
+        let until = Instant::now() + wait;
+        let is_new = self.trip(LocalTrip { reason, term, until: Some(until), mine: false });
+        if is_new {
+            tracing::warn!("API calls paused on this replica until {}: {reason}", now.plus(wait));
+            self.shared.relapses.began(until);
+        }
+        is_new
+    }
+
+    /// Stops, unless something graver does, or the leader's state has accounted for it. Returns
+    /// whether it is new.
+    fn trip(&self, trip: LocalTrip) -> bool {
+        let key = self.key();
+        let (mut is_new, mut stops) = (false, false);
+        self.change_permit(|snapshot| {
+            (is_new, stops) = snapshot.trips.note(trip, snapshot.state.as_deref(), &key);
+            stops
+        });
+        if stops && trip.mine {
+            tracing::error!(
+                reason = trip.reason.name(),
+                "the API refused this replica's call; {}",
+                trip.reason.advice()
+            );
+        }
+        is_new
+    }
+
+    /// A poll that began in this term was answered: the API knows the task, or it knows no such id.
+    pub fn answered(&self, wrong_id: bool, accepted_at: Timestamp, term: u64, uptime: Duration) {
+        let (rank, awaited, doubtful) = {
+            let snapshot = self.shared.snapshot.borrow();
+            let state = snapshot.state.as_ref();
+            let awaited = state.is_some_and(|state| state.awaits_known_id());
+            (snapshot.rank, awaited, state.is_some_and(|state| state.doubts(accepted_at)))
+        };
+        if doubtful {
+            // What is known of these says nothing about the others.
+            let _ = self.shared.found.try_send(Found::Doubtful { wrong_id });
+            return;
+        }
+        let noted = self.shared.answers.note(wrong_id, awaited, rank, &self.shared.rules, uptime);
+        if noted.is_due {
+            let AnswerCounts { answered, wrong_ids } = noted.counts;
+            let from = self.shared.id.clone();
+            self.report(ReplicaReport::Answered { from, term, answered, wrong_ids, wrong_id });
+        }
+        let trip = LocalTrip { reason: Reason::WrongIds, term, until: None, mine: true };
+        if noted.too_many && self.trip(trip) {
+            self.report_refused(Reason::WrongIds, term);
+        }
+    }
+
+    /// Another replica has met a wrong id.
+    pub(super) fn heard_wrong_id(&self) {
+        self.shared.answers.heard_wrong_id(self.shared.snapshot.borrow().rank);
+    }
+
+    /// There was a silence: polls begin one by one, and the leader counts anew.
+    pub fn silence(&self) {
+        self.shared.answers.begin_probation(self.shared.snapshot.borrow().rank);
+        self.report(ReplicaReport::Silence);
+    }
+
+    /// Whether polls are made one by one, since there was a silence and no answer has shown yet that
+    /// the API knows this replica's tasks.
+    #[must_use]
+    pub fn is_on_probation(&self) -> bool {
+        self.shared.answers.on_probation()
+    }
+
+    /// Until when nothing may be polled, while polls begin one by one.
+    #[must_use]
+    pub fn polls_held_until(&self) -> Option<Instant> {
+        self.shared.answers.held_until()
+    }
+
+    /// Answers to polls since this process runs, and those of them about ids that the API did not know.
+    #[must_use]
+    pub fn answer_counts(&self) -> (u64, u64) {
+        let AnswerCounts { answered, wrong_ids } = self.shared.answers.counts();
+        (answered, wrong_ids)
+    }
+
+    /// Whether a publisher's proxy is in quarantine.
+    #[must_use]
+    pub fn quarantines(&self, proxy: &Fingerprint, now: Timestamp) -> bool {
+        let fleet = || self.state().is_some_and(|state| state.quarantines(proxy, now));
+        self.shared.proxies.holds(proxy, now) || fleet()
+    }
+
+    /// The API called a publisher's proxy banned.
+    pub fn proxy_banned(&self, proxy: Fingerprint, now: Timestamp) {
+        self.isolate(&proxy, now);
+        self.report(ReplicaReport::ProxyBanned { proxy });
+    }
+
+    /// Uses a proxy no more, whether or not a leader has heard of it.
+    pub(super) fn isolate(&self, proxy: &Fingerprint, now: Timestamp) {
+        self.shared.proxies.add(proxy, now, self.shared.rules.quarantine);
+    }
+
+    /// The task types that the API does not take.
+    pub(super) fn types(&self) -> &TypeBreakers {
+        &self.shared.types
+    }
+
+    /// The API does not take a type, as this replica has found: createTask fails for it, or it has
+    /// no slots.
+    pub fn shut(&self, task_type: &str, failing: bool) {
+        if self.types().open(task_type, failing) {
+            let why =
+                if failing { "createTask fails for this type" } else { "the API has no slots for this type" };
+            tracing::warn!(task_type, "{why}: its jobs wait in the retry queues without a call");
+        }
+        self.report(ReplicaReport::Shut { task_type: task_type.to_owned(), failing });
+    }
+
+    /// A submission of a type has failed. If the breaker is open, this was the trial call, and says
+    /// what is the matter now.
+    pub fn still_shut(&self, task_type: &str, failing: bool) {
+        if self.types().is_failing(task_type).is_some() {
+            self.shut(task_type, failing);
+        }
+    }
+
+    /// createTask refused a job of a type for the job's own sake, so it no longer fails for the type.
+    /// Whether there are slots, that does not say.
+    pub fn works_again(&self, task_type: &str) {
+        if self.types().is_failing(task_type) == Some(true) {
+            self.slots_back(task_type);
+        }
+    }
+
+    /// The trial call was accepted: slots are back.
+    pub fn slots_back(&self, task_type: &str) {
+        if self.types().close(task_type) {
+            self.report(ReplicaReport::Slots { task_type: task_type.to_owned() });
+        }
+    }
+
+    /// What the type's breaker means for one of its jobs; `None` where it is closed. `unanswered`: a
+    /// submission of this job got no answer before.
+    #[must_use]
+    pub fn shut_type(&self, task_type: &str, unanswered: bool) -> Option<TypeBreaker> {
+        // By the role that this replica has now: it may have come to lead since.
+        let snapshot = self.shared.snapshot.borrow();
+        // The leader tries. The few jobs of a rare type may never come to it, so the others do too,
+        // so seldom that it hardly adds up.
+        let replicas = u32::try_from(snapshot.replicas).unwrap_or(u32::MAX);
+        let patience = if snapshot.leads { 1 } else { replicas.saturating_mul(4) };
+        // The canary is the trial call of all types.
+        self.types().ask(task_type, patience, unanswered, snapshot.permit.jobs == Jobs::Canary)
+    }
+
+    /// The types that the API does not take.
+    #[must_use]
+    pub fn shut_types(&self) -> Vec<String> {
+        self.types().names()
     }
 }

@@ -4,9 +4,9 @@
 //! could act before the burst has left. So a replica is on probation until an answer shows that the API knows its tasks: it makes one call at
 //! a time (the worker's window), replicas begin one after another, and a wrong id, here or elsewhere, makes them wait for the leader's verdict.
 
-use parking_lot::Mutex;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::domain::guard::{AnswerShare, Rules};
@@ -19,6 +19,9 @@ const MAX_STAGGERED: usize = 8;
 const AFTER_WRONG_ID: Duration = Duration::from_secs(2);
 /// Other replicas' wrong ids hold a probation up no longer than this: where some tasks are lost every second, it must end.
 const HELD_BY_OTHERS: Duration = Duration::from_secs(5);
+
+/// Wrong ids in the course of work are reported together: a report has the counts so far.
+const WRONG_ID_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Answers to polls since the process runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,50 +37,68 @@ struct Probation {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct AnswerLog {
     share: AnswerShare,
     counts: AnswerCounts,
     probation: Option<Probation>,
+    reported_at: Option<Instant>,
+}
+
+/// What an answer comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Noted {
+    pub(super) counts: AnswerCounts,
+    /// It is to be reported to the fleet.
+    pub(super) is_due: bool,
+    /// Wrong ids are too many of this replica's answers.
+    pub(super) too_many: bool,
 }
 
 /// This replica's answers.
 #[derive(Debug, Default)]
-pub(super) struct Answers(Mutex<Inner>);
+pub(super) struct Answers(Mutex<AnswerLog>);
 
 fn stagger(rank: usize) -> Duration {
     STAGGER * u32::try_from(rank % MAX_STAGGERED).unwrap_or(0)
 }
 
 impl Answers {
-    /// The API spoke of a task as one that it knows.
-    pub(super) fn known(&self, uptime: Duration) -> AnswerCounts {
-        let mut inner = self.0.lock();
-        inner.share.note(1, 0, uptime);
-        inner.counts.answered += 1;
-        inner.probation = None;
-        inner.counts
-    }
-
-    /// The API did not know a task's id. Tells, too, whether wrong ids are too many of this replica's answers; then it counts anew.
-    pub(super) fn wrong_id(&self, rank: usize, rules: &Rules, uptime: Duration) -> (AnswerCounts, bool) {
-        let mut inner = self.0.lock();
-        inner.share.note(1, 1, uptime);
-        inner.counts.answered += 1;
-        inner.counts.wrong_ids += 1;
-        if let Some(probation) = &mut inner.probation {
-            probation.held_until = Instant::now() + AFTER_WRONG_ID + stagger(rank);
+    /// The API knows a task, or knows no such id. `awaited`: the leader waits for an answer. Where wrong
+    /// ids are too many, counting begins anew.
+    pub(super) fn note(
+        &self,
+        wrong_id: bool,
+        awaited: bool,
+        rank: usize,
+        rules: &Rules,
+        uptime: Duration,
+    ) -> Noted {
+        let mut log = self.0.lock();
+        let now = Instant::now();
+        let recent = log.reported_at.is_some_and(|at| now - at < WRONG_ID_INTERVAL);
+        let is_due = awaited || wrong_id && (log.probation.is_some() || !recent);
+        if is_due {
+            log.reported_at = Some(now);
         }
-        let too_many = inner.share.is_too_high(rules, uptime);
+        log.share.note(1, u64::from(wrong_id), uptime);
+        log.counts.answered += 1;
+        log.counts.wrong_ids += u64::from(wrong_id);
+        if !wrong_id {
+            log.probation = None;
+        } else if let Some(probation) = &mut log.probation {
+            probation.held_until = now + AFTER_WRONG_ID + stagger(rank);
+        }
+        let too_many = wrong_id && log.share.is_too_high(rules, uptime);
         if too_many {
-            inner.share.clear();
+            log.share.clear();
         }
-        (inner.counts, too_many)
+        Noted { counts: log.counts, is_due, too_many }
     }
 
     /// Another replica has met a wrong id.
     pub(super) fn heard_wrong_id(&self, rank: usize) {
-        let mut inner = self.0.lock();
-        if let Some(probation) = &mut inner.probation {
+        let mut log = self.0.lock();
+        if let Some(probation) = &mut log.probation {
             let until = Instant::now() + AFTER_WRONG_ID + stagger(rank);
             probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
         }
@@ -85,10 +106,10 @@ impl Answers {
 
     /// What was answered before says nothing any more.
     pub(super) fn begin_probation(&self, rank: usize) {
-        let mut inner = self.0.lock();
-        inner.share.clear();
+        let mut log = self.0.lock();
+        log.share.clear();
         let began = Instant::now();
-        inner.probation = Some(Probation { began, held_until: began + stagger(rank) });
+        log.probation = Some(Probation { began, held_until: began + stagger(rank) });
     }
 
     /// Whether no answer has shown yet that the API knows this replica's tasks.
@@ -124,7 +145,7 @@ mod tests {
         assert_eq!((held(&first), held(&second)), (None, Some(STAGGER)));
         second.heard_wrong_id(1);
         assert_eq!(held(&second), Some(AFTER_WRONG_ID + STAGGER));
-        second.known(NOW);
+        second.note(false, false, 1, &Rules::default(), NOW);
         assert_eq!(held(&second), None);
         second.heard_wrong_id(1);
         assert_eq!(held(&second), None, "it is at work, and lost tasks elsewhere are none of its business");
@@ -144,12 +165,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wrong_id_on_probation_waits_for_the_verdict_and_the_third_in_a_row_is_one() {
         let (answers, rules) = (Answers::default(), Rules::default());
+        let wrong_id = || answers.note(true, false, 0, &rules, NOW);
         answers.begin_probation(0);
-        assert!(!answers.wrong_id(0, &rules, NOW).1);
+        assert!(!wrong_id().too_many);
         assert_eq!(held(&answers), Some(AFTER_WRONG_ID));
-        assert!(!answers.wrong_id(0, &rules, NOW).1);
-        let (counts, too_many) = answers.wrong_id(0, &rules, NOW);
-        assert!(too_many);
-        assert_eq!(counts, AnswerCounts { answered: 3, wrong_ids: 3 });
+        assert!(!wrong_id().too_many);
+        let third = wrong_id();
+        assert!(third.too_many);
+        assert_eq!(third.counts, AnswerCounts { answered: 3, wrong_ids: 3 });
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, interval, timeout_at};
 
 use super::membership;
-use super::message::{Command, Control, Heartbeat, LeaderNews, Trust, say};
+use super::message::{Control, Heartbeat, LeaderNews, OperatorCommand, Trust, encode};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError, Consumer, Session};
 use crate::clock::Rng;
@@ -63,7 +63,7 @@ pub struct Client {
     control: Consumer,
     exchange: String,
     user: String,
-    dice: Rng,
+    rng: Rng,
     replicas: BTreeMap<String, (Heartbeat, Instant)>,
     leader: Option<(LeaderNews, Instant)>,
 }
@@ -73,12 +73,12 @@ impl Client {
     ///
     /// # Errors
     /// The broker cannot be reached, or has no control exchange under these names.
-    pub async fn connect(broker: &Broker, names: &Names, dice: Rng) -> Result<Self, BrokerError> {
+    pub async fn connect(broker: &Broker, names: &Names, rng: Rng) -> Result<Self, BrokerError> {
         let session = broker.connect().await?;
         let exchange = names.control();
         let control = session.link().subscribe(&exchange).await?;
         let user = broker.user().to_owned();
-        Ok(Self { session, control, exchange, user, dice, replicas: BTreeMap::new(), leader: None })
+        Ok(Self { session, control, exchange, user, rng, replicas: BTreeMap::new(), leader: None })
     }
 
     /// The session, for looking at queues beside.
@@ -132,8 +132,8 @@ impl Client {
     /// The connection is lost.
     pub async fn order(&mut self, order: Order, patience: Duration) -> Result<Answer, BrokerError> {
         let deadline = Instant::now() + patience;
-        let id = self.dice.fresh_id();
-        let command = Control::Command(Command { id: id.clone(), order });
+        let id = self.rng.fresh_id();
+        let command = Control::Command(OperatorCommand { id: id.clone(), order });
         self.forget();
         // Whoever is there already answers to this, so that it is known how many are to follow.
         self.say(&Control::Hello).await?;
@@ -162,7 +162,7 @@ impl Client {
     }
 
     async fn say(&self, control: &Control) -> Result<(), BrokerError> {
-        let message = say(control, &self.user);
+        let message = encode(control, &self.user);
         let said = self.session.publisher().publish(&self.exchange, "", false, message).await;
         said.map_err(|error| BrokerError::Lost(error.to_string()))
     }
@@ -191,17 +191,17 @@ impl Client {
         let own = delivery.message.properties.user_id.clone().unwrap_or_default();
         let trust = Trust { own, operators: Vec::new() };
         let _ = delivery.receipt.ack();
-        match trust.hear(&delivery.message).map(|heard| heard.control) {
+        match trust.verify(&delivery.message).map(|heard| heard.control) {
             Some(Control::Leader(news)) => {
                 let later = self.leader().is_none_or(|known| known.state.epoch <= news.state.epoch);
                 if later {
                     self.leader = Some((*news, Instant::now()));
                 }
             }
-            Some(Control::Replica(presence))
-                if self.replicas.len() < MAX_REPLICAS || self.replicas.contains_key(&presence.id) =>
+            Some(Control::Replica(heartbeat))
+                if self.replicas.len() < MAX_REPLICAS || self.replicas.contains_key(&heartbeat.id) =>
             {
-                self.replicas.insert(presence.id.clone(), (*presence, Instant::now()));
+                self.replicas.insert(heartbeat.id.clone(), (*heartbeat, Instant::now()));
             }
             Some(Control::Bye { id }) => drop(self.replicas.remove(&id)),
             Some(_) | None => {}

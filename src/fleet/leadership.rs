@@ -139,7 +139,7 @@ impl Lead {
         counts: (u64, u64),
         term: Option<u64>,
         (rules, uptime): (&Rules, Duration),
-    ) -> Option<Verdict> {
+    ) -> Option<AnswersVerdict> {
         let old = term.is_some_and(|term| term < self.state.term);
         self.answers.note(replica, counts, old, uptime);
         if old || !self.state.may_be_asked() {
@@ -147,9 +147,9 @@ impl Lead {
         }
         if self.answers.share.is_too_high(rules, uptime) {
             self.answers.share.clear();
-            return Some(Verdict::WrongIds);
+            return Some(AnswersVerdict::WrongIds);
         }
-        (self.state.awaits_known_id() && self.answers.known > 0).then_some(Verdict::IdsKnown)
+        (self.state.awaits_known_id() && self.answers.known > 0).then_some(AnswersVerdict::IdsKnown)
     }
 
     /// The leader's own worker has asked for a task that was in doubt. Tells whether such tasks are lost, once that is known.
@@ -186,7 +186,7 @@ impl Lead {
 
 /// What the fleet's answers show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum AnswersVerdict {
     /// Too many of them are about ids that the API does not know.
     WrongIds,
     /// The API knows a task that it has accepted since its ids were in doubt.

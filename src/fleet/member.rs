@@ -1,8 +1,7 @@
 //! One replica's part in the fleet, over one session: it listens, says that it is there, and leads when the state message comes to it.
 //!
-//! What it hears is in `hear`, what it does as the leader in `duty`.
+//! What it does as the leader is in [`leading`].
 
-mod control_handlers;
 mod leading;
 
 use std::future::pending;
@@ -12,14 +11,17 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::leadership::Lead;
+use super::account_state::Egress;
+use super::leadership::{self, AnswersVerdict, Lead};
 use super::membership::Membership;
-use super::message::{Control, Heartbeat, say};
+use super::message::{
+    Control, Heartbeat, LeaderNews, OperatorCommand, Order, ReplicaReport, VerifiedControl, encode,
+};
 use super::{Fleet, Found, Vitals};
 use crate::broker::{ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::call::CallError;
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::guard::{GuardEvent, Phase};
+use crate::domain::guard::{CanaryEnd, GuardEvent, Paused, Phase, ProbeEnd, Reason};
 use crate::domain::time::Timestamp;
 use crate::failpoint::Failpoint;
 use crate::solver::Balance;
@@ -32,6 +34,11 @@ const SILENCE: Duration = Duration::from_secs(5);
 const PREFETCH: u16 = 8;
 /// Messages that are on their way to a new leader follow each other this closely.
 const TOGETHER: Duration = Duration::from_millis(20);
+/// Both end up in the state, which must stay small. In bytes.
+const MAX_REASON: usize = 1_000;
+const MAX_COMMAND_ID: usize = 64;
+/// Answers are no further apart, in a fleet of any size: an operator's question waits 2.5 s for them.
+const MOST_APART: Duration = Duration::from_millis(1_500);
 
 type Vital<'a> = &'a (dyn Fn() -> Vitals + Send + Sync);
 
@@ -48,7 +55,7 @@ pub(super) struct Member<'a> {
     control: Consumer,
     guard: Option<Consumer>,
     lead: Option<Lead>,
-    roster: Membership,
+    membership: Membership,
     probing: Option<Probing>,
     tick: Interval,
     leader_heard: Instant,
@@ -93,13 +100,13 @@ impl<'a> Member<'a> {
             control,
             guard: None,
             lead: None,
-            roster: fleet.roster.clone(),
+            membership: fleet.membership.clone(),
             probing: None,
             tick,
             leader_heard: now,
             announced: now,
             presented: now,
-            presented_key: fleet.standing.key(),
+            presented_key: fleet.account.key(),
             answered: None,
             asked: false,
             aside_until: None,
@@ -153,7 +160,7 @@ impl<'a> Member<'a> {
 
     /// Says something to all. Should it not arrive, that is no end of anything: what matters is said again.
     async fn say(&self, control: &Control) {
-        let message = say(control, &self.fleet.trust.own);
+        let message = encode(control, &self.fleet.trust.own);
         let said = self.session.publisher().publish(&self.fleet.names.control(), "", false, message).await;
         if let Err(error) = said {
             tracing::debug!(%error, "a control message was not published");
@@ -162,21 +169,21 @@ impl<'a> Member<'a> {
 
     /// Says that it is there.
     async fn present(&mut self) {
-        let seen = self.fleet.standing.seen();
-        let presence = Heartbeat {
+        let snapshot = self.fleet.account.snapshot();
+        let heartbeat = Heartbeat {
             id: self.fleet.id.clone(),
             name: self.fleet.name.clone(),
-            epoch: seen.epoch(),
-            key: self.fleet.standing.key(),
-            held: seen.held(),
+            epoch: snapshot.epoch(),
+            key: self.fleet.account.key(),
+            held: snapshot.held(),
             started_at: self.fleet.started_at,
             vitals: (self.vitals)().bounded(),
         };
         self.presented = Instant::now();
-        self.presented_key = presence.key.clone();
+        self.presented_key = heartbeat.key.clone();
         self.asked = false;
-        self.roster.note(presence.clone());
-        self.say(&Control::Replica(Box::new(presence))).await;
+        self.membership.note(heartbeat.clone());
+        self.say(&Control::Replica(Box::new(heartbeat))).await;
     }
 
     /// A message of the guard's queue: with the first of them comes the lead.
@@ -199,7 +206,7 @@ impl<'a> Member<'a> {
             lead.state.paused = None;
         }
         self.gather(&mut lead).await?;
-        if let Some(memory) = self.fleet.standing.memory() {
+        if let Some(memory) = self.fleet.account.memory() {
             lead.remember(&memory);
         }
         tracing::info!(
@@ -232,16 +239,206 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
+    pub(super) async fn on_control(&mut self, delivery: Delivery) -> Result<(), Lost> {
+        let Delivery { message, receipt, .. } = delivery;
+        let _ = receipt.ack();
+        let Some(VerifiedControl { control, user }) = self.fleet.trust.verify(&message) else {
+            tracing::debug!("a control message that is not to be believed");
+            return Ok(());
+        };
+        match control {
+            Control::Hello => {
+                self.asked = true;
+                self.answer().await;
+            }
+            Control::Leader(news) => self.on_leader(*news).await?,
+            Control::Replica(heartbeat) => self.on_replica(*heartbeat).await,
+            Control::Bye { id } => self.membership.remove(&id),
+            Control::Report(report) => self.on_report(report).await,
+            Control::Prove { id } => {
+                let free = self.fleet.account.held().is_none();
+                if id == self.fleet.id && self.probing.is_none() && free {
+                    self.probing = Some(self.fleet.probe());
+                }
+            }
+            Control::Command(command) => self.on_command(command, user).await,
+        }
+        Ok(())
+    }
+
+    /// Says that it is there to whoever has asked, unless it has answered another just now: each answer of each replica goes to all of them.
+    /// Then it is said a little later, to all who have asked meanwhile.
+    pub(super) async fn answer(&mut self) {
+        let apart = (self.membership.interval() / 2).min(MOST_APART);
+        if self.answered.is_some_and(|at| at.elapsed() < apart) {
+            return;
+        }
+        self.answered = Some(Instant::now());
+        self.present().await;
+        self.announce().await;
+    }
+
+    async fn on_leader(&mut self, news: LeaderNews) -> Result<(), Lost> {
+        if news.id == self.fleet.id {
+            return Ok(());
+        }
+        if let Some(lead) = &self.lead {
+            // The broker has given the lead to another while this one was cut off.
+            let outrun = news.state.epoch > lead.state.epoch;
+            return if outrun { Err("another replica leads".to_owned()) } else { Ok(()) };
+        }
+        self.leader_heard = Instant::now();
+        let before = self.fleet.account.memory();
+        let is_news = self.fleet.account.adopt(&news.state, (&news.id, &news.name), false, news.replicas);
+        self.fleet.account.types().follow(&news.shut, &news.failing);
+        self.fleet.account.note_queues(news.queues);
+        if is_news {
+            leadership::tell(&news.state, before.as_deref());
+            self.present().await;
+        }
+        Ok(())
+    }
+
+    async fn on_replica(&mut self, heartbeat: Heartbeat) {
+        let epoch = heartbeat.epoch;
+        let (id, counts) = (heartbeat.id.clone(), (heartbeat.vitals.answered, heartbeat.vitals.wrong_ids));
+        let new = self.membership.note(heartbeat);
+        if new {
+            self.fleet.account.set_rank(self.membership.rank(&self.fleet.id));
+        }
+        let Some(lead) = &mut self.lead else { return };
+        if lead.overtake(epoch) {
+            self.write().await;
+        } else if new {
+            self.announce().await;
+        }
+        self.on_answers(&id, counts, None).await;
+    }
+
+    /// What a replica's answers make of the fleet's.
+    async fn on_answers(&mut self, replica: &str, counts: (u64, u64), term: Option<u64>) {
+        let clock = (&self.fleet.rules, self.fleet.clock.uptime());
+        let Some(lead) = &mut self.lead else { return };
+        let (verdict, term) = (lead.note_answers(replica, counts, term, clock), lead.state.term);
+        let key = self.fleet.account.key();
+        match verdict {
+            Some(AnswersVerdict::WrongIds) => {
+                let reason = Reason::WrongIds;
+                // Whatever the writing of it takes, nothing more is asked for here.
+                self.fleet.account.heard_refused(reason, &key, term);
+                self.learn(GuardEvent::Refused { reason, key: &key, term, peers: false }).await;
+            }
+            Some(AnswersVerdict::IdsKnown) => {
+                self.learn(GuardEvent::Canary(CanaryEnd::Passed, term, &key)).await;
+            }
+            None => {}
+        }
+    }
+
+    async fn on_report(&mut self, report: ReplicaReport) {
+        let now = self.now();
+        match report {
+            ReplicaReport::Refused { reason, key, term } => {
+                self.fleet.account.heard_refused(reason, &key, term);
+                let peers = self.peers(&key);
+                self.learn(GuardEvent::Refused { reason, key: &key, term, peers }).await;
+            }
+            ReplicaReport::Answered { from, term, answered, wrong_ids, wrong_id } => {
+                if wrong_id && from != self.fleet.id {
+                    self.fleet.account.heard_wrong_id();
+                }
+                self.on_answers(&from, (answered, wrong_ids), Some(term)).await;
+            }
+            ReplicaReport::Down => {
+                if let Some(lead) = &mut self.lead {
+                    lead.suspected = true;
+                    lead.forget_answers();
+                    self.do_duty().await;
+                }
+            }
+            ReplicaReport::Silence => {
+                if let Some(lead) = &mut self.lead {
+                    lead.forget_answers();
+                }
+            }
+            ReplicaReport::Doubted => {
+                if let Some(lead) = &mut self.lead {
+                    lead.doubted = true;
+                    self.do_duty().await;
+                }
+            }
+            ReplicaReport::Shut { task_type, failing } => {
+                self.fleet.account.types().open(&task_type, failing);
+            }
+            ReplicaReport::Slots { task_type } => {
+                self.fleet.account.types().close(&task_type);
+            }
+            ReplicaReport::ProxyBanned { proxy } => {
+                self.fleet.account.isolate(&proxy, now);
+                self.learn(GuardEvent::ProxyBanned(&proxy)).await;
+            }
+            ReplicaReport::KeyTried { key, good: Some(true) } => {
+                self.on_tried(&key, ProbeEnd::KeyTaken).await
+            }
+            ReplicaReport::KeyTried { key, good: Some(false) } => {
+                self.on_tried(&key, ProbeEnd::Refused(Reason::KeyInvalid)).await;
+            }
+            ReplicaReport::KeyTried { good: None, .. } => {}
+        }
+    }
+
+    /// Whether the leader knows another replica whose key is good.
+    pub(super) fn peers(&self, key: &Fingerprint) -> bool {
+        let keys = self.lead.as_ref().map(|lead| &lead.state.keys);
+        keys.is_some_and(|keys| self.membership.has_another_good_key(keys, key))
+    }
+
+    async fn on_command(&mut self, command: OperatorCommand, by: String) {
+        let since = self.now();
+        let OperatorCommand { id, order } = command;
+        let done = self.lead.as_ref().is_none_or(|lead| lead.state.last_command.as_deref() == Some(&*id));
+        let reason_fits =
+            !matches!(&order, Order::Pause { reason: Some(reason) } if reason.len() > MAX_REASON);
+        if done || id.len() > MAX_COMMAND_ID || !reason_fits {
+            return;
+        }
+        match order {
+            Order::Pause { reason } => self.learn(GuardEvent::Pause(Paused { reason, by, since }, &id)).await,
+            Order::Resume => self.learn(GuardEvent::Resume(&id)).await,
+        };
+        self.do_duty().await;
+    }
+
+    pub(super) async fn on_found(&mut self, found: Found) {
+        match found {
+            Found::Report(report) => self.say(&Control::Report(report)).await,
+            // An address of its own: no matter of the fleet's.
+            Found::Canary(CanaryEnd::Refused(reason), _)
+                if self.fleet.egress == Egress::Own && reason.is_of_the_address() => {}
+            Found::Doubtful { wrong_id } => {
+                let clock = (&self.fleet.rules, self.fleet.clock.uptime());
+                let verdict = self.lead.as_mut().and_then(|lead| lead.note_doubtful(wrong_id, clock));
+                if let Some(lost) = verdict {
+                    self.learn(GuardEvent::DoubtfulTasks { lost }).await;
+                }
+            }
+            Found::Canary(end, term) => {
+                let key = self.fleet.account.key();
+                self.learn(GuardEvent::Canary(end, term, &key)).await;
+            }
+        }
+    }
+
     async fn on_tick(&mut self) -> Result<(), Lost> {
         let fleet = self.fleet;
-        fleet.standing.tick();
-        if fleet.standing.key() != self.presented_key {
+        fleet.account.tick();
+        if fleet.account.key() != self.presented_key {
             tracing::info!("another key: it is tried before it is used");
             self.present().await;
         }
-        self.roster.prune();
-        fleet.standing.set_rank(self.roster.rank(&fleet.id));
-        if self.presented.elapsed() >= self.roster.interval() {
+        self.membership.prune();
+        fleet.account.set_rank(self.membership.rank(&fleet.id));
+        if self.presented.elapsed() >= self.membership.interval() {
             self.present().await;
         } else if self.asked {
             self.answer().await;
@@ -261,7 +458,7 @@ impl<'a> Member<'a> {
             self.aside_until = None;
             self.stand_for_lead().await?;
         }
-        let patience = SILENCE.mul_f64(1.0 + self.fleet.dice.jitter());
+        let patience = SILENCE.mul_f64(1.0 + self.fleet.rng.jitter());
         if self.leader_heard.elapsed() < patience || self.guard.is_none() {
             return Ok(());
         }

@@ -1,10 +1,10 @@
 //! The replicas that are heard.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::message::Heartbeat;
@@ -32,12 +32,12 @@ impl Membership {
     }
 
     /// A replica said that it is there. Tells whether it is new.
-    pub(super) fn note(&self, presence: Heartbeat) -> bool {
+    pub(super) fn note(&self, heartbeat: Heartbeat) -> bool {
         let mut heard = self.lock();
-        if heard.len() >= MAX_REPLICAS && !heard.contains_key(&presence.id) {
+        if heard.len() >= MAX_REPLICAS && !heard.contains_key(&heartbeat.id) {
             return false;
         }
-        heard.insert(presence.id.clone(), (Arc::new(presence), Instant::now())).is_none()
+        heard.insert(heartbeat.id.clone(), (Arc::new(heartbeat), Instant::now())).is_none()
     }
 
     /// A replica said that it leaves.
@@ -75,7 +75,7 @@ impl Membership {
     pub(super) fn heard(&self) -> Vec<(Arc<Heartbeat>, Duration)> {
         let heard = self.lock();
         let patience = patience(heard.len());
-        let all = heard.values().map(|(presence, at)| (Arc::clone(presence), at.elapsed()));
+        let all = heard.values().map(|(heartbeat, at)| (Arc::clone(heartbeat), at.elapsed()));
         all.filter(|(_, ago)| *ago < patience).collect()
     }
 
@@ -126,7 +126,7 @@ mod tests {
     use crate::domain::time::Timestamp;
     use crate::fleet::Vitals;
 
-    fn presence(id: &str) -> Heartbeat {
+    fn heartbeat(id: &str) -> Heartbeat {
         Heartbeat {
             id: id.to_owned(),
             name: id.to_owned(),
@@ -140,13 +140,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_looks_from_aside_sees_no_one_that_was_silent_for_long_even_where_nobody_prunes() {
-        let roster = Membership::default();
-        roster.note(presence("silent"));
+        let membership = Membership::default();
+        membership.note(heartbeat("silent"));
         tokio::time::sleep(Duration::from_secs(5)).await;
-        roster.note(presence("heard"));
-        assert_eq!(roster.heard().len(), 2);
+        membership.note(heartbeat("heard"));
+        assert_eq!(membership.heard().len(), 2);
         tokio::time::sleep(Duration::from_secs(3)).await;
-        let heard: Vec<String> = roster.heard().iter().map(|(replica, _)| replica.id.clone()).collect();
-        assert_eq!((heard, roster.len()), (vec!["heard".to_owned()], 2));
+        let heard: Vec<String> = membership.heard().iter().map(|(replica, _)| replica.id.clone()).collect();
+        assert_eq!((heard, membership.len()), (vec!["heard".to_owned()], 2));
     }
 }

@@ -36,14 +36,14 @@ pub(super) enum Control {
         id: String,
     },
     /// A replica has found something out.
-    Report(Report),
+    Report(ReplicaReport),
     /// The leader wants a replica to try its key with one call of getBalance.
     Prove {
         /// The replica's id.
         id: String,
     },
     /// An operator's word.
-    Command(Command),
+    Command(OperatorCommand),
 }
 
 /// The leader's word: the state in force, and what is known beside it.
@@ -90,7 +90,7 @@ pub struct Heartbeat {
 /// What a replica has found out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "found", rename_all = "snake_case")]
-pub(super) enum Report {
+pub(super) enum ReplicaReport {
     /// The API refused the account.
     Refused {
         /// Why.
@@ -148,7 +148,7 @@ pub(super) enum Report {
 
 /// An operator's word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Command {
+pub(super) struct OperatorCommand {
     /// Made anew for each, so that its effect can be seen.
     pub(super) id: String,
     /// What to do.
@@ -171,7 +171,7 @@ pub enum Order {
 
 /// A message as it was heard.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Heard {
+pub(super) struct VerifiedControl {
     pub(super) control: Control,
     /// The broker's user who said it.
     pub(super) user: String,
@@ -188,7 +188,7 @@ pub(super) struct Trust {
 
 impl Trust {
     /// Reads a control message; `None` where its sender is not known to the broker, or may not say it, or it is none of ours.
-    pub(super) fn hear(&self, message: &Message) -> Option<Heard> {
+    pub(super) fn verify(&self, message: &Message) -> Option<VerifiedControl> {
         let user = message.properties.user_id.as_deref()?;
         if message.body.len() > MAX_BODY || message.properties.kind.as_deref() != Some(KIND) {
             return None;
@@ -204,7 +204,7 @@ impl Trust {
             | Control::Report(_)
             | Control::Prove { .. } => user == self.own,
         };
-        may.then(|| Heard { control, user: user.to_owned() })
+        may.then(|| VerifiedControl { control, user: user.to_owned() })
     }
 
     /// Reads the guard's state message; `None` where no replica wrote it.
@@ -225,7 +225,7 @@ fn written(body: Vec<u8>, kind: &str, user: &str) -> Message {
 }
 
 /// A control message as it goes out.
-pub(super) fn say(control: &Control, user: &str) -> Message {
+pub(super) fn encode(control: &Control, user: &str) -> Message {
     // Plain data with string keys: there is nothing in it that could fail to be written.
     let mut message = written(serde_json::to_vec(control).unwrap_or_default(), KIND, user);
     message.properties.expiration = Some(EXPIRY_MS.to_owned());
@@ -234,7 +234,7 @@ pub(super) fn say(control: &Control, user: &str) -> Message {
 }
 
 /// The guard's state message as it goes out.
-pub(super) fn keep(state: &State, user: &str) -> Message {
+pub(super) fn encode_state(state: &State, user: &str) -> Message {
     written(state.to_bytes(), STATE_KIND, user)
 }
 
@@ -248,7 +248,8 @@ mod tests {
 
     #[test]
     fn only_the_workers_user_is_believed_about_the_account_and_operators_about_orders() {
-        let order = Control::Command(Command { id: "1".to_owned(), order: Order::Pause { reason: None } });
+        let order =
+            Control::Command(OperatorCommand { id: "1".to_owned(), order: Order::Pause { reason: None } });
         let bye = Control::Bye { id: "x".to_owned() };
         for (user, control, believed) in [
             ("worker", &order, true),
@@ -257,12 +258,12 @@ mod tests {
             ("worker", &bye, true),
             ("ops", &bye, false),
         ] {
-            let heard = trust().hear(&say(control, user));
+            let heard = trust().verify(&encode(control, user));
             assert_eq!(heard.is_some(), believed, "{user}: {control:?}");
         }
-        let mut anonymous = say(&order, "worker");
+        let mut anonymous = encode(&order, "worker");
         anonymous.properties.user_id = None;
-        assert_eq!(trust().hear(&anonymous), None, "a sender that the broker has not verified");
+        assert_eq!(trust().verify(&anonymous), None, "a sender that the broker has not verified");
     }
 
     #[test]
@@ -275,9 +276,9 @@ mod tests {
         later["queues"] = serde_json::json!({"at": state.since, "ready": {"jobs": 5}, "new": 1});
         later["new"] = 1.into();
         for (said, jobs) in [(earlier, None), (later, Some(5))] {
-            let mut message = say(&Control::Hello, "worker");
+            let mut message = encode(&Control::Hello, "worker");
             message.body = said.to_string().into_bytes().into();
-            let Some(Control::Leader(news)) = trust().hear(&message).map(|heard| heard.control) else {
+            let Some(Control::Leader(news)) = trust().verify(&message).map(|heard| heard.control) else {
                 panic!("not heard: {said}");
             };
             assert_eq!((news.replicas, news.queues.map(|queues| queues.ready["jobs"])), (2, jobs));
@@ -286,17 +287,17 @@ mod tests {
 
     #[test]
     fn garbage_is_not_heard() {
-        let mut garbage = say(&Control::Hello, "worker");
+        let mut garbage = encode(&Control::Hello, "worker");
         garbage.body = "{}".into();
-        assert_eq!(trust().hear(&garbage), None);
+        assert_eq!(trust().verify(&garbage), None);
         garbage.body = vec![b' '; MAX_BODY + 1].into();
-        assert_eq!(trust().hear(&garbage), None);
+        assert_eq!(trust().verify(&garbage), None);
     }
 
     #[test]
     fn a_state_that_no_replica_wrote_is_not_read() {
         let state = State::unknown(3, Timestamp::from_millis(0));
-        assert_eq!(trust().read_state(&keep(&state, "worker")), Some(state.clone()));
-        assert_eq!(trust().read_state(&keep(&state, "publisher")), None);
+        assert_eq!(trust().read_state(&encode_state(&state, "worker")), Some(state.clone()));
+        assert_eq!(trust().read_state(&encode_state(&state, "publisher")), None);
     }
 }

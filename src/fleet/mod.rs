@@ -14,8 +14,6 @@ mod local_trip;
 mod member;
 mod membership;
 mod message;
-mod quarantine;
-mod snapshot;
 mod type_breaker;
 mod vitals;
 
@@ -37,16 +35,15 @@ use crate::domain::guard::{CanaryEnd, Rules};
 use crate::domain::time::Timestamp;
 use crate::solver::{Solver, SolverConfigError};
 
-pub use account_state::{AccountState, Egress};
+pub use account_state::{AccountState, Egress, Snapshot};
 pub use client::{Answer, Client, Order, Survey};
 pub use message::{Heartbeat, LeaderNews};
-pub use snapshot::Snapshot;
 pub use type_breaker::TypeBreaker;
-pub use vitals::{Depths, Detail, Failure, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals, type_shown};
+pub use vitals::{Depths, Detail, FailedJob, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals, type_shown};
 
 use member::Member;
 use membership::Membership;
-use message::{Control, Report, Trust, say};
+use message::{Control, ReplicaReport, Trust, encode};
 
 /// What a replica's part in the fleet is made of.
 pub struct FleetOptions {
@@ -69,7 +66,7 @@ pub struct FleetOptions {
     /// Where the time comes from.
     pub clock: Clock,
     /// Where randomness comes from.
-    pub dice: Rng,
+    pub rng: Rng,
 }
 
 /// A replica's part in the fleet. It outlives its sessions.
@@ -83,10 +80,10 @@ pub struct Fleet {
     egress: Egress,
     solver: Solver,
     clock: Clock,
-    dice: Rng,
+    rng: Rng,
     started_at: Timestamp,
-    standing: AccountState,
-    roster: Membership,
+    account: AccountState,
+    membership: Membership,
     found: Mutex<Receiver<Found>>,
     leaving: CancellationToken,
 }
@@ -95,7 +92,7 @@ pub struct Fleet {
 #[derive(Debug)]
 enum Found {
     /// For all.
-    Report(Report),
+    Report(ReplicaReport),
     /// How the canary ended: the leader's own business.
     Canary(CanaryEnd, u64),
     /// A task in doubt was asked for: the leader's own business too.
@@ -110,8 +107,8 @@ impl Fleet {
     #[must_use]
     pub fn new(options: FleetOptions) -> Self {
         let key = options.solver.key_mark();
-        let id = options.dice.fresh_id();
-        let (standing, found) = AccountState::new(id.clone(), options.rules.clone(), options.egress, key);
+        let id = options.rng.fresh_id();
+        let (account, found) = AccountState::new(id.clone(), options.rules.clone(), options.egress, key);
         Self {
             id,
             name: options.name,
@@ -123,9 +120,9 @@ impl Fleet {
             solver: options.solver,
             started_at: options.clock.now(),
             clock: options.clock,
-            dice: options.dice,
-            standing,
-            roster: Membership::default(),
+            rng: options.rng,
+            account,
+            membership: Membership::default(),
             found: Mutex::new(found),
             leaving: CancellationToken::new(),
         }
@@ -133,14 +130,14 @@ impl Fleet {
 
     /// How the account stands, as this replica knows it.
     #[must_use]
-    pub fn standing(&self) -> &AccountState {
-        &self.standing
+    pub fn account(&self) -> &AccountState {
+        &self.account
     }
 
     /// The replicas that are heard, this one included, and how long ago each of them was; nobody without a session.
     #[must_use]
     pub fn replicas(&self) -> Vec<(Arc<Heartbeat>, Duration)> {
-        self.roster.heard()
+        self.membership.heard()
     }
 
     /// Takes another key. Nothing is called with it before the leader has had it tried.
@@ -149,8 +146,8 @@ impl Fleet {
     /// An empty key; the one in use stays.
     pub fn replace_key(&self, key: SecretString) -> Result<(), SolverConfigError> {
         let mark = Fingerprint::of_key(key.expose_secret());
-        if mark != self.standing.key() && !key.expose_secret().trim().is_empty() {
-            self.standing.set_key(mark);
+        if mark != self.account.key() && !key.expose_secret().trim().is_empty() {
+            self.account.set_key(mark);
         }
         self.solver.replace_key(key)
     }
@@ -174,7 +171,7 @@ impl Fleet {
 
     /// Tells the others that this replica leaves.
     pub async fn leave(&self, session: &Session) {
-        let bye = say(&Control::Bye { id: self.id.clone() }, &self.trust.own);
+        let bye = encode(&Control::Bye { id: self.id.clone() }, &self.trust.own);
         // They find out by themselves too, a little later.
         let _ = session.publisher().publish(&self.names.control(), "", false, bye).await;
     }
@@ -189,7 +186,7 @@ struct Forgetting<'a>(&'a Fleet);
 
 impl Drop for Forgetting<'_> {
     fn drop(&mut self) {
-        self.0.standing.forget();
-        self.0.roster.clear();
+        self.0.account.forget();
+        self.0.membership.clear();
     }
 }

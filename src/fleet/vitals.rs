@@ -61,7 +61,7 @@ pub struct Detail {
     /// Work by task type.
     pub types: BTreeMap<String, TypeFigures>,
     /// The jobs that failed last, the latest first.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<FailedJob>,
 }
 
 /// A worker's figures of one task type.
@@ -82,7 +82,7 @@ pub struct TypeFigures {
 
 /// A job that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub struct FailedJob {
     /// When.
     pub at: Timestamp,
     /// The job's id, shortened.
@@ -142,7 +142,7 @@ impl TypeFigures {
     }
 }
 
-impl Failure {
+impl FailedJob {
     /// As it is told.
     #[must_use]
     pub fn told(at: Timestamp, id: &str, class: &str, code: &str, task_type: Option<&str>) -> Self {
@@ -171,7 +171,7 @@ mod tests {
         let failed = crate::domain::class::Class::finals().map(|class| (class.name().to_owned(), u64::MAX));
         let failure = |number| {
             let (id, task_type) = (hostile(number), hostile(number));
-            Failure::told(Timestamp::from_millis(0), &id, "malformed", &"X".repeat(99), Some(&task_type))
+            FailedJob::told(Timestamp::from_millis(0), &id, "malformed", &"X".repeat(99), Some(&task_type))
         };
         let detail = Detail {
             failed: failed.collect(),

@@ -10,7 +10,7 @@ use super::rates::{Paces, Rates};
 use crate::domain::class::Class;
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
-use crate::fleet::{Failure, Heartbeat, MAX_FAILURES, OTHER_TYPES, TypeFigures, type_shown};
+use crate::fleet::{FailedJob, Heartbeat, MAX_FAILURES, OTHER_TYPES, TypeFigures, type_shown};
 
 /// Replicas that are shown one by one; where there are more, those that are not ready come first.
 const MAX_REPLICAS: usize = 100;
@@ -76,7 +76,7 @@ pub struct FailureRow {
     pub replica: String,
     /// What it told.
     #[serde(flatten)]
-    pub failure: Failure,
+    pub failure: FailedJob,
 }
 
 pub(super) fn replicas(told: &[&Heartbeat], leader_id: Option<&str>, paces: &Paces) -> Vec<ReplicaRow> {
@@ -162,8 +162,8 @@ pub(super) fn failures(told: &[&Heartbeat]) -> Vec<FailureRow> {
     for replica in told {
         let Some(detail) = &replica.vitals.detail else { continue };
         for failure in detail.failures.iter().take(MAX_FAILURES) {
-            let Failure { at, id, class, code, task_type } = failure;
-            let failure = Failure::told(*at, id, &shown(class, 20), code, task_type.as_deref());
+            let FailedJob { at, id, class, code, task_type } = failure;
+            let failure = FailedJob::told(*at, id, &shown(class, 20), code, task_type.as_deref());
             rows.push(FailureRow { replica: shown(&replica.name, NAME), failure });
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{Paused, Phase};
-use crate::fleet::{Detail, Failure, TypeFigures, Vitals};
+use crate::fleet::{Detail, FailedJob, TypeFigures, Vitals};
 
 fn presence(name: &str, detail: Option<Detail>) -> Heartbeat {
     Heartbeat {
@@ -41,7 +41,7 @@ fn overview(replicas: &[Heartbeat]) -> Overview {
 }
 
 fn failing(at: i64, id: &str) -> Detail {
-    let failure = Failure {
+    let failure = FailedJob {
         at: Timestamp::from_millis(at),
         id: id.to_owned(),
         class: "proxy".to_owned(),

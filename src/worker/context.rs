@@ -67,7 +67,7 @@ pub(super) struct Context {
 impl Context {
     /// How the account stands.
     pub(super) fn standing(&self) -> &AccountState {
-        self.fleet.standing()
+        self.fleet.account()
     }
 
     /// The least time in which an answer of a type can be expected, once enough is learned.

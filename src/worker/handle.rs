@@ -132,7 +132,7 @@ impl WorkerHandle {
     /// The account's state as this replica knows it.
     #[must_use]
     pub fn seen(&self) -> Snapshot {
-        self.ctx.standing().seen()
+        self.ctx.standing().snapshot()
     }
 
     /// For awaiting a change of it.

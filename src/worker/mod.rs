@@ -139,7 +139,7 @@ fn fleet(options: &WorkerOptions) -> Fleet {
         egress: options.egress,
         solver: options.solver.clone(),
         clock: options.clock.clone(),
-        dice: options.dice.clone(),
+        rng: options.dice.clone(),
     })
 }
 

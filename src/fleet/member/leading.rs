@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::super::account_state::Egress;
 use super::super::leadership::{self, Duty};
-use super::super::message::{Control, LeaderNews, Report, keep};
+use super::super::message::{Control, LeaderNews, ReplicaReport, encode_state};
 use super::{Member, Probed};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{GuardEvent, KeyStanding, Pressure, ProbeEnd, Reason, State};
@@ -22,7 +22,7 @@ impl Member<'_> {
     pub(super) async fn create(&mut self) {
         self.leader_heard = Instant::now();
         let now = self.now();
-        let state = match self.fleet.standing.memory() {
+        let state = match self.fleet.account.memory() {
             Some(memory) => memory.as_ref().clone().recreated(now),
             None => State::unknown(0, now),
         };
@@ -32,7 +32,7 @@ impl Member<'_> {
 
     /// Whether the broker has it.
     pub(super) async fn store(&self, state: &State) -> bool {
-        let message = keep(state, &self.fleet.trust.own);
+        let message = encode_state(state, &self.fleet.trust.own);
         let stored = self.session.publish("", &self.fleet.names.guard(), message).await;
         if let Err(error) = &stored {
             tracing::warn!(%error, "the account's state could not be written; trying again");
@@ -77,16 +77,16 @@ impl Member<'_> {
     /// Tells the state in force.
     pub(super) async fn announce(&mut self) {
         let Some(lead) = self.lead.as_ref().filter(|lead| !lead.unwritten) else { return };
-        let (fleet, replicas) = (self.fleet, self.roster.len().max(1));
-        fleet.standing.adopt(&lead.state, (&fleet.id, &fleet.name), true, replicas);
+        let (fleet, replicas) = (self.fleet, self.membership.len().max(1));
+        fleet.account.adopt(&lead.state, (&fleet.id, &fleet.name), true, replicas);
         let news = LeaderNews {
             id: fleet.id.clone(),
             name: fleet.name.clone(),
             state: lead.state.clone(),
-            shut: fleet.standing.shut_types(),
-            failing: fleet.standing.failing_types(),
+            shut: fleet.account.shut_types(),
+            failing: fleet.account.types().failing(),
             replicas,
-            queues: fleet.standing.queues(),
+            queues: fleet.account.queues(),
         };
         self.announced = Instant::now();
         self.leader_heard = self.announced;
@@ -156,24 +156,25 @@ impl Member<'_> {
             return None;
         }
         // Met here, and not in the state yet, or never to be, since it concerns this replica alone.
-        if self.fleet.standing.held().is_some_and(Reason::is_of_the_address) {
-            return (self.fleet.egress == Egress::Own && self.roster.len() > 1).then_some(Duty::Resign);
+        if self.fleet.account.held().is_some_and(Reason::is_of_the_address) {
+            return (self.fleet.egress == Egress::Own && self.membership.len() > 1).then_some(Duty::Resign);
         }
-        let (state, key) = (&lead.state, self.fleet.standing.key());
+        let (state, key) = (&lead.state, self.fleet.account.key());
         let standing = state.keys.standing(&key);
-        if standing == KeyStanding::Refused && self.roster.has_another_good_key(&state.keys, &key) {
+        if standing == KeyStanding::Refused && self.membership.has_another_good_key(&state.keys, &key) {
             return Some(Duty::Resign);
         }
         let funds = state.funds.as_ref();
-        let spending = funds
-            .is_some_and(|funds| lead.spending.is_pressing(funds, &self.fleet.rules, self.roster.accepted()));
+        let spending = funds.is_some_and(|funds| {
+            lead.spending.is_pressing(funds, &self.fleet.rules, self.membership.accepted())
+        });
         let pressure = Pressure { suspected: lead.suspected, doubted: lead.doubted, spending };
         let due = state.probe_due(&self.fleet.rules, pressure, now);
         let proof = (standing == KeyStanding::Unknown).then(|| state.proof_due(&self.fleet.rules, now));
         if due.is_some_and(|at| at <= now) || proof.is_some_and(|at| at <= now) {
             return Some(Duty::Probe);
         }
-        let stranger = self.roster.with_unknown_key(&state.keys, self.fleet.dice.jitter());
+        let stranger = self.membership.with_unknown_key(&state.keys, self.fleet.rng.jitter());
         let stranger = stranger.filter(|_| state.proof_due(&self.fleet.rules, now) <= now)?;
         Some(Duty::Prove(stranger))
     }
@@ -190,13 +191,13 @@ impl Member<'_> {
             ProbeEnd::Balance { .. } | ProbeEnd::KeyTaken | ProbeEnd::Unsupported => Some(true),
             ProbeEnd::Refused(Reason::KeyInvalid) => Some(false),
             ProbeEnd::Refused(reason) => {
-                let (term, began) = (self.fleet.standing.permit_and_term().1, Instant::now());
-                self.fleet.standing.refused(reason, term, began, self.now());
+                let (term, began) = (self.fleet.account.permit_and_term().1, Instant::now());
+                self.fleet.account.refused(reason, term, began, self.now());
                 None
             }
             ProbeEnd::Down => None,
         };
-        self.say(&Control::Report(Report::KeyTried { key, good })).await;
+        self.say(&Control::Report(ReplicaReport::KeyTried { key, good })).await;
     }
 
     pub(super) async fn on_tried(&mut self, key: &Fingerprint, end: ProbeEnd) {
@@ -204,17 +205,17 @@ impl Member<'_> {
         let Some(lead) = &mut self.lead else { return };
         match &end {
             ProbeEnd::Refused(reason) if self.fleet.egress == Egress::Own && reason.is_of_the_address() => {
-                self.fleet.standing.refused(*reason, lead.state.term, Instant::now(), now);
+                self.fleet.account.refused(*reason, lead.state.term, Instant::now(), now);
                 self.learn(GuardEvent::ProbeEnded).await;
                 return;
             }
             // Whatever the writing of it takes, nothing more is called.
-            ProbeEnd::Refused(reason) => self.fleet.standing.heard_refused(*reason, key, lead.state.term),
+            ProbeEnd::Refused(reason) => self.fleet.account.heard_refused(*reason, key, lead.state.term),
             ProbeEnd::Balance { .. } | ProbeEnd::KeyTaken | ProbeEnd::Unsupported | ProbeEnd::Down => {}
         }
         if let ProbeEnd::Balance { amount, .. } = &end {
             let before = lead.state.funds.as_ref().map(|funds| funds.amount);
-            lead.spending.note(before, *amount, self.roster.accepted());
+            lead.spending.note(before, *amount, self.membership.accepted());
         }
         // Looks that fail raise no suspicion of their own: getBalance can be down alone, while work goes on.
         let doubted = std::mem::take(&mut lead.doubted);

@@ -7,17 +7,17 @@ use super::super::limits::by_type::ByType;
 use super::counters::Reading;
 use crate::domain::class::Class;
 use crate::domain::time::Timestamp;
-use crate::fleet::{Detail, Failure, MAX_FAILURES, TypeFigures};
+use crate::fleet::{Detail, FailedJob, MAX_FAILURES, TypeFigures};
 
 /// The last failures, and how many there were of each type. A solved job costs nothing here.
 #[derive(Debug, Default)]
 pub(crate) struct Failures {
-    last: Mutex<VecDeque<Failure>>,
+    last: Mutex<VecDeque<FailedJob>>,
     by_type: ByType<u64>,
 }
 
 impl Failures {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Failure>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<FailedJob>> {
         // Whatever is in it has happened.
         self.last.lock()
     }
@@ -30,7 +30,7 @@ impl Failures {
         task_type: Option<&str>,
         (class, code): (Class, &str),
     ) {
-        let failure = Failure::told(at, id.unwrap_or_default(), class.name(), code, task_type);
+        let failure = FailedJob::told(at, id.unwrap_or_default(), class.name(), code, task_type);
         if let Some(task_type) = task_type {
             self.by_type.with(task_type, |_| 0, |count| *count += 1);
         }
