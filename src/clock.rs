@@ -1,10 +1,10 @@
-//! Clock and dice: the only places where the time is read and a number is drawn.
+//! The clock and the random numbers, which are read nowhere else, and the waits between tries.
 
-use parking_lot::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
@@ -85,7 +85,7 @@ pub enum Rng {
 }
 
 impl Rng {
-    /// Rng whose throws follow from the seed.
+    /// Numbers that follow from the seed.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self::Seeded(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
@@ -108,5 +108,55 @@ impl Rng {
             Rng::Seeded(rng) => rng.lock().random(),
         };
         uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
+    }
+}
+
+/// Waits between tries: each is twice as long as the one before it, up to a longest.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// From the first wait to the longest.
+    #[must_use]
+    pub const fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, next: first }
+    }
+
+    /// How long to wait now.
+    #[must_use]
+    pub fn wait(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (self.next * 2).min(self.longest);
+        wait
+    }
+
+    /// The same, half as long to half as long again, by a number in `[0, 1)`: several that begin together do not
+    /// try together.
+    #[must_use]
+    pub fn jittered(&mut self, jitter: f64) -> Duration {
+        self.wait().mul_f64(0.5 + jitter)
+    }
+
+    /// It has succeeded: the next wait is the first one again.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_begin_anew_after_a_success() {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(3));
+        let waits: Vec<u64> = (0..4).map(|_| backoff.wait().as_secs()).collect();
+        assert_eq!(waits, [1, 2, 3, 3]);
+        backoff.reset();
+        assert_eq!(backoff.jittered(0.5), Duration::from_secs(1));
     }
 }

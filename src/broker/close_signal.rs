@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 /// Those who wait for it are woken in the order in which they began to; tokio's watch channel would wake them in a random one, and a seed would
 /// no longer be a history.
 #[derive(Debug, Clone, Default)]
-pub struct Ending {
+pub struct CloseSignal {
     token: CancellationToken,
     reason: Arc<OnceLock<String>>,
 }
 
-impl Ending {
+impl CloseSignal {
     /// Ends it. The first reason stands, since later ones only follow from it.
     pub fn end(&self, reason: &str) {
         // Refused where there is one already.

@@ -8,9 +8,7 @@ pub mod amqp;
 mod close_signal;
 mod consume;
 mod error;
-mod lease;
 pub mod memory;
-mod meter;
 mod publish;
 pub mod topology;
 
@@ -22,14 +20,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use close_signal::Ending;
+pub use close_signal::CloseSignal;
 pub use consume::{
-    Consumer, ConsumerPort, ConsumerWatch, Delivery, Receipt, Settlement, Stale, consumer_channel, receive,
+    Consumer, ConsumerPort, ConsumerWatch, Delivery, Lease, Receipt, Settlement, Stale, consumer_channel,
+    receive,
 };
 pub use error::{BrokerError, PublishError};
-pub use lease::Lease;
-pub use meter::Meter;
-pub use publish::{Confirm, PublishRequest, Publisher, publisher_channel};
+pub use publish::{Confirm, Meter, PublishRequest, Publisher, publisher_channel};
 
 use crate::domain::message::Message;
 use topology::{Mismatch, Topology};
@@ -82,7 +79,7 @@ pub trait Link: Send + Sync {
 pub struct Session {
     link: Arc<dyn Link>,
     publisher: Publisher,
-    closed: Ending,
+    closed: CloseSignal,
     /// When a second opinion may be had again.
     opinions_from: Arc<Mutex<Option<Instant>>>,
 }
@@ -94,7 +91,7 @@ const OPINIONS_EVERY: Duration = Duration::from_secs(5);
 impl Session {
     /// Puts a session together from its parts. `closed` ends with the session.
     #[must_use]
-    pub fn new(link: Arc<dyn Link>, publisher: Publisher, closed: Ending) -> Self {
+    pub fn new(link: Arc<dyn Link>, publisher: Publisher, closed: CloseSignal) -> Self {
         Self { link, publisher, closed, opinions_from: Arc::default() }
     }
 

@@ -1,14 +1,15 @@
 //! The publishing half of the seam.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PublishError;
-use super::meter::{Meter, UnderWay};
 use crate::domain::message::Message;
+use crate::histogram::{Distribution, Histogram, MOMENTS};
 
 /// A publish on its way to the owner of a publishing channel.
 #[derive(Debug)]
@@ -155,4 +156,55 @@ impl Confirm {
 
 fn lost() -> PublishError {
     PublishError::Unknown("the publishing channel was lost before the confirm".to_owned())
+}
+
+/// Counts publishes that are under way, and times their confirms. It outlives the sessions that it is given to.
+#[derive(Debug)]
+pub struct Meter {
+    under_way: AtomicUsize,
+    confirms: Histogram,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self { under_way: AtomicUsize::new(0), confirms: Histogram::new(MOMENTS) }
+    }
+}
+
+impl Meter {
+    /// Publishes that were handed over, and whose confirm is still awaited.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// How long confirms took, from handing the publish over.
+    #[must_use]
+    pub fn confirms(&self) -> Distribution {
+        self.confirms.read()
+    }
+}
+
+/// One publish under way, until dropped.
+#[derive(Debug)]
+struct UnderWay {
+    meter: Arc<Meter>,
+    since: Instant,
+}
+
+impl UnderWay {
+    fn begin(meter: &Arc<Meter>) -> Self {
+        meter.under_way.fetch_add(1, Ordering::Relaxed);
+        Self { meter: Arc::clone(meter), since: Instant::now() }
+    }
+
+    fn confirmed(&self) {
+        self.meter.confirms.note(self.since.elapsed());
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.meter.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }

@@ -43,7 +43,7 @@ use crate::linger::Linger;
 use crate::solver::Solver;
 use crate::trace::Tracer;
 
-pub use crate::clock::{Clock, Rng};
+pub use crate::clock::{Backoff, Clock, Rng};
 pub use drain::Drained;
 pub use handle::{Buffers, WorkerHandle};
 pub use limits::Limits;
@@ -203,7 +203,7 @@ impl Worker {
         let ctx = Arc::clone(&self.ctx);
         let _pulse = AbortOnDropHandle::new(tokio::spawn(async move { ctx.pulse.beat().await }));
         let mut served_before = false;
-        let mut pause = RECONNECT.0;
+        let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
         loop {
             let error = match self.begin(&drain).await {
                 Ok(None) => return Ok(self.drain_unconnected(self.drain_timeout).await),
@@ -214,7 +214,7 @@ impl Worker {
                     // One that opens and dies at once, for want of a right or an exchange, must not be made anew four times a second:
                     // each end returns the jobs at hand, and charges them for it.
                     if began.elapsed() >= SETTLED {
-                        pause = RECONNECT.0;
+                        backoff.reset();
                     }
                     match end {
                         End::Drained(drained) => return Ok(drained),
@@ -230,14 +230,13 @@ impl Worker {
             self.ctx.live.set(None);
             self.ctx.consumers.forget();
             self.ctx.outlook.forget();
-            let wait = pause.mul_f64(0.5 + self.ctx.dice.jitter());
+            let wait = backoff.jittered(self.ctx.dice.jitter());
             tracing::warn!(%error, retry_in_ms = wait.as_millis(), "no session with the broker that broker.url names; trying again");
             tokio::select! {
                 biased;
                 () = drain.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
             }
-            pause = (pause * 2).min(RECONNECT.1);
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::context::{Context, Scope};
 use super::stats::counters::Stale;
 use crate::broker::{PublishError, Receipt};
+use crate::clock::Backoff;
 use crate::domain::lifecycle::{JobRun, Origin};
 use crate::domain::message::Message;
 use crate::domain::ticket;
@@ -15,28 +16,13 @@ use crate::failpoint::Failpoint;
 
 /// How long an outcome is held in memory while nobody takes it; then it is kept on the ticket queue.
 const HOLD: Duration = Duration::from_secs(60);
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long a refusal lasts before a second channel is asked.
 const DOUBT_AFTER: Duration = Duration::from_secs(2);
 /// Why a session ends whose channel was proved wrong.
 const STALE_CHANNEL: &str = "the publishing channel refuses what another one takes";
 /// RabbitMQ's pseudo-queue for answers: what a consumer of it puts into `reply_to`.
 const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to.";
-
-/// A wait that doubles, with jitter.
-struct Backoff(Duration);
-
-impl Backoff {
-    fn new() -> Self {
-        Self(SHORTEST_PAUSE)
-    }
-
-    async fn wait(&mut self, jitter: f64) {
-        sleep(self.0.mul_f64(0.5 + jitter)).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
-    }
-}
 
 /// What is to be settled: the right to, and what came to hand, where that is known.
 pub(super) struct Settling<'a> {
@@ -71,7 +57,7 @@ enum PublishResult {
 impl Context {
     /// Publishes a ticket, whatever happens to the session in between: its task is paid, and nobody else knows its id.
     pub(super) async fn keep_ticket(&self, held: Settling<'_>, ticket: Message, origin: Origin) {
-        let (mut pause, ticket) = (Backoff::new(), Arc::new(ticket));
+        let (mut backoff, ticket) = (Backoff::new(RETRY.0, RETRY.1), Arc::new(ticket));
         let (mut expected, mut doubted) = (None, None);
         let began = Instant::now();
         while !Failpoint::TicketSkipped.in_force() {
@@ -100,7 +86,7 @@ impl Context {
             if Failpoint::TicketGivenUp.in_force() {
                 return;
             }
-            pause.wait(self.dice.jitter()).await;
+            sleep(backoff.jittered(self.dice.jitter())).await;
         }
         let what = match origin {
             Origin::Job => Stale::Job,
@@ -198,7 +184,7 @@ impl Context {
         patience: Option<Duration>,
     ) -> PublishResult {
         let (began, message) = (Instant::now(), Arc::new(message));
-        let mut pause = Backoff::new();
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut tried = false;
         while receipt.is_live() {
             let copy = Arc::clone(&message);
@@ -229,7 +215,7 @@ impl Context {
             if patience.is_some_and(|patience| leaving || began.elapsed() >= patience) {
                 return PublishResult::Refused(message);
             }
-            pause.wait(self.dice.jitter()).await;
+            sleep(backoff.jittered(self.dice.jitter())).await;
         }
         PublishResult::Stale
     }

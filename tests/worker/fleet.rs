@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use captcha_worker::broker::memory::{DeliveryId, Event, Fate, Observer};
+use captcha_worker::broker::memory::{BrokerEvent, DeliveryId, Fate, Observer};
 use captcha_worker::broker::{ConsumeSpec, Consumer};
 use captcha_worker::domain::guard::{Phase, Reason, State};
 use captcha_worker::domain::message::Properties;
@@ -425,13 +425,13 @@ async fn with_an_address_of_its_own_a_banned_replica_stops_alone() {
 struct RecordsInHand(Mutex<(HashMap<DeliveryId, Instant>, Duration)>);
 
 impl Observer for RecordsInHand {
-    fn saw(&self, event: &Event<'_>) -> Fate {
+    fn saw(&self, event: &BrokerEvent<'_>) -> Fate {
         let mut seen = self.0.lock().expect("no panic");
         match event {
-            Event::Delivered { queue: "captcha.guard", delivery, .. } => {
+            BrokerEvent::Delivered { queue: "captcha.guard", delivery, .. } => {
                 seen.0.insert(*delivery, Instant::now());
             }
-            Event::Settled { delivery, .. } => {
+            BrokerEvent::Settled { delivery, .. } => {
                 if let Some(since) = seen.0.remove(delivery) {
                     seen.1 = seen.1.max(since.elapsed());
                 }

@@ -1,46 +1,51 @@
 //! One AMQP connection: made within a bounded time, watched until it ends, never repaired.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::tcp::{AMQPUriTcpExt, RustlsConnector};
 use lapin::uri::AMQPScheme;
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, Event};
+use rustls::ClientConfig;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::SingleCertAndKey;
+use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::endpoint::{AmqpOptions, LEAST_FRAME, Target};
+use super::endpoint::{AmqpOptions, Endpoint, LEAST_FRAME};
 use super::fault::{call, from_handshake, unreachable_because};
 use super::filter::FrameMax;
 use super::filter::stream::{self, FilteredStream};
-use super::session_lifetime::Life;
-use super::tls;
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, CloseSignal};
+use crate::tls::{Tls, TlsFiles};
 
 /// How often a connection is looked at, beside the events it tells: a close with a non-error code raises none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Opens a connection. `role` tells a session's two connections apart in the broker's tools.
 pub(super) async fn open(
-    target: &Target,
+    endpoint: &Endpoint,
     options: &AmqpOptions,
     role: &str,
 ) -> Result<Connection, BrokerError> {
     let patience = options.connect_timeout;
     let opening = async {
-        let tls = if target.is_tls() { Some(tls::connector(&options.tls).await) } else { None };
-        let tls = tls.transpose().map_err(|reason| unreachable_because(target, reason))?;
+        let tls = if endpoint.is_tls() { Some(tls_connector(&options.tls).await) } else { None };
+        let tls = tls.transpose().map_err(|reason| unreachable_because(endpoint, reason))?;
         let frame_max = FrameMax::default();
-        let opened = handshake(target, options, role, tls, frame_max.clone()).await;
-        let connection = opened.map_err(|error| from_handshake(&error, target))?;
+        let opened = handshake(endpoint, options, role, tls, frame_max.clone()).await;
+        let connection = opened.map_err(|error| from_handshake(&error, endpoint))?;
         let negotiated = connection.configuration().frame_max();
         if negotiated < LEAST_FRAME {
             close(&connection, patience).await;
             let reason = format!(
                 "its frame_max is {negotiated} bytes, and a ticket's properties may take {LEAST_FRAME}; RabbitMQ's default is 131072"
             );
-            return Err(BrokerError::Unfit { address: target.address(), reason });
+            return Err(BrokerError::Unfit { address: endpoint.address(), reason });
         }
         // Nothing is consumed before this.
         frame_max.set(negotiated);
@@ -48,12 +53,12 @@ pub(super) async fn open(
     };
     match timeout(patience, opening).await {
         Ok(opened) => opened,
-        Err(_) => Err(unreachable_because(target, format!("no AMQP answer within {patience:?}"))),
+        Err(_) => Err(unreachable_because(endpoint, format!("no AMQP answer within {patience:?}"))),
     }
 }
 
 async fn handshake(
-    target: &Target,
+    endpoint: &Endpoint,
     options: &AmqpOptions,
     role: &str,
     tls: Option<RustlsConnector>,
@@ -69,7 +74,7 @@ async fn handshake(
     let patience = options.connect_timeout;
     let tcp = lapin::runtime::default_runtime()?;
     Connection::connector(
-        target.uri(),
+        endpoint.uri(),
         stream::runtime(),
         // Bounded here too: this part runs on a thread of lapin's own, which an abandoned attempt would keep for minutes.
         async move |mut uri, _| {
@@ -94,7 +99,7 @@ async fn handshake(
 }
 
 /// Ends the session when the connection ends, whatever ends it, a peer that has gone silent included.
-pub(super) fn watch(connection: &Connection, role: &'static str, life: &Life) {
+pub(super) fn watch(connection: &Connection, role: &'static str, life: &SessionLifetime) {
     let mut events = connection.events_listener();
     let status = connection.status().clone();
     let ending = life.ending();
@@ -134,4 +139,58 @@ pub(super) async fn close(connection: &Connection, patience: Duration) {
     if connection.status().connected() {
         let _ = timeout(patience, connection.close(200, "OK".into())).await;
     }
+}
+
+/// Shared by everything that belongs to a session.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SessionLifetime {
+    ending: CloseSignal,
+    owners: TaskTracker,
+}
+
+impl SessionLifetime {
+    /// Ends it; the first reason stands.
+    pub(super) fn end(&self, reason: &str) {
+        self.ending.end(reason);
+    }
+
+    /// The owners of the session's channels, so that closing can wait for what they still have to carry out.
+    pub(super) fn owners(&self) -> &TaskTracker {
+        &self.owners
+    }
+
+    pub(super) fn ending(&self) -> CloseSignal {
+        self.ending.clone()
+    }
+}
+
+/// Reads the files and makes what connects by them.
+///
+/// # Errors
+/// Where a file cannot be used by now, or the system has no authorities.
+async fn tls_connector(files: &TlsFiles) -> Result<RustlsConnector, String> {
+    let files = files.clone();
+    // The system's authorities are files as well.
+    let making = tokio::task::spawn_blocking(move || {
+        let tls = files.read().map_err(|fault| fault.to_string())?;
+        tls_client(tls).map_err(|error| format!("TLS cannot be set up: {error}"))
+    });
+    let config = making.await.map_err(|error| format!("TLS cannot be set up: {error}"))??;
+    Ok(RustlsConnector::from(config))
+}
+
+fn tls_client(tls: Tls) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = match tls.roots {
+        Some(roots) => builder.with_root_certificates(roots),
+        None => builder.with_platform_verifier()?,
+    };
+    Ok(match tls.identity {
+        Some(identity) => {
+            let resolver: Arc<dyn ResolvesClientCert> = Arc::new(SingleCertAndKey::from(identity));
+            builder.with_client_cert_resolver(resolver)
+        }
+        None => builder.with_no_client_auth(),
+    })
 }

@@ -1,26 +1,35 @@
-//! Opening consumers: a channel for each, a prefetch always.
+//! Consumers: a channel for each, a prefetch always, and one owner, a task: deliveries out,
+//! settlements in, and the lease in between.
 
 use std::time::Duration;
 
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
+use tracing::debug;
 
-use super::connection::channel;
-use super::consume_owner::ConsumeOwner;
+use super::connection::{SessionLifetime, channel};
 use super::convert::{TooLong, from_wire, short};
 use super::fault::call;
-use super::session_lifetime::Life;
-use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Settlement, consumer_channel};
-use crate::linger::Linger;
+use super::settle::{BATCH, Carried, Settler};
+use crate::broker::{
+    BoxFuture, BrokerError, CloseSignal, ConsumeSpec, Consumer, ConsumerPort, Delivery, Lease, Receipt,
+    Settlement, consumer_channel,
+};
+use crate::linger::{Batch, Linger, until};
+
+/// A quarter of the lease: three round trips in a row may be late before it runs out.
+const RENEW_EVERY: Duration = Duration::from_millis(1_250);
 
 /// Opens a channel of its own and consumes on it.
 pub(super) async fn open(
     connection: &Connection,
     spec: ConsumeSpec,
     (patience, linger): (Duration, Linger),
-    life: &Life,
+    life: &SessionLifetime,
 ) -> Result<Consumer, BrokerError> {
     let channel = channel(connection, patience).await?;
     start(channel, spec, (patience, linger), life).await
@@ -31,7 +40,7 @@ pub(super) async fn start(
     channel: Channel,
     spec: ConsumeSpec,
     (patience, linger): (Duration, Linger),
-    life: &Life,
+    life: &SessionLifetime,
 ) -> Result<Consumer, BrokerError> {
     let too_long = |error: TooLong| BrokerError::Forbidden(error.to_string());
     let queue = short("the queue's name", &spec.queue).map_err(too_long)?;
@@ -51,8 +60,18 @@ pub(super) async fn start(
 }
 
 /// Sets the prefetch. Also the round trip that keeps the lease, since to set what is set already changes nothing.
-pub(super) async fn renewal(channel: &Channel, prefetch: u16) -> lapin::Result<()> {
+async fn renewal(channel: &Channel, prefetch: u16) -> lapin::Result<()> {
     channel.basic_qos(prefetch, BasicQosOptions { global: false }).await
+}
+
+/// The same with an end to its patience, and when it was sent.
+async fn round_trip(channel: Channel, prefetch: u16, patience: Duration) -> Result<Instant, String> {
+    let sent_at = Instant::now();
+    match timeout(patience, renewal(&channel, prefetch)).await {
+        Ok(Ok(())) => Ok(sent_at),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the broker did not answer on the consuming channel in time".to_owned()),
+    }
 }
 
 /// A lapin delivery as the seam has it.
@@ -63,4 +82,307 @@ pub(super) fn delivery(from: lapin::message::Delivery, owner: mpsc::UnboundedSen
         routing_key: from.routing_key.into(),
         receipt: Receipt::new(from.delivery_tag, owner),
     }
+}
+
+/// What lapin's consumer gave, or why there is no more.
+fn taken(next: Option<lapin::Result<lapin::message::Delivery>>) -> Result<lapin::message::Delivery, String> {
+    match next {
+        Some(Ok(from)) => Ok(from),
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err("the broker cancelled the consumer".to_owned()),
+    }
+}
+
+/// When an owner stops.
+enum Stop {
+    /// Channel, connection or session are gone, or the broker cancelled the consumer.
+    Lost(String),
+    /// It was asked to, and answers when it is done.
+    Asked(oneshot::Sender<()>),
+    /// Nobody is left to settle anything.
+    Unused,
+}
+
+/// Owns a consuming channel.
+struct ConsumeOwner {
+    channel: Channel,
+    settler: Settler,
+    stream: lapin::Consumer,
+    tag: ShortString,
+    prefetch: u16,
+    patience: Duration,
+    // Gone once the consumer is cancelled, so that it ends on the other side.
+    deliveries: Option<mpsc::Sender<Delivery>>,
+    settlements: mpsc::UnboundedReceiver<Settlement>,
+    gathered: Batch<Settlement>,
+    linger: Linger,
+    /// When it is looked for deliveries again; not before, so that lapin wakes nobody for each of many.
+    look_at: Option<Instant>,
+    receipts: mpsc::UnboundedSender<Settlement>,
+    lease: Lease,
+    cancelled: bool,
+    renewing: Option<BoxFuture<'static, Result<Instant, String>>>,
+    tick: Interval,
+    ending: CloseSignal,
+}
+
+impl ConsumeOwner {
+    fn new(
+        channel: Channel,
+        (stream, tag, prefetch): (lapin::Consumer, ShortString, u16),
+        (patience, linger): (Duration, Linger),
+        port: ConsumerPort,
+        ending: CloseSignal,
+    ) -> Self {
+        let mut tick = interval(RENEW_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            settler: Settler::new(channel.clone(), patience),
+            channel,
+            stream,
+            tag,
+            prefetch,
+            patience,
+            deliveries: Some(port.deliveries),
+            settlements: port.settlements,
+            gathered: Batch::new(linger),
+            linger,
+            look_at: None,
+            receipts: port.owner,
+            lease: port.lease,
+            cancelled: false,
+            renewing: None,
+            tick,
+            ending,
+        }
+    }
+
+    /// Serves until nobody needs the channel or nobody has it, and closes it then.
+    async fn run(mut self, queue: String) {
+        let stop = self.serve().await;
+        self.lease.revoke();
+        // In this order: whoever sees the consumer end finds its receipts stale, and neither is left once the channel is closing.
+        self.settlements.close();
+        self.deliveries = None;
+        if let Stop::Lost(reason) = &stop {
+            debug!(queue, reason, "consumer ended");
+            self.settle_what_was_asked().await;
+        }
+        self.flush().await;
+        self.settler.close().await;
+        if let Stop::Asked(done) = stop {
+            let _ = done.send(());
+        }
+    }
+
+    async fn serve(&mut self) -> Stop {
+        loop {
+            let outcome = match self.next_event().await {
+                OwnerEvent::Lost(reason) => Err(Stop::Lost(reason)),
+                OwnerEvent::Renewed(sent_at) => {
+                    self.renewing = None;
+                    self.lease.renew(sent_at);
+                    Ok(())
+                }
+                OwnerEvent::Tick => {
+                    self.begin_renewal();
+                    self.stop_if_unused()
+                }
+                OwnerEvent::Abandoned => {
+                    self.cancel().await;
+                    Ok(())
+                }
+                OwnerEvent::Delivered(from) => {
+                    self.forward(from);
+                    self.look().map(|_| ())
+                }
+                OwnerEvent::Settlements(count) => {
+                    self.gathered.note(count, Settlement::may_linger);
+                    Ok(())
+                }
+                OwnerEvent::Moment => self.look_again(),
+            };
+            if let Err(stop) = outcome {
+                return stop;
+            }
+            if let Some(settlements) = self.gathered.take_due()
+                && let Err(stop) = self.settle(settlements).await
+            {
+                return stop;
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> OwnerEvent {
+        let renewing = async {
+            match &mut self.renewing {
+                Some(renewing) => renewing.await,
+                None => std::future::pending().await,
+            }
+        };
+        let resting = self.look_at.is_some();
+        let delivering = async {
+            let Some(deliveries) = self.deliveries.as_ref().filter(|_| !resting) else {
+                return std::future::pending().await;
+            };
+            // Only what there is room for is taken from lapin; the rest waits there, bounded by the prefetch.
+            match deliveries.reserve().await {
+                Ok(_) => taken(self.stream.next().await).map_or_else(OwnerEvent::Lost, OwnerEvent::Delivered),
+                Err(_) => OwnerEvent::Abandoned,
+            }
+        };
+        let abandoned = async {
+            match &self.deliveries {
+                Some(deliveries) => deliveries.closed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let moment = [self.gathered.due(), self.look_at].into_iter().flatten().min();
+        let room = BATCH.saturating_sub(self.gathered.len()).max(1);
+        tokio::select! {
+            biased;
+            reason = self.ending.ended() => OwnerEvent::Lost(reason),
+            outcome = renewing => outcome.map_or_else(OwnerEvent::Lost, OwnerEvent::Renewed),
+            _ = self.tick.tick() => OwnerEvent::Tick,
+            count = self.settlements.recv_many(self.gathered.room(), room) => OwnerEvent::Settlements(count),
+            () = abandoned => OwnerEvent::Abandoned,
+            event = delivering => event,
+            () = until(moment) => OwnerEvent::Moment,
+        }
+    }
+
+    /// Forwards all that lapin holds and there is room for, and rests then, since more may be about to come. Tells whether there was any.
+    fn look(&mut self) -> Result<bool, Stop> {
+        let mut found = 0;
+        while let Some(deliveries) = &self.deliveries
+            && deliveries.capacity() > 0
+        {
+            let Some(next) = self.stream.next().now_or_never() else {
+                // Where most of the prefetch came at once, the broker may be waiting for us, not we for it.
+                let is_flowing = found >= usize::from(self.prefetch) * 3 / 4;
+                let rests = !self.linger.is_none() && !is_flowing;
+                self.look_at = rests.then(|| self.linger.at_or_after(Instant::now()));
+                return Ok(found > 0);
+            };
+            self.forward(taken(next).map_err(Stop::Lost)?);
+            found += 1;
+        }
+        self.look_at = None;
+        Ok(found > 0)
+    }
+
+    fn look_again(&mut self) -> Result<(), Stop> {
+        if self.look_at.is_some_and(|at| at <= Instant::now()) && !self.look()? {
+            // There is little to do: lapin may wake us for the next one.
+            self.look_at = None;
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, from: lapin::message::Delivery) {
+        let Some(deliveries) = &self.deliveries else {
+            return;
+        };
+        self.settler.delivered(from.delivery_tag);
+        // There is room, since this task alone sends and has just reserved it. A consumer dropped meanwhile drops the receipt,
+        // which sends the message back to its queue.
+        let _ = deliveries.try_send(delivery(from, self.receipts.clone()));
+    }
+
+    /// A synchronous call on this very channel: its answer proves that the broker still has the channel, and with it our deliveries.
+    /// The prefetch is what it was; a call that is already waiting is not joined by a second one.
+    fn begin_renewal(&mut self) {
+        if self.renewing.is_some() {
+            return;
+        }
+        self.renewing = Some(Box::pin(round_trip(self.channel.clone(), self.prefetch, self.patience)));
+    }
+
+    async fn settle(&mut self, mut batch: Vec<Settlement>) -> Result<(), Stop> {
+        let mut rest = batch.drain(..);
+        while rest.len() > 0 {
+            match self.settler.carry_out(&mut rest).await.map_err(Stop::Lost)? {
+                Carried::All => {}
+                Carried::Cancel(done) => {
+                    self.cancel().await;
+                    let _ = done.send(());
+                }
+                Carried::Flush(done) => {
+                    self.go_past().await?;
+                    let _ = done.send(());
+                }
+                Carried::Close(done) => return Err(Stop::Asked(done)),
+            }
+        }
+        self.stop_if_unused()
+    }
+
+    /// A call that is answered after the settlements before it: the broker has handed them to the queue then, behind which alone this channel's
+    /// end can come.
+    async fn go_past(&mut self) -> Result<(), Stop> {
+        let gone_past = round_trip(self.channel.clone(), self.prefetch, self.patience).await;
+        gone_past.map_err(Stop::Lost)?;
+        self.settler.flushed();
+        Ok(())
+    }
+
+    /// Stops deliveries. What lapin holds but nobody has seen yet goes back at once.
+    async fn cancel(&mut self) {
+        self.deliveries = None;
+        self.cancel_at_broker().await;
+        while let Some(Some(Ok(unseen))) = self.stream.next().now_or_never() {
+            drop(delivery(unseen, self.receipts.clone()));
+        }
+    }
+
+    async fn cancel_at_broker(&mut self) {
+        if !self.cancelled && self.channel.status().connected() {
+            self.cancelled = true;
+            let cancelling = self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default());
+            let _ = timeout(self.patience, cancelling).await;
+        }
+    }
+
+    /// Sees to it that settlements still waiting inside the broker are not lost with the channel. A cancel goes through a quorum queue's log
+    /// behind what was sent on before it; the call after it lets the rest follow. For a consumer cancelled earlier there is no such call.
+    async fn flush(&mut self) {
+        if self.channel.status().connected() && !self.cancelled {
+            self.cancel_at_broker().await;
+            let _ = round_trip(self.channel.clone(), self.prefetch, self.patience).await;
+            self.settler.flushed();
+        }
+    }
+
+    /// A cancelled consumer stays for its receipts; with the last of them, and the consumer itself, its use ends.
+    fn stop_if_unused(&self) -> Result<(), Stop> {
+        let only_ours = self.receipts.strong_count() == 1;
+        let nothing_asked = self.settlements.is_empty() && self.gathered.is_empty();
+        if self.deliveries.is_none() && only_ours && nothing_asked { Err(Stop::Unused) } else { Ok(()) }
+    }
+
+    /// A session that is being closed still carries out what was asked before.
+    async fn settle_what_was_asked(&mut self) {
+        let mut batch = self.gathered.take();
+        batch.extend(std::iter::from_fn(|| self.settlements.try_recv().ok()));
+        let mut rest = batch.drain(..);
+        while rest.len() > 0 && self.channel.status().connected() {
+            if self.settler.carry_out(&mut rest).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, on the stack; a box for each delivery would cost more"
+)]
+enum OwnerEvent {
+    Lost(String),
+    Renewed(Instant),
+    Tick,
+    Settlements(usize),
+    Moment,
+    Abandoned,
+    Delivered(lapin::message::Delivery),
 }

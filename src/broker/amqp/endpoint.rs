@@ -45,8 +45,8 @@ pub struct AmqpOptions {
 impl fmt::Debug for AmqpOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("AmqpOptions");
-        match Target::parse(self) {
-            Ok(target) => debug.field("url", &target),
+        match Endpoint::parse(self) {
+            Ok(endpoint) => debug.field("url", &endpoint),
             Err(_) => debug.field("url", &"unreadable"),
         };
         debug
@@ -69,11 +69,11 @@ pub struct UrlError(String);
 
 /// The parsed URL. Shows host, port, user and virtual host, never the password.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(super) struct Endpoint {
     uri: AMQPUri,
 }
 
-impl Target {
+impl Endpoint {
     pub(super) fn parse(options: &AmqpOptions) -> Result<Self, UrlError> {
         let text = options.url.expose_secret();
         let fault = |reason: &str| UrlError(reason.to_owned());
@@ -158,7 +158,7 @@ fn by_certificate(url: &url::Url, options: &AmqpOptions) -> Result<(), UrlError>
     Ok(())
 }
 
-impl fmt::Debug for Target {
+impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.uri.scheme {
             AMQPScheme::AMQP => "amqp",
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn the_password_is_in_no_debug_output() {
         let options = options("amqp://ann:s3cret@broker.example:5673/lane");
-        let shown = format!("{options:?} {:?}", Target::parse(&options).unwrap());
+        let shown = format!("{options:?} {:?}", Endpoint::parse(&options).unwrap());
         assert!(!shown.contains("s3cret"), "{shown}");
         assert!(shown.contains("ann") && shown.contains("broker.example:5673"), "{shown}");
     }
@@ -207,7 +207,7 @@ mod tests {
             "amqp://ann:s3cret@host?heartbeat=s3cret",
             "amqp://ann:s3cret@host:99999",
         ] {
-            let error = Target::parse(&options(url)).expect_err(url).to_string();
+            let error = Endpoint::parse(&options(url)).expect_err(url).to_string();
             assert!(!error.contains("s3cret"), "{url}: {error}");
             assert!(!format!("{:?}", options(url)).contains("s3cret"), "{url}");
         }
@@ -215,21 +215,21 @@ mod tests {
 
     #[test]
     fn an_ipv6_address_is_not_taken_for_localhost() {
-        let target = Target::parse(&options("amqp://[fd00::1]:5673")).unwrap();
-        assert_eq!(target.uri.authority.host, "fd00::1");
-        assert_eq!(target.address(), "[fd00::1]:5673");
+        let endpoint = Endpoint::parse(&options("amqp://[fd00::1]:5673")).unwrap();
+        assert_eq!(endpoint.uri.authority.host, "fd00::1");
+        assert_eq!(endpoint.address(), "[fd00::1]:5673");
     }
 
     #[test]
     fn a_heartbeat_in_the_url_wins_over_the_setting() {
-        let heartbeat = |url| Target::parse(&options(url)).unwrap().uri.query.heartbeat;
+        let heartbeat = |url| Endpoint::parse(&options(url)).unwrap().uri.query.heartbeat;
         assert_eq!(heartbeat("amqp://host"), Some(10));
         assert_eq!(heartbeat("amqp://host?heartbeat=30"), Some(30));
     }
 
     #[test]
     fn frames_have_room_for_a_tickets_properties_or_the_url_is_refused() {
-        let frame = |url: &str| Target::parse(&options(url)).map(|target| target.uri.query.frame_max);
+        let frame = |url: &str| Endpoint::parse(&options(url)).map(|endpoint| endpoint.uri.query.frame_max);
         assert_eq!(frame("amqp://host"), Ok(Some(131_072)));
         assert_eq!(frame("amqp://host?frame_max=65536"), Ok(Some(65_536)));
         for refused in ["0", "8192", "65535", "4294967295"] {
@@ -243,11 +243,11 @@ mod tests {
         let identity = IdentityFiles { certificate: "cert.pem".into(), key: "key.pem".into() };
         let parse = |url: &str, identity: Option<&IdentityFiles>| {
             let tls = TlsFiles { ca: None, identity: identity.cloned() };
-            Target::parse(&AmqpOptions { tls, ..options(url) })
+            Endpoint::parse(&AmqpOptions { tls, ..options(url) })
         };
         let external = |login| format!("amqps://{login}host?auth_mechanism=external");
-        let target = parse(&external("ann@"), Some(&identity)).unwrap();
-        assert_eq!(target.user(), "ann");
+        let endpoint = parse(&external("ann@"), Some(&identity)).unwrap();
+        assert_eq!(endpoint.user(), "ann");
         for (url, identity, told) in [
             (external("ann@"), None, "broker.tls_cert_file"),
             (external("ann@").replace("amqps", "amqp"), Some(&identity), "amqps://"),
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn an_escaped_virtual_host_is_read() {
-        let vhost = |url| Target::parse(&options(url)).unwrap().vhost().to_owned();
+        let vhost = |url| Endpoint::parse(&options(url)).unwrap().vhost().to_owned();
         assert_eq!(vhost("amqp://host"), "/");
         assert_eq!(vhost("amqp://host/%2f"), "/");
         assert_eq!(vhost("amqp://host/lane%2Ftwo"), "lane/two");

@@ -1,14 +1,16 @@
 //! What lapin and the broker say went wrong → what the worker decides on.
 
+use std::error::Error;
 use std::future::Future;
+use std::io;
 use std::time::Duration;
 
 use lapin::ErrorKind;
 use lapin::protocol::AMQPError;
+use rustls::{AlertDescription, CertificateError};
 use tokio::time::timeout;
 
-use super::endpoint::Target;
-use super::tls;
+use super::endpoint::Endpoint;
 use crate::broker::BrokerError;
 
 const ACCESS_REFUSED: u16 = 403;
@@ -50,30 +52,33 @@ fn from_reply(told: &AMQPError) -> BrokerError {
     }
 }
 
-/// An error while connecting, at a stage where only the target can be at fault.
-pub(super) fn from_handshake(error: &lapin::Error, target: &Target) -> BrokerError {
+/// An error while connecting, at a stage where only the endpoint can be at fault.
+pub(super) fn from_handshake(error: &lapin::Error, endpoint: &Endpoint) -> BrokerError {
     if let ErrorKind::ProtocolError(told) = error.kind() {
         let text = told.get_message().as_str();
         match told.get_id() {
             ACCESS_REFUSED => {
-                return BrokerError::Refused { address: target.address(), user: target.user().to_owned() };
+                return BrokerError::Refused {
+                    address: endpoint.address(),
+                    user: endpoint.user().to_owned(),
+                };
             }
             NOT_ALLOWED => {
                 return BrokerError::VirtualHost {
-                    vhost: target.vhost().to_owned(),
-                    reason: virtual_host_reason(text, target.vhost()),
+                    vhost: endpoint.vhost().to_owned(),
+                    reason: virtual_host_reason(text, endpoint.vhost()),
                 };
             }
             _ => {}
         }
     }
-    let refusal = if target.is_tls() { tls::refusal(error) } else { None };
-    unreachable_because(target, refusal.unwrap_or_else(|| error.to_string()))
+    let refusal = if endpoint.is_tls() { tls_refusal(error) } else { None };
+    unreachable_because(endpoint, refusal.unwrap_or_else(|| error.to_string()))
 }
 
 /// The broker, as an address that nothing usable answers at.
-pub(super) fn unreachable_because(target: &Target, reason: String) -> BrokerError {
-    BrokerError::Unreachable { address: target.address(), reason }
+pub(super) fn unreachable_because(endpoint: &Endpoint, reason: String) -> BrokerError {
+    BrokerError::Unreachable { address: endpoint.address(), reason }
 }
 
 fn virtual_host_reason(text: &str, vhost: &str) -> String {
@@ -128,6 +133,72 @@ fn plain(told: &str) -> &str {
 fn quoted_after<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("{word} '"))?;
     rest.split_once('\'').map(|(quoted, _)| quoted)
+}
+
+/// What an error while connecting by TLS means, where it is about TLS.
+fn tls_refusal(error: &lapin::Error) -> Option<String> {
+    let ErrorKind::IOError(error) = error.kind() else { return None };
+    match inside(error) {
+        Some(told) => Some(meaning(told)),
+        None if is_cut(error.kind()) => Some(format!(
+            "{error}, before the log-in; a broker that asks for a client certificate, or refuses the one it was shown, ends a \
+             connection so: see broker.tls_cert_file"
+        )),
+        None => None,
+    }
+}
+
+fn inside(error: &io::Error) -> Option<&rustls::Error> {
+    let mut next: Option<&(dyn Error + 'static)> = error.get_ref().map(|error| error as _);
+    while let Some(error) = next {
+        if let Some(told) = error.downcast_ref::<rustls::Error>() {
+            return Some(told);
+        }
+        next = match error.downcast_ref::<io::Error>() {
+            Some(nested) => nested.get_ref().map(|error| error as _),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+fn is_cut(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+fn meaning(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "its certificate comes from no authority that is trusted here: see broker.tls_ca_file".to_owned()
+        }
+        rustls::Error::InvalidCertificate(fault) => format!("its certificate is not accepted: {fault}"),
+        rustls::Error::AlertReceived(alert) if is_about_certificate(*alert) => {
+            format!(
+                "it does not accept this client's certificate, or the lack of one ({alert:?}): see broker.tls_cert_file"
+            )
+        }
+        rustls::Error::InvalidMessage(_) => format!("it does not speak TLS on this port ({error})"),
+        other => format!("TLS failed: {other}"),
+    }
+}
+
+fn is_about_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    [
+        Alert::AccessDenied,
+        Alert::BadCertificate,
+        Alert::CertificateExpired,
+        Alert::CertificateRequired,
+        Alert::CertificateRevoked,
+        Alert::CertificateUnknown,
+        // What TLS 1.2 has for the lack of one.
+        Alert::HandshakeFailure,
+        Alert::NoCertificate,
+        Alert::UnknownCA,
+        Alert::UnsupportedCertificate,
+    ]
+    .contains(&alert)
 }
 
 #[cfg(test)]

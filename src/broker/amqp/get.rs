@@ -7,13 +7,13 @@ use lapin::options::BasicGetOptions;
 use lapin::{Channel, Connection};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::connection::SessionLifetime;
 use super::connection::channel;
 use super::consume::delivery;
 use super::convert::short;
 use super::fault::call;
-use super::session_lifetime::Life;
 use super::settle::{BATCH, Carried, Settler};
-use crate::broker::{BrokerError, Delivery, Ending, Settlement};
+use crate::broker::{BrokerError, CloseSignal, Delivery, Settlement};
 
 /// A channel that messages of one queue were got on, and its owner's ear.
 struct Getter {
@@ -36,7 +36,7 @@ impl Getters {
         connection: &Connection,
         queue: &str,
         patience: Duration,
-        life: &Life,
+        life: &SessionLifetime,
     ) -> Result<Option<Delivery>, BrokerError> {
         let name =
             short("the queue's name", queue).map_err(|error| BrokerError::Forbidden(error.to_string()))?;
@@ -56,7 +56,11 @@ impl Getters {
 }
 
 impl Getter {
-    async fn open(connection: &Connection, patience: Duration, life: &Life) -> Result<Self, BrokerError> {
+    async fn open(
+        connection: &Connection,
+        patience: Duration,
+        life: &SessionLifetime,
+    ) -> Result<Self, BrokerError> {
         let channel = channel(connection, patience).await?;
         let (owner, settlements) = mpsc::unbounded_channel();
         let (kept, dropped) = oneshot::channel();
@@ -70,7 +74,7 @@ async fn serve(
     mut settler: Settler,
     mut settlements: mpsc::UnboundedReceiver<Settlement>,
     mut dropped: oneshot::Receiver<()>,
-    life: Ending,
+    life: CloseSignal,
 ) {
     let mut batch = Vec::new();
     loop {

@@ -5,10 +5,9 @@
 //!
 //! * `publish`: publishes in order, confirms awaited together; `returns` finds out whose an unroutable message was.
 //! * `consume` and `get`: deliveries out, settlements in, in order, on the channel their tags belong to; the consumer's owner keeps the lease.
-//! * `tls`: for `amqps://`.
 //! * `filter`: what lapin cannot read is taken out of content headers before it reads them, so that no message ends a session.
 //! * `topology`: declares, and compares.
-//! * `connection` and `life`: whatever ends either connection ends the session, and all that came from it is stale. Nothing is repaired:
+//! * `connection`: TLS, and the session's lifetime: whatever ends either connection ends the session, and all that came from it is stale. Nothing is repaired:
 //!   whoever holds the session makes a new one. Dropping the last handle of a session ends it as well.
 //!
 //! What lapin cannot do: a connection that the broker blocks cannot be closed from here; its thread
@@ -16,36 +15,43 @@
 
 mod connection;
 mod consume;
-mod consume_owner;
 mod convert;
 mod endpoint;
 mod fault;
 pub mod filter;
 mod get;
-mod intake;
-mod link;
 mod publish;
 mod returns;
-mod session_lifetime;
 mod settle;
-mod tls;
 mod topology;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::Connection;
+use lapin::options::ConfirmSelectOptions;
+use tokio::time::timeout;
 
 pub use endpoint::{AmqpOptions, UrlError};
 
-use self::endpoint::Target;
-use self::link::AmqpLink;
-use self::session_lifetime::Life;
-use super::{BrokerError, Session};
+use self::connection::SessionLifetime;
+use self::endpoint::Endpoint;
+use self::get::Getters;
+use self::publish::PublishOwner;
+use self::topology as declared;
+use super::topology::{Mismatch, Topology};
+use super::{
+    BoxFuture, BrokerError, ConsumeSpec, Consumer, Delivery, Link, Publisher, QueueDepth, Session,
+    publisher_channel,
+};
+use crate::linger::Linger;
 
 /// A RabbitMQ to connect to. Cloning is cheap.
 #[derive(Clone)]
 pub struct Connector {
     options: Arc<AmqpOptions>,
-    target: Arc<Target>,
+    endpoint: Arc<Endpoint>,
 }
 
 impl Connector {
@@ -56,14 +62,14 @@ impl Connector {
     pub fn new(options: AmqpOptions) -> Result<Self, UrlError> {
         // Refused where the program has chosen its provider already, which is just as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let target = Target::parse(&options)?;
-        Ok(Self { options: Arc::new(options), target: Arc::new(target) })
+        let endpoint = Endpoint::parse(&options)?;
+        Ok(Self { options: Arc::new(options), endpoint: Arc::new(endpoint) })
     }
 
     /// The user that sessions are logged in as.
     #[must_use]
     pub fn user(&self) -> &str {
-        self.target.user()
+        self.endpoint.user()
     }
 
     /// Makes a session: two connections, and a publishing channel with confirms.
@@ -73,10 +79,10 @@ impl Connector {
     /// [`BrokerError::Unfit`]; or what a lost connection may answer.
     pub async fn connect(&self) -> Result<Session, BrokerError> {
         let (publishing, consuming) = tokio::try_join!(
-            connection::open(&self.target, &self.options, "publish"),
-            connection::open(&self.target, &self.options, "consume"),
+            connection::open(&self.endpoint, &self.options, "publish"),
+            connection::open(&self.endpoint, &self.options, "consume"),
         )?;
-        let life = Life::default();
+        let life = SessionLifetime::default();
         connection::watch(&publishing, "publishing", &life);
         connection::watch(&consuming, "consuming", &life);
         let closed = life.ending();
@@ -88,6 +94,120 @@ impl Connector {
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Connector").field(&self.target).finish()
+        f.debug_tuple("Connector").field(&self.endpoint).finish()
+    }
+}
+
+/// News between replicas are few, and each message may be as large as the broker allows, whoever sends it.
+const SUBSCRIBER_PREFETCH: u16 = 8;
+
+/// The two connections of a session: a broker that blocks publishers must not hold up settlements.
+struct AmqpLink {
+    publishing: Connection,
+    consuming: Connection,
+    life: SessionLifetime,
+    getters: Getters,
+    call_timeout: Duration,
+    confirm_timeout: Duration,
+    publish_depth: usize,
+    linger: Linger,
+}
+
+impl AmqpLink {
+    fn new(
+        publishing: Connection,
+        consuming: Connection,
+        life: SessionLifetime,
+        options: &AmqpOptions,
+    ) -> Self {
+        Self {
+            publishing,
+            consuming,
+            life,
+            getters: Getters::default(),
+            call_timeout: options.call_timeout,
+            confirm_timeout: options.confirm_timeout,
+            publish_depth: options.publish_depth.max(1),
+            linger: options.linger,
+        }
+    }
+
+    /// Opens a publishing channel. `vital`: the session ends with it.
+    async fn publisher(&self, vital: bool) -> Result<Publisher, BrokerError> {
+        let patience = self.call_timeout;
+        let channel = connection::channel(&self.publishing, patience).await?;
+        let selecting = channel.confirm_select(ConfirmSelectOptions::default());
+        fault::call("confirm.select", patience, selecting).await?;
+        let (publisher, requests) = publisher_channel(self.publish_depth, self.confirm_timeout);
+        let owner = PublishOwner::new(
+            channel,
+            (self.publishing.status().clone(), self.publishing.configuration().frame_max()),
+            requests,
+            (self.publish_depth, self.confirm_timeout, self.linger),
+            self.life.ending(),
+        );
+        let life = self.life.clone();
+        self.life.owners().spawn(async move {
+            let reason = owner.run().await;
+            if vital {
+                life.end(&format!("publishing channel: {reason}"));
+            }
+        });
+        Ok(publisher)
+    }
+}
+
+/// With the last handle of a session, what came from it ends too, and at once rather than when its connections happen to.
+impl Drop for AmqpLink {
+    fn drop(&mut self) {
+        self.life.end("the session was dropped");
+    }
+}
+
+impl Link for AmqpLink {
+    fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
+        Box::pin(consume::open(&self.consuming, spec, (self.call_timeout, self.linger), &self.life))
+    }
+
+    fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>> {
+        Box::pin(self.publisher(false))
+    }
+
+    fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>> {
+        Box::pin(self.getters.get(&self.consuming, queue, self.call_timeout, &self.life))
+    }
+
+    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(declared::declare(&self.consuming, topology, self.call_timeout))
+    }
+
+    fn check<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<Vec<Mismatch>, BrokerError>> {
+        Box::pin(declared::check(&self.consuming, topology, self.call_timeout))
+    }
+
+    fn subscribe<'a>(&'a self, exchange: &'a str) -> BoxFuture<'a, Result<Consumer, BrokerError>> {
+        Box::pin(async move {
+            let channel = connection::channel(&self.consuming, self.call_timeout).await?;
+            let queue = declared::subscription(&channel, exchange, self.call_timeout).await?;
+            let spec = ConsumeSpec { tag: queue.clone(), queue, prefetch: SUBSCRIBER_PREFETCH };
+            consume::start(channel, spec, (self.call_timeout, Linger::none()), &self.life).await
+        })
+    }
+
+    fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<QueueDepth, BrokerError>> {
+        Box::pin(declared::depth(&self.consuming, queue, self.call_timeout))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.life.end("closed");
+            self.life.owners().close();
+            // First the owners: settlements that were made, and confirms that are on their way, are worth a moment.
+            let _ = timeout(self.call_timeout, self.life.owners().wait()).await;
+            tokio::join!(
+                connection::close(&self.consuming, self.call_timeout),
+                connection::close(&self.publishing, self.call_timeout),
+            );
+        })
     }
 }

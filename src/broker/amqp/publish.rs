@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::convert::{TooLong, short, to_wire};
 use super::returns::{ReturnKey, Returns};
-use crate::broker::{BoxFuture, Ending, PublishError, PublishRequest};
+use crate::broker::{BoxFuture, CloseSignal, PublishError, PublishRequest};
 use crate::domain::message::wire_size;
 use crate::linger::{Batch, Linger, until};
 
@@ -50,7 +50,7 @@ pub(super) struct PublishOwner {
     depth: usize,
     confirm_timeout: Duration,
     gathered: Batch<PublishRequest>,
-    ending: Ending,
+    ending: CloseSignal,
     // By the order of issue. An answered publish stays out of here, its confirm may still come.
     pending: BTreeMap<u64, Pending>,
     confirms: FuturesUnordered<BoxFuture<'static, Answer>>,
@@ -66,7 +66,7 @@ impl PublishOwner {
         (connection, frame_max): (ConnectionStatus, u32),
         requests: mpsc::Receiver<PublishRequest>,
         (depth, confirm_timeout, linger): (usize, Duration, Linger),
-        ending: Ending,
+        ending: CloseSignal,
     ) -> Self {
         Self {
             channel,

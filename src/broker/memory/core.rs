@@ -1,24 +1,26 @@
-//! The broker's whole state and the verbs on it. Everything happens under one lock, in sections that never wait.
+//! The broker's whole state, and what happens to it: sessions come and go, messages go out to
+//! consumers and come back settled or unsettled, expire, and are dead-lettered. Everything happens
+//! under one lock, in sections that never wait.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::channel::Channel;
-use super::dead_letter::{self, Reason};
 use super::exchange::{Exchange, route};
-use super::observer::{Event, Told};
-use super::queue::{DeadLetters, Entry, Queue};
-use crate::broker::{Ending, PublishError};
+use super::observer::{BrokerEvent, DeliveryEnd, Fate, ObserverSlot};
+use super::queue::{DeadLetters, Entry, Queue, Reason, Routed, dead_letter, is_cycle};
+use crate::broker::{CloseSignal, Delivery, Lease, PublishError, Receipt, Settlement};
+use crate::domain::message::{Message, Value};
 
 /// One session's part of the state.
 #[derive(Debug)]
 pub(super) struct SessionState {
     /// Its connection's name.
     pub(super) connection: Arc<str>,
-    pub(super) closed: Ending,
+    pub(super) closed: CloseSignal,
     /// Confirms that a test asked to lose: unanswered until the session ends.
     pub(super) lost_confirms: Vec<oneshot::Sender<Result<(), PublishError>>>,
     /// Nothing passes, though neither side has noticed.
@@ -34,7 +36,7 @@ pub(super) struct Core {
     pub(super) channels: BTreeMap<u64, Channel>,
     pub(super) confirms_to_lose: usize,
     pub(super) letters_to_repeat: usize,
-    pub(super) told: Told,
+    pub(super) observer: ObserverSlot,
     pub(super) reachable: bool,
     /// When the clock task looks next, if it is to look by itself.
     pub(super) armed: Option<Instant>,
@@ -56,7 +58,7 @@ impl Core {
             channels: BTreeMap::new(),
             confirms_to_lose: 0,
             letters_to_repeat: 0,
-            told: Told::default(),
+            observer: ObserverSlot::default(),
             reachable: true,
             armed: None,
             clock,
@@ -73,8 +75,8 @@ impl Core {
         self.last_id
     }
 
-    pub(super) fn open_session(&mut self, connection: Arc<str>) -> (u64, Ending) {
-        let closed = Ending::default();
+    pub(super) fn open_session(&mut self, connection: Arc<str>) -> (u64, CloseSignal) {
+        let closed = CloseSignal::default();
         let id = self.fresh_id();
         let state =
             SessionState { connection, closed: closed.clone(), lost_confirms: Vec::new(), cut_off: false };
@@ -164,14 +166,14 @@ impl Core {
             return BTreeSet::new();
         };
         let time = self.unix_seconds();
-        let (message, keys) = dead_letter::letter(&entry, queue, reason, &to, time);
+        let (message, keys) = dead_letter(&entry, queue, reason, &to, time);
         match self.graves(&to, &keys) {
             Some(mut taking) => {
-                taking.retain(|target| !dead_letter::is_cycle(&message, target));
+                taking.retain(|target| !is_cycle(&message, target));
                 let repeated = self.letters_to_repeat > 0;
                 self.letters_to_repeat -= usize::from(repeated);
                 let copies = 1 + usize::from(repeated);
-                self.told.of(&Event::DeadLettered { queue, message: &message, copies });
+                self.observer.of(&BrokerEvent::DeadLettered { queue, message: &message, copies });
                 for _ in 0..copies {
                     self.push(&taking, &to.exchange, keys.clone(), message.clone());
                 }
@@ -183,6 +185,29 @@ impl Core {
                     state.stall(entry, reason, Instant::now());
                 }
                 BTreeSet::from([queue.to_owned()])
+            }
+        }
+    }
+
+    /// Puts a message into queues, and buries what it pushes out.
+    pub(super) fn push(
+        &mut self,
+        queues: &BTreeSet<String>,
+        exchange: &str,
+        keys: Vec<String>,
+        message: Message,
+    ) {
+        let now = Instant::now();
+        let routed = Arc::new(Routed { message, exchange: exchange.to_owned(), keys });
+        for name in queues {
+            let Some(queue) = self.queues.get_mut(name) else {
+                continue;
+            };
+            self.messages += 1;
+            self.bytes += routed.message.body.len();
+            if let Some(pushed_out) = queue.push(routed.clone(), now) {
+                let more = self.bury(name, pushed_out, Reason::MaxLength);
+                self.run(more);
             }
         }
     }
@@ -242,5 +267,291 @@ impl Core {
 
     fn unix_seconds(&self) -> u64 {
         self.began.1 + self.began.0.elapsed().as_secs()
+    }
+}
+
+/// A channel, with or without a consumer on it.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) session: u64,
+    /// The name of its connection.
+    connection: Arc<str>,
+    pub(super) queue: String,
+    pub(super) lease: Lease,
+    prefetch: usize,
+    /// By delivery tag. Messages in the outbox are among them: the consumer has them as far as the queue is concerned.
+    unsettled: BTreeMap<u64, Entry>,
+    outbox: VecDeque<u64>,
+    last_tag: u64,
+    // Held here rather than by the task, so that receipts are stale in the very moment the channel goes.
+    settlements: mpsc::UnboundedReceiver<Settlement>,
+    // For making receipts; gone once no more are made, so that the last receipt's end ends the channel.
+    owner: Option<mpsc::UnboundedSender<Settlement>>,
+    wake: Arc<Notify>,
+}
+
+impl Channel {
+    pub(super) fn new(
+        (session, connection): (u64, Arc<str>),
+        queue: String,
+        prefetch: usize,
+        settlements: mpsc::UnboundedReceiver<Settlement>,
+        owner: Option<mpsc::UnboundedSender<Settlement>>,
+        lease: Lease,
+    ) -> Self {
+        Self {
+            session,
+            connection,
+            queue,
+            lease,
+            prefetch,
+            unsettled: BTreeMap::new(),
+            outbox: VecDeque::new(),
+            last_tag: 0,
+            settlements,
+            owner,
+            wake: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Rung when there is something in the outbox, or the channel has gone.
+    pub(super) fn bell(&self) -> Arc<Notify> {
+        self.wake.clone()
+    }
+
+    fn has_room(&self) -> bool {
+        self.owner.is_some() && self.unsettled.len() < self.prefetch
+    }
+
+    /// How many messages it holds.
+    pub(super) fn holds(&self) -> usize {
+        self.unsettled.len()
+    }
+
+    /// Holds a message as delivered here.
+    pub(super) fn hold(&mut self, entry: Entry) -> u64 {
+        self.last_tag += 1;
+        self.unsettled.insert(self.last_tag, entry);
+        self.last_tag
+    }
+}
+
+/// A delivery of an entry, as a queue shows it.
+pub(super) fn delivery(entry: &Entry, quorum: bool, receipt: Receipt) -> Delivery {
+    let mut message = entry.routed.message.clone();
+    if quorum {
+        let count = Value::Int(i64::from(entry.returned));
+        message.properties.headers.insert("x-delivery-count".into(), count);
+    }
+    Delivery {
+        message,
+        redelivered: entry.returned > 0,
+        routing_key: entry.routed.keys.first().cloned().unwrap_or_default(),
+        receipt,
+    }
+}
+
+impl Core {
+    /// Hands messages to consumers in turn, as far as their prefetch goes.
+    pub(super) fn dispatch(&mut self, name: &str) {
+        let Some(queue) = self.queues.get_mut(name) else {
+            return;
+        };
+        while queue.ready() > 0 {
+            let eligible = if queue.rules.single_active { 1 } else { queue.consumers.len() };
+            let mut in_turn = queue.consumers.iter().take(eligible);
+            let Some(place) = in_turn.position(|id| self.channels.get(id).is_some_and(Channel::has_room))
+            else {
+                return;
+            };
+            let id = queue.consumers[place];
+            if !queue.rules.single_active {
+                queue.consumers.remove(place);
+                queue.consumers.push_back(id);
+            }
+            if let Some(channel) = self.channels.get_mut(&id)
+                && let Some(entry) = queue.take()
+            {
+                let tag = channel.hold(entry);
+                channel.outbox.push_back(tag);
+                channel.wake.notify_one();
+            }
+        }
+    }
+
+    /// The next delivery that waits to go out, with a receipt.
+    pub(super) fn take_outbox(&mut self, id: u64) -> Option<Delivery> {
+        let channel = self.channels.get_mut(&id)?;
+        let owner = channel.owner.clone()?;
+        let tag = channel.outbox.pop_front()?;
+        let quorum = self.queues.get(&channel.queue).is_some_and(|queue| queue.rules.quorum);
+        let entry = channel.unsettled.get(&tag)?;
+        let delivery = delivery(entry, quorum, Receipt::new(tag, owner));
+        self.observer.of(&BrokerEvent::Delivered {
+            connection: &channel.connection,
+            queue: &channel.queue,
+            delivery: (id, tag),
+            message: &delivery.message,
+            redelivered: delivery.redelivered,
+        });
+        Some(delivery)
+    }
+
+    pub(super) fn outbox_waits(&self, id: u64) -> bool {
+        let waits = |channel: &Channel| !channel.outbox.is_empty() && !self.is_cut_off(channel.session);
+        self.channels.get(&id).is_some_and(waits)
+    }
+
+    /// The next settlement; `None` when the channel is gone, or nobody is left who could settle anything.
+    pub(super) fn poll_settlement(&mut self, id: u64, cx: &mut Context<'_>) -> Poll<Option<Settlement>> {
+        match self.channels.get_mut(&id) {
+            // Woken by the bell, when the session ends.
+            Some(channel) if self.sessions.get(&channel.session).is_some_and(|session| session.cut_off) => {
+                Poll::Pending
+            }
+            Some(channel) => channel.settlements.poll_recv(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// Carries out what has been asked on a session's channels and still waits, so that a close in order loses no ack.
+    pub(super) fn settle_waiting(&mut self, session: u64) {
+        if self.is_cut_off(session) {
+            return;
+        }
+        let channels: Vec<u64> = self.channels_of(session).collect();
+        for id in channels {
+            while let Some(settlement) =
+                self.channels.get_mut(&id).and_then(|channel| channel.settlements.try_recv().ok())
+            {
+                self.settle(id, settlement);
+            }
+        }
+    }
+
+    pub(super) fn settle(&mut self, id: u64, settlement: Settlement) {
+        match settlement {
+            Settlement::Ack(tag) | Settlement::AckSoon(tag) => {
+                if let Some((queue, entry, fate)) = self.settled(id, tag, DeliveryEnd::Acked) {
+                    self.forget(&entry);
+                    self.run(BTreeSet::from([queue]));
+                    if fate == Fate::Cut
+                        && let Some(session) = self.channels.get(&id).map(|channel| channel.session)
+                    {
+                        self.end_session(session, "connection cut");
+                    }
+                }
+            }
+            Settlement::Requeue(tag) => {
+                if let Some((queue, entry, _)) = self.settled(id, tag, DeliveryEnd::Requeued) {
+                    let mut touched = self.put_back(&queue, entry, true);
+                    touched.insert(queue);
+                    self.run(touched);
+                }
+            }
+            Settlement::Reject(tag) => {
+                if let Some((queue, entry, _)) = self.settled(id, tag, DeliveryEnd::Rejected) {
+                    let mut touched = self.bury(&queue, entry, Reason::Rejected);
+                    touched.insert(queue);
+                    self.run(touched);
+                }
+            }
+            Settlement::Cancel(done) => {
+                self.cancel(id);
+                let _ = done.send(());
+            }
+            Settlement::Flush(done) => drop(done.send(())),
+            Settlement::Close(done) => {
+                self.close_channel(id);
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Takes a message out of a consumer's hands, as it asked. One that is not there is a fault for which the channel is closed.
+    fn settled(&mut self, id: u64, tag: u64, how: DeliveryEnd) -> Option<(String, Entry, Fate)> {
+        let connection = &*self.channels.get(&id)?.connection.clone();
+        let delivery = (id, tag);
+        let Some((queue, entry)) = self.release(id, tag) else {
+            self.observer.of(&BrokerEvent::UnknownTag { connection, delivery });
+            self.close_channel(id);
+            return None;
+        };
+        let fate = self.observer.of(&BrokerEvent::Settled { connection, delivery, how });
+        Some((queue, entry, fate))
+    }
+
+    fn release(&mut self, id: u64, tag: u64) -> Option<(String, Entry)> {
+        let channel = self.channels.get_mut(&id)?;
+        let entry = channel.unsettled.remove(&tag)?;
+        Some((channel.queue.clone(), entry))
+    }
+
+    /// The client takes no more deliveries, which the broker hears of unless the client is cut off.
+    pub(super) fn abandon(&mut self, id: u64) {
+        if self.channels.get(&id).is_some_and(|channel| !self.is_cut_off(channel.session)) {
+            self.cancel(id);
+        }
+    }
+
+    /// Stops deliveries; what has not left the outbox goes back.
+    pub(super) fn cancel(&mut self, id: u64) {
+        let mut touched = self.stop_consuming(id);
+        let waiting = self.channels.get_mut(&id).map(|channel| std::mem::take(&mut channel.outbox));
+        for tag in waiting.unwrap_or_default() {
+            if let Some((queue, entry)) = self.release(id, tag) {
+                touched.extend(self.put_back(&queue, entry, true));
+            }
+        }
+        self.run(touched);
+    }
+
+    /// Takes the consumer off its queue; an exclusive queue goes with it. The queue is to be run: another consumer may be next.
+    pub(super) fn stop_consuming(&mut self, id: u64) -> BTreeSet<String> {
+        let Some(channel) = self.channels.get_mut(&id) else {
+            return BTreeSet::new();
+        };
+        channel.owner = None;
+        channel.wake.notify_one();
+        let name = channel.queue.clone();
+        if let Some(queue) = self.queues.get_mut(&name) {
+            queue.consumers.retain(|consumer| *consumer != id);
+            if queue.exclusive.is_some() {
+                self.delete_queue(&name);
+            }
+        }
+        BTreeSet::from([name])
+    }
+
+    /// Closes a channel; what it held goes back.
+    pub(super) fn close_channel(&mut self, id: u64) {
+        let mut touched = self.stop_consuming(id);
+        touched.extend(self.remove_channel(id));
+        self.run(touched);
+    }
+
+    /// Removes a channel and puts back what it held, in the order of delivery.
+    pub(super) fn remove_channel(&mut self, id: u64) -> BTreeSet<String> {
+        let touched = self.take_back(id, DeliveryEnd::Returned);
+        if let Some(channel) = self.channels.remove(&id) {
+            channel.lease.revoke();
+            channel.wake.notify_one();
+        }
+        touched
+    }
+
+    /// Puts back what a channel holds, in the order of delivery.
+    pub(super) fn take_back(&mut self, id: u64, how: DeliveryEnd) -> BTreeSet<String> {
+        let Some(channel) = self.channels.get_mut(&id) else {
+            return BTreeSet::new();
+        };
+        let (connection, queue) = (&*channel.connection.clone(), channel.queue.clone());
+        channel.outbox.clear();
+        let mut touched = BTreeSet::new();
+        for (tag, entry) in std::mem::take(&mut channel.unsettled) {
+            self.observer.of(&BrokerEvent::Settled { connection, delivery: (id, tag), how });
+            touched.extend(self.put_back(&queue, entry, false));
+        }
+        touched
     }
 }

@@ -1,22 +1,21 @@
-//! A session's calls.
+//! A session's calls, and the task that moves each channel's deliveries out and its settlements in.
 
-use parking_lot::MutexGuard;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use parking_lot::MutexGuard;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::Inner;
-use super::channel::{self, Channel};
-use super::core::Core;
-use super::declare::missing;
+use super::Shared;
+use super::core::{Channel, Core, delivery};
 use super::queue::Queue;
-use super::serve::serve;
+use super::requests::missing;
 use crate::broker::topology::{Arguments, Mismatch, Topology};
 use crate::broker::{
-    BoxFuture, BrokerError, ConsumeSpec, Consumer, Delivery, Ending, Lease, Link, PublishError,
-    PublishRequest, Publisher, QueueDepth, Receipt, consumer_channel, publisher_channel,
+    BoxFuture, BrokerError, CloseSignal, ConsumeSpec, Consumer, Delivery, Lease, Link, PublishError,
+    PublishRequest, Publisher, QueueDepth, Receipt, Settlement, consumer_channel, publisher_channel,
 };
 
 /// Publishes that may wait for the channel's owner.
@@ -29,20 +28,20 @@ const SUBSCRIPTION_PREFETCH: usize = 256;
 const WHOLE_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// One session's end of the broker. Dropping it ends the session.
-pub(super) struct LocalLink {
-    inner: Arc<Inner>,
+pub(super) struct MemoryLink {
+    inner: Arc<Shared>,
     session: u64,
-    closed: Ending,
+    closed: CloseSignal,
 }
 
-impl Drop for LocalLink {
+impl Drop for MemoryLink {
     fn drop(&mut self) {
         self.inner.lock().close_session(self.session, "the session was dropped");
     }
 }
 
-impl LocalLink {
-    pub(super) fn new(inner: Arc<Inner>, session: u64, closed: Ending) -> Self {
+impl MemoryLink {
+    pub(super) fn new(inner: Arc<Shared>, session: u64, closed: CloseSignal) -> Self {
         Self { inner, session, closed }
     }
 
@@ -120,7 +119,7 @@ impl LocalLink {
         core.channels.insert(id, channel);
         drop(core);
         tokio::spawn(serve(self.inner.clone(), id, bell, None));
-        Ok(Some(channel::delivery(&entry, quorum, Receipt::new(tag, owner))))
+        Ok(Some(delivery(&entry, quorum, Receipt::new(tag, owner))))
     }
 
     fn start_subscription(&self, exchange: &str) -> Result<Consumer, BrokerError> {
@@ -133,7 +132,7 @@ impl LocalLink {
     }
 }
 
-impl Link for LocalLink {
+impl Link for MemoryLink {
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
         Box::pin(async move {
             self.heard().await;
@@ -198,9 +197,9 @@ impl Link for LocalLink {
 
 /// The owner of a publishing channel.
 async fn serve_publisher(
-    inner: Arc<Inner>,
+    inner: Arc<Shared>,
     session: u64,
-    closed: Ending,
+    closed: CloseSignal,
     mut requests: mpsc::Receiver<PublishRequest>,
 ) {
     loop {
@@ -217,5 +216,55 @@ async fn serve_publisher(
     while let Some(request) = requests.recv().await {
         let reason = "the session has ended".to_owned();
         let _ = request.reply.send(Err(PublishError::NotSent(reason)));
+    }
+}
+
+/// Serves a channel until it is gone.
+pub(super) async fn serve(
+    inner: Arc<Shared>,
+    id: u64,
+    bell: Arc<Notify>,
+    mut deliveries: Option<mpsc::Sender<Delivery>>,
+) {
+    loop {
+        if deliveries.as_ref().is_some_and(mpsc::Sender::is_closed) {
+            // Before its unread deliveries come back, or it would be given them again.
+            deliveries = None;
+            inner.lock().abandon(id);
+        }
+        let waits = inner.lock().outbox_waits(id);
+        tokio::select! {
+            biased;
+            settlement = poll_fn(|cx| inner.lock().poll_settlement(id, cx)) => {
+                let mut core = inner.lock();
+                let Some(settlement) = settlement else {
+                    core.close_channel(id);
+                    return;
+                };
+                if matches!(settlement, Settlement::Cancel(_)) {
+                    // Before the answer, so that the consumer's stream has its end when `cancel` returns.
+                    deliveries = None;
+                }
+                core.settle(id, settlement);
+            }
+            () = hand_out(&inner, id, deliveries.as_ref(), waits) => {}
+            () = bell.notified() => {}
+        }
+    }
+}
+
+/// Moves one delivery out when there is one and room for it. Returns, too, when the consumer has been dropped.
+async fn hand_out(inner: &Shared, id: u64, deliveries: Option<&mpsc::Sender<Delivery>>, waits: bool) {
+    let Some(deliveries) = deliveries else {
+        return std::future::pending().await;
+    };
+    if !waits {
+        return deliveries.closed().await;
+    }
+    if let Ok(room) = deliveries.reserve().await {
+        let delivery = inner.lock().take_outbox(id);
+        if let Some(delivery) = delivery {
+            room.send(delivery);
+        }
     }
 }

@@ -11,7 +11,7 @@ pub type DeliveryId = (u64, u64);
 
 /// What the broker has just done.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub enum BrokerEvent<'a> {
     /// A publish has been stored, returned or refused; it is not confirmed yet.
     Published {
         /// Over which connection.
@@ -45,7 +45,7 @@ pub enum Event<'a> {
         /// Which delivery.
         delivery: DeliveryId,
         /// In which way.
-        how: Settled,
+        how: DeliveryEnd,
     },
     /// A settlement of what is not, or no longer, in hand: RabbitMQ closes the channel for that.
     UnknownTag {
@@ -67,7 +67,7 @@ pub enum Event<'a> {
 
 /// How a delivery ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
+pub enum DeliveryEnd {
     /// Done with.
     Acked,
     /// Back to its queue, as its consumer asked.
@@ -92,16 +92,16 @@ pub enum Fate {
 /// Who is told of everything.
 pub trait Observer: Send + Sync {
     /// Called under the broker's lock: it must not call the broker. What it wants for other events than publishes and acks is ignored.
-    fn saw(&self, event: &Event<'_>) -> Fate;
+    fn saw(&self, event: &BrokerEvent<'_>) -> Fate;
 }
 
 /// The one who is told, if anybody.
 #[derive(Default)]
-pub(super) struct Told(Option<Arc<dyn Observer>>);
+pub(super) struct ObserverSlot(Option<Arc<dyn Observer>>);
 
-impl Told {
-    pub(super) fn set(&mut self, witness: Arc<dyn Observer>) {
-        self.0 = Some(witness);
+impl ObserverSlot {
+    pub(super) fn set(&mut self, observer: Arc<dyn Observer>) {
+        self.0 = Some(observer);
     }
 
     /// Whether anybody is told.
@@ -110,13 +110,13 @@ impl Told {
     }
 
     /// Tells it, and hears what is to happen.
-    pub(super) fn of(&self, event: &Event<'_>) -> Fate {
-        self.0.as_ref().map_or(Fate::Usual, |witness| witness.saw(event))
+    pub(super) fn of(&self, event: &BrokerEvent<'_>) -> Fate {
+        self.0.as_ref().map_or(Fate::Usual, |observer| observer.saw(event))
     }
 }
 
-impl fmt::Debug for Told {
+impl fmt::Debug for ObserverSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Told").field(&self.0.is_some()).finish()
+        f.debug_tuple("ObserverSlot").field(&self.0.is_some()).finish()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use captcha_worker::broker::memory::{DeliveryId, Settled};
+use captcha_worker::broker::memory::{DeliveryEnd, DeliveryId};
 use captcha_worker::broker::topology::{Names, RETRY_DELAYS};
 use captcha_worker::domain::guard::State;
 use captcha_worker::domain::message::Message;
@@ -242,9 +242,9 @@ impl Ledger {
     }
 
     /// A delivery has ended; what it was, where that is known.
-    pub(crate) fn settled(&mut self, delivery: DeliveryId, how: Settled) -> Option<String> {
+    pub(crate) fn settled(&mut self, delivery: DeliveryId, how: DeliveryEnd) -> Option<String> {
         if let Some(epoch) = self.records_in_hand.remove(&delivery) {
-            let lost = if how == Settled::Acked { self.records.acked(epoch) } else { None };
+            let lost = if how == DeliveryEnd::Acked { self.records.acked(epoch) } else { None };
             self.broken.extend(lost);
             return Some(format!("the guard's record {epoch}"));
         }
@@ -252,7 +252,7 @@ impl Ledger {
         let now = *self.steps(&replica, &job)?;
         let what = if is_ticket { "ticket" } else { "job" };
         match how {
-            Settled::Acked if now.confirmed == before.confirmed => {
+            DeliveryEnd::Acked if now.confirmed == before.confirmed => {
                 let known = self.steps(&replica, &job).is_some_and(|steps| {
                     let known = steps.lost > 0;
                     steps.lost = steps.lost.saturating_sub(1);
@@ -266,8 +266,8 @@ impl Ledger {
                     self.broken.push(what);
                 }
             }
-            Settled::Acked | Settled::Rejected => {}
-            Settled::Requeued | Settled::Returned => {
+            DeliveryEnd::Acked | DeliveryEnd::Rejected => {}
+            DeliveryEnd::Requeued | DeliveryEnd::Returned => {
                 if is_ticket && self.is_disturbed(&replica) {
                     self.taken_back.insert((replica.clone(), job.clone()));
                 }

@@ -3,7 +3,7 @@
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 
-use captcha_worker::broker::memory::{Event, Fate, Observer, Settled};
+use captcha_worker::broker::memory::{BrokerEvent, DeliveryEnd, Fate, Observer};
 use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
@@ -26,8 +26,10 @@ pub(crate) struct BrokerWitness {
 }
 
 impl BrokerWitness {
-    fn published(&self, replica: &str, event: &Event<'_>) -> Fate {
-        let Event::Published { exchange, routing_key, message, fate, .. } = event else { return Fate::Usual };
+    fn published(&self, replica: &str, event: &BrokerEvent<'_>) -> Fate {
+        let BrokerEvent::Published { exchange, routing_key, message, fate, .. } = event else {
+            return Fate::Usual;
+        };
         let id = message.properties.message_id.as_deref().unwrap_or_default();
         let is_record = exchange.is_empty() && routing_key.ends_with(".guard");
         if fate.is_err() || !(is_record || open(&self.books).accounts.contains_key(id)) {
@@ -51,12 +53,12 @@ impl BrokerWitness {
         }
     }
 
-    fn settled(&self, replica: &str, event: &Event<'_>) -> Fate {
-        let Event::Settled { delivery, how, .. } = event else { return Fate::Usual };
+    fn settled(&self, replica: &str, event: &BrokerEvent<'_>) -> Fate {
+        let BrokerEvent::Settled { delivery, how, .. } = event else { return Fate::Usual };
         let known = open(&self.books).settled(*delivery, *how);
         let Some(what) = known else { return Fate::Usual };
         self.chronicle.tell(|| format!("{replica}: {what} {how:?}"));
-        if *how != Settled::Acked {
+        if *how != DeliveryEnd::Acked {
             return Fate::Usual;
         }
         let then = self.snares.step(replica, Step::Ack);
@@ -69,11 +71,11 @@ impl BrokerWitness {
 }
 
 impl Observer for BrokerWitness {
-    fn saw(&self, event: &Event<'_>) -> Fate {
+    fn saw(&self, event: &BrokerEvent<'_>) -> Fate {
         match event {
-            Event::Published { connection, .. } => self.published(connection, event),
-            Event::Settled { connection, .. } => self.settled(connection, event),
-            Event::Delivered { connection, queue, delivery, message, redelivered } => {
+            BrokerEvent::Published { connection, .. } => self.published(connection, event),
+            BrokerEvent::Settled { connection, .. } => self.settled(connection, event),
+            BrokerEvent::Delivered { connection, queue, delivery, message, redelivered } => {
                 let known = open(&self.books).delivered(connection, queue, *delivery, message);
                 if let Some(what) = known {
                     let again = if *redelivered { " again" } else { "" };
@@ -81,12 +83,12 @@ impl Observer for BrokerWitness {
                 }
                 Fate::Usual
             }
-            Event::UnknownTag { connection, delivery } => {
+            BrokerEvent::UnknownTag { connection, delivery } => {
                 open(&self.books)
                     .break_promise(format!("{connection} settled {delivery:?}, which is not in its hands"));
                 Fate::Usual
             }
-            Event::DeadLettered { queue, message, copies } => {
+            BrokerEvent::DeadLettered { queue, message, copies } => {
                 let id = message.properties.message_id.as_deref().unwrap_or_default();
                 for _ in 1..*copies {
                     open(&self.books).another_copy(id);

@@ -20,7 +20,7 @@ const FRAME_END: u8 = 206;
 const CLASS_BASIC: u8 = 60;
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum FieldKind {
     Short,
     Table,
     /// Of so many bytes, any of which are right.
@@ -28,21 +28,21 @@ enum Kind {
 }
 
 /// By the bits of the flags, from the highest.
-const PROPERTIES: [(&str, Kind); 14] = [
-    ("content_type", Kind::Short),
-    ("content_encoding", Kind::Short),
-    ("headers", Kind::Table),
-    ("delivery_mode", Kind::Plain(1)),
-    ("priority", Kind::Plain(1)),
-    ("correlation_id", Kind::Short),
-    ("reply_to", Kind::Short),
-    ("expiration", Kind::Short),
-    ("message_id", Kind::Short),
-    ("timestamp", Kind::Plain(8)),
-    ("type", Kind::Short),
-    ("user_id", Kind::Short),
-    ("app_id", Kind::Short),
-    ("cluster_id", Kind::Short),
+const PROPERTIES: [(&str, FieldKind); 14] = [
+    ("content_type", FieldKind::Short),
+    ("content_encoding", FieldKind::Short),
+    ("headers", FieldKind::Table),
+    ("delivery_mode", FieldKind::Plain(1)),
+    ("priority", FieldKind::Plain(1)),
+    ("correlation_id", FieldKind::Short),
+    ("reply_to", FieldKind::Short),
+    ("expiration", FieldKind::Short),
+    ("message_id", FieldKind::Short),
+    ("timestamp", FieldKind::Plain(8)),
+    ("type", FieldKind::Short),
+    ("user_id", FieldKind::Short),
+    ("app_id", FieldKind::Short),
+    ("cluster_id", FieldKind::Short),
 ];
 const HEADERS: usize = 2;
 
@@ -139,9 +139,9 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Wrong> {
             continue;
         }
         match kind {
-            Kind::Short => drop(front.name()?),
-            Kind::Plain(count) => drop(front.take(*count)?),
-            Kind::Table => {
+            FieldKind::Short => drop(front.name()?),
+            FieldKind::Plain(count) => drop(front.take(*count)?),
+            FieldKind::Table => {
                 let mut entries = Front(front.long()?);
                 while !entries.0.is_empty() {
                     entries.name()?;
@@ -176,7 +176,7 @@ pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: 
         }
         let kept = if place < HEADERS { &mut before } else { &mut after };
         let taken = match kind {
-            Kind::Short => front.short().map(|text| {
+            FieldKind::Short => front.short().map(|text| {
                 if is_utf8(text) {
                     kept.extend(u8::try_from(text.len()));
                     kept.extend_from_slice(text);
@@ -188,11 +188,11 @@ pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: 
                     );
                 }
             }),
-            Kind::Plain(count) => front.take(*count).map(|bytes| {
+            FieldKind::Plain(count) => front.take(*count).map(|bytes| {
                 kept.extend_from_slice(bytes);
                 kept_flags |= flag(place);
             }),
-            Kind::Table => {
+            FieldKind::Table => {
                 let whole = front;
                 front.long().map(|entries| table = entries).inspect_err(|_| {
                     // What there is of it still tells where the message comes from.
