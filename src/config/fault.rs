@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct SettingFault {
     /// The setting, such as `broker.url`; empty where a whole layer is at fault.
     pub key: String,
     /// Where the value comes from: `default`, a file, `environment NAME`, an option.
@@ -15,14 +15,14 @@ pub struct Fault {
     pub allowed: String,
 }
 
-impl Fault {
+impl SettingFault {
     /// A layer that cannot be used as a whole.
     pub(super) fn of_layer(origin: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { key: String::new(), origin: origin.into(), problem: problem.into(), allowed: String::new() }
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for SettingFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.key.is_empty() {
             write!(f, "{}: {}", self.origin, self.problem)?;
@@ -35,17 +35,17 @@ impl fmt::Display for Fault {
 
 /// Every fault that was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigErrors(Vec<Fault>);
+pub struct ConfigErrors(Vec<SettingFault>);
 
 impl ConfigErrors {
     /// From at least one fault.
-    pub(super) fn new(faults: Vec<Fault>) -> Self {
+    pub(super) fn new(faults: Vec<SettingFault>) -> Self {
         Self(faults)
     }
 
     /// The faults, in the order in which they were found: those of layers first, then those of values.
     #[must_use]
-    pub fn faults(&self) -> &[Fault] {
+    pub fn faults(&self) -> &[SettingFault] {
         &self.0
     }
 }

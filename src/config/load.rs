@@ -2,16 +2,16 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ::config::{Config, ValueKind};
 
-use super::fault::{ConfigErrors, Fault};
-use super::layer::{self, Leaf};
+use super::fault::{ConfigErrors, SettingFault};
+use super::files::{read_bounded, reason};
+use super::layers::{self, Leaf, Schema};
 use super::reader::{Reader, SettingLine};
-use super::schema::Schema;
-use super::{DEFAULTS, Settings, environment, sections};
+use super::{DEFAULTS, Settings, sections};
 
 /// The file of the working directory that may be the built-in defaults once more.
 const DEFAULT_FILE: &str = "default.toml";
@@ -104,13 +104,13 @@ impl Settings {
 }
 
 /// Every setting that is known and set, once.
-fn merged(options: &LoadOptions, faults: &mut Vec<Fault>) -> Vec<Leaf> {
-    let built_in = layer::parse_toml(DEFAULTS, "default").unwrap_or_else(|problem| {
-        faults.push(Fault::of_layer("default", problem));
+fn merged(options: &LoadOptions, faults: &mut Vec<SettingFault>) -> Vec<Leaf> {
+    let built_in = layers::parse_toml(DEFAULTS, "default").unwrap_or_else(|problem| {
+        faults.push(SettingFault::of_layer("default", problem));
         Vec::new()
     });
     let schema = Schema::new(&built_in);
-    let mut layers = vec![layer::known(built_in, &schema, faults)];
+    let mut layers = vec![layers::known(built_in, &schema, faults)];
     for (path, is_default) in files(options, faults) {
         let Some(mut leaves) = read_file(&path, options, faults) else {
             continue;
@@ -118,12 +118,12 @@ fn merged(options: &LoadOptions, faults: &mut Vec<Fault>) -> Vec<Leaf> {
         if is_default {
             leaves.retain(|leaf| schema.default_of(&leaf.path).as_ref() != Some(&leaf.kind));
         }
-        layers.push(layer::known(leaves, &schema, faults));
+        layers.push(layers::known(leaves, &schema, faults));
     }
-    layers.push(environment::leaves(&options.env, &schema, faults));
+    layers.push(layers::of_environment(&options.env, &schema, faults));
     layers.push(options.overrides.iter().map(leaf_of).collect());
     lay_over(layers).unwrap_or_else(|error| {
-        faults.push(Fault::of_layer("settings", error.to_string()));
+        faults.push(SettingFault::of_layer("settings", error.to_string()));
         Vec::new()
     })
 }
@@ -131,7 +131,7 @@ fn merged(options: &LoadOptions, faults: &mut Vec<Fault>) -> Vec<Leaf> {
 fn lay_over(layers: Vec<Vec<Leaf>>) -> Result<Vec<Leaf>, ::config::ConfigError> {
     let builder = layers.into_iter().fold(Config::builder(), |builder, layer| builder.add_source(layer));
     let merged = builder.build()?.cache.into_table()?;
-    Ok(layer::leaves_of(merged, "default"))
+    Ok(layers::leaves_of(merged, "default"))
 }
 
 fn leaf_of(option: &Override) -> Leaf {
@@ -145,13 +145,13 @@ fn leaf_of(option: &Override) -> Leaf {
 /// The files in their order, and whether each is the working directory's copy of the defaults.
 ///
 /// That copy comes first whatever the others are called: it would undo what `config/broker.toml` says.
-fn files(options: &LoadOptions, faults: &mut Vec<Fault>) -> Vec<(PathBuf, bool)> {
+fn files(options: &LoadOptions, faults: &mut Vec<SettingFault>) -> Vec<(PathBuf, bool)> {
     let folder = options.dir.join("config");
     let mut found = match toml_files(&folder) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
-            faults.push(Fault::of_layer(shown(&folder, options), reason(&error)));
+            faults.push(SettingFault::of_layer(shown(&folder, options), reason(&error)));
             Vec::new()
         }
     };
@@ -176,32 +176,11 @@ fn toml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn read_file(path: &Path, options: &LoadOptions, faults: &mut Vec<Fault>) -> Option<Vec<Leaf>> {
+fn read_file(path: &Path, options: &LoadOptions, faults: &mut Vec<SettingFault>) -> Option<Vec<Leaf>> {
     let origin = shown(path, options);
     let text = read_bounded(path, MAX_FILE);
-    let leaves = text.map_err(|error| reason(&error)).and_then(|text| layer::parse_toml(&text, &origin));
-    leaves.map_err(|problem| faults.push(Fault::of_layer(origin, problem))).ok()
-}
-
-/// A text file that is not longer than it has any reason to be.
-pub(super) fn read_bounded(path: &Path, longest: u64) -> io::Result<String> {
-    let mut text = String::new();
-    fs::File::open(path)?.take(longest + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > longest {
-        let problem = format!("longer than {longest} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
-    }
-    Ok(text)
-}
-
-/// Why a file cannot be used.
-pub(super) fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "no such file".to_owned(),
-        io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
-        io::ErrorKind::InvalidData => "not UTF-8 text".to_owned(),
-        _ => format!("cannot be read: {error}"),
-    }
+    let leaves = text.map_err(|error| reason(&error)).and_then(|text| layers::parse_toml(&text, &origin));
+    leaves.map_err(|problem| faults.push(SettingFault::of_layer(origin, problem))).ok()
 }
 
 fn shown(path: &Path, options: &LoadOptions) -> String {

@@ -14,33 +14,25 @@
 //!
 //! Nothing here, faults and `Debug` included, ever shows the API's key or the broker's password.
 
-mod amqp_url;
-mod environment;
 mod fault;
-mod guard;
-mod layer;
+mod files;
+mod layers;
 mod load;
 mod reader;
-mod schema;
-mod secret;
 mod sections;
 mod settings;
-mod solver;
-mod tables;
 #[cfg(test)]
 mod tests;
-mod tls;
 mod values;
 
-pub use amqp_url::AmqpUrl;
-pub use fault::{ConfigErrors, Fault};
+pub use fault::{ConfigErrors, SettingFault};
 pub use load::{LoadOptions, Loaded, Override};
 pub use reader::SettingLine;
 pub use settings::{
     BrokerSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings,
     SolverSettings, TraceSettings, WorkerSettings,
 };
-pub use values::LogFilter;
+pub use values::{AmqpUrl, LogFilter};
 
 /// What environment variables that carry settings begin with.
 pub const ENV_PREFIX: &str = "CAPTCHA_WORKER__";

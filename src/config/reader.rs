@@ -9,8 +9,8 @@ use ::config::{Value, ValueKind};
 use humantime::format_duration;
 use serde::Serialize;
 
-use super::fault::Fault;
-use super::layer::Leaf;
+use super::fault::SettingFault;
+use super::layers::Leaf;
 
 /// Longest piece of a value that a message or table shows, in characters.
 const MAX_SHOWN: usize = 200;
@@ -39,13 +39,13 @@ pub(super) struct Reader {
     values: BTreeMap<String, Raw>,
     dir: PathBuf,
     lines: Vec<SettingLine>,
-    faults: Vec<Fault>,
+    faults: Vec<SettingFault>,
     #[cfg(test)]
     pub(super) ranges: Vec<(String, String)>,
 }
 
 impl Reader {
-    pub(super) fn new(leaves: Vec<Leaf>, dir: &Path, faults: Vec<Fault>) -> Self {
+    pub(super) fn new(leaves: Vec<Leaf>, dir: &Path, faults: Vec<SettingFault>) -> Self {
         let raw = |leaf: Leaf| {
             let (kind, origin) = (leaf.kind, leaf.origin);
             (leaf.path.join("."), Raw { kind, origin })
@@ -61,7 +61,7 @@ impl Reader {
     }
 
     /// What may be shown, and every fault. A setting that nobody read is a fault of this program, told rather than ignored.
-    pub(super) fn finish(mut self) -> (Vec<SettingLine>, Vec<Fault>) {
+    pub(super) fn finish(mut self) -> (Vec<SettingLine>, Vec<SettingFault>) {
         for (key, raw) in std::mem::take(&mut self.values) {
             self.fault(&key, &raw.origin, "is listed but has no meaning in this version", "");
         }
@@ -69,7 +69,7 @@ impl Reader {
     }
 
     pub(super) fn fault(&mut self, key: &str, origin: &str, problem: impl Into<String>, allowed: &str) {
-        self.faults.push(Fault {
+        self.faults.push(SettingFault {
             key: key.to_owned(),
             origin: origin.to_owned(),
             problem: problem.into(),
@@ -148,6 +148,15 @@ impl Reader {
             other => Err(format!("{} is not a text in quotes", shown(other))),
         };
         parsed.map_err(|problem| self.fault(key, &raw.origin, problem, allowed)).ok()
+    }
+
+    /// One of several words, each of which stands for a value.
+    pub(super) fn choice<T, const N: usize>(&mut self, key: &str, words: [(&str, T); N]) -> Option<T> {
+        let allowed = words.each_ref().map(|(word, _)| format!("\"{word}\"")).join(", ");
+        self.text(key, &allowed, |text| {
+            let found = words.into_iter().find(|(word, _)| *word == text);
+            found.map(|(_, value)| value).ok_or_else(|| format!("{} is none of them", quoted(text)))
+        })
     }
 
     pub(super) fn duration(&mut self, key: &str, range: RangeInclusive<Duration>) -> Option<Duration> {

@@ -1,69 +1,71 @@
 //! Reads every section. Each value is read before any is missed, so that no fault hides another.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::reader::{Reader, quoted};
+use super::files;
+use super::reader::{Reader, parse_duration, quoted};
 use super::settings::{
-    BrokerSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings, TraceSettings,
-    WorkerSettings,
+    BrokerSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings,
+    SolverSettings, TraceSettings, WorkerSettings,
 };
-use super::{guard, secret, solver, tables, tls, values};
+use super::values::{self, LogFilter};
+use crate::domain::api_code::Overrides;
+use crate::domain::class::Class;
+use crate::domain::guard::Rules;
+use crate::domain::kind;
+use crate::domain::lifecycle::Ambiguous;
+use crate::domain::policy::Policy;
+use crate::domain::poll_schedule::{PollSchedule, PollScheduleError, PollSchedules};
+use crate::domain::solve_time::Reach;
 
-pub(super) const SECOND: Duration = Duration::from_secs(1);
-pub(super) const TENTH: Duration = Duration::from_millis(100);
-pub(super) const MINUTE: Duration = Duration::from_secs(60);
+const TENTH: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+/// Beyond any account's funds.
+const MOST_MONEY: f64 = 1_000_000_000.0;
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
+
+/// A struct of settings. Each field is read, in this order, before any is missed.
+macro_rules! all_of {
+    ($settings:ident { $($field:ident: $read:expr),+ $(,)? }) => {{
+        $(let $field = $read;)+
+        Some($settings { $($field: $field?),+ })
+    }};
+}
 
 /// All settings; `None` where a fault was recorded.
 pub(super) fn read(reader: &mut Reader) -> Option<Settings> {
-    let broker = broker(reader);
-    let solver = solver::read(reader);
-    let worker = worker(reader);
-    let retry = retry(reader);
-    let polling = tables::polling(reader);
-    let codes = tables::codes(reader);
-    let policy = tables::policy(reader);
-    let caps = tables::caps(reader);
-    let guard = guard::read(reader);
-    let ops = ops(reader);
-    let log = log(reader);
-    let traces = traces(reader);
-    Some(Settings {
-        broker: broker?,
-        solver: solver?,
-        worker: worker?,
-        retry: retry?,
-        polling: polling?,
-        codes: codes?,
-        policy: policy?,
-        caps: caps?,
-        guard: guard?,
-        ops: ops?,
-        log: log?,
-        traces: traces?,
+    all_of!(Settings {
+        broker: broker(reader),
+        solver: solver(reader),
+        worker: worker(reader),
+        retry: retry(reader),
+        polling: polling(reader),
+        codes: codes(reader),
+        policy: policy(reader),
+        caps: caps(reader),
+        guard: guard(reader),
+        ops: ops(reader),
+        log: log(reader),
+        traces: traces(reader),
     })
 }
 
 fn broker(reader: &mut Reader) -> Option<BrokerSettings> {
-    let url = secret::broker_url(reader);
-    let tls = tls::read(reader, url.as_ref());
-    let namespace = reader.text("broker.namespace", "1 to 64 of a-z, 0-9, '_', '.', '-'", values::namespace);
-    let connect_timeout = reader.duration("broker.connect_timeout", TENTH..=5 * MINUTE);
-    let call_timeout = reader.duration("broker.call_timeout", TENTH..=5 * MINUTE);
-    let confirm_timeout = reader.duration("broker.confirm_timeout", TENTH..=5 * MINUTE);
-    let heartbeat = heartbeat(reader);
-    let reply_to_prefix = reader.text("broker.reply_to_prefix", "a prefix of queue names", reply_to_prefix);
-    let declare_topology = reader.flag("broker.declare_topology");
-    Some(BrokerSettings {
-        url: url?,
-        tls: tls?,
-        namespace: namespace?,
-        connect_timeout: connect_timeout?,
-        call_timeout: call_timeout?,
-        confirm_timeout: confirm_timeout?,
-        heartbeat: heartbeat?,
-        reply_to_prefix: reply_to_prefix?,
-        declare_topology: declare_topology?,
+    let prefix = "a prefix of queue names";
+    all_of!(BrokerSettings {
+        url: files::broker_url(reader),
+        tls: files::tls(reader, url.as_ref()),
+        namespace: reader.text("broker.namespace", "1 to 64 of a-z, 0-9, '_', '.', '-'", values::namespace),
+        connect_timeout: reader.duration("broker.connect_timeout", TENTH..=5 * MINUTE),
+        call_timeout: reader.duration("broker.call_timeout", TENTH..=5 * MINUTE),
+        confirm_timeout: reader.duration("broker.confirm_timeout", TENTH..=5 * MINUTE),
+        heartbeat: heartbeat(reader),
+        reply_to_prefix: reader.text("broker.reply_to_prefix", prefix, values::reply_to_prefix),
+        declare_topology: reader.flag("broker.declare_topology"),
     })
 }
 
@@ -79,40 +81,65 @@ fn heartbeat(reader: &mut Reader) -> Option<Duration> {
     None
 }
 
-/// AMQP's short strings have at most 255 bytes.
-fn reply_to_prefix(text: &str) -> Result<String, String> {
-    if text.len() <= 200 && !text.chars().any(char::is_control) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("{} is longer than 200 bytes, or holds control characters", quoted(text)))
-    }
+fn solver(reader: &mut Reader) -> Option<SolverSettings> {
+    let ambiguous = [("retry", Ambiguous::Retry), ("dead-letter", Ambiguous::DeadLetter)];
+    all_of!(SolverSettings {
+        allow_plain_http: reader.flag("solver.allow_plain_http"),
+        base_url: reader.text("solver.base_url", "an address such as https://api.example.com", |text| {
+            // While the flag itself is faulty, plain http is not reported on top.
+            values::base_url(text, allow_plain_http.unwrap_or(true))
+        }),
+        api_key: files::api_key(reader),
+        connect_timeout: reader.duration("solver.connect_timeout", TENTH..=MINUTE),
+        request_timeout: reader.duration("solver.request_timeout", SECOND..=5 * MINUTE),
+        max_connections: reader.whole("solver.max_connections", 1..=1_024),
+        idle_timeout: reader.duration("solver.idle_timeout", TENTH..=5 * MINUTE),
+        max_calls_per_second: reader.whole("solver.max_calls_per_second", 0..=100_000).map(NonZeroU32::new),
+        ambiguous_submit: reader.choice("solver.ambiguous_submit", ambiguous),
+    })
 }
 
 fn worker(reader: &mut Reader) -> Option<WorkerSettings> {
-    let name = reader.text("worker.name", "at most 128 characters", values::worker_name);
-    let max_in_flight = reader.whole("worker.max_in_flight", 1..=60_000);
-    let submit_concurrency = reader.whole("worker.submit_concurrency", 1..=1_000);
-    let drain_timeout = reader.duration("worker.drain_timeout", SECOND..=15 * MINUTE);
-    let linger = reader.duration("worker.linger", Duration::ZERO..=Duration::from_millis(100));
-    Some(WorkerSettings {
-        name: name?,
-        max_in_flight: max_in_flight?,
-        submit_concurrency: submit_concurrency?,
-        drain_timeout: drain_timeout?,
-        linger: linger?,
+    all_of!(WorkerSettings {
+        name: reader.text("worker.name", "at most 128 characters", values::worker_name),
+        max_in_flight: reader.whole("worker.max_in_flight", 1..=60_000),
+        submit_concurrency: reader.whole("worker.submit_concurrency", 1..=1_000),
+        drain_timeout: reader.duration("worker.drain_timeout", SECOND..=15 * MINUTE),
+        linger: reader.duration("worker.linger", Duration::ZERO..=TENTH),
     })
 }
 
 fn retry(reader: &mut Reader) -> Option<RetrySettings> {
-    let capacity_timeout = reader.duration("retry.capacity_timeout", Duration::ZERO..=WEEK);
-    let transient_timeout = reader.duration("retry.transient_timeout", Duration::ZERO..=WEEK);
-    let unknown_timeout = reader.duration("retry.unknown_timeout", Duration::ZERO..=WEEK);
-    let max_resubmissions = reader.whole("retry.max_resubmissions", 0..=5);
-    Some(RetrySettings {
-        capacity_timeout: capacity_timeout?,
-        transient_timeout: transient_timeout?,
-        unknown_timeout: unknown_timeout?,
-        max_resubmissions: max_resubmissions?,
+    all_of!(RetrySettings {
+        capacity_timeout: reader.duration("retry.capacity_timeout", Duration::ZERO..=WEEK),
+        transient_timeout: reader.duration("retry.transient_timeout", Duration::ZERO..=WEEK),
+        unknown_timeout: reader.duration("retry.unknown_timeout", Duration::ZERO..=WEEK),
+        max_resubmissions: reader.whole("retry.max_resubmissions", 0..=5),
+    })
+}
+
+fn guard(reader: &mut Reader) -> Option<GuardSettings> {
+    let shared_egress = reader.choice("guard.egress", [("shared", true), ("own", false)]);
+    let rules = all_of!(Rules {
+        ban_pause: reader.duration("guard.ban_pause", SECOND..=24 * HOUR),
+        quarantine: reader.duration("guard.proxy_quarantine", SECOND..=24 * HOUR),
+        balance_interval: reader.duration("guard.balance_interval", 5 * SECOND..=60 * MINUTE),
+        low_balance: reader.number("guard.low_balance", 0.0..=MOST_MONEY),
+        min_balance: reader.number("guard.min_balance", 0.0..=MOST_MONEY),
+        wrong_ids_share: reader.number("guard.wrong_ids_share", 0.01..=1.0),
+        wrong_ids_least: reader.whole("guard.wrong_ids_least", 1..=1_000),
+        wrong_ids_per_minute: reader.whole("guard.wrong_ids_per_minute", 0..=100_000),
+    });
+    let deadlines = all_of!(Reach {
+        quantile: reader.number("guard.deadline_quantile", 0.0..=1.0),
+        least_answers: reader.whole("guard.deadline_answers", 1..=200),
+    });
+    let operators = reader.list("guard.operators").map(|(operators, _)| operators);
+    Some(GuardSettings {
+        rules: rules?,
+        shared_egress: shared_egress?,
+        operators: operators?,
+        deadlines: deadlines?,
     })
 }
 
@@ -123,26 +150,143 @@ fn ops(reader: &mut Reader) -> Option<OpsSettings> {
 }
 
 fn log(reader: &mut Reader) -> Option<LogSettings> {
-    let level = reader.text("log.level", values::LogFilter::ALLOWED, values::LogFilter::try_new);
-    let format = reader.text("log.format", "\"auto\", \"human\", \"json\"", |text| match text {
-        "auto" => Ok(LogFormat::Auto),
-        "human" => Ok(LogFormat::Human),
-        "json" => Ok(LogFormat::Json),
-        other => Err(format!("{} is none of them", quoted(other))),
-    });
-    Some(LogSettings { level: level?, format: format? })
+    let formats = [("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)];
+    all_of!(LogSettings {
+        level: reader.text("log.level", LogFilter::ALLOWED, LogFilter::try_new),
+        format: reader.choice("log.format", formats),
+    })
 }
 
 fn traces(reader: &mut Reader) -> Option<TraceSettings> {
-    let endpoint = reader.text("traces.otlp_endpoint", "an address such as \"http://127.0.0.1:4318\"", |text| {
-        if text.is_empty() {
-            Ok(None)
-        } else if cfg!(feature = "otel") {
-            values::otlp_endpoint(text).map(Some)
-        } else {
-            Err("is set, but this program was built without traces: build it with `--features otel`, or leave this empty".to_owned())
+    let allowed = "an address such as \"http://127.0.0.1:4318\"";
+    all_of!(TraceSettings {
+        endpoint: reader.text("traces.otlp_endpoint", allowed, |text| {
+            if text.is_empty() {
+                Ok(None)
+            } else if cfg!(feature = "otel") {
+                values::otlp_endpoint(text).map(Some)
+            } else {
+                Err("is set, but this program was built without traces: build it with \
+                     `--features otel`, or leave this empty"
+                    .to_owned())
+            }
+        }),
+        sample_ratio: reader.number("traces.sample_ratio", 0.0..=1.0),
+    })
+}
+
+/// A type's three settings, each perhaps left out.
+type Pace = [Option<Duration>; 3];
+
+/// `[polling.*]`
+fn polling(reader: &mut Reader) -> Option<PollSchedules> {
+    let mut types = reader.names_in("polling", &["first_delay", "interval", "timeout"]);
+    types.retain(|name| name != "default");
+    let default = pace(reader, "default");
+    let base = default.unwrap_or_default();
+    let default = default.and_then(|pace| pacing(reader, "default", pace, base));
+    let mut all_good = true;
+    let mut by_type = BTreeMap::new();
+    let mut paces: BTreeMap<String, Pace> = BTreeMap::new();
+    // A type stands before its classes, which follow it in what they leave out.
+    for name in types {
+        let read = pace(reader, &name).and_then(|pace| {
+            let of_type = paces.get(kind::bare(&name)).copied().unwrap_or_default();
+            let pace = [0, 1, 2].map(|field| pace[field].or(of_type[field]));
+            paces.insert(name.clone(), pace);
+            pacing(reader, &name, pace, base)
+        });
+        match read {
+            Some(pacing) => drop(by_type.insert(name, pacing)),
+            None => all_good = false,
         }
+    }
+    let default = default?;
+    all_good.then_some(PollSchedules { default, by_type })
+}
+
+fn pace(reader: &mut Reader, name: &str) -> Option<Pace> {
+    let mut read = |field: &str| {
+        reader.optional(&format!("polling.{name}.{field}"), |reader, key| {
+            reader.text(key, "a duration", parse_duration)
+        })
+    };
+    let (first_delay, interval, timeout) = (read("first_delay"), read("interval"), read("timeout"));
+    Some([first_delay?, interval?, timeout?])
+}
+
+fn pacing(reader: &mut Reader, name: &str, pace: Pace, base: Pace) -> Option<PollSchedule> {
+    let [first_delay, interval, timeout] = [0, 1, 2].map(|field| pace[field].or(base[field]));
+    // The default itself is at fault, which is reported as such.
+    let error = match PollSchedule::try_new(first_delay?, interval?, timeout?) {
+        Ok(pacing) => return Some(pacing),
+        Err(error) => error,
+    };
+    let field = match error {
+        PollScheduleError::Interval => "interval",
+        PollScheduleError::Timeout => "timeout",
+    };
+    let key = format!("polling.{name}.{field}");
+    let origin = reader.shown_origin(&key);
+    reader.fault(&key, &origin, error.to_string(), "");
+    None
+}
+
+/// `[codes]`
+fn codes(reader: &mut Reader) -> Option<Overrides> {
+    // Only this program can tell that a message is no job, or that handling it panicked.
+    let ours = |class: &Class| matches!(class, Class::Malformed | Class::Poison);
+    let allowed: Vec<_> = Class::ALL.iter().filter(|class| !ours(class)).map(|class| class.name()).collect();
+    let allowed = allowed.join(", ");
+    let mut by_code = BTreeMap::new();
+    let mut all_good = true;
+    for code in reader.names_in("codes", &[]) {
+        let class = reader.text(&format!("codes.{code}"), &allowed, |text| {
+            let class = text.parse::<Class>().ok().filter(|class| !ours(class));
+            class.ok_or_else(|| format!("{} is no class of an error code", quoted(text)))
+        });
+        match class {
+            Some(class) => drop(by_code.insert(code, class)),
+            None => all_good = false,
+        }
+    }
+    all_good.then(|| Overrides::new(by_code))
+}
+
+/// `[caps]`
+fn caps(reader: &mut Reader) -> Option<BTreeMap<String, usize>> {
+    let mut caps = BTreeMap::new();
+    let mut all_good = true;
+    for name in reader.names_in("caps", &[]) {
+        match reader.whole(&format!("caps.{name}"), 1..=60_000) {
+            Some(cap) => drop(caps.insert(name, cap)),
+            None => all_good = false,
+        }
+    }
+    all_good.then_some(caps)
+}
+
+/// `[policy]`
+fn policy(reader: &mut Reader) -> Option<Policy> {
+    let (domains_key, types_key) = ("policy.allowed_domains", "policy.allowed_types");
+    let domains = reader.list(domains_key);
+    let types = reader.list(types_key);
+    let types = types.and_then(|(types, origin)| {
+        let is_type = |name: &String| !name.is_empty() && !name.contains(char::is_whitespace);
+        if types.iter().all(is_type) {
+            return Some(types);
+        }
+        reader.fault(types_key, &origin, "holds an entry that is not the name of a task type", "");
+        None
     });
-    let sample_ratio = reader.number("traces.sample_ratio", 0.0..=1.0);
-    Some(TraceSettings { endpoint: endpoint?, sample_ratio: sample_ratio? })
+    let (domains, origin) = domains?;
+    let policy = Policy::try_new(&domains, types.as_deref().unwrap_or_default());
+    let policy = policy
+        .map_err(|errors| {
+            for error in errors {
+                reader.fault(domains_key, &origin, error.to_string(), "");
+            }
+        })
+        .ok();
+    types.and(policy)
 }

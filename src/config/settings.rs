@@ -8,8 +8,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::amqp_url::AmqpUrl;
-use super::values::LogFilter;
+use super::values::{AmqpUrl, LogFilter};
 use crate::domain::api_code::Overrides;
 use crate::domain::guard;
 use crate::domain::lifecycle::Ambiguous;

@@ -2,15 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::layer::{self, Leaf};
+use super::layers::{self, Leaf, Schema};
 use super::reader::Reader;
-use super::schema::Schema;
 use super::{DEFAULTS, LoadOptions, Settings, sections};
 
 fn defaults() -> Vec<Leaf> {
     let mut faults = Vec::new();
-    let leaves = layer::parse_toml(DEFAULTS, "default").unwrap();
-    let known = layer::known(leaves.clone(), &Schema::new(&leaves), &mut faults);
+    let leaves = layers::parse_toml(DEFAULTS, "default").unwrap();
+    let known = layers::known(leaves.clone(), &Schema::new(&leaves), &mut faults);
     assert_eq!(faults, []);
     known
 }
