@@ -16,15 +16,12 @@ mod client;
 mod http;
 mod key;
 mod options;
-mod reply;
-mod timing;
 mod transport;
 pub mod wire;
 
-pub use client::Solver;
+pub use client::{CallTimes, Solver};
 pub use http::HttpTransport;
 pub use key::Mask;
 pub use options::{SolverConfigError, SolverOptions};
-pub use timing::CallTimes;
 pub use transport::{CREATE_TASK, GET_BALANCE, GET_TASK_RESULT, RawReply, Transport, TransportError};
 pub use wire::Balance;

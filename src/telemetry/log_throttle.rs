@@ -23,13 +23,13 @@ const SPAN: Duration = Duration::from_secs(60);
 const MAX_KINDS: usize = 1_024;
 /// Longest text that a line about lines left out repeats, in characters.
 const MAX_TEXT: usize = 200;
-/// The part that the lines about lines left out come from; they are rationed by how often they are asked for.
+/// The part that the lines about lines left out come from; they are throttle by how often they are asked for.
 const OWN: &str = "captcha_worker::telemetry";
 
 /// Warnings and errors by their kind.
 #[derive(Debug)]
 struct LogThrottle<K> {
-    kinds: HashMap<K, Kind>,
+    kinds: HashMap<K, LineKind>,
 }
 
 impl<K> Default for LogThrottle<K> {
@@ -39,7 +39,7 @@ impl<K> Default for LogThrottle<K> {
 }
 
 #[derive(Debug)]
-struct Kind {
+struct LineKind {
     /// When the span began, and what was written in it.
     since: Instant,
     written: u32,
@@ -62,7 +62,7 @@ impl<K: Eq + Hash> LogThrottle<K> {
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&kind) {
             return true;
         }
-        let kind = self.kinds.entry(kind).or_insert(Kind { since: now, written: 0, left_out: None });
+        let kind = self.kinds.entry(kind).or_insert(LineKind { since: now, written: 0, left_out: None });
         if now.duration_since(kind.since) >= SPAN {
             (kind.since, kind.written) = (now, 0);
         }
@@ -87,11 +87,11 @@ impl<K: Eq + Hash> LogThrottle<K> {
     }
 }
 
-/// The ration of a whole process, of warnings and errors alone. Their kind is the place in the source that writes them.
+/// The throttle of a whole process, of warnings and errors alone. Their kind is the place in the source that writes them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Rationed(Arc<Mutex<LogThrottle<Identifier>>>);
+pub(super) struct ProcessThrottle(Arc<Mutex<LogThrottle<Identifier>>>);
 
-impl Rationed {
+impl ProcessThrottle {
     fn lock(&self) -> MutexGuard<'_, LogThrottle<Identifier>> {
         // Each entry is whole at every moment.
         self.0.lock()
@@ -116,13 +116,13 @@ impl Rationed {
     }
 }
 
-/// A layer that writes lines, as the ration allows. (A filter that looks at events would have to be asked about every line that nobody wants.)
-pub(super) struct Sparing<L> {
+/// A layer that writes lines, as the throttle allows. (A filter that looks at events would have to be asked about every line that nobody wants.)
+pub(super) struct ThrottledLayer<L> {
     pub(super) lines: L,
-    pub(super) rationed: Rationed,
+    pub(super) throttle: ProcessThrottle,
 }
 
-impl<S: Subscriber, L: Layer<S>> Layer<S> for Sparing<L> {
+impl<S: Subscriber, L: Layer<S>> Layer<S> for ThrottledLayer<L> {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         self.lines.on_new_span(attributes, id, context);
     }
@@ -132,7 +132,7 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for Sparing<L> {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        if self.rationed.admits(event) {
+        if self.throttle.admits(event) {
             self.lines.on_event(event, context);
         }
     }
@@ -181,26 +181,26 @@ mod tests {
 
     #[test]
     fn so_many_lines_a_minute_of_each_kind_are_written_and_the_rest_is_counted_once() {
-        let (mut ration, began) = (LogThrottle::default(), Instant::now());
+        let (mut throttle, began) = (LogThrottle::default(), Instant::now());
         // A storm of two minutes and a half, a thousand lines a second.
         let mut written = 0;
         let mut told = Vec::new();
         for millis in 0..150_000 {
             let now = began + Duration::from_millis(millis);
-            written += u32::from(ration.admit("one", now, || "trouble".to_owned()));
+            written += u32::from(throttle.admit("one", now, || "trouble".to_owned()));
             if millis % 10_000 == 0 {
-                told.extend(ration.due(now));
+                told.extend(throttle.due(now));
             }
         }
         assert_eq!(written, 3 * MOST);
         let end = began + seconds(150);
-        assert!(ration.admit("other", end, String::new), "another kind");
-        assert!(ration.due(end).is_empty(), "not a minute old");
-        told.extend(ration.due(end + SPAN));
+        assert!(throttle.admit("other", end, String::new), "another kind");
+        assert!(throttle.due(end).is_empty(), "not a minute old");
+        told.extend(throttle.due(end + SPAN));
         assert!(told.iter().all(|left_out| left_out.text == "trouble"));
         assert_eq!(told.iter().map(|left_out| left_out.lines).sum::<u64>(), 150_000 - u64::from(written));
         assert_eq!(told.len(), 3, "{told:?}");
-        assert!(ration.rest().is_empty(), "told once");
+        assert!(throttle.rest().is_empty(), "told once");
     }
 
     #[derive(Clone, Default)]
@@ -227,19 +227,19 @@ mod tests {
 
     #[test]
     fn a_storm_of_warnings_is_some_lines_and_one_that_counts_the_rest() {
-        let (buffer, rationed) = (Buffer::default(), Rationed::default());
+        let (buffer, throttle) = (Buffer::default(), ProcessThrottle::default());
         let lines = lines::layer().with_ansi(false).with_writer(buffer.clone());
         let filter = tracing_subscriber::EnvFilter::new("info");
-        let sparing = Sparing { lines, rationed: rationed.clone() };
-        let subscriber = registry().with(sparing.with_filter(filter));
+        let throttled = ThrottledLayer { lines, throttle: throttle.clone() };
+        let subscriber = registry().with(throttled.with_filter(filter));
         tracing::subscriber::with_default(subscriber, || {
             for n in 0..1_000 {
                 tracing::warn!(n, "a {} could not be published", "ticket");
                 tracing::info!(n, "a job");
             }
-            rationed.tell(Instant::now(), false);
-            rationed.tell(Instant::now(), true);
-            rationed.tell(Instant::now(), true);
+            throttle.tell(Instant::now(), false);
+            throttle.tell(Instant::now(), true);
+            throttle.tell(Instant::now(), true);
         });
         let text = String::from_utf8(buffer.0.lock().clone()).unwrap();
         let count = |word: &str| text.lines().filter(|line| line.contains(word)).count();

@@ -1,20 +1,18 @@
 //! Logs: to stderr, for people or as JSON lines. Standard output belongs to what commands print.
 
 mod log_throttle;
-mod panics;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::panic::{self, PanicHookInfo};
 use std::time::Instant;
 
+use log_throttle::{ProcessThrottle, ThrottledLayer};
 use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{LogFilter, LogFormat};
-use log_throttle::{Rationed, Sparing};
-
-pub use panics::guard_panics;
 
 /// Logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +38,7 @@ const RETURNED_MESSAGES: &str = "lapin::returned_messages";
 #[derive(Clone)]
 pub struct Logging {
     filter: reload::Handle<EnvFilter, Registry>,
-    rationed: Rationed,
+    throttle: ProcessThrottle,
 }
 
 /// A filter that can take the place of the one in force.
@@ -54,7 +52,7 @@ pub fn init(level: &LogFilter, format: LogFormat) -> Result<Logging, TelemetryEr
     let NextFilter(wanted) = Logging::prepare(level)?;
     // Lines that nobody wants are known by their place in the source, once: the filter is asked for none of them again until it is replaced.
     let (wanted, filter) = reload::Layer::new(wanted);
-    let rationed = Rationed::default();
+    let throttle = ProcessThrottle::default();
     let discreet = filter_fn(|metadata| {
         let part = metadata.target().split("::").next().unwrap_or_default();
         let discreet = *metadata.level() < LevelFilter::TRACE || !TALKATIVE.contains(&part);
@@ -69,9 +67,9 @@ pub fn init(level: &LogFilter, format: LogFormat) -> Result<Logging, TelemetryEr
         LogFormat::Auto if terminal => layer.with_ansi(true).boxed(),
         LogFormat::Auto | LogFormat::Json => layer.json().flatten_event(true).with_ansi(false).boxed(),
     };
-    let layer = Sparing { lines: layer, rationed: rationed.clone() };
+    let layer = ThrottledLayer { lines: layer, throttle: throttle.clone() };
     tracing_subscriber::registry().with(layer.with_filter(filters)).try_init()?;
-    Ok(Logging { filter, rationed })
+    Ok(Logging { filter, throttle })
 }
 
 impl Logging {
@@ -93,12 +91,12 @@ impl Logging {
 
     /// Writes a line for each kind of warning of which lines were left out more than a minute ago.
     pub fn tell_left_out(&self) {
-        self.rationed.tell(Instant::now(), false);
+        self.throttle.tell(Instant::now(), false);
     }
 
     /// The same for all of them, at the end.
     pub fn tell_rest(&self) {
-        self.rationed.tell(Instant::now(), true);
+        self.throttle.tell(Instant::now(), true);
     }
 }
 
@@ -109,8 +107,33 @@ fn directives(level: &LogFilter) -> String {
     if text.contains("lapin") { text.to_owned() } else { format!("{text},lapin=off") }
 }
 
+/// Makes panics tell where they happened, and what only where that is fixed text.
+///
+/// A formatted message can hold whatever was being worked on: a publisher's proxy password, an address with credentials.
+pub fn guard_panics() {
+    panic::set_hook(Box::new(|info| {
+        let told = describe(info);
+        if tracing::enabled!(tracing::Level::ERROR) {
+            tracing::error!(panic = told, "a bug: this part of the program panicked");
+        } else {
+            // There is nothing left to do about an error here.
+            let _ = writeln!(io::stderr(), "a bug: this program panicked at {told}");
+        }
+    }));
+}
+
+fn describe(info: &PanicHookInfo<'_>) -> String {
+    let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    match info.payload().downcast_ref::<&'static str>() {
+        Some(fixed) => format!("{place}: {fixed}"),
+        None => place,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     #[test]
@@ -118,5 +141,19 @@ mod tests {
         let directives = |text| directives(&LogFilter::try_new(text).unwrap());
         assert_eq!(directives("info"), "info,lapin=off");
         assert_eq!(directives("info,lapin=debug"), "info,lapin=debug");
+    }
+
+    #[test]
+    fn a_panic_tells_its_place_and_no_formatted_text() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&told);
+        panic::set_hook(Box::new(move |info| seen.lock().unwrap().push(describe(info))));
+        let secret = "pl4nted";
+        let _ = panic::catch_unwind(|| panic!("could not use {secret}"));
+        let _ = panic::catch_unwind(|| panic!("a fixed text"));
+        let _ = panic::take_hook();
+        let told = told.lock().unwrap();
+        assert!(told[0].starts_with("src/telemetry/mod.rs:") && !told[0].contains(secret), "{told:?}");
+        assert!(told[1].ends_with(": a fixed text"), "{told:?}");
     }
 }

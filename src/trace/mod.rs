@@ -14,15 +14,11 @@ use crate::domain::class::Class;
 mod none;
 #[cfg(feature = "otel")]
 mod otlp;
-#[cfg(feature = "otel")]
-mod span;
 
 #[cfg(not(feature = "otel"))]
 pub use none::{Span, Tracer};
 #[cfg(feature = "otel")]
-pub use otlp::Tracer;
-#[cfg(feature = "otel")]
-pub use span::Span;
+pub use otlp::{Span, Tracer};
 
 /// How long the last spans may take to go out at the end.
 pub const FLUSH: Duration = Duration::from_secs(3);

@@ -3,9 +3,9 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::settings::BanRule;
 use super::tasks::TaskId;
 
 /// Most banned proxies remembered.
@@ -16,6 +16,28 @@ const MAX_UNKNOWN_IDS: usize = 100_000;
 const PARTS: u32 = 64;
 /// A caller that has been told has this long to stop: calls already on their way are no fault.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// When an account is banned, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BanRule {
+    /// So many offences within the window bring a ban; 0 means that there are no bans. [assumed: 5]
+    pub offences: u32,
+    /// The window, in ms. [assumed: 60,000]
+    pub window_ms: u32,
+    /// How long a ban lasts after the last offence, in ms. [documented: 10 minutes, longer if the calls go on]
+    pub length_ms: u32,
+    /// Calls with an unknown id are no offence each, since a service loses tasks of its own accord; they ban where there
+    /// are as many as `offences` within the window and they are more than this share, 0 to 1, of all answers to polls. A
+    /// call that repeats an id already answered as unknown is an offence like any other. [assumed: 0.5]
+    pub wrong_id_share: f64,
+}
+
+impl Default for BanRule {
+    fn default() -> Self {
+        Self { offences: 5, window_ms: 60_000, length_ms: 600_000, wrong_id_share: 0.5 }
+    }
+}
 
 /// Calls of the kinds that lead to a ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +95,17 @@ impl Keys {
 
 /// Money in millionths, so that many small prices add up exactly.
 #[derive(Debug, Default)]
-pub(super) struct Purse {
+pub(super) struct Funds {
     pub(super) balance: u64,
     pub(super) paid: u64,
 }
 
 const MICROS: f64 = 1e6;
+
+/// Bounded so that millionths of it fit in an integer with room for a billion credits.
+pub(super) fn is_money(amount: f64) -> bool {
+    (0.0..=1e9).contains(&amount)
+}
 
 /// An amount checked to be of 0 to 1e9, in millionths.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 1e15, and not negative")]
@@ -91,7 +118,7 @@ pub(super) fn from_micros(micros: u64) -> f64 {
     micros as f64 / MICROS
 }
 
-impl Purse {
+impl Funds {
     pub(super) fn covers(&self, cost: u64) -> bool {
         self.balance > 0 && self.balance >= cost
     }
@@ -169,11 +196,11 @@ impl BanLedger {
     }
 
     /// Notes an offence. One committed while banned makes the ban last longer.
-    pub(super) fn offend(&mut self, offence: Offence, now: Instant) -> Verdict {
+    pub(super) fn offend(&mut self, offence: Offence, now: Instant) -> OffenceEffect {
         let length = Duration::from_millis(self.rule.length_ms.into());
         if self.is_banned(now) {
             self.until = Some(now + length);
-            return Verdict::default();
+            return OffenceEffect::default();
         }
         let (repeated, too_many) = match offence {
             Offence::WrongId(id) => {
@@ -187,7 +214,7 @@ impl BanLedger {
             Offence::WrongKey | Offence::ZeroBalance | Offence::BannedProxy => (true, false),
         };
         if self.rule.offences == 0 {
-            return Verdict { repeated, ban_begins: false };
+            return OffenceEffect { repeated, ban_begins: false };
         }
         if repeated {
             let window = self.window();
@@ -198,7 +225,7 @@ impl BanLedger {
         if ban_begins {
             self.ban(now, length);
         }
-        Verdict { repeated, ban_begins }
+        OffenceEffect { repeated, ban_begins }
     }
 
     /// Notes a call with an unknown id; whether such calls are now enough, and a large enough share of all, for a ban.
@@ -259,7 +286,7 @@ impl BanLedger {
 
 /// How an offence was judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct OffenceEffect {
     /// The caller had been told of this fault already, or cannot but know it.
     pub(super) repeated: bool,
     pub(super) ban_begins: bool,
@@ -267,24 +294,24 @@ pub(super) struct Verdict {
 
 /// One call in time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct CallTimes {
     /// The call arrived.
-    pub(super) begun: Instant,
+    pub(super) arrived: Instant,
     /// Its answer leaves.
     pub(super) answered: Instant,
 }
 
 /// Refusals for one reason, from the first to the mending of the cause.
 #[derive(Debug, Default)]
-pub(super) struct Spell {
+pub(super) struct RefusalStreak {
     told_at: Option<Instant>,
 }
 
-impl Spell {
+impl RefusalStreak {
     /// Notes a refusal; whether the call that met it was late.
-    pub(super) fn refuse(&mut self, at: Moment) -> bool {
+    pub(super) fn refuse(&mut self, at: CallTimes) -> bool {
         let told_at = *self.told_at.get_or_insert(at.answered);
-        at.begun.saturating_duration_since(told_at) > GRACE
+        at.arrived.saturating_duration_since(told_at) > GRACE
     }
 
     pub(super) fn end(&mut self) {

@@ -1,4 +1,8 @@
-//! The task types the API knows: what each must carry, what its solution looks like, what it costs.
+//! The task types that the API knows: what each must carry, what it costs, and its solution, which is
+//! derived from the task alone by FNV-1a: a test in any language can repeat that hash in three lines,
+//! and so check that the right answer reached the right job.
+
+use Field::{Body, Class, Gt, Images, MetadataTask, UserAgent, WebsiteKey, WebsitePublicKey, WebsiteUrl};
 
 use super::distribution::Distribution;
 
@@ -46,7 +50,7 @@ pub(super) enum Shape {
 
 /// One task type.
 #[derive(Debug)]
-pub(super) struct Kind {
+pub(super) struct TaskType {
     /// The value of `type`.
     pub(super) name: &'static str,
     /// What it must carry.
@@ -62,18 +66,16 @@ pub(super) struct Kind {
 const IMAGE: Distribution = Distribution::Lognormal { median: 500, p99: 2_500 };
 const SITE: Distribution = Distribution::Lognormal { median: 2_000, p99: 6_000 };
 
-use Field::{Body, Class, Gt, Images, MetadataTask, UserAgent, WebsiteKey, WebsitePublicKey, WebsiteUrl};
-
-const fn image(name: &'static str, required: &'static [Field], shape: Shape) -> Kind {
-    Kind { name, required, shape, cost_micros: 1_000, solve: IMAGE }
+const fn image(name: &'static str, required: &'static [Field], shape: Shape) -> TaskType {
+    TaskType { name, required, shape, cost_micros: 1_000, solve: IMAGE }
 }
 
-const fn site(name: &'static str, required: &'static [Field], shape: Shape) -> Kind {
-    Kind { name, required, shape, cost_micros: 2_000, solve: SITE }
+const fn site(name: &'static str, required: &'static [Field], shape: Shape) -> TaskType {
+    TaskType { name, required, shape, cost_micros: 2_000, solve: SITE }
 }
 
 /// Every type the API documents.
-pub(super) static KINDS: [Kind; 13] = [
+pub(super) static KINDS: [TaskType; 13] = [
     image("ImageToTextTask", &[Body], Shape::Text),
     image("ComplexImageTask", &[Class, Images, MetadataTask], Shape::Answer),
     site("FunCaptchaTask", &[WebsiteUrl, WebsitePublicKey], Shape::TokenAndAgent),
@@ -92,4 +94,73 @@ pub(super) static KINDS: [Kind; 13] = [
 /// The place of a type in [`KINDS`].
 pub(super) fn index_of(name: &str) -> Option<usize> {
     KINDS.iter().position(|kind| kind.name == name)
+}
+
+/// The user agent that solutions name where their type names one.
+const USER_AGENT: &str = "Mozilla/5.0 (simulator)";
+
+/// What a task's answer is derived from.
+pub(super) fn answer_of(kind: usize, digest: u64, body: Option<&str>) -> u64 {
+    match (KINDS[kind].shape, body) {
+        (Shape::Text, Some(body)) => fnv1a(body.as_bytes()),
+        _ => digest,
+    }
+}
+
+/// The solution as JSON text; the parts need no escaping.
+pub(super) fn render(kind: usize, answer: u64) -> String {
+    match KINDS[kind].shape {
+        Shape::Text => format!(r#"{{"text":"{answer:016x}"}}"#),
+        Shape::Answer => {
+            let [a, b, c, d] = [48, 32, 16, 0].map(|shift| (answer >> shift) & 0xffff);
+            format!(r#"{{"answer":[{a},{b},{c},{d}]}}"#)
+        }
+        Shape::TokenAndAgent => {
+            format!(r#"{{"token":"fun.{answer:016x}","userAgent":"{USER_AGENT}"}}"#)
+        }
+        Shape::Token => format!(r#"{{"token":"0.{answer:016x}"}}"#),
+        Shape::HCaptcha => format!(
+            r#"{{"gRecaptchaResponse":"P1_{answer:016x}","respKey":"E0_{answer:016x}","userAgent":"{USER_AGENT}"}}"#
+        ),
+        Shape::Recaptcha => format!(r#"{{"gRecaptchaResponse":"03A{answer:016x}"}}"#),
+        Shape::GeeTest => format!(
+            r#"{{"geetest":{{"challenge":"{answer:016x}","validate":"v{answer:016x}","seccode":"v{answer:016x}|jordan"}}}}"#
+        ),
+    }
+}
+
+const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const PRIME: u64 = 0x0000_0100_0000_01b3;
+
+/// FNV-1a, 64 bits.
+pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(OFFSET, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+}
+
+/// A digest, stirred with a salt, as a fraction of 0..1. FNV's upper bits move little for short inputs, hence the
+/// finaliser (that of `SplitMix64`).
+pub(super) fn fraction(digest: u64, salt: u64) -> f64 {
+    let mut z = digest ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^= z >> 31;
+    // 53 bits are what an f64 holds exactly.
+    (z >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_published_fnv_1a() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn a_share_of_one_twentieth_takes_about_one_digest_in_twenty() {
+        let taken = (0..100_000_u32).filter(|n| fraction(fnv1a(&n.to_le_bytes()), 3) < 0.05).count();
+        assert!((4_700..=5_300).contains(&taken), "{taken}");
+    }
 }

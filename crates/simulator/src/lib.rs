@@ -23,37 +23,31 @@
 //! ```
 
 mod account;
+mod calls;
 mod control;
-mod create;
-mod digest;
 mod distribution;
 mod kinds;
-mod outage;
-mod poll;
-mod reply;
-mod request;
 mod script;
 mod server;
 mod settings;
-mod solution;
 mod state;
 mod stats;
 mod tasks;
+mod wire;
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-pub use control::{Control, ControlError, Storm};
+pub use account::BanRule;
+pub use control::{Control, ControlError, Flash, Outage, Storm, Target};
 pub use distribution::Distribution;
-pub use outage::{Flash, Outage, Target};
-pub use reply::Reply;
 pub use script::{HttpStep, Rule, Script, Step, When};
 pub use server::Server;
-pub use settings::{BanRule, ScenarioError, SimulatorConfig, TaskIds, TypeConfig};
-pub use solution::expected_solution;
+pub use settings::{ScenarioError, SimulatorConfig, TaskIds, TypeConfig};
 pub use stats::{Calls, LateCalls, Stats};
+pub use wire::{Reply, expected_solution};
 
 use state::State;
 
@@ -100,22 +94,26 @@ impl Simulator {
         let now = Instant::now();
         match path {
             "createTask" => {
-                let call = request::read_create(body, self.script_in_task);
+                let call = wire::read_create(body, self.script_in_task);
                 self.at(now, |state, at| state.create_task(call, at))
             }
             "getTaskResult" => {
-                let call = request::read_poll(body);
+                let call = wire::read_poll(body);
                 self.at(now, |state, at| state.get_task_result(&call, at))
             }
             "getBalance" => {
-                let key = request::read_key(body);
+                let key = wire::read_key(body);
                 self.at(now, |state, at| state.get_balance(key.as_deref(), at))
             }
             _ => self.at(now, |state, _| state.unknown_path()),
         }
     }
 
-    fn at(&self, now: Instant, act: impl FnOnce(&mut State, account::Moment) -> Reply) -> (Reply, Instant) {
+    fn at(
+        &self,
+        now: Instant,
+        act: impl FnOnce(&mut State, account::CallTimes) -> Reply,
+    ) -> (Reply, Instant) {
         let mut state = self.lock();
         let at = state.arrive(now);
         (act(&mut state, at), at.answered)

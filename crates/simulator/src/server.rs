@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
-use super::reply::{JSON, Reply};
+use super::wire::{JSON, Reply};
 use super::{Simulator, Stats};
 
 /// Longest request body, in bytes.

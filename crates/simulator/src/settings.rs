@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::account::{BanRule, is_money};
+use super::control::{Outage, outage_faults};
 use super::distribution::Distribution;
 use super::kinds;
-use super::outage::{Outage, outage_faults};
 use super::script::Rule;
 
 /// Everything a simulator can be told. Every field has a default, so a scenario names only what it changes.
@@ -64,22 +65,6 @@ pub enum TaskIds {
     Uuid,
 }
 
-/// When an account is banned, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BanRule {
-    /// So many offences within the window bring a ban; 0 means that there are no bans. [assumed: 5]
-    pub offences: u32,
-    /// The window, in ms. [assumed: 60,000]
-    pub window_ms: u32,
-    /// How long a ban lasts after the last offence, in ms. [documented: 10 minutes, longer if the calls go on]
-    pub length_ms: u32,
-    /// Calls with an unknown id are no offence each, since a service loses tasks of its own accord; they ban where there
-    /// are as many as `offences` within the window and they are more than this share, 0 to 1, of all answers to polls. A
-    /// call that repeats an id already answered as unknown is an offence like any other. [assumed: 0.5]
-    pub wrong_id_share: f64,
-}
-
 /// What may differ by task type.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -129,12 +114,6 @@ impl Default for SimulatorConfig {
             max_tasks: 1_000_000,
             max_digests: 1_000_000,
         }
-    }
-}
-
-impl Default for BanRule {
-    fn default() -> Self {
-        Self { offences: 5, window_ms: 60_000, length_ms: 600_000, wrong_id_share: 0.5 }
     }
 }
 
@@ -210,11 +189,6 @@ impl SimulatorConfig {
         faults.extend(outage_faults(&self.outages));
         if faults.is_empty() { Ok(()) } else { Err(ScenarioError::Values(faults)) }
     }
-}
-
-/// Bounded so that millionths of it fit in an integer with room for a billion credits.
-pub(super) fn is_money(amount: f64) -> bool {
-    (0.0..=1e9).contains(&amount)
 }
 
 fn type_faults(name: &str, of_type: &TypeConfig, faults: &mut Vec<String>) {

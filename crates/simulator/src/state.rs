@@ -1,4 +1,4 @@
-//! The API's mind: one call at a time, at one instant, to one reply. No clock is read and nothing is awaited here.
+//! The API's state: one call at a time, at one instant, to one reply. No clock is read and nothing is awaited here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,49 +7,49 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
-use super::account::{self, BanLedger, Keys, Moment, Offence, Purse, Spell};
+use super::account::{self, BanLedger, CallTimes, Funds, Keys, Offence, RefusalStreak};
+use super::control::Outages;
 use super::control::{Control, ControlError, Storm};
 use super::distribution::Distribution;
 use super::kinds::{self, KINDS};
-use super::outage::Outages;
-use super::reply::{Endpoint, Reply};
 use super::script::{Script, Step, When};
 use super::settings::SimulatorConfig;
 use super::stats::Stats;
-use super::tasks::{Slots, Submissions, TaskBook};
+use super::tasks::{Slots, Submissions, TaskStore};
+use super::wire::{Endpoint, Reply};
 
 /// What one task type costs and how fast it is.
 #[derive(Debug)]
-pub(super) struct Trade {
+pub(super) struct TypeState {
     pub(super) cost: u64,
     pub(super) solve: Distribution,
     pub(super) slots: Slots,
 }
 
 #[derive(Debug, Default)]
-struct Spells {
-    key: Spell,
-    ban: Spell,
-    balance: Spell,
+struct Refusals {
+    key: RefusalStreak,
+    ban: RefusalStreak,
+    balance: RefusalStreak,
 }
 
 /// Everything behind the lock.
 pub(super) struct State {
     pub(super) rng: StdRng,
     pub(super) stats: Stats,
-    pub(super) purse: Purse,
+    pub(super) funds: Funds,
     pub(super) bans: BanLedger,
-    pub(super) book: TaskBook,
+    pub(super) tasks: TaskStore,
     pub(super) submissions: Submissions,
     /// By the type's place in [`KINDS`].
-    pub(super) trades: Vec<Trade>,
+    pub(super) types: Vec<TypeState>,
     pub(super) spacing: Duration,
     pub(super) max_polls: u32,
     seed: u64,
     rules: Vec<(When, Arc<Script>)>,
     latency: Distribution,
     keys: Keys,
-    spells: Spells,
+    refusals: Refusals,
     storm: Option<(Storm, Instant)>,
     outages: Outages,
 }
@@ -58,32 +58,32 @@ impl State {
     /// From settings already checked.
     pub(super) fn new(config: SimulatorConfig, now: Instant) -> Self {
         let ms = |ms: u32| Duration::from_millis(ms.into());
-        let book =
-            TaskBook::new(ms(config.retention_ms), config.max_tasks, config.task_ids, config.first_task_id);
+        let tasks =
+            TaskStore::new(ms(config.retention_ms), config.max_tasks, config.task_ids, config.first_task_id);
         Self {
             rng: StdRng::seed_from_u64(config.seed),
             stats: Stats::default(),
-            purse: Purse { balance: account::to_micros(config.balance), paid: 0 },
+            funds: Funds { balance: account::to_micros(config.balance), paid: 0 },
             bans: BanLedger::new(config.ban),
-            book,
+            tasks,
             submissions: Submissions::new(config.max_digests),
-            trades: trades(&config),
+            types: type_states(&config),
             spacing: ms(config.spacing_ms),
             max_polls: config.max_polls,
             seed: config.seed,
             rules: config.rules.iter().map(|rule| (rule.when.clone(), Arc::new(rule.script()))).collect(),
             latency: config.latency_ms,
             keys: Keys { known: config.keys, valid: true },
-            spells: Spells::default(),
+            refusals: Refusals::default(),
             storm: None,
             outages: Outages::planned(config.outages, now),
         }
     }
 
     /// When a call that arrives now is answered. Also forgets what is past its time, so that memory follows traffic.
-    pub(super) fn arrive(&mut self, now: Instant) -> Moment {
+    pub(super) fn arrive(&mut self, now: Instant) -> CallTimes {
         self.forget_expired(now);
-        Moment { begun: now, answered: now + self.latency.draw(&mut self.rng) }
+        CallTimes { arrived: now, answered: now + self.latency.draw(&mut self.rng) }
     }
 
     pub(super) fn admits(&self, key: Option<&str>) -> bool {
@@ -94,38 +94,38 @@ impl State {
     pub(super) fn refuse_at_admission(
         &mut self,
         endpoint: Endpoint,
-        at: Moment,
+        at: CallTimes,
         admitted: bool,
         offence: Option<Offence>,
     ) -> Option<Reply> {
         self.stats.bad_key_calls += u64::from(!admitted);
-        if let Some(storm) = self.storm_at(at.begun) {
+        if let Some(storm) = self.storm_at(at.arrived) {
             self.stats.storm_calls += 1;
             return Some(Reply::bare(storm.status, storm.retry_after, "the service is not available"));
         }
-        if let Some(step) = self.outages.answer(endpoint, at.begun) {
+        if let Some(step) = self.outages.answer(endpoint, at.arrived) {
             self.stats.outage_calls += 1;
             return Some(self.interrupt(endpoint, &step));
         }
         let offence = if admitted { offence } else { Some(Offence::WrongKey) };
-        let banned = self.bans.is_banned(at.begun);
+        let banned = self.bans.is_banned(at.arrived);
         if let Some(offence) = offence {
             self.note_offence(offence, at);
         }
         if banned {
             return Some(self.refuse_banned(endpoint, at));
         }
-        self.spells.ban.end();
+        self.refusals.ban.end();
         offence.map(|offence| self.refuse_offence(endpoint, at, offence))
     }
 
     /// Counts an offence, and the ban that may begin with it.
-    pub(super) fn note_offence(&mut self, offence: Offence, at: Moment) {
+    pub(super) fn note_offence(&mut self, offence: Offence, at: CallTimes) {
         self.stats.offences += 1;
-        let verdict = self.bans.offend(offence, at.begun);
-        self.stats.bans += u64::from(verdict.ban_begins);
+        let effect = self.bans.offend(offence, at.arrived);
+        self.stats.bans += u64::from(effect.ban_begins);
         if matches!(offence, Offence::WrongId(_)) {
-            self.stats.repeated_wrong_ids += u64::from(verdict.repeated);
+            self.stats.repeated_wrong_ids += u64::from(effect.repeated);
         }
     }
 
@@ -138,23 +138,25 @@ impl State {
         }
     }
 
-    fn refuse_banned(&mut self, endpoint: Endpoint, at: Moment) -> Reply {
+    fn refuse_banned(&mut self, endpoint: Endpoint, at: CallTimes) -> Reply {
         self.stats.calls_while_banned += 1;
-        if self.spells.ban.refuse(at) {
+        if self.refusals.ban.refuse(at) {
             self.stats.late_calls += 1;
             self.stats.late_by_reason.ban += 1;
         }
         self.error(endpoint, "ERROR_IP_BANNED", "too many faulty calls; try again in 10 minutes")
     }
 
-    fn refuse_offence(&mut self, endpoint: Endpoint, at: Moment, offence: Offence) -> Reply {
+    fn refuse_offence(&mut self, endpoint: Endpoint, at: CallTimes, offence: Offence) -> Reply {
         let late = match offence {
-            Offence::WrongKey => Some((&mut self.spells.key, &mut self.stats.late_by_reason.key)),
-            Offence::ZeroBalance => Some((&mut self.spells.balance, &mut self.stats.late_by_reason.balance)),
+            Offence::WrongKey => Some((&mut self.refusals.key, &mut self.stats.late_by_reason.key)),
+            Offence::ZeroBalance => {
+                Some((&mut self.refusals.balance, &mut self.stats.late_by_reason.balance))
+            }
             Offence::WrongId(_) | Offence::PollPastLimit | Offence::BannedProxy => None,
         };
-        if let Some((spell, count)) = late
-            && spell.refuse(at)
+        if let Some((streak, count)) = late
+            && streak.refuse(at)
         {
             *count += 1;
             self.stats.late_calls += 1;
@@ -183,11 +185,11 @@ impl State {
         })
     }
 
-    pub(super) fn get_balance(&mut self, key: Option<&str>, at: Moment) -> Reply {
+    pub(super) fn get_balance(&mut self, key: Option<&str>, at: CallTimes) -> Reply {
         self.stats.calls.get_balance += 1;
         let admitted = self.admits(key);
         self.refuse_at_admission(Endpoint::GetBalance, at, admitted, None)
-            .unwrap_or_else(|| Reply::balance(account::from_micros(self.purse.balance)))
+            .unwrap_or_else(|| Reply::balance(account::from_micros(self.funds.balance)))
     }
 
     /// A path that is no method.
@@ -199,13 +201,13 @@ impl State {
     pub(super) fn control(&mut self, control: &Control, now: Instant) -> Result<(), ControlError> {
         control.check()?;
         if let Some(amount) = control.balance {
-            self.purse.balance = account::to_micros(amount);
+            self.funds.balance = account::to_micros(amount);
         }
         if let Some(amount) = control.add_credits {
-            self.purse.balance = self.purse.balance.saturating_add(account::to_micros(amount));
+            self.funds.balance = self.funds.balance.saturating_add(account::to_micros(amount));
         }
-        if self.purse.balance > 0 {
-            self.spells.balance.end();
+        if self.funds.balance > 0 {
+            self.refusals.balance.end();
         }
         if let Some(valid) = control.key_valid {
             self.set_key_valid(valid);
@@ -213,7 +215,7 @@ impl State {
         self.control_ban(control.ban_seconds, now);
         for (kind, limit) in &control.slots {
             if let Some(kind) = kinds::index_of(kind) {
-                self.trades[kind].slots.limit = *limit;
+                self.types[kind].slots.limit = *limit;
             }
         }
         if let Some(storm) = control.storm {
@@ -226,7 +228,7 @@ impl State {
             self.outages.flash(flash.clone());
         }
         if control.forget_tasks {
-            let (forgotten, unended) = self.book.forget_all();
+            let (forgotten, unended) = self.tasks.forget_all();
             self.stats.forgotten_tasks += forgotten;
             self.stats.uncollected_tasks += unended;
             self.stats.tasks_open -= unended;
@@ -236,7 +238,7 @@ impl State {
 
     pub(super) fn set_key_valid(&mut self, valid: bool) {
         self.keys.valid = valid;
-        self.spells.key.end();
+        self.refusals.key.end();
     }
 
     fn control_ban(&mut self, seconds: Option<u32>, now: Instant) {
@@ -254,14 +256,14 @@ impl State {
     pub(super) fn stats(&mut self, now: Instant) -> Stats {
         self.forget_expired(now);
         let mut stats = self.stats.clone();
-        stats.paid = account::from_micros(self.purse.paid);
-        stats.balance = account::from_micros(self.purse.balance);
+        stats.paid = account::from_micros(self.funds.paid);
+        stats.balance = account::from_micros(self.funds.balance);
         stats.banned = self.bans.is_banned(now);
         stats
     }
 
     fn forget_expired(&mut self, now: Instant) {
-        let unended = self.book.forget_expired(now);
+        let unended = self.tasks.forget_expired(now);
         self.stats.uncollected_tasks += unended;
         self.stats.tasks_open -= unended;
     }
@@ -274,18 +276,18 @@ impl State {
 impl When {
     fn fits(&self, kind: &str, digest: u64, salt: u64) -> bool {
         self.kind.as_deref().is_none_or(|wanted| wanted == kind)
-            && self.share.is_none_or(|share| super::digest::fraction(digest, salt) < share)
+            && self.share.is_none_or(|share| super::kinds::fraction(digest, salt) < share)
     }
 }
 
-fn trades(config: &SimulatorConfig) -> Vec<Trade> {
-    let trade = |kind: &kinds::Kind| {
+fn type_states(config: &SimulatorConfig) -> Vec<TypeState> {
+    let of_type = |kind: &kinds::TaskType| {
         let set = config.types.get(kind.name).cloned().unwrap_or_default();
-        Trade {
+        TypeState {
             cost: set.cost.map_or(kind.cost_micros, account::to_micros),
             solve: set.solve_ms.unwrap_or(kind.solve),
             slots: Slots::new(set.slots),
         }
     };
-    KINDS.iter().map(trade).collect()
+    KINDS.iter().map(of_type).collect()
 }

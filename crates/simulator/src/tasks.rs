@@ -77,7 +77,7 @@ impl Task {
 
 /// The tasks known now. Every task is kept equally long, so upload order is the order of forgetting.
 #[derive(Debug)]
-pub(super) struct TaskBook {
+pub(super) struct TaskStore {
     tasks: HashMap<TaskId, Task>,
     forgetting: VecDeque<(Instant, TaskId)>,
     retention: Duration,
@@ -89,7 +89,7 @@ pub(super) struct TaskBook {
 /// What wide ids start above.
 const WIDE: u64 = 1 << 33;
 
-impl TaskBook {
+impl TaskStore {
     pub(super) fn new(retention: Duration, capacity: usize, ids: TaskIds, first: u64) -> Self {
         let next_number = if ids == TaskIds::WideInteger { WIDE + first } else { first };
         Self { tasks: HashMap::new(), forgetting: VecDeque::new(), retention, capacity, ids, next_number }
@@ -140,7 +140,7 @@ impl TaskBook {
 
 /// How often a task's JSON was submitted, and accepted.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct SubmissionCounts {
     submissions: u32,
     accepted: u32,
 }
@@ -148,7 +148,7 @@ struct Seen {
 /// Submissions by digest, up to a bound.
 #[derive(Debug)]
 pub(super) struct Submissions {
-    seen: HashMap<u64, Seen>,
+    seen: HashMap<u64, SubmissionCounts>,
     capacity: usize,
 }
 
@@ -177,7 +177,7 @@ impl Submissions {
             }
             None if full => 0,
             None => {
-                self.seen.insert(digest, Seen { submissions: 1, accepted: 0 });
+                self.seen.insert(digest, SubmissionCounts { submissions: 1, accepted: 0 });
                 0
             }
         }

@@ -7,6 +7,13 @@
 //! All state is under one lock, in sections that never wait, and every order is fixed (sorted maps, no randomness), so that
 //! the same schedule of calls gives the same history. Time is tokio's.
 
+mod core;
+mod exchange;
+mod link;
+mod observer;
+mod queue;
+mod requests;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -20,13 +27,6 @@ use self::core::Core;
 use self::link::MemoryLink;
 use super::{BrokerError, Session};
 use crate::domain::message::Message;
-
-mod core;
-mod exchange;
-mod link;
-mod observer;
-mod queue;
-mod requests;
 
 pub use observer::{BrokerEvent, DeliveryEnd, DeliveryId, Fate, Observer};
 
