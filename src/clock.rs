@@ -25,7 +25,8 @@ pub enum Clock {
         epoch: Timestamp,
         /// The runtime's time then.
         start: Instant,
-        /// By how many milliseconds the wall clock has been set forward or back since. Clones share it.
+        /// By how many milliseconds the wall clock has been set forward or back since. Clones share
+        /// it.
         stepped: Arc<AtomicI64>,
     },
 }
@@ -134,8 +135,8 @@ impl Backoff {
         wait
     }
 
-    /// The same, half as long to half as long again, by a number in `[0, 1)`: several that begin together do not
-    /// try together.
+    /// The same, half as long to half as long again, by a number in `[0, 1)`: several that begin
+    /// together do not try together.
     #[must_use]
     pub fn jittered(&mut self, jitter: f64) -> Duration {
         self.wait().mul_f64(0.5 + jitter)

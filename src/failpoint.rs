@@ -1,10 +1,26 @@
-//! Deliberate faults, each of which breaks a promise: tests put one in force to show that they would find it.
+//! Deliberate faults, each of which breaks a promise: tests put one in force to show that they
+//! would find it.
 //!
-//! Only with the feature `breakage`, which no program that is shipped is built with; without it every question is answered `false` at compile time.
+//! Only with the feature `breakage`, which no program that is shipped is built with; without it
+//! every question is answered `false` at compile time.
 
-/// One way to break a promise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failpoint {
+/// The fail points, and the list of all of them.
+macro_rules! failpoints {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// One way to break a promise.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Failpoint {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Failpoint {
+            /// Every one.
+            pub const ALL: [Failpoint; [$(stringify!($name)),+].len()] = [$(Failpoint::$name,)+];
+        }
+    };
+}
+
+failpoints! {
     /// A job is acked when its ticket is sent, without waiting for the confirm.
     AckBeforeConfirm,
     /// A job is acked without a ticket.
@@ -52,32 +68,6 @@ pub enum Failpoint {
 }
 
 impl Failpoint {
-    /// Every one.
-    pub const ALL: [Failpoint; 22] = [
-        Failpoint::AckBeforeConfirm,
-        Failpoint::TicketSkipped,
-        Failpoint::TicketGivenUp,
-        Failpoint::SettledTwice,
-        Failpoint::LeaseIgnored,
-        Failpoint::RedeliveryUnnoticed,
-        Failpoint::AgeForgotten,
-        Failpoint::AckBeforeParked,
-        Failpoint::RefusedIsConfirmed,
-        Failpoint::DeadlineIgnored,
-        Failpoint::SpacingHalved,
-        Failpoint::HistoryForgotten,
-        Failpoint::PassLeaked,
-        Failpoint::PermitIgnored,
-        Failpoint::GuardForgotten,
-        Failpoint::RecordAckedFirst,
-        Failpoint::DrainHurried,
-        Failpoint::CountedWrongIds,
-        Failpoint::BudgetRunsOn,
-        Failpoint::TimeoutRunsOn,
-        Failpoint::UnknownIsFinal,
-        Failpoint::WallClockAges,
-    ];
-
     /// Whether it is in force on this thread.
     #[cfg(not(feature = "breakage"))]
     #[inline]

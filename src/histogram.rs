@@ -12,7 +12,8 @@ pub type Bounds = &'static [u64];
 pub const MOMENTS: Bounds = &[1, 2, 5, 10, 15, 20, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
 /// What takes as long as a call over the internet.
 pub const CALLS: Bounds = &[5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000];
-/// What takes as long as a job: finest where the answers of the API are expected, and up to the age at which it forgets them.
+/// What takes as long as a job: finest where the answers of the API are expected, and up to the age
+/// at which it forgets them.
 pub const JOBS: Bounds = &[
     500, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 20_000, 30_000, 45_000, 60_000, 90_000, 120_000,
     180_000, 280_000,

@@ -1,7 +1,8 @@
 //! Waiting a moment, so that what comes one by one goes out together.
 //!
-//! A write to a socket, and each crossing from one thread to another, costs as much for one message as for ten. So whatever can wait a moment
-//! (a publish, an ack, a due poll, a delivery that came in) waits for the next of some moments that are the same for all.
+//! A write to a socket, and each crossing from one thread to another, costs as much for one message
+//! as for ten. So whatever can wait a moment (a publish, an ack, a due poll, a delivery that came
+//! in) waits for the next of some moments that are the same for all.
 
 use std::time::Duration;
 
@@ -73,7 +74,8 @@ impl<T> Batch<T> {
         &mut self.things
     }
 
-    /// So many have come. They go at once where one of them must not wait, and where little is going on, so that none may come to go with them.
+    /// So many have come. They go at once where one of them must not wait, and where little is
+    /// going on, so that none may come to go with them.
     pub fn note(&mut self, came: usize, may_linger: impl Fn(&T) -> bool) {
         let Some(new) = self.things.len().checked_sub(came).and_then(|from| self.things.get(from..)) else {
             return;

@@ -4,10 +4,11 @@ use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
-/// The end of a session. Once ended, it stays ended: a session is made anew, never repaired. Clones are the same.
+/// The end of a session. Once ended, it stays ended: a session is made anew, never repaired. Clones
+/// are the same.
 ///
-/// Those who wait for it are woken in the order in which they began to; tokio's watch channel would wake them in a random one, and a seed would
-/// no longer be a history.
+/// Those who wait for it are woken in the order in which they began to; tokio's watch channel would
+/// wake them in a random one, and a seed would no longer be a history.
 #[derive(Debug, Clone, Default)]
 pub struct CloseSignal {
     token: CancellationToken,

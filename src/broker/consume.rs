@@ -22,20 +22,24 @@ pub enum Settlement {
     Requeue(u64),
     /// Rejected: the broker dead-letters it whole.
     Reject(u64),
-    /// Stop delivering; what was delivered may still be settled. Answers when the broker has confirmed it.
+    /// Stop delivering; what was delivered may still be settled. Answers when the broker has
+    /// confirmed it.
     Cancel(oneshot::Sender<()>),
     /// Carry out everything asked before this, and answer when the broker has gone past it.
     Flush(oneshot::Sender<()>),
-    /// Carry out everything asked before this, then close the channel: what is unsettled returns to the queue.
+    /// Carry out everything asked before this, then close the channel: what is unsettled returns to
+    /// the queue.
     Close(oneshot::Sender<()>),
 }
 
-/// The channel that a delivery came from is gone, so it can no longer be settled: the broker will deliver it again.
+/// The channel that a delivery came from is gone, so it can no longer be settled: the broker will
+/// deliver it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the delivery's channel is gone; the broker will deliver the message again")]
 pub struct Stale;
 
-/// The right to settle one delivery, once, on the channel it came from. Dropped unsettled, the message goes back to its queue.
+/// The right to settle one delivery, once, on the channel it came from. Dropped unsettled, the
+/// message goes back to its queue.
 #[derive(Debug)]
 #[must_use = "an unsettled delivery goes back to its queue"]
 pub struct Receipt {
@@ -46,7 +50,8 @@ pub struct Receipt {
 impl Receipt {
     /// A receipt for a delivery tag, tied to the owner of the tag's channel.
     ///
-    /// The way to the owner is unbounded by type, and bounded by the prefetch: at most one settlement for each delivery.
+    /// The way to the owner is unbounded by type, and bounded by the prefetch: at most one
+    /// settlement for each delivery.
     pub fn new(tag: u64, owner: mpsc::UnboundedSender<Settlement>) -> Self {
         Self { tag, owner: Some(owner) }
     }
@@ -59,7 +64,8 @@ impl Receipt {
         self.settle(Settlement::Ack)
     }
 
-    /// The same, and it may linger until others go with it: where a message that is delivered once more costs nothing.
+    /// The same, and it may linger until others go with it: where a message that is delivered once
+    /// more costs nothing.
     ///
     /// # Errors
     /// [`Stale`] where the channel is gone.
@@ -135,7 +141,8 @@ pub struct ConsumerWatch {
 }
 
 impl ConsumerWatch {
-    /// Whether the broker is known to deliver here: a round trip on the channel has succeeded lately.
+    /// Whether the broker is known to deliver here: a round trip on the channel has succeeded
+    /// lately.
     #[must_use]
     pub fn is_consuming(&self) -> bool {
         self.lease.holds(Instant::now()) && self.deliver.strong_count() > 0
@@ -169,7 +176,8 @@ impl Settlement {
     }
 }
 
-/// Makes both ends of a consumer. Few deliveries are buffered here: the prefetch bounds them already, and what waits here is not seen by other replicas.
+/// Makes both ends of a consumer. Few deliveries are buffered here: the prefetch bounds them
+/// already, and what waits here is not seen by other replicas.
 #[must_use]
 pub fn consumer_channel() -> (Consumer, ConsumerPort) {
     let (deliver, deliveries) = mpsc::channel(64);
@@ -181,7 +189,8 @@ pub fn consumer_channel() -> (Consumer, ConsumerPort) {
 }
 
 impl Consumer {
-    /// The next delivery; `None` when the consumer has ended, whatever the reason: it must be made anew.
+    /// The next delivery; `None` when the consumer has ended, whatever the reason: it must be made
+    /// anew.
     pub async fn recv(&mut self) -> Option<Delivery> {
         self.deliveries.recv().await
     }
@@ -209,7 +218,8 @@ impl Consumer {
         self.watch.clone()
     }
 
-    /// Stops new deliveries and returns those that nobody has received yet. What was received can still be settled.
+    /// Stops new deliveries and returns those that nobody has received yet. What was received can
+    /// still be settled.
     pub async fn cancel(&mut self) {
         self.cancelled = true;
         self.ask(Settlement::Cancel).await;
@@ -219,8 +229,9 @@ impl Consumer {
         }
     }
 
-    /// Carries out all settlements made so far, and waits until the broker has them: no end of this process brings them back. Meant for up to
-    /// 16 of them: of more, some may still wait inside the broker, see `amqp::settle`.
+    /// Carries out all settlements made so far, and waits until the broker has them: no end of this
+    /// process brings them back. Meant for up to 16 of them: of more, some may still wait inside
+    /// the broker, see `amqp::settle`.
     ///
     /// # Errors
     /// [`Stale`] where the channel is gone: some of them may come back.
@@ -230,7 +241,8 @@ impl Consumer {
         answered.await.map_err(|_| Stale)
     }
 
-    /// Carries out all settlements made so far and closes the channel; what is unsettled goes back to its queue.
+    /// Carries out all settlements made so far and closes the channel; what is unsettled goes back
+    /// to its queue.
     pub async fn close(self) {
         self.ask(Settlement::Close).await;
     }
@@ -244,7 +256,8 @@ impl Consumer {
     }
 }
 
-/// The next delivery of a consumer that is neither absent nor cancelled from this side; the latter's end is no news.
+/// The next delivery of a consumer that is neither absent nor cancelled from this side; the
+/// latter's end is no news.
 pub async fn receive(consumer: &mut Option<Consumer>) -> Option<Delivery> {
     match consumer {
         Some(consumer) if !consumer.is_cancelled() => consumer.recv().await,
@@ -254,7 +267,8 @@ pub async fn receive(consumer: &mut Option<Consumer>) -> Option<Delivery> {
 
 /// Whether this process may still act as the owner of what a channel delivered.
 ///
-/// Holds for a fixed span after *sending* the last synchronous round trip that succeeded on the channel, and never again once the channel closed.
+/// Holds for a fixed span after *sending* the last synchronous round trip that succeeded on the
+/// channel, and never again once the channel closed.
 #[derive(Debug, Clone)]
 pub struct Lease {
     base: Instant,

@@ -1,8 +1,9 @@
 //! The broker seam: what the worker may ask of a message broker, whatever stands behind it.
 //!
-//! Two brokers stand behind it: [`amqp`] (RabbitMQ) and [`local`] (in process). Both pass one conformance suite.
-//! The hot paths (a publish, a delivery, a settlement) are plain channels to the task that owns the AMQP channel,
-//! so that there is one owner for each and the types here are the same for both brokers.
+//! Two brokers stand behind it: [`amqp`] (RabbitMQ) and [`local`] (in process). Both pass one
+//! conformance suite. The hot paths (a publish, a delivery, a settlement) are plain channels to the
+//! task that owns the AMQP channel, so that there is one owner for each and the types here are the
+//! same for both brokers.
 
 pub mod amqp;
 mod close_signal;
@@ -60,13 +61,16 @@ pub trait Link: Send + Sync {
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>>;
     /// Opens a further publishing channel with confirms, and its owner.
     fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>>;
-    /// Takes one message without a consumer (`basic.get`), with the right to settle it; `None` where the queue is empty.
+    /// Takes one message without a consumer (`basic.get`), with the right to settle it; `None`
+    /// where the queue is empty.
     fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>>;
     /// Declares everything in the topology; what exists already must have the same arguments.
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>>;
-    /// Compares the topology with what the broker has, and changes nothing that exists. Missing things are reported, not made.
+    /// Compares the topology with what the broker has, and changes nothing that exists. Missing
+    /// things are reported, not made.
     fn check<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<Vec<Mismatch>, BrokerError>>;
-    /// Declares an exclusive, auto-deleted queue with a fresh name, bound to a fan-out exchange, and consumes from it.
+    /// Declares an exclusive, auto-deleted queue with a fresh name, bound to a fan-out exchange,
+    /// and consumes from it.
     fn subscribe<'a>(&'a self, exchange: &'a str) -> BoxFuture<'a, Result<Consumer, BrokerError>>;
     /// The depth of a queue.
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<QueueDepth, BrokerError>>;
@@ -74,7 +78,8 @@ pub trait Link: Send + Sync {
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
-/// One life of the connections to a broker. When it ends, everything that came from it is stale; a new one is made, never repaired.
+/// One life of the connections to a broker. When it ends, everything that came from it is stale; a
+/// new one is made, never repaired.
 #[derive(Clone)]
 pub struct Session {
     link: Arc<dyn Link>,
@@ -127,7 +132,8 @@ impl Session {
         self.publisher.publish(exchange, routing_key, true, message).await
     }
 
-    /// The same, waiting for the confirm as long as the session lives: for what must not be published twice.
+    /// The same, waiting for the confirm as long as the session lives: for what must not be
+    /// published twice.
     ///
     /// # Errors
     /// As [`Publisher::publish`], but never for a confirm that is late.
@@ -140,7 +146,8 @@ impl Session {
         self.publisher.send(exchange, routing_key, true, message).await?.answered_or_lost().await
     }
 
-    /// The same for a message that may linger until others go with it: where nothing is lost or paid by the moment's delay.
+    /// The same for a message that may linger until others go with it: where nothing is lost or
+    /// paid by the moment's delay.
     ///
     /// # Errors
     /// As [`Session::publish_once`].
@@ -150,7 +157,7 @@ impl Session {
         routing_key: &str,
         message: impl Into<Arc<Message>>,
     ) -> Result<(), PublishError> {
-        self.publisher.send_soon(exchange, routing_key, message).await?.answered_or_lost().await
+        self.publisher.ask(exchange, routing_key, (true, true), message).await?.answered_or_lost().await
     }
 
     /// A second opinion on a message that the broker refuses: published once more, on a channel of

@@ -36,7 +36,8 @@ pub struct Publisher {
     pub(super) meter: Arc<Meter>,
 }
 
-/// Makes both ends of a publishing channel. `depth` bounds what waits for the owner; past it, publishers wait.
+/// Makes both ends of a publishing channel. `depth` bounds what waits for the owner; past it,
+/// publishers wait.
 #[must_use]
 pub fn publisher_channel(
     depth: usize,
@@ -47,11 +48,13 @@ pub fn publisher_channel(
 }
 
 impl Publisher {
-    /// Publishes and awaits the broker's word. `Ok` means: confirmed, and, where mandatory, routed to at least one queue.
+    /// Publishes and awaits the broker's word. `Ok` means: confirmed, and, where mandatory, routed
+    /// to at least one queue.
     ///
     /// # Errors
-    /// [`PublishError::NotSent`] and [`PublishError::Rejected`]: the broker does not have it. [`PublishError::Unroutable`]: no queue took it.
-    /// [`PublishError::Unknown`]: it may or may not have it (time-out, channel lost in between).
+    /// [`PublishError::NotSent`] and [`PublishError::Rejected`]: the broker does not have it.
+    /// [`PublishError::Unroutable`]: no queue took it. [`PublishError::Unknown`]: it may or may not
+    /// have it (time-out, channel lost in between).
     pub async fn publish(
         &self,
         exchange: &str,
@@ -63,11 +66,13 @@ impl Publisher {
         confirm.answered().await
     }
 
-    /// Hands a publish to the channel's owner, and leaves its confirm for later. Calls that are made one after another are published in that
-    /// order, which several [`Publisher::publish`] at once are not.
+    /// Hands a publish to the channel's owner, and leaves its confirm for later. Calls that are
+    /// made one after another are published in that order, which several [`Publisher::publish`] at
+    /// once are not.
     ///
     /// # Errors
-    /// [`PublishError::NotSent`] where the owner is gone or takes nothing in time. Cancelled before it is done, nothing is sent.
+    /// [`PublishError::NotSent`] where the owner is gone or takes nothing in time. Cancelled before
+    /// it is done, nothing is sent.
     pub async fn send(
         &self,
         exchange: &str,
@@ -78,20 +83,8 @@ impl Publisher {
         self.ask(exchange, routing_key, (mandatory, false), message).await
     }
 
-    /// The same for a mandatory message that may linger until others go with it.
-    ///
-    /// # Errors
-    /// As [`Publisher::send`].
-    pub async fn send_soon(
-        &self,
-        exchange: &str,
-        routing_key: &str,
-        message: impl Into<Arc<Message>>,
-    ) -> Result<Confirm, PublishError> {
-        self.ask(exchange, routing_key, (true, true), message).await
-    }
-
-    async fn ask(
+    /// The same; `soon`: it may linger until others go with it.
+    pub(super) async fn ask(
         &self,
         exchange: &str,
         routing_key: &str,
@@ -114,7 +107,9 @@ impl Publisher {
                 return Err(PublishError::NotSent("the publishing channel is closed".to_owned()));
             }
             Err(_) => {
-                return Err(PublishError::NotSent("the publishing channel takes nothing".to_owned()));
+                return Err(PublishError::NotSent(
+                    "the publishing channel accepted nothing in time".to_owned(),
+                ));
             }
         }
         Ok(Confirm { confirmed, until: Instant::now() + self.confirm_timeout, under_way })
@@ -131,7 +126,8 @@ pub struct Confirm {
 }
 
 impl Confirm {
-    /// Waits for it as long as the channel lives. A confirm that is merely late is no reason to publish again: both copies would be stored.
+    /// Waits for it as long as the channel lives. A confirm that is merely late is no reason to
+    /// publish again: both copies would be stored.
     ///
     /// # Errors
     /// As [`Publisher::publish`], but never for a time-out.
@@ -158,7 +154,8 @@ fn lost() -> PublishError {
     PublishError::Unknown("the publishing channel was lost before the confirm".to_owned())
 }
 
-/// Counts publishes that are under way, and times their confirms. It outlives the sessions that it is given to.
+/// Counts publishes that are under way, and times their confirms. It outlives the sessions that it
+/// is given to.
 #[derive(Debug)]
 pub struct Meter {
     under_way: AtomicUsize,

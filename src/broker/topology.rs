@@ -1,4 +1,5 @@
-//! Every exchange, queue and binding, as data: what `topology declare` makes, `check` compares and `export` prints.
+//! Every exchange, queue and binding, as data: what `topology declare` makes, `check` compares and
+//! `export` prints.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +8,8 @@ use crate::domain::class::Class;
 use crate::domain::message::Value;
 pub use crate::domain::retry_delay::{RETRY_DELAYS, RetryDelay};
 
-/// Deliveries of one job before the broker itself dead-letters it: a backstop against a job that kills workers, never a decision about a job.
+/// Deliveries of one job before the broker itself dead-letters it: a backstop against a job that
+/// kills workers, never a decision about a job.
 const JOB_DELIVERY_LIMIT: i64 = 20;
 /// The same for every other queue. High, since a crash charges every unacked neighbour.
 const DELIVERY_LIMIT: i64 = 1_000;
@@ -209,7 +211,8 @@ fn exchanges(names: &Names) -> Vec<Exchange> {
 
 /// A quorum queue whose dead letters go straight to another queue, by way of the default exchange.
 ///
-/// At-least-once dead-lettering falls back silently to at-most-once unless the overflow is `reject-publish`.
+/// At-least-once dead-lettering falls back silently to at-most-once unless the overflow is
+/// `reject-publish`.
 fn queue(name: String, delivery_limit: i64, dead_letters_to: String) -> Queue {
     let arguments = Arguments::from([
         ("x-queue-type".into(), "quorum".into()),
@@ -248,7 +251,8 @@ fn bindings(names: &Names) -> Vec<Binding> {
         queue,
         routing_key: routing_key.to_owned(),
     };
-    // A publisher who leaves the key empty, or repeats the queue's name as it would for the default exchange, means this queue.
+    // A publisher who leaves the key empty, or repeats the queue's name as it would for the default
+    // exchange, means this queue.
     let mut all: Vec<Binding> =
         ["", "jobs", &names.jobs()].into_iter().map(|key| bind(names.jobs(), names.jobs(), key)).collect();
     all.push(bind(names.unrouted(), names.unrouted(), ""));

@@ -43,7 +43,8 @@ impl ConfigErrors {
         Self(faults)
     }
 
-    /// The faults, in the order in which they were found: those of layers first, then those of values.
+    /// The faults, in the order in which they were found: those of layers first, then those of
+    /// values.
     #[must_use]
     pub fn faults(&self) -> &[SettingFault] {
         &self.0

@@ -109,7 +109,8 @@ pub(super) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// The files, each of which can be used as it is now. `None`: a fault was recorded. `url`: where it is good.
+/// The files, each of which can be used as it is now. `None`: a fault was recorded. `url`: where it
+/// is good.
 pub(super) fn tls(reader: &mut Reader, url: Option<&AmqpUrl>) -> Option<TlsFiles> {
     let [ca, certificate, key] = [Role::Ca, Role::Certificate, Role::Key].map(|role| tls_path(reader, role));
     let (ca, certificate, key) = (ca?, certificate?, key?);

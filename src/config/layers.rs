@@ -9,7 +9,8 @@ use ::config::{ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 use super::ENV_PREFIX;
 use super::fault::SettingFault;
 
-/// A value with the path to it and its origin. A source of one value for [`::config`], which lays them over one another.
+/// A value with the path to it and its origin. A source of one value for [`::config`], which lays
+/// them over one another.
 #[derive(Clone)]
 pub(super) struct Leaf {
     pub(super) path: Vec<String>,
@@ -50,7 +51,8 @@ impl Source for Leaf {
 
 /// Keeps the leaves whose keys are known; the others are faults.
 ///
-/// Checked here and not after the merge, where a value in a section's place would wipe out the section.
+/// Checked here and not after the merge, where a value in a section's place would wipe out the
+/// section.
 pub(super) fn known(leaves: Vec<Leaf>, schema: &Schema, faults: &mut Vec<SettingFault>) -> Vec<Leaf> {
     let mut kept = Vec::new();
     for leaf in leaves {
@@ -79,7 +81,8 @@ fn unknown(leaf: &Leaf, schema: &Schema) -> SettingFault {
 
 /// The leaves of a TOML text.
 ///
-/// The error tells the place and the rule that was broken, and leaves out the line itself, which can hold a secret.
+/// The error tells the place and the rule that was broken, and leaves out the line itself, which
+/// can hold a secret.
 pub(super) fn parse_toml(text: &str, origin: &str) -> Result<Vec<Leaf>, String> {
     let table = File::from_str(text, FileFormat::Toml).collect().map_err(|error| {
         let text = match &error {
@@ -92,7 +95,8 @@ pub(super) fn parse_toml(text: &str, origin: &str) -> Result<Vec<Leaf>, String> 
     Ok(leaves_of(table, origin))
 }
 
-/// Lines of the parser's report that quote the text, or point into the quotation: `12 | api_key = …`, `   | ^`.
+/// Lines of the parser's report that quote the text, or point into the quotation: `12 | api_key =
+/// …`, `   | ^`.
 fn is_excerpt(line: &str) -> bool {
     line.is_empty() || line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|')
 }
@@ -160,8 +164,8 @@ impl Schema {
         }
     }
 
-    /// A task type as the defaults write it, whatever the case it was given in. `Type__class` is `Type/class`, since few
-    /// shells can set a variable whose name holds a slash.
+    /// A task type as the defaults write it, whatever the case it was given in. `Type__class` is
+    /// `Type/class`, since few shells can set a variable whose name holds a slash.
     pub(super) fn task_type(&self, given: &str) -> String {
         let (task_type, class) =
             given.split_once("__").map_or((given, None), |(of, class)| (of, Some(class)));
@@ -204,7 +208,8 @@ fn is_type(name: &str, field: &str) -> bool {
     !name.is_empty() && PACE.contains(&field)
 }
 
-/// The leaves of all variables that begin with the prefix. One that names no setting is a fault by the variable's name.
+/// The leaves of all variables that begin with the prefix. One that names no setting is a fault by
+/// the variable's name.
 pub(super) fn of_environment(
     variables: &[(OsString, OsString)],
     schema: &Schema,
@@ -228,12 +233,14 @@ pub(super) fn of_environment(
             None => faults.push(SettingFault::of_layer(origin, "the value is not UTF-8")),
         }
     }
-    // Two spellings of one name: which of them wins must not depend on the order of the environment.
+    // Two spellings of one name: which of them wins must not depend on the order of the
+    // environment.
     leaves.sort_by(|one, other| one.origin.cmp(&other.origin));
     leaves
 }
 
-/// `BROKER__CALL_TIMEOUT` is `broker.call_timeout`. Task types and error codes keep their case, which the API cares about.
+/// `BROKER__CALL_TIMEOUT` is `broker.call_timeout`. Task types and error codes keep their case,
+/// which the API cares about.
 fn path_of(name: &str, schema: &Schema) -> Vec<String> {
     let (section, rest) = name.split_once("__").unwrap_or((name, ""));
     let section = section.to_ascii_lowercase();
@@ -248,7 +255,8 @@ fn path_of(name: &str, schema: &Schema) -> Vec<String> {
     }
 }
 
-/// Gives a text the shape of the setting. What cannot take it stays text, and is refused where the setting is read.
+/// Gives a text the shape of the setting. What cannot take it stays text, and is refused where the
+/// setting is read.
 fn shaped(text: &str, default: &ValueKind) -> ValueKind {
     let trimmed = text.trim();
     let as_shape = match default {

@@ -144,7 +144,8 @@ fn leaf_of(option: &Override) -> Leaf {
 
 /// The files in their order, and whether each is the working directory's copy of the defaults.
 ///
-/// That copy comes first whatever the others are called: it would undo what `config/broker.toml` says.
+/// That copy comes first whatever the others are called: it would undo what `config/broker.toml`
+/// says.
 fn files(options: &LoadOptions, faults: &mut Vec<SettingFault>) -> Vec<(PathBuf, bool)> {
     let folder = options.dir.join("config");
     let mut found = match toml_files(&folder) {

@@ -1,4 +1,5 @@
-//! Settings: raw values from several layers, parsed once into types that cannot be invalid, every fault reported at once.
+//! Settings: raw values from several layers, parsed once into types that cannot be invalid, every
+//! fault reported at once.
 //!
 //! ```text
 //! built-in defaults ◁ ./config/*.toml ◁ --config FILE ◁ environment ◁ command line
@@ -8,9 +9,9 @@
 //!                     read key by key ──▶ Settings  or  every fault
 //! ```
 //!
-//! `config/default.toml` is built in. It is the list of settings too: a key that does not stand there is not known, and
-//! what it holds tells of which shape a value must be. The tables `[codes]`, `[caps]` and `[polling.*]` are open: codes and
-//! task types are the API's to name.
+//! `config/default.toml` is built in. It is the list of settings too: a key that does not stand
+//! there is not known, and what it holds tells of which shape a value must be. The tables
+//! `[codes]`, `[caps]` and `[polling.*]` are open: codes and task types are the API's to name.
 //!
 //! Nothing here, faults and `Debug` included, ever shows the API's key or the broker's password.
 

@@ -60,10 +60,11 @@ impl Reader {
         }
     }
 
-    /// What may be shown, and every fault. A setting that nobody read is a fault of this program, told rather than ignored.
+    /// What may be shown, and every fault. A setting that nobody read is a fault of this program,
+    /// told rather than ignored.
     pub(super) fn finish(mut self) -> (Vec<SettingLine>, Vec<SettingFault>) {
         for (key, raw) in std::mem::take(&mut self.values) {
-            self.fault(&key, &raw.origin, "is listed but has no meaning in this version", "");
+            self.fault(&key, &raw.origin, "is listed but unknown to this version", "");
         }
         (self.lines, self.faults)
     }
@@ -106,19 +107,24 @@ impl Reader {
 
     pub(super) fn show(&mut self, key: &str, value: String, origin: &str, secret: bool) {
         let line = SettingLine { key: key.to_owned(), value_shown: value, origin: origin.to_owned(), secret };
-        // A secret can be told only after the setting of its file was read, and is shown before it all the same.
+        // A secret can be told only after the setting of its file was read, and is shown before it
+        // all the same.
         let file_key = format!("{key}_file");
         let file = self.lines.iter().position(|line| line.key == file_key);
         self.lines.insert(file.unwrap_or(self.lines.len()), line);
     }
 
-    /// Where a value that was read comes from; of a setting left out, the default that stands for it.
+    /// Where a value that was read comes from; of a setting left out, the default that stands for
+    /// it.
     pub(super) fn shown_origin(&self, key: &str) -> String {
         let line = self.lines.iter().find(|line| line.key == key);
         line.map_or_else(|| "default".to_owned(), |line| line.origin.clone())
     }
 
-    fn take(&mut self, key: &str) -> Option<Raw> {
+    #[cfg_attr(not(test), expect(unused_variables, reason = "tests hold the comments to the ranges"))]
+    fn take(&mut self, key: &str, allowed: &str) -> Option<Raw> {
+        #[cfg(test)]
+        self.ranges.push((key.to_owned(), allowed.to_owned()));
         let raw = self.take_hidden(key)?;
         self.show(key, shown(&raw.kind), &raw.origin, false);
         Some(raw)
@@ -140,9 +146,7 @@ impl Reader {
         allowed: &str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        #[cfg(test)]
-        self.ranges.push((key.to_owned(), allowed.to_owned()));
-        let raw = self.take(key)?;
+        let raw = self.take(key, allowed)?;
         let parsed = match &raw.kind {
             ValueKind::String(text) => parse(text),
             other => Err(format!("{} is not a text in quotes", shown(other))),
@@ -172,9 +176,7 @@ impl Reader {
         T: TryFrom<i64>,
     {
         let allowed = format!("{} to {}", range.start(), range.end());
-        #[cfg(test)]
-        self.ranges.push((key.to_owned(), allowed.clone()));
-        let raw = self.take(key)?;
+        let raw = self.take(key, &allowed)?;
         let value = match raw.kind {
             ValueKind::I64(value) if range.contains(&value) => T::try_from(value).ok(),
             _ => None,
@@ -192,9 +194,7 @@ impl Reader {
     /// A number, whole or not.
     pub(super) fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
         let allowed = format!("{} to {}", range.start(), range.end());
-        #[cfg(test)]
-        self.ranges.push((key.to_owned(), allowed.clone()));
-        let raw = self.take(key)?;
+        let raw = self.take(key, &allowed)?;
         let value = match &raw.kind {
             ValueKind::Float(value) => Some(*value),
             ValueKind::I64(value) => i32::try_from(*value).ok().map(f64::from),
@@ -209,7 +209,7 @@ impl Reader {
     }
 
     pub(super) fn flag(&mut self, key: &str) -> Option<bool> {
-        let raw = self.take(key)?;
+        let raw = self.take(key, "")?;
         if let ValueKind::Boolean(value) = raw.kind {
             return Some(value);
         }
@@ -220,7 +220,7 @@ impl Reader {
 
     /// A list of texts, and its origin.
     pub(super) fn list(&mut self, key: &str) -> Option<(Vec<String>, String)> {
-        let raw = self.take(key)?;
+        let raw = self.take(key, "")?;
         let items = match &raw.kind {
             ValueKind::Array(items) => items.iter().map(text_of).collect::<Option<Vec<_>>>(),
             _ => None,

@@ -51,7 +51,8 @@ pub struct Settings {
 pub struct BrokerSettings {
     /// From `url`, or from the file `url_file`.
     pub url: AmqpUrl,
-    /// From `tls_ca_file`, `tls_cert_file` and `tls_key_file`, each of which could be used when it was read; none with `amqp://`.
+    /// From `tls_ca_file`, `tls_cert_file` and `tls_key_file`, each of which could be used when it
+    /// was read; none with `amqp://`.
     pub tls: TlsFiles,
     /// Prefix of every name: 1 to 64 of `a-z 0-9 _ . -`.
     pub namespace: String,

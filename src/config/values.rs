@@ -9,7 +9,8 @@ use url::Url;
 
 use super::reader::quoted;
 
-/// Longest namespace, in characters: AMQP names have at most 255 bytes, and the longest suffix is far below 190.
+/// Longest namespace, in characters: AMQP names have at most 255 bytes, and the longest suffix is
+/// far below 190.
 const MAX_NAMESPACE: usize = 64;
 /// Longest worker name, in characters.
 const MAX_NAME: usize = 128;
@@ -29,7 +30,8 @@ impl LogFilter {
     /// Where [`EnvFilter`] does not understand it.
     pub fn try_new(text: &str) -> Result<Self, String> {
         let problem = || format!("{} is not a log filter", quoted(text));
-        // A word alone would pass as the name of a part, and silence everything else. Spans may hold commas of their own.
+        // A word alone would pass as the name of a part, and silence everything else. Spans may
+        // hold commas of their own.
         let parts = text.split(',').filter(|_| !text.contains('['));
         let is_odd = |part: &str| {
             let bare = !part.contains('=');
@@ -62,7 +64,8 @@ fn plain_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// The address of a collector of traces. What goes there is no secret, and collectors mostly stand beside the worker.
+/// The address of a collector of traces. What goes there is no secret, and collectors mostly stand
+/// beside the worker.
 pub(super) fn otlp_endpoint(text: &str) -> Result<Url, String> {
     let url = plain_url(text)?;
     match url.scheme() {
@@ -146,7 +149,8 @@ impl AmqpUrl {
     /// Parses an address.
     ///
     /// # Errors
-    /// Says what is wrong without repeating any of the text, since a password may stand anywhere in what does not parse.
+    /// Says what is wrong without repeating any of the text, since a password may stand anywhere in
+    /// what does not parse.
     pub fn try_new(text: &str) -> Result<Self, String> {
         let mut url = Url::parse(text).map_err(|error| format!("is not an address ({error})"))?;
         if !matches!(url.scheme(), "amqp" | "amqps") {
@@ -212,7 +216,8 @@ impl PartialEq for AmqpUrl {
 
 impl Eq for AmqpUrl {}
 
-/// Without a path it is the virtual host `/`. A path of `/` alone names the virtual host without a name, which hardly anybody means.
+/// Without a path it is the virtual host `/`. A path of `/` alone names the virtual host without a
+/// name, which hardly anybody means.
 fn vhost_of(path: &str) -> Result<String, String> {
     let name = match path.strip_prefix('/') {
         None => return Ok("/".to_owned()),

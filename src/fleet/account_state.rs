@@ -92,7 +92,8 @@ struct Shared {
     egress: Egress,
 }
 
-/// The guard's state in this replica, and everybody's way to learn of a change. Clones are the same.
+/// The guard's state in this replica, and everybody's way to learn of a change. Clones are the
+/// same.
 #[derive(Clone)]
 pub struct AccountState {
     shared: Arc<Shared>,
@@ -346,14 +347,16 @@ impl AccountState {
         }
     }
 
-    /// Another replica's call was refused. What it met, every replica with the same account would meet.
+    /// Another replica's call was refused. What it met, every replica with the same account would
+    /// meet.
     pub(super) fn heard_refused(&self, reason: Reason, key: &Fingerprint, term: u64) {
         if reason != Reason::KeyInvalid || *key == self.key() {
             self.trip(LocalTrip { reason, term, until: None, mine: false });
         }
     }
 
-    /// The API has not answered several calls in a row. The leader checks whether it is down for all.
+    /// The API has not answered several calls in a row. The leader checks whether it is down for
+    /// all.
     pub fn unanswered(&self, term: u64, now: Timestamp) {
         if self.trip_alone(Reason::ProviderDown, term, now) {
             self.report(ReplicaReport::Down);
@@ -376,8 +379,8 @@ impl AccountState {
         }
     }
 
-    /// Stops this replica for a time, which grows while it meets the same again. Returns whether the
-    /// stop is new.
+    /// Stops this replica for a time, which grows while it meets the same again. Returns whether
+    /// the stop is new.
     fn trip_alone(&self, reason: Reason, term: u64, now: Timestamp) -> bool {
         // What was under way together is one relapse.
         if self.shared.snapshot.borrow().trips.alone.is_some_and(|trip| trip.reason == reason) {
@@ -448,8 +451,8 @@ impl AccountState {
         self.report(ReplicaReport::Silence);
     }
 
-    /// Whether polls are made one by one, since there was a silence and no answer has shown yet that
-    /// the API knows this replica's tasks.
+    /// Whether polls are made one by one, since there was a silence and no answer has shown yet
+    /// that the API knows this replica's tasks.
     #[must_use]
     pub fn is_on_probation(&self) -> bool {
         self.shared.answers.on_probation()
@@ -461,7 +464,8 @@ impl AccountState {
         self.shared.answers.held_until()
     }
 
-    /// Answers to polls since this process runs, and those of them about ids that the API did not know.
+    /// Answers to polls since this process runs, and those of them about ids that the API did not
+    /// know.
     #[must_use]
     pub fn answer_counts(&self) -> (u64, u64) {
         let AnswerCounts { answered, wrong_ids } = self.shared.answers.counts();
@@ -497,7 +501,7 @@ impl AccountState {
         if self.types().open(task_type, failing) {
             let why =
                 if failing { "createTask fails for this type" } else { "the API has no slots for this type" };
-            tracing::warn!(task_type, "{why}: its jobs wait in the retry queues without a call");
+            tracing::warn!(task_type, "{why}: its jobs wait in the retry queues");
         }
         self.report(ReplicaReport::Shut { task_type: task_type.to_owned(), failing });
     }
@@ -510,8 +514,8 @@ impl AccountState {
         }
     }
 
-    /// createTask refused a job of a type for the job's own sake, so it no longer fails for the type.
-    /// Whether there are slots, that does not say.
+    /// createTask refused a job of a type for the job's own sake, so it no longer fails for the
+    /// type. Whether there are slots, that does not say.
     pub fn works_again(&self, task_type: &str) {
         if self.types().is_failing(task_type) == Some(true) {
             self.slots_back(task_type);
@@ -525,8 +529,8 @@ impl AccountState {
         }
     }
 
-    /// What the type's breaker means for one of its jobs; `None` where it is closed. `unanswered`: a
-    /// submission of this job got no answer before.
+    /// What the type's breaker means for one of its jobs; `None` where it is closed. `unanswered`:
+    /// a submission of this job got no answer before.
     #[must_use]
     pub fn shut_type(&self, task_type: &str, unanswered: bool) -> Option<TypeBreaker> {
         // By the role that this replica has now: it may have come to lead since.

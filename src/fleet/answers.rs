@@ -1,8 +1,11 @@
-//! What this replica's polls are answered: counted for the fleet, and made one by one after a silence.
+//! What this replica's polls are answered: counted for the fleet, and made one by one after a
+//! silence.
 //!
-//! After an outage, a take-over, a start or a trip, all open tickets are due at once. Were they asked for in one burst, no bound on wrong ids
-//! could act before the burst has left. So a replica is on probation until an answer shows that the API knows its tasks: it makes one call at
-//! a time (the worker's window), replicas begin one after another, and a wrong id, here or elsewhere, makes them wait for the leader's verdict.
+//! After an outage, a take-over, a start or a trip, all open tickets are due at once. Were they
+//! asked for in one burst, no bound on wrong ids could act before the burst has left. So a replica
+//! is on probation until an answer shows that the API knows its tasks: it makes one call at a time
+//! (the worker's window), replicas begin one after another, and a wrong id, here or elsewhere,
+//! makes them wait for the leader's verdict.
 
 use std::time::Duration;
 
@@ -15,9 +18,11 @@ use crate::domain::guard::{AnswerShare, Rules};
 const STAGGER: Duration = Duration::from_millis(250);
 /// Replicas of a larger fleet begin together with others.
 const MAX_STAGGERED: usize = 8;
-/// What a wrong id makes a replica on probation wait: for the leader's verdict, and long enough to stay under any ban.
+/// What a wrong id makes a replica on probation wait: for the leader's verdict, and long enough to
+/// stay under any ban.
 const AFTER_WRONG_ID: Duration = Duration::from_secs(2);
-/// Other replicas' wrong ids hold a probation up no longer than this: where some tasks are lost every second, it must end.
+/// Other replicas' wrong ids hold a probation up no longer than this: where some tasks are lost
+/// every second, it must end.
 const HELD_BY_OTHERS: Duration = Duration::from_secs(5);
 
 /// Wrong ids in the course of work are reported together: a report has the counts so far.
@@ -63,8 +68,8 @@ fn stagger(rank: usize) -> Duration {
 }
 
 impl Answers {
-    /// The API knows a task, or knows no such id. `awaited`: the leader waits for an answer. Where wrong
-    /// ids are too many, counting begins anew.
+    /// The API knows a task, or knows no such id. `awaited`: the leader waits for an answer. Where
+    /// wrong ids are too many, counting begins anew.
     pub(super) fn note(
         &self,
         wrong_id: bool,

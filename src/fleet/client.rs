@@ -102,8 +102,9 @@ impl Client {
         }
     }
 
-    /// Asks nobody, and takes in until the deadline what replicas say by themselves; who has fallen silent is forgotten. For whoever looks on
-    /// for long: each question is answered by every replica to all of them.
+    /// Asks nobody, and takes in until the deadline what replicas say by themselves; who has fallen
+    /// silent is forgotten. For whoever looks on for long: each question is answered by every
+    /// replica to all of them.
     ///
     /// # Errors
     /// The connection is lost.
@@ -187,7 +188,8 @@ impl Client {
     pub async fn listen(&mut self, deadline: Instant) -> Result<bool, BrokerError> {
         let Ok(next) = timeout_at(deadline, self.control.recv()).await else { return Ok(false) };
         let delivery = next.ok_or_else(|| BrokerError::Lost("the control consumer ended".to_owned()))?;
-        // Shown, never acted upon: any sender will do that the broker has verified and that may write to the exchange.
+        // Shown, never acted upon: any sender will do that the broker has verified and that may
+        // write to the exchange.
         let own = delivery.message.properties.user_id.clone().unwrap_or_default();
         let trust = Trust { own, operators: Vec::new() };
         let _ = delivery.receipt.ack();

@@ -1,4 +1,5 @@
-//! What the leader does: it holds the one state message, writes a new one before it acks the old, and looks after the account.
+//! What the leader does: it holds the one state message, writes a new one before it acks the old,
+//! and looks after the account.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use crate::domain::fault::{Stage, classify};
 use crate::domain::guard::{AnswerShare, Phase, ProbeEnd, Reason, Rules, Spending, State};
 use crate::solver::Balance;
 
-/// A state that does not change is written again after this long: the broker ends a consumer that acks nothing for its consumer time-out,
-/// which is 30 minutes by default, and some operators set it to a few.
+/// A state that does not change is written again after this long: the broker ends a consumer that
+/// acks nothing for its consumer time-out, which is 30 minutes by default, and some operators set
+/// it to a few.
 const REWRITE_AFTER: Duration = Duration::from_secs(45);
 /// Tasks in doubt that the API knows after all, by which the others are taken for known.
 const KNOWN_ENOUGH: u64 = 3;
@@ -73,13 +75,15 @@ impl Lead {
         }
     }
 
-    /// A further state message: the one this leader has just written, or one that a crash has left. The highest epoch wins.
+    /// A further state message: the one this leader has just written, or one that a crash has left.
+    /// The highest epoch wins.
     pub(super) fn receive(&mut self, state: State, receipt: Receipt) {
         if state.epoch > self.state.epoch {
             self.state = state;
             self.hold(receipt);
         } else if state.epoch == self.state.epoch && state.phase.caution() > self.state.phase.caution() {
-            // Two have written it without knowing of each other: what either of them fears is in force.
+            // Two have written it without knowing of each other: what either of them fears is in
+            // force.
             self.state = State { epoch: state.epoch.saturating_add(1), ..state };
             self.unwritten = true;
             self.hold(receipt);
@@ -90,7 +94,8 @@ impl Lead {
         }
     }
 
-    /// Whether the message has been in hand for long: the broker ends a consumer that acks nothing for 30 minutes.
+    /// Whether the message has been in hand for long: the broker ends a consumer that acks nothing
+    /// for 30 minutes.
     pub(super) fn is_old(&self) -> bool {
         self.held_since.elapsed() >= REWRITE_AFTER
     }
@@ -118,8 +123,8 @@ impl Lead {
         }
     }
 
-    /// A replica remembers a later state than this one: an earlier message was lost, and all must follow this one all the same. What it said
-    /// is not known, so the account is looked at.
+    /// A replica remembers a later state than this one: an earlier message was lost, and all must
+    /// follow this one all the same. What it said is not known, so the account is looked at.
     pub(super) fn overtake(&mut self, epoch: u64) -> bool {
         let behind = epoch > self.state.epoch;
         if behind {
@@ -132,7 +137,8 @@ impl Lead {
         behind
     }
 
-    /// A replica says how many answers it has got since it runs, in a report of this term or in its heartbeat.
+    /// A replica says how many answers it has got since it runs, in a report of this term or in its
+    /// heartbeat.
     pub(super) fn note_answers(
         &mut self,
         replica: &str,
@@ -152,7 +158,8 @@ impl Lead {
         (self.state.awaits_known_id() && self.answers.known > 0).then_some(AnswersVerdict::IdsKnown)
     }
 
-    /// The leader's own worker has asked for a task that was in doubt. Tells whether such tasks are lost, once that is known.
+    /// The leader's own worker has asked for a task that was in doubt. Tells whether such tasks are
+    /// lost, once that is known.
     pub(super) fn note_doubtful(
         &mut self,
         wrong_id: bool,
@@ -168,7 +175,8 @@ impl Lead {
         (self.known_doubtful >= KNOWN_ENOUGH).then_some(false)
     }
 
-    /// Whether the leader has none left of the tasks in doubt, and so cannot find out more about them: then all ask for theirs, each on probation.
+    /// Whether the leader has none left of the tasks in doubt, and so cannot find out more about
+    /// them: then all ask for theirs, each on probation.
     pub(super) fn doubt_is_undecided(&self) -> bool {
         let undecided = self.state.doubt.is_some_and(|doubt| !doubt.lost) && self.state.may_be_asked();
         undecided && self.doubt_quiet_since.elapsed() >= NO_MORE_IN_DOUBT
@@ -193,7 +201,8 @@ pub(super) enum AnswersVerdict {
     IdsKnown,
 }
 
-/// The answers of all replicas. Each says how many it has got since it runs, so that a message that is lost is made good by the next.
+/// The answers of all replicas. Each says how many it has got since it runs, so that a message that
+/// is lost is made good by the next.
 #[derive(Debug, Default)]
 struct FleetAnswers {
     share: AnswerShare,
@@ -240,7 +249,8 @@ pub(super) fn probe_end(end: Result<Balance, CallError>, overrides: &Overrides) 
     {
         return ProbeEnd::Unsupported;
     }
-    // Without a body nothing but the API itself speaks, where the call is about nothing but the account.
+    // Without a body nothing but the API itself speaks, where the call is about nothing but the
+    // account.
     if let CallError::Refused(Refusal { code: None, status, body: ReplyBody::Empty, .. }) = &error {
         match status {
             401 | 403 => return ProbeEnd::Refused(Reason::KeyInvalid),
@@ -277,7 +287,7 @@ pub(super) fn tell(state: &State, before: Option<&State>) {
             tracing::error!(
                 reasons,
                 next_probe_at,
-                "the account is guarded: jobs stay queued; {}",
+                "API calls stopped for this account, jobs stay queued; {}",
                 reason.advice()
             );
         }
@@ -285,8 +295,8 @@ pub(super) fn tell(state: &State, before: Option<&State>) {
             let why = state.paused.as_ref().and_then(|paused| paused.reason.as_deref());
             tracing::warn!(why, "paused by an operator: jobs stay queued, paid tasks are finished");
         }
-        (Phase::Canary, _) => tracing::info!("the API tells the balance; one job is submitted first"),
-        (Phase::Probing, _) => tracing::info!("the account is looked at before anything is submitted"),
+        (Phase::Canary, _) => tracing::info!("balance received; submitting one job first"),
+        (Phase::Probing, _) => tracing::info!("checking the account before any job is submitted"),
         (Phase::Active | Phase::Tripped, _) => tracing::info!("the account may be used"),
     }
 }

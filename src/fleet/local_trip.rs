@@ -26,8 +26,8 @@ pub(super) struct LocalTrip {
 }
 
 impl LocalTrip {
-    /// Whether the leader's state covers this: it is of a later term, or stops the same and more, or
-    /// has this replica's key among the refused ones.
+    /// Whether the leader's state covers this: it is of a later term, or stops the same and more,
+    /// or has this replica's key among the refused ones.
     fn is_accounted_for(&self, state: &State, key: &Fingerprint) -> bool {
         // What is graver than what the leader knows is still to be heard by it.
         if self.is_graver(state) {
@@ -94,8 +94,8 @@ impl LocalTrips {
     pub(super) fn restrict(&self, permit: Permit, own_address: bool) -> Permit {
         let permit = self.fleet.map_or(permit, |trip| permit.without(trip.reason));
         let Some(alone) = self.alone else { return permit };
-        // What the address earned for this replica alone does not concern the others, who can finish
-        // its tickets.
+        // What the address earned for this replica alone does not concern the others, who can
+        // finish its tickets.
         let leaves = own_address && alone.reason.is_of_the_address();
         let permit = permit.without(alone.reason);
         Permit { tickets: permit.tickets && !leaves, ..permit }

@@ -1,4 +1,5 @@
-//! One replica's part in the fleet, over one session: it listens, says that it is there, and leads when the state message comes to it.
+//! One replica's part in the fleet, over one session: it listens, says that it is there, and leads
+//! when the state message comes to it.
 //!
 //! What it does as the leader is in [`leading`].
 
@@ -28,7 +29,8 @@ use crate::solver::Balance;
 
 /// How often it looks at what is due.
 const TICK: Duration = Duration::from_millis(500);
-/// Without the leader's word for so long (and up to as much again, by chance), its state message is taken for lost.
+/// Without the leader's word for so long (and up to as much again, by chance), its state message is
+/// taken for lost.
 const SILENCE: Duration = Duration::from_secs(5);
 /// State messages that can be at hand: one, and what a crash in between two has left.
 const PREFETCH: u16 = 8;
@@ -37,7 +39,8 @@ const TOGETHER: Duration = Duration::from_millis(20);
 /// Both end up in the state, which must stay small. In bytes.
 const MAX_REASON: usize = 1_000;
 const MAX_COMMAND_ID: usize = 64;
-/// Answers are no further apart, in a fleet of any size: an operator's question waits 2.5 s for them.
+/// Answers are no further apart, in a fleet of any size: an operator's question waits 2.5 s for
+/// them.
 const MOST_APART: Duration = Duration::from_millis(1_500);
 
 type Vital<'a> = &'a (dyn Fn() -> Vitals + Send + Sync);
@@ -85,10 +88,11 @@ impl<'a> Member<'a> {
         vitals: Vital<'a>,
         found: &'a mut Receiver<Found>,
     ) -> Result<Self, Lost> {
-        let queue = fleet.names.guard();
-        // Asked before this replica is a consumer of it: nobody leads, and there is no state to lead with.
+        let queue = fleet.options.names.guard();
+        // Asked before this replica is a consumer of it: nobody leads, and there is no state to
+        // lead with.
         let depth = session.link().depth(&queue).await.map_err(lost)?;
-        let control = session.link().subscribe(&fleet.names.control()).await.map_err(lost)?;
+        let control = session.link().subscribe(&fleet.options.names.control()).await.map_err(lost)?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let now = Instant::now();
@@ -123,8 +127,8 @@ impl<'a> Member<'a> {
     }
 
     async fn stand_for_lead(&mut self) -> Result<(), Lost> {
-        let queue = self.fleet.names.guard();
-        let tag = format!("{} {queue}", self.fleet.name);
+        let queue = self.fleet.options.names.guard();
+        let tag = format!("{} {queue}", self.fleet.options.name);
         let spec = ConsumeSpec { queue, prefetch: PREFETCH, tag };
         self.guard = Some(self.session.link().consume(spec).await.map_err(lost)?);
         Ok(())
@@ -155,15 +159,17 @@ impl<'a> Member<'a> {
     }
 
     fn now(&self) -> Timestamp {
-        self.fleet.clock.now()
+        self.fleet.options.clock.now()
     }
 
-    /// Says something to all. Should it not arrive, that is no end of anything: what matters is said again.
+    /// Says something to all. Should it not arrive, that is no end of anything: what matters is
+    /// said again.
     async fn say(&self, control: &Control) {
         let message = encode(control, &self.fleet.trust.own);
-        let said = self.session.publisher().publish(&self.fleet.names.control(), "", false, message).await;
+        let said =
+            self.session.publisher().publish(&self.fleet.options.names.control(), "", false, message).await;
         if let Err(error) = said {
-            tracing::debug!(%error, "a control message was not published");
+            tracing::debug!(%error, "cannot publish a control message");
         }
     }
 
@@ -172,7 +178,7 @@ impl<'a> Member<'a> {
         let snapshot = self.fleet.account.snapshot();
         let heartbeat = Heartbeat {
             id: self.fleet.id.clone(),
-            name: self.fleet.name.clone(),
+            name: self.fleet.options.name.clone(),
             epoch: snapshot.epoch(),
             key: self.fleet.account.key(),
             held: snapshot.held(),
@@ -191,7 +197,7 @@ impl<'a> Member<'a> {
         let Delivery { message, receipt, .. } = delivery;
         let Some(state) = self.fleet.trust.read_state(&message) else {
             tracing::warn!(
-                "a message on the guard's queue that no replica wrote goes to the raw dead letters"
+                "rejecting a message on the guard queue that no replica wrote; it goes to the raw dead letters"
             );
             let _ = receipt.reject();
             return Ok(());
@@ -222,9 +228,10 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    /// Whatever else the broker holds belongs to the leader before it acts: a crash may have left two states.
+    /// Whatever else the broker holds belongs to the leader before it acts: a crash may have left
+    /// two states.
     async fn gather(&mut self, lead: &mut Lead) -> Result<(), Lost> {
-        let queue = self.fleet.names.guard();
+        let queue = self.fleet.options.names.guard();
         let waiting = self.session.link().depth(&queue).await.map_err(lost)?.ready;
         let patience = if waiting > 0 { TOGETHER * 10 } else { TOGETHER };
         while let Ok(next) = timeout(patience, receive(&mut self.guard)).await {
@@ -243,7 +250,9 @@ impl<'a> Member<'a> {
         let Delivery { message, receipt, .. } = delivery;
         let _ = receipt.ack();
         let Some(VerifiedControl { control, user }) = self.fleet.trust.verify(&message) else {
-            tracing::debug!("a control message that is not to be believed");
+            tracing::debug!(
+                "ignoring a control message whose sender is not verified or not allowed to send it"
+            );
             return Ok(());
         };
         match control {
@@ -266,8 +275,9 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    /// Says that it is there to whoever has asked, unless it has answered another just now: each answer of each replica goes to all of them.
-    /// Then it is said a little later, to all who have asked meanwhile.
+    /// Says that it is there to whoever has asked, unless it has answered another just now: each
+    /// answer of each replica goes to all of them. Then it is said a little later, to all who have
+    /// asked meanwhile.
     pub(super) async fn answer(&mut self) {
         let apart = (self.membership.interval() / 2).min(MOST_APART);
         if self.answered.is_some_and(|at| at.elapsed() < apart) {
@@ -317,7 +327,7 @@ impl<'a> Member<'a> {
 
     /// What a replica's answers make of the fleet's.
     async fn on_answers(&mut self, replica: &str, counts: (u64, u64), term: Option<u64>) {
-        let clock = (&self.fleet.rules, self.fleet.clock.uptime());
+        let clock = (&self.fleet.options.rules, self.fleet.options.clock.uptime());
         let Some(lead) = &mut self.lead else { return };
         let (verdict, term) = (lead.note_answers(replica, counts, term, clock), lead.state.term);
         let key = self.fleet.account.key();
@@ -414,9 +424,9 @@ impl<'a> Member<'a> {
             Found::Report(report) => self.say(&Control::Report(report)).await,
             // An address of its own: no matter of the fleet's.
             Found::Canary(CanaryEnd::Refused(reason), _)
-                if self.fleet.egress == Egress::Own && reason.is_of_the_address() => {}
+                if self.fleet.options.egress == Egress::Own && reason.is_of_the_address() => {}
             Found::Doubtful { wrong_id } => {
-                let clock = (&self.fleet.rules, self.fleet.clock.uptime());
+                let clock = (&self.fleet.options.rules, self.fleet.options.clock.uptime());
                 let verdict = self.lead.as_mut().and_then(|lead| lead.note_doubtful(wrong_id, clock));
                 if let Some(lost) = verdict {
                     self.learn(GuardEvent::DoubtfulTasks { lost }).await;
@@ -433,7 +443,7 @@ impl<'a> Member<'a> {
         let fleet = self.fleet;
         fleet.account.tick();
         if fleet.account.key() != self.presented_key {
-            tracing::info!("another key: it is tried before it is used");
+            tracing::info!("API key changed; verifying it");
             self.present().await;
         }
         self.membership.prune();
@@ -458,12 +468,12 @@ impl<'a> Member<'a> {
             self.aside_until = None;
             self.stand_for_lead().await?;
         }
-        let patience = SILENCE.mul_f64(1.0 + self.fleet.rng.jitter());
+        let patience = SILENCE.mul_f64(1.0 + self.fleet.options.rng.jitter());
         if self.leader_heard.elapsed() < patience || self.guard.is_none() {
             return Ok(());
         }
         self.leader_heard = Instant::now();
-        let depth = self.session.link().depth(&self.fleet.names.guard()).await.map_err(lost)?;
+        let depth = self.session.link().depth(&self.fleet.options.names.guard()).await.map_err(lost)?;
         // One that waits there is about to make somebody the leader.
         if depth.ready == 0 {
             self.create().await;

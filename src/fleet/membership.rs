@@ -15,11 +15,13 @@ use crate::domain::guard::{KeyStanding, Keys};
 const MISSED: u32 = 4;
 /// Replicas that are kept account of; a fleet beyond it shares the rate as if it were of this size.
 const MAX_REPLICAS: usize = 4_096;
-/// How often a replica says that it is there, in a fleet of up to 64; a larger one speaks less often, so that what each hears stays bounded.
+/// How often a replica says that it is there, in a fleet of up to 64; a larger one speaks less
+/// often, so that what each hears stays bounded.
 const INTERVAL: Duration = Duration::from_secs(2);
 const SMALL_FLEET: u32 = 64;
 
-/// The replicas by their ids. Clones are the same: a member of the fleet writes it, and whoever looks at the fleet reads it from aside.
+/// The replicas by their ids. Clones are the same: a member of the fleet writes it, and whoever
+/// looks at the fleet reads it from aside.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Membership(Arc<Mutex<Heard>>);
 
@@ -70,8 +72,9 @@ impl Membership {
         self.lock().keys().take_while(|other| other.as_str() < id).count()
     }
 
-    /// All of them that were not silent for long, and how long ago each was heard. By the time, and not by [`prune`](Self::prune) alone: where
-    /// the worker's runtime is stuck nobody prunes, and those who look from another thread are not to take the last that was heard for news.
+    /// All of them that were not silent for long, and how long ago each was heard. By the time, and
+    /// not by [`prune`](Self::prune) alone: where the worker's runtime is stuck nobody prunes, and
+    /// those who look from another thread are not to take the last that was heard for news.
     pub(super) fn heard(&self) -> Vec<(Arc<Heartbeat>, Duration)> {
         let heard = self.lock();
         let patience = patience(heard.len());
@@ -91,7 +94,8 @@ impl Membership {
         keys_of_all.any(|key| key != than && keys.standing(key) == KeyStanding::Good)
     }
 
-    /// The id of one of the replicas whose key nobody has tried yet, by chance: one that does not answer must not keep the others waiting.
+    /// The id of one of the replicas whose key nobody has tried yet, by chance: one that does not
+    /// answer must not keep the others waiting.
     pub(super) fn with_unknown_key(&self, keys: &Keys, jitter: f64) -> Option<String> {
         let heard = self.lock();
         let all = || heard.values().map(|(replica, _)| replica);

@@ -1,7 +1,7 @@
 //! What replicas and operators say to each other on the control exchange.
 //!
-//! Each message is JSON, transient, with an expiry, and carries the sender's `user_id`, which the broker has verified. Nothing in them is a
-//! secret: keys and proxies are told by their marks.
+//! Each message is JSON, transient, with an expiry, and carries the sender's `user_id`, which the
+//! broker has verified. Nothing in them is a secret: keys and proxies are told by their marks.
 
 use serde::{Deserialize, Serialize};
 
@@ -117,7 +117,8 @@ pub(super) enum ReplicaReport {
     Down,
     /// A call was refused by something that is not the API's own word.
     Doubted,
-    /// Nobody listened to this replica's calls for a moment: what was answered before says nothing any more.
+    /// Nobody listened to this replica's calls for a moment: what was answered before says nothing
+    /// any more.
     Silence,
     /// The API does not take a type.
     Shut {
@@ -187,7 +188,8 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// Reads a control message; `None` where its sender is not known to the broker, or may not say it, or it is none of ours.
+    /// Reads a control message; `None` where its sender is not known to the broker, or may not say
+    /// it, or it is none of ours.
     pub(super) fn verify(&self, message: &Message) -> Option<VerifiedControl> {
         let user = message.properties.user_id.as_deref()?;
         if message.body.len() > MAX_BODY || message.properties.kind.as_deref() != Some(KIND) {

@@ -1,9 +1,11 @@
 //! What replicas of one account know together: how it stands, and who looks after it.
 //!
-//! * One message on `captcha.guard` holds the state. The queue has a single active consumer; whoever gets the message **leads**: it alone calls
-//!   getBalance, decides, and writes each new state before it acks the old.
-//! * The fan-out `captcha.control` carries news between replicas and orders of operators. What a replica meets stops it at once,
-//!   and all others as soon as they hear of it; going on needs the leader's word ([`AccountState`]).
+//! * One message on `captcha.guard` holds the state. The queue has a single active consumer;
+//!   whoever gets the message **leads**: it alone calls getBalance, decides, and writes each new
+//!   state before it acks the old.
+//! * The fan-out `captcha.control` carries news between replicas and orders of operators. What a
+//!   replica meets stops it at once, and all others as soon as they hear of it; going on needs the
+//!   leader's word ([`AccountState`]).
 //! * A replica calls nothing before it knows the state.
 
 mod account_state;
@@ -72,15 +74,8 @@ pub struct FleetOptions {
 /// A replica's part in the fleet. It outlives its sessions.
 pub struct Fleet {
     id: String,
-    name: String,
-    names: Names,
+    options: FleetOptions,
     trust: Trust,
-    rules: Rules,
-    overrides: Overrides,
-    egress: Egress,
-    solver: Solver,
-    clock: Clock,
-    rng: Rng,
     started_at: Timestamp,
     account: AccountState,
     membership: Membership,
@@ -111,16 +106,9 @@ impl Fleet {
         let (account, found) = AccountState::new(id.clone(), options.rules.clone(), options.egress, key);
         Self {
             id,
-            name: options.name,
-            names: options.names,
-            trust: Trust { own: options.user, operators: options.operators },
-            rules: options.rules,
-            overrides: options.overrides,
-            egress: options.egress,
-            solver: options.solver,
+            trust: Trust { own: options.user.clone(), operators: options.operators.clone() },
             started_at: options.clock.now(),
-            clock: options.clock,
-            rng: options.rng,
+            options,
             account,
             membership: Membership::default(),
             found: Mutex::new(found),
@@ -134,7 +122,8 @@ impl Fleet {
         &self.account
     }
 
-    /// The replicas that are heard, this one included, and how long ago each of them was; nobody without a session.
+    /// The replicas that are heard, this one included, and how long ago each of them was; nobody
+    /// without a session.
     #[must_use]
     pub fn replicas(&self) -> Vec<(Arc<Heartbeat>, Duration)> {
         self.membership.heard()
@@ -149,10 +138,11 @@ impl Fleet {
         if mark != self.account.key() && !key.expose_secret().trim().is_empty() {
             self.account.set_key(mark);
         }
-        self.solver.replace_key(key)
+        self.options.solver.replace_key(key)
     }
 
-    /// Takes part over a session until that is gone, and tells why. Once it has ended nothing is known any more, and nothing may be called.
+    /// Takes part over a session until that is gone, and tells why. Once it has ended nothing is
+    /// known any more, and nothing may be called.
     pub async fn serve(&self, session: &Session, vitals: &(dyn Fn() -> Vitals + Send + Sync)) -> String {
         // Held to the end, so that a later session begins when this one is forgotten.
         let mut found = self.found.lock().await;
@@ -164,7 +154,8 @@ impl Fleet {
         }
     }
 
-    /// This replica is about to leave: it gives the lead to another, which a fleet that is stopped must not wait for.
+    /// This replica is about to leave: it gives the lead to another, which a fleet that is stopped
+    /// must not wait for.
     pub fn step_down(&self) {
         self.leaving.cancel();
     }
@@ -173,11 +164,11 @@ impl Fleet {
     pub async fn leave(&self, session: &Session) {
         let bye = encode(&Control::Bye { id: self.id.clone() }, &self.trust.own);
         // They find out by themselves too, a little later.
-        let _ = session.publisher().publish(&self.names.control(), "", false, bye).await;
+        let _ = session.publisher().publish(&self.options.names.control(), "", false, bye).await;
     }
 
     fn probe(&self) -> member::Probing {
-        let (solver, key) = (self.solver.clone(), self.solver.key_mark());
+        let (solver, key) = (self.options.solver.clone(), self.options.solver.key_mark());
         AbortOnDropHandle::new(tokio::spawn(async move { (key, solver.balance().await) }))
     }
 }

@@ -1,5 +1,5 @@
-//! Task types that the API does not take, for want of slots or since createTask fails for them: known to the whole fleet, so that one trickle
-//! call of its leader finds out when that is over.
+//! Task types that the API does not take, for want of slots or since createTask fails for them:
+//! known to the whole fleet, so that one trickle call of its leader finds out when that is over.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,16 +9,17 @@ use tokio::time::Instant;
 
 /// Task types whose breakers can be open; the others are called, and refused by the API.
 const MAX_OPEN: usize = 64;
-/// First and longest time between two trial calls of a type without slots. The API wants no less than 5 s; the longest is what a type that
-/// is back may wait to be found so.
+/// First and longest time between two trial calls of a type without slots. The API wants no less
+/// than 5 s; the longest is what a type that is back may wait to be found so.
 const NO_SLOTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(12));
-/// Between two trial calls of a type for which createTask fails. It may be jobs of its own that fail, and then good ones wait for their turn
-/// among them.
+/// Between two trial calls of a type for which createTask fails. It may be jobs of its own that
+/// fail, and then good ones wait for their turn among them.
 const FAILING: Duration = Duration::from_secs(1);
 /// What the leader has not heard of yet is left alone for so long.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
-/// A job whose submission was not answered before may be paid twice by the next one, and would be given up if that were not answered
-/// either. It is no trial call unless no other job has come for so long.
+/// A job whose submission was not answered before may be paid twice by the next one, and would be
+/// given up if that were not answered either. It is no trial call unless no other job has come for
+/// so long.
 const NO_OTHER_JOB: Duration = Duration::from_secs(60);
 
 /// A type's breaker that is open.
@@ -76,7 +77,7 @@ impl TypeBreakers {
     pub(super) fn close(&self, task_type: &str) -> bool {
         let was_open = self.0.lock().remove(task_type).is_some();
         if was_open {
-            tracing::info!(task_type, "the API takes this type again");
+            tracing::info!(task_type, "the API accepts this task type again");
         }
         was_open
     }
@@ -86,9 +87,9 @@ impl TypeBreakers {
         self.0.lock().get(task_type).map(|breaker| breaker.failing)
     }
 
-    /// What is to happen to a job of the type; `None` where its breaker is closed. `patience`: how many
-    /// times the leader's wait this replica waits. `unanswered`: a submission of this job got no
-    /// answer before.
+    /// What is to happen to a job of the type; `None` where its breaker is closed. `patience`: how
+    /// many times the leader's wait this replica waits. `unanswered`: a submission of this job got
+    /// no answer before.
     pub(super) fn ask(
         &self,
         task_type: &str,

@@ -1,7 +1,8 @@
-//! What replicas tell of their work for those who look at the fleet. Nothing here decides about anything.
+//! What replicas tell of their work for those who look at the fleet. Nothing here decides about
+//! anything.
 //!
-//! Ids, types and codes are foreign text: they are made fit to be shown, and short, before they are told. No description, and no field of a
-//! task, is among them: those could hold a secret.
+//! Ids, types and codes are foreign text: they are made fit to be shown, and short, before they are
+//! told. No description, and no field of a task, is among them: those could hold a secret.
 
 use std::collections::BTreeMap;
 

@@ -18,10 +18,11 @@ use crate::domain::call::{Accepted, CallError, NoAnswer, TaskId, TaskState};
 use crate::domain::fingerprint::Fingerprint;
 use crate::histogram::{CALLS, Distribution, Histogram};
 
-/// The API, as one account sees it. Clones share the account's key, the connections and the bound on requests.
+/// The API, as one account sees it. Clones share the account's key, the connections and the bound
+/// on requests.
 ///
-/// Each call is one request, never repeated here. Dropping a call's future after it was polled leaves open whether the
-/// API acted on it.
+/// Each call is one request, never repeated here. Dropping a call's future after it was polled
+/// leaves open whether the API acted on it.
 #[derive(Clone)]
 pub struct Solver {
     shared: Arc<SolverShared>,
@@ -54,7 +55,8 @@ impl Solver {
     /// Submits a task: its JSON, which is sent as it is. A good end is paid for.
     ///
     /// # Errors
-    /// [`CallError::NeverSent`] only where no byte left; [`CallError::NoAnswer`] where the task may have been accepted.
+    /// [`CallError::NeverSent`] only where no byte left; [`CallError::NoAnswer`] where the task may
+    /// have been accepted.
     pub async fn create_task(&self, task: &[u8]) -> Result<Accepted, CallError> {
         let key = self.key();
         self.call(CREATE_TASK, wire::create_body(&key, task), key.mask(), wire::read_created).await
@@ -97,12 +99,14 @@ impl Solver {
         self.key().mark().clone()
     }
 
-    /// Held for the clone of an `Arc` only. A poisoned lock is no worse than a sound one: the value is swapped whole.
+    /// Held for the clone of an `Arc` only. A poisoned lock is no worse than a sound one: the value
+    /// is swapped whole.
     fn key(&self) -> Arc<Key> {
         self.shared.key.read().clone()
     }
 
-    /// How long calls have taken so far, by call and status; from here to the reading of the answer.
+    /// How long calls have taken so far, by call and status; from here to the reading of the
+    /// answer.
     #[must_use]
     pub fn call_times(&self) -> Vec<CallTimes> {
         self.shared.timing.read()
@@ -191,8 +195,8 @@ pub(super) struct Timing([[Histogram; Status::ALL.len()]; PATHS.len()]);
 pub struct CallTimes {
     /// `createTask`, `getTaskResult` or `getBalance`.
     pub call: &'static str,
-    /// `ok`; `error`: an answer with an error code; `http`: an HTTP status without one; `timeout`; `unreachable`: not sent, or cut off;
-    /// `unreadable`.
+    /// `ok`; `error`: an answer with an error code; `http`: an HTTP status without one; `timeout`;
+    /// `unreachable`: not sent, or cut off; `unreadable`.
     pub status: &'static str,
     /// How long such calls took.
     pub times: Distribution,

@@ -17,8 +17,9 @@ use crate::domain::call::NoAnswer;
 
 /// Longest answer that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
-/// A dead peer is noticed within this time and a half, over TCP and over HTTP/2. Over HTTP/2 all requests share one
-/// connection, so that a dead one would otherwise take each request to its time-out.
+/// A dead peer is noticed within this time and a half, over TCP and over HTTP/2. Over HTTP/2 all
+/// requests share one connection, so that a dead one would otherwise take each request to its
+/// time-out.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// One pooled client.
@@ -30,18 +31,21 @@ pub struct HttpTransport {
 }
 
 impl HttpTransport {
-    /// One client for all calls. What it relies on, read in reqwest 0.13, hyper-util 0.1 and h2 0.4:
+    /// One client for all calls. What it relies on, read in reqwest 0.13, hyper-util 0.1 and h2
+    /// 0.4:
     ///
-    /// * A request is repeated unseen in three cases only, in each of which the server did not take it: hyper-util gets
-    ///   the request back from a pooled connection that closed *before the request was taken from its queue*; the
-    ///   server answers `REFUSED_STREAM`; the server's graceful `GOAWAY` names a last stream below ours. The latter
-    ///   two are reqwest's default policy, for which RFC 9113 (8.7) promises that nothing was processed. Over
-    ///   HTTP/1.1, once a byte is written there is no repeat.
-    /// * `is_connect()` is true for failures of the connector alone: name, TCP, TLS, and the time-out of these.
+    /// * A request is repeated unseen in three cases only, in each of which the server did not take
+    ///   it: hyper-util gets the request back from a pooled connection that closed *before the
+    ///   request was taken from its queue*; the server answers `REFUSED_STREAM`; the server's
+    ///   graceful `GOAWAY` names a last stream below ours. The latter two are reqwest's default
+    ///   policy, for which RFC 9113 (8.7) promises that nothing was processed. Over HTTP/1.1, once
+    ///   a byte is written there is no repeat.
+    /// * `is_connect()` is true for failures of the connector alone: name, TCP, TLS, and the
+    ///   time-out of these.
     /// * `timeout` runs from the call to the last byte of the body.
     ///
-    /// No redirects, since the key rides in the body; no proxy from the environment, since a plain http:// request
-    /// (and so the key) would be readable by it.
+    /// No redirects, since the key rides in the body; no proxy from the environment, since a plain
+    /// http:// request (and so the key) would be readable by it.
     ///
     /// # Errors
     /// Where the client cannot be built.
@@ -106,7 +110,8 @@ impl Transport for HttpTransport {
     }
 }
 
-/// The body, piece by piece, so that an endless one costs no more than the bound. Dropping the response ends it.
+/// The body, piece by piece, so that an endless one costs no more than the bound. Dropping the
+/// response ends it.
 async fn read_body(mut response: Response, status: u16) -> Result<Bytes, TransportError> {
     let too_long = || TransportError::NoAnswer {
         kind: NoAnswer::TooLong,

@@ -14,16 +14,17 @@ pub struct SolverOptions {
     pub base_url: Url,
     /// The account's key; any shape, but not empty.
     pub api_key: SecretString,
-    /// Bound on name resolution, TCP and TLS together. Shorter than `request_timeout`, since only a time-out of
-    /// connecting proves that nothing was sent.
+    /// Bound on name resolution, TCP and TLS together. Shorter than `request_timeout`, since only a
+    /// time-out of connecting proves that nothing was sent.
     pub connect_timeout: Duration,
     /// Bound on a whole exchange, connecting and the last byte of the answer included.
     pub request_timeout: Duration,
-    /// Bound on requests under way at once, and so on connections. Over HTTP/2 they share one connection; those beyond
-    /// the server's own limit of streams wait within `request_timeout`.
+    /// Bound on requests under way at once, and so on connections. Over HTTP/2 they share one
+    /// connection; those beyond the server's own limit of streams wait within `request_timeout`.
     pub max_connections: usize,
-    /// How long a connection may have been idle and still be used. Below the server's own time by more than the way
-    /// there and back: a createTask written while the server closes is cut, and a cut createTask may have been paid.
+    /// How long a connection may have been idle and still be used. Below the server's own time by
+    /// more than the way there and back: a createTask written while the server closes is cut, and a
+    /// cut createTask may have been paid.
     pub idle_timeout: Duration,
     /// Whether the key may travel unencrypted to a host that is not this machine.
     pub allow_plain_http: bool,
@@ -45,7 +46,8 @@ impl fmt::Debug for SolverOptions {
     }
 }
 
-/// A setting that the client cannot be built from. Texts hold neither the key nor the URL's user and password.
+/// A setting that the client cannot be built from. Texts hold neither the key nor the URL's user
+/// and password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SolverConfigError {
     /// The base URL cannot be one.
@@ -71,7 +73,8 @@ pub enum SolverConfigError {
         /// What is wrong with its value.
         reason: String,
     },
-    /// The HTTP client could not be built; on Linux most often since no root certificates are installed.
+    /// The HTTP client could not be built; on Linux most often since no root certificates are
+    /// installed.
     #[error("solver: the HTTP client could not be built: {0}")]
     Client(String),
 }
@@ -126,7 +129,8 @@ impl SolverOptions {
     }
 }
 
-/// Whether the host is this machine by its name alone; no name but `localhost` is resolved to find out.
+/// Whether the host is this machine by its name alone; no name but `localhost` is resolved to find
+/// out.
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",

@@ -17,12 +17,13 @@ pub const GET_BALANCE: &str = "/getBalance";
 
 /// How a request reaches the API and an answer comes back.
 ///
-/// An implementation bounds the time of an exchange and the length of the answer, sends nothing twice, and keeps the
-/// request's body out of its errors and logs: the key rides in it.
+/// An implementation bounds the time of an exchange and the length of the answer, sends nothing
+/// twice, and keeps the request's body out of its errors and logs: the key rides in it.
 pub trait Transport: Send + Sync {
     /// Sends one JSON body to one of [`CREATE_TASK`], [`GET_TASK_RESULT`] or [`GET_BALANCE`].
     ///
-    /// Any HTTP status is an `Ok`. Errors tell requests that never left from those that may have arrived.
+    /// Any HTTP status is an `Ok`. Errors tell requests that never left from those that may have
+    /// arrived.
     fn post<'a>(&'a self, path: &'static str, body: Bytes)
     -> BoxFuture<'a, Result<RawReply, TransportError>>;
 }

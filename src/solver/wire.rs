@@ -1,7 +1,9 @@
-//! The API's language, both ways, as pure functions: no I/O, no clock, and no input that makes them panic.
+//! The API's language, both ways, as pure functions: no I/O, no clock, and no input that makes them
+//! panic.
 //!
-//! Order of reading: a JSON body first, the HTTP status second, since the API documents no statuses and sends errors
-//! under 200. A body without JSON, or with JSON that says nothing, is judged by its status.
+//! Order of reading: a JSON body first, the HTTP status second, since the API documents no statuses
+//! and sends errors under 200. A body without JSON, or with JSON that says nothing, is judged by
+//! its status.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -65,7 +67,8 @@ fn body(key: &Key, rest: usize, append: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     out.into()
 }
 
-/// createTask's answer. A success without a plausible id is [`NoAnswer::Unreadable`]: the task may have been accepted.
+/// createTask's answer. A success without a plausible id is [`NoAnswer::Unreadable`]: the task may
+/// have been accepted.
 ///
 /// # Errors
 /// The API's refusal, or no readable answer.
@@ -77,10 +80,11 @@ pub fn read_created(reply: &RawReply, mask: &Mask) -> Result<Accepted, CallError
 
 /// getTaskResult's answer.
 ///
-/// `ready` without a solution is [`NoAnswer::Unreadable`], to be asked again. A missing status means ready where there
-/// is a solution and processing where there is none. A status that is neither of the two documented words (`completed`,
-/// as relatives of the API write) means ready where there is a solution with something in it, and processing otherwise:
-/// the API would say an error by an error, and a solution that is not taken is paid anew. Our assumption: no status but
+/// `ready` without a solution is [`NoAnswer::Unreadable`], to be asked again. A missing status
+/// means ready where there is a solution and processing where there is none. A status that is
+/// neither of the two documented words (`completed`, as relatives of the API write) means ready
+/// where there is a solution with something in it, and processing otherwise: the API would say an
+/// error by an error, and a solution that is not taken is paid anew. Our assumption: no status but
 /// `processing` comes beside a solution that is not the final one.
 ///
 /// # Errors
@@ -127,10 +131,12 @@ pub fn read_retry_after(value: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
 }
 
-/// Reads a reply whose success `find` recognises; it is told whether the text is the API's very bytes.
+/// Reads a reply whose success `find` recognises; it is told whether the text is the API's very
+/// bytes.
 ///
-/// A success under a non-2xx status counts only beside an `errorId` that says so: a proxy's own error page may be JSON
-/// too. A code without an `errorId` is an error, and so is one that stands where the success should be.
+/// A success under a non-2xx status counts only beside an `errorId` that says so: a proxy's own
+/// error page may be JSON too. A code without an `errorId` is an error, and so is one that stands
+/// where the success should be.
 fn read<T>(
     reply: &RawReply,
     mask: &Mask,
@@ -191,9 +197,11 @@ fn unreadable(reply: &RawReply, mask: &Mask, wanted: &str, text: &str) -> CallEr
     CallError::NoAnswer { kind: NoAnswer::Unreadable, status: Some(reply.status), detail }
 }
 
-/// The fields that mean something to us, as the JSON text they came as. A null is as good as absent.
+/// The fields that mean something to us, as the JSON text they came as. A null is as good as
+/// absent.
 ///
-/// A key that comes twice counts with its last value, as the API's own clients (JS, Python, .NET) would read it.
+/// A key that comes twice counts with its last value, as the API's own clients (JS, Python, .NET)
+/// would read it.
 #[derive(Debug, Default)]
 pub(super) struct Fields<'a> {
     pub(super) error_id: Option<&'a RawValue>,
@@ -207,14 +215,16 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of `text`, where it is one whole JSON object. A byte order mark and white space around are tolerated.
+    /// The fields of `text`, where it is one whole JSON object. A byte order mark and white space
+    /// around are tolerated.
     pub(super) fn read(text: &'a str) -> Option<Self> {
         serde_json::from_str(text.trim_start_matches('\u{feff}')).ok()
     }
 
     /// What `errorId` says: `Some(true)` an error, `Some(false)` none, `None` nothing at all.
     ///
-    /// Documented as 0 or 1; relatives of the API answer other integers, so any but 0 is an error, and so is a word.
+    /// Documented as 0 or 1; relatives of the API answer other integers, so any but 0 is an error,
+    /// and so is a word.
     pub(super) fn declared_error(&self) -> Option<bool> {
         let text = bare(self.error_id?);
         match text {
@@ -230,7 +240,8 @@ impl<'a> Fields<'a> {
         self.error_code.map(text_of).filter(|code| !matches!(code.trim(), "" | "0" | "false"))
     }
 
-    /// `cost`, where it holds an amount: a number, or a string with one. It is not documented, and some relatives of the API send it.
+    /// `cost`, where it holds an amount: a number, or a string with one. It is not documented, and
+    /// some relatives of the API send it.
     pub(super) fn cost(&self) -> Option<f64> {
         finite(bare(self.cost?)).filter(|amount| *amount >= 0.0)
     }
@@ -268,7 +279,8 @@ pub(super) fn text_of(raw: &RawValue) -> String {
     serde_json::from_str(raw.get()).unwrap_or_else(|_| bare(raw).to_owned())
 }
 
-/// A body as text: `Cow::Owned` tells that it was not UTF-8, so that nothing in it is what the API sent any more.
+/// A body as text: `Cow::Owned` tells that it was not UTF-8, so that nothing in it is what the API
+/// sent any more.
 pub(super) fn decode(body: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(body)
 }

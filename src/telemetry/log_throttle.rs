@@ -1,5 +1,5 @@
-//! In a storm thousands of jobs meet the same trouble at once. Each kind of warning is written so often and no more, and what was left out is
-//! told in one line.
+//! In a storm thousands of jobs meet the same trouble at once. Each kind of warning is written so
+//! often and no more, and what was left out is told in one line.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -19,11 +19,13 @@ use tracing_subscriber::layer::Context;
 const MOST: u32 = 10;
 /// The span.
 const SPAN: Duration = Duration::from_secs(60);
-/// Kinds that are told apart. Each is a place in the source, so there are some hundred at most, those of libraries included.
+/// Kinds that are told apart. Each is a place in the source, so there are some hundred at most,
+/// those of libraries included.
 const MAX_KINDS: usize = 1_024;
 /// Longest text that a line about lines left out repeats, in characters.
 const MAX_TEXT: usize = 200;
-/// The part that the lines about lines left out come from; they are throttle by how often they are asked for.
+/// The part that the lines about lines left out come from; they are throttle by how often they are
+/// asked for.
 const OWN: &str = "captcha_worker::telemetry";
 
 /// Warnings and errors by their kind.
@@ -57,7 +59,8 @@ struct LeftOut {
 }
 
 impl<K: Eq + Hash> LogThrottle<K> {
-    /// Whether a line of this kind is written at this moment. `text` tells what it says, and is asked only for the first one left out.
+    /// Whether a line of this kind is written at this moment. `text` tells what it says, and is
+    /// asked only for the first one left out.
     fn admit(&mut self, kind: K, now: Instant, text: impl FnOnce() -> String) -> bool {
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&kind) {
             return true;
@@ -87,7 +90,8 @@ impl<K: Eq + Hash> LogThrottle<K> {
     }
 }
 
-/// The throttle of a whole process, of warnings and errors alone. Their kind is the place in the source that writes them.
+/// The throttle of a whole process, of warnings and errors alone. Their kind is the place in the
+/// source that writes them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ProcessThrottle(Arc<Mutex<LogThrottle<Identifier>>>);
 
@@ -97,12 +101,13 @@ impl ProcessThrottle {
         self.0.lock()
     }
 
-    /// Writes a line for each kind of which lines were left out: those that have waited a span for it, or all at the end.
+    /// Writes a line for each kind of which lines were left out: those that have waited a span for
+    /// it, or all at the end.
     pub(super) fn tell(&self, now: Instant, is_end: bool) {
         // Not under the lock, which the lines themselves would need.
         let told = if is_end { self.lock().rest() } else { self.lock().due(now) };
         for LeftOut { lines, text, .. } in told {
-            tracing::warn!(target: OWN, lines, like = text, "lines were left out: there were too many of their kind");
+            tracing::warn!(target: OWN, lines, like = text, "similar log lines were dropped");
         }
     }
 
@@ -116,7 +121,8 @@ impl ProcessThrottle {
     }
 }
 
-/// A layer that writes lines, as the throttle allows. (A filter that looks at events would have to be asked about every line that nobody wants.)
+/// A layer that writes lines, as the throttle allows. (A filter that looks at events would have to
+/// be asked about every line that nobody wants.)
 pub(super) struct ThrottledLayer<L> {
     pub(super) lines: L,
     pub(super) throttle: ProcessThrottle,
@@ -245,7 +251,7 @@ mod tests {
         let count = |word: &str| text.lines().filter(|line| line.contains(word)).count();
         assert_eq!(count("a job"), 1_000, "what is no warning passes");
         assert_eq!(count(" a ticket could not be published"), 10, "{text}");
-        assert_eq!(count("lines were left out"), 1);
+        assert_eq!(count("similar log lines were dropped"), 1);
         assert_eq!(count("lines=990 like=\"a ticket could not be published\""), 1);
     }
 }

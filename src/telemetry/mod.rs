@@ -28,10 +28,12 @@ pub enum TelemetryError {
     Fixed(#[from] reload::Error),
 }
 
-/// Client libraries whose trace events hold whole frames and messages, and with them passwords and keys.
+/// Client libraries whose trace events hold whole frames and messages, and with them passwords and
+/// keys.
 const TALKATIVE: [&str; 6] = ["lapin", "amq_protocol", "hyper", "hyper_util", "h2", "reqwest"];
 
-/// Where lapin writes a message that no queue took, whole, at level `warn`: proxy passwords in jobs included.
+/// Where lapin writes a message that no queue took, whole, at level `warn`: proxy passwords in jobs
+/// included.
 const RETURNED_MESSAGES: &str = "lapin::returned_messages";
 
 /// What can be done about logging while it goes on.
@@ -50,7 +52,8 @@ pub struct NextFilter(EnvFilter);
 /// Where the filter cannot be used, or logging is set up already.
 pub fn init(level: &LogFilter, format: LogFormat) -> Result<Logging, TelemetryError> {
     let NextFilter(wanted) = Logging::prepare(level)?;
-    // Lines that nobody wants are known by their place in the source, once: the filter is asked for none of them again until it is replaced.
+    // Lines that nobody wants are known by their place in the source, once: the filter is asked for
+    // none of them again until it is replaced.
     let (wanted, filter) = reload::Layer::new(wanted);
     let throttle = ProcessThrottle::default();
     let discreet = filter_fn(|metadata| {
@@ -100,8 +103,9 @@ impl Logging {
     }
 }
 
-/// The AMQP client logs each refusal and each orderly end as an error, the very things that the broker's errors here tell in
-/// full: comparing an empty broker with the topology alone gives 26 of them. It is heard only where it is named.
+/// The AMQP client logs each refusal and each orderly end as an error, the very things that the
+/// broker's errors here tell in full: comparing an empty broker with the topology alone gives 26 of
+/// them. It is heard only where it is named.
 fn directives(level: &LogFilter) -> String {
     let text = level.as_str();
     if text.contains("lapin") { text.to_owned() } else { format!("{text},lapin=off") }
@@ -109,7 +113,8 @@ fn directives(level: &LogFilter) -> String {
 
 /// Makes panics tell where they happened, and what only where that is fixed text.
 ///
-/// A formatted message can hold whatever was being worked on: a publisher's proxy password, an address with credentials.
+/// A formatted message can hold whatever was being worked on: a publisher's proxy password, an
+/// address with credentials.
 pub fn guard_panics() {
     panic::set_hook(Box::new(|info| {
         let told = describe(info);

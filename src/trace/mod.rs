@@ -1,8 +1,10 @@
-//! Traces: a span for each attempt at a job, a child of the span that its message comes from, sent to a collector by OTLP.
+//! Traces: a span for each attempt at a job, a child of the span that its message comes from, sent
+//! to a collector by OTLP.
 //!
-//! The span's context takes the place of the message's `traceparent`, so that whatever is made of the message (a parked copy, a ticket, an
-//! outcome) comes from this span: one trace spans publisher, replicas and consumer. Spans hold what stands in the code here and no more, since
-//! log lines and library spans could hold what must not leave the house.
+//! The span's context takes the place of the message's `traceparent`, so that whatever is made of
+//! the message (a parked copy, a ticket, an outcome) comes from this span: one trace spans
+//! publisher, replicas and consumer. Spans hold what stands in the code here and no more, since log
+//! lines and library spans could hold what must not leave the house.
 //!
 //! Without the feature `otel` all of this is nothing, and headers are passed on as they came.
 

@@ -1,5 +1,5 @@
-//! What makes spans, and sends them: in batches, from a thread of its own, bounded in number and time. What a collector does not take is lost,
-//! and no job waits for it.
+//! What makes spans, and sends them: in batches, from a thread of its own, bounded in number and
+//! time. What a collector does not take is lost, and no job waits for it.
 
 use std::sync::Arc;
 use std::thread;
@@ -29,7 +29,8 @@ use crate::domain::message::Message;
 use crate::domain::time::Timestamp;
 use crate::domain::trace::{Parent, carry_on, parent};
 
-/// Spans that wait for the collector at most; what comes beyond is dropped. A span takes about 1 kB.
+/// Spans that wait for the collector at most; what comes beyond is dropped. A span takes about 1
+/// kB.
 const MAX_WAITING: usize = 8_192;
 const BATCH: usize = 512;
 /// How long a span waits for others to go with it.
@@ -57,7 +58,8 @@ impl Tracer {
         Self(None)
     }
 
-    /// Sends spans to the collector at this address. `ratio`: share of the jobs without a trace for which one begins. `worker`: the replica's name.
+    /// Sends spans to the collector at this address. `ratio`: share of the jobs without a trace for
+    /// which one begins. `worker`: the replica's name.
     ///
     /// # Errors
     /// Where the client cannot be built. A collector that is not there is no error.
@@ -112,7 +114,7 @@ impl Tracer {
         let flushed =
             tokio::task::spawn_blocking(move || sending.provider.shutdown_with_timeout(FLUSH)).await;
         if !matches!(flushed, Ok(Ok(()))) {
-            tracing::warn!("the last traces could not be sent in time");
+            tracing::warn!("cannot send the last traces in time");
         }
     }
 }
@@ -122,7 +124,8 @@ fn endpoint(collector: &Url) -> String {
     format!("{}/{PATH}", collector.as_str().trim_end_matches('/'))
 }
 
-/// No redirects and no proxy from the environment, as for the API. Built on a thread of its own: within a runtime it must not be.
+/// No redirects and no proxy from the environment, as for the API. Built on a thread of its own:
+/// within a runtime it must not be.
 fn client() -> Result<reqwest::blocking::Client, TraceError> {
     let build = || {
         // Already installed by another part is as good: it is the same provider.
@@ -136,7 +139,7 @@ fn client() -> Result<reqwest::blocking::Client, TraceError> {
     };
     let built = thread::Builder::new().spawn(build).map_err(|error| TraceError(error.to_string()))?.join();
     built
-        .map_err(|_| TraceError("its client panicked".to_owned()))?
+        .map_err(|_| TraceError("the client panicked".to_owned()))?
         .map_err(|error| TraceError(error.to_string()))
 }
 
@@ -149,7 +152,7 @@ impl Export for ReportingExporter {
         let spans = batch.len();
         let end = self.0.export(batch).await;
         if let Err(error) = &end {
-            tracing::warn!(%error, spans, "traces could not be sent to traces.otlp_endpoint, and are lost; jobs are not concerned");
+            tracing::warn!(%error, spans, "cannot send traces to traces.otlp_endpoint; they are lost, jobs are not affected");
         }
         end
     }
@@ -220,7 +223,8 @@ impl Span {
         span.set_attribute(KeyValue::new("captcha.job.retries", i64::from(case.history.retries)));
     }
 
-    /// Something has happened to it. A call of createTask is a span of its own, one of getTaskResult is not: there can be 120 of them.
+    /// Something has happened to it. A call of createTask is a span of its own, one of
+    /// getTaskResult is not: there can be 120 of them.
     pub fn saw(&mut self, event: &Event) {
         let Some(recording) = self.0.as_deref_mut() else { return };
         match event {

@@ -12,7 +12,8 @@ use super::tasks::TaskId;
 const MAX_PROXIES: usize = 10_000;
 /// Most ids remembered that were answered as unknown; the oldest are forgotten first.
 const MAX_UNKNOWN_IDS: usize = 100_000;
-/// Answers to polls are counted by this part of the window, so that its memory does not follow traffic.
+/// Answers to polls are counted by this part of the window, so that its memory does not follow
+/// traffic.
 const PARTS: u32 = 64;
 /// A caller that has been told has this long to stop: calls already on their way are no fault.
 const GRACE: Duration = Duration::from_secs(1);
@@ -25,11 +26,13 @@ pub struct BanRule {
     pub offences: u32,
     /// The window, in ms. [assumed: 60,000]
     pub window_ms: u32,
-    /// How long a ban lasts after the last offence, in ms. [documented: 10 minutes, longer if the calls go on]
+    /// How long a ban lasts after the last offence, in ms. [documented: 10 minutes, longer if the
+    /// calls go on]
     pub length_ms: u32,
-    /// Calls with an unknown id are no offence each, since a service loses tasks of its own accord; they ban where there
-    /// are as many as `offences` within the window and they are more than this share, 0 to 1, of all answers to polls. A
-    /// call that repeats an id already answered as unknown is an offence like any other. [assumed: 0.5]
+    /// Calls with an unknown id are no offence each, since a service loses tasks of its own accord;
+    /// they ban where there are as many as `offences` within the window and they are more than this
+    /// share, 0 to 1, of all answers to polls. A call that repeats an id already answered as
+    /// unknown is an offence like any other. [assumed: 0.5]
     pub wrong_id_share: f64,
 }
 
@@ -51,24 +54,14 @@ pub(super) enum Offence {
 }
 
 impl Offence {
-    /// The error it is answered with.
-    pub(super) fn code(self) -> &'static str {
+    /// The error it is answered with: code and description.
+    pub(super) fn error(self) -> (&'static str, &'static str) {
         match self {
-            Self::WrongKey => "ERROR_KEY_DOES_NOT_EXIST",
-            Self::ZeroBalance => "ERROR_ZERO_BALANCE",
-            Self::WrongId(_) => "ERROR_NO_SUCH_CAPCHA_ID",
-            Self::PollPastLimit => "ERROR_TOO_MUCH_REQUESTS",
-            Self::BannedProxy => "ERROR_PROXY_BANNED",
-        }
-    }
-
-    pub(super) fn description(self) -> &'static str {
-        match self {
-            Self::WrongKey => "the key does not exist",
-            Self::ZeroBalance => "the balance is zero",
-            Self::WrongId(_) => "no such task, or it is older than 5 minutes",
-            Self::PollPastLimit => "too many polls of this task",
-            Self::BannedProxy => "this proxy is banned",
+            Self::WrongKey => ("ERROR_KEY_DOES_NOT_EXIST", "the key does not exist"),
+            Self::ZeroBalance => ("ERROR_ZERO_BALANCE", "the balance is zero"),
+            Self::WrongId(_) => ("ERROR_NO_SUCH_CAPCHA_ID", "no such task, or it is older than 5 minutes"),
+            Self::PollPastLimit => ("ERROR_TOO_MUCH_REQUESTS", "too many polls of this task"),
+            Self::BannedProxy => ("ERROR_PROXY_BANNED", "this proxy is banned"),
         }
     }
 }
@@ -162,8 +155,8 @@ impl UnknownIds {
 
 /// Offences, and the ban they lead to.
 ///
-/// A service loses tasks of its own accord, so the first call with an id that it does not know is judged by the share of
-/// such calls; a caller that repeats one has been told.
+/// A service loses tasks of its own accord, so the first call with an id that it does not know is
+/// judged by the share of such calls; a caller that repeats one has been told.
 #[derive(Debug)]
 pub(super) struct BanLedger {
     rule: BanRule,
@@ -228,7 +221,8 @@ impl BanLedger {
         OffenceEffect { repeated, ban_begins }
     }
 
-    /// Notes a call with an unknown id; whether such calls are now enough, and a large enough share of all, for a ban.
+    /// Notes a call with an unknown id; whether such calls are now enough, and a large enough share
+    /// of all, for a ban.
     fn note_wrong_id(&mut self, now: Instant) -> bool {
         let part = self.part_at(now);
         part.all += 1;

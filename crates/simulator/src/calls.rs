@@ -28,7 +28,8 @@ impl State {
     }
 
     fn create_offence(&self, call: &CreateCall) -> Option<Offence> {
-        // What a faulty task would cost is not known; it is refused for funds only where there are none at all.
+        // What a faulty task would cost is not known; it is refused for funds only where there are
+        // none at all.
         let cost = call.task.as_ref().map_or(0, |task| self.types[task.kind].cost);
         if !self.funds.covers(cost) {
             return Some(Offence::ZeroBalance);
@@ -94,9 +95,10 @@ impl State {
         }
     }
 
-    /// A code from a script. It changes nothing about the account, save that a proxy once called banned stays so.
+    /// A code from a script. It changes nothing about the account, save that a proxy once called
+    /// banned stays so.
     pub(super) fn scripted_error(&mut self, endpoint: Endpoint, code: &str, proxy: Option<u64>) -> Reply {
-        if let Some(proxy) = proxy.filter(|_| code == Offence::BannedProxy.code()) {
+        if let Some(proxy) = proxy.filter(|_| code == Offence::BannedProxy.error().0) {
             self.bans.ban_proxy(proxy);
         }
         self.error(endpoint, code, "as the scenario wants it")
@@ -153,7 +155,8 @@ impl State {
         }
     }
 
-    /// Counts a poll against the rules at its arrival, whatever will be answered: a storm or a ban excuses no haste.
+    /// Counts a poll against the rules at its arrival, whatever will be answered: a storm or a ban
+    /// excuses no haste.
     fn note_poll(&mut self, id: Option<TaskId>, at: CallTimes) -> Option<PollCheck> {
         let Some((id, task)) = id.and_then(|id| self.tasks.get_mut(id).map(|task| (id, task))) else {
             self.stats.wrong_id_calls += 1;
@@ -225,7 +228,8 @@ impl State {
         let offence = Offence::WrongId(Some(id));
         self.stats.wrong_id_calls += 1;
         self.note_offence(offence, at);
-        self.error(RESULT, offence.code(), offence.description())
+        let (code, description) = offence.error();
+        self.error(RESULT, code, description)
     }
 
     /// The task's outcome was handed out, so nobody need ask again.

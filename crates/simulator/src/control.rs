@@ -1,7 +1,7 @@
 //! What a trial may change while a simulator runs. Outages are times in which every call of a kind
-//! fails in one way; a flash is over after some calls. Both answer in front of the API, as a gateway
-//! or a broken release does: the API behind does not hear of the call, so no task is accepted, no
-//! script takes a step and no offence is committed.
+//! fails in one way; a flash is over after some calls. Both answer in front of the API, as a
+//! gateway or a broken release does: the API behind does not hear of the call, so no task is
+//! accepted, no script takes a step and no offence is committed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,9 +24,11 @@ pub struct Control {
     pub add_credits: Option<f64>,
     /// False refuses every key, true lets the configured ones in again.
     pub key_valid: Option<bool>,
-    /// Bans the account for so many seconds from now; 0 lifts a ban and forgets the offences and banned proxies.
+    /// Bans the account for so many seconds from now; 0 lifts a ban and forgets the offences and
+    /// banned proxies.
     pub ban_seconds: Option<u32>,
-    /// Slots by task type; null means no limit, 0 answers `ERROR_NO_SLOT_AVAILABLE` to every task of it.
+    /// Slots by task type; null means no limit, 0 answers `ERROR_NO_SLOT_AVAILABLE` to every task
+    /// of it.
     pub slots: BTreeMap<String, Option<u32>>,
     /// A time in which every API call gets one HTTP status.
     pub storm: Option<Storm>,
@@ -108,7 +110,8 @@ pub struct Outage {
     pub of: Target,
     /// What they are answered: any step that needs no task.
     pub answer: Step,
-    /// It begins so many ms from now, or from the simulator's start where a scenario plans it; 0 by default.
+    /// It begins so many ms from now, or from the simulator's start where a scenario plans it; 0 by
+    /// default.
     #[serde(default)]
     pub after_ms: u32,
     /// How long it lasts, in ms.
@@ -193,7 +196,8 @@ impl Outages {
         self.flash = Some(flash);
     }
 
-    /// What a call is answered instead, if anything; a flash comes before outages, the first outage before later ones.
+    /// What a call is answered instead, if anything; a flash comes before outages, the first outage
+    /// before later ones.
     pub(super) fn answer(&mut self, endpoint: Endpoint, now: Instant) -> Option<Step> {
         let flash = self.flash.as_mut().filter(|flash| flash.calls > 0 && flash.of.fits(endpoint));
         if let Some(flash) = flash {

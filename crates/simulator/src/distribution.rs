@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 /// A distribution of times in milliseconds.
 ///
-/// In TOML: `{ fixed = 100 }`, `{ uniform = { min = 5, max = 20 } }` or `{ lognormal = { median = 1000, p99 = 6000 } }`.
+/// In TOML: `{ fixed = 100 }`, `{ uniform = { min = 5, max = 20 } }` or `{ lognormal = { median =
+/// 1000, p99 = 6000 } }`.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Distribution {
@@ -21,8 +22,8 @@ pub enum Distribution {
         /// Longest, in ms; not below `min`.
         max: u32,
     },
-    /// Log-normal, the usual shape of answer times: clamped to `median / 10 ..= 2 × p99`, so that one draw in a
-    /// million cannot hold up a run for an hour.
+    /// Log-normal, the usual shape of answer times: clamped to `median / 10 ..= 2 × p99`, so that
+    /// one draw in a million cannot hold up a run for an hour.
     Lognormal {
         /// Half of the draws are shorter, in ms; at least 1.
         median: u32,

@@ -1,33 +1,8 @@
-//! The task types that the API knows: what each must carry, what it costs, and its solution, which is
-//! derived from the task alone by FNV-1a: a test in any language can repeat that hash in three lines,
-//! and so check that the right answer reached the right job.
-
-use Field::{Body, Class, Gt, Images, MetadataTask, UserAgent, WebsiteKey, WebsitePublicKey, WebsiteUrl};
+//! The task types that the API knows: what each must carry, what it costs, and its solution, which
+//! is derived from the task alone by FNV-1a: a test in any language can repeat that hash in three
+//! lines, and so check that the right answer reached the right job.
 
 use super::distribution::Distribution;
-
-/// A field (or a choice of fields) that a task type must carry, non-empty.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Field {
-    /// `body`: one image, base64.
-    Body,
-    /// `class`.
-    Class,
-    /// `imageUrls` or `imagesBase64`.
-    Images,
-    /// `metadata.Task`.
-    MetadataTask,
-    /// `websiteURL`.
-    WebsiteUrl,
-    /// `websiteKey`.
-    WebsiteKey,
-    /// `websitePublicKey`.
-    WebsitePublicKey,
-    /// `userAgent`.
-    UserAgent,
-    /// `gt`.
-    Gt,
-}
 
 /// The shape of a solution.
 #[derive(Clone, Copy, Debug)]
@@ -53,42 +28,48 @@ pub(super) enum Shape {
 pub(super) struct TaskType {
     /// The value of `type`.
     pub(super) name: &'static str,
-    /// What it must carry.
-    pub(super) required: &'static [Field],
+    /// The fields that it must carry, non-empty, as the API's error names them.
+    pub(super) required: &'static [&'static str],
     /// What its solution looks like.
     pub(super) shape: Shape,
-    /// Default price of an accepted task, in millionths of the account's currency. [assumed: the vendor's prices vary]
+    /// Default price of an accepted task, in millionths of the account's currency. [assumed: the
+    /// vendor's prices vary]
     pub(super) cost_micros: u64,
     /// Default answer time: the vendor claims 0.3 to 6 s over all types.
     pub(super) solve: Distribution,
 }
 
+/// Either of two fields will do.
+pub(super) const IMAGES: &str = "imageUrls or imagesBase64";
+/// A field within a field.
+pub(super) const METADATA_TASK: &str = "metadata.Task";
+
 const IMAGE: Distribution = Distribution::Lognormal { median: 500, p99: 2_500 };
 const SITE: Distribution = Distribution::Lognormal { median: 2_000, p99: 6_000 };
 
-const fn image(name: &'static str, required: &'static [Field], shape: Shape) -> TaskType {
+const fn image(name: &'static str, required: &'static [&'static str], shape: Shape) -> TaskType {
     TaskType { name, required, shape, cost_micros: 1_000, solve: IMAGE }
 }
 
-const fn site(name: &'static str, required: &'static [Field], shape: Shape) -> TaskType {
+const fn site(name: &'static str, required: &'static [&'static str], shape: Shape) -> TaskType {
     TaskType { name, required, shape, cost_micros: 2_000, solve: SITE }
 }
 
 /// Every type the API documents.
 pub(super) static KINDS: [TaskType; 13] = [
-    image("ImageToTextTask", &[Body], Shape::Text),
-    image("ComplexImageTask", &[Class, Images, MetadataTask], Shape::Answer),
-    site("FunCaptchaTask", &[WebsiteUrl, WebsitePublicKey], Shape::TokenAndAgent),
-    site("FunCaptchaTaskProxyless", &[WebsiteUrl, WebsitePublicKey], Shape::TokenAndAgent),
-    site("HCaptchaTask", &[WebsiteUrl, WebsiteKey], Shape::HCaptcha),
-    site("HCaptchaTaskProxyless", &[WebsiteUrl, WebsiteKey], Shape::HCaptcha),
-    site("CaptchaFoxTask", &[WebsiteUrl, WebsiteKey, UserAgent], Shape::Token),
-    site("RecaptchaV2Task", &[WebsiteUrl, WebsiteKey], Shape::Recaptcha),
-    site("NoCaptchaTask", &[WebsiteUrl, WebsiteKey], Shape::Recaptcha),
-    site("NoCaptchaTaskProxyless", &[WebsiteUrl, WebsiteKey], Shape::Recaptcha),
-    site("RecaptchaV3TaskProxyless", &[WebsiteUrl, WebsiteKey], Shape::Recaptcha),
-    site("TurnstileTask", &[WebsiteUrl, WebsiteKey], Shape::Token),
-    site("GeeTestTask", &[WebsiteUrl, Gt], Shape::GeeTest),
+    image("ImageToTextTask", &["body"], Shape::Text),
+    image("ComplexImageTask", &["class", IMAGES, METADATA_TASK], Shape::Answer),
+    site("FunCaptchaTask", &["websiteURL", "websitePublicKey"], Shape::TokenAndAgent),
+    site("FunCaptchaTaskProxyless", &["websiteURL", "websitePublicKey"], Shape::TokenAndAgent),
+    site("HCaptchaTask", &["websiteURL", "websiteKey"], Shape::HCaptcha),
+    site("HCaptchaTaskProxyless", &["websiteURL", "websiteKey"], Shape::HCaptcha),
+    site("CaptchaFoxTask", &["websiteURL", "websiteKey", "userAgent"], Shape::Token),
+    site("RecaptchaV2Task", &["websiteURL", "websiteKey"], Shape::Recaptcha),
+    site("NoCaptchaTask", &["websiteURL", "websiteKey"], Shape::Recaptcha),
+    site("NoCaptchaTaskProxyless", &["websiteURL", "websiteKey"], Shape::Recaptcha),
+    site("RecaptchaV3TaskProxyless", &["websiteURL", "websiteKey"], Shape::Recaptcha),
+    site("TurnstileTask", &["websiteURL", "websiteKey"], Shape::Token),
+    site("GeeTestTask", &["websiteURL", "gt"], Shape::GeeTest),
 ];
 
 /// The place of a type in [`KINDS`].
@@ -137,8 +118,8 @@ pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(OFFSET, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
-/// A digest, stirred with a salt, as a fraction of 0..1. FNV's upper bits move little for short inputs, hence the
-/// finaliser (that of `SplitMix64`).
+/// A digest, stirred with a salt, as a fraction of 0..1. FNV's upper bits move little for short
+/// inputs, hence the finaliser (that of `SplitMix64`).
 pub(super) fn fraction(digest: u64, salt: u64) -> f64 {
     let mut z = digest ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

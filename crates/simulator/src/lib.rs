@@ -1,14 +1,16 @@
 //! A strict, scriptable stand-in for the recognition API, in process and over HTTP.
 //!
-//! It keeps the API's rules and counts who breaks them: the spacing and number of polls, the five minutes a result is
-//! kept, image sizes, required fields, keys, a balance that runs down, bans. Solve times are drawn from distributions;
-//! faults and error codes follow scripts, by scenario or by task. It recognises nothing: a solution has the documented
-//! shape, and its text is a hash of the task, so that a trial can check that the right answer reached the right job.
+//! It keeps the API's rules and counts who breaks them: the spacing and number of polls, the five
+//! minutes a result is kept, image sizes, required fields, keys, a balance that runs down, bans.
+//! Solve times are drawn from distributions; faults and error codes follow scripts, by scenario or
+//! by task. It recognises nothing: a solution has the documented shape, and its text is a hash of
+//! the task, so that a trial can check that the right answer reached the right job.
 //!
-//! It shares no type with the rest of the crate on purpose: a misreading of the API's dialect in the client must not be
-//! repeated here.
+//! It shares no type with the rest of the crate on purpose: a misreading of the API's dialect in
+//! the client must not be repeated here.
 //!
-//! All time is [`tokio::time::Instant`] and all chance one seeded source, so on paused time a run can be repeated.
+//! All time is [`tokio::time::Instant`] and all chance one seeded source, so on paused time a run
+//! can be repeated.
 //!
 //! ```
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -75,11 +77,12 @@ impl Simulator {
         Ok(Self { state: Arc::new(Mutex::new(State::new(config, Instant::now()))), script_in_task })
     }
 
-    /// One call as the API would see it, answered after the simulated latency. `path` is the method's name
-    /// (`createTask`, `getTaskResult`, `getBalance`); anything else is answered 404.
+    /// One call as the API would see it, answered after the simulated latency. `path` is the
+    /// method's name (`createTask`, `getTaskResult`, `getBalance`); anything else is answered 404.
     ///
-    /// The call takes effect at its arrival: dropping the future leaves a task accepted and paid, as a closed
-    /// connection would. [`Reply::Hang`] is returned like any other; not answering is the caller's part.
+    /// The call takes effect at its arrival: dropping the future leaves a task accepted and paid,
+    /// as a closed connection would. [`Reply::Hang`] is returned like any other; not answering is
+    /// the caller's part.
     pub async fn call(&self, path: &str, body: &[u8]) -> Reply {
         let (reply, answered) = self.decide(path, body);
         // The timer rounds up to its next millisecond, which a latency of 0 must not pay.
@@ -146,7 +149,8 @@ impl Simulator {
         self.lock().set_key_valid(valid);
     }
 
-    /// A panic under the lock leaves counters at worst one off, which is better than a stand-in that answers no more.
+    /// A panic under the lock leaves counters at worst one off, which is better than a stand-in
+    /// that answers no more.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }

@@ -7,7 +7,8 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor, value::MapAccessDe
 
 /// Longest list of steps, so that a script riding in a task cannot fill the memory.
 const MAX_STEPS: usize = 256;
-/// Longest body of an `http` step, in bytes, for the same reason; longer answers are what `oversize` is for.
+/// Longest body of an `http` step, in bytes, for the same reason; longer answers are what
+/// `oversize` is for.
 const MAX_STEP_BODY: usize = 64 * 1024;
 /// Longest error code, in bytes.
 const MAX_CODE: usize = 64;
@@ -41,8 +42,8 @@ pub enum Step {
     Oversize,
     /// `"no_status"` (result only): `{"errorId":0}`, neither ready nor processing.
     NoStatus,
-    /// `"forget"` (result only): the task is lost. This call and every later one for it is answered, and counted, as one
-    /// of an unknown id.
+    /// `"forget"` (result only): the task is lost. This call and every later one for it is
+    /// answered, and counted, as one of an unknown id.
     Forget,
     /// `"accepted_then_cut"` (create only): the task is accepted and paid, then the answer is cut.
     AcceptedThenCut,
@@ -68,8 +69,9 @@ pub struct HttpStep {
     pub content_type: Option<String>,
 }
 
-/// Answers for one task. The n-th submission of a task (the same JSON) takes the n-th step of `create`, the n-th poll of
-/// an accepted task the n-th of `result`; **the last step repeats**, and an empty list is `ok` for ever.
+/// Answers for one task. The n-th submission of a task (the same JSON) takes the n-th step of
+/// `create`, the n-th poll of an accepted task the n-th of `result`; **the last step repeats**, and
+/// an empty list is `ok` for ever.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
@@ -82,7 +84,8 @@ pub struct Script {
     /// Time from acceptance to the answer in ms, instead of a draw.
     #[serde(default)]
     pub solve_ms: Option<u32>,
-    /// Only so many first submissions of a task follow the script, and later ones none; all by default.
+    /// Only so many first submissions of a task follow the script, and later ones none; all by
+    /// default.
     #[serde(default)]
     pub submissions: Option<u32>,
 }
@@ -115,8 +118,8 @@ pub struct When {
     /// Tasks of this `type`.
     #[serde(default, rename = "type")]
     pub kind: Option<String>,
-    /// This share of tasks, 0 to 1. Drawn from the task's digest and the seed, not from the order of calls, so that a
-    /// task submitted again meets the same rule.
+    /// This share of tasks, 0 to 1. Drawn from the task's digest and the seed, not from the order
+    /// of calls, so that a task submitted again meets the same rule.
     #[serde(default)]
     pub share: Option<f64>,
 }
@@ -128,41 +131,34 @@ pub(super) fn step_at(steps: &[Step], turn: u32) -> &Step {
 }
 
 impl Step {
+    /// The steps that are a word alone.
+    const WORDS: [(&'static str, Step); 12] = [
+        ("ok", Step::Ok),
+        ("processing", Step::Processing),
+        ("cut", Step::Cut),
+        ("hang", Step::Hang),
+        ("html", Step::Html),
+        ("empty", Step::Empty),
+        ("truncated", Step::Truncated),
+        ("oversize", Step::Oversize),
+        ("no_status", Step::NoStatus),
+        ("forget", Step::Forget),
+        ("accepted_then_cut", Step::AcceptedThenCut),
+        ("accepted_then_hang", Step::AcceptedThenHang),
+    ];
+
     /// The word by which statistics count this step; codes are counted by themselves instead.
     pub(super) fn fault_name(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::Ok | Self::Processing | Self::Code(_) => return None,
-            Self::Http(_) => "http",
-            Self::Cut => "cut",
-            Self::Hang => "hang",
-            Self::Html => "html",
-            Self::Empty => "empty",
-            Self::Truncated => "truncated",
-            Self::Oversize => "oversize",
-            Self::NoStatus => "no_status",
-            Self::Forget => "forget",
-            Self::AcceptedThenCut => "accepted_then_cut",
-            Self::AcceptedThenHang => "accepted_then_hang",
-        })
+        match self {
+            Self::Ok | Self::Processing | Self::Code(_) => None,
+            Self::Http(_) => Some("http"),
+            word => Self::WORDS.iter().find(|(_, step)| step == word).map(|(name, _)| *name),
+        }
     }
 
     fn from_word(word: &str) -> Option<Self> {
-        Some(match word {
-            "ok" => Self::Ok,
-            "processing" => Self::Processing,
-            "cut" => Self::Cut,
-            "hang" => Self::Hang,
-            "html" => Self::Html,
-            "empty" => Self::Empty,
-            "truncated" => Self::Truncated,
-            "oversize" => Self::Oversize,
-            "no_status" => Self::NoStatus,
-            "forget" => Self::Forget,
-            "accepted_then_cut" => Self::AcceptedThenCut,
-            "accepted_then_hang" => Self::AcceptedThenHang,
-            code if is_code(code) => Self::Code(code.to_owned()),
-            _ => return None,
-        })
+        let step = Self::WORDS.into_iter().find(|(name, _)| *name == word).map(|(_, step)| step);
+        step.or_else(|| is_code(word).then(|| Self::Code(word.to_owned())))
     }
 }
 

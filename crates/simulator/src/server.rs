@@ -1,4 +1,5 @@
-//! The stand-in over HTTP: the API's three methods, and the `_sim` paths by which a trial steers and reads it.
+//! The stand-in over HTTP: the API's three methods, and the `_sim` paths by which a trial steers
+//! and reads it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -62,8 +63,8 @@ impl Server {
     /// The listener failed.
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
         let app = router(App { simulator: self.simulator, shutdown: shutdown.clone() });
-        // Answers are one small write each, which Nagle's algorithm would hold back. A socket that refuses the option
-        // still works.
+        // Answers are one small write each, which Nagle's algorithm would hold back. A socket that
+        // refuses the option still works.
         let listener = self.listener.tap_io(|connection| drop(connection.set_nodelay(true)));
         let stop = shutdown.clone();
         let serving =
@@ -120,7 +121,8 @@ fn answer(status: u16, content_type: &str, retry_after: Option<u64>, body: Bytes
     response
 }
 
-/// Half an answer: the declared length never comes, and the failing body makes the server close the connection.
+/// Half an answer: the declared length never comes, and the failing body makes the server close the
+/// connection.
 fn cut() -> Response {
     let half = stream::once(async { Ok::<_, io::Error>(Bytes::from_static(br#"{"errorId":0,"#)) });
     let end = stream::once(async {

@@ -1,4 +1,5 @@
-//! What a simulator is made from: defaults that follow the vendor's documents, and scenario files in TOML.
+//! What a simulator is made from: defaults that follow the vendor's documents, and scenario files
+//! in TOML.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +13,8 @@ use super::distribution::Distribution;
 use super::kinds;
 use super::script::Rule;
 
-/// Everything a simulator can be told. Every field has a default, so a scenario names only what it changes.
+/// Everything a simulator can be told. Every field has a default, so a scenario names only what it
+/// changes.
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SimulatorConfig {
@@ -46,10 +48,11 @@ pub struct SimulatorConfig {
     /// Times in which calls fail, counted from the simulator's start.
     #[serde(rename = "outage")]
     pub outages: Vec<Outage>,
-    /// Most tasks known at one time; above it `ERROR_NO_SLOT_AVAILABLE`. Bounds the memory (about 200 bytes a task).
+    /// Most tasks known at one time; above it `ERROR_NO_SLOT_AVAILABLE`. Bounds the memory (about
+    /// 200 bytes a task).
     pub max_tasks: usize,
-    /// Most task digests remembered for telling repeated submissions (about 35 bytes each). Later tasks count as new
-    /// ones, and are counted in `digests_not_remembered`.
+    /// Most task digests remembered for telling repeated submissions (about 35 bytes each). Later
+    /// tasks count as new ones, and are counted in `digests_not_remembered`.
     pub max_digests: usize,
 }
 

@@ -1,4 +1,5 @@
-//! The API's state: one call at a time, at one instant, to one reply. No clock is read and nothing is awaited here.
+//! The API's state: one call at a time, at one instant, to one reply. No clock is read and nothing
+//! is awaited here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,7 +81,8 @@ impl State {
         }
     }
 
-    /// When a call that arrives now is answered. Also forgets what is past its time, so that memory follows traffic.
+    /// When a call that arrives now is answered. Also forgets what is past its time, so that memory
+    /// follows traffic.
     pub(super) fn arrive(&mut self, now: Instant) -> CallTimes {
         self.forget_expired(now);
         CallTimes { arrived: now, answered: now + self.latency.draw(&mut self.rng) }
@@ -90,7 +92,8 @@ impl State {
         self.keys.admit(key)
     }
 
-    /// What stands before every method: a storm, a flash or an outage, the ban, the key, and the offence the method has found by itself.
+    /// What stands before every method: a storm, a flash or an outage, the ban, the key, and the
+    /// offence the method has found by itself.
     pub(super) fn refuse_at_admission(
         &mut self,
         endpoint: Endpoint,
@@ -161,7 +164,8 @@ impl State {
             *count += 1;
             self.stats.late_calls += 1;
         }
-        self.error(endpoint, offence.code(), offence.description())
+        let (code, description) = offence.error();
+        self.error(endpoint, code, description)
     }
 
     /// Answers an error and counts its code.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Counters since the start, and the state at this moment. Everything is counted at a call's arrival.
+/// Counters since the start, and the state at this moment. Everything is counted at a call's
+/// arrival.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
@@ -12,12 +13,14 @@ pub struct Stats {
     pub calls: Calls,
     /// Tasks accepted, each of them paid.
     pub accepted_tasks: u64,
-    /// Different tasks among the accepted ones, told apart by a digest of their JSON bytes. Two jobs with one payload
-    /// look like one job here, so trials give every job an image or a field of its own.
+    /// Different tasks among the accepted ones, told apart by a digest of their JSON bytes. Two
+    /// jobs with one payload look like one job here, so trials give every job an image or a field
+    /// of its own.
     pub distinct_tasks: u64,
     /// `accepted_tasks - distinct_tasks`: payments for a task that had been paid before.
     pub repeated_submissions: u64,
-    /// Accepted tasks that came after `max_digests` was reached: counted as distinct without knowing.
+    /// Accepted tasks that came after `max_digests` was reached: counted as distinct without
+    /// knowing.
     pub digests_not_remembered: u64,
     /// Polls of tasks that were known, too early and surplus ones included.
     pub polls: u64,
@@ -33,9 +36,11 @@ pub struct Stats {
     pub bad_key_calls: u64,
     /// Polls of a task id that is not known: never given, forgotten, or of another JSON type.
     pub wrong_id_calls: u64,
-    /// Those among them whose caller had been told: the id was answered as unknown before, or is none at all.
+    /// Those among them whose caller had been told: the id was answered as unknown before, or is
+    /// none at all.
     pub repeated_wrong_ids: u64,
-    /// Error codes answered, scripted ones included. At most 256 codes; further ones count as `(other)`.
+    /// Error codes answered, scripted ones included. At most 256 codes; further ones count as
+    /// `(other)`.
     pub refused: BTreeMap<String, u64>,
     /// Scripted faults played that are not error codes, by the step's name.
     pub faults: BTreeMap<&'static str, u64>,
@@ -55,9 +60,9 @@ pub struct Stats {
     pub banned: bool,
     /// Calls made while banned.
     pub calls_while_banned: u64,
-    /// Calls refused for the account (key, ban, or no funds for a createTask) that began more than 1 s after the first
-    /// such refusal had been answered: the caller had been told, and went on. A new spell begins once the cause is
-    /// mended.
+    /// Calls refused for the account (key, ban, or no funds for a createTask) that began more than
+    /// 1 s after the first such refusal had been answered: the caller had been told, and went on. A
+    /// new spell begins once the cause is mended.
     pub late_calls: u64,
     /// `late_calls` by what the caller had been told.
     pub late_by_reason: LateCalls,

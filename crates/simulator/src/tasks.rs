@@ -75,7 +75,8 @@ impl Task {
     }
 }
 
-/// The tasks known now. Every task is kept equally long, so upload order is the order of forgetting.
+/// The tasks known now. Every task is kept equally long, so upload order is the order of
+/// forgetting.
 #[derive(Debug)]
 pub(super) struct TaskStore {
     tasks: HashMap<TaskId, Task>,

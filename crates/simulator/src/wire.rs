@@ -2,6 +2,7 @@
 //! itself, and what it answers, down to the bytes.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use base64::Engine;
@@ -12,11 +13,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::kinds::{Field, KINDS, answer_of, fnv1a, index_of, render};
+use super::kinds::{IMAGES, KINDS, METADATA_TASK, answer_of, fnv1a, index_of, render};
 use super::script::{HttpStep, Script};
 use super::tasks::TaskId;
 
-/// Decoded sizes of an image that the API takes, in bytes. [documented; that the decoded bytes are meant is assumed]
+/// Decoded sizes of an image that the API takes, in bytes. [documented; that the decoded bytes are
+/// meant is assumed]
 const IMAGE_BYTES: std::ops::RangeInclusive<usize> = 100..=50_000;
 
 /// An error the API answers.
@@ -63,45 +65,9 @@ struct Envelope<'a> {
     task_id: Option<&'a RawValue>,
 }
 
-/// Fields are kept raw, so that one of a wrong JSON type is a property missing and not a body that cannot be read.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TaskFields<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow)]
-    body: Option<&'a RawValue>,
-    #[serde(borrow)]
-    class: Option<&'a RawValue>,
-    #[serde(borrow)]
-    image_urls: Option<&'a RawValue>,
-    #[serde(borrow)]
-    images_base64: Option<&'a RawValue>,
-    #[serde(borrow)]
-    metadata: Option<&'a RawValue>,
-    #[serde(borrow, rename = "websiteURL")]
-    website_url: Option<&'a RawValue>,
-    #[serde(borrow)]
-    website_key: Option<&'a RawValue>,
-    #[serde(borrow)]
-    website_public_key: Option<&'a RawValue>,
-    #[serde(borrow)]
-    user_agent: Option<&'a RawValue>,
-    #[serde(borrow)]
-    gt: Option<&'a RawValue>,
-    #[serde(borrow)]
-    proxy_address: Option<&'a RawValue>,
-    #[serde(borrow)]
-    proxy_port: Option<&'a RawValue>,
-    #[serde(borrow, rename = "_sim")]
-    script: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Metadata<'a> {
-    #[serde(borrow, rename = "Task")]
-    task: Option<&'a RawValue>,
-}
+/// Fields are kept raw, so that one of a wrong JSON type is a property missing and not a body that
+/// cannot be read.
+struct TaskFields<'a>(BTreeMap<String, &'a RawValue>);
 
 /// Reads createTask; `scripts` says whether a task may carry one.
 pub(super) fn read_create(body: &[u8], scripts: bool) -> CreateCall {
@@ -136,21 +102,21 @@ pub(super) fn read_key(body: &[u8]) -> Option<String> {
 
 /// Checks a task as the API would; `scripts` says whether it may carry a script.
 pub(super) fn read_task(task: &[u8], scripts: bool) -> Result<Submission, Refusal> {
-    let Ok(fields) = serde_json::from_slice::<TaskFields>(task) else {
+    let Ok(fields) = serde_json::from_slice(task).map(TaskFields) else {
         return Err(refusal("ERROR_TASK_ABSENT", "task is not an object"));
     };
     let kind = kind_of(&fields)?;
     for &field in KINDS[kind].required {
         if !fields.has(field) {
-            return Err(refusal("ERROR_TASK_PROPERTY_EMPTY", field.label()));
+            return Err(refusal("ERROR_TASK_PROPERTY_EMPTY", field));
         }
     }
-    let body = fields.body.and_then(text);
-    let carries_body = KINDS[kind].required.iter().any(|field| matches!(field, Field::Body));
+    let body = fields.text("body");
+    let carries_body = KINDS[kind].required.contains(&"body");
     if let Some(body) = body.as_deref().filter(|_| carries_body) {
         check_image(body)?;
     }
-    for image in fields.images_base64.and_then(list).unwrap_or_default() {
+    for image in fields.list("imagesBase64").unwrap_or_default() {
         check_image(&image)?;
     }
     let digest = fnv1a(task);
@@ -163,11 +129,11 @@ pub(super) fn read_task(task: &[u8], scripts: bool) -> Result<Submission, Refusa
     })
 }
 
-/// The solution this simulator gives for a task, from the task's JSON exactly as it is sent; `None` where the task would
-/// be refused.
+/// The solution this simulator gives for a task, from the task's JSON exactly as it is sent; `None`
+/// where the task would be refused.
 ///
-/// For an `ImageToTextTask` the text is the FNV-1a hash (64 bits, 16 lower-case hex digits) of the `body` string. For
-/// every other type the answer carries that hash of the task's own JSON bytes.
+/// For an `ImageToTextTask` the text is the FNV-1a hash (64 bits, 16 lower-case hex digits) of the
+/// `body` string. For every other type the answer carries that hash of the task's own JSON bytes.
 #[must_use]
 pub fn expected_solution(task: &[u8]) -> Option<Value> {
     let submission = read_task(task, false).ok()?;
@@ -175,60 +141,46 @@ pub fn expected_solution(task: &[u8]) -> Option<Value> {
 }
 
 fn kind_of(fields: &TaskFields<'_>) -> Result<usize, Refusal> {
-    let name = fields
-        .kind
-        .and_then(text)
-        .ok_or_else(|| refusal("ERROR_NO_SUCH_METHOD", "the field type is absent or empty"))?;
+    let name = fields.text("type");
+    let name = name.ok_or_else(|| refusal("ERROR_NO_SUCH_METHOD", "the field type is absent or empty"))?;
     index_of(&name).ok_or_else(|| refusal("ERROR_TASK_NOT_SUPPORTED", "the task type is not supported"))
 }
 
-impl Field {
-    /// How the API's error names the field.
-    fn label(self) -> &'static str {
-        match self {
-            Self::Body => "body",
-            Self::Class => "class",
-            Self::Images => "imageUrls or imagesBase64",
-            Self::MetadataTask => "metadata.Task",
-            Self::WebsiteUrl => "websiteURL",
-            Self::WebsiteKey => "websiteKey",
-            Self::WebsitePublicKey => "websitePublicKey",
-            Self::UserAgent => "userAgent",
-            Self::Gt => "gt",
-        }
-    }
-}
-
 impl TaskFields<'_> {
-    fn has(&self, field: Field) -> bool {
-        let filled = |raw: Option<&RawValue>| raw.and_then(text).is_some();
+    fn get(&self, name: &str) -> Option<&RawValue> {
+        self.0.get(name).copied()
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.get(name).and_then(text)
+    }
+
+    fn list(&self, name: &str) -> Option<Vec<String>> {
+        serde_json::from_str(self.get(name)?.get()).ok()
+    }
+
+    fn has(&self, field: &str) -> bool {
         match field {
-            Field::Body => filled(self.body),
-            Field::Class => filled(self.class),
-            Field::Images => [self.image_urls, self.images_base64]
+            IMAGES => ["imageUrls", "imagesBase64"]
                 .into_iter()
-                .any(|raw| raw.and_then(list).is_some_and(|images| !images.is_empty())),
-            Field::MetadataTask => {
-                let metadata = self.metadata.and_then(|raw| serde_json::from_str::<Metadata>(raw.get()).ok());
-                filled(metadata.and_then(|metadata| metadata.task))
+                .any(|name| self.list(name).is_some_and(|images| !images.is_empty())),
+            METADATA_TASK => {
+                let metadata = self.get("metadata").and_then(|raw| serde_json::from_str(raw.get()).ok());
+                metadata.is_some_and(|metadata| TaskFields(metadata).text("Task").is_some())
             }
-            Field::WebsiteUrl => filled(self.website_url),
-            Field::WebsiteKey => filled(self.website_key),
-            Field::WebsitePublicKey => filled(self.website_public_key),
-            Field::UserAgent => filled(self.user_agent),
-            Field::Gt => filled(self.gt),
+            field => self.text(field).is_some(),
         }
     }
 
     /// A proxy is told by address and port; its port may be a number or a string.
     fn proxy(&self) -> Option<u64> {
-        let address = self.proxy_address.and_then(text)?;
-        let port = self.proxy_port.map_or("", RawValue::get).trim_matches('"');
+        let address = self.text("proxyAddress")?;
+        let port = self.get("proxyPort").map_or("", RawValue::get).trim_matches('"');
         Some(fnv1a(format!("{address}:{port}").as_bytes()))
     }
 
     fn script(&self) -> Result<Option<Arc<Script>>, Refusal> {
-        let Some(raw) = self.script else { return Ok(None) };
+        let Some(raw) = self.get("_sim") else { return Ok(None) };
         let invalid = |fault: String| Refusal { code: "SIMULATOR_SCRIPT_INVALID", description: fault };
         let script: Script =
             serde_json::from_str(raw.get()).map_err(|error| invalid(format!("_sim: {error}")))?;
@@ -239,7 +191,8 @@ impl TaskFields<'_> {
     }
 }
 
-/// Both size faults are told from the length of the base64 text, so that a body far too big is not decoded.
+/// Both size faults are told from the length of the base64 text, so that a body far too big is not
+/// decoded.
 fn check_image(base64: &str) -> Result<(), Refusal> {
     let padding = base64.bytes().rev().take_while(|&byte| byte == b'=').count();
     let size = (base64.len() / 4 * 3).saturating_sub(padding);
@@ -262,10 +215,6 @@ fn refusal(code: &'static str, description: &str) -> Refusal {
 /// A JSON string that is not blank.
 fn text(raw: &RawValue) -> Option<String> {
     serde_json::from_str::<String>(raw.get()).ok().filter(|text| !text.trim().is_empty())
-}
-
-fn list(raw: &RawValue) -> Option<Vec<String>> {
-    serde_json::from_str(raw.get()).ok()
 }
 
 impl TaskId {
@@ -335,7 +284,8 @@ impl Reply {
         ))
     }
 
-    /// `solution` is JSON text. The cost is not documented; relatives of the API send it, as a string.
+    /// `solution` is JSON text. The cost is not documented; relatives of the API send it, as a
+    /// string.
     pub(super) fn ready(solution: &str, cost: f64) -> Self {
         Self::json(format!(r#"{{"errorId":0,"status":"ready","solution":{solution},"cost":"{cost}"}}"#))
     }
@@ -344,8 +294,8 @@ impl Reply {
         Self::json(format!(r#"{{"errorId":0,"balance":{amount}}}"#))
     }
 
-    /// An error as the API words it. `code` is capitals; the description is quoted here, since parts of a task may
-    /// stand in it.
+    /// An error as the API words it. `code` is capitals; the description is quoted here, since
+    /// parts of a task may stand in it.
     pub(super) fn error(endpoint: Endpoint, code: &str, description: &str) -> Self {
         let description = serde_json::Value::from(description);
         let task_id = if endpoint == Endpoint::CreateTask { r#","taskId":0"# } else { "" };

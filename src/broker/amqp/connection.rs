@@ -23,7 +23,8 @@ use super::filter::stream::{self, FilteredStream};
 use crate::broker::{BrokerError, CloseSignal};
 use crate::tls::{Tls, TlsFiles};
 
-/// How often a connection is looked at, beside the events it tells: a close with a non-error code raises none.
+/// How often a connection is looked at, beside the events it tells: a close with a non-error code
+/// raises none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Opens a connection. `role` tells a session's two connections apart in the broker's tools.
@@ -65,8 +66,8 @@ async fn handshake(
     frame_max: FrameMax,
 ) -> lapin::Result<Connection> {
     let name = format!("{} ({role})", options.connection_name);
-    // lapin's recovery stays off: with it, a consumer whose channel the broker closed waits for ever after its error, and a dead socket
-    // with unsent data is never noticed.
+    // lapin's recovery stays off: with it, a consumer whose channel the broker closed waits for
+    // ever after its error, and a dead socket with unsent data is never noticed.
     let properties = ConnectionProperties::default()
         .with_connection_name(name.into())
         .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
@@ -76,7 +77,8 @@ async fn handshake(
     Connection::connector(
         endpoint.uri(),
         stream::runtime(),
-        // Bounded here too: this part runs on a thread of lapin's own, which an abandoned attempt would keep for minutes.
+        // Bounded here too: this part runs on a thread of lapin's own, which an abandoned attempt
+        // would keep for minutes.
         async move |mut uri, _| {
             let connecting = async {
                 // TLS comes after, by our own rules and not lapin's.
@@ -98,7 +100,8 @@ async fn handshake(
     .await
 }
 
-/// Ends the session when the connection ends, whatever ends it, a peer that has gone silent included.
+/// Ends the session when the connection ends, whatever ends it, a peer that has gone silent
+/// included.
 pub(super) fn watch(connection: &Connection, role: &'static str, life: &SessionLifetime) {
     let mut events = connection.events_listener();
     let status = connection.status().clone();
@@ -119,9 +122,9 @@ pub(super) fn watch(connection: &Connection, role: &'static str, life: &SessionL
                     life.end(&format!("{role} connection: {error}"));
                 }
                 Some(Event::ConnectionBlocked(reason)) => {
-                    warn!(role, reason, "the broker takes no publishes for now");
+                    warn!(role, reason, "the broker blocks publishing");
                 }
-                Some(Event::ConnectionUnblocked) => info!(role, "the broker takes publishes again"),
+                Some(Event::ConnectionUnblocked) => info!(role, "the broker accepts publishes again"),
                 _ if !status.connected() => life.end(&format!("{role} connection closed")),
                 _ => {}
             }
@@ -154,7 +157,8 @@ impl SessionLifetime {
         self.ending.end(reason);
     }
 
-    /// The owners of the session's channels, so that closing can wait for what they still have to carry out.
+    /// The owners of the session's channels, so that closing can wait for what they still have to
+    /// carry out.
     pub(super) fn owners(&self) -> &TaskTracker {
         &self.owners
     }

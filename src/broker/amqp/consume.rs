@@ -59,7 +59,8 @@ pub(super) async fn start(
     Ok(consumer)
 }
 
-/// Sets the prefetch. Also the round trip that keeps the lease, since to set what is set already changes nothing.
+/// Sets the prefetch. Also the round trip that keeps the lease, since to set what is set already
+/// changes nothing.
 async fn renewal(channel: &Channel, prefetch: u16) -> lapin::Result<()> {
     channel.basic_qos(prefetch, BasicQosOptions { global: false }).await
 }
@@ -116,7 +117,8 @@ struct ConsumeOwner {
     settlements: mpsc::UnboundedReceiver<Settlement>,
     gathered: Batch<Settlement>,
     linger: Linger,
-    /// When it is looked for deliveries again; not before, so that lapin wakes nobody for each of many.
+    /// When it is looked for deliveries again; not before, so that lapin wakes nobody for each of
+    /// many.
     look_at: Option<Instant>,
     receipts: mpsc::UnboundedSender<Settlement>,
     lease: Lease,
@@ -161,7 +163,8 @@ impl ConsumeOwner {
     async fn run(mut self, queue: String) {
         let stop = self.serve().await;
         self.lease.revoke();
-        // In this order: whoever sees the consumer end finds its receipts stale, and neither is left once the channel is closing.
+        // In this order: whoever sees the consumer end finds its receipts stale, and neither is
+        // left once the channel is closing.
         self.settlements.close();
         self.deliveries = None;
         if let Stop::Lost(reason) = &stop {
@@ -225,7 +228,8 @@ impl ConsumeOwner {
             let Some(deliveries) = self.deliveries.as_ref().filter(|_| !resting) else {
                 return std::future::pending().await;
             };
-            // Only what there is room for is taken from lapin; the rest waits there, bounded by the prefetch.
+            // Only what there is room for is taken from lapin; the rest waits there, bounded by the
+            // prefetch.
             match deliveries.reserve().await {
                 Ok(_) => taken(self.stream.next().await).map_or_else(OwnerEvent::Lost, OwnerEvent::Delivered),
                 Err(_) => OwnerEvent::Abandoned,
@@ -251,14 +255,16 @@ impl ConsumeOwner {
         }
     }
 
-    /// Forwards all that lapin holds and there is room for, and rests then, since more may be about to come. Tells whether there was any.
+    /// Forwards all that lapin holds and there is room for, and rests then, since more may be about
+    /// to come. Tells whether there was any.
     fn look(&mut self) -> Result<bool, Stop> {
         let mut found = 0;
         while let Some(deliveries) = &self.deliveries
             && deliveries.capacity() > 0
         {
             let Some(next) = self.stream.next().now_or_never() else {
-                // Where most of the prefetch came at once, the broker may be waiting for us, not we for it.
+                // Where most of the prefetch came at once, the broker may be waiting for us, not we
+                // for it.
                 let is_flowing = found >= usize::from(self.prefetch) * 3 / 4;
                 let rests = !self.linger.is_none() && !is_flowing;
                 self.look_at = rests.then(|| self.linger.at_or_after(Instant::now()));
@@ -284,13 +290,14 @@ impl ConsumeOwner {
             return;
         };
         self.settler.delivered(from.delivery_tag);
-        // There is room, since this task alone sends and has just reserved it. A consumer dropped meanwhile drops the receipt,
-        // which sends the message back to its queue.
+        // There is room, since this task alone sends and has just reserved it. A consumer dropped
+        // meanwhile drops the receipt, which sends the message back to its queue.
         let _ = deliveries.try_send(delivery(from, self.receipts.clone()));
     }
 
-    /// A synchronous call on this very channel: its answer proves that the broker still has the channel, and with it our deliveries.
-    /// The prefetch is what it was; a call that is already waiting is not joined by a second one.
+    /// A synchronous call on this very channel: its answer proves that the broker still has the
+    /// channel, and with it our deliveries. The prefetch is what it was; a call that is already
+    /// waiting is not joined by a second one.
     fn begin_renewal(&mut self) {
         if self.renewing.is_some() {
             return;
@@ -317,8 +324,8 @@ impl ConsumeOwner {
         self.stop_if_unused()
     }
 
-    /// A call that is answered after the settlements before it: the broker has handed them to the queue then, behind which alone this channel's
-    /// end can come.
+    /// A call that is answered after the settlements before it: the broker has handed them to the
+    /// queue then, behind which alone this channel's end can come.
     async fn go_past(&mut self) -> Result<(), Stop> {
         let gone_past = round_trip(self.channel.clone(), self.prefetch, self.patience).await;
         gone_past.map_err(Stop::Lost)?;
@@ -343,8 +350,9 @@ impl ConsumeOwner {
         }
     }
 
-    /// Sees to it that settlements still waiting inside the broker are not lost with the channel. A cancel goes through a quorum queue's log
-    /// behind what was sent on before it; the call after it lets the rest follow. For a consumer cancelled earlier there is no such call.
+    /// Sees to it that settlements still waiting inside the broker are not lost with the channel. A
+    /// cancel goes through a quorum queue's log behind what was sent on before it; the call after
+    /// it lets the rest follow. For a consumer cancelled earlier there is no such call.
     async fn flush(&mut self) {
         if self.channel.status().connected() && !self.cancelled {
             self.cancel_at_broker().await;
@@ -353,7 +361,8 @@ impl ConsumeOwner {
         }
     }
 
-    /// A cancelled consumer stays for its receipts; with the last of them, and the consumer itself, its use ends.
+    /// A cancelled consumer stays for its receipts; with the last of them, and the consumer itself,
+    /// its use ends.
     fn stop_if_unused(&self) -> Result<(), Stop> {
         let only_ours = self.receipts.strong_count() == 1;
         let nothing_asked = self.settlements.is_empty() && self.gathered.is_empty();

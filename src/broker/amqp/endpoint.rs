@@ -20,7 +20,7 @@ const FRAME: u32 = 128 * 1024;
 const LARGEST_FRAME: u32 = 1024 * 1024;
 
 /// How to reach a broker, and how long to wait for it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct AmqpOptions {
     /// `amqp://` or `amqps://` URL with user, password and virtual host.
     pub url: SecretString,
@@ -32,7 +32,8 @@ pub struct AmqpOptions {
     pub call_timeout: Duration,
     /// How long a publisher waits for its confirm.
     pub confirm_timeout: Duration,
-    /// Seconds between heartbeats; a peer silent for twice as long is gone. A `heartbeat` in the URL wins.
+    /// Seconds between heartbeats; a peer silent for twice as long is gone. A `heartbeat` in the
+    /// URL wins.
     pub heartbeat_secs: u16,
     /// Shown by the broker's tools.
     pub connection_name: String,
@@ -42,27 +43,8 @@ pub struct AmqpOptions {
     pub linger: Linger,
 }
 
-impl fmt::Debug for AmqpOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("AmqpOptions");
-        match Endpoint::parse(self) {
-            Ok(endpoint) => debug.field("url", &endpoint),
-            Err(_) => debug.field("url", &"unreadable"),
-        };
-        debug
-            .field("tls", &self.tls)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("call_timeout", &self.call_timeout)
-            .field("confirm_timeout", &self.confirm_timeout)
-            .field("heartbeat_secs", &self.heartbeat_secs)
-            .field("connection_name", &self.connection_name)
-            .field("publish_depth", &self.publish_depth)
-            .field("linger", &self.linger.span())
-            .finish()
-    }
-}
-
-/// The broker's URL cannot be used. The text never repeats the URL, since a mistyped one may carry the password anywhere.
+/// The broker's URL cannot be used. The text never repeats the URL, since a mistyped one may carry
+/// the password anywhere.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the broker's URL cannot be used: {0}")]
 pub struct UrlError(String);
@@ -139,7 +121,8 @@ impl Endpoint {
     }
 }
 
-/// The broker takes the user from the certificate and tells nobody; but replicas believe each other by it.
+/// The broker takes the user from the certificate and tells nobody; but replicas believe each other
+/// by it.
 fn by_certificate(url: &url::Url, options: &AmqpOptions) -> Result<(), UrlError> {
     let fault = |reason: &str| Err(UrlError(format!("auth_mechanism=external {reason}")));
     if url.scheme() != "amqps" || options.tls.identity.is_none() {

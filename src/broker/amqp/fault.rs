@@ -105,7 +105,8 @@ fn missing(text: &str) -> Option<BrokerError> {
     Some(BrokerError::Missing { kind, name: quoted_after(text, kind)?.to_owned() })
 }
 
-/// `PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'captcha.retry.5s' in vhost '/': received … but current is …`
+/// `PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'captcha.retry.5s' in vhost
+/// '/': received … but current is …`
 fn mismatch(text: &str) -> Option<BrokerError> {
     let argument = quoted_after(text, "inequivalent arg")?;
     let kind = if text.contains(" for exchange '") { "exchange" } else { "queue" };

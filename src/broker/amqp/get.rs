@@ -19,11 +19,13 @@ use crate::broker::{BrokerError, CloseSignal, Delivery, Settlement};
 struct Getter {
     channel: Channel,
     owner: mpsc::UnboundedSender<Settlement>,
-    // Dropped with the getter, which ends the owner, makes the receipts stale and closes the channel.
+    // Dropped with the getter, which ends the owner, makes the receipts stale and closes the
+    // channel.
     _kept: oneshot::Sender<()>,
 }
 
-/// The channels for getting, one for each queue: a queue that is not there costs only the receipts of its own channel.
+/// The channels for getting, one for each queue: a queue that is not there costs only the receipts
+/// of its own channel.
 #[derive(Default)]
 pub(super) struct Getters {
     by_queue: Mutex<HashMap<String, Getter>>,
@@ -41,8 +43,8 @@ impl Getters {
         let name =
             short("the queue's name", queue).map_err(|error| BrokerError::Forbidden(error.to_string()))?;
         let mut by_queue = self.by_queue.lock().await;
-        // Out of the map during the call: one that fails, or is given up half-way, may have fetched a message, which only its channel's end
-        // sends back.
+        // Out of the map during the call: one that fails, or is given up half-way, may have fetched
+        // a message, which only its channel's end sends back.
         let getter = match by_queue.remove(queue) {
             Some(getter) if getter.channel.status().connected() => getter,
             _ => Getter::open(connection, patience, life).await?,

@@ -1,14 +1,19 @@
 //! RabbitMQ, by lapin.
 //!
-//! A session has two connections, one to publish and one to consume, since a broker in need blocks whoever publishes. Every channel has
-//! one owner, a task, that the rest of the program reaches only by the seam's queues:
+//! A session has two connections, one to publish and one to consume, since a broker in need blocks
+//! whoever publishes. Every channel has one owner, a task, that the rest of the program reaches
+//! only by the seam's queues:
 //!
-//! * `publish`: publishes in order, confirms awaited together; `returns` finds out whose an unroutable message was.
-//! * `consume` and `get`: deliveries out, settlements in, in order, on the channel their tags belong to; the consumer's owner keeps the lease.
-//! * `filter`: what lapin cannot read is taken out of content headers before it reads them, so that no message ends a session.
+//! * `publish`: publishes in order, confirms awaited together; `returns` finds out whose an
+//!   unroutable message was.
+//! * `consume` and `get`: deliveries out, settlements in, in order, on the channel their tags
+//!   belong to; the consumer's owner keeps the lease.
+//! * `filter`: what lapin cannot read is taken out of content headers before it reads them, so that
+//!   no message ends a session.
 //! * `topology`: declares, and compares.
-//! * `connection`: TLS, and the session's lifetime: whatever ends either connection ends the session, and all that came from it is stale. Nothing is repaired:
-//!   whoever holds the session makes a new one. Dropping the last handle of a session ends it as well.
+//! * `connection`: TLS, and the session's lifetime: whatever ends either connection ends the
+//!   session, and all that came from it is stale. Nothing is repaired: whoever holds the session
+//!   makes a new one. Dropping the last handle of a session ends it as well.
 //!
 //! What lapin cannot do: a connection that the broker blocks cannot be closed from here; its thread
 //! stays until the broker lets go of it.
@@ -98,7 +103,8 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// News between replicas are few, and each message may be as large as the broker allows, whoever sends it.
+/// News between replicas are few, and each message may be as large as the broker allows, whoever
+/// sends it.
 const SUBSCRIBER_PREFETCH: u16 = 8;
 
 /// The two connections of a session: a broker that blocks publishers must not hold up settlements.
@@ -157,7 +163,8 @@ impl AmqpLink {
     }
 }
 
-/// With the last handle of a session, what came from it ends too, and at once rather than when its connections happen to.
+/// With the last handle of a session, what came from it ends too, and at once rather than when its
+/// connections happen to.
 impl Drop for AmqpLink {
     fn drop(&mut self) {
         self.life.end("the session was dropped");
@@ -202,7 +209,8 @@ impl Link for AmqpLink {
         Box::pin(async move {
             self.life.end("closed");
             self.life.owners().close();
-            // First the owners: settlements that were made, and confirms that are on their way, are worth a moment.
+            // First the owners: settlements that were made, and confirms that are on their way, are
+            // worth a moment.
             let _ = timeout(self.call_timeout, self.life.owners().wait()).await;
             tokio::join!(
                 connection::close(&self.consuming, self.call_timeout),

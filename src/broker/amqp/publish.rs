@@ -1,7 +1,8 @@
 //! The one owner of a publishing channel.
 //!
-//! Only this task publishes on its channel: lapin takes the delivery tag and the frames' order under two locks, so concurrent publishers
-//! get each other's confirms. Publishes are issued in the order they came, and their confirms awaited together.
+//! Only this task publishes on its channel: lapin takes the delivery tag and the frames' order
+//! under two locks, so concurrent publishers get each other's confirms. Publishes are issued in the
+//! order they came, and their confirms awaited together.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ struct Pending {
     since: Instant,
 }
 
-/// A confirm that has not come by then will not come: no task lives longer, and the broker ends consumers that ack nothing for 30 minutes.
+/// A confirm that has not come by then will not come: no task lives longer, and the broker ends
+/// consumers that ack nothing for 30 minutes.
 const LOST_AFTER: Duration = Duration::from_secs(600);
 
 /// How often it is looked for confirms that do not come.
@@ -126,10 +128,11 @@ impl PublishOwner {
                 }
                 () = until(due) => {}
                 _ = look.tick() => {
-                    // Unconfirmed publishes are forgotten only with their channel: else a broker that confirms nothing would hold it for ever.
+                    // Unconfirmed publishes are forgotten only with their channel: else a broker
+                    // that confirms nothing would hold it for ever.
                     if self.overdue(room).is_some_and(|overdue| overdue <= Instant::now()) {
                         if !self.connection.blocked() {
-                            return format!("{} publishes without a confirm for too long", self.pending.len());
+                            return format!("{} publishes unconfirmed for too long", self.pending.len());
                         }
                         self.patient_since = Instant::now();
                     }
@@ -144,8 +147,9 @@ impl PublishOwner {
         }
     }
 
-    /// When the oldest confirm is taken for lost. While others can still be published there is time: what is published again may be stored
-    /// twice, and a job whose ticket is not confirmed is paid for again once its session has ended.
+    /// When the oldest confirm is taken for lost. While others can still be published there is
+    /// time: what is published again may be stored twice, and a job whose ticket is not confirmed
+    /// is paid for again once its session has ended.
     fn overdue(&self, room: usize) -> Option<Instant> {
         let (_, oldest) = self.pending.first_key_value()?;
         let patience = self.confirm_timeout * 2;
@@ -154,12 +158,13 @@ impl PublishOwner {
     }
 
     fn issue(&mut self, request: PublishRequest) {
-        // Whoever stopped waiting was told that the outcome is unknown; not publishing spares a duplicate.
+        // Whoever stopped waiting was told that the outcome is unknown; not publishing spares a
+        // duplicate.
         if request.reply.is_closed() {
             return;
         }
         let refusal = if self.connection.blocked() {
-            Some("the broker takes no publishes for now (memory or disk alarm)".to_owned())
+            Some("the broker blocks publishing (memory or disk alarm)".to_owned())
         } else if !self.channel.status().connected() {
             Some("the publishing channel is closed".to_owned())
         } else {
@@ -204,7 +209,7 @@ impl PublishOwner {
             };
             let Some(returned) = returned else { continue };
             let Some(number) = self.returns.take_back(&ReturnKey::of_returned(&returned)) else {
-                return Err("the broker returned a message that was not under way".to_owned());
+                return Err("the broker returned a message that was not in flight".to_owned());
             };
             self.answer(number, Err(PublishError::Unroutable(returned.reply_text.as_str().to_owned())));
         }
@@ -236,10 +241,12 @@ impl PublishOwner {
         }
     }
 
-    /// Takes every confirm that is there. Complete, which [`Returns`] relies on: a returned message may ride on another confirm of
-    /// the same `basic.ack`, and lapin's thread may be half-way through handing those out.
+    /// Takes every confirm that is there. Complete, which [`Returns`] relies on: a returned message
+    /// may ride on another confirm of the same `basic.ack`, and lapin's thread may be half-way
+    /// through handing those out.
     fn collect(&mut self, answers: &mut Vec<Answer>) {
-        // Polled once, this takes the lock that lapin's thread holds while it works off one `basic.ack`: a fence, and nothing else.
+        // Polled once, this takes the lock that lapin's thread holds while it works off one
+        // `basic.ack`: a fence, and nothing else.
         let _ = self.channel.wait_for_confirms().now_or_never();
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
@@ -248,14 +255,16 @@ impl PublishOwner {
             match self.confirms.poll_next_unpin(&mut context) {
                 Poll::Ready(Some(answer)) => answers.push(answer),
                 Poll::Ready(None) => return,
-                // The set may give way before it has looked at all of its futures; it wakes its waker then.
+                // The set may give way before it has looked at all of its futures; it wakes its
+                // waker then.
                 Poll::Pending if woken.0.swap(false, Ordering::AcqRel) => {}
                 Poll::Pending => return,
             }
         }
     }
 
-    /// When publishers or session are gone, what was sent still gets its word, within a bounded time.
+    /// When publishers or session are gone, what was sent still gets its word, within a bounded
+    /// time.
     async fn await_the_rest(&mut self) {
         let deadline = Instant::now() + self.confirm_timeout;
         while self.channel.status().connected() && !self.pending.is_empty() {
@@ -297,7 +306,8 @@ impl Prepared {
         })
     }
 
-    /// Tag and frames are taken in one poll, so in one order, whatever the order in which the futures are polled.
+    /// Tag and frames are taken in one poll, so in one order, whatever the order in which the
+    /// futures are polled.
     async fn send(self, channel: Channel, body: Bytes) -> lapin::Result<Confirmation> {
         let options = BasicPublishOptions { mandatory: self.mandatory, immediate: false };
         let publishing =

@@ -1,15 +1,20 @@
 //! Which publish a returned message belongs to.
 //!
-//! A mandatory message that no queue takes comes back, and is then acked like any other. lapin hands a returned message to whichever
-//! confirm of the channel it resolves next, so the confirm that carries it tells nothing. What does tell:
+//! A mandatory message that no queue takes comes back, and is then acked like any other. lapin
+//! hands a returned message to whichever confirm of the channel it resolves next, so the confirm
+//! that carries it tells nothing. What does tell:
 //!
-//! * The broker returns unroutable messages in the order of their publishing, each before its own ack, and acks them in that order, since
-//!   no queue is waited for. lapin hands returned messages out first in, first out, one to each confirm it resolves. So a returned message
-//!   surfaces no later than with its own `basic.ack` (though, where that acks several, perhaps with another of them).
-//! * A returned message carries exchange, routing key and `message_id`. Publishes under way that share all three are kin, and a return is
-//!   given to the oldest of them. ReturnKey share a fate, unless a binding changed just between them: then an older one was stored though it is
-//!   told "unroutable", and a younger one was returned though acked. Therefore the kin of a returned message are in doubt: an ack that
-//!   comes for one of them is answered as "unknown", never as stored. No message is ever called stored that was returned.
+//! * The broker returns unroutable messages in the order of their publishing, each before its own
+//!   ack, and acks them in that order, since no queue is waited for. lapin hands returned messages
+//!   out first in, first out, one to each confirm it resolves. So a returned message surfaces no
+//!   later than with its own `basic.ack` (though, where that acks several, perhaps with another of
+//!   them).
+//! * A returned message carries exchange, routing key and `message_id`. Publishes under way that
+//!   share all three are kin, and a return is given to the oldest of them. ReturnKey share a fate,
+//!   unless a binding changed just between them: then an older one was stored though it is told
+//!   "unroutable", and a younger one was returned though acked. Therefore the kin of a returned
+//!   message are in doubt: an ack that comes for one of them is answered as "unknown", never as
+//!   stored. No message is ever called stored that was returned.
 
 use std::collections::BTreeMap;
 
@@ -48,8 +53,9 @@ struct Expected {
     in_doubt: bool,
 }
 
-/// The mandatory publishes under way, oldest first, since numbers are given in the order of publishing. A return is rare, so that all of them
-/// may be looked at for it; each publish is looked at by none.
+/// The mandatory publishes under way, oldest first, since numbers are given in the order of
+/// publishing. A return is rare, so that all of them may be looked at for it; each publish is
+/// looked at by none.
 #[derive(Debug, Default)]
 pub(super) struct Returns {
     expected: BTreeMap<u64, Expected>,
@@ -61,7 +67,8 @@ impl Returns {
         self.expected.insert(number, Expected { kin, returned: false, in_doubt: false });
     }
 
-    /// A message came back: the publish that it is taken for, or `None` where no such publish is under way.
+    /// A message came back: the publish that it is taken for, or `None` where no such publish is
+    /// under way.
     pub(super) fn take_back(&mut self, kin: &ReturnKey) -> Option<u64> {
         let mut taken = None;
         for (number, expected) in self.expected.iter_mut().filter(|(_, expected)| expected.kin == *kin) {

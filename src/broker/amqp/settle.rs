@@ -14,8 +14,9 @@ use crate::broker::{BoxFuture, Settlement};
 /// Settlements carried out at one go, so that none of an owner's other duties waits for long.
 pub(super) const BATCH: usize = 256;
 
-/// How many settlements of a channel a quorum queue's client inside the broker sends on before it waits for the queue's log. What waits there
-/// is lost with the channel: of 200 acks, 33 were carried out when the channel was closed right behind them (3.10).
+/// How many settlements of a channel a quorum queue's client inside the broker sends on before it
+/// waits for the queue's log. What waits there is lost with the channel: of 200 acks, 33 were
+/// carried out when the channel was closed right behind them (3.10).
 const WINDOW: usize = 32;
 /// How long the broker gets for what may wait there. It tells nobody when it is through.
 const CALM: Duration = Duration::from_millis(250);
@@ -65,10 +66,12 @@ impl Settler {
         self.unsettled.insert(tag);
     }
 
-    /// Carries out a batch up to the first request that is no settlement, and takes all of that off the batch.
+    /// Carries out a batch up to the first request that is no settlement, and takes all of that off
+    /// the batch.
     ///
-    /// Frames of a channel go out in the order in which they are handed over, so only the last one's writing is awaited: a batch costs one
-    /// wake-up of lapin's thread instead of one each. Acks go last, and those of the oldest deliveries as one `multiple` ack; only here, since
+    /// Frames of a channel go out in the order in which they are handed over, so only the last
+    /// one's writing is awaited: a batch costs one wake-up of lapin's thread instead of one each.
+    /// Acks go last, and those of the oldest deliveries as one `multiple` ack; only here, since
     /// this is the only place that settles.
     ///
     /// # Errors
@@ -119,7 +122,7 @@ impl Settler {
         match timeout(self.patience, writing).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the broker takes no settlements".to_owned()),
+            Err(_) => Err("the broker did not accept settlements in time".to_owned()),
         }
     }
 
@@ -136,7 +139,8 @@ impl Settler {
         self.in_a_row = 0;
     }
 
-    /// Closes the channel, once the broker has everything that was carried out; what is unsettled goes back to its queue.
+    /// Closes the channel, once the broker has everything that was carried out; what is unsettled
+    /// goes back to its queue.
     pub(super) async fn close(&self) {
         if self.in_a_row > WINDOW && self.channel.status().connected() {
             sleep_until(self.last + CALM).await;
@@ -147,8 +151,9 @@ impl Settler {
     }
 }
 
-/// Acks as they go out: one for all of the oldest deliveries that are acked now, and one for each of the others. A `multiple` ack settles
-/// everything up to its tag, so that nothing older may be unsettled.
+/// Acks as they go out: one for all of the oldest deliveries that are acked now, and one for each
+/// of the others. A `multiple` ack settles everything up to its tag, so that nothing older may be
+/// unsettled.
 fn joined(unsettled: &mut BTreeSet<u64>, mut acks: Vec<u64>) -> Vec<(u64, bool)> {
     acks.sort_unstable();
     let is_oldest = |tag: &&u64| unsettled.first() == Some(*tag) && unsettled.pop_first().is_some();

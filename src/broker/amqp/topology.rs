@@ -41,8 +41,8 @@ pub(super) async fn declare(
 
 /// Compares exchanges and queues. Bindings are left out: AMQP cannot ask for one without making it.
 ///
-/// A passive declare ignores arguments, and an active one creates what is missing; so each thing is first looked for, then, where it is
-/// there, declared again as it ought to be.
+/// A passive declare ignores arguments, and an active one creates what is missing; so each thing is
+/// first looked for, then, where it is there, declared again as it ought to be.
 pub(super) async fn check(
     connection: &Connection,
     topology: &Topology,
@@ -71,8 +71,8 @@ pub(super) async fn depth(
     Ok(QueueDepth { ready: told.message_count().into(), consumers: told.consumer_count().into() })
 }
 
-/// A fresh queue for this connection alone, bound to a fan-out exchange. Exclusive queues are classic ones; it is bounded, since a
-/// subscriber may be slow, and drops its oldest message first.
+/// A fresh queue for this connection alone, bound to a fan-out exchange. Exclusive queues are
+/// classic ones; it is bounded, since a subscriber may be slow, and drops its oldest message first.
 pub(super) async fn subscription(
     channel: &Channel,
     exchange: &str,

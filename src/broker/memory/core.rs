@@ -92,7 +92,8 @@ impl Core {
         }
     }
 
-    /// Ends a session. Its leases have ended before anybody else is given what it held: that is dispatched last.
+    /// Ends a session. Its leases have ended before anybody else is given what it held: that is
+    /// dispatched last.
     pub(super) fn end_session(&mut self, id: u64, reason: &str) {
         let Some(session) = self.sessions.remove(&id) else {
             return;
@@ -145,7 +146,8 @@ impl Core {
         self.bytes -= entry.routed.message.body.len();
     }
 
-    /// Takes a message back from a consumer, on request (`asked`) or because its channel went; both count.
+    /// Takes a message back from a consumer, on request (`asked`) or because its channel went; both
+    /// count.
     pub(super) fn put_back(&mut self, queue: &str, mut entry: Entry, asked: bool) -> BTreeSet<String> {
         let Some(state) = self.queues.get_mut(queue) else {
             self.forget(&entry);
@@ -212,7 +214,8 @@ impl Core {
         }
     }
 
-    /// Where a dead letter goes; `None` where it must wait, since its target is missing or full and it may not be lost.
+    /// Where a dead letter goes; `None` where it must wait, since its target is missing or full and
+    /// it may not be lost.
     fn graves(&self, to: &DeadLetters, keys: &[String]) -> Option<BTreeSet<String>> {
         let reached = route(&self.exchanges, &self.queues, &to.exchange, keys).unwrap_or_default();
         let (full, taking): (BTreeSet<_>, BTreeSet<_>) =
@@ -221,7 +224,8 @@ impl Core {
         (!(to.at_least_once && lost)).then_some(taking)
     }
 
-    /// Runs queues until nothing more can be done: expires heads, hands messages to consumers with room.
+    /// Runs queues until nothing more can be done: expires heads, hands messages to consumers with
+    /// room.
     pub(super) fn run(&mut self, mut touched: BTreeSet<String>) {
         let now = Instant::now();
         while let Some(name) = touched.pop_first() {
@@ -279,13 +283,16 @@ pub(super) struct Channel {
     pub(super) queue: String,
     pub(super) lease: Lease,
     prefetch: usize,
-    /// By delivery tag. Messages in the outbox are among them: the consumer has them as far as the queue is concerned.
+    /// By delivery tag. Messages in the outbox are among them: the consumer has them as far as the
+    /// queue is concerned.
     unsettled: BTreeMap<u64, Entry>,
     outbox: VecDeque<u64>,
     last_tag: u64,
-    // Held here rather than by the task, so that receipts are stale in the very moment the channel goes.
+    // Held here rather than by the task, so that receipts are stale in the very moment the channel
+    // goes.
     settlements: mpsc::UnboundedReceiver<Settlement>,
-    // For making receipts; gone once no more are made, so that the last receipt's end ends the channel.
+    // For making receipts; gone once no more are made, so that the last receipt's end ends the
+    // channel.
     owner: Option<mpsc::UnboundedSender<Settlement>>,
     wake: Arc<Notify>,
 }
@@ -402,7 +409,8 @@ impl Core {
         self.channels.get(&id).is_some_and(waits)
     }
 
-    /// The next settlement; `None` when the channel is gone, or nobody is left who could settle anything.
+    /// The next settlement; `None` when the channel is gone, or nobody is left who could settle
+    /// anything.
     pub(super) fn poll_settlement(&mut self, id: u64, cx: &mut Context<'_>) -> Poll<Option<Settlement>> {
         match self.channels.get_mut(&id) {
             // Woken by the bell, when the session ends.
@@ -414,7 +422,8 @@ impl Core {
         }
     }
 
-    /// Carries out what has been asked on a session's channels and still waits, so that a close in order loses no ack.
+    /// Carries out what has been asked on a session's channels and still waits, so that a close in
+    /// order loses no ack.
     pub(super) fn settle_waiting(&mut self, session: u64) {
         if self.is_cut_off(session) {
             return;
@@ -468,7 +477,8 @@ impl Core {
         }
     }
 
-    /// Takes a message out of a consumer's hands, as it asked. One that is not there is a fault for which the channel is closed.
+    /// Takes a message out of a consumer's hands, as it asked. One that is not there is a fault for
+    /// which the channel is closed.
     fn settled(&mut self, id: u64, tag: u64, how: DeliveryEnd) -> Option<(String, Entry, Fate)> {
         let connection = &*self.channels.get(&id)?.connection.clone();
         let delivery = (id, tag);
@@ -506,7 +516,8 @@ impl Core {
         self.run(touched);
     }
 
-    /// Takes the consumer off its queue; an exclusive queue goes with it. The queue is to be run: another consumer may be next.
+    /// Takes the consumer off its queue; an exclusive queue goes with it. The queue is to be run:
+    /// another consumer may be next.
     pub(super) fn stop_consuming(&mut self, id: u64) -> BTreeSet<String> {
         let Some(channel) = self.channels.get_mut(&id) else {
             return BTreeSet::new();

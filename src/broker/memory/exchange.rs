@@ -49,7 +49,8 @@ pub(super) fn route(
             .map(|(_, queue)| queue.clone())
             .collect();
         let alternate = current.arguments.get("alternate-exchange").and_then(Value::as_text);
-        // An alternate that does not exist, or leads back here, is no error to the publisher: nothing takes the message.
+        // An alternate that does not exist, or leads back here, is no error to the publisher:
+        // nothing takes the message.
         match alternate.and_then(|name| Some((name, exchanges.get(name)?))) {
             Some((name, next)) if reached.is_empty() && seen.insert(name) => current = next,
             _ => return Ok(reached),

@@ -24,7 +24,8 @@ const PUBLISHER_DEPTH: usize = 1_024;
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unsettled messages of a subscription.
 const SUBSCRIPTION_PREFETCH: usize = 256;
-/// In one process nothing can come between owner and broker, so a lease needs no renewal: it ends by being revoked.
+/// In one process nothing can come between owner and broker, so a lease needs no renewal: it ends
+/// by being revoked.
 const WHOLE_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// One session's end of the broker. Dropping it ends the session.
@@ -45,7 +46,8 @@ impl MemoryLink {
         Self { inner, session, closed }
     }
 
-    /// Waits until the broker hears this session: over a connection that carries nothing, to its end.
+    /// Waits until the broker hears this session: over a connection that carries nothing, to its
+    /// end.
     async fn heard(&self) {
         if self.inner.lock().is_cut_off(self.session) {
             self.closed.ended().await;
@@ -180,7 +182,8 @@ impl Link for MemoryLink {
             self.heard().await;
             let core = self.core()?;
             let state = core.queues.get(queue).ok_or_else(|| missing("queue", queue))?;
-            // RabbitMQ counts the consumers that are served, and with a single active consumer that is one.
+            // RabbitMQ counts the consumers that are served, and with a single active consumer that
+            // is one.
             let most = if state.rules.single_active { 1 } else { usize::MAX };
             Ok(QueueDepth { ready: state.ready() as u64, consumers: state.consumers.len().min(most) as u64 })
         })
@@ -242,7 +245,8 @@ pub(super) async fn serve(
                     return;
                 };
                 if matches!(settlement, Settlement::Cancel(_)) {
-                    // Before the answer, so that the consumer's stream has its end when `cancel` returns.
+                    // Before the answer, so that the consumer's stream has its end when `cancel`
+                    // returns.
                     deliveries = None;
                 }
                 core.settle(id, settlement);
@@ -253,7 +257,8 @@ pub(super) async fn serve(
     }
 }
 
-/// Moves one delivery out when there is one and room for it. Returns, too, when the consumer has been dropped.
+/// Moves one delivery out when there is one and room for it. Returns, too, when the consumer has
+/// been dropped.
 async fn hand_out(inner: &Shared, id: u64, deliveries: Option<&mpsc::Sender<Delivery>>, waits: bool) {
     let Some(deliveries) = deliveries else {
         return std::future::pending().await;

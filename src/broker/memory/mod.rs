@@ -1,11 +1,12 @@
 //! The broker in process: for the demo, and for tests on paused time.
 //!
-//! It behaves as RabbitMQ does in everything that a worker can see: routing, returns, refusals, expiry at the head of a queue,
-//! dead-lettering with its headers, delivery limits, single active consumers, and what a lost connection does to deliveries.
-//! One conformance suite holds both to that. Nothing is stored on disk: it lives as long as the process.
+//! It behaves as RabbitMQ does in everything that a worker can see: routing, returns, refusals,
+//! expiry at the head of a queue, dead-lettering with its headers, delivery limits, single active
+//! consumers, and what a lost connection does to deliveries. One conformance suite holds both to
+//! that. Nothing is stored on disk: it lives as long as the process.
 //!
-//! All state is under one lock, in sections that never wait, and every order is fixed (sorted maps, no randomness), so that
-//! the same schedule of calls gives the same history. Time is tokio's.
+//! All state is under one lock, in sections that never wait, and every order is fixed (sorted maps,
+//! no randomness), so that the same schedule of calls gives the same history. Time is tokio's.
 
 mod core;
 mod exchange;
@@ -50,7 +51,8 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Core> {
-        // A panic under the lock is a failed assertion of a test elsewhere at worst: the others go on with the state as it is.
+        // A panic under the lock is a failed assertion of a test elsewhere at worst: the others go
+        // on with the state as it is.
         self.core.lock()
     }
 }
@@ -75,7 +77,8 @@ impl MemoryBroker {
         Self::starting_at(since.map_or(0, |since| since.as_secs()))
     }
 
-    /// A new, empty broker whose clock stands at so many seconds since the Unix epoch, for histories that repeat exactly.
+    /// A new, empty broker whose clock stands at so many seconds since the Unix epoch, for
+    /// histories that repeat exactly.
     #[must_use]
     pub fn starting_at(unix_seconds: u64) -> Self {
         let clock = Arc::new(Notify::new());
@@ -145,7 +148,8 @@ impl MemoryBroker {
         entries.map(|entry| entry.routed.message.clone()).collect()
     }
 
-    /// Sees to it that somebody acts when messages expire, in the runtime that sessions are made in.
+    /// Sees to it that somebody acts when messages expire, in the runtime that sessions are made
+    /// in.
     fn keep_time(&self) {
         let mut task = self.inner.clock_task.lock();
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -197,8 +201,8 @@ impl MemoryBroker {
         self.inner.lock().reachable = reachable;
     }
 
-    /// The next `count` messages that would be confirmed are taken, but their confirms are lost: their publishers learn nothing until
-    /// they give up or the session ends.
+    /// The next `count` messages that would be confirmed are taken, but their confirms are lost:
+    /// their publishers learn nothing until they give up or the session ends.
     pub fn fail_next_confirms(&self, count: usize) {
         self.inner.lock().confirms_to_lose = count;
     }
@@ -208,13 +212,15 @@ impl MemoryBroker {
         self.inner.lock().observer.set(observer);
     }
 
-    /// Cuts a session off without a word to either side: nothing that is sent arrives, and the client's leases are those of a last round trip
-    /// `silent_for` ago. The broker notices by [`MemoryBroker::forget_session`], the client by [`MemoryBroker::drop_session`].
+    /// Cuts a session off without a word to either side: nothing that is sent arrives, and the
+    /// client's leases are those of a last round trip `silent_for` ago. The broker notices by
+    /// [`MemoryBroker::forget_session`], the client by [`MemoryBroker::drop_session`].
     pub fn cut_off(&self, id: u64, silent_for: Duration) {
         self.inner.lock().cut_off(id, silent_for);
     }
 
-    /// The broker has noticed that a session is gone, and gives to others what it held. A client that was cut off does not know of it yet.
+    /// The broker has noticed that a session is gone, and gives to others what it held. A client
+    /// that was cut off does not know of it yet.
     pub fn forget_session(&self, id: u64) {
         self.inner.lock().forget_session(id);
     }

@@ -1,4 +1,5 @@
-//! Somebody who sees what the broker does, in order, and may have it fail there: for tests that judge a whole run by what truly happened.
+//! Somebody who sees what the broker does, in order, and may have it fail there: for tests that
+//! judge a whole run by what truly happened.
 
 use std::fmt;
 use std::sync::Arc;
@@ -91,7 +92,8 @@ pub enum Fate {
 
 /// Who is told of everything.
 pub trait Observer: Send + Sync {
-    /// Called under the broker's lock: it must not call the broker. What it wants for other events than publishes and acks is ignored.
+    /// Called under the broker's lock: it must not call the broker. What it wants for other events
+    /// than publishes and acks is ignored.
     fn saw(&self, event: &BrokerEvent<'_>) -> Fate;
 }
 

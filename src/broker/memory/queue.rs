@@ -1,4 +1,5 @@
-//! One queue: its rules, the messages that wait in it, and what becomes of a message on its way out.
+//! One queue: its rules, the messages that wait in it, and what becomes of a message on its way
+//! out.
 //!
 //! Nothing here knows of sessions, consumers' channels or locks.
 
@@ -11,9 +12,11 @@ use tokio::time::Instant;
 use crate::broker::topology::Arguments;
 use crate::domain::message::{Headers, Message, Value};
 
-/// RabbitMQ tells refused publishers that there is room again only once a queue has fallen to this share of its bound.
+/// RabbitMQ tells refused publishers that there is room again only once a queue has fallen to this
+/// share of its bound.
 const ROOM_AGAIN_PERCENT: usize = 80;
-/// How long a dead letter that its target did not take waits before it is tried again, as RabbitMQ's quorum queues do.
+/// How long a dead letter that its target did not take waits before it is tried again, as
+/// RabbitMQ's quorum queues do.
 const STALLED_RETRY: Duration = Duration::from_secs(180);
 
 /// A message as it was routed; one copy is shared by every queue that took it.
@@ -94,7 +97,8 @@ pub(super) struct Queue {
     pub(super) stalled: Vec<(Entry, Reason)>,
     retry_stalled_at: Option<Instant>,
     fresh: VecDeque<Entry>,
-    // Came back from a consumer; delivered before the fresh ones, in the order in which they came back.
+    // Came back from a consumer; delivered before the fresh ones, in the order in which they came
+    // back.
     returned: VecDeque<Entry>,
     refusing: bool,
     /// Refuses whatever its bound says.
@@ -132,7 +136,8 @@ impl Queue {
         self.refusing || self.full
     }
 
-    /// Takes a message in. Gives back the oldest where a bound without `reject-publish` pushes it out.
+    /// Takes a message in. Gives back the oldest where a bound without `reject-publish` pushes it
+    /// out.
     pub(super) fn push(&mut self, routed: Arc<Routed>, now: Instant) -> Option<Entry> {
         let own = routed
             .message
@@ -155,7 +160,8 @@ impl Queue {
             return None;
         }
         if self.rules.reject_publish {
-            // The one that goes over is still taken; RabbitMQ's quorum queues refuse from the next one on.
+            // The one that goes over is still taken; RabbitMQ's quorum queues refuse from the next
+            // one on.
             self.refusing = true;
             return None;
         }
@@ -179,7 +185,8 @@ impl Queue {
         entry
     }
 
-    /// Takes the next message out if it has expired. One behind a message that has not stays where it is.
+    /// Takes the next message out if it has expired. One behind a message that has not stays where
+    /// it is.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<Entry> {
         let expired = self.entries().next()?.expires.is_some_and(|at| at <= now);
         if expired { self.take() } else { None }
@@ -241,7 +248,8 @@ impl Reason {
     }
 }
 
-/// The message as its dead letter, and the keys it is routed by. `time` is in seconds since the Unix epoch.
+/// The message as its dead letter, and the keys it is routed by. `time` is in seconds since the
+/// Unix epoch.
 pub(super) fn dead_letter(
     entry: &Entry,
     queue: &str,
@@ -283,7 +291,8 @@ pub(super) fn dead_letter(
     (message, keys)
 }
 
-/// Puts a death in front of those before it. One of the same queue and reason is counted up instead, and keeps the time of its first.
+/// Puts a death in front of those before it. One of the same queue and reason is counted up
+/// instead, and keeps the time of its first.
 fn record(headers: &mut Headers, mut death: Headers) {
     let mut others = match headers.remove("x-death") {
         Some(Value::Array(deaths)) => deaths,
@@ -307,7 +316,8 @@ fn record(headers: &mut Headers, mut death: Headers) {
     headers.insert("x-death".into(), Value::Array(others));
 }
 
-/// Whether the dead letter would come back to a queue it has died in without anybody having rejected it since: such cycles are cut.
+/// Whether the dead letter would come back to a queue it has died in without anybody having
+/// rejected it since: such cycles are cut.
 pub(super) fn is_cycle(message: &Message, target: &str) -> bool {
     let Some(Value::Array(deaths)) = message.properties.headers.get("x-death") else {
         return false;

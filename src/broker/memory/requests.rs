@@ -94,7 +94,8 @@ impl Core {
     }
 }
 
-/// RabbitMQ closes the channel over a user name that is not the publisher's, and over an expiration that is no number.
+/// RabbitMQ closes the channel over a user name that is not the publisher's, and over an expiration
+/// that is no number.
 fn check_properties(message: &Message) -> Result<(), String> {
     let properties = &message.properties;
     if let Some(user) = properties.user_id.as_deref().filter(|user| *user != USER) {
@@ -110,7 +111,8 @@ fn check_properties(message: &Message) -> Result<(), String> {
     }
 }
 
-/// The routing key with those of the sender's `CC` header, and those of its `BCC` header, which goes no further.
+/// The routing key with those of the sender's `CC` header, and those of its `BCC` header, which
+/// goes no further.
 fn routing_keys(key: &str, message: &mut Message) -> (Vec<String>, Vec<String>) {
     let headers = &mut message.properties.headers;
     let texts = |copies: Option<Value>| match copies {
@@ -123,7 +125,8 @@ fn routing_keys(key: &str, message: &mut Message) -> (Vec<String>, Vec<String>) 
 }
 
 impl Core {
-    /// Makes what is missing; stops at the first thing that exists with other settings, as a broker that closes the channel does.
+    /// Makes what is missing; stops at the first thing that exists with other settings, as a broker
+    /// that closes the channel does.
     pub(super) fn declare(&mut self, topology: &Topology) -> Result<(), BrokerError> {
         for exchange in &topology.exchanges {
             self.declare_exchange(exchange)?;

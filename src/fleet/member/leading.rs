@@ -1,4 +1,5 @@
-//! What a member does while it leads: it writes the state down, tells it, and looks after the account.
+//! What a member does while it leads: it writes the state down, tells it, and looks after the
+//! account.
 
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ const LEADER_INTERVAL: Duration = Duration::from_secs(1);
 const STEPPED_ASIDE: Duration = Duration::from_secs(20);
 
 impl Member<'_> {
-    /// The state message is lost, or there never was one: writes one. Several replicas may; the highest epoch wins.
+    /// The state message is lost, or there never was one: writes one. Several replicas may; the
+    /// highest epoch wins.
     pub(super) async fn create(&mut self) {
         self.leader_heard = Instant::now();
         let now = self.now();
@@ -26,34 +28,34 @@ impl Member<'_> {
             Some(memory) => memory.as_ref().clone().recreated(now),
             None => State::unknown(0, now),
         };
-        tracing::info!(epoch = state.epoch, "no state of the account on the broker: it is looked at first");
+        tracing::info!(epoch = state.epoch, "no account state on the broker; checking the account first");
         self.store(&state).await;
     }
 
     /// Whether the broker has it.
     pub(super) async fn store(&self, state: &State) -> bool {
         let message = encode_state(state, &self.fleet.trust.own);
-        let stored = self.session.publish("", &self.fleet.names.guard(), message).await;
+        let stored = self.session.publish("", &self.fleet.options.names.guard(), message).await;
         if let Err(error) = &stored {
-            tracing::warn!(%error, "the account's state could not be written; trying again");
+            tracing::warn!(%error, "cannot write the account state; trying again");
         }
         stored.is_ok()
     }
 
-    /// Takes news in as the leader, and writes it down. It is in force, here as everywhere, once the broker has it; a refusal has stopped this
-    /// replica before.
+    /// Takes news in as the leader, and writes it down. It is in force, here as everywhere, once
+    /// the broker has it; a refusal has stopped this replica before.
     pub(super) async fn learn(&mut self, news: GuardEvent<'_>) -> bool {
         let now = self.now();
         let Some(lead) = &mut self.lead else { return false };
         let before = lead.state.clone();
-        if !lead.state.learn(news, &self.fleet.rules, now) {
+        if !lead.state.learn(news, &self.fleet.options.rules, now) {
             return false;
         }
         if lead.state.term != before.term {
             lead.forget_answers();
         }
         leadership::tell(&lead.state, Some(&before));
-        leadership::tell_low_balance(&lead.state, &before, self.fleet.rules.low_balance);
+        leadership::tell_low_balance(&lead.state, &before, self.fleet.options.rules.low_balance);
         self.write().await;
         true
     }
@@ -78,10 +80,10 @@ impl Member<'_> {
     pub(super) async fn announce(&mut self) {
         let Some(lead) = self.lead.as_ref().filter(|lead| !lead.unwritten) else { return };
         let (fleet, replicas) = (self.fleet, self.membership.len().max(1));
-        fleet.account.adopt(&lead.state, (&fleet.id, &fleet.name), true, replicas);
+        fleet.account.adopt(&lead.state, (&fleet.id, &fleet.options.name), true, replicas);
         let news = LeaderNews {
             id: fleet.id.clone(),
-            name: fleet.name.clone(),
+            name: fleet.options.name.clone(),
             state: lead.state.clone(),
             shut: fleet.account.shut_types(),
             failing: fleet.account.types().failing(),
@@ -119,8 +121,8 @@ impl Member<'_> {
         }
     }
 
-    /// Writes down that getBalance is called now, so that a leader that dies over the call is followed by one that knows of it. Tells whether
-    /// it may be called.
+    /// Writes down that getBalance is called now, so that a leader that dies over the call is
+    /// followed by one that knows of it. Tells whether it may be called.
     async fn begin_probe(&mut self) -> bool {
         self.learn(GuardEvent::ProbeBegins).await;
         let Some(lead) = self.lead.as_ref().filter(|_| self.may_lead()) else { return false };
@@ -129,9 +131,7 @@ impl Member<'_> {
     }
 
     async fn resign(&mut self) {
-        tracing::warn!(
-            "this replica's key or address is refused, and others' may not be: it leaves the lead to them"
-        );
+        tracing::warn!("the API refuses this replica's key or address; leaving the lead to other replicas");
         self.aside_until = Some(Instant::now() + STEPPED_ASIDE);
         self.leave_lead().await;
     }
@@ -144,7 +144,8 @@ impl Member<'_> {
         }
     }
 
-    /// Whether nobody else can have been given the lead meanwhile, and the broker has what this leader knows.
+    /// Whether nobody else can have been given the lead meanwhile, and the broker has what this
+    /// leader knows.
     fn may_lead(&self) -> bool {
         let holds = self.guard.as_ref().is_some_and(|guard| guard.lease().holds(Instant::now()));
         holds && self.lead.as_ref().is_some_and(|lead| !lead.unwritten)
@@ -157,7 +158,8 @@ impl Member<'_> {
         }
         // Met here, and not in the state yet, or never to be, since it concerns this replica alone.
         if self.fleet.account.held().is_some_and(Reason::is_of_the_address) {
-            return (self.fleet.egress == Egress::Own && self.membership.len() > 1).then_some(Duty::Resign);
+            return (self.fleet.options.egress == Egress::Own && self.membership.len() > 1)
+                .then_some(Duty::Resign);
         }
         let (state, key) = (&lead.state, self.fleet.account.key());
         let standing = state.keys.standing(&key);
@@ -166,24 +168,26 @@ impl Member<'_> {
         }
         let funds = state.funds.as_ref();
         let spending = funds.is_some_and(|funds| {
-            lead.spending.is_pressing(funds, &self.fleet.rules, self.membership.accepted())
+            lead.spending.is_pressing(funds, &self.fleet.options.rules, self.membership.accepted())
         });
         let pressure = Pressure { suspected: lead.suspected, doubted: lead.doubted, spending };
-        let due = state.probe_due(&self.fleet.rules, pressure, now);
-        let proof = (standing == KeyStanding::Unknown).then(|| state.proof_due(&self.fleet.rules, now));
+        let due = state.probe_due(&self.fleet.options.rules, pressure, now);
+        let proof =
+            (standing == KeyStanding::Unknown).then(|| state.proof_due(&self.fleet.options.rules, now));
         if due.is_some_and(|at| at <= now) || proof.is_some_and(|at| at <= now) {
             return Some(Duty::Probe);
         }
-        let stranger = self.membership.with_unknown_key(&state.keys, self.fleet.rng.jitter());
-        let stranger = stranger.filter(|_| state.proof_due(&self.fleet.rules, now) <= now)?;
+        let stranger = self.membership.with_unknown_key(&state.keys, self.fleet.options.rng.jitter());
+        let stranger = stranger.filter(|_| state.proof_due(&self.fleet.options.rules, now) <= now)?;
         Some(Duty::Prove(stranger))
     }
 
-    /// A call of getBalance has ended: the leader's own, or one by which this replica was to prove its key.
+    /// A call of getBalance has ended: the leader's own, or one by which this replica was to prove
+    /// its key.
     pub(super) async fn on_probed(&mut self, probed: Option<Probed>) {
         self.probing = None;
         let Some((key, end)) = probed else { return };
-        let end = leadership::probe_end(end, &self.fleet.overrides);
+        let end = leadership::probe_end(end, &self.fleet.options.overrides);
         if self.lead.is_some() {
             return self.on_tried(&key, end).await;
         }
@@ -204,7 +208,9 @@ impl Member<'_> {
         let (peers, now) = (self.peers(key), self.now());
         let Some(lead) = &mut self.lead else { return };
         match &end {
-            ProbeEnd::Refused(reason) if self.fleet.egress == Egress::Own && reason.is_of_the_address() => {
+            ProbeEnd::Refused(reason)
+                if self.fleet.options.egress == Egress::Own && reason.is_of_the_address() =>
+            {
                 self.fleet.account.refused(*reason, lead.state.term, Instant::now(), now);
                 self.learn(GuardEvent::ProbeEnded).await;
                 return;
@@ -217,7 +223,8 @@ impl Member<'_> {
             let before = lead.state.funds.as_ref().map(|funds| funds.amount);
             lead.spending.note(before, *amount, self.membership.accepted());
         }
-        // Looks that fail raise no suspicion of their own: getBalance can be down alone, while work goes on.
+        // Looks that fail raise no suspicion of their own: getBalance can be down alone, while work
+        // goes on.
         let doubted = std::mem::take(&mut lead.doubted);
         let suspected = std::mem::take(&mut lead.suspected) || doubted;
         let term = self.asked_in;
