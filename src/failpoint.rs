@@ -33,9 +33,9 @@ failpoints! {
     LeaseIgnored,
     /// A redelivered ticket is polled as if nobody had polled it before.
     RedeliveryUnnoticed,
-    /// A ticket's age is counted from when it came to hand.
+    /// A ticket's age is counted from when it was delivered.
     AgeForgotten,
-    /// A job is acked before its parked copy is confirmed.
+    /// A job is acked before its copy in a retry queue is confirmed.
     AckBeforeParked,
     /// A publish that the broker refused is taken for confirmed.
     RefusedIsConfirmed,
@@ -43,9 +43,9 @@ failpoints! {
     DeadlineIgnored,
     /// A task is polled twice as often as the API allows.
     SpacingHalved,
-    /// A parked job forgets what it has been through.
+    /// A job in a retry queue forgets what it has been through.
     HistoryForgotten,
-    /// A place in the gate is not given back.
+    /// An in-flight permit is not given back.
     PassLeaked,
     /// Calls are made whatever the guard permits.
     PermitIgnored,

@@ -1,6 +1,6 @@
 //! Whom a TLS connection to the broker trusts, and as whom it shows itself: PEM files.
 //!
-//! They are read when the settings are, so that a fault is told then, and anew for every
+//! They are read when the settings are, so that a fault is reported then, and anew for every
 //! connection, so that a certificate that was renewed in its place is used from the next connection
 //! on. No fault repeats anything of a file's content, which may be a key.
 

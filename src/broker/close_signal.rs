@@ -35,7 +35,7 @@ impl CloseSignal {
         self.reason.get().cloned().unwrap_or_default()
     }
 
-    /// Waits for the end, and tells why.
+    /// Waits for the end, and returns why.
     pub async fn ended(&self) -> String {
         self.token.cancelled().await;
         self.reason()

@@ -148,7 +148,7 @@ impl ConsumerWatch {
         self.lease.holds(Instant::now()) && self.deliver.strong_count() > 0
     }
 
-    /// Deliveries at hand that nobody has received yet.
+    /// Deliveries that wait here and that nobody has received yet.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.deliver.upgrade().map_or(0, |deliver| deliver.max_capacity() - deliver.capacity())
@@ -195,7 +195,7 @@ impl Consumer {
         self.deliveries.recv().await
     }
 
-    /// A delivery that is at hand already.
+    /// A delivery that waits here already.
     pub fn try_recv(&mut self) -> Option<Delivery> {
         self.deliveries.try_recv().ok()
     }

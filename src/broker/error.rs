@@ -59,7 +59,7 @@ pub enum BrokerError {
         kind: &'static str,
         /// Its name.
         name: String,
-        /// Which argument, with both values, as the broker told it.
+        /// Which argument, with both values, as the broker reported it.
         detail: String,
     },
     /// A queue or exchange does not exist.

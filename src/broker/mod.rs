@@ -46,7 +46,7 @@ pub struct ConsumeSpec {
     pub tag: String,
 }
 
-/// How full a queue is, as the broker tells it at one moment.
+/// How full a queue is, as the broker reports it at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueDepth {
     /// Messages ready for delivery; those held unacked by consumers are not among them.
@@ -119,7 +119,7 @@ impl Session {
         &self.publisher
     }
 
-    /// Publishes on this session and awaits the broker's word; see [`Publisher::publish`].
+    /// Publishes on this session and awaits the broker's confirm; see [`Publisher::publish`].
     ///
     /// # Errors
     /// As [`Publisher::publish`].
@@ -165,7 +165,7 @@ impl Session {
     /// as long as the channel is open and whatever room the queue has by now.
     ///
     /// Whether the broker has the message now. The session's own channel is of no use then: whoever
-    /// has settled what came to hand ends the session ([`Session::end`]). Asked too often, or of a
+    /// has settled what was delivered ends the session ([`Session::end`]). Asked too often, or of a
     /// session that fails, it says no.
     pub async fn publish_elsewhere(
         &self,
@@ -193,7 +193,7 @@ impl Session {
         self.closed.end(reason);
     }
 
-    /// Waits until the session has ended, and tells why.
+    /// Waits until the session has ended, and returns why.
     pub async fn closed(&self) -> String {
         self.closed.ended().await
     }

@@ -48,8 +48,8 @@ pub fn publisher_channel(
 }
 
 impl Publisher {
-    /// Publishes and awaits the broker's word. `Ok` means: confirmed, and, where mandatory, routed
-    /// to at least one queue.
+    /// Publishes and awaits the broker's confirm. `Ok` means: confirmed, and, where mandatory,
+    /// routed to at least one queue.
     ///
     /// # Errors
     /// [`PublishError::NotSent`] and [`PublishError::Rejected`]: the broker does not have it.
@@ -92,7 +92,7 @@ impl Publisher {
         message: impl Into<Arc<Message>>,
     ) -> Result<Confirm, PublishError> {
         let (reply, confirmed) = oneshot::channel();
-        let under_way = UnderWay::begin(&self.meter);
+        let timer = PublishTimer::begin(&self.meter);
         let request = PublishRequest {
             exchange: exchange.to_owned(),
             routing_key: routing_key.to_owned(),
@@ -112,17 +112,17 @@ impl Publisher {
                 ));
             }
         }
-        Ok(Confirm { confirmed, until: Instant::now() + self.confirm_timeout, under_way })
+        Ok(Confirm { confirmed, until: Instant::now() + self.confirm_timeout, timer })
     }
 }
 
-/// The broker's word on a publish that is on its way.
+/// The broker's confirm on a publish that is on its way.
 #[derive(Debug)]
 #[must_use = "a publish is not safe before it is confirmed"]
 pub struct Confirm {
     confirmed: oneshot::Receiver<Result<(), PublishError>>,
     until: Instant,
-    under_way: UnderWay,
+    timer: PublishTimer,
 }
 
 impl Confirm {
@@ -133,7 +133,7 @@ impl Confirm {
     /// As [`Publisher::publish`], but never for a time-out.
     pub async fn answered_or_lost(self) -> Result<(), PublishError> {
         let outcome = self.confirmed.await.unwrap_or_else(|_| Err(lost()));
-        outcome.inspect(|()| self.under_way.confirmed())
+        outcome.inspect(|()| self.timer.confirmed())
     }
 
     /// Waits for it, for as long after sending as the publisher's time-out says.
@@ -146,7 +146,7 @@ impl Confirm {
             Ok(Err(_)) => Err(lost()),
             Err(_) => Err(PublishError::Unknown("no confirm in time".to_owned())),
         };
-        outcome.inspect(|()| self.under_way.confirmed())
+        outcome.inspect(|()| self.timer.confirmed())
     }
 }
 
@@ -184,12 +184,12 @@ impl Meter {
 
 /// One publish under way, until dropped.
 #[derive(Debug)]
-struct UnderWay {
+struct PublishTimer {
     meter: Arc<Meter>,
     since: Instant,
 }
 
-impl UnderWay {
+impl PublishTimer {
     fn begin(meter: &Arc<Meter>) -> Self {
         meter.under_way.fetch_add(1, Ordering::Relaxed);
         Self { meter: Arc::clone(meter), since: Instant::now() }
@@ -200,7 +200,7 @@ impl UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for PublishTimer {
     fn drop(&mut self) {
         self.meter.under_way.fetch_sub(1, Ordering::Relaxed);
     }

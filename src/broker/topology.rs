@@ -179,7 +179,7 @@ pub struct Mismatch {
     pub kind: &'static str,
     /// Full name.
     pub name: String,
-    /// What differs, and how it can be mended.
+    /// What differs, and how it can be fixed.
     pub problem: String,
 }
 

@@ -29,7 +29,7 @@ pub(super) fn broker_url(reader: &mut Reader) -> Option<AmqpUrl> {
     let raw = text_of(reader, key);
     let path = reader.text(file_key, "a path", |path| Ok(path.to_owned()));
     let (raw, path) = (raw?, path?);
-    // The default is no word of the operator's, so it stands in nobody's way.
+    // The default is not the operator's choice, so it stands in nobody's way.
     let is_own = raw.origin != "default";
     let given = choose(reader, raw, &path, is_own, file_key)?;
     let url = AmqpUrl::try_new(&given.text)

@@ -81,7 +81,7 @@ fn unknown(leaf: &Leaf, schema: &Schema) -> SettingFault {
 
 /// The leaves of a TOML text.
 ///
-/// The error tells the place and the rule that was broken, and leaves out the line itself, which
+/// The error names the place and the rule that was broken, and leaves out the line itself, which
 /// can hold a secret.
 pub(super) fn parse_toml(text: &str, origin: &str) -> Result<Vec<Leaf>, String> {
     let table = File::from_str(text, FileFormat::Toml).collect().map_err(|error| {

@@ -61,7 +61,7 @@ impl Reader {
     }
 
     /// What may be shown, and every fault. A setting that nobody read is a fault of this program,
-    /// told rather than ignored.
+    /// reported rather than ignored.
     pub(super) fn finish(mut self) -> (Vec<SettingLine>, Vec<SettingFault>) {
         for (key, raw) in std::mem::take(&mut self.values) {
             self.fault(&key, &raw.origin, "is listed but unknown to this version", "");
@@ -107,7 +107,7 @@ impl Reader {
 
     pub(super) fn show(&mut self, key: &str, value: String, origin: &str, secret: bool) {
         let line = SettingLine { key: key.to_owned(), value_shown: value, origin: origin.to_owned(), secret };
-        // A secret can be told only after the setting of its file was read, and is shown before it
+        // A secret can be shown only after the setting of its file was read, and is shown before it
         // all the same.
         let file_key = format!("{key}_file");
         let file = self.lines.iter().position(|line| line.key == file_key);
@@ -139,7 +139,7 @@ impl Reader {
         if self.values.contains_key(key) { read(self, key).map(Some) } else { Some(None) }
     }
 
-    /// A text that `parse` understands, or tells what is wrong with.
+    /// A text that `parse` understands, or says what is wrong with.
     pub(super) fn text<T>(
         &mut self,
         key: &str,

@@ -176,7 +176,7 @@ fn traces(reader: &mut Reader) -> Option<TraceSettings> {
 }
 
 /// A type's three settings, each perhaps left out.
-type Pace = [Option<Duration>; 3];
+type TypePace = [Option<Duration>; 3];
 
 /// `[polling.*]`
 fn polling(reader: &mut Reader) -> Option<PollSchedules> {
@@ -187,7 +187,7 @@ fn polling(reader: &mut Reader) -> Option<PollSchedules> {
     let default = default.and_then(|pace| pacing(reader, "default", pace, base));
     let mut all_good = true;
     let mut by_type = BTreeMap::new();
-    let mut paces: BTreeMap<String, Pace> = BTreeMap::new();
+    let mut paces: BTreeMap<String, TypePace> = BTreeMap::new();
     // A type stands before its classes, which follow it in what they leave out.
     for name in types {
         let read = pace(reader, &name).and_then(|pace| {
@@ -205,7 +205,7 @@ fn polling(reader: &mut Reader) -> Option<PollSchedules> {
     all_good.then_some(PollSchedules { default, by_type })
 }
 
-fn pace(reader: &mut Reader, name: &str) -> Option<Pace> {
+fn pace(reader: &mut Reader, name: &str) -> Option<TypePace> {
     let mut read = |field: &str| {
         reader.optional(&format!("polling.{name}.{field}"), |reader, key| {
             reader.text(key, "a duration", parse_duration)
@@ -215,7 +215,7 @@ fn pace(reader: &mut Reader, name: &str) -> Option<Pace> {
     Some([first_delay?, interval?, timeout?])
 }
 
-fn pacing(reader: &mut Reader, name: &str, pace: Pace, base: Pace) -> Option<PollSchedule> {
+fn pacing(reader: &mut Reader, name: &str, pace: TypePace, base: TypePace) -> Option<PollSchedule> {
     let [first_delay, interval, timeout] = [0, 1, 2].map(|field| pace[field].or(base[field]));
     // The default itself is at fault, which is reported as such.
     let error = match PollSchedule::try_new(first_delay?, interval?, timeout?) {

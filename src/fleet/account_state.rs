@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use super::Found;
+use super::Finding;
 use super::answers::{AnswerCounts, Answers};
 use super::local_trip::{LocalTrip, LocalTrips, Quarantine, Relapses};
 use super::message::ReplicaReport;
@@ -74,7 +74,7 @@ impl Snapshot {
     }
 }
 
-struct Shared {
+struct AccountParts {
     snapshot: watch::Sender<Snapshot>,
     changed: Notify,
     /// The key in use, and since when if it has replaced another.
@@ -87,7 +87,7 @@ struct Shared {
     doubted_at: Mutex<Option<Instant>>,
     /// This replica's id, by which the leader keeps its counts apart.
     id: String,
-    found: mpsc::Sender<Found>,
+    found: mpsc::Sender<Finding>,
     rules: Rules,
     egress: Egress,
 }
@@ -96,7 +96,7 @@ struct Shared {
 /// same.
 #[derive(Clone)]
 pub struct AccountState {
-    shared: Arc<Shared>,
+    parts: Arc<AccountParts>,
 }
 
 impl AccountState {
@@ -105,7 +105,7 @@ impl AccountState {
         rules: Rules,
         egress: Egress,
         key: Fingerprint,
-    ) -> (Self, mpsc::Receiver<Found>) {
+    ) -> (Self, mpsc::Receiver<Finding>) {
         let (found, reports) = mpsc::channel(REPORTS);
         let snapshot = Snapshot {
             state: None,
@@ -118,7 +118,7 @@ impl AccountState {
             trips: LocalTrips::default(),
             memory: None,
         };
-        let shared = Shared {
+        let parts = AccountParts {
             snapshot: watch::Sender::new(snapshot),
             changed: Notify::new(),
             key: Mutex::new((key, None)),
@@ -133,27 +133,27 @@ impl AccountState {
             rules,
             egress,
         };
-        (Self { shared: Arc::new(shared) }, reports)
+        (Self { parts: Arc::new(parts) }, reports)
     }
 
     /// What may be done now.
     #[must_use]
     pub fn permit(&self) -> Permit {
-        self.shared.snapshot.borrow().permit
+        self.parts.snapshot.borrow().permit
     }
 
     /// What may be done now, and in which term. What a call that begins now finds out is reported
     /// with this term.
     #[must_use]
     pub fn permit_and_term(&self) -> (Permit, u64) {
-        let snapshot = self.shared.snapshot.borrow();
+        let snapshot = self.parts.snapshot.borrow();
         (snapshot.permit, snapshot.term())
     }
 
     /// How many replicas share the fleet's rate, and this one's place among them, from 0.
     #[must_use]
     pub fn share(&self) -> (usize, usize) {
-        let snapshot = self.shared.snapshot.borrow();
+        let snapshot = self.parts.snapshot.borrow();
         (snapshot.replicas, snapshot.rank)
     }
 
@@ -165,36 +165,36 @@ impl AccountState {
     /// All that is known.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        self.shared.snapshot.borrow().clone()
+        self.parts.snapshot.borrow().clone()
     }
 
     /// The state in force, where it is known.
     #[must_use]
     pub fn state(&self) -> Option<Arc<State>> {
-        self.shared.snapshot.borrow().state.clone()
+        self.parts.snapshot.borrow().state.clone()
     }
 
     /// The last state ever seen.
     pub(super) fn memory(&self) -> Option<Arc<State>> {
-        self.shared.snapshot.borrow().memory.clone()
+        self.parts.snapshot.borrow().memory.clone()
     }
 
     /// What stops this replica alone.
     pub(super) fn held(&self) -> Option<Reason> {
-        self.shared.snapshot.borrow().held()
+        self.parts.snapshot.borrow().held()
     }
 
     /// For awaiting changes.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Snapshot> {
-        self.shared.snapshot.subscribe()
+        self.parts.snapshot.subscribe()
     }
 
     /// Waits until the permit is as wanted. Jobs that wait for the same are woken in the order in
     /// which they began to.
     pub async fn until(&self, wanted: impl Fn(&Permit) -> bool) {
         loop {
-            let changed = self.shared.changed.notified();
+            let changed = self.parts.changed.notified();
             if wanted(&self.permit()) {
                 return;
             }
@@ -204,17 +204,17 @@ impl AccountState {
 
     /// Changes what is known; `change` returns whether it has.
     fn change(&self, change: impl FnOnce(&mut Snapshot) -> bool) {
-        let changed = self.shared.snapshot.send_if_modified(|snapshot| {
+        let changed = self.parts.snapshot.send_if_modified(|snapshot| {
             let before = snapshot.permit.polls;
             let changed = change(snapshot);
             // Here, since whoever waits for the permit polls at once.
             if changed && snapshot.permit.polls != before && snapshot.permit.polls != Polls::None {
-                self.shared.answers.begin_probation(snapshot.rank);
+                self.parts.answers.begin_probation(snapshot.rank);
             }
             changed
         });
         if changed {
-            self.shared.changed.notify_waiters();
+            self.parts.changed.notify_waiters();
         }
     }
 
@@ -235,7 +235,7 @@ impl AccountState {
         }
         let Some(state) = &snapshot.state else { return Permit::NOTHING };
         let permit = Permit::under(state, snapshot.leads, &self.key());
-        snapshot.trips.restrict(permit, self.shared.egress == Egress::Own)
+        snapshot.trips.restrict(permit, self.parts.egress == Egress::Own)
     }
 
     /// The leader, by its id and its name, has announced a state. Returns whether it is new here.
@@ -288,7 +288,7 @@ impl AccountState {
     /// Ends what is over by time, and repeats what the leader has not accounted for yet.
     pub(super) fn tick(&self) {
         self.change_permit(|snapshot| snapshot.trips.expire());
-        let unaccounted = self.shared.snapshot.borrow().trips.fleet;
+        let unaccounted = self.parts.snapshot.borrow().trips.fleet;
         if let Some(LocalTrip { reason, term, .. }) = unaccounted {
             self.report_refused(reason, term);
         }
@@ -297,12 +297,12 @@ impl AccountState {
     /// The fingerprint of the key in use.
     #[must_use]
     pub fn key(&self) -> Fingerprint {
-        self.shared.key.lock().0.clone()
+        self.parts.key.lock().0.clone()
     }
 
     /// Another key is in use.
     pub(super) fn set_key(&self, key: Fingerprint) {
-        *self.shared.key.lock() = (key, Some(Instant::now()));
+        *self.parts.key.lock() = (key, Some(Instant::now()));
         self.change_permit(|snapshot| {
             snapshot.trips.fleet.take_if(|trip| trip.reason == Reason::KeyInvalid);
             true
@@ -311,7 +311,7 @@ impl AccountState {
 
     fn report(&self, report: ReplicaReport) {
         // Full: the fleet is out of reach, and what matters is reported again.
-        let _ = self.shared.found.try_send(Found::Report(report));
+        let _ = self.parts.found.try_send(Finding::Report(report));
     }
 
     fn report_refused(&self, reason: Reason, term: u64) {
@@ -321,26 +321,26 @@ impl AccountState {
     /// The queues as the leader saw them last; `None` where it has not said.
     #[must_use]
     pub fn queues(&self) -> Option<Depths> {
-        self.shared.queues.lock().clone()
+        self.parts.queues.lock().clone()
     }
 
     /// The leader has looked at the queues.
     pub fn note_queues(&self, queues: Option<Depths>) {
-        *self.shared.queues.lock() = queues;
+        *self.parts.queues.lock() = queues;
     }
 
     /// The canary's submission, begun in this term, has ended.
     pub fn canary(&self, end: CanaryEnd, term: u64) {
-        let _ = self.shared.found.try_send(Found::Canary(end, term));
+        let _ = self.parts.found.try_send(Finding::Canary(end, term));
     }
 
     /// The API refused the account to a call that began then, in this term.
     pub fn refused(&self, reason: Reason, term: u64, began: Instant, now: Timestamp) {
-        let of_another_key = self.shared.key.lock().1.is_some_and(|since| began < since);
+        let of_another_key = self.parts.key.lock().1.is_some_and(|since| began < since);
         if reason == Reason::KeyInvalid && of_another_key {
             return tracing::info!("the API refused a key that was replaced during the call");
         }
-        if self.shared.egress == Egress::Own && reason.is_of_the_address() {
+        if self.parts.egress == Egress::Own && reason.is_of_the_address() {
             self.trip_alone(reason, term, now);
         } else if self.trip(LocalTrip { reason, term, until: None, mine: true }) {
             self.report_refused(reason, term);
@@ -372,7 +372,7 @@ impl AccountState {
     /// Something that is not the API itself refused a call. The leader checks the balance; nobody
     /// stops for it.
     pub fn doubted(&self) {
-        let mut doubted_at = self.shared.doubted_at.lock();
+        let mut doubted_at = self.parts.doubted_at.lock();
         if doubted_at.is_none_or(|at| at.elapsed() >= DOUBT_INTERVAL) {
             *doubted_at = Some(Instant::now());
             self.report(ReplicaReport::Doubted);
@@ -383,15 +383,15 @@ impl AccountState {
     /// the stop is new.
     fn trip_alone(&self, reason: Reason, term: u64, now: Timestamp) -> bool {
         // What was under way together is one relapse.
-        if self.shared.snapshot.borrow().trips.alone.is_some_and(|trip| trip.reason == reason) {
+        if self.parts.snapshot.borrow().trips.alone.is_some_and(|trip| trip.reason == reason) {
             return false;
         }
-        let wait = self.shared.relapses.next_wait(reason, &self.shared.rules);
+        let wait = self.parts.relapses.next_wait(reason, &self.parts.rules);
         let until = Instant::now() + wait;
         let is_new = self.trip(LocalTrip { reason, term, until: Some(until), mine: false });
         if is_new {
             tracing::warn!("API calls paused on this replica until {}: {reason}", now.plus(wait));
-            self.shared.relapses.began(until);
+            self.parts.relapses.began(until);
         }
         is_new
     }
@@ -418,20 +418,20 @@ impl AccountState {
     /// A poll that began in this term was answered: the API knows the task, or it knows no such id.
     pub fn answered(&self, wrong_id: bool, accepted_at: Timestamp, term: u64, uptime: Duration) {
         let (rank, awaited, doubtful) = {
-            let snapshot = self.shared.snapshot.borrow();
+            let snapshot = self.parts.snapshot.borrow();
             let state = snapshot.state.as_ref();
             let awaited = state.is_some_and(|state| state.awaits_known_id());
             (snapshot.rank, awaited, state.is_some_and(|state| state.doubts(accepted_at)))
         };
         if doubtful {
             // What is known of these says nothing about the others.
-            let _ = self.shared.found.try_send(Found::Doubtful { wrong_id });
+            let _ = self.parts.found.try_send(Finding::Doubtful { wrong_id });
             return;
         }
-        let noted = self.shared.answers.note(wrong_id, awaited, rank, &self.shared.rules, uptime);
+        let noted = self.parts.answers.note(wrong_id, awaited, rank, &self.parts.rules, uptime);
         if noted.is_due {
             let AnswerCounts { answered, wrong_ids } = noted.counts;
-            let from = self.shared.id.clone();
+            let from = self.parts.id.clone();
             self.report(ReplicaReport::Answered { from, term, answered, wrong_ids, wrong_id });
         }
         let trip = LocalTrip { reason: Reason::WrongIds, term, until: None, mine: true };
@@ -442,12 +442,12 @@ impl AccountState {
 
     /// Another replica has met a wrong id.
     pub(super) fn heard_wrong_id(&self) {
-        self.shared.answers.heard_wrong_id(self.shared.snapshot.borrow().rank);
+        self.parts.answers.heard_wrong_id(self.parts.snapshot.borrow().rank);
     }
 
     /// There was a silence: polls begin one by one, and the leader counts anew.
     pub fn silence(&self) {
-        self.shared.answers.begin_probation(self.shared.snapshot.borrow().rank);
+        self.parts.answers.begin_probation(self.parts.snapshot.borrow().rank);
         self.report(ReplicaReport::Silence);
     }
 
@@ -455,20 +455,20 @@ impl AccountState {
     /// that the API knows this replica's tasks.
     #[must_use]
     pub fn is_on_probation(&self) -> bool {
-        self.shared.answers.on_probation()
+        self.parts.answers.on_probation()
     }
 
     /// Until when nothing may be polled, while polls begin one by one.
     #[must_use]
     pub fn polls_held_until(&self) -> Option<Instant> {
-        self.shared.answers.held_until()
+        self.parts.answers.held_until()
     }
 
     /// Answers to polls since this process runs, and those of them about ids that the API did not
     /// know.
     #[must_use]
     pub fn answer_counts(&self) -> (u64, u64) {
-        let AnswerCounts { answered, wrong_ids } = self.shared.answers.counts();
+        let AnswerCounts { answered, wrong_ids } = self.parts.answers.counts();
         (answered, wrong_ids)
     }
 
@@ -476,7 +476,7 @@ impl AccountState {
     #[must_use]
     pub fn quarantines(&self, proxy: &Fingerprint, now: Timestamp) -> bool {
         let fleet = || self.state().is_some_and(|state| state.quarantines(proxy, now));
-        self.shared.proxies.holds(proxy, now) || fleet()
+        self.parts.proxies.holds(proxy, now) || fleet()
     }
 
     /// The API called a publisher's proxy banned.
@@ -487,12 +487,12 @@ impl AccountState {
 
     /// Uses a proxy no more, whether or not a leader has heard of it.
     pub(super) fn isolate(&self, proxy: &Fingerprint, now: Timestamp) {
-        self.shared.proxies.add(proxy, now, self.shared.rules.quarantine);
+        self.parts.proxies.add(proxy, now, self.parts.rules.quarantine);
     }
 
     /// The task types that the API does not take.
     pub(super) fn types(&self) -> &TypeBreakers {
-        &self.shared.types
+        &self.parts.types
     }
 
     /// The API does not take a type, as this replica has found: createTask fails for it, or it has
@@ -534,7 +534,7 @@ impl AccountState {
     #[must_use]
     pub fn shut_type(&self, task_type: &str, unanswered: bool) -> Option<TypeBreaker> {
         // By the role that this replica has now: it may have come to lead since.
-        let snapshot = self.shared.snapshot.borrow();
+        let snapshot = self.parts.snapshot.borrow();
         // The leader tries. The few jobs of a rare type may never come to it, so the others do too,
         // so seldom that it hardly adds up.
         let replicas = u32::try_from(snapshot.replicas).unwrap_or(u32::MAX);

@@ -51,7 +51,7 @@ struct AnswerLog {
 
 /// What an answer comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Noted {
+pub(super) struct NotedAnswer {
     pub(super) counts: AnswerCounts,
     /// It is to be reported to the fleet.
     pub(super) is_due: bool,
@@ -77,7 +77,7 @@ impl Answers {
         rank: usize,
         rules: &Rules,
         uptime: Duration,
-    ) -> Noted {
+    ) -> NotedAnswer {
         let mut log = self.0.lock();
         let now = Instant::now();
         let recent = log.reported_at.is_some_and(|at| now - at < WRONG_ID_INTERVAL);
@@ -97,7 +97,7 @@ impl Answers {
         if too_many {
             log.share.clear();
         }
-        Noted { counts: log.counts, is_due, too_many }
+        NotedAnswer { counts: log.counts, is_due, too_many }
     }
 
     /// Another replica has met a wrong id.

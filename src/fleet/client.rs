@@ -17,20 +17,20 @@ pub use super::message::Order;
 const REPEAT: Duration = Duration::from_secs(1);
 /// Replicas that are listed.
 const MAX_REPLICAS: usize = 4_096;
-/// A leader repeats its word every second; one that was silent for so long is none.
+/// A leader repeats its state every second; one that was silent for so long is none.
 const LEADER_SILENT: Duration = Duration::from_secs(5);
 
-/// What a fleet has told.
+/// What a fleet has answered.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
-    /// The leader's latest word, asked for or pushed; `None` where nobody leads.
+    /// The leader's latest announcement, asked for or pushed; `None` where nobody leads.
     pub leader: Option<LeaderNews>,
     /// The replicas, by name.
     pub replicas: Vec<Heartbeat>,
 }
 
 impl Survey {
-    /// How many replicas know the state that the leader has told, or a later one.
+    /// How many replicas know the state that the leader has announced, or a later one.
     #[must_use]
     pub fn following(&self) -> usize {
         following(self.leader.as_ref(), self.replicas.iter())
@@ -116,7 +116,7 @@ impl Client {
         Ok(())
     }
 
-    /// The leader's latest word, asked for or pushed; `None` where nobody leads.
+    /// The leader's latest announcement, asked for or pushed; `None` where nobody leads.
     #[must_use]
     pub fn leader(&self) -> Option<&LeaderNews> {
         self.leader.as_ref().map(|(leader, _)| leader)
@@ -168,7 +168,7 @@ impl Client {
         said.map_err(|error| BrokerError::Lost(error.to_string()))
     }
 
-    /// Whether all that there should be have answered, and know what the leader has told.
+    /// Whether all that there should be have answered, and know what the leader has announced.
     fn is_complete(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
         following(Some(leader), self.heard().map(|(replica, _)| replica))

@@ -35,7 +35,7 @@ pub(super) struct Lead {
     pub(super) unwritten: bool,
     /// Replicas find the API down; to be looked into.
     pub(super) suspected: bool,
-    /// A call was refused by something that is not the API's own word; to be looked into.
+    /// A call was refused by something that is not the API's own answer; to be looked into.
     pub(super) doubted: bool,
     answers: FleetAnswers,
     /// Answers about tasks in doubt, and those about tasks that the API knows after all.
@@ -128,7 +128,7 @@ impl Lead {
     pub(super) fn overtake(&mut self, epoch: u64) -> bool {
         let behind = epoch > self.state.epoch;
         if behind {
-            // The term stays: what replicas have met since it is told to this leader again.
+            // The term stays: what replicas have met since it is reported to this leader again.
             self.state.epoch = epoch.saturating_add(1);
             if self.state.phase != Phase::Tripped {
                 self.state.phase = Phase::Probing;
@@ -158,8 +158,8 @@ impl Lead {
         (self.state.awaits_known_id() && self.answers.known > 0).then_some(AnswersVerdict::IdsKnown)
     }
 
-    /// The leader's own worker has asked for a task that was in doubt. Tells whether such tasks are
-    /// lost, once that is known.
+    /// The leader's own worker has asked for a task that was in doubt. Returns whether such tasks
+    /// are lost, once that is known.
     pub(super) fn note_doubtful(
         &mut self,
         wrong_id: bool,
@@ -242,7 +242,7 @@ pub(super) fn probe_end(end: Result<Balance, CallError>, overrides: &Overrides) 
         Ok(Balance { text, amount }) => return ProbeEnd::Balance { text, amount },
         Err(error) => error,
     };
-    // A page without a code is not the API's own word; it may just not have this call.
+    // A page without a code is not the API's own answer; it may just not have this call.
     if let CallError::Refused(refusal) = &error
         && refusal.code.is_none()
         && matches!(refusal.status, 404 | 405 | 501)
@@ -274,7 +274,7 @@ pub(super) fn probe_end(end: Result<Balance, CallError>, overrides: &Overrides) 
     }
 }
 
-/// Tells what has changed about the account, once, with what to do about it.
+/// Logs what has changed about the account, once, with what to do about it.
 pub(super) fn tell(state: &State, before: Option<&State>) {
     if before.is_some_and(|before| before.phase == state.phase && before.reasons() == state.reasons()) {
         return;

@@ -18,7 +18,7 @@ use super::membership::Membership;
 use super::message::{
     Control, Heartbeat, LeaderNews, OperatorCommand, Order, ReplicaReport, VerifiedControl, encode,
 };
-use super::{Fleet, Found, Vitals};
+use super::{Finding, Fleet, Vitals};
 use crate::broker::{ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::call::CallError;
 use crate::domain::fingerprint::Fingerprint;
@@ -29,10 +29,10 @@ use crate::solver::Balance;
 
 /// How often it looks at what is due.
 const TICK: Duration = Duration::from_millis(500);
-/// Without the leader's word for so long (and up to as much again, by chance), its state message is
-/// taken for lost.
+/// Without an announcement of the leader for so long (and up to as much again, by chance), its
+/// state message is taken for lost.
 const SILENCE: Duration = Duration::from_secs(5);
-/// State messages that can be at hand: one, and what a crash in between two has left.
+/// State messages that can be unacked at once: one, and what a crash in between two has left.
 const PREFETCH: u16 = 8;
 /// Messages that are on their way to a new leader follow each other this closely.
 const TOGETHER: Duration = Duration::from_millis(20);
@@ -54,7 +54,7 @@ pub(super) struct Member<'a> {
     fleet: &'a Fleet,
     session: &'a Session,
     vitals: Vital<'a>,
-    found: &'a mut Receiver<Found>,
+    found: &'a mut Receiver<Finding>,
     control: Consumer,
     guard: Option<Consumer>,
     lead: Option<Lead>,
@@ -86,7 +86,7 @@ impl<'a> Member<'a> {
         fleet: &'a Fleet,
         session: &'a Session,
         vitals: Vital<'a>,
-        found: &'a mut Receiver<Found>,
+        found: &'a mut Receiver<Finding>,
     ) -> Result<Self, Lost> {
         let queue = fleet.options.names.guard();
         // Asked before this replica is a consumer of it: nobody leads, and there is no state to
@@ -134,7 +134,7 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    /// Takes part until the session is gone, and tells why.
+    /// Takes part until the session is gone, and returns why.
     pub(super) async fn run(mut self) -> Lost {
         loop {
             let done = tokio::select! {
@@ -419,20 +419,20 @@ impl<'a> Member<'a> {
         self.do_duty().await;
     }
 
-    pub(super) async fn on_found(&mut self, found: Found) {
+    pub(super) async fn on_found(&mut self, found: Finding) {
         match found {
-            Found::Report(report) => self.say(&Control::Report(report)).await,
+            Finding::Report(report) => self.say(&Control::Report(report)).await,
             // An address of its own: no matter of the fleet's.
-            Found::Canary(CanaryEnd::Refused(reason), _)
+            Finding::Canary(CanaryEnd::Refused(reason), _)
                 if self.fleet.options.egress == Egress::Own && reason.is_of_the_address() => {}
-            Found::Doubtful { wrong_id } => {
+            Finding::Doubtful { wrong_id } => {
                 let clock = (&self.fleet.options.rules, self.fleet.options.clock.uptime());
                 let verdict = self.lead.as_mut().and_then(|lead| lead.note_doubtful(wrong_id, clock));
                 if let Some(lost) = verdict {
                     self.learn(GuardEvent::DoubtfulTasks { lost }).await;
                 }
             }
-            Found::Canary(end, term) => {
+            Finding::Canary(end, term) => {
                 let key = self.fleet.account.key();
                 self.learn(GuardEvent::Canary(end, term, &key)).await;
             }

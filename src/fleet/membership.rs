@@ -33,7 +33,7 @@ impl Membership {
         self.0.lock()
     }
 
-    /// A replica said that it is there. Tells whether it is new.
+    /// A replica said that it is there. Returns whether it is new.
     pub(super) fn note(&self, heartbeat: Heartbeat) -> bool {
         let mut heard = self.lock();
         if heard.len() >= MAX_REPLICAS && !heard.contains_key(&heartbeat.id) {

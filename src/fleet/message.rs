@@ -1,7 +1,8 @@
 //! What replicas and operators say to each other on the control exchange.
 //!
 //! Each message is JSON, transient, with an expiry, and carries the sender's `user_id`, which the
-//! broker has verified. Nothing in them is a secret: keys and proxies are told by their marks.
+//! broker has verified. Nothing in them is a secret: keys and proxies are shown by their
+//! fingerprints.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,7 @@ const MAX_BODY: usize = 256 * 1024;
 pub(super) enum Control {
     /// Who is there, and how does the account stand?
     Hello,
-    /// The leader's word.
+    /// The leader's announcement.
     Leader(Box<LeaderNews>),
     /// A replica is there.
     Replica(Box<Heartbeat>),
@@ -42,11 +43,11 @@ pub(super) enum Control {
         /// The replica's id.
         id: String,
     },
-    /// An operator's word.
+    /// An operator's command.
     Command(OperatorCommand),
 }
 
-/// The leader's word: the state in force, and what is known beside it.
+/// The leader's announcement: the state in force, and what is known beside it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LeaderNews {
     /// The leader's id.
@@ -62,12 +63,12 @@ pub struct LeaderNews {
     pub failing: Vec<String>,
     /// Replicas that the leader hears, itself included.
     pub replicas: usize,
-    /// The queues, as the leader saw them last; leaders of earlier versions tell nothing of them.
+    /// The queues, as the leader saw them last; leaders of earlier versions report none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queues: Option<Depths>,
 }
 
-/// A replica, as it tells of itself.
+/// A replica, as it reports itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// Made anew with each process.
@@ -76,14 +77,14 @@ pub struct Heartbeat {
     pub name: String,
     /// The highest epoch of the state that it knows; 0 for none.
     pub epoch: u64,
-    /// The mark of its key.
+    /// The fingerprint of its key.
     pub key: Fingerprint,
     /// What it has met itself and is held by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Reason>,
     /// Since when it runs.
     pub started_at: Timestamp,
-    /// What its worker tells.
+    /// What its worker reports.
     pub vitals: Vitals,
 }
 
@@ -115,7 +116,7 @@ pub(super) enum ReplicaReport {
     },
     /// The API does not answer this replica.
     Down,
-    /// A call was refused by something that is not the API's own word.
+    /// A call was refused by something that is not the API's own answer.
     Doubted,
     /// Nobody listened to this replica's calls for a moment: what was answered before says nothing
     /// any more.
@@ -135,19 +136,19 @@ pub(super) enum ReplicaReport {
     },
     /// The API called a publisher's proxy banned.
     ProxyBanned {
-        /// Its mark.
+        /// Its fingerprint.
         proxy: Fingerprint,
     },
     /// A key was tried, as the leader wanted.
     KeyTried {
-        /// Its mark.
+        /// Its fingerprint.
         key: Fingerprint,
         /// Whether the API took it; `None` where it did not say.
         good: Option<bool>,
     },
 }
 
-/// An operator's word.
+/// An operator's command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OperatorCommand {
     /// Made anew for each, so that its effect can be seen.

@@ -5,7 +5,7 @@
 //!   state before it acks the old.
 //! * The fan-out `captcha.control` carries news between replicas and orders of operators. What a
 //!   replica meets stops it at once, and all others as soon as they hear of it; going on needs the
-//!   leader's word ([`AccountState`]).
+//!   leader's announcement ([`AccountState`]).
 //! * A replica calls nothing before it knows the state.
 
 mod account_state;
@@ -79,13 +79,13 @@ pub struct Fleet {
     started_at: Timestamp,
     account: AccountState,
     membership: Membership,
-    found: Mutex<Receiver<Found>>,
+    found: Mutex<Receiver<Finding>>,
     leaving: CancellationToken,
 }
 
 /// What this replica has found out, on its way to the fleet.
 #[derive(Debug)]
-enum Found {
+enum Finding {
     /// For all.
     Report(ReplicaReport),
     /// How the canary ended: the leader's own business.
@@ -141,7 +141,7 @@ impl Fleet {
         self.options.solver.replace_key(key)
     }
 
-    /// Takes part over a session until that is gone, and tells why. Once it has ended nothing is
+    /// Takes part over a session until that is gone, and returns why. Once it has ended nothing is
     /// known any more, and nothing may be called.
     pub async fn serve(&self, session: &Session, vitals: &(dyn Fn() -> Vitals + Send + Sync)) -> String {
         // Held to the end, so that a later session begins when this one is forgotten.
@@ -160,7 +160,7 @@ impl Fleet {
         self.leaving.cancel();
     }
 
-    /// Tells the others that this replica leaves.
+    /// Announces to the others that this replica leaves.
     pub async fn leave(&self, session: &Session) {
         let bye = encode(&Control::Bye { id: self.id.clone() }, &self.trust.own);
         // They find out by themselves too, a little later.

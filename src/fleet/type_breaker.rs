@@ -1,5 +1,5 @@
 //! Task types that the API does not take, for want of slots or since createTask fails for them:
-//! known to the whole fleet, so that one trickle call of its leader finds out when that is over.
+//! known to the whole fleet, so that one trial call of its leader finds out when that is over.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What replicas tell of their work for those who look at the fleet. Nothing here decides about
+//! What replicas report of their work for those who look at the fleet. Nothing here decides about
 //! anything.
 //!
 //! Ids, types and codes are foreign text: they are made fit to be shown, and short, before they are
@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 
-/// Types that a replica tells of one by one; the others are told together.
+/// Types that a replica reports one by one; the others are reported together.
 const MAX_TYPES: usize = 8;
-/// Failures that a replica tells of.
+/// Failures that a replica reports.
 pub const MAX_FAILURES: usize = 10;
-/// Stands for all types that are not told one by one.
+/// Stands for all types that are not reported one by one.
 pub const OTHER_TYPES: &str = "(others)";
 /// Characters of an id, of a type and of a code.
 const ID: usize = 32;
@@ -48,7 +48,7 @@ pub struct Vitals {
     /// Those of them about task ids that the API did not know.
     #[serde(default)]
     pub wrong_ids: u64,
-    /// What else it tells; replicas of earlier versions tell none.
+    /// What else it reports; replicas of earlier versions report none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<Detail>,
 }
@@ -116,7 +116,7 @@ impl Vitals {
 }
 
 impl Detail {
-    /// The types with the most to tell one by one, and the others together.
+    /// The types with the most to report one by one, and the others together.
     #[must_use]
     pub fn fold(all: BTreeMap<String, TypeFigures>) -> BTreeMap<String, TypeFigures> {
         let mut ranked: Vec<_> = all.into_iter().collect();
@@ -144,7 +144,7 @@ impl TypeFigures {
 }
 
 impl FailedJob {
-    /// As it is told.
+    /// As it is reported.
     #[must_use]
     pub fn told(at: Timestamp, id: &str, class: &str, code: &str, task_type: Option<&str>) -> Self {
         let task_type = task_type.map(type_shown);
@@ -152,7 +152,7 @@ impl FailedJob {
     }
 }
 
-/// A task type as it is told.
+/// A task type as it is reported.
 #[must_use]
 pub fn type_shown(task_type: &str) -> String {
     shown(task_type, TYPE)

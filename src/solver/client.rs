@@ -93,7 +93,7 @@ impl Solver {
         Ok(())
     }
 
-    /// The mark of the key in use.
+    /// The fingerprint of the key in use.
     #[must_use]
     pub fn key_mark(&self) -> Fingerprint {
         self.key().mark().clone()
@@ -144,9 +144,9 @@ impl fmt::Debug for Solver {
 
 const PATHS: [&str; 3] = [CREATE_TASK, GET_TASK_RESULT, GET_BALANCE];
 
-/// How a call ended, as figures tell it.
+/// How a call ended, as metrics report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Status {
+enum CallStatus {
     Ok,
     Error,
     Http,
@@ -155,40 +155,46 @@ enum Status {
     Unreadable,
 }
 
-impl Status {
-    const ALL: [Status; 6] =
-        [Status::Ok, Status::Error, Status::Http, Status::Timeout, Status::Unreachable, Status::Unreadable];
+impl CallStatus {
+    const ALL: [CallStatus; 6] = [
+        CallStatus::Ok,
+        CallStatus::Error,
+        CallStatus::Http,
+        CallStatus::Timeout,
+        CallStatus::Unreachable,
+        CallStatus::Unreadable,
+    ];
 
     fn of<T>(end: &Result<T, CallError>) -> Self {
         match end {
-            Ok(_) => Status::Ok,
-            Err(CallError::Refused(refusal)) if refusal.code.is_some() => Status::Error,
-            Err(CallError::Refused(_)) => Status::Http,
+            Ok(_) => CallStatus::Ok,
+            Err(CallError::Refused(refusal)) if refusal.code.is_some() => CallStatus::Error,
+            Err(CallError::Refused(_)) => CallStatus::Http,
             Err(CallError::NeverSent(_) | CallError::NoAnswer { kind: NoAnswer::Cut, .. }) => {
-                Status::Unreachable
+                CallStatus::Unreachable
             }
-            Err(CallError::NoAnswer { kind: NoAnswer::TimedOut, .. }) => Status::Timeout,
+            Err(CallError::NoAnswer { kind: NoAnswer::TimedOut, .. }) => CallStatus::Timeout,
             Err(CallError::NoAnswer { kind: NoAnswer::Unreadable | NoAnswer::TooLong, .. }) => {
-                Status::Unreadable
+                CallStatus::Unreadable
             }
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Status::Ok => "ok",
-            Status::Error => "error",
-            Status::Http => "http",
-            Status::Timeout => "timeout",
-            Status::Unreachable => "unreachable",
-            Status::Unreadable => "unreadable",
+            CallStatus::Ok => "ok",
+            CallStatus::Error => "error",
+            CallStatus::Http => "http",
+            CallStatus::Timeout => "timeout",
+            CallStatus::Unreachable => "unreachable",
+            CallStatus::Unreadable => "unreadable",
         }
     }
 }
 
 /// A histogram for each call and status.
 #[derive(Debug)]
-pub(super) struct Timing([[Histogram; Status::ALL.len()]; PATHS.len()]);
+pub(super) struct Timing([[Histogram; CallStatus::ALL.len()]; PATHS.len()]);
 
 /// A reading of one of them.
 #[derive(Debug, Clone, PartialEq)]
@@ -204,7 +210,7 @@ pub struct CallTimes {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self(PATHS.map(|_| Status::ALL.map(|_| Histogram::new(CALLS))))
+        Self(PATHS.map(|_| CallStatus::ALL.map(|_| Histogram::new(CALLS))))
     }
 }
 
@@ -212,7 +218,7 @@ impl Timing {
     pub(super) fn note<T>(&self, path: &str, end: &Result<T, CallError>, took: Duration) {
         let call = PATHS.iter().position(|known| *known == path);
         if let Some(by_status) = call.and_then(|call| self.0.get(call)) {
-            by_status[Status::of(end) as usize].note(took);
+            by_status[CallStatus::of(end) as usize].note(took);
         }
     }
 
@@ -220,7 +226,7 @@ impl Timing {
         let calls = PATHS.iter().zip(&self.0);
         calls
             .flat_map(|(path, by_status)| {
-                Status::ALL.iter().zip(by_status).map(|(status, histogram)| CallTimes {
+                CallStatus::ALL.iter().zip(by_status).map(|(status, histogram)| CallTimes {
                     call: path.trim_start_matches('/'),
                     status: status.name(),
                     times: histogram.read(),

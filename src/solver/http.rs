@@ -142,7 +142,7 @@ async fn read_body(mut response: Response, status: u16) -> Result<Bytes, Transpo
     Ok(body.freeze())
 }
 
-/// Anything that is not certainly before the first byte is told as perhaps sent.
+/// Anything that is not certainly before the first byte is reported as perhaps sent.
 fn failure(error: reqwest::Error, status: Option<u16>) -> TransportError {
     let error = error.without_url();
     let detail = told(&error);

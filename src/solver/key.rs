@@ -27,7 +27,7 @@ impl Key {
         self.json.expose_secret()
     }
 
-    /// What tells this key from another without telling the key.
+    /// What distinguishes this key from another without showing it.
     pub(super) fn mark(&self) -> &Fingerprint {
         &self.mark
     }

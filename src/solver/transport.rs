@@ -48,7 +48,7 @@ impl RawReply {
 }
 
 impl fmt::Debug for RawReply {
-    /// The body is told by its length only: an API may echo the key.
+    /// Only the body's length is shown: an API may echo the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RawReply")
             .field("status", &self.status)

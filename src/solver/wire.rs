@@ -131,7 +131,7 @@ pub fn read_retry_after(value: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
 }
 
-/// Reads a reply whose success `find` recognises; it is told whether the text is the API's very
+/// Reads a reply whose success `find` recognises; it is given whether the text is the API's very
 /// bytes.
 ///
 /// A success under a non-2xx status counts only beside an `errorId` that says so: a proxy's own

@@ -1,5 +1,5 @@
 //! In a storm thousands of jobs meet the same trouble at once. Each kind of warning is written so
-//! often and no more, and what was left out is told in one line.
+//! often and no more, and what was left out is reported in one line.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -59,7 +59,7 @@ struct LeftOut {
 }
 
 impl<K: Eq + Hash> LogThrottle<K> {
-    /// Whether a line of this kind is written at this moment. `text` tells what it says, and is
+    /// Whether a line of this kind is written at this moment. `text` gives what it says, and is
     /// asked only for the first one left out.
     fn admit(&mut self, kind: K, now: Instant, text: impl FnOnce() -> String) -> bool {
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&kind) {
@@ -84,7 +84,7 @@ impl<K: Eq + Hash> LogThrottle<K> {
         self.kinds.values_mut().filter_map(|kind| kind.left_out.take_if(due)).collect()
     }
 
-    /// All that was left out and has not been told.
+    /// All that was left out and has not been reported.
     fn rest(&mut self) -> Vec<LeftOut> {
         self.kinds.values_mut().filter_map(|kind| kind.left_out.take()).collect()
     }

@@ -104,14 +104,14 @@ impl Logging {
 }
 
 /// The AMQP client logs each refusal and each orderly end as an error, the very things that the
-/// broker's errors here tell in full: comparing an empty broker with the topology alone gives 26 of
+/// broker's errors here say in full: comparing an empty broker with the topology alone gives 26 of
 /// them. It is heard only where it is named.
 fn directives(level: &LogFilter) -> String {
     let text = level.as_str();
     if text.contains("lapin") { text.to_owned() } else { format!("{text},lapin=off") }
 }
 
-/// Makes panics tell where they happened, and what only where that is fixed text.
+/// Makes panics say where they happened, and what only where that is fixed text.
 ///
 /// A formatted message can hold whatever was being worked on: a publisher's proxy password, an
 /// address with credentials.

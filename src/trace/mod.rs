@@ -2,9 +2,9 @@
 //! to a collector by OTLP.
 //!
 //! The span's context takes the place of the message's `traceparent`, so that whatever is made of
-//! the message (a parked copy, a ticket, an outcome) comes from this span: one trace spans
-//! publisher, replicas and consumer. Spans hold what stands in the code here and no more, since log
-//! lines and library spans could hold what must not leave the house.
+//! the message (a copy in a retry queue, a ticket, an outcome) comes from this span: one trace
+//! spans publisher, replicas and consumer. Spans hold what stands in the code here and no more,
+//! since log lines and library spans could hold what must not leave the house.
 //!
 //! Without the feature `otel` all of this is nothing, and headers are passed on as they came.
 

@@ -143,7 +143,7 @@ fn client() -> Result<reqwest::blocking::Client, TraceError> {
         .map_err(|error| TraceError(error.to_string()))
 }
 
-/// Tells where spans cannot be sent.
+/// Logs where spans cannot be sent.
 #[derive(Debug)]
 struct ReportingExporter(SpanExporter);
 

@@ -1,4 +1,4 @@
-//! The account: its keys, its money, its bans, and whether its owner listens when told.
+//! The account: its keys, its money, its bans, and whether its owner stops when told to.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -295,7 +295,7 @@ pub(super) struct CallTimes {
     pub(super) answered: Instant,
 }
 
-/// Refusals for one reason, from the first to the mending of the cause.
+/// Refusals for one reason, from the first until the cause is fixed.
 #[derive(Debug, Default)]
 pub(super) struct RefusalStreak {
     told_at: Option<Instant>,

@@ -62,7 +62,7 @@ pub struct Stats {
     pub calls_while_banned: u64,
     /// Calls refused for the account (key, ban, or no funds for a createTask) that began more than
     /// 1 s after the first such refusal had been answered: the caller had been told, and went on. A
-    /// new spell begins once the cause is mended.
+    /// new streak begins once the cause is fixed.
     pub late_calls: u64,
     /// `late_calls` by what the caller had been told.
     pub late_by_reason: LateCalls,

@@ -172,7 +172,7 @@ impl TaskFields<'_> {
         }
     }
 
-    /// A proxy is told by address and port; its port may be a number or a string.
+    /// A proxy is known by address and port; its port may be a number or a string.
     fn proxy(&self) -> Option<u64> {
         let address = self.text("proxyAddress")?;
         let port = self.get("proxyPort").map_or("", RawValue::get).trim_matches('"');
@@ -191,7 +191,7 @@ impl TaskFields<'_> {
     }
 }
 
-/// Both size faults are told from the length of the base64 text, so that a body far too big is not
+/// Both size faults are judged by the length of the base64 text, so that a body far too big is not
 /// decoded.
 fn check_image(base64: &str) -> Result<(), Refusal> {
     let padding = base64.bytes().rev().take_while(|&byte| byte == b'=').count();

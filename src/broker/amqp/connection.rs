@@ -23,7 +23,7 @@ use super::filter::stream::{self, FilteredStream};
 use crate::broker::{BrokerError, CloseSignal};
 use crate::tls::{Tls, TlsFiles};
 
-/// How often a connection is looked at, beside the events it tells: a close with a non-error code
+/// How often a connection is looked at, beside the events it raises: a close with a non-error code
 /// raises none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -117,7 +117,7 @@ pub(super) fn watch(connection: &Connection, role: &'static str, life: &SessionL
                 _ = ending.ended() => return,
             };
             match event {
-                // Events tell of a dead channel too, which is that channel owner's business.
+                // Events report a dead channel too, which is that channel owner's business.
                 Some(Event::Error(error)) if !status.connected() => {
                     life.end(&format!("{role} connection: {error}"));
                 }

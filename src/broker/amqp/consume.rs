@@ -256,7 +256,7 @@ impl ConsumeOwner {
     }
 
     /// Forwards all that lapin holds and there is room for, and rests then, since more may be about
-    /// to come. Tells whether there was any.
+    /// to come. Returns whether there was any.
     fn look(&mut self) -> Result<bool, Stop> {
         let mut found = 0;
         while let Some(deliveries) = &self.deliveries

@@ -41,7 +41,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// strings, and what has a size of its own.
 const OTHER_PROPERTIES: usize = 3 * 1024;
 
-type Answer = (u64, lapin::Result<Confirmation>);
+type ConfirmResult = (u64, lapin::Result<Confirmation>);
 
 /// Owns a channel in confirm mode.
 pub(super) struct PublishOwner {
@@ -55,7 +55,7 @@ pub(super) struct PublishOwner {
     ending: CloseSignal,
     // By the order of issue. An answered publish stays out of here, its confirm may still come.
     pending: BTreeMap<u64, Pending>,
-    confirms: FuturesUnordered<BoxFuture<'static, Answer>>,
+    confirms: FuturesUnordered<BoxFuture<'static, ConfirmResult>>,
     returns: Returns,
     issued: u64,
     /// No confirm can be expected from before.
@@ -87,7 +87,8 @@ impl PublishOwner {
         }
     }
 
-    /// Serves until the publishers, the channel or the session are gone, and tells why it stopped.
+    /// Serves until the publishers, the channel or the session are gone, and returns why it
+    /// stopped.
     pub(super) async fn run(mut self) -> String {
         let reason = self.serve().await;
         self.requests.close();
@@ -104,7 +105,8 @@ impl PublishOwner {
     }
 
     async fn serve(&mut self) -> String {
-        // Looked for on an interval, since a timer for each publish would cost more than it tells.
+        // Looked for on an interval, since a timer for each publish would cost more than it is
+        // worth.
         let mut look = interval(self.confirm_timeout.min(LOOK_EVERY));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -199,7 +201,7 @@ impl PublishOwner {
     }
 
     /// Answers everybody whose confirm is there, this one and all others that came with it.
-    fn conclude(&mut self, first: Answer) -> Result<(), String> {
+    fn conclude(&mut self, first: ConfirmResult) -> Result<(), String> {
         let mut answers = vec![first];
         self.collect(&mut answers);
         for (_, answer) in &mut answers {
@@ -244,7 +246,7 @@ impl PublishOwner {
     /// Takes every confirm that is there. Complete, which [`Returns`] relies on: a returned message
     /// may ride on another confirm of the same `basic.ack`, and lapin's thread may be half-way
     /// through handing those out.
-    fn collect(&mut self, answers: &mut Vec<Answer>) {
+    fn collect(&mut self, answers: &mut Vec<ConfirmResult>) {
         // Polled once, this takes the lock that lapin's thread holds while it works off one
         // `basic.ack`: a fence, and nothing else.
         let _ = self.channel.wait_for_confirms().now_or_never();
@@ -263,7 +265,7 @@ impl PublishOwner {
         }
     }
 
-    /// When publishers or session are gone, what was sent still gets its word, within a bounded
+    /// When publishers or session are gone, what was sent still gets its confirm, within a bounded
     /// time.
     async fn await_the_rest(&mut self) {
         let deadline = Instant::now() + self.confirm_timeout;

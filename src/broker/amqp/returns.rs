@@ -2,7 +2,7 @@
 //!
 //! A mandatory message that no queue takes comes back, and is then acked like any other. lapin
 //! hands a returned message to whichever confirm of the channel it resolves next, so the confirm
-//! that carries it tells nothing. What does tell:
+//! that carries it says nothing. What does:
 //!
 //! * The broker returns unroutable messages in the order of their publishing, each before its own
 //!   ack, and acks them in that order, since no queue is waited for. lapin hands returned messages
@@ -82,7 +82,7 @@ impl Returns {
         taken
     }
 
-    /// A publish has its confirm. Tells whether an ack must not be taken for "stored".
+    /// A publish has its confirm. Returns whether an ack must not be taken for "stored".
     pub(super) fn conclude(&mut self, number: u64) -> bool {
         self.expected.remove(&number).is_some_and(|expected| expected.in_doubt)
     }

@@ -18,7 +18,7 @@ pub(super) const BATCH: usize = 256;
 /// waits for the queue's log. What waits there is lost with the channel: of 200 acks, 33 were
 /// carried out when the channel was closed right behind them (3.10).
 const WINDOW: usize = 32;
-/// How long the broker gets for what may wait there. It tells nobody when it is through.
+/// How long the broker gets for what may wait there. It does not say when it is through.
 const CALM: Duration = Duration::from_millis(250);
 
 /// Hands a frame over. What is still to be awaited of it, if anything.
@@ -39,7 +39,7 @@ pub(super) enum Carried {
     All,
     /// A request to stop delivering came next.
     Cancel(oneshot::Sender<()>),
-    /// A request to be told when the broker has gone past it came next.
+    /// A request for an answer when the broker has gone past it came next.
     Flush(oneshot::Sender<()>),
     /// A request to close came next; what was asked after it is void.
     Close(oneshot::Sender<()>),

@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::exchange::{Exchange, route};
+use super::exchange::{ExchangeState, route};
 use super::observer::{BrokerEvent, DeliveryEnd, Fate, ObserverSlot};
-use super::queue::{DeadLetters, Entry, Queue, Reason, Routed, dead_letter, is_cycle};
+use super::queue::{DeadLetterTarget, QueueState, QueuedMessage, Reason, Routed, dead_letter, is_cycle};
 use crate::broker::{CloseSignal, Delivery, Lease, PublishError, Receipt, Settlement};
 use crate::domain::message::{Message, Value};
 
@@ -30,10 +30,10 @@ pub(super) struct SessionState {
 /// The state.
 #[derive(Debug)]
 pub(super) struct Core {
-    pub(super) exchanges: BTreeMap<String, Exchange>,
-    pub(super) queues: BTreeMap<String, Queue>,
+    pub(super) exchanges: BTreeMap<String, ExchangeState>,
+    pub(super) queues: BTreeMap<String, QueueState>,
     pub(super) sessions: BTreeMap<u64, SessionState>,
-    pub(super) channels: BTreeMap<u64, Channel>,
+    pub(super) channels: BTreeMap<u64, ConsumerChannel>,
     pub(super) confirms_to_lose: usize,
     pub(super) letters_to_repeat: usize,
     pub(super) observer: ObserverSlot,
@@ -111,7 +111,7 @@ impl Core {
 
     /// Deletes the queues that go with a session.
     pub(super) fn delete_exclusive(&mut self, session: u64) {
-        let of_session = |(_, queue): &(&String, &Queue)| queue.exclusive == Some(session);
+        let of_session = |(_, queue): &(&String, &QueueState)| queue.exclusive == Some(session);
         let names: Vec<String> =
             self.queues.iter().filter(of_session).map(|(name, _)| name.clone()).collect();
         for queue in names {
@@ -141,14 +141,19 @@ impl Core {
     }
 
     /// The message is done with.
-    pub(super) fn forget(&mut self, entry: &Entry) {
+    pub(super) fn forget(&mut self, entry: &QueuedMessage) {
         self.messages -= 1;
         self.bytes -= entry.routed.message.body.len();
     }
 
     /// Takes a message back from a consumer, on request (`asked`) or because its channel went; both
     /// count.
-    pub(super) fn put_back(&mut self, queue: &str, mut entry: Entry, asked: bool) -> BTreeSet<String> {
+    pub(super) fn put_back(
+        &mut self,
+        queue: &str,
+        mut entry: QueuedMessage,
+        asked: bool,
+    ) -> BTreeSet<String> {
         let Some(state) = self.queues.get_mut(queue) else {
             self.forget(&entry);
             return BTreeSet::new();
@@ -162,7 +167,7 @@ impl Core {
     }
 
     /// Dead-letters a message that has left its queue; the queues that took it are to be run.
-    pub(super) fn bury(&mut self, queue: &str, entry: Entry, reason: Reason) -> BTreeSet<String> {
+    pub(super) fn bury(&mut self, queue: &str, entry: QueuedMessage, reason: Reason) -> BTreeSet<String> {
         let Some(to) = self.queues.get(queue).and_then(|state| state.rules.dead_letters.clone()) else {
             self.forget(&entry);
             return BTreeSet::new();
@@ -216,7 +221,7 @@ impl Core {
 
     /// Where a dead letter goes; `None` where it must wait, since its target is missing or full and
     /// it may not be lost.
-    fn graves(&self, to: &DeadLetters, keys: &[String]) -> Option<BTreeSet<String>> {
+    fn graves(&self, to: &DeadLetterTarget, keys: &[String]) -> Option<BTreeSet<String>> {
         let reached = route(&self.exchanges, &self.queues, &to.exchange, keys).unwrap_or_default();
         let (full, taking): (BTreeSet<_>, BTreeSet<_>) =
             reached.into_iter().partition(|name| self.queues[name].refuses());
@@ -231,7 +236,7 @@ impl Core {
         while let Some(name) = touched.pop_first() {
             touched.extend(self.expire(&name, now));
             self.dispatch(&name);
-            let deadline = self.queues.get(&name).and_then(Queue::next_deadline);
+            let deadline = self.queues.get(&name).and_then(QueueState::next_deadline);
             if let Some(at) = deadline
                 && self.armed.is_none_or(|armed| at < armed)
             {
@@ -241,7 +246,7 @@ impl Core {
         }
     }
 
-    /// Does all that is due, and tells when the next thing will be.
+    /// Does all that is due, and returns when the next thing will be.
     pub(super) fn tick(&mut self) -> Option<Instant> {
         let now = Instant::now();
         self.armed = None;
@@ -252,7 +257,7 @@ impl Core {
             .map(|(name, _)| name.clone())
             .collect();
         self.run(due);
-        self.armed = self.queues.values().filter_map(Queue::next_deadline).min();
+        self.armed = self.queues.values().filter_map(QueueState::next_deadline).min();
         self.armed
     }
 
@@ -276,7 +281,7 @@ impl Core {
 
 /// A channel, with or without a consumer on it.
 #[derive(Debug)]
-pub(super) struct Channel {
+pub(super) struct ConsumerChannel {
     pub(super) session: u64,
     /// The name of its connection.
     connection: Arc<str>,
@@ -285,7 +290,7 @@ pub(super) struct Channel {
     prefetch: usize,
     /// By delivery tag. Messages in the outbox are among them: the consumer has them as far as the
     /// queue is concerned.
-    unsettled: BTreeMap<u64, Entry>,
+    unsettled: BTreeMap<u64, QueuedMessage>,
     outbox: VecDeque<u64>,
     last_tag: u64,
     // Held here rather than by the task, so that receipts are stale in the very moment the channel
@@ -297,7 +302,7 @@ pub(super) struct Channel {
     wake: Arc<Notify>,
 }
 
-impl Channel {
+impl ConsumerChannel {
     pub(super) fn new(
         (session, connection): (u64, Arc<str>),
         queue: String,
@@ -336,7 +341,7 @@ impl Channel {
     }
 
     /// Holds a message as delivered here.
-    pub(super) fn hold(&mut self, entry: Entry) -> u64 {
+    pub(super) fn hold(&mut self, entry: QueuedMessage) -> u64 {
         self.last_tag += 1;
         self.unsettled.insert(self.last_tag, entry);
         self.last_tag
@@ -344,7 +349,7 @@ impl Channel {
 }
 
 /// A delivery of an entry, as a queue shows it.
-pub(super) fn delivery(entry: &Entry, quorum: bool, receipt: Receipt) -> Delivery {
+pub(super) fn delivery(entry: &QueuedMessage, quorum: bool, receipt: Receipt) -> Delivery {
     let mut message = entry.routed.message.clone();
     if quorum {
         let count = Value::Int(i64::from(entry.returned));
@@ -367,7 +372,8 @@ impl Core {
         while queue.ready() > 0 {
             let eligible = if queue.rules.single_active { 1 } else { queue.consumers.len() };
             let mut in_turn = queue.consumers.iter().take(eligible);
-            let Some(place) = in_turn.position(|id| self.channels.get(id).is_some_and(Channel::has_room))
+            let Some(place) =
+                in_turn.position(|id| self.channels.get(id).is_some_and(ConsumerChannel::has_room))
             else {
                 return;
             };
@@ -405,7 +411,8 @@ impl Core {
     }
 
     pub(super) fn outbox_waits(&self, id: u64) -> bool {
-        let waits = |channel: &Channel| !channel.outbox.is_empty() && !self.is_cut_off(channel.session);
+        let waits =
+            |channel: &ConsumerChannel| !channel.outbox.is_empty() && !self.is_cut_off(channel.session);
         self.channels.get(&id).is_some_and(waits)
     }
 
@@ -479,7 +486,7 @@ impl Core {
 
     /// Takes a message out of a consumer's hands, as it asked. One that is not there is a fault for
     /// which the channel is closed.
-    fn settled(&mut self, id: u64, tag: u64, how: DeliveryEnd) -> Option<(String, Entry, Fate)> {
+    fn settled(&mut self, id: u64, tag: u64, how: DeliveryEnd) -> Option<(String, QueuedMessage, Fate)> {
         let connection = &*self.channels.get(&id)?.connection.clone();
         let delivery = (id, tag);
         let Some((queue, entry)) = self.release(id, tag) else {
@@ -491,7 +498,7 @@ impl Core {
         Some((queue, entry, fate))
     }
 
-    fn release(&mut self, id: u64, tag: u64) -> Option<(String, Entry)> {
+    fn release(&mut self, id: u64, tag: u64) -> Option<(String, QueuedMessage)> {
         let channel = self.channels.get_mut(&id)?;
         let entry = channel.unsettled.remove(&tag)?;
         Some((channel.queue.clone(), entry))

@@ -2,20 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::queue::Queue;
+use super::queue::QueueState;
 use crate::broker::topology::{Arguments, ExchangeKind};
 use crate::domain::message::Value;
 
 /// An exchange with its bindings.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(super) struct ExchangeState {
     pub(super) kind: ExchangeKind,
     pub(super) arguments: Arguments,
     /// Pairs of key or pattern, and queue.
     pub(super) bindings: BTreeSet<(String, String)>,
 }
 
-impl Exchange {
+impl ExchangeState {
     fn takes(&self, bound: &str, key: &str) -> bool {
         match self.kind {
             ExchangeKind::Direct => bound == key,
@@ -31,8 +31,8 @@ pub(super) struct NoExchange;
 
 /// The queues that a message with these keys goes to, each once, in the order of their names.
 pub(super) fn route(
-    exchanges: &BTreeMap<String, Exchange>,
-    queues: &BTreeMap<String, Queue>,
+    exchanges: &BTreeMap<String, ExchangeState>,
+    queues: &BTreeMap<String, QueueState>,
     exchange: &str,
     keys: &[String],
 ) -> Result<BTreeSet<String>, NoExchange> {

@@ -8,9 +8,9 @@ use parking_lot::MutexGuard;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::Shared;
-use super::core::{Channel, Core, delivery};
-use super::queue::Queue;
+use super::BrokerState;
+use super::core::{ConsumerChannel, Core, delivery};
+use super::queue::QueueState;
 use super::requests::missing;
 use crate::broker::topology::{Arguments, Mismatch, Topology};
 use crate::broker::{
@@ -30,7 +30,7 @@ const WHOLE_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// One session's end of the broker. Dropping it ends the session.
 pub(super) struct MemoryLink {
-    inner: Arc<Shared>,
+    inner: Arc<BrokerState>,
     session: u64,
     closed: CloseSignal,
 }
@@ -42,7 +42,7 @@ impl Drop for MemoryLink {
 }
 
 impl MemoryLink {
-    pub(super) fn new(inner: Arc<Shared>, session: u64, closed: CloseSignal) -> Self {
+    pub(super) fn new(inner: Arc<BrokerState>, session: u64, closed: CloseSignal) -> Self {
         Self { inner, session, closed }
     }
 
@@ -79,7 +79,7 @@ impl MemoryLink {
         core.queues.get_mut(queue).ok_or_else(|| missing("queue", queue))?.consumers.push_back(id);
         let (consumer, port) = consumer_channel();
         port.lease.renew(Instant::now() + WHOLE_LIFE);
-        let channel = Channel::new(
+        let channel = ConsumerChannel::new(
             (self.session, core.connection(self.session)),
             queue.to_owned(),
             prefetch.max(1),
@@ -108,7 +108,7 @@ impl MemoryLink {
             return Ok(None);
         };
         let (owner, settlements) = mpsc::unbounded_channel();
-        let mut channel = Channel::new(
+        let mut channel = ConsumerChannel::new(
             (self.session, core.connection(self.session)),
             queue.to_owned(),
             0,
@@ -129,7 +129,7 @@ impl MemoryLink {
         let name = format!("amq.gen-{}", core.fresh_id());
         let source = core.exchanges.get_mut(exchange).ok_or_else(|| missing("exchange", exchange))?;
         source.bindings.insert((String::new(), name.clone()));
-        core.queues.insert(name.clone(), Queue::new(Arguments::new(), Some(self.session)));
+        core.queues.insert(name.clone(), QueueState::new(Arguments::new(), Some(self.session)));
         self.start_consumer(core, &name, SUBSCRIPTION_PREFETCH)
     }
 }
@@ -200,7 +200,7 @@ impl Link for MemoryLink {
 
 /// The owner of a publishing channel.
 async fn serve_publisher(
-    inner: Arc<Shared>,
+    inner: Arc<BrokerState>,
     session: u64,
     closed: CloseSignal,
     mut requests: mpsc::Receiver<PublishRequest>,
@@ -224,7 +224,7 @@ async fn serve_publisher(
 
 /// Serves a channel until it is gone.
 pub(super) async fn serve(
-    inner: Arc<Shared>,
+    inner: Arc<BrokerState>,
     id: u64,
     bell: Arc<Notify>,
     mut deliveries: Option<mpsc::Sender<Delivery>>,
@@ -259,7 +259,7 @@ pub(super) async fn serve(
 
 /// Moves one delivery out when there is one and room for it. Returns, too, when the consumer has
 /// been dropped.
-async fn hand_out(inner: &Shared, id: u64, deliveries: Option<&mpsc::Sender<Delivery>>, waits: bool) {
+async fn hand_out(inner: &BrokerState, id: u64, deliveries: Option<&mpsc::Sender<Delivery>>, waits: bool) {
     let Some(deliveries) = deliveries else {
         return std::future::pending().await;
     };

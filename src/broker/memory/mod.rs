@@ -37,19 +37,19 @@ const USER: &str = "guest";
 /// A broker in process. Clones are the same broker.
 #[derive(Clone)]
 pub struct MemoryBroker {
-    inner: Arc<Shared>,
+    inner: Arc<BrokerState>,
     connection: Arc<str>,
 }
 
 /// What sessions and their tasks share.
 #[derive(Debug)]
-struct Shared {
+struct BrokerState {
     core: Mutex<Core>,
     clock: Arc<Notify>,
     clock_task: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Shared {
+impl BrokerState {
     fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic under the lock is a failed assertion of a test elsewhere at worst: the others go
         // on with the state as it is.
@@ -57,7 +57,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for BrokerState {
     fn drop(&mut self) {
         self.clock.notify_one();
     }
@@ -83,7 +83,7 @@ impl MemoryBroker {
     pub fn starting_at(unix_seconds: u64) -> Self {
         let clock = Arc::new(Notify::new());
         let core = Core::new(unix_seconds, clock.clone());
-        let inner = Shared { core: Mutex::new(core), clock, clock_task: Mutex::new(None) };
+        let inner = BrokerState { core: Mutex::new(core), clock, clock_task: Mutex::new(None) };
         Self { inner: Arc::new(inner), connection: Arc::default() }
     }
 
@@ -159,7 +159,7 @@ impl MemoryBroker {
 }
 
 /// Acts when messages expire, as long as the broker is there.
-async fn keep_time(inner: Weak<Shared>, clock: Arc<Notify>) {
+async fn keep_time(inner: Weak<BrokerState>, clock: Arc<Notify>) {
     loop {
         let Some(next) = inner.upgrade().map(|inner| inner.lock().tick()) else {
             return;
@@ -207,7 +207,7 @@ impl MemoryBroker {
         self.inner.lock().confirms_to_lose = count;
     }
 
-    /// From now on `observer` is told of everything.
+    /// From now on `observer` sees everything.
     pub fn set_observer(&self, observer: Arc<dyn Observer>) {
         self.inner.lock().observer.set(observer);
     }
@@ -260,7 +260,7 @@ impl MemoryBroker {
         let core = self.inner.lock();
         let held = core.channels.values().filter(|channel| channel.queue == queue);
         core.queues.get(queue).map_or(0, |queue| queue.ready() + queue.stalled.len())
-            + held.map(self::core::Channel::holds).sum::<usize>()
+            + held.map(self::core::ConsumerChannel::holds).sum::<usize>()
     }
 }
 

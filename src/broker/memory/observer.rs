@@ -23,7 +23,7 @@ pub enum BrokerEvent<'a> {
         routing_key: &'a str,
         /// What.
         message: &'a Message,
-        /// What the publisher is about to be told.
+        /// The answer that the publisher is about to get.
         fate: &'a Result<(), PublishError>,
     },
     /// A message has left for its consumer.
@@ -90,14 +90,14 @@ pub enum Fate {
     Cut,
 }
 
-/// Who is told of everything.
+/// Who sees everything.
 pub trait Observer: Send + Sync {
     /// Called under the broker's lock: it must not call the broker. What it wants for other events
     /// than publishes and acks is ignored.
     fn saw(&self, event: &BrokerEvent<'_>) -> Fate;
 }
 
-/// The one who is told, if anybody.
+/// The observer, if there is one.
 #[derive(Default)]
 pub(super) struct ObserverSlot(Option<Arc<dyn Observer>>);
 
@@ -106,12 +106,12 @@ impl ObserverSlot {
         self.0 = Some(observer);
     }
 
-    /// Whether anybody is told.
+    /// Whether there is one.
     pub(super) fn is_anybody(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Tells it, and hears what is to happen.
+    /// Shows it the event, and returns what is to happen.
     pub(super) fn of(&self, event: &BrokerEvent<'_>) -> Fate {
         self.0.as_ref().map_or(Fate::Usual, |observer| observer.saw(event))
     }

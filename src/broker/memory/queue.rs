@@ -30,7 +30,7 @@ pub(super) struct Routed {
 
 /// One message's place in one queue.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct QueuedMessage {
     pub(super) routed: Arc<Routed>,
     pub(super) expires: Option<Instant>,
     /// How often it was delivered and came back.
@@ -39,7 +39,7 @@ pub(super) struct Entry {
 
 /// Where a queue's dead letters go.
 #[derive(Debug, Clone)]
-pub(super) struct DeadLetters {
+pub(super) struct DeadLetterTarget {
     pub(super) exchange: String,
     /// Instead of the message's own keys.
     pub(super) key: Option<String>,
@@ -51,7 +51,7 @@ pub(super) struct DeadLetters {
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
     pub(super) quorum: bool,
-    pub(super) dead_letters: Option<DeadLetters>,
+    pub(super) dead_letters: Option<DeadLetterTarget>,
     pub(super) delivery_limit: Option<u32>,
     pub(super) single_active: bool,
     ttl: Option<Duration>,
@@ -69,7 +69,7 @@ impl Rules {
         let reject_publish = text("x-overflow") == Some("reject-publish");
         Self {
             quorum: text("x-queue-type") == Some("quorum"),
-            dead_letters: text("x-dead-letter-exchange").map(|exchange| DeadLetters {
+            dead_letters: text("x-dead-letter-exchange").map(|exchange| DeadLetterTarget {
                 exchange: exchange.to_owned(),
                 key: text("x-dead-letter-routing-key").map(str::to_owned),
                 // Without reject-publish RabbitMQ falls back to at-most-once, silently.
@@ -86,7 +86,7 @@ impl Rules {
 
 /// A queue.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct QueueState {
     pub(super) rules: Rules,
     pub(super) arguments: Arguments,
     /// The session that alone may use it, and with which it goes.
@@ -94,18 +94,18 @@ pub(super) struct Queue {
     /// Channels that consume from it; the front one is served next.
     pub(super) consumers: VecDeque<u64>,
     /// Dead letters that no queue took.
-    pub(super) stalled: Vec<(Entry, Reason)>,
+    pub(super) stalled: Vec<(QueuedMessage, Reason)>,
     retry_stalled_at: Option<Instant>,
-    fresh: VecDeque<Entry>,
+    fresh: VecDeque<QueuedMessage>,
     // Came back from a consumer; delivered before the fresh ones, in the order in which they came
     // back.
-    returned: VecDeque<Entry>,
+    returned: VecDeque<QueuedMessage>,
     refusing: bool,
     /// Refuses whatever its bound says.
     pub(super) full: bool,
 }
 
-impl Queue {
+impl QueueState {
     pub(super) fn new(arguments: Arguments, exclusive: Option<u64>) -> Self {
         Self {
             rules: Rules::read(&arguments),
@@ -127,7 +127,7 @@ impl Queue {
     }
 
     /// Everything in it that no consumer holds, the next one first.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &QueuedMessage> {
         self.returned.iter().chain(&self.fresh)
     }
 
@@ -138,7 +138,7 @@ impl Queue {
 
     /// Takes a message in. Gives back the oldest where a bound without `reject-publish` pushes it
     /// out.
-    pub(super) fn push(&mut self, routed: Arc<Routed>, now: Instant) -> Option<Entry> {
+    pub(super) fn push(&mut self, routed: Arc<Routed>, now: Instant) -> Option<QueuedMessage> {
         let own = routed
             .message
             .properties
@@ -150,7 +150,7 @@ impl Queue {
             (Some(own), Some(queues)) => Some(own.min(queues)),
             (own, queues) => own.or(queues),
         };
-        self.fresh.push_back(Entry {
+        self.fresh.push_back(QueuedMessage {
             routed,
             // A time to live of 0 still lets a waiting consumer have it.
             expires: ttl.map(|ttl| now + ttl.max(Duration::from_millis(1))),
@@ -169,7 +169,7 @@ impl Queue {
     }
 
     /// Puts back what a consumer had.
-    pub(super) fn put_back(&mut self, entry: Entry, asked: bool) {
+    pub(super) fn put_back(&mut self, entry: QueuedMessage, asked: bool) {
         if asked && self.rules.quorum && self.rules.delivery_limit.is_none() {
             // With nothing to end a loop of requeues, a quorum queue lets the others go first.
             self.fresh.push_back(entry);
@@ -179,7 +179,7 @@ impl Queue {
     }
 
     /// Takes the next message out.
-    pub(super) fn take(&mut self) -> Option<Entry> {
+    pub(super) fn take(&mut self) -> Option<QueuedMessage> {
         let entry = self.returned.pop_front().or_else(|| self.fresh.pop_front());
         self.see_room();
         entry
@@ -187,19 +187,19 @@ impl Queue {
 
     /// Takes the next message out if it has expired. One behind a message that has not stays where
     /// it is.
-    pub(super) fn take_expired(&mut self, now: Instant) -> Option<Entry> {
+    pub(super) fn take_expired(&mut self, now: Instant) -> Option<QueuedMessage> {
         let expired = self.entries().next()?.expires.is_some_and(|at| at <= now);
         if expired { self.take() } else { None }
     }
 
     /// Keeps a dead letter that no queue took.
-    pub(super) fn stall(&mut self, entry: Entry, reason: Reason, now: Instant) {
+    pub(super) fn stall(&mut self, entry: QueuedMessage, reason: Reason, now: Instant) {
         self.stalled.push((entry, reason));
         self.retry_stalled_at.get_or_insert(now + STALLED_RETRY);
     }
 
     /// The stalled dead letters, where it is time to try them again.
-    pub(super) fn take_stalled(&mut self, now: Instant) -> Vec<(Entry, Reason)> {
+    pub(super) fn take_stalled(&mut self, now: Instant) -> Vec<(QueuedMessage, Reason)> {
         if self.retry_stalled_at.is_none_or(|at| at > now) {
             return Vec::new();
         }
@@ -251,10 +251,10 @@ impl Reason {
 /// The message as its dead letter, and the keys it is routed by. `time` is in seconds since the
 /// Unix epoch.
 pub(super) fn dead_letter(
-    entry: &Entry,
+    entry: &QueuedMessage,
     queue: &str,
     reason: Reason,
-    to: &DeadLetters,
+    to: &DeadLetterTarget,
     time: u64,
 ) -> (Message, Vec<String>) {
     let routed = &entry.routed;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::USER;
 use super::core::Core;
-use super::exchange::{Exchange, NoExchange, route};
+use super::exchange::{ExchangeState, NoExchange, route};
 use super::observer::{BrokerEvent, Fate};
-use super::queue::Queue;
+use super::queue::QueueState;
 use crate::broker::topology::{self, Arguments, Mismatch, Topology};
 use crate::broker::{BrokerError, PublishError, PublishRequest};
 use crate::domain::message::{Message, Value};
@@ -128,11 +128,17 @@ impl Core {
     /// Makes what is missing; stops at the first thing that exists with other settings, as a broker
     /// that closes the channel does.
     pub(super) fn declare(&mut self, topology: &Topology) -> Result<(), BrokerError> {
-        for exchange in &topology.exchanges {
-            self.declare_exchange(exchange)?;
+        for wanted in &topology.exchanges {
+            if self.compare_exchange(wanted).is_missing("exchange", &wanted.name)? {
+                let (kind, arguments) = (wanted.kind, wanted.arguments.clone());
+                let made = ExchangeState { kind, arguments, bindings: BTreeSet::new() };
+                self.exchanges.insert(wanted.name.clone(), made);
+            }
         }
-        for queue in &topology.queues {
-            self.declare_queue(queue)?;
+        for wanted in &topology.queues {
+            if self.compare_queue(wanted).is_missing("queue", &wanted.name)? {
+                self.queues.insert(wanted.name.clone(), QueueState::new(wanted.arguments.clone(), None));
+            }
         }
         for binding in &topology.bindings {
             let queue = &binding.queue;
@@ -148,87 +154,79 @@ impl Core {
         Ok(())
     }
 
-    fn declare_exchange(&mut self, wanted: &topology::Exchange) -> Result<(), BrokerError> {
-        match self.exchange_differs(wanted) {
-            Some(Some(detail)) => Err(mismatch("exchange", &wanted.name, detail)),
-            Some(None) => Ok(()),
-            None => {
-                let made = Exchange {
-                    kind: wanted.kind,
-                    arguments: wanted.arguments.clone(),
-                    bindings: std::collections::BTreeSet::new(),
-                };
-                self.exchanges.insert(wanted.name.clone(), made);
-                Ok(())
-            }
-        }
-    }
-
-    fn declare_queue(&mut self, wanted: &topology::Queue) -> Result<(), BrokerError> {
-        match self.queue_differs(wanted) {
-            Some(Some(detail)) => Err(mismatch("queue", &wanted.name, detail)),
-            Some(None) => Ok(()),
-            None => {
-                let made = Queue::new(wanted.arguments.clone(), None);
-                self.queues.insert(wanted.name.clone(), made);
-                Ok(())
-            }
-        }
-    }
-
     /// Every difference; changes nothing.
     pub(super) fn check(&self, topology: &Topology) -> Vec<Mismatch> {
         let mut found = Vec::new();
-        let mut note = |kind, name: &str, differs: Option<Option<String>>| {
-            let problem = match differs {
-                None => "does not exist; declare the topology".to_owned(),
-                Some(Some(detail)) => {
+        let mut note = |kind, name: &str, comparison: Comparison| {
+            let problem = match comparison {
+                Comparison::Same => return,
+                Comparison::Missing => "does not exist; declare the topology".to_owned(),
+                Comparison::Differs(detail) => {
                     format!("{detail}; delete it once it is empty, and declare the topology")
                 }
-                Some(None) => return,
             };
-            let name = name.to_owned();
-            found.push(Mismatch { kind, name, problem });
+            found.push(Mismatch { kind, name: name.to_owned(), problem });
         };
         for exchange in &topology.exchanges {
-            note("exchange", &exchange.name, self.exchange_differs(exchange));
+            note("exchange", &exchange.name, self.compare_exchange(exchange));
         }
         for queue in &topology.queues {
-            note("queue", &queue.name, self.queue_differs(queue));
+            note("queue", &queue.name, self.compare_queue(queue));
         }
         for binding in &topology.bindings {
-            // A missing end has been told already.
+            // A missing end has been reported already.
             let ends = (self.exchanges.get(&binding.exchange), self.queues.get(&binding.queue));
             if let (Some(exchange), Some(_)) = ends {
                 let bound = (binding.routing_key.clone(), binding.queue.clone());
                 let name = format!("{} -> {} ({})", binding.exchange, binding.queue, binding.routing_key);
-                note("binding", &name, exchange.bindings.contains(&bound).then_some(None));
+                if !exchange.bindings.contains(&bound) {
+                    note("binding", &name, Comparison::Missing);
+                }
             }
         }
         found
     }
 
-    /// `None` where it does not exist, `Some(None)` where it is as wanted, else what differs.
-    fn exchange_differs(&self, wanted: &topology::Exchange) -> Option<Option<String>> {
-        let exchange = self.exchanges.get(&wanted.name)?;
+    fn compare_exchange(&self, wanted: &topology::Exchange) -> Comparison {
+        let Some(exchange) = self.exchanges.get(&wanted.name) else { return Comparison::Missing };
         if exchange.kind != wanted.kind {
             let (received, current) = (wanted.kind.name(), exchange.kind.name());
-            return Some(Some(format!(
+            return Comparison::Differs(format!(
                 "inequivalent arg 'type': received '{received}' but current is '{current}'"
-            )));
+            ));
         }
-        Some(arguments_differ(&wanted.arguments, &exchange.arguments))
+        compare_arguments(&wanted.arguments, &exchange.arguments)
     }
 
-    fn queue_differs(&self, wanted: &topology::Queue) -> Option<Option<String>> {
-        let queue = self.queues.get(&wanted.name)?;
-        Some(arguments_differ(&wanted.arguments, &queue.arguments))
+    fn compare_queue(&self, wanted: &topology::Queue) -> Comparison {
+        let queue = self.queues.get(&wanted.name);
+        queue.map_or(Comparison::Missing, |queue| compare_arguments(&wanted.arguments, &queue.arguments))
     }
 }
 
-fn arguments_differ(received: &Arguments, current: &Arguments) -> Option<String> {
-    let name =
-        received.keys().chain(current.keys()).find(|name| received.get(*name) != current.get(*name))?;
+/// What there is, beside what is wanted.
+enum Comparison {
+    Missing,
+    Same,
+    Differs(String),
+}
+
+impl Comparison {
+    /// Whether it is to be made; an error where it exists with other settings.
+    fn is_missing(self, kind: &'static str, name: &str) -> Result<bool, BrokerError> {
+        match self {
+            Comparison::Missing => Ok(true),
+            Comparison::Same => Ok(false),
+            Comparison::Differs(detail) => Err(BrokerError::Mismatch { kind, name: name.to_owned(), detail }),
+        }
+    }
+}
+
+fn compare_arguments(received: &Arguments, current: &Arguments) -> Comparison {
+    let mut names = received.keys().chain(current.keys());
+    let Some(name) = names.find(|name| received.get(*name) != current.get(*name)) else {
+        return Comparison::Same;
+    };
     let shown = |value: Option<&Value>| match value {
         None => "none".to_owned(),
         Some(Value::Text(text)) => format!("'{text}'"),
@@ -237,15 +235,10 @@ fn arguments_differ(received: &Arguments, current: &Arguments) -> Option<String>
         Some(other) => format!("'{other:?}'"),
     };
     let (received, current) = (shown(received.get(name)), shown(current.get(name)));
-    Some(format!("inequivalent arg '{name}': received {received} but current is {current}"))
+    Comparison::Differs(format!("inequivalent arg '{name}': received {received} but current is {current}"))
 }
 
 pub(super) fn missing(kind: &'static str, name: &str) -> BrokerError {
     let name = name.to_owned();
     BrokerError::Missing { kind, name }
-}
-
-fn mismatch(kind: &'static str, name: &str, detail: String) -> BrokerError {
-    let name = name.to_owned();
-    BrokerError::Mismatch { kind, name, detail }
 }

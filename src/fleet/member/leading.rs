@@ -1,4 +1,4 @@
-//! What a member does while it leads: it writes the state down, tells it, and looks after the
+//! What a member does while it leads: it writes the state down, announces it, and looks after the
 //! account.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{GuardEvent, KeyStanding, Pressure, ProbeEnd, Reason, State};
 use crate::failpoint::Failpoint;
 
-/// How often the leader repeats its word.
+/// How often the leader repeats its state.
 const LEADER_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a replica stays out of the lead that it has left.
 const STEPPED_ASIDE: Duration = Duration::from_secs(20);
@@ -60,7 +60,7 @@ impl Member<'_> {
         true
     }
 
-    /// The new state goes to the broker before the old one is acked, and before anybody is told.
+    /// The new state goes to the broker before the old one is acked, and before it is announced.
     pub(super) async fn write(&mut self) {
         if Failpoint::RecordAckedFirst.in_force()
             && let Some(lead) = &mut self.lead
@@ -76,7 +76,7 @@ impl Member<'_> {
         self.present().await;
     }
 
-    /// Tells the state in force.
+    /// Announces the state in force.
     pub(super) async fn announce(&mut self) {
         let Some(lead) = self.lead.as_ref().filter(|lead| !lead.unwritten) else { return };
         let (fleet, replicas) = (self.fleet, self.membership.len().max(1));
@@ -122,7 +122,7 @@ impl Member<'_> {
     }
 
     /// Writes down that getBalance is called now, so that a leader that dies over the call is
-    /// followed by one that knows of it. Tells whether it may be called.
+    /// followed by one that knows of it. Returns whether it may be called.
     async fn begin_probe(&mut self) -> bool {
         self.learn(GuardEvent::ProbeBegins).await;
         let Some(lead) = self.lead.as_ref().filter(|_| self.may_lead()) else { return false };

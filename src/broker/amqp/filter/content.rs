@@ -195,7 +195,7 @@ pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: 
             FieldKind::Table => {
                 let whole = front;
                 front.long().map(|entries| table = entries).inspect_err(|_| {
-                    // What there is of it still tells where the message comes from.
+                    // What there is of it still says where the message comes from.
                     table = whole.0.get(4..).unwrap_or_default();
                 })
             }

@@ -183,7 +183,7 @@ impl Filter {
         Poll::Ready(Ok(0))
     }
 
-    /// Moves bytes that are ready into the buffer, and tells how many.
+    /// Moves bytes that are ready into the buffer, and returns how many.
     fn take(&mut self, buffer: &mut [u8]) -> usize {
         let left = &self.ready[self.ready_from..];
         let count = left.len().min(buffer.len());
@@ -256,7 +256,7 @@ impl Filter {
     }
 
     /// Adds to a frame that is gathered apart; where it is one, everything goes out by way of
-    /// `ready`, and this tells from where on.
+    /// `ready`, and this returns from where on.
     fn gather(&mut self, bytes: &[u8]) -> Option<usize> {
         let (mut gathered, left) = self.gathered.take()?;
         let came = left.min(bytes.len());
@@ -350,7 +350,7 @@ fn known(frame: &[u8]) -> Option<&'static Method> {
     METHODS.iter().find(|known| known.class == class && known.method == method)
 }
 
-/// Replaces what is not UTF-8, and tells whether there was any.
+/// Replaces what is not UTF-8, and returns whether there was any.
 fn made_utf8(bytes: &mut [u8]) -> bool {
     let (mut from, mut changed) = (0, false);
     while let Err(error) = std::str::from_utf8(&bytes[from..]) {
