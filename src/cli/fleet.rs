@@ -1,18 +1,107 @@
-//! `pause`, `resume`: an operator's hand on the whole fleet.
+//! `status`, `pause`, `resume`: how the fleet and the account stand, and an operator's hand on both.
 
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
-use tokio::time::Instant;
+use serde_json::{Value, json};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
-use super::output::Output;
-use super::{CommandError, Exit, connect, status};
+use super::console::Output;
+use super::top::{self, poller::Poller};
+use super::{CommandError, Exit, connect, signals};
 use crate::broker::topology::Names;
 use crate::clock::Rng;
 use crate::config::Settings;
-use crate::domain::guard;
-use crate::fleet::{Answer, Client, Order};
+use crate::fleet::{Answer, Client, Heartbeat, Order, Survey};
+use crate::overview::{Guard, Overview};
+use crate::telemetry::Logging;
+
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+const STATUS_EXAMPLES: &str = "\
+Asks the replicas over the broker, and the broker for the queues' lengths. It shows the replicas that answer.
+With --watch it shows what `top` shows, without the ops servers; with --watch --json it prints a line every 2 s.
+
+Examples:
+  captcha-worker status
+  captcha-worker status --watch
+  captcha-worker status --json | jq '.guard.reasons'
+
+Exit codes: 0 a leader answered; 1 none did.";
+
+#[derive(Debug, Args)]
+#[command(after_help = STATUS_EXAMPLES)]
+pub(super) struct StatusArgs {
+    /// Look again every 2 s, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+}
+
+pub(super) async fn status(
+    args: &StatusArgs,
+    settings: &Settings,
+    logging: &Logging,
+    output: &mut Output,
+) -> Result<Exit, CommandError> {
+    let broker = connect::broker(settings, "captcha-worker status")?;
+    let mut poller = Poller::new(broker, Names::new(&settings.broker.namespace), Vec::new())?;
+    if args.watch && !output.is_json() {
+        return Ok(Exit::when(top::watch(poller, WATCH_EVERY, logging).await?));
+    }
+    let stop = if args.watch { signals::stop()? } else { CancellationToken::new() };
+    let mut ticks = interval(WATCH_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut has_leader = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = ticks.tick() => {}
+        }
+        let result = poller.look(true, |_| ()).await;
+        let Some(fleet) = &result.fleet else { break };
+        has_leader = result.has_leader();
+        if output.is_json() {
+            output.value(&status_json(fleet, poller.survey()))?;
+        } else {
+            top::print(result, output)?;
+        }
+        if !args.watch {
+            break;
+        }
+    }
+    poller.close().await.map_or(Ok(Exit::when(has_leader)), |error| Err(error.into()))
+}
+
+fn status_json(fleet: &Overview, survey: &Survey) -> Value {
+    let leader = survey.leader.as_ref();
+    let replicas: Vec<Value> = survey.replicas.iter().map(replica_json).collect();
+    let backlog = fleet.backlog.as_ref().map(|backlog| {
+        json!({
+            "jobs": backlog.jobs, "tickets": backlog.tickets, "retry": backlog.retry,
+            "results": backlog.results, "dead": backlog.dead_letters(), "unrouted": backlog.unrouted,
+        })
+    });
+    json!({
+        "guard": fleet.guard,
+        "leader": leader.map(|leader| &leader.name),
+        "replicas": replicas,
+        "expected_replicas": survey.expected(),
+        "following": survey.following(),
+        "shut_types": leader.map(|leader| leader.shut.clone()).unwrap_or_default(),
+        "backlog": backlog,
+    })
+}
+
+fn replica_json(replica: &Heartbeat) -> Value {
+    let vitals = &replica.vitals;
+    json!({
+        "name": replica.name, "id": replica.id, "epoch": replica.epoch, "started_at": replica.started_at,
+        "ready": vitals.ready, "held": replica.held, "key": replica.key,
+        "in_flight": vitals.in_flight, "window": vitals.window, "types": vitals.types,
+        "calls": vitals.calls, "accepted": vitals.accepted, "solved": vitals.solved, "failed": vitals.failed,
+    })
+}
 
 /// A lead that is changing hands takes up to this long.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -92,16 +181,16 @@ async fn give(
         return Err(CommandError::Failed(not_done(&answer)));
     }
     let (following, expected) = (answer.survey.following(), answer.survey.expected());
-    let state = answer.survey.leader.as_ref().map(|leader| &leader.state);
+    let guard = Guard::of(answer.survey.leader.as_ref().map(|leader| &leader.state));
     let seconds = began.elapsed().as_secs_f64();
     if output.is_json() {
         output.value(&json!({
-            "done": done, "following": following, "replicas": expected, "seconds": seconds, "guard": guard::as_json(state)
+            "done": done, "following": following, "replicas": expected, "seconds": seconds, "guard": guard
         }))?;
     } else {
         output
             .line(format_args!("{done}: {following} of {expected} replicas follow, after {seconds:.2} s"))?;
-        for line in status::guard_lines(state) {
+        for line in top::guard_lines(&guard) {
             output.line(line)?;
         }
     }
@@ -110,14 +199,19 @@ async fn give(
 
 fn not_done(answer: &Answer) -> String {
     match (answer.survey.leader.is_some(), answer.survey.replicas.len()) {
-        (true, _) => "the leader answers, and has not done it: it obeys the user of the broker that the workers log in as, \
-                      and those of their guard.operators; if this is one of them, say it again"
-            .to_owned(),
+        (true, _) => {
+            "the leader did not apply the command: it obeys the broker user of the workers and the users in \
+                      guard.operators; if this is one of them, run the command again"
+                .to_owned()
+        }
         (false, 0) => {
-            "no worker answers: nobody is there to write it down; start one, and say it again".to_owned()
+            "no worker answers, so the command cannot be stored: start one and run the command again"
+                .to_owned()
         }
         (false, n) => {
-            format!("{n} workers answer, and none of them leads; wait a few seconds, and say it again")
+            format!(
+                "{n} workers answer, and none of them leads: wait a few seconds and run the command again"
+            )
         }
     }
 }
