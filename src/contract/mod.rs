@@ -1,7 +1,7 @@
 //! The contract as machines read it: JSON Schemas of job and outcome, and an AsyncAPI document of who meets whom where on the broker.
 //!
 //! Nothing here is used to read or write a message: a job is read by hand, to be kept byte for byte, and an outcome is written by the domain's
-//! own type. That all three say the same is what `tests/contract` is for.
+//! own type. That all three say the same is what `tests/commands/contract` is for.
 
 mod asyncapi;
 mod job;
