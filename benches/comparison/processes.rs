@@ -1,9 +1,9 @@
-//! A contender at work: its processes, from their start to their end.
+//! A candidate at work: its processes, from their start to their end.
 
 use std::fs;
 use std::time::Duration;
 
-use crate::contender::{self, Contender, Ground};
+use crate::candidate::{self, Candidate, Ground};
 use crate::lateness::Lateness;
 use crate::load::Load;
 use crate::machine::{self, Usage};
@@ -13,20 +13,20 @@ use crate::process::Process;
 const LEAVE_WITHIN: Duration = Duration::from_secs(90);
 
 /// The processes. Dropped, they are killed with all that they have started.
-pub(crate) struct Crew {
-    contender: Contender,
+pub(crate) struct Processes {
+    candidate: Candidate,
     ground: Ground,
     processes: Vec<Process>,
     ops: Vec<u16>,
 }
 
-impl Crew {
-    pub(crate) fn start(contender: Contender, ground: &Ground, load: &Load) -> Self {
+impl Processes {
+    pub(crate) fn start(candidate: Candidate, ground: &Ground, load: &Load) -> Self {
         let ops: Vec<u16> = (0..load.replicas).map(|_| free_port()).collect();
         let start =
-            |(place, port): (usize, &u16)| Process::start(&mut contender.command(ground, load, place, *port));
+            |(place, port): (usize, &u16)| Process::start(&mut candidate.command(ground, load, place, *port));
         let processes = ops.iter().enumerate().map(start).collect();
-        Self { contender, ground: ground.clone(), processes, ops }
+        Self { candidate, ground: ground.clone(), processes, ops }
     }
 
     /// What they and their descendants have used so far.
@@ -56,15 +56,15 @@ impl Crew {
                 None => return Err("does not end".to_owned()),
             }
         }
-        Ok(match self.contender {
-            Contender::Ours => Lateness::of_ours(&shown),
+        Ok(match self.candidate {
+            Candidate::Ours => Lateness::of_ours(&shown),
             _ => Lateness::of_peer(&self.output()),
         })
     }
 
     async fn shown(&self, client: &reqwest::Client) -> Vec<String> {
         let mut pages = Vec::new();
-        if self.contender == Contender::Ours {
+        if self.candidate == Candidate::Ours {
             for port in &self.ops {
                 let page = client.get(format!("http://127.0.0.1:{port}/metrics")).send().await;
                 let page = page.expect("ours answers").text().await;
@@ -75,12 +75,12 @@ impl Crew {
     }
 
     fn output(&self) -> String {
-        let path = self.ground.folder.join(format!("{}.log", contender::output(0)));
+        let path = self.ground.folder.join(format!("{}.log", candidate::output(0)));
         fs::read_to_string(path).unwrap_or_default()
     }
 }
 
-impl Drop for Crew {
+impl Drop for Processes {
     fn drop(&mut self) {
         // Nobody is left after an end in order. What is killed itself cannot end its own children any more.
         let left = machine::family(&self.ids());

@@ -7,7 +7,7 @@ use super::process::{self, Process};
 
 /// What replicas of one fleet share.
 #[derive(Debug, Clone)]
-pub(crate) struct Crew {
+pub(crate) struct FleetOptions {
     pub(crate) amqp: String,
     pub(crate) namespace: String,
     pub(crate) api: String,
@@ -22,7 +22,7 @@ pub(crate) struct Crew {
 /// The replicas. Dropped, they are killed.
 #[derive(Debug)]
 pub(crate) struct Fleet {
-    crew: Crew,
+    options: FleetOptions,
     replicas: Vec<Process>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn name(place: usize) -> String {
     format!("replica-{}", place + 1)
 }
 
-impl Crew {
+impl FleetOptions {
     fn start(&self, place: usize) -> Process {
         let name = name(place);
         let mut command = process::program(&self.folder, &["run"]);
@@ -54,9 +54,9 @@ impl Crew {
 
 impl Fleet {
     /// Starts all of them.
-    pub(crate) fn start(crew: Crew) -> Self {
-        let replicas = (0..crew.replicas).map(|place| crew.start(place)).collect();
-        Self { crew, replicas }
+    pub(crate) fn start(options: FleetOptions) -> Self {
+        let replicas = (0..options.replicas).map(|place| options.start(place)).collect();
+        Self { options, replicas }
     }
 
     /// SIGKILL to one.
@@ -77,7 +77,7 @@ impl Fleet {
 
     /// Starts a killed one again.
     pub(crate) fn start_again(&mut self, place: usize) {
-        self.replicas[place] = self.crew.start(place);
+        self.replicas[place] = self.options.start(place);
     }
 
     /// SIGTERM to all, then waits for each; names those that did not leave in time, which are killed.

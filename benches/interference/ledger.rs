@@ -1,4 +1,4 @@
-//! The book of a scene: every job that was offered, and every outcome, with when and where.
+//! The ledger of a scene: every job that was offered, and every outcome, with when and where.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use crate::lane::Lane;
 use crate::load::Offered;
-use crate::patience;
 use crate::support::rabbit;
+use crate::wait;
 
 const PREFETCH: u16 = 500;
 /// Where a solved job ends.
@@ -98,7 +98,7 @@ struct Pages {
 type Shared = Arc<Mutex<Pages>>;
 
 /// Takes outcomes as they come.
-pub(crate) struct Book {
+pub(crate) struct Ledger {
     pages: Shared,
     _consumers: JoinSet<()>,
     _session: Session,
@@ -110,7 +110,7 @@ struct Outcome {
     solution: Option<Value>,
 }
 
-impl Book {
+impl Ledger {
     /// Begins to consume results, every dead-letter queue, and what no queue was bound for.
     pub(crate) async fn open(lane: &Lane) -> Self {
         let names = lane.names();
@@ -173,7 +173,7 @@ impl Book {
     /// Waits until all jobs of a prefix have ended, the hit ones included where that is wanted; whether they did in time.
     pub(crate) async fn finish(&self, prefix: &str, with_hit: bool, within: Duration) -> bool {
         let all = async || self.open_jobs(prefix, |entry| with_hit || !entry.hit) == 0;
-        patience::comes_true(within, all).await
+        wait::comes_true(within, all).await
     }
 
     /// Jobs solved in a span of time.

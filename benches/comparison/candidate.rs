@@ -16,7 +16,7 @@ const KEY: &str = "simulator-key";
 
 /// A worker that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Contender {
+pub(crate) enum Candidate {
     /// The shortest loop in Rust, which holds a job until its end.
     Floor,
     /// The same with a ticket on a durable queue: what ours does, and nothing more.
@@ -27,18 +27,18 @@ pub(crate) enum Contender {
     Ours,
 }
 
-/// Where a contender works.
+/// Where a candidate works.
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
     pub(crate) amqp: String,
     pub(crate) api: String,
     pub(crate) names: Names,
     pub(crate) folder: PathBuf,
-    /// A program that runs the contender, with its own arguments; none as a rule.
+    /// A program that runs the candidate, with its own arguments; none as a rule.
     pub(crate) under: Vec<String>,
 }
 
-impl Contender {
+impl Candidate {
     pub(crate) const ALL: [Self; 6] =
         [Self::Floor, Self::Ticket, Self::Node, Self::Python, Self::Celery, Self::Ours];
 
@@ -58,7 +58,7 @@ impl Contender {
     pub(crate) fn called(name: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
-            .find(|contender| contender.name() == name || (*contender == Self::Ticket && name == "ticket"))
+            .find(|candidate| candidate.name() == name || (*candidate == Self::Ticket && name == "ticket"))
     }
 
     /// Whether it is built or installed.

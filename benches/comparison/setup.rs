@@ -1,4 +1,4 @@
-//! What all runs share: the broker, and what contenders use before they have anything to do.
+//! What all runs share: the broker, and what candidates use before they have anything to do.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use crate::bout::Bout;
-use crate::contender::Contender;
+use crate::candidate::Candidate;
 use crate::figure::Figures;
 use crate::load::Load;
 use crate::machine::{self, Usage};
+use crate::run::Run;
 use crate::scene::{Case, Task};
-use crate::{act, patience, simulator};
+use crate::{completion, simulator, wait};
 
 /// What belongs to an earlier run should be over before one is measured: a broker goes on for a while with what has been deleted.
 const QUIET_WITHIN: Duration = Duration::from_secs(20);
@@ -22,10 +22,10 @@ const QUIET_LOOK: Duration = Duration::from_millis(500);
 /// CPU time between two looks that is no work: heartbeats and timers.
 const QUIET: Duration = Duration::from_millis(25);
 
-/// A contender with what its idle figures hang on: how much it may hold, and how many processes it has.
-type Idler = (Contender, u32, usize);
+/// A candidate with what its idle figures hang on: how much it may hold, and how many processes it has.
+type Idler = (Candidate, u32, usize);
 
-pub(crate) struct Arena {
+pub(crate) struct Setup {
     amqp: String,
     address: SocketAddr,
     broker: u32,
@@ -34,7 +34,7 @@ pub(crate) struct Arena {
     idle: BTreeMap<Idler, Usage>,
 }
 
-impl Arena {
+impl Setup {
     /// At a broker, if its process can be found on this machine.
     pub(crate) fn at(amqp: &str) -> Option<Self> {
         let (_, address) = amqp.rsplit_once('@')?;
@@ -72,11 +72,11 @@ impl Arena {
         let place = format!("{scene}/{}-{round}", case.label.replace([' ', ','], "-"));
         let playing = async {
             match &case.task {
-                Task::Work(load) => self.work(scene, case.contender, load, &place).await,
+                Task::Work(load) => self.work(scene, case.candidate, load, &place).await,
                 Task::Start(load) => {
-                    let bout = Bout::set(self, scene, case.contender, load, self.folder.join(&place)).await;
-                    let result = bout.starts(self).await;
-                    bout.lane.remove().await;
+                    let run = Run::set(self, scene, case.candidate, load, self.folder.join(&place)).await;
+                    let result = run.starts(self).await;
+                    run.lane.remove().await;
                     result
                 }
             }
@@ -84,13 +84,13 @@ impl Arena {
         AssertUnwindSafe(playing)
             .catch_unwind()
             .await
-            .unwrap_or_else(|panic| Err(act::reason(panic.as_ref())))
+            .unwrap_or_else(|panic| Err(completion::reason(panic.as_ref())))
     }
 
     /// Waits until these processes have nothing more to do, or for as long as that is worth.
     pub(crate) async fn quiet(&self, processes: &[u32]) {
         let mut last = None;
-        patience::until_each(QUIET_LOOK, QUIET_WITHIN, async || {
+        wait::until_each(QUIET_LOOK, QUIET_WITHIN, async || {
             let now = machine::usage(processes).cpu;
             let before = last.replace(now)?;
             (now.saturating_sub(before) <= QUIET).then_some(())
@@ -101,31 +101,31 @@ impl Arena {
     async fn work(
         &mut self,
         scene: &str,
-        contender: Contender,
+        candidate: Candidate,
         load: &Load,
         place: &str,
     ) -> Result<Figures, String> {
         let idle = match load.per_second {
             Some(_) => None,
-            None => Some(self.idle(contender, load).await?),
+            None => Some(self.idle(candidate, load).await?),
         };
-        let bout = Bout::set(self, scene, contender, load, self.folder.join(place)).await;
-        let result = bout.work(self, idle).await;
-        bout.lane.remove().await;
+        let run = Run::set(self, scene, candidate, load, self.folder.join(place)).await;
+        let result = run.work(self, idle).await;
+        run.lane.remove().await;
         result
     }
 
-    /// What the contender uses until it waits for jobs, measured once.
-    async fn idle(&mut self, contender: Contender, load: &Load) -> Result<Usage, String> {
-        let idler = (contender, load.in_flight, load.replicas);
+    /// What the candidate uses until it waits for jobs, measured once.
+    async fn idle(&mut self, candidate: Candidate, load: &Load) -> Result<Usage, String> {
+        let idler = (candidate, load.in_flight, load.replicas);
         if let Some(known) = self.idle.get(&idler) {
             return Ok(*known);
         }
         let folder =
-            self.folder.join(format!("idle/{}-{}-{}", contender.name(), load.in_flight, load.replicas));
-        let bout = Bout::set(self, "idle", contender, load, folder).await;
-        let result = bout.idle(self).await;
-        bout.lane.remove().await;
+            self.folder.join(format!("idle/{}-{}-{}", candidate.name(), load.in_flight, load.replicas));
+        let run = Run::set(self, "idle", candidate, load, folder).await;
+        let result = run.idle(self).await;
+        run.lane.remove().await;
         let idle = result?;
         self.idle.insert(idler, idle);
         Ok(idle)

@@ -7,13 +7,13 @@ use serde_json::json;
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
+use crate::environment::{Environment, REPLICAS};
 use crate::faults::{Fault, Harm, Schedule};
 use crate::foreign::{call, is_ended_for_keeping};
-use crate::patience;
 use crate::relay::Relay;
-use crate::report::Stage;
+use crate::report::Harness;
 use crate::support::rabbit::RabbitNode;
-use crate::theatre::{REPLICAS, Theatre};
+use crate::wait;
 
 /// What a consumer may hold unacked, shortened from the broker's half an hour; above the minute that a worker holds an outcome.
 pub(crate) const CONSUMER_TIMEOUT: Duration = Duration::from_secs(90);
@@ -37,17 +37,17 @@ pub(crate) fn shorten_consumer_timeout(node: &RabbitNode) {
 }
 
 /// Does it and mends it.
-pub(crate) async fn inflict(
-    stage: &Stage,
+pub(crate) async fn inject(
+    harness: &Harness,
     fault: Fault,
-    theatre: &mut Theatre,
+    environment: &mut Environment,
     node: &mut RabbitNode,
     schedule: &mut Schedule,
 ) {
     match fault {
-        Fault::Kill => kill(theatre, schedule, fault.span()).await,
-        Fault::Freeze => freeze(theatre, schedule, fault.span()).await,
-        Fault::Restart => restart(stage, theatre).await,
+        Fault::Kill => kill(environment, schedule, fault.span()).await,
+        Fault::Freeze => freeze(environment, schedule, fault.span()).await,
+        Fault::Restart => restart(harness, environment).await,
         Fault::BrokerStop => block_in_place(|| {
             node.stop_app();
             node.start_app();
@@ -56,15 +56,16 @@ pub(crate) async fn inflict(
             node.sync_registry();
             node.restart();
         }),
-        Fault::Broker(harm) => treat(&theatre.broker, harm, fault.span()).await,
-        Fault::Api(harm) => treat(&theatre.api, harm, fault.span()).await,
+        Fault::Broker(harm) => treat(&environment.broker, harm, fault.span()).await,
+        Fault::Api(harm) => treat(&environment.api, harm, fault.span()).await,
         Fault::ChannelClosed => {
-            call(&theatre.amqp, "exchange_delete", &json!({"exchange": theatre.names.outcomes()})).await;
+            call(&environment.amqp, "exchange_delete", &json!({"exchange": environment.names.outcomes()}))
+                .await;
         }
-        Fault::ConsumerCancelled => cancel_consumers(stage, theatre, node).await,
+        Fault::ConsumerCancelled => cancel_consumers(harness, environment, node).await,
         Fault::Alarm => alarm(node, fault.span()).await,
-        Fault::Unbound => unbind(theatre, fault.span()).await,
-        Fault::Full => fill(stage, theatre, node, fault.span()).await,
+        Fault::Unbound => unbind(environment, fault.span()).await,
+        Fault::Full => fill(harness, environment, node, fault.span()).await,
     }
     // A node that was started again has forgotten what was set while it ran.
     if fault == Fault::BrokerKill || fault == Fault::BrokerStop {
@@ -72,27 +73,27 @@ pub(crate) async fn inflict(
     }
 }
 
-async fn kill(theatre: &mut Theatre, schedule: &mut Schedule, span: Duration) {
+async fn kill(environment: &mut Environment, schedule: &mut Schedule, span: Duration) {
     let victims = schedule.victims(REPLICAS - 1);
     for place in &victims {
-        theatre.fleet.kill(*place).await;
+        environment.fleet.kill(*place).await;
     }
     sleep(span).await;
     for place in victims {
-        theatre.fleet.start_again(place);
+        environment.fleet.start_again(place);
     }
 }
 
-async fn freeze(theatre: &mut Theatre, schedule: &mut Schedule, span: Duration) {
+async fn freeze(environment: &mut Environment, schedule: &mut Schedule, span: Duration) {
     let victims = schedule.victims(1);
-    theatre.fleet.signal(victims[0], "STOP").await;
+    environment.fleet.signal(victims[0], "STOP").await;
     sleep(span).await;
-    theatre.fleet.signal(victims[0], "CONT").await;
+    environment.fleet.signal(victims[0], "CONT").await;
 }
 
-async fn restart(stage: &Stage, theatre: &mut Theatre) {
-    let bad = theatre.roll().await;
-    stage.check("a rolling restart in the storm: exit 0 each", told(&bad), bad.is_empty());
+async fn restart(harness: &Harness, environment: &mut Environment) {
+    let bad = environment.roll().await;
+    harness.check("a rolling restart in the storm: exit 0 each", told(&bad), bad.is_empty());
 }
 
 /// What went wrong, or that nothing did.
@@ -107,16 +108,16 @@ async fn treat(relay: &Relay, harm: Harm, span: Duration) {
 }
 
 /// What is in the queue would be lost with it, so that it must be empty; then the workers declare it again.
-async fn cancel_consumers(stage: &Stage, theatre: &Theatre, node: &RabbitNode) {
-    theatre.publisher.hold(EMPTY_WITHIN).await;
-    let jobs = theatre.names.jobs();
-    let empty = patience::comes_true(EMPTY_WITHIN, async || !filled(node).contains_key(&jobs)).await;
+async fn cancel_consumers(harness: &Harness, environment: &Environment, node: &RabbitNode) {
+    environment.publisher.hold(EMPTY_WITHIN).await;
+    let jobs = environment.names.jobs();
+    let empty = wait::comes_true(EMPTY_WITHIN, async || !filled(node).contains_key(&jobs)).await;
     if empty {
-        call(&theatre.amqp, "queue_delete", &json!({"queue": jobs})).await;
+        call(&environment.amqp, "queue_delete", &json!({"queue": jobs})).await;
     } else {
-        stage.note("consumers cancelled", "left out: the job queue did not get empty");
+        harness.note("consumers cancelled", "left out: the job queue did not get empty");
     }
-    theatre.publisher.go_on();
+    environment.publisher.go_on();
 }
 
 /// Queues with messages, those in somebody's hands included.
@@ -138,31 +139,31 @@ async fn alarm(node: &RabbitNode, span: Duration) {
     mark(MEMORY);
 }
 
-async fn unbind(theatre: &Theatre, span: Duration) {
-    let names = &theatre.names;
+async fn unbind(environment: &Environment, span: Duration) {
+    let names = &environment.names;
     let solved = json!({"queue": names.results(), "exchange": names.outcomes(), "routing_key": "solved.#"});
     let unrouted = json!({"queue": names.unrouted(), "exchange": names.unrouted(), "routing_key": ""});
     for binding in [&solved, &unrouted] {
-        call(&theatre.amqp, "queue_unbind", binding).await;
+        call(&environment.amqp, "queue_unbind", binding).await;
     }
     sleep(span).await;
     for binding in [&unrouted, &solved] {
-        call(&theatre.amqp, "queue_bind", binding).await;
+        call(&environment.amqp, "queue_bind", binding).await;
     }
 }
 
-async fn fill(stage: &Stage, theatre: &mut Theatre, node: &RabbitNode, span: Duration) {
-    theatre.consumer.hold_results().await;
-    let pattern = format!("^{}$", theatre.names.results());
+async fn fill(harness: &Harness, environment: &mut Environment, node: &RabbitNode, span: Duration) {
+    environment.consumer.hold_results().await;
+    let pattern = format!("^{}$", environment.names.results());
     let limit = |messages: u32| {
         let definition = format!("{{\"max-length\": {messages}}}");
         block_in_place(|| node.ctl(&["set_policy", "full", &pattern, &definition, "--apply-to", "queues"]));
     };
     limit(50);
-    let ((), ended) = tokio::join!(sleep(span), is_ended_for_keeping(&theatre.amqp, KEPT, span));
-    call(&theatre.amqp, "queue_delete", &json!({"queue": KEPT})).await;
-    stage.check("meanwhile a consumer that keeps a message is ended by the broker", ended, ended);
+    let ((), ended) = tokio::join!(sleep(span), is_ended_for_keeping(&environment.amqp, KEPT, span));
+    call(&environment.amqp, "queue_delete", &json!({"queue": KEPT})).await;
+    harness.check("meanwhile a consumer that keeps a message is ended by the broker", ended, ended);
     // Raised, not cleared: a quorum queue whose limit is taken away tells no channel that it takes messages again.
     limit(1_000_000);
-    theatre.consumer.take_results().await;
+    environment.consumer.take_results().await;
 }

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use super::report::Stage;
+use super::report::Harness;
 
 /// Waits for SIGTERM or Ctrl-C. Whatever ends the program in order also ends the processes that it has started: their owners are dropped.
 pub(crate) async fn told_to_stop() {
@@ -22,11 +22,11 @@ pub(crate) async fn told_to_stop() {
 }
 
 /// Acts; what breaks off, or hangs, has failed.
-pub(crate) async fn to_its_end(stage: &Stage, longest: Duration, acting: impl Future<Output = ()>) {
+pub(crate) async fn to_its_end(harness: &Harness, longest: Duration, acting: impl Future<Output = ()>) {
     match timeout(longest, AssertUnwindSafe(acting).catch_unwind()).await {
         Ok(Ok(())) => {}
-        Ok(Err(panic)) => stage.check("the act runs to its end", reason(panic.as_ref()), false),
-        Err(_) => stage.check("the act runs to its end", "it hangs", false),
+        Ok(Err(panic)) => harness.check("the run comes to its end", reason(panic.as_ref()), false),
+        Err(_) => harness.check("the run comes to its end", "it hangs", false),
     }
 }
 

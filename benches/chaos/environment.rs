@@ -6,16 +6,16 @@ use std::time::Duration;
 use captcha_worker::broker::topology::{Names, Topology};
 use tokio::time::Instant;
 
-use crate::book::{Book, Fate};
 use crate::foreign::{Consumer, Publisher};
 use crate::gauges::{Gauges, Letters};
-use crate::patience;
+use crate::harness::fleet::{Fleet, FleetOptions};
+use crate::harness::jobs::SITE;
+use crate::harness::simulator::{Simulator, Stats};
+use crate::ledger::{Fate, Ledger};
 use crate::relay::Relay;
-use crate::report::Stage;
-use crate::stage::fleet::{Crew, Fleet};
-use crate::stage::jobs::SITE;
-use crate::stage::simulator::{Simulator, Stats};
+use crate::report::Harness;
 use crate::support::rabbit;
+use crate::wait;
 
 /// Replicas of the fleet.
 pub(crate) const REPLICAS: usize = 4;
@@ -46,7 +46,7 @@ solve_ms = { lognormal = { median = 5000, p99 = 12000 } }
 ";
 
 /// Everything but the broker itself. Dropped, all of its processes end.
-pub(crate) struct Theatre {
+pub(crate) struct Environment {
     pub(crate) names: Names,
     /// The broker's address for those who are not treated badly.
     pub(crate) amqp: String,
@@ -55,7 +55,7 @@ pub(crate) struct Theatre {
     pub(crate) simulator: Simulator,
     pub(crate) fleet: Fleet,
     pub(crate) gauges: Gauges,
-    pub(crate) book: Book,
+    pub(crate) ledger: Ledger,
     pub(crate) publisher: Publisher,
     pub(crate) consumer: Consumer,
 }
@@ -73,11 +73,11 @@ pub(crate) fn url(address: SocketAddr) -> String {
     format!("amqp://guest:guest@{address}/%2f")
 }
 
-impl Theatre {
+impl Environment {
     /// Opens it: the topology is declared, replicas work, jobs come.
-    pub(crate) async fn open(stage: &Stage, nodes: Vec<SocketAddr>, foreign: String) -> Self {
+    pub(crate) async fn open(harness: &Harness, nodes: Vec<SocketAddr>, foreign: String) -> Self {
         let names = Names::new("chaos");
-        let simulator = Simulator::start(stage.folder(), SCENARIO).await;
+        let simulator = Simulator::start(harness.folder(), SCENARIO).await;
         let session = rabbit::connect(&foreign).await;
         session.link().declare(&Topology::new(&names)).await.expect("the topology is declared");
         session.link().close().await;
@@ -85,34 +85,34 @@ impl Theatre {
         let target = simulator.url().trim_start_matches("http://").parse().expect("an address");
         let api = Relay::to(vec![target]).await;
         let gauges = Gauges::start(REPLICAS);
-        let fleet = Fleet::start(Crew {
+        let fleet = Fleet::start(FleetOptions {
             amqp: url(broker.address()),
             namespace: names.namespace().to_owned(),
             api: format!("http://{}", api.address()),
-            folder: stage.folder().to_owned(),
+            folder: harness.folder().to_owned(),
             replicas: REPLICAS,
             ops_ports: gauges.ports().to_vec(),
             settings: SETTINGS.map(|(key, value)| (key, value.to_owned())).into(),
         });
-        let book = Book::default();
-        let consumer = Consumer::start(&foreign, names.namespace(), &book);
-        let publisher = Publisher::start(&foreign, names.namespace(), &book, PER_SECOND);
-        let theatre =
-            Self { names, amqp: foreign, broker, api, simulator, fleet, gauges, book, publisher, consumer };
-        assert!(theatre.all_work().await, "the replicas work; logs: {}", stage.folder().display());
-        theatre
+        let ledger = Ledger::default();
+        let consumer = Consumer::start(&foreign, names.namespace(), &ledger);
+        let publisher = Publisher::start(&foreign, names.namespace(), &ledger, PER_SECOND);
+        let environment =
+            Self { names, amqp: foreign, broker, api, simulator, fleet, gauges, ledger, publisher, consumer };
+        assert!(environment.all_work().await, "the replicas work; logs: {}", harness.folder().display());
+        environment
     }
 
     /// Waits until every replica works.
     pub(crate) async fn all_work(&self) -> bool {
-        patience::comes_true(READY_WITHIN, async || self.gauges.working() == REPLICAS).await
+        wait::comes_true(READY_WITHIN, async || self.gauges.working() == REPLICAS).await
     }
 
     /// Starts those again that have ended by themselves, and names them.
     pub(crate) fn raise(&mut self) -> Vec<String> {
         let fallen = self.fleet.fallen();
         for place in 0..REPLICAS {
-            let name = crate::stage::fleet::name(place);
+            let name = crate::harness::fleet::name(place);
             if fallen.iter().any(|told| told.starts_with(&format!("{name} "))) {
                 self.fleet.start_again(place);
             }
@@ -131,7 +131,7 @@ impl Theatre {
     /// Offers no more, and waits until all that was confirmed has ended.
     pub(crate) async fn settle(&self, within: Duration) -> bool {
         let answered = self.publisher.hold(within).await;
-        answered && patience::comes_true(within, async || self.book.open() == 0).await
+        answered && wait::comes_true(within, async || self.ledger.open() == 0).await
     }
 
     /// SIGTERM to one replica after another, each started again at once; tells how those ended that did not end well.
@@ -140,7 +140,7 @@ impl Theatre {
         for place in 0..REPLICAS {
             let code = self.fleet.dismiss(place, DRAIN_TIMEOUT + Duration::from_secs(5)).await;
             if code != Some(0) {
-                bad.push(format!("{}: {code:?}", crate::stage::fleet::name(place)));
+                bad.push(format!("{}: {code:?}", crate::harness::fleet::name(place)));
                 self.fleet.kill(place).await;
             }
             self.fleet.start_again(place);
@@ -153,9 +153,9 @@ impl Theatre {
     pub(crate) fn published(&self) -> String {
         format!(
             "{} confirmed, {} without a confirm, {} refused",
-            self.book.count(Fate::Confirmed),
-            self.book.count(Fate::Unknown) + self.book.count(Fate::Offered),
-            self.book.count(Fate::Refused)
+            self.ledger.count(Fate::Confirmed),
+            self.ledger.count(Fate::Unknown) + self.ledger.count(Fate::Offered),
+            self.ledger.count(Fate::Refused)
         )
     }
 }

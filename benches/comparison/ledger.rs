@@ -7,12 +7,12 @@ use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use serde_json::{Value, json};
 
-use crate::contender::Contender;
+use crate::candidate::Candidate;
 use crate::figure::{Figure, Figures, Spread, digits};
 
 /// One run.
 #[derive(Debug)]
-pub(crate) struct Run {
+pub(crate) struct Entry {
     pub(crate) scene: &'static str,
     pub(crate) case: String,
     pub(crate) round: usize,
@@ -21,12 +21,12 @@ pub(crate) struct Run {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Book {
-    runs: Vec<Run>,
+pub(crate) struct Ledger {
+    runs: Vec<Entry>,
 }
 
-impl Book {
-    pub(crate) fn add(&mut self, run: Run) {
+impl Ledger {
+    pub(crate) fn add(&mut self, run: Entry) {
         self.runs.push(run);
     }
 
@@ -43,7 +43,7 @@ impl Book {
 
     /// Failed runs, each with its reason.
     pub(crate) fn failures(&self) -> Vec<String> {
-        let failed = |run: &Run| {
+        let failed = |run: &Entry| {
             let reason = run.result.as_ref().err()?;
             Some(format!("{}, {}, round {}: {reason}", run.scene, run.case, run.round))
         };
@@ -62,7 +62,7 @@ impl Book {
         table.load_style(ASCII_MARKDOWN);
         table.set_header([scene].into_iter().chain(cases.iter().map(String::as_str)));
         for figure in figures {
-            let measure = self.median(scene, Contender::Ticket.name(), figure);
+            let measure = self.median(scene, Candidate::Ticket.name(), figure);
             let cell = |case: &String| self.cell(scene, case, figure, measure);
             table.add_row([figure.name().to_owned()].into_iter().chain(cases.iter().map(cell)));
         }
@@ -74,9 +74,9 @@ impl Book {
             return "not told".to_owned();
         };
         let span = format!("{} / {} / {}", digits(min), digits(median), digits(max));
-        // Ours tells its lateness by buckets; what is no contender's name is a case of ours.
+        // Ours tells its lateness by buckets; what is no candidate's name is a case of ours.
         if figure.is_lateness()
-            && Contender::called(case).is_none_or(|contender| contender == Contender::Ours)
+            && Candidate::called(case).is_none_or(|candidate| candidate == Candidate::Ours)
         {
             return format!("≤ {span}");
         }
@@ -88,7 +88,7 @@ impl Book {
 
     /// Leaves every run's raw figures in a file.
     pub(crate) fn keep(&self, file: &Path, terms: &Value) {
-        let run = |run: &Run| {
+        let run = |run: &Entry| {
             let (figures, failed) = (run.result.as_ref().ok(), run.result.as_ref().err());
             let figures: Option<BTreeMap<_, _>> = figures
                 .map(|figures| figures.iter().map(|(figure, value)| (figure.name(), *value)).collect());

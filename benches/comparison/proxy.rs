@@ -26,7 +26,7 @@ const DELIVER: [u8; 4] = [0, 60, 0, 60];
 const TAG_AND_FLAG: usize = 9;
 
 /// The relay. Dropped, it and its connections are gone.
-pub(crate) struct Tap {
+pub(crate) struct Proxy {
     address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
     _serving: AbortOnDropHandle<()>,
@@ -39,7 +39,7 @@ struct Seen {
     job: Option<Instant>,
 }
 
-impl Tap {
+impl Proxy {
     /// A relay to a broker, which knows jobs by the routing key they were published with.
     pub(crate) async fn to(broker: SocketAddr, jobs: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");

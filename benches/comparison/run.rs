@@ -1,4 +1,4 @@
-//! One run of one contender: its own namespace and simulator, what it costs from the first job to the last result, and whether it was right.
+//! One run of one candidate: its own namespace and simulator, what it costs from the first job to the last result, and whether it was right.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,16 +6,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::arena::Arena;
-use crate::contender::{Contender, Ground};
-use crate::crew::Crew;
+use crate::candidate::{Candidate, Ground};
 use crate::figure::{Figure, Figures};
 use crate::lane::Lane;
 use crate::lateness::Lateness;
 use crate::load::Load;
 use crate::machine::Usage;
-use crate::patience;
+use crate::processes::Processes;
+use crate::setup::Setup;
 use crate::simulator::{Simulator, Stats};
+use crate::wait;
 
 /// Between two looks at how far it is: short against any run, long against what a look costs.
 const LOOK: Duration = Duration::from_millis(100);
@@ -23,8 +23,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const CONSUMES_WITHIN: Duration = Duration::from_secs(60);
 
 /// A run's surroundings.
-pub(crate) struct Bout {
-    pub(crate) contender: Contender,
+pub(crate) struct Run {
+    pub(crate) candidate: Candidate,
     pub(crate) load: Load,
     pub(crate) lane: Lane,
     pub(crate) simulator: Simulator,
@@ -47,82 +47,82 @@ struct Course {
     most_open: u64,
 }
 
-impl Bout {
+impl Run {
     pub(crate) async fn set(
-        arena: &Arena,
+        setup: &Setup,
         scene: &str,
-        contender: Contender,
+        candidate: Candidate,
         load: &Load,
         folder: PathBuf,
     ) -> Self {
         std::fs::create_dir_all(&folder).expect("the target folder is writable");
         let simulator = Simulator::start(&folder, &load.scenario()).await;
-        let lane = Lane::declare(arena.amqp(), scene, &folder, contender).await;
-        let (amqp, api, names) = (arena.amqp().to_owned(), simulator.url().to_owned(), lane.names().clone());
+        let lane = Lane::declare(setup.amqp(), scene, &folder, candidate).await;
+        let (amqp, api, names) = (setup.amqp().to_owned(), simulator.url().to_owned(), lane.names().clone());
         let ground = Ground { amqp, api, names, folder, under: Vec::new() };
-        Self { contender, load: *load, lane, simulator, ground, broker: arena.broker() }
+        Self { candidate, load: *load, lane, simulator, ground, broker: setup.broker() }
     }
 
-    /// What the contender has used when it waits for jobs.
-    pub(crate) async fn idle(&self, arena: &Arena) -> Result<Usage, String> {
-        let mut crew = self.start();
-        self.consumes(&mut crew).await?;
-        arena.quiet(&crew.ids()).await;
-        let idle = crew.usage();
-        crew.leave(arena.client()).await?;
+    /// What the candidate has used when it waits for jobs.
+    pub(crate) async fn idle(&self, setup: &Setup) -> Result<Usage, String> {
+        let mut processes = self.start();
+        self.consumes(&mut processes).await?;
+        setup.quiet(&processes.ids()).await;
+        let idle = processes.usage();
+        processes.leave(setup.client()).await?;
         Ok(idle)
     }
 
     /// All jobs, to their results. `idle` is what an idle start has used, where this one begins with jobs in the queue.
-    pub(crate) async fn work(&self, arena: &Arena, idle: Option<Usage>) -> Result<Figures, String> {
-        let (mut crew, idle, before, offer) = match idle {
+    pub(crate) async fn work(&self, setup: &Setup, idle: Option<Usage>) -> Result<Figures, String> {
+        let (mut processes, idle, before, offer) = match idle {
             Some(idle) => {
                 self.lane.feed(&self.load).await.publish(&self.load).await;
-                arena.quiet(&[self.broker]).await;
+                setup.quiet(&[self.broker]).await;
                 let before = Costs { worker: idle.cpu, ..self.costs(None) };
                 (self.start(), idle, before, None)
             }
             None => {
-                let mut crew = self.start();
-                self.consumes(&mut crew).await?;
-                arena.quiet(&[crew.ids(), vec![self.broker]].concat()).await;
-                let before = self.costs(Some(&crew));
+                let mut processes = self.start();
+                self.consumes(&mut processes).await?;
+                setup.quiet(&[processes.ids(), vec![self.broker]].concat()).await;
+                let before = self.costs(Some(&processes));
                 let (feed, load) = (self.lane.feed(&self.load).await, self.load);
                 let offer = AbortOnDropHandle::new(tokio::spawn(async move { feed.publish(&load).await }));
-                let idle = crew.usage();
-                (crew, idle, before, Some(offer))
+                let idle = processes.usage();
+                (processes, idle, before, Some(offer))
             }
         };
-        let course = self.watch(&mut crew, offer.is_some()).await?;
-        let (after, usage) = (self.costs(Some(&crew)), crew.usage());
-        let late = crew.leave(arena.client()).await?;
+        let course = self.watch(&mut processes, offer.is_some()).await?;
+        let (after, usage) = (self.costs(Some(&processes)), processes.usage());
+        let late = processes.leave(setup.client()).await?;
         self.lane.faults(self.load.jobs).await?;
         let stats = self.simulator.stats().await;
         self.obeyed(&stats)?;
         Ok(self.figures(&course, (&before, &after), (&idle, &usage), &stats, late))
     }
 
-    pub(crate) fn start(&self) -> Crew {
-        Crew::start(self.contender, &self.ground, &self.load)
+    pub(crate) fn start(&self) -> Processes {
+        Processes::start(self.candidate, &self.ground, &self.load)
     }
 
-    async fn consumes(&self, crew: &mut Crew) -> Result<(), String> {
+    async fn consumes(&self, processes: &mut Processes) -> Result<(), String> {
         // One of several, where the account is not known: the others wait for its first job.
-        let there = patience::until(CONSUMES_WITHIN, async || {
-            (crew.has_fallen() || self.lane.takers().await > 0).then_some(())
+        let there = wait::until(CONSUMES_WITHIN, async || {
+            (processes.has_fallen() || self.lane.takers().await > 0).then_some(())
         });
         match there.await {
-            Some(()) if !crew.has_fallen() => Ok(()),
+            Some(()) if !processes.has_fallen() => Ok(()),
             Some(()) => Err(self.fallen()),
             None => Err("does not consume".to_owned()),
         }
     }
 
     /// Looks on until all results are there.
-    async fn watch(&self, crew: &mut Crew, offered: bool) -> Result<Course, String> {
+    async fn watch(&self, processes: &mut Processes, offered: bool) -> Result<Course, String> {
         let mut course = Course { began: offered.then(Instant::now), ..Course::default() };
         let mut results = 0;
-        let ended = patience::until_each(LOOK, self.load.longest(), async || {
+        let ended = wait::until_each(LOOK, self.load.longest(), async || {
             let stats = self.simulator.stats().await;
             // What was queued before counts from the moment in which the first job has been taken.
             if stats.calls.create_task > 0 {
@@ -130,7 +130,7 @@ impl Bout {
             }
             course.most_open = course.most_open.max(stats.tasks_open);
             results = self.lane.results().await;
-            (crew.has_fallen() || results >= self.load.jobs).then_some(())
+            (processes.has_fallen() || results >= self.load.jobs).then_some(())
         });
         let ended = ended.await;
         course.took = course.began.map(|began| began.elapsed()).unwrap_or_default();
@@ -157,10 +157,10 @@ impl Bout {
         wrong.map_or(Ok(()), |(what, counted, wanted)| Err(format!("{what}: {counted} instead of {wanted}")))
     }
 
-    fn costs(&self, crew: Option<&Crew>) -> Costs {
+    fn costs(&self, processes: Option<&Processes>) -> Costs {
         let of = |id: Option<u32>| crate::machine::usage(id.as_slice()).cpu;
         Costs {
-            worker: crew.map(|crew| crew.usage().cpu).unwrap_or_default(),
+            worker: processes.map(|processes| processes.usage().cpu).unwrap_or_default(),
             broker: of(Some(self.broker)),
             simulator: of(self.simulator.process().id()),
         }

@@ -21,7 +21,7 @@ const LEADERS_TURN: u32 = 3;
 
 /// How many died.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Toll {
+pub(crate) struct KillCount {
     pub(crate) kills: u32,
     pub(crate) of_leader: u32,
 }
@@ -29,7 +29,7 @@ pub(crate) struct Toll {
 /// Kills under way.
 pub(crate) struct Killer {
     stop: CancellationToken,
-    task: AbortOnDropHandle<Toll>,
+    task: AbortOnDropHandle<KillCount>,
 }
 
 impl Killer {
@@ -40,8 +40,8 @@ impl Killer {
         Self { stop, task: AbortOnDropHandle::new(task) }
     }
 
-    /// Starts the last victim again, and tells the toll.
-    pub(crate) async fn end(self) -> Toll {
+    /// Starts the last victim again, and tells the count.
+    pub(crate) async fn end(self) -> KillCount {
         self.stop.cancel();
         self.task.await.expect("the kills end in order")
     }
@@ -52,8 +52,8 @@ async fn kill(
     operator: Operator,
     mut rng: StdRng,
     stop: CancellationToken,
-) -> Toll {
-    let mut toll = Toll::default();
+) -> KillCount {
+    let mut count = KillCount::default();
     let mut down: Option<usize> = None;
     loop {
         let pause = Duration::from_millis(rng.random_range(PAUSE_MS));
@@ -63,13 +63,13 @@ async fn kill(
             fleet.lock().await.start_again(place);
         }
         if stopped {
-            return toll;
+            return count;
         }
         let leader = leader(&operator).await;
-        let victim = leader.filter(|_| toll.kills % LEADERS_TURN == 0).unwrap_or(chance);
+        let victim = leader.filter(|_| count.kills % LEADERS_TURN == 0).unwrap_or(chance);
         fleet.lock().await.kill(victim).await;
-        toll.kills += 1;
-        toll.of_leader += u32::from(leader == Some(victim));
+        count.kills += 1;
+        count.of_leader += u32::from(leader == Some(victim));
         down = Some(victim);
     }
 }

@@ -9,7 +9,7 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 use tokio::time::Instant;
 
-use super::patience;
+use super::wait;
 
 /// Wide enough for a measured value on one line, narrow enough for a report.
 const WIDTH: u16 = 140;
@@ -44,7 +44,7 @@ impl Verdict {
 
 /// What a trial gets, and where it reports.
 #[derive(Debug)]
-pub(crate) struct Stage {
+pub(crate) struct Harness {
     name: &'static str,
     amqp: String,
     seed: u64,
@@ -53,8 +53,8 @@ pub(crate) struct Stage {
     findings: Mutex<Vec<Finding>>,
 }
 
-impl Stage {
-    /// A stage with an empty folder for logs and scenarios.
+impl Harness {
+    /// A harness with an empty folder for logs and scenarios.
     pub(crate) fn new(bench: &str, name: &'static str, amqp: &str, seed: u64) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(bench).join(name);
         // Absent, as a rule.
@@ -112,7 +112,7 @@ impl Stage {
 pub(crate) fn close(findings: &[Finding], began: Instant) -> ExitCode {
     println!("\n{}", table(findings));
     let broken = findings.iter().filter(|finding| finding.verdict == Verdict::Broken).count();
-    println!("{broken} broken; {} in all", patience::seconds(began.elapsed()));
+    println!("{broken} broken; {} in all", wait::seconds(began.elapsed()));
     if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

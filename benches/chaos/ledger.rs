@@ -1,4 +1,4 @@
-//! The book of a run: every job that was offered, and every outcome that arrived, with when.
+//! The ledger of a run: every job that was offered, and every outcome that arrived, with when.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,7 +95,7 @@ impl Pages {
 
 /// Shared by those who write and those who read it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Book(Arc<Mutex<Pages>>);
+pub(crate) struct Ledger(Arc<Mutex<Pages>>);
 
 #[derive(Deserialize)]
 struct Body<'a> {
@@ -103,7 +103,7 @@ struct Body<'a> {
     task: &'a RawValue,
 }
 
-impl Book {
+impl Ledger {
     fn pages(&self) -> MutexGuard<'_, Pages> {
         self.0.lock()
     }
