@@ -103,15 +103,15 @@ simulate: ## Serve the API's stand-in on http://127.0.0.1:8191
 .PHONY: as-shipped
 as-shipped:
 	$(CARGO) build --release --locked --quiet
-	$(CARGO) build --release --locked --quiet -p floor
+	$(CARGO) build --release --locked --quiet -p minimal
 	mkdir -p $(AS_SHIPPED)
-	cp $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/release/floor $(AS_SHIPPED)
+	cp $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/release/minimal $(AS_SHIPPED)
 
 .PHONY: bench
 bench: as-shipped ## What a job costs, beside the shortest loop in Rust and beside Node, Python and Celery (BENCH="steady fast …" picks)
 	@echo "building the comparison: minutes the first time, then seconds"
 	$(CARGO) bench --locked --quiet --profile $(BENCH_PROFILE) --bench comparison --no-run
-	scripts/install-peers $(FOREIGN_PEERS)
+	scripts/install-baselines $(FOREIGN_PEERS)
 	scripts/ensure-rabbitmq
 	BENCH_BINARIES=$(AS_SHIPPED) BENCH_FOREIGN=$(FOREIGN_PEERS) scripts/with-rabbitmq \
 	  $(CARGO) bench --locked --quiet --profile $(BENCH_PROFILE) --bench comparison -- --json $(abspath $(TARGET_DIR))/bench.json $(BENCH)

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::load::Load;
 use crate::process;
 
-/// Where `scripts/install-peers` has put what foreign peers need.
+/// Where `scripts/install-baselines` has put what foreign peers need.
 const FOREIGN: &str = "BENCH_FOREIGN";
 /// The simulator's key.
 const KEY: &str = "simulator-key";
@@ -18,7 +18,7 @@ const KEY: &str = "simulator-key";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Candidate {
     /// The shortest loop in Rust, which holds a job until its end.
-    Floor,
+    Minimal,
     /// The same with a ticket on a durable queue: what ours does, and nothing more.
     Ticket,
     Node,
@@ -40,13 +40,13 @@ pub(crate) struct Ground {
 
 impl Candidate {
     pub(crate) const ALL: [Self; 6] =
-        [Self::Floor, Self::Ticket, Self::Node, Self::Python, Self::Celery, Self::Ours];
+        [Self::Minimal, Self::Ticket, Self::Node, Self::Python, Self::Celery, Self::Ours];
 
     /// As tables call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Floor => "floor",
-            Self::Ticket => "floor+ticket",
+            Self::Minimal => "minimal",
+            Self::Ticket => "minimal+ticket",
             Self::Node => "node",
             Self::Python => "python",
             Self::Celery => "celery",
@@ -64,7 +64,7 @@ impl Candidate {
     /// Whether it is built or installed.
     pub(crate) fn is_there(self) -> bool {
         match self {
-            Self::Floor | Self::Ticket | Self::Ours => true,
+            Self::Minimal | Self::Ticket | Self::Ours => true,
             Self::Node => foreign().is_some_and(|folder| folder.join("node/node_modules").exists()),
             Self::Python | Self::Celery => foreign().is_some_and(|folder| python(&folder).exists()),
         }
@@ -104,18 +104,18 @@ impl Candidate {
 
     fn peer(self, ground: &Ground, load: &Load) -> Command {
         let foreign = foreign().unwrap_or_default();
-        let script = |path: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(path);
+        let script = |path: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/baselines").join(path);
         let mut command = match self {
             Self::Node => Command::new("node"),
             Self::Python | Self::Celery => Command::new(python(&foreign)),
-            _ => Command::new(process::as_shipped().unwrap_or_default().join("floor")),
+            _ => Command::new(process::as_shipped().unwrap_or_default().join("minimal")),
         };
         match self {
             Self::Ticket => command.arg("--ticket"),
             Self::Node => command.arg(foreign.join("node/worker.mjs")),
             Self::Python => command.arg(script("python/worker.py")),
             Self::Celery => command.arg(script("celery/run.py")),
-            Self::Floor | Self::Ours => &mut command,
+            Self::Minimal | Self::Ours => &mut command,
         };
         command
             .env("PEER_AMQP", &ground.amqp)

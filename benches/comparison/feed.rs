@@ -98,7 +98,7 @@ fn plain(id: &str, task: &str) -> (String, BasicProperties) {
     (format!(r#"{{"id":"{id}","task":{task}}}"#), properties)
 }
 
-/// A call of `submit(id, task)` as Celery's protocol has it; see benches/peers/README.md.
+/// A call of `submit(id, task)` as Celery's protocol has it; see benches/baselines/README.md.
 fn for_celery(id: &str, task: &str) -> (String, BasicProperties) {
     let call = uuid::Uuid::new_v4().to_string();
     let mut headers = FieldTable::default();

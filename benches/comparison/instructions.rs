@@ -1,4 +1,4 @@
-//! How many instructions a job costs ours, beside `floor --ticket`: a figure that does not hang on how busy a machine is, so that a merge can be
+//! How many instructions a job costs ours, beside `minimal --ticket`: a figure that does not hang on how busy a machine is, so that a merge can be
 //! held to it. Run by `make instructions`.
 
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use crate::load::Load;
 use crate::run::Run;
 use crate::setup::Setup;
 
-/// Instructions per job, ours by floor+ticket.
+/// Instructions per job, ours by minimal+ticket.
 const MOST: f64 = 1.3;
 /// Each number of jobs is offered in the same time, so that the difference holds what jobs cost and nothing of what seconds do, or a start.
 /// Far apart, since a start of ours differs by some millions of instructions from the next.
@@ -34,7 +34,7 @@ pub(crate) async fn compare(setup: &Setup) -> ExitCode {
     }
     let ratio = per_job[1] / per_job[0];
     let verdict = if ratio <= MOST { "holds" } else { "BROKEN" };
-    println!("{verdict}: ours / floor+ticket = {ratio:.3}, at most {MOST}");
+    println!("{verdict}: ours / minimal+ticket = {ratio:.3}, at most {MOST}");
     if ratio <= MOST { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -38,7 +38,7 @@ use ledger::{Entry, Ledger};
 use scene::{Case, FEWEST_JOBS, SCENES, Scene, Terms};
 use setup::Setup;
 
-/// The comparison with floor and peers.
+/// The comparison with minimal and peers.
 #[derive(Debug, Parser)]
 struct Options {
     /// Scenes to play; all where none is named
@@ -108,7 +108,7 @@ fn chosen(names: &str) -> Result<Vec<Candidate>, String> {
     for name in names.split_ascii_whitespace() {
         let candidate = Candidate::called(name).ok_or_else(|| format!("no candidate is called '{name}'"))?;
         if !candidate.is_there() {
-            return Err(format!("{name} is not installed; scripts/install-peers does that"));
+            return Err(format!("{name} is not installed; scripts/install-baselines does that"));
         }
         candidates.push(candidate);
     }

@@ -169,8 +169,3 @@ pub(crate) fn amqp() -> String {
     std::env::var("CAPTCHA_WORKER_TEST_AMQP")
         .expect("run this by `make test`, or under scripts/with-rabbitmq")
 }
-
-/// A namespace that nothing else uses.
-pub(crate) fn fresh_namespace() -> String {
-    format!("e2e-{}", uuid::Uuid::new_v4())
-}

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::security::broker::{Broker, NAMESPACE};
-use crate::security::within;
 use crate::support::fleet::{Replica, Simulator};
 use crate::support::jobs;
 use crate::support::rabbit::connect;
 use crate::support::raw::{FRAME, Properties, RawPublisher, SHORT_STRINGS, array, entry, table, text};
+use crate::within;
 
 /// Good jobs before a hostile message, and as many behind it.
 const NEIGHBOURS: usize = 12;

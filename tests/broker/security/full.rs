@@ -7,10 +7,10 @@ use captcha_worker::domain::message::{Message, Properties};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
-use crate::security::within;
 use crate::support::fleet::{Replica, Simulator, declare};
 use crate::support::jobs;
 use crate::support::rabbit::RabbitNode;
+use crate::within;
 
 const JOBS: usize = 6;
 

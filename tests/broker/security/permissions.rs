@@ -8,7 +8,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ErrorKind};
 
 use crate::security::broker::{Broker, NAMESPACE, USERS};
-use crate::security::within;
+use crate::within;
 
 const ACCESS_REFUSED: u16 = 403;
 const QUEUES: [&str; 9] = [

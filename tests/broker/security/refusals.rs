@@ -7,9 +7,9 @@ use captcha_worker::broker::amqp::{AmqpOptions, Connector};
 use captcha_worker::tls::TlsFiles;
 
 use crate::security::secured::{PASSWORD, Secured};
-use crate::security::within;
 use crate::support::authority::Authority;
 use crate::support::rabbit::options;
+use crate::within;
 
 const SHOWN: &str = "broker.tls_cert_file";
 

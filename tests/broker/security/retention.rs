@@ -8,7 +8,7 @@ use captcha_worker::broker::{PublishError, Session};
 use tokio::time::interval;
 
 use crate::security::broker::{Broker, NAMESPACE};
-use crate::security::{message, within};
+use crate::{message, within};
 
 /// As many days as the broker counts in milliseconds.
 const SECOND: &str = "0.0000116";

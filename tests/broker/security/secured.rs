@@ -7,9 +7,9 @@ use captcha_worker::broker::amqp::{AmqpOptions, Connector};
 use captcha_worker::tls::{IdentityFiles, TlsFiles};
 use tempfile::TempDir;
 
-use crate::security::within;
 use crate::support::authority::{Authority, Issued};
 use crate::support::rabbit::{Needs, RabbitNode, options};
+use crate::within;
 
 /// The password in every address here.
 pub(crate) const PASSWORD: &str = "pl4nted-pass";

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::security::secured::{PASSWORD, Secured};
-use crate::security::{message, within};
 use crate::support::fleet::{Replica, Simulator};
 use crate::support::jobs;
 use crate::support::raw::{Properties, RawPublisher};
+use crate::{message, within};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_captcha-worker");
 const NAMESPACE: &str = "captcha";

@@ -9,9 +9,9 @@ use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
 use crate::security::broker::{Broker, NAMESPACE};
-use crate::security::within;
 use crate::support::fleet::{Process, Replica, Simulator};
 use crate::support::jobs;
+use crate::within;
 
 const OPERATOR: &str = "lane.a-operator";
 

@@ -2,7 +2,7 @@ use captcha_worker::domain::message::Properties;
 use captcha_worker::domain::replay::Replayed;
 use serde_json::{Value, json};
 
-use crate::dead_letters::stage::Lane;
+use crate::dead_letters::harness::Lane;
 use crate::support::jobs;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::dead_letters::stage::{Lane, PATIENCE, id, marks};
+use crate::dead_letters::harness::{Lane, PATIENCE, id, marks};
 use crate::support::jobs;
 
 const LETTERS: usize = 600;

@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use crate::dead_letters::stage::{Lane, PATIENCE, told};
+use crate::dead_letters::harness::{Lane, PATIENCE, told};
 use crate::support::jobs;
 
 const REPLAY: [&str; 4] = ["dead", "replay", "--class", "transient"];

@@ -3,7 +3,7 @@ use std::time::Duration;
 use captcha_worker::domain::message::Properties;
 use serde_json::json;
 
-use crate::dead_letters::stage::{Lane, id};
+use crate::dead_letters::harness::{Lane, id};
 use crate::support::jobs;
 
 /// More than one channel of a scan holds, three times.
@@ -60,7 +60,7 @@ async fn jobs_that_their_publisher_let_expire_are_found_in_raw_and_run_again() {
     assert_eq!(done["replayed"], 20, "{done}");
     lane.until("results", 20).await;
     let outcomes = lane.take("results").await;
-    assert_eq!(crate::dead_letters::stage::marks(&outcomes).len(), 20);
+    assert_eq!(crate::dead_letters::harness::marks(&outcomes).len(), 20);
     assert!(outcomes.iter().all(|outcome| outcome.properties.correlation_id.as_deref() == Some("c-1")));
     assert_eq!(lane.ready("dead.raw").await, 0);
     tokio::time::timeout(Duration::from_secs(5), lane.session.link().close()).await.expect("closed");

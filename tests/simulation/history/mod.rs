@@ -6,13 +6,13 @@ mod answers;
 mod api;
 mod chronicle;
 mod fault;
+mod harness;
 mod judge;
 mod ledger;
 mod plan;
 mod reasons;
 mod records;
 mod said;
-mod stage;
 mod steps;
 mod strike;
 pub(crate) mod sweep;
@@ -22,9 +22,9 @@ mod world;
 
 use captcha_worker::failpoint::Failpoint;
 use chronicle::Chronicle;
+use harness::Harness;
 use judge::judge;
 use plan::Plan;
-use stage::Stage;
 use steps::Snares;
 use world::World;
 
@@ -111,10 +111,10 @@ pub(crate) fn play(seed: u64, told: bool) -> Verdict {
         let chronicle = Chronicle::new(told);
         let (snares, killed) = Snares::new();
         let world = World::new(&plan, snares, chronicle.clone()).await;
-        let mut stage = Stage::new(world, &plan, killed);
-        stage.play().await;
-        stage.end().await;
-        let (broken, counts) = judge(&stage.world, &plan);
+        let mut harness = Harness::new(world, &plan, killed);
+        harness.play().await;
+        harness.end().await;
+        let (broken, counts) = judge(&harness.world, &plan);
         Verdict { broken, counts, chronicle: chronicle.text() }
     })
 }

@@ -9,10 +9,10 @@ use captcha_worker::simulator::{Control, Storm};
 use tokio::time::timeout;
 
 use super::fault::{Fault, Outage, Word};
-use super::stage::{Due, LEAVE_WITHIN, Left, Mend, Stage};
+use super::harness::{Due, Harness, LEAVE_WITHIN, Left, Mend};
 use super::witness::open;
 
-impl Stage<'_> {
+impl Harness<'_> {
     /// The replica in a place, whose sessions a fault is about to hit.
     fn hit(&self, place: usize) -> Option<String> {
         let name = self.world.places[place].as_ref()?.name.clone();

@@ -1,4 +1,4 @@
-//! The stage of one history: the broker, the API's stand-in, and places where replicas come and go.
+//! The environment of one history: the broker, the API's stand-in, and places where replicas come and go.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -59,7 +59,7 @@ impl Replica {
     }
 }
 
-/// The stage.
+/// The environment.
 pub(crate) struct World {
     pub(crate) broker: MemoryBroker,
     pub(crate) names: Names,

@@ -3,8 +3,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::e2e::foreign;
-use crate::support::fleet::{Replica, Simulator, amqp, declare, fresh_namespace};
+use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::jobs;
+use crate::support::rabbit::fresh_namespace;
 
 /// A line for the publisher, its id as far as it can be told, and `queue/code` that it must end in.
 fn cases() -> Vec<(String, &'static str)> {

@@ -3,8 +3,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::e2e::foreign;
-use crate::support::fleet::{Replica, Simulator, amqp, declare, fresh_namespace};
+use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::jobs;
+use crate::support::rabbit::fresh_namespace;
 
 const OPEN_TICKETS: usize = 500;
 /// Jobs published just before the kill, so that some are inside a window when it comes.

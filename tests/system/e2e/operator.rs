@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::e2e::foreign;
-use crate::support::fleet::{Process, Replica, Simulator, amqp, declare, fresh_namespace};
+use crate::support::fleet::{Process, Replica, Simulator, amqp, declare};
 use crate::support::jobs;
+use crate::support::rabbit::fresh_namespace;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_captcha-worker");
 const NAMES: [&str; 3] = ["one", "two", "three"];

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
 use crate::e2e::telling::{PATIENCE, Telling, arrived, get, publish};
-use crate::support::fleet::{Replica, Simulator, declare, fresh_namespace};
+use crate::support::fleet::{Replica, Simulator, declare};
 use crate::support::jobs;
-use crate::support::rabbit::{RabbitNode, connect};
+use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
 
 async fn readiness(address: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     seen(address, "/readyz", what, wanted).await

@@ -10,9 +10,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval};
 
 use crate::e2e::foreign;
-use crate::support::fleet::{Replica, Simulator, amqp, declare, fresh_namespace};
+use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::jobs;
-use crate::support::rabbit::{RabbitNode, connect};
+use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
 
 const REPLICAS: u64 = 4;
 /// Jobs that are published between two looks whether the restart is over.

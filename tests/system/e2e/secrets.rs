@@ -7,9 +7,9 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::e2e::telling::{PATIENCE, Telling, arrived, get, publish};
-use crate::support::fleet::{Replica, Simulator, declare, fresh_namespace};
+use crate::support::fleet::{Replica, Simulator, declare};
 use crate::support::jobs;
-use crate::support::rabbit::{RabbitNode, connect};
+use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
 
 /// What every secret begins with.
 const PLANT: &str = "pl4nted";

@@ -4,8 +4,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::e2e::foreign;
-use crate::support::fleet::{Replica, Simulator, amqp, declare, fresh_namespace};
+use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::jobs;
+use crate::support::rabbit::fresh_namespace;
 
 /// Scripts and the queue that each must end in. Jobs refused unpaid, or answered, are never submitted twice.
 fn recipes() -> Vec<(Value, &'static str)> {

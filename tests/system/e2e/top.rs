@@ -9,8 +9,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, interval};
 
 use crate::e2e::telling::{PATIENCE, Telling, arrived, get, publish};
-use crate::support::fleet::{Replica, Simulator, amqp, declare, fresh_namespace};
-use crate::support::rabbit::{RabbitNode, connect};
+use crate::support::fleet::{Replica, Simulator, amqp, declare};
+use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_captcha-worker");
 const ESCAPES: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}";

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::examples::by_every_client;
 use crate::examples::client::{Client, Lane, outcome, picture, printed, put, put_with, schema};
-use crate::support::fleet::{Replica, Simulator, amqp, declare, fresh_namespace};
-use crate::support::rabbit::connect;
+use crate::support::fleet::{Replica, Simulator, amqp, declare};
+use crate::support::rabbit::{connect, fresh_namespace};
 
 by_every_client!(
     jobs_are_solved_or_fail_and_every_outcome_fits_the_published_schema,

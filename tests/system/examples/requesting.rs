@@ -8,8 +8,8 @@ use tokio::time::{Instant, interval};
 
 use crate::examples::by_every_client;
 use crate::examples::client::{Client, Lane, PATIENCE, outcome, picture, printed, schema};
-use crate::support::fleet::{Replica, Simulator, amqp, declare, fresh_namespace};
-use crate::support::rabbit::connect;
+use crate::support::fleet::{Replica, Simulator, amqp, declare};
+use crate::support::rabbit::{connect, fresh_namespace};
 
 by_every_client!(
     an_answer_comes_back_to_whoever_asked_and_the_durable_outcome_is_there_too,

@@ -2,9 +2,9 @@
 
 use crate::examples::by_every_client;
 use crate::examples::client::{Client, Lane, Running, outcome, put};
-use crate::support::fleet::{amqp, declare, fresh_namespace};
+use crate::support::fleet::{amqp, declare};
 use crate::support::foreign::command;
-use crate::support::rabbit::{RabbitNode, connect};
+use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
 
 by_every_client!(a_consumer_whose_queue_is_deleted_is_there_again_when_the_queue_is);
 

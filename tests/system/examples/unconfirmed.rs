@@ -7,7 +7,8 @@ use tokio::time::{Instant, interval};
 
 use crate::examples::client::{Client, Lane, PATIENCE, picture};
 use crate::support::cluster::Cluster;
-use crate::support::fleet::{declare, fresh_namespace};
+use crate::support::fleet::declare;
+use crate::support::rabbit::fresh_namespace;
 
 const CLIENTS: [Client; 3] = [Client::Pika, Client::AioPika, Client::Amqplib];
 const PROGRAMS: [&str; 2] = ["publish", "request"];

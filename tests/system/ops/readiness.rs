@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::ops::scene::Stage;
+use crate::ops::scene::Harness;
 use crate::ops::{Solvent, get, worker};
 
 /// Waits until `/readyz` tells what is wanted, and returns its first reason.
@@ -35,18 +35,18 @@ fn says(told: &(u16, Value), text: &str) -> bool {
 
 #[tokio::test]
 async fn outcomes_that_no_queue_was_bound_for_and_a_missing_queue_of_results_are_told() {
-    let stage = Stage::set(|_| true).await;
-    stage.put(&stage.names.unrouted(), "an outcome".into()).await;
-    let scene = stage.enter(Arc::new(Solvent));
+    let harness = Harness::set(|_| true).await;
+    harness.put(&harness.names.unrouted(), "an outcome".into()).await;
+    let scene = harness.enter(Arc::new(Solvent));
     told(&scene.url, "what stands there", |told| says(told, "1 stand in 'captcha.unrouted'")).await;
 
-    let scene = Stage::set(|queue| queue != "captcha.results").await.enter(Arc::new(Solvent));
+    let scene = Harness::set(|queue| queue != "captcha.results").await.enter(Arc::new(Solvent));
     told(&scene.url, "it is missing", |told| says(told, "queue 'captcha.results' does not exist")).await;
 }
 
 #[tokio::test]
 async fn a_replica_that_leaves_says_so_first() {
-    let scene = Stage::set(|_| true).await.enter(Arc::new(Solvent));
+    let scene = Harness::set(|_| true).await.enter(Arc::new(Solvent));
     told(&scene.url, "it is ready", |told| told.0 == 200).await;
     scene.leave.cancel();
     let first = told(&scene.url, "it leaves", |told| told.0 == 503).await;

@@ -22,13 +22,13 @@ use crate::ops::worker;
 pub(crate) const KEY: &str = "pl4nted-key-0123456789abcdef";
 
 /// A broker before the worker comes.
-pub(crate) struct Stage {
+pub(crate) struct Harness {
     broker: MemoryBroker,
     pub(crate) names: Names,
     session: Session,
 }
 
-impl Stage {
+impl Harness {
     /// With those queues that are wanted, by their names.
     pub(crate) async fn set(wanted: impl Fn(&str) -> bool) -> Self {
         let (broker, names) = (MemoryBroker::new(), Names::new("captcha"));
@@ -78,11 +78,11 @@ pub(crate) struct Scene {
 impl Scene {
     /// On a whole broker. The fleet before this one has left a state behind, if any.
     pub(crate) async fn start(api: Arc<dyn Transport>, left_behind: Option<State>) -> Self {
-        let stage = Stage::set(|_| true).await;
+        let harness = Harness::set(|_| true).await;
         if let Some(state) = left_behind {
-            stage.put(&stage.names.guard(), state.to_bytes().into()).await;
+            harness.put(&harness.names.guard(), state.to_bytes().into()).await;
         }
-        stage.enter(api)
+        harness.enter(api)
     }
 
     pub(crate) async fn publish(&self, task: serde_json::Value) {

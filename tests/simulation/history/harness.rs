@@ -61,7 +61,7 @@ pub(super) struct Left {
 }
 
 /// A history under way.
-pub(crate) struct Stage<'a> {
+pub(crate) struct Harness<'a> {
     pub(crate) world: World,
     pub(super) plan: &'a Plan,
     due: BTreeMap<(Duration, usize), Due>,
@@ -73,20 +73,21 @@ pub(crate) struct Stage<'a> {
     pub(super) gone: usize,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Harness<'a> {
     pub(crate) fn new(world: World, plan: &'a Plan, met: mpsc::UnboundedReceiver<Met>) -> Self {
         let (leaving, left) = mpsc::unbounded_channel();
-        let mut stage = Self { world, plan, due: BTreeMap::new(), numbered: 0, met, leaving, left, gone: 0 };
+        let mut harness =
+            Self { world, plan, due: BTreeMap::new(), numbered: 0, met, leaving, left, gone: 0 };
         for place in 0..plan.skews.len() {
-            stage.at(Duration::from_millis(200 * place as u64), Due::Start(place));
+            harness.at(Duration::from_millis(200 * place as u64), Due::Start(place));
         }
         for job in &plan.jobs {
-            stage.at(job.at, Due::Publish(Box::new(job.clone())));
+            harness.at(job.at, Due::Publish(Box::new(job.clone())));
         }
         for (at, fault) in &plan.faults {
-            stage.at(*at, Due::Strike(fault.clone()));
+            harness.at(*at, Due::Strike(fault.clone()));
         }
-        stage
+        harness
     }
 
     fn at(&mut self, when: Duration, what: Due) {

@@ -1,7 +1,7 @@
 //! The shortest honest loop over lapin and reqwest: what a job costs at least, with and without a ticket.
 //!
 //! No error classes, no guard, no metrics, no leases: an error ends the process. One thread beside lapin's own, one connection. Settings are the
-//! peers' (benches/peers/README.md); with the argument `--ticket` a job's task is kept as a ticket before the job is acked, as captcha-worker does.
+//! peers' (benches/baselines/README.md); with the argument `--ticket` a job's task is kept as a ticket before the job is acked, as captcha-worker does.
 //! Once committed, this is not touched again without saying why: it is the measure of the others.
 
 mod api;
@@ -160,7 +160,7 @@ impl Peer {
 
 async fn loudly(work: impl Future<Output = Result<()>>) {
     if let Err(error) = work.await {
-        eprintln!("floor: {error}");
+        eprintln!("minimal: {error}");
         std::process::exit(1);
     }
 }

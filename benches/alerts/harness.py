@@ -42,7 +42,7 @@ def until(what, seconds, holds):
         time.sleep(0.2)
 
 
-class Stage:
+class Harness:
     """What is started is ended, whatever happens. `factor` is by how much spans are shorter than in earnest."""
 
     def __init__(self, worker, folder, factor=1):
@@ -87,24 +87,24 @@ class Stage:
 class Lane:
     """A namespace with a simulator of its own; `settings` go to all its replicas."""
 
-    def __init__(self, stage, name, replicas=1, scenario="", consume=True, vhost="%2f", **settings):
-        self.stage, self.name, self.job, self.vhost = stage, name, f"captcha-{name}", vhost
+    def __init__(self, harness, name, replicas=1, scenario="", consume=True, vhost="%2f", **settings):
+        self.harness, self.name, self.job, self.vhost = harness, name, f"captcha-{name}", vhost
         # As often within the rules' spans as it is by default; the worker takes no less than 5 s.
-        self.settings = {"guard__balance_interval": f"{max(60 / stage.factor, 5):g}s", **settings}
+        self.settings = {"guard__balance_interval": f"{max(60 / harness.factor, 5):g}s", **settings}
         self.replicas, self.made = [], 0
-        self.base, self.amqp = None, stage.amqp(vhost=vhost)
+        self.base, self.amqp = None, harness.amqp(vhost=vhost)
         self.ports = [free_port() for _ in range(replicas)]
         self.simulate(scenario)
         self.command("topology", "declare")
         if consume:
-            stage.start(f"{name}-consumer", [stage.worker, "outcomes", "--ack", "--follow"], self.env(), stdout=subprocess.DEVNULL)
+            harness.start(f"{name}-consumer", [harness.worker, "outcomes", "--ack", "--follow"], self.env(), stdout=subprocess.DEVNULL)
 
     def simulate(self, scenario):
-        file = self.stage.folder / f"{self.name}.toml"
+        file = self.harness.folder / f"{self.name}.toml"
         file.write_text(scenario)
         port = free_port()
         self.api = f"http://127.0.0.1:{port}"
-        self.stage.start(f"{self.name}-api", [self.stage.worker, "simulate", "--listen", f"127.0.0.1:{port}", "--scenario", file])
+        self.harness.start(f"{self.name}-api", [self.harness.worker, "simulate", "--listen", f"127.0.0.1:{port}", "--scenario", file])
         until("the simulator answers", 30, lambda: fetched(f"{self.api}/_sim/health"))
 
     def env(self, **settings):
@@ -116,7 +116,7 @@ class Lane:
         if place < len(self.replicas):
             self.replicas[place].wait(60)
         own = {"ops__listen": f"127.0.0.1:{self.ports[place]}", **self.settings, **settings}
-        replica = self.stage.start(f"{self.job}-{place}", [self.stage.worker, "run"], self.env(**own))
+        replica = self.harness.start(f"{self.job}-{place}", [self.harness.worker, "run"], self.env(**own))
         self.replicas[place:place + 1] = [replica]
         return replica
 
@@ -137,8 +137,8 @@ class Lane:
         fetched(f"{self.api}/_sim/control", json.dumps(changes).encode())
 
     def command(self, *arguments, given=None):
-        return subprocess.run([self.stage.worker, *arguments], env={**os.environ, **self.env()}, input=given, capture_output=True,
-                              check=True, cwd=self.stage.folder, timeout=60).stdout
+        return subprocess.run([self.harness.worker, *arguments], env={**os.environ, **self.env()}, input=given, capture_output=True,
+                              check=True, cwd=self.harness.folder, timeout=60).stdout
 
     def jobs(self, count, script=None, site=False):
         lines = []
@@ -157,7 +157,7 @@ class Lane:
 
     def feed(self, rate, script=None):
         """So many jobs a second, for as long as the trial goes on."""
-        publisher = self.stage.start(f"{self.name}-publisher", [self.stage.worker, "publish", "-"], self.env(), stdin=subprocess.PIPE,
+        publisher = self.harness.start(f"{self.name}-publisher", [self.harness.worker, "publish", "-"], self.env(), stdin=subprocess.PIPE,
                                      stdout=subprocess.DEVNULL)
 
         def pour():

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, interval};
 
-use crate::support::fleet::{Process, Replica, Simulator, amqp, declare, fresh_namespace};
-use crate::support::rabbit::connect;
+use crate::support::fleet::{Process, Replica, Simulator, amqp, declare};
+use crate::support::rabbit::{connect, fresh_namespace};
 
 /// How long a test waits for something before it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
