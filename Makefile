@@ -30,8 +30,10 @@ NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout print_stderr \
   cast_possible_truncation cast_possible_wrap cast_sign_loss)
 
-# Thousands of them in half a minute, which needs the optimiser. Traces ride along, since they need a feature as well.
-HISTORIES := --cargo-profile release --features breakage,otel --test histories --test traces
+# Thousands of histories in half a minute need the optimiser. Traces need a feature as well.
+SIMULATION := --cargo-profile release --features breakage,otel --test simulation
+# What `make check` tests: everything that needs no service.
+NO_SERVICE := --workspace --lib --test components
 
 .PHONY: help
 help: ## Show this list
@@ -47,33 +49,43 @@ demo: ## 1,000 jobs through every class, in one process: needs nothing but Rust
 	$(CARGO) build --release --locked --quiet
 	$(TARGET_DIR)/release/captcha-worker demo
 
+.PHONY: check
+check: ## Format, clippy, and all tests that need no service: after each change
+	$(CARGO) fmt --check --all
+	$(CARGO) clippy --locked --workspace --lib --bins -- -D warnings
+ifneq ($(NEXTEST),)
+	$(CARGO) nextest run --locked $(NO_SERVICE) --filterset 'not test(/^conformance::amqp::/)'
+else
+	$(CARGO) test --locked $(NO_SERVICE) -- --skip conformance::amqp::
+endif
+
 .PHONY: test
 test: $(TEST_PYTHON) test-node ## All tests, on a real RabbitMQ and in Chromium (installed first where absent and that is allowed)
 	scripts/ensure-rabbitmq
 	scripts/ensure-chromium
 ifneq ($(NEXTEST),)
-	$(FOREIGN) scripts/with-rabbitmq $(CARGO) nextest run --locked
-	scripts/with-rabbitmq $(CARGO) nextest run --locked $(HISTORIES)
+	$(FOREIGN) scripts/with-rabbitmq $(CARGO) nextest run --locked --workspace
+	scripts/with-rabbitmq $(CARGO) nextest run --locked $(SIMULATION)
 else
-	$(FOREIGN) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --bins --lib --tests
-	scripts/with-rabbitmq $(CARGO) test --locked $(subst --cargo-profile,--profile,$(HISTORIES)) -- --test-threads 1
+	$(FOREIGN) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --workspace --lib --tests -- --skip memory::bodies::
+	scripts/with-rabbitmq $(CARGO) test --locked --test system -- --test-threads 1 memory::bodies::
+	scripts/with-rabbitmq $(CARGO) test --locked $(subst --cargo-profile,--profile,$(SIMULATION)) -- --test-threads 1
 endif
-	$(CARGO) test --locked --doc
+	$(CARGO) test --locked --workspace --doc
 
 .PHONY: test-node
 test-node:
 	scripts/install-node-modules examples/node $(TEST_NODE)/examples
-	scripts/install-node-modules tests/contract/asyncapi $(TEST_NODE)/asyncapi
+	scripts/install-node-modules tests/commands/contract/asyncapi $(TEST_NODE)/asyncapi
 
 .PHONY: lint
 lint: ## Format, clippy, documentation and, where cargo-deny is installed, dependencies
 	$(CARGO) fmt --check --all
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
-	$(CARGO) clippy --locked --lib --bins -- -D warnings
-	$(CARGO) clippy --locked --lib --bins --features otel -- -D warnings
-	$(CARGO) clippy --locked --all-targets --features breakage,otel -- -D warnings $(TESTS_MAY)
-	$(CARGO) clippy --locked -p floor -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
+	$(CARGO) clippy --locked --workspace --lib --bins -- -D warnings
+	$(CARGO) clippy --locked --workspace --lib --bins --features otel -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets --features breakage,otel -- -D warnings $(TESTS_MAY)
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 	scripts/check-dependencies
 
 .PHONY: schema
@@ -91,15 +103,15 @@ simulate: ## Serve the API's stand-in on http://127.0.0.1:8191
 .PHONY: as-shipped
 as-shipped:
 	$(CARGO) build --release --locked --quiet
-	$(CARGO) build --release --locked --quiet -p floor
+	$(CARGO) build --release --locked --quiet -p minimal
 	mkdir -p $(AS_SHIPPED)
-	cp $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/release/floor $(AS_SHIPPED)
+	cp $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/release/minimal $(AS_SHIPPED)
 
 .PHONY: bench
 bench: as-shipped ## What a job costs, beside the shortest loop in Rust and beside Node, Python and Celery (BENCH="steady fast …" picks)
 	@echo "building the comparison: minutes the first time, then seconds"
 	$(CARGO) bench --locked --quiet --profile $(BENCH_PROFILE) --bench comparison --no-run
-	scripts/install-peers $(FOREIGN_PEERS)
+	scripts/install-baselines $(FOREIGN_PEERS)
 	scripts/ensure-rabbitmq
 	BENCH_BINARIES=$(AS_SHIPPED) BENCH_FOREIGN=$(FOREIGN_PEERS) scripts/with-rabbitmq \
 	  $(CARGO) bench --locked --quiet --profile $(BENCH_PROFILE) --bench comparison -- --json $(abspath $(TARGET_DIR))/bench.json $(BENCH)
@@ -167,7 +179,7 @@ fuzz: ## Fuzz admission, the ticket's reader and the reader of replies, FUZZ_SEC
 memory: ## Peak memory of the release binary under MEMORY_BODIES (2,000) bodies of 10 MB a queue, and under endless answers
 	scripts/ensure-rabbitmq
 	CAPTCHA_WORKER_TEST_BODIES=$(or $(MEMORY_BODIES),2000) scripts/with-rabbitmq \
-	  $(CARGO) test --release --locked --test memory -- --nocapture --test-threads 1
+	  $(CARGO) test --release --locked --test system -- --nocapture --test-threads 1 memory::
 
 .PHONY: soak
 soak: ## Seeded histories of the whole worker on paused time, until told to stop (SOAK="--seed N" tells one in words)

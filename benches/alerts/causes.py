@@ -3,7 +3,7 @@
 import signal
 
 from relay import ApiRelay, SlowBroker
-from stage import Lane, until
+from harness import Lane, until
 
 TOO_LARGE = 1024 * 1024 + 5
 
@@ -16,8 +16,8 @@ class Cause:
         self.inflict, self.mend, self.beside = inflict, mend, {alert, *beside}
 
 
-def guard(stage):
-    lane = Lane(stage, "guard", replicas=4)
+def guard(harness):
+    lane = Lane(harness, "guard", replicas=4)
 
     def mend():
         lane.control(key_valid=True)
@@ -25,24 +25,24 @@ def guard(stage):
     return Cause("CaptchaGuardTripped", "the key is revoked", lane, lambda: (lane.feed(5), lane.control(key_valid=False)), mend)
 
 
-def paused(stage):
-    lane = Lane(stage, "paused", replicas=2)
+def paused(harness):
+    lane = Lane(harness, "paused", replicas=2)
     return Cause("CaptchaPausedLong", "captcha-worker pause", lane, lambda: lane.command("pause"), lambda: lane.command("resume"))
 
 
-def gone(stage):
-    lane = Lane(stage, "gone", replicas=2)
+def gone(harness):
+    lane = Lane(harness, "gone", replicas=2)
     return Cause("CaptchaNotConsuming", "every replica killed", lane, lambda: [replica.kill() for replica in lane.replicas], lane.begin,
                  ["CaptchaReplicaDown"])
 
 
-def down(stage):
-    lane = Lane(stage, "down", replicas=4)
+def down(harness):
+    lane = Lane(harness, "down", replicas=4)
     return Cause("CaptchaReplicaDown", "one replica of four killed", lane, lambda: lane.replicas[lane.leader()].kill(), lane.begin)
 
 
-def unready(stage):
-    lane = Lane(stage, "unready", replicas=2)
+def unready(harness):
+    lane = Lane(harness, "unready", replicas=2)
 
     def restart(**settings):
         lane.replicas[1].terminate()
@@ -51,8 +51,8 @@ def unready(stage):
                  ["CaptchaReplicaDown"])
 
 
-def leaderless(stage):
-    lane = Lane(stage, "leaderless", replicas=2, broker__heartbeat="60s")
+def leaderless(harness):
+    lane = Lane(harness, "leaderless", replicas=2, broker__heartbeat="60s")
     frozen = []
 
     def freeze():
@@ -61,33 +61,33 @@ def leaderless(stage):
     return Cause("CaptchaNoLeader", "the leader frozen", lane, freeze, lambda: frozen[0].send_signal(signal.SIGCONT), ["CaptchaReplicaDown"])
 
 
-def flapping(stage):
-    stage.ctl("add_vhost", "flapping")
-    stage.ctl("set_permissions", "-p", "flapping", "guest", ".*", ".*", ".*")
-    lane = Lane(stage, "flapping", vhost="flapping", consume=False)
+def flapping(harness):
+    harness.ctl("add_vhost", "flapping")
+    harness.ctl("set_permissions", "-p", "flapping", "guest", ".*", ".*", ".*")
+    lane = Lane(harness, "flapping", vhost="flapping", consume=False)
 
     def cut():
         for lost in range(1, 5):
-            stage.ctl("close_all_connections", "-p", "flapping", "a trial")
+            harness.ctl("close_all_connections", "-p", "flapping", "a trial")
             until("the replica is back", 60, lambda: lane.status(0)["counters"]["sessions_lost"] >= lost and lane.status(0)["ready"])
     # A lane of one is nobody while it comes back, and spans are short.
     return Cause("CaptchaBrokerFlapping", "the broker closes its connections, four times", lane, cut, beside=["CaptchaNotConsuming"])
 
 
-def late(stage):
-    lane = Lane(stage, "late", solver__max_calls_per_second=3)
+def late(harness):
+    lane = Lane(harness, "late", solver__max_calls_per_second=3)
     return Cause("CaptchaPollsLate", "3 calls a second allowed, 60 tasks open", lane, lambda: lane.publish(60, {"solve_ms": 25_000}),
                  # Overdue polls are a reason of /readyz, and nobody else is there; what is polled too late is lost.
                  beside=["CaptchaNotConsuming", "CaptchaPaidTwice", "CaptchaWaste", "CaptchaDeadLetterBurst"])
 
 
-def money(stage):
-    lane = Lane(stage, "money", scenario="balance = 10.0\n", guard__balance_interval="5s")
+def money(harness):
+    lane = Lane(harness, "money", scenario="balance = 10.0\n", guard__balance_interval="5s")
     return Cause("CaptchaMoneyLow", "36 an hour spent, 10 there", lane, lambda: lane.feed(10), lambda: lane.control(add_credits=100_000))
 
 
-def balance(stage):
-    lane = Lane(stage, "balance")
+def balance(harness):
+    lane = Lane(harness, "balance")
     relay = ApiRelay(lane.api, seed=1)
     lane.base = relay.url
 
@@ -100,8 +100,8 @@ def balance(stage):
     return Cause("CaptchaBalanceUnknown", "getBalance alone fails", lane, spoil, mend)
 
 
-def twice(stage):
-    lane = Lane(stage, "twice")
+def twice(harness):
+    lane = Lane(harness, "twice")
 
     def cut():
         # The first submission after a start stops the fleet when it is cut off.
@@ -111,31 +111,31 @@ def twice(stage):
     return Cause("CaptchaPaidTwice", "accepted, and the answer cut off", lane, cut)
 
 
-def waste(stage):
-    lane = Lane(stage, "waste")
+def waste(harness):
+    lane = Lane(harness, "waste")
     return Cause("CaptchaWaste", "pictures that the API cannot recognise", lane,
                  lambda: lane.publish(60, {"result": ["ERROR_CAPTCHA_UNSOLVABLE"]}), beside=["CaptchaPaidTwice", "CaptchaDeadLetterBurst"])
 
 
-def burst(stage):
-    lane = Lane(stage, "burst")
+def burst(harness):
+    lane = Lane(harness, "burst")
     return Cause("CaptchaDeadLetterBurst", "jobs for a site that is not listed", lane, lambda: lane.publish(60, site=True))
 
 
-def unreadable(stage):
-    lane = Lane(stage, "unreadable")
+def unreadable(harness):
+    lane = Lane(harness, "unreadable")
 
     def litter():
-        with stage.connection() as connection:
+        with harness.connection() as connection:
             connection.channel().basic_publish(f"{lane.job}.jobs", "", b"x" * TOO_LARGE)
     return Cause("CaptchaUnreadableMessages", "a message above 1 MiB", lane, litter, lambda: lane.command("outcomes", "--dead", "raw", "--ack"))
 
 
-def unrouted(stage):
-    lane = Lane(stage, "unrouted")
+def unrouted(harness):
+    lane = Lane(harness, "unrouted")
 
     def unbind():
-        with stage.connection() as connection:
+        with harness.connection() as connection:
             connection.channel().queue_unbind(f"{lane.job}.results", f"{lane.job}.outcomes", "solved.#")
         lane.publish(20)
 
@@ -145,19 +145,19 @@ def unrouted(stage):
     return Cause("CaptchaOutcomesUnrouted", "the results' binding taken away", lane, unbind, mend)
 
 
-def unconsumed(stage):
-    lane = Lane(stage, "unconsumed", consume=False)
+def unconsumed(harness):
+    lane = Lane(harness, "unconsumed", consume=False)
     return Cause("CaptchaResultsNotConsumed", "no consumer", lane, lambda: lane.publish(20), lambda: lane.command("outcomes", "--ack"))
 
 
-def backlog(stage):
-    lane = Lane(stage, "backlog", replicas=2, worker__max_in_flight=2)
+def backlog(harness):
+    lane = Lane(harness, "backlog", replicas=2, worker__max_in_flight=2)
     return Cause("CaptchaBacklog", "1,000 jobs of 5 s for replicas that hold 2", lane, lambda: lane.publish(1000, {"solve_ms": 5_000}),
                  lambda: (lane.replicas[0].kill(), lane.run(0, worker__max_in_flight=2000)))
 
 
-def ownerless(stage):
-    lane = Lane(stage, "ownerless", replicas=2, worker__max_in_flight=2)
+def ownerless(harness):
+    lane = Lane(harness, "ownerless", replicas=2, worker__max_in_flight=2)
 
     def orphan():
         lane.replicas[1].terminate()
@@ -169,18 +169,18 @@ def ownerless(stage):
                  ["CaptchaReplicaDown", "CaptchaPaidTwice", "CaptchaBacklog"])
 
 
-def confirms(stage):
-    relay = SlowBroker(stage.port)
-    lane = Lane(stage, "confirms")
-    lane.amqp = stage.amqp(relay.port)
+def confirms(harness):
+    relay = SlowBroker(harness.port)
+    lane = Lane(harness, "confirms")
+    lane.amqp = harness.amqp(relay.port)
 
     def slow(delay):
         relay.delay = delay
     return Cause("CaptchaConfirmsSlow", "the broker's words 1.5 s late", lane, lambda: (lane.feed(5), slow(1.5)), lambda: slow(0.0))
 
 
-def failing(stage):
-    lane = Lane(stage, "failing")
+def failing(harness):
+    lane = Lane(harness, "failing")
     relay = ApiRelay(lane.api, seed=2)
     lane.base = relay.url
 
@@ -191,9 +191,9 @@ def failing(stage):
                  ["CaptchaPaidTwice"])
 
 
-def calm(stage):
+def calm(harness):
     """Nothing may fire where nothing is wrong: a lane at work, one without work."""
-    busy, idle = Lane(stage, "busy", replicas=4), Lane(stage, "idle", replicas=2)
+    busy, idle = Lane(harness, "busy", replicas=4), Lane(harness, "idle", replicas=2)
     busy.begin()
     idle.begin()
     busy.feed(10)

@@ -19,7 +19,7 @@ import urllib.parse
 from pathlib import Path
 
 import causes
-from stage import ROOT, Stage, fetched, free_port, until
+from harness import ROOT, Harness, fetched, free_port, until
 
 SPAN = re.compile(r"(?<=\[)(\d+)([smh])(?=\])|(?<=for: )(\d+)([smh])$|(?<=offset )(\d+)([smh])", re.MULTILINE)
 # The one bound of an expression that is a span, in seconds.
@@ -41,16 +41,16 @@ def faster(rules, factor):
 class Watch:
     """A Prometheus that scrapes every lane each second, and what fires in it."""
 
-    def __init__(self, stage, lanes):
+    def __init__(self, harness, lanes):
         rules = (ROOT / "deploy/prometheus/alerts.yml").read_text()
-        (stage.folder / "alerts.yml").write_text(faster(rules, stage.factor))
+        (harness.folder / "alerts.yml").write_text(faster(rules, harness.factor))
         jobs = [{"job_name": lane.job, "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in lane.ports]}]} for lane in lanes]
         timing = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         # JSON is YAML.
-        (stage.folder / "prometheus.yml").write_text(json.dumps({"global": timing, "rule_files": ["alerts.yml"], "scrape_configs": jobs}))
+        (harness.folder / "prometheus.yml").write_text(json.dumps({"global": timing, "rule_files": ["alerts.yml"], "scrape_configs": jobs}))
         address = f"127.0.0.1:{free_port()}"
         self.url = f"http://{address}"
-        stage.start("prometheus", ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=prometheus", f"--web.listen-address={address}"])
+        harness.start("prometheus", ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=prometheus", f"--web.listen-address={address}"])
         until("Prometheus answers", 60, lambda: fetched(f"{self.url}/-/ready"))
 
     def firing(self, job, alert):
@@ -105,17 +105,17 @@ class Trial(threading.Thread):
         return [self.cause.alert, self.cause.told, *seconds, self.fault or "fine"]
 
 
-def carry_out(stage, wanted):
-    stage.broker()
-    plays = [make(stage) for make in causes.ALL if not wanted or make.__name__ in wanted]
+def carry_out(harness, wanted):
+    harness.broker()
+    plays = [make(harness) for make in causes.ALL if not wanted or make.__name__ in wanted]
     for cause in plays:
         cause.lane.begin()
-    calm = causes.calm(stage)
-    watch = Watch(stage, [cause.lane for cause in plays] + calm)
+    calm = causes.calm(harness)
+    watch = Watch(harness, [cause.lane for cause in plays] + calm)
     replicas = sum(len(lane.ports) for lane in [*calm, *(cause.lane for cause in plays)])
     # Twice: an increase is seen from a first value only.
     until("every replica is scraped", 60, lambda: watch.value("count(count_over_time(captcha_ready[1h]) > 1)") >= replicas)
-    trials = [Trial(cause, watch, 4200 / stage.factor + PATIENCE_SECONDS) for cause in plays]
+    trials = [Trial(cause, watch, 4200 / harness.factor + PATIENCE_SECONDS) for cause in plays]
     for trial in trials:
         trial.start()
     for trial in trials:
@@ -140,11 +140,11 @@ def main():
     folder = Path(tempfile.mkdtemp(dir=told.folder.resolve(), prefix="alerts-"))
     # Ended like this, it would leave a hundred processes behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    stage = Stage(told.worker.resolve(), folder, told.faster)
+    harness = Harness(told.worker.resolve(), folder, told.faster)
     try:
-        rows = carry_out(stage, set(told.causes))
+        rows = carry_out(harness, set(told.causes))
     finally:
-        stage.end()
+        harness.end()
     table = [["alert", "cause", "fired after", "cleared after", ""], *rows]
     widths = [max(len(row[column]) for row in table) for column in range(5)]
     for row in table:

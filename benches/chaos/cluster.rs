@@ -8,15 +8,15 @@ use std::time::Duration;
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
+use crate::environment::{self, Environment};
 use crate::faults::Fault;
 use crate::log::Phase;
-use crate::patience;
 use crate::relay::Relay;
-use crate::report::Stage;
+use crate::report::Harness;
 use crate::storm::over;
 use crate::support::cluster::Cluster;
-use crate::theatre::{self, Theatre};
 use crate::verdict::{self, Bounds, LONGEST_STALL};
+use crate::wait;
 
 const NODES: usize = 3;
 /// Leaders move with each kill; so many have met every queue's in all runs seen.
@@ -25,13 +25,13 @@ const MOST_KILLS: usize = 12;
 const ALONE: Duration = Duration::from_secs(5);
 const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 
-pub(crate) async fn run(stage: Arc<Stage>) {
+pub(crate) async fn run(harness: Arc<Harness>) {
     let mut cluster = Cluster::start(NODES).await;
-    stage.say("three nodes are one cluster");
+    harness.say("three nodes are one cluster");
     let nodes: Vec<SocketAddr> =
         cluster.nodes.iter().map(|node| ([127, 0, 0, 1], node.port()).into()).collect();
     let balancer = Relay::to(nodes.clone()).await;
-    let mut theatre = Theatre::open(&stage, nodes, theatre::url(balancer.address())).await;
+    let mut environment = Environment::open(&harness, nodes, environment::url(balancer.address())).await;
     block_in_place(|| cluster.spread_leaders());
     let leaders = block_in_place(|| cluster.leaders(0));
     let mut pending: BTreeSet<String> = leaders.into_keys().collect();
@@ -40,14 +40,14 @@ pub(crate) async fn run(stage: Arc<Stage>) {
     while let Some(queue) = pending.first().cloned()
         && phases.len() < MOST_KILLS
     {
-        phases.push(kill_leader(&stage, &mut theatre, &mut cluster, &queue, &mut pending).await);
+        phases.push(kill_leader(&harness, &mut environment, &mut cluster, &queue, &mut pending).await);
     }
     let kills = phases.len();
     // Those that every job passes, once more, wherever they are led now.
-    for queue in [theatre.names.tickets(), theatre.names.jobs(), theatre.names.guard()] {
-        phases.push(kill_leader(&stage, &mut theatre, &mut cluster, &queue, &mut pending).await);
+    for queue in [environment.names.tickets(), environment.names.jobs(), environment.names.guard()] {
+        phases.push(kill_leader(&harness, &mut environment, &mut cluster, &queue, &mut pending).await);
     }
-    stage.check(
+    harness.check(
         "every queue has lost its leader once",
         format!(
             "{} of {queues}, by {} kills; those of tickets, jobs and guard again",
@@ -56,13 +56,13 @@ pub(crate) async fn run(stage: Arc<Stage>) {
         ),
         pending.is_empty(),
     );
-    verdict::close(&stage, theatre, &cluster.nodes[0], phases).await;
+    verdict::close(&harness, environment, &cluster.nodes[0], phases).await;
 }
 
 /// Kills the node that leads this queue, and so others with it; all of them are done.
 async fn kill_leader(
-    stage: &Stage,
-    theatre: &mut Theatre,
+    harness: &Harness,
+    environment: &mut Environment,
     cluster: &mut Cluster,
     queue: &str,
     pending: &mut BTreeSet<String>,
@@ -73,8 +73,8 @@ async fn kill_leader(
     let led: Vec<&String> =
         leaders.iter().filter(|(_, leader)| **leader == victim).map(|(queue, _)| queue).collect();
     let name = format!("node {} killed", victim + 1);
-    stage.say(format_args!("{name}, the leader of {} queues …", led.len()));
-    let before = theatre.mark().await;
+    harness.say(format_args!("{name}, the leader of {} queues …", led.len()));
+    let before = environment.mark().await;
     let killed = Instant::now();
     block_in_place(|| {
         cluster.nodes[victim].sync_registry();
@@ -85,19 +85,18 @@ async fn kill_leader(
     }
     sleep(ALONE).await;
     block_in_place(|| cluster.nodes[victim].restart());
-    let whole =
-        patience::comes_true(WHOLE_WITHIN, async || block_in_place(|| cluster.is_whole(victim))).await;
+    let whole = wait::comes_true(WHOLE_WITHIN, async || block_in_place(|| cluster.is_whole(victim))).await;
     if !whole {
-        stage.check(format_args!("{name}: every queue gets its members back"), "not in time", false);
+        harness.check(format_args!("{name}: every queue gets its members back"), "not in time", false);
     }
     let bounds = Bounds { early: Fault::BrokerKill.shared_tasks(0), paid_twice: Fault::BrokerKill.windows() };
-    let mut phase = over(stage, theatre, (name, before), killed, bounds).await;
+    let mut phase = over(harness, environment, (name, before), killed, bounds).await;
     // The other two go on, so that nothing need be mended first: any gap is a stall.
-    let gap = theatre.book.span(phase.before.at, phase.after.at).gap;
+    let gap = environment.ledger.span(phase.before.at, phase.after.at).gap;
     if gap > LONGEST_STALL {
-        stage.check(
+        harness.check(
             format_args!("{}: no gap above {LONGEST_STALL:?}", phase.name),
-            patience::seconds(gap),
+            wait::seconds(gap),
             false,
         );
     }

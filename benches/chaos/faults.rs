@@ -6,8 +6,8 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
+use crate::environment::{HELD_JOBS, REPLICAS, REQUEST_TIMEOUT};
 use crate::relay::Treatment;
-use crate::theatre::{HELD_JOBS, REPLICAS, REQUEST_TIMEOUT};
 
 /// What a relay does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

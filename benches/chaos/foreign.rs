@@ -1,4 +1,4 @@
-//! The foreign publisher and consumer, which keep the book.
+//! The foreign publisher and consumer, which keep the ledger.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::book::{Book, Fate};
 use crate::jobs::{self, Job};
+use crate::ledger::{Fate, Ledger};
 use crate::support::foreign::command;
 
 /// Pictures and site-bound jobs, whose answers take longer, of one batch.
@@ -39,21 +39,21 @@ enum Offering {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     offering: watch::Sender<Offering>,
-    book: Book,
+    ledger: Ledger,
     writing: AbortOnDropHandle<()>,
     _reading: AbortOnDropHandle<()>,
     child: Child,
 }
 
 impl Publisher {
-    pub(crate) fn start(amqp: &str, namespace: &str, book: &Book, per_second: u32) -> Self {
+    pub(crate) fn start(amqp: &str, namespace: &str, ledger: &Ledger, per_second: u32) -> Self {
         let (child, stdin, lines) = start("offer", amqp, namespace);
         let (offering, seen) = watch::channel(Offering::On);
-        let writing = tokio::spawn(write(stdin, book.clone(), per_second, seen));
-        let reading = tokio::spawn(note(lines, book.clone()));
+        let writing = tokio::spawn(write(stdin, ledger.clone(), per_second, seen));
+        let reading = tokio::spawn(note(lines, ledger.clone()));
         Self {
             offering,
-            book: book.clone(),
+            ledger: ledger.clone(),
             writing: AbortOnDropHandle::new(writing),
             _reading: AbortOnDropHandle::new(reading),
             child,
@@ -63,7 +63,7 @@ impl Publisher {
     /// Offers no more for now, and tells whether all that was offered got its answer in time.
     pub(crate) async fn hold(&self, within: Duration) -> bool {
         self.offering.send_replace(Offering::Held);
-        crate::patience::comes_true(within, async || self.book.count(Fate::Offered) == 0).await
+        crate::wait::comes_true(within, async || self.ledger.count(Fate::Offered) == 0).await
     }
 
     pub(crate) fn go_on(&self) {
@@ -79,7 +79,12 @@ impl Publisher {
     }
 }
 
-async fn write(mut stdin: ChildStdin, book: Book, per_second: u32, mut offering: watch::Receiver<Offering>) {
+async fn write(
+    mut stdin: ChildStdin,
+    ledger: Ledger,
+    per_second: u32,
+    mut offering: watch::Receiver<Offering>,
+) {
     let mut due = interval(Duration::from_secs(1) / per_second);
     // What a stall has missed is not made up for: a flood after every fault would be another trial.
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -93,7 +98,7 @@ async fn write(mut stdin: ChildStdin, book: Book, per_second: u32, mut offering:
             if state == Offering::Over {
                 return;
             }
-            book.offered(&job);
+            ledger.offered(&job);
             let mut line = job.body;
             line.push(b'\n');
             stdin.write_all(&line).await.expect("the publisher reads");
@@ -107,7 +112,7 @@ fn batch_of(n: u32) -> Vec<Job> {
     jobs
 }
 
-async fn note(mut lines: Lines<BufReader<ChildStdout>>, book: Book) {
+async fn note(mut lines: Lines<BufReader<ChildStdout>>, ledger: Ledger) {
     while let Ok(Some(line)) = lines.next_line().await {
         let (said, id) = line.split_once(' ').expect("the publisher says two words");
         let fate = match said {
@@ -115,7 +120,7 @@ async fn note(mut lines: Lines<BufReader<ChildStdout>>, book: Book) {
             "unknown" => Fate::Unknown,
             _ => Fate::Refused,
         };
-        book.settled(id, fate);
+        ledger.settled(id, fate);
     }
 }
 
@@ -128,12 +133,12 @@ pub(crate) struct Consumer {
 }
 
 impl Consumer {
-    pub(crate) fn start(amqp: &str, namespace: &str, book: &Book) -> Self {
+    pub(crate) fn start(amqp: &str, namespace: &str, ledger: &Ledger) -> Self {
         let (child, stdin, mut lines) = start("follow", amqp, namespace);
-        let book = book.clone();
+        let ledger = ledger.clone();
         let reading = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                book.arrived(serde_json::from_str(&line).expect("the consumer tells JSON"));
+                ledger.arrived(serde_json::from_str(&line).expect("the consumer tells JSON"));
             }
         });
         Self { stdin, reading: AbortOnDropHandle::new(reading), _child: child }

@@ -6,11 +6,11 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 use tokio::time::Instant;
 
-use crate::book::{Book, Span};
+use crate::environment::Fingerprint;
 use crate::gauges::Letters;
-use crate::patience::seconds;
-use crate::theatre::Fingerprint;
+use crate::ledger::{Ledger, Span};
 use crate::verdict::Bounds;
+use crate::wait::seconds;
 
 const WIDTH: u16 = 175;
 
@@ -39,10 +39,10 @@ pub(crate) struct Cost {
 }
 
 /// Between two moments.
-pub(crate) fn cost(book: &Book, before: &Fingerprint, after: &Fingerprint) -> Cost {
+pub(crate) fn cost(ledger: &Ledger, before: &Fingerprint, after: &Fingerprint) -> Cost {
     let (one, two) = (&before.stats, &after.stats);
     Cost {
-        span: book.span(before.at, after.at),
+        span: ledger.span(before.at, after.at),
         paid: two.accepted_tasks - one.accepted_tasks,
         paid_twice: two.repeated_submissions - one.repeated_submissions,
         letters: after.letters.since(&before.letters),
@@ -52,7 +52,7 @@ pub(crate) fn cost(book: &Book, before: &Fingerprint, after: &Fingerprint) -> Co
 }
 
 /// All phases, and their sum.
-pub(crate) fn table(book: &Book, phases: &[Phase]) -> String {
+pub(crate) fn table(ledger: &Ledger, phases: &[Phase]) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
@@ -76,10 +76,10 @@ pub(crate) fn table(book: &Book, phases: &[Phase]) -> String {
     for phase in phases {
         let stall = phase.stall.map_or_else(|| "-".to_owned(), seconds);
         let times = [seconds(phase.before.at - began), seconds(phase.mended - phase.before.at)];
-        table.add_row(row(&phase.name, times, &cost(book, &phase.before, &phase.after), stall));
+        table.add_row(row(&phase.name, times, &cost(ledger, &phase.before, &phase.after), stall));
     }
     let times = [String::new(), seconds(last.after.at - began)];
-    table.add_row(row("all", times, &cost(book, &first.before, &last.after), String::new()));
+    table.add_row(row("all", times, &cost(ledger, &first.before, &last.after), String::new()));
     table.to_string()
 }
 

@@ -4,19 +4,19 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-#[path = "../stage/mod.rs"]
-mod stage;
+#[path = "../harness/mod.rs"]
+mod harness;
 
-mod book;
 mod cluster;
+mod environment;
 mod faults;
 mod foreign;
 mod gauges;
-mod inflict;
+mod inject;
+mod ledger;
 mod log;
 mod relay;
 mod storm;
-mod theatre;
 mod verdict;
 
 use std::process::ExitCode;
@@ -27,8 +27,8 @@ use clap::{Parser, ValueEnum};
 use tokio::time::Instant;
 
 use faults::Schedule;
-use report::Stage;
-use stage::{act, jobs, patience, report};
+use harness::{completion, jobs, report, wait};
+use report::Harness;
 
 /// What comes beside the storm itself: the strict phase, and until everything has ended.
 const BESIDE: Duration = Duration::from_secs(15 * 60);
@@ -68,7 +68,7 @@ async fn main() -> ExitCode {
     // Whatever ends this program in order also ends the processes that it has started: their owners are dropped.
     tokio::select! {
         code = run(&options) => code,
-        () = act::told_to_stop() => ExitCode::from(130),
+        () = completion::told_to_stop() => ExitCode::from(130),
     }
 }
 
@@ -85,14 +85,14 @@ async fn run(options: &Options) -> ExitCode {
         Play::Storm => "storm",
         Play::Cluster => "cluster",
     };
-    let stage = Arc::new(Stage::new("chaos", name, "", options.seed));
+    let harness = Arc::new(Harness::new("chaos", name, "", options.seed));
     let acting = async {
         match options.play {
-            Play::Storm => storm::run(Arc::clone(&stage), length, options.faults.clone()).await,
-            Play::Cluster => cluster::run(Arc::clone(&stage)).await,
+            Play::Storm => storm::run(Arc::clone(&harness), length, options.faults.clone()).await,
+            Play::Cluster => cluster::run(Arc::clone(&harness)).await,
         }
     };
-    act::to_its_end(&stage, length + BESIDE, acting).await;
-    stage.say(format_args!("logs are in {}", stage.folder().display()));
-    report::close(&stage.findings(), began)
+    completion::to_its_end(&harness, length + BESIDE, acting).await;
+    harness.say(format_args!("logs are in {}", harness.folder().display()));
+    report::close(&harness.findings(), began)
 }

@@ -5,53 +5,53 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::environment::{Environment, Fingerprint};
 use crate::faults::{Fault, Schedule};
-use crate::inflict::{inflict, shorten_consumer_timeout, told};
+use crate::inject::{inject, shorten_consumer_timeout, told};
 use crate::log::{self, Phase};
-use crate::patience;
-use crate::report::Stage;
+use crate::report::Harness;
 use crate::support::rabbit::RabbitNode;
-use crate::theatre::{Fingerprint, Theatre};
 use crate::verdict::{self, Bounds, LONGEST_STALL, SETTLE_WITHIN};
+use crate::wait;
 
 /// Before the storm, and after a fault before the next.
 const CALM: Duration = Duration::from_secs(3);
 /// From here on there is time for the results queue to be full for longer than a consumer may hold a message.
 const LONG_STORM: Duration = Duration::from_secs(300);
 
-pub(crate) async fn run(stage: Arc<Stage>, length: Duration, faults: Vec<String>) {
+pub(crate) async fn run(harness: Arc<Harness>, length: Duration, faults: Vec<String>) {
     let mut node = RabbitNode::start().await;
     shorten_consumer_timeout(&node);
     let address = ([127, 0, 0, 1], node.port()).into();
-    let mut theatre = Theatre::open(&stage, vec![address], node.url()).await;
-    let mut phases = vec![strict(&stage, &mut theatre).await];
-    let mut schedule = Schedule::new(stage.seed(), &faults);
+    let mut environment = Environment::open(&harness, vec![address], node.url()).await;
+    let mut phases = vec![strict(&harness, &mut environment).await];
+    let mut schedule = Schedule::new(harness.seed(), &faults);
     let began = Instant::now();
     if length >= LONG_STORM && faults.is_empty() {
-        phases.push(phase(&stage, Fault::Full, &mut theatre, &mut node, &mut schedule).await);
+        phases.push(phase(&harness, Fault::Full, &mut environment, &mut node, &mut schedule).await);
     }
     while began.elapsed() < length {
         let fault = schedule.next();
-        phases.push(phase(&stage, fault, &mut theatre, &mut node, &mut schedule).await);
+        phases.push(phase(&harness, fault, &mut environment, &mut node, &mut schedule).await);
     }
-    verdict::close(&stage, theatre, &node, phases).await;
+    verdict::close(&harness, environment, &node, phases).await;
 }
 
 /// A rolling restart under load with nothing else wrong: nothing is lost, repeated or paid twice.
-async fn strict(stage: &Stage, theatre: &mut Theatre) -> Phase {
-    let before = theatre.mark().await;
+async fn strict(harness: &Harness, environment: &mut Environment) -> Phase {
+    let before = environment.mark().await;
     sleep(CALM).await;
-    let bad = theatre.roll().await;
+    let bad = environment.roll().await;
     let mended = Instant::now();
-    stage.check("rolling restart under load: exit 0 each", told(&bad), bad.is_empty());
-    let settled = theatre.settle(SETTLE_WITHIN).await;
-    let after = theatre.mark().await;
-    let cost = log::cost(&theatre.book, &before, &after);
-    stage.check("rolling restart under load: every job ends", theatre.book.open(), settled);
-    stage.at_most("rolling restart under load: paid twice", cost.paid_twice, 0);
-    stage.at_most("rolling restart under load: outcomes repeated", cost.span.repeated as u64, 0);
-    stage.at_most("rolling restart under load: early polls", cost.early, 0);
-    theatre.publisher.go_on();
+    harness.check("rolling restart under load: exit 0 each", told(&bad), bad.is_empty());
+    let settled = environment.settle(SETTLE_WITHIN).await;
+    let after = environment.mark().await;
+    let cost = log::cost(&environment.ledger, &before, &after);
+    harness.check("rolling restart under load: every job ends", environment.ledger.open(), settled);
+    harness.at_most("rolling restart under load: paid twice", cost.paid_twice, 0);
+    harness.at_most("rolling restart under load: outcomes repeated", cost.span.repeated as u64, 0);
+    harness.at_most("rolling restart under load: early polls", cost.early, 0);
+    environment.publisher.go_on();
     Phase {
         name: "strict: rolling restart".to_owned(),
         before,
@@ -63,41 +63,41 @@ async fn strict(stage: &Stage, theatre: &mut Theatre) -> Phase {
 }
 
 async fn phase(
-    stage: &Stage,
+    harness: &Harness,
     fault: Fault,
-    theatre: &mut Theatre,
+    environment: &mut Environment,
     node: &mut RabbitNode,
     schedule: &mut Schedule,
 ) -> Phase {
-    let before = theatre.mark().await;
+    let before = environment.mark().await;
     let (name, open) = (fault.name(), before.stats.tasks_open);
-    stage.say(format_args!("{name} …"));
-    inflict(stage, fault, theatre, node, schedule).await;
+    harness.say(format_args!("{name} …"));
+    inject(harness, fault, environment, node, schedule).await;
     let bounds = Bounds { early: fault.shared_tasks(open), paid_twice: fault.windows() };
-    over(stage, theatre, (name, before), Instant::now(), bounds).await
+    over(harness, environment, (name, before), Instant::now(), bounds).await
 }
 
 /// Waits until the fleet works again, and judges what the fault has cost.
 pub(crate) async fn over(
-    stage: &Stage,
-    theatre: &mut Theatre,
+    harness: &Harness,
+    environment: &mut Environment,
     (name, before): (String, Fingerprint),
     mended: Instant,
     bounds: Bounds,
 ) -> Phase {
-    let stall = patience::until(LONGEST_STALL * 2, async || theatre.book.first_after(mended)).await;
+    let stall = wait::until(LONGEST_STALL * 2, async || environment.ledger.first_after(mended)).await;
     let stall = stall.map(|first| first - mended);
-    let fallen = theatre.raise();
-    let all = theatre.all_work().await;
+    let fallen = environment.raise();
+    let all = environment.all_work().await;
     sleep(CALM).await;
-    let phase = Phase { name, before, after: theatre.mark().await, mended, stall, bounds };
+    let phase = Phase { name, before, after: environment.mark().await, mended, stall, bounds };
     if !fallen.is_empty() {
-        stage.check(format_args!("{}: no replica ends by itself", phase.name), fallen.join(", "), false);
+        harness.check(format_args!("{}: no replica ends by itself", phase.name), fallen.join(", "), false);
     }
     if !all {
-        let working = theatre.gauges.working();
-        stage.check(format_args!("{}: all replicas work again", phase.name), working, false);
+        let working = environment.gauges.working();
+        harness.check(format_args!("{}: all replicas work again", phase.name), working, false);
     }
-    verdict::tell(stage, &theatre.book, &phase);
+    verdict::tell(harness, &environment.ledger, &phase);
     phase
 }

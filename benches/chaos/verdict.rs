@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::book::Book;
-use crate::inflict::{filled, told};
+use crate::environment::{DRAIN_TIMEOUT, Environment, REPLICAS};
+use crate::inject::{filled, told};
+use crate::ledger::Ledger;
 use crate::log::{self, Phase};
-use crate::patience;
-use crate::report::Stage;
+use crate::report::Harness;
 use crate::support::rabbit::RabbitNode;
-use crate::theatre::{DRAIN_TIMEOUT, REPLICAS, Theatre};
+use crate::wait;
 
 /// From a fault's mending to the first outcome: the longest pause before a connection is made again (22.5 s), and one job's way from there.
 pub(crate) const LONGEST_STALL: Duration = Duration::from_secs(30);
@@ -26,24 +26,24 @@ pub(crate) struct Bounds {
 }
 
 /// Tells of a phase; a stall too long is a finding.
-pub(crate) fn tell(stage: &Stage, book: &Book, phase: &Phase) {
-    let (name, cost) = (&phase.name, log::cost(book, &phase.before, &phase.after));
-    let stall = phase.stall.map_or_else(|| "none came".to_owned(), patience::seconds);
-    stage.say(format_args!(
+pub(crate) fn tell(harness: &Harness, ledger: &Ledger, phase: &Phase) {
+    let (name, cost) = (&phase.name, log::cost(ledger, &phase.before, &phase.after));
+    let stall = phase.stall.map_or_else(|| "none came".to_owned(), wait::seconds);
+    harness.say(format_args!(
         "{name}: over; first outcome after {stall}, {} repeated, {} paid twice, {} early polls",
         cost.span.repeated, cost.paid_twice, cost.early
     ));
     if phase.stall.is_none_or(|stall| stall > LONGEST_STALL) {
-        stage.check(format_args!("{name}: an outcome within {LONGEST_STALL:?}"), stall, false);
+        harness.check(format_args!("{name}: an outcome within {LONGEST_STALL:?}"), stall, false);
     }
 }
 
 /// What each fault may cost. A job that was parked by one may be paid in the next phase, and a task that has got two owners is polled on in it.
-fn judge_bounds(stage: &Stage, book: &Book, phases: &[Phase]) {
+fn judge_bounds(harness: &Harness, ledger: &Ledger, phases: &[Phase]) {
     let (mut paid_twice, mut windows, mut carried) = (0, 0, 0);
     let (mut broken, mut early) = (Vec::new(), 0);
     for phase in phases {
-        let cost = log::cost(book, &phase.before, &phase.after);
+        let cost = log::cost(ledger, &phase.before, &phase.after);
         (paid_twice, windows) = (paid_twice + cost.paid_twice, windows + phase.bounds.paid_twice);
         if paid_twice > windows {
             broken.push(format!("{}: paid twice {paid_twice} of {windows} so far", phase.name));
@@ -59,68 +59,73 @@ fn judge_bounds(stage: &Stage, book: &Book, phases: &[Phase]) {
     } else {
         broken.join("; ")
     };
-    stage.check("what each fault may cost at most", told, broken.is_empty());
+    harness.check("what each fault may cost at most", told, broken.is_empty());
 }
 
 /// The calm at the end, the table, and the verdict.
-pub(crate) async fn close(stage: &Stage, mut theatre: Theatre, node: &RabbitNode, mut phases: Vec<Phase>) {
-    phases.push(calm(stage, &mut theatre, node).await);
-    theatre.book.keep_repeated(&stage.folder().join("repeated.jsonl"), phases[0].before.at);
-    println!("\n{}", log::table(&theatre.book, &phases));
-    judge_all(stage, &theatre, &phases);
-    theatre.publisher.finish().await;
-    theatre.consumer.finish().await;
+pub(crate) async fn close(
+    harness: &Harness,
+    mut environment: Environment,
+    node: &RabbitNode,
+    mut phases: Vec<Phase>,
+) {
+    phases.push(calm(harness, &mut environment, node).await);
+    environment.ledger.keep_repeated(&harness.folder().join("repeated.jsonl"), phases[0].before.at);
+    println!("\n{}", log::table(&environment.ledger, &phases));
+    judge_all(harness, &environment, &phases);
+    environment.publisher.finish().await;
+    environment.consumer.finish().await;
 }
 
 /// The end: everything ends, the fleet leaves, and the queues are empty.
-async fn calm(stage: &Stage, theatre: &mut Theatre, node: &RabbitNode) -> Phase {
-    let before = theatre.mark().await;
+async fn calm(harness: &Harness, environment: &mut Environment, node: &RabbitNode) -> Phase {
+    let before = environment.mark().await;
     let mended = Instant::now();
-    theatre.settle(SETTLE_WITHIN).await;
+    environment.settle(SETTLE_WITHIN).await;
     // What was paid twice may still be on its way, and the guard's one message stays.
-    let guard = theatre.names.guard();
+    let guard = environment.names.guard();
     let left = || filled(node).into_iter().filter(|(queue, _)| *queue != guard).collect::<BTreeMap<_, _>>();
-    patience::comes_true(SETTLE_WITHIN, async || left().is_empty()).await;
-    stage.say("all has ended, or the time for it is over");
+    wait::comes_true(SETTLE_WITHIN, async || left().is_empty()).await;
+    harness.say("all has ended, or the time for it is over");
     let mut bad = Vec::new();
     for place in 0..REPLICAS {
-        let code = theatre.fleet.dismiss(place, DRAIN_TIMEOUT + Duration::from_secs(5)).await;
+        let code = environment.fleet.dismiss(place, DRAIN_TIMEOUT + Duration::from_secs(5)).await;
         if code != Some(0) {
-            bad.push(format!("{}: {code:?}", crate::stage::fleet::name(place)));
+            bad.push(format!("{}: {code:?}", crate::harness::fleet::name(place)));
         }
     }
-    stage.check("the fleet leaves with exit 0", told(&bad), bad.is_empty());
+    harness.check("the fleet leaves with exit 0", told(&bad), bad.is_empty());
     let left: Vec<String> = left().into_iter().map(|(queue, count)| format!("{count} in {queue}")).collect();
-    stage.check("all queues are empty", told(&left), left.is_empty());
-    let after = theatre.mark().await;
+    harness.check("all queues are empty", told(&left), left.is_empty());
+    let after = environment.mark().await;
     Phase { name: "calm".to_owned(), before, after, mended, stall: None, bounds: Bounds::default() }
 }
 
-fn judge_all(stage: &Stage, theatre: &Theatre, phases: &[Phase]) {
+fn judge_all(harness: &Harness, environment: &Environment, phases: &[Phase]) {
     let Some((first, last)) = phases.first().zip(phases.last()) else { return };
-    let cost = log::cost(&theatre.book, &first.before, &last.after);
-    let faults = theatre.book.faults();
-    stage.note("jobs published", theatre.published());
-    stage.note("outcomes", format!("{:?}", theatre.book.places()));
+    let cost = log::cost(&environment.ledger, &first.before, &last.after);
+    let faults = environment.ledger.faults();
+    harness.note("jobs published", environment.published());
+    harness.note("outcomes", format!("{:?}", environment.ledger.places()));
     for (must, ids) in [
         ("confirmed jobs without an outcome: 0", &faults.lost),
         ("ids whose outcomes disagree, though paid once: 0", &faults.disagreeing),
         ("answers of another job: 0", &faults.wrong),
         ("outcomes that nobody asked for: 0", &faults.strangers),
     ] {
-        stage.check(must, few(ids), ids.is_empty());
+        harness.check(must, few(ids), ids.is_empty());
     }
-    judge_bounds(stage, &theatre.book, phases);
-    stage.at_most("polls past the limit", cost.past_limit, 0);
-    stage.at_most("bans", last.after.stats.bans, 0);
-    stage.note(
+    judge_bounds(harness, &environment.ledger, phases);
+    harness.at_most("polls past the limit", cost.past_limit, 0);
+    harness.at_most("bans", last.after.stats.bans, 0);
+    harness.note(
         "paid twice, by the API's stand-in; counted by replicas that lived to tell",
         format!("{}; {} ({})", cost.paid_twice, cost.letters.sum(), cost.letters.tell()),
     );
-    stage.note("outcomes repeated", cost.span.repeated);
+    harness.note("outcomes repeated", cost.span.repeated);
     let longest = phases.iter().filter_map(|phase| Some((phase.stall?, &phase.name))).max();
     if let Some((stall, name)) = longest {
-        stage.note("longest stall after a fault", format!("{} ({name})", patience::seconds(stall)));
+        harness.note("longest stall after a fault", format!("{} ({name})", wait::seconds(stall)));
     }
 }
 

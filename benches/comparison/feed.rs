@@ -10,7 +10,7 @@ use lapin::{BasicProperties, Channel, Connection};
 use rand::Rng;
 use tokio::time::{Instant, interval};
 
-use crate::contender::Contender;
+use crate::candidate::Candidate;
 use crate::load::Load;
 
 /// Publishes that may wait for their confirms at once.
@@ -24,7 +24,7 @@ const OWN_BYTES: usize = 12;
 /// Publishes jobs, each with an image of its own.
 pub(crate) struct Feed {
     channel: Channel,
-    contender: Contender,
+    candidate: Candidate,
     queue: String,
     rest: String,
 }
@@ -32,7 +32,7 @@ pub(crate) struct Feed {
 impl Feed {
     pub(crate) async fn open(
         connection: &Connection,
-        contender: Contender,
+        candidate: Candidate,
         queue: String,
         load: &Load,
     ) -> Self {
@@ -40,7 +40,7 @@ impl Feed {
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("the broker confirms");
         let mut rest = vec![0; load.image_bytes - OWN_BYTES];
         rand::rng().fill_bytes(&mut rest);
-        Self { channel, contender, queue, rest: STANDARD.encode(rest) }
+        Self { channel, candidate, queue, rest: STANDARD.encode(rest) }
     }
 
     /// Publishes all as fast as it goes, or at the load's rate; ends when all are confirmed.
@@ -80,8 +80,8 @@ impl Feed {
         own[..8].copy_from_slice(&(number as u64).to_be_bytes());
         let image = format!("{}{}", STANDARD.encode(own), self.rest);
         let (id, task) = (format!("b{number}"), format!(r#"{{"type":"ImageToTextTask","body":"{image}"}}"#));
-        let (body, properties) = match self.contender {
-            Contender::Celery => for_celery(&id, &task),
+        let (body, properties) = match self.candidate {
+            Candidate::Celery => for_celery(&id, &task),
             _ => plain(&id, &task),
         };
         let (exchange, queue) = (ShortString::default(), ShortString::from(self.queue.as_str()));
@@ -98,7 +98,7 @@ fn plain(id: &str, task: &str) -> (String, BasicProperties) {
     (format!(r#"{{"id":"{id}","task":{task}}}"#), properties)
 }
 
-/// A call of `submit(id, task)` as Celery's protocol has it; see benches/peers/README.md.
+/// A call of `submit(id, task)` as Celery's protocol has it; see benches/baselines/README.md.
 fn for_celery(id: &str, task: &str) -> (String, BasicProperties) {
     let call = uuid::Uuid::new_v4().to_string();
     let mut headers = FieldTable::default();

@@ -3,9 +3,9 @@
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 
-use crate::book::Book;
-use crate::contender::Contender;
+use crate::candidate::Candidate;
 use crate::figure::{Figure, digits};
+use crate::ledger::Ledger;
 use crate::scene::{Case, Terms, growth_in_flight, growth_of_queue, replicas_label};
 
 /// One thing that ours must reach.
@@ -42,20 +42,20 @@ impl Goal {
 }
 
 /// All of them.
-pub(crate) fn all(book: &Book, terms: &Terms) -> Vec<Goal> {
-    let ours = |scene, figure| book.median(scene, Contender::Ours.name(), figure);
+pub(crate) fn all(ledger: &Ledger, terms: &Terms) -> Vec<Goal> {
+    let ours = |scene, figure| ledger.median(scene, Candidate::Ours.name(), figure);
     let ratio =
-        |scene, figure| Some(ours(scene, figure)? / book.median(scene, Contender::Ticket.name(), figure)?);
-    let worst_start = |figure| Some(book.spread("start", Contender::Ours.name(), figure)?.max);
-    let spread = |cases| Some(100.0 * spread_of(book, cases)?);
+        |scene, figure| Some(ours(scene, figure)? / ledger.median(scene, Candidate::Ticket.name(), figure)?);
+    let worst_start = |figure| Some(ledger.spread("start", Candidate::Ours.name(), figure)?.max);
+    let spread = |cases| Some(100.0 * spread_of(ledger, cases)?);
     vec![
         Goal::at_most(
-            "CPU per job, × floor+ticket, offered 500 jobs/s",
+            "CPU per job, × minimal+ticket, offered 500 jobs/s",
             1.0,
             ratio("steady", Figure::CpuPerJob),
         ),
         Goal::at_most(
-            "CPU per job, × floor+ticket, as fast as it goes",
+            "CPU per job, × minimal+ticket, as fast as it goes",
             1.0,
             ratio("fast", Figure::CpuPerJob),
         ),
@@ -63,8 +63,12 @@ pub(crate) fn all(book: &Book, terms: &Terms) -> Vec<Goal> {
         Goal::at_most("kB per job in flight, 50,000 in flight", 12.0, ours("deep", Figure::BytesInFlight)),
         Goal::at_most("peak MiB, 50,000 in flight", 700.0, ours("deep", Figure::Peak)),
         Goal::at_most("poll lateness p99, ms, 50,000 in flight", 100.0, ours("deep", Figure::Late99)),
-        Goal::at_least("jobs/s, × floor+ticket, 2,000 in flight", 0.9, ratio("fast", Figure::JobsPerSecond)),
-        Goal::at_least("jobs/s of 4 replicas, × 1 replica", 3.8, scaled(book)),
+        Goal::at_least(
+            "jobs/s, × minimal+ticket, 2,000 in flight",
+            0.9,
+            ratio("fast", Figure::JobsPerSecond),
+        ),
+        Goal::at_least("jobs/s of 4 replicas, × 1 replica", 3.8, scaled(ledger)),
         Goal::at_most("CPU per job, ± %, 1,000 to 100,000 queued", 25.0, spread(growth_of_queue(terms.jobs))),
         Goal::at_most(
             "CPU per job, ± %, 100 to 20,000 in flight",
@@ -77,15 +81,15 @@ pub(crate) fn all(book: &Book, terms: &Terms) -> Vec<Goal> {
 }
 
 /// How much more four replicas do than one.
-fn scaled(book: &Book) -> Option<f64> {
-    let of = |replicas| book.median("replicas", &replicas_label(replicas), Figure::JobsPerSecond);
+fn scaled(ledger: &Ledger) -> Option<f64> {
+    let of = |replicas| ledger.median("replicas", &replicas_label(replicas), Figure::JobsPerSecond);
     Some(of(4)? / of(1)?)
 }
 
 /// How far the dearest and the cheapest of them are from half-way between the two, as a share of that.
-fn spread_of(book: &Book, cases: [Case; 3]) -> Option<f64> {
+fn spread_of(ledger: &Ledger, cases: [Case; 3]) -> Option<f64> {
     let costs: Option<Vec<f64>> =
-        cases.into_iter().map(|case| book.median("growth", &case.label, Figure::CpuPerJob)).collect();
+        cases.into_iter().map(|case| ledger.median("growth", &case.label, Figure::CpuPerJob)).collect();
     let costs = costs?;
     let (least, most) = (costs.iter().copied().reduce(f64::min)?, costs.iter().copied().reduce(f64::max)?);
     Some((most - least) / (most + least))

@@ -16,7 +16,7 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use crate::contender::Contender;
+use crate::candidate::Candidate;
 use crate::feed::Feed;
 use crate::load::Load;
 use crate::process;
@@ -30,7 +30,7 @@ const NEXT_RESULT_WITHIN: Duration = Duration::from_secs(10);
 /// The namespace.
 pub(crate) struct Lane {
     names: Names,
-    contender: Contender,
+    candidate: Candidate,
     connection: Connection,
     channel: Channel,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Depth {
     pub(crate) consumers: u32,
 }
 
-/// As far as all contenders' results agree.
+/// As far as all candidates' results agree.
 #[derive(Deserialize)]
 struct Outcome {
     id: String,
@@ -51,7 +51,7 @@ struct Outcome {
 
 impl Lane {
     /// Declares a fresh one by the program's own command.
-    pub(crate) async fn declare(amqp: &str, scene: &str, folder: &Path, contender: Contender) -> Self {
+    pub(crate) async fn declare(amqp: &str, scene: &str, folder: &Path, candidate: Candidate) -> Self {
         let run = &uuid::Uuid::new_v4().simple().to_string()[..12];
         let names = Names::new(&format!("bench-{scene}-{run}"));
         let mut command = process::program(folder, &["topology", "declare"]);
@@ -65,9 +65,9 @@ impl Lane {
         let connection = Connection::connect(amqp, ConnectionProperties::default()).await;
         let connection = connection.expect("the broker takes a connection");
         let channel = connection.create_channel().await.expect("the broker opens a channel");
-        let lane = Self { names, contender, connection, channel };
+        let lane = Self { names, candidate, connection, channel };
         // The others' queues are part of the topology. These are declared as Celery declares them, so that they are there before it is.
-        for queue in contender.queues_of_its_own(lane.names()) {
+        for queue in candidate.queues_of_its_own(lane.names()) {
             let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
             let declared = lane.channel.queue_declare(queue.into(), durable, FieldTable::default()).await;
             declared.expect("the broker declares a queue");
@@ -81,12 +81,12 @@ impl Lane {
 
     /// A publisher of this load.
     pub(crate) async fn feed(&self, load: &Load) -> Feed {
-        Feed::open(&self.connection, self.contender, self.contender.jobs(&self.names), load).await
+        Feed::open(&self.connection, self.candidate, self.candidate.jobs(&self.names), load).await
     }
 
     /// Processes that take jobs.
     pub(crate) async fn takers(&self) -> u32 {
-        self.depth(&self.contender.jobs(&self.names)).await.consumers
+        self.depth(&self.candidate.jobs(&self.names)).await.consumers
     }
 
     /// Results that are there.
@@ -131,7 +131,7 @@ impl Lane {
     /// Removes it from the broker. What is not there, or not any more, need not be removed.
     pub(crate) async fn remove(&self) {
         let topology = Topology::new(&self.names);
-        let own = self.contender.queues_of_its_own(&self.names);
+        let own = self.candidate.queues_of_its_own(&self.names);
         for queue in topology.queues.iter().map(|queue| &queue.name).chain(&own) {
             self.channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.ok();
         }

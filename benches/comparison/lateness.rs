@@ -1,4 +1,4 @@
-//! How late polls were begun, as each contender tells it.
+//! How late polls were begun, as each candidate tells it.
 
 use serde::Deserialize;
 

@@ -1,4 +1,4 @@
-//! What a contender is given to do.
+//! What a candidate is given to do.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ impl Load {
 
     /// Time enough for it: a run that takes longer has failed.
     pub(crate) fn longest(&self) -> Duration {
-        /// A second, at the least: the slowest contender is several times faster.
+        /// A second, at the least: the slowest candidate is several times faster.
         const SLOWEST: u64 = 20;
         let slowest = u64::from(self.per_second.unwrap_or(u32::MAX)).min(SLOWEST);
         Duration::from_secs(120 + self.jobs as u64 / slowest) + self.solve + self.first_poll

@@ -1,25 +1,25 @@
 //! What a job costs ours, beside the shortest honest loop and beside what one would write in other languages: same machine, broker,
 //! simulator and load. See docs/PERFORMANCE.md; run by `make bench`.
 
-#[path = "../stage/mod.rs"]
-mod stage;
+#[path = "../harness/mod.rs"]
+mod harness;
 
-mod arena;
-mod book;
-mod bout;
-mod contender;
-mod crew;
+mod candidate;
 mod feed;
 mod figure;
 mod goals;
 mod instructions;
 mod lane;
 mod lateness;
+mod ledger;
 mod load;
 mod machine;
+mod processes;
+mod proxy;
+mod run;
 mod scene;
+mod setup;
 mod start;
-mod tap;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,14 +31,14 @@ use rand::seq::SliceRandom;
 use serde_json::json;
 use tokio::time::Instant;
 
-use arena::Arena;
-use book::{Book, Run};
-use contender::Contender;
+use candidate::Candidate;
 use figure::{Figure, Figures, digits};
+use harness::{completion, process, simulator, wait};
+use ledger::{Entry, Ledger};
 use scene::{Case, FEWEST_JOBS, SCENES, Scene, Terms};
-use stage::{act, patience, process, simulator};
+use setup::Setup;
 
-/// The comparison with floor and peers.
+/// The comparison with minimal and peers.
 #[derive(Debug, Parser)]
 struct Options {
     /// Scenes to play; all where none is named
@@ -79,8 +79,8 @@ async fn main() -> ExitCode {
         SCENES.iter().for_each(|scene| println!("{:<10} {}", scene.name, scene.shows));
         return ExitCode::SUCCESS;
     }
-    let contenders = match understood(&options).and_then(|()| chosen(&options.peers)) {
-        Ok(contenders) => contenders,
+    let candidates = match understood(&options).and_then(|()| chosen(&options.peers)) {
+        Ok(candidates) => candidates,
         Err(problem) => {
             eprintln!("{problem}");
             return ExitCode::from(2);
@@ -88,8 +88,8 @@ async fn main() -> ExitCode {
     };
     // Whatever ends this program in order also ends the processes that it has started: their owners are dropped.
     tokio::select! {
-        code = run(&options, &contenders) => code,
-        () = act::told_to_stop() => ExitCode::from(130),
+        code = run(&options, &candidates) => code,
+        () = completion::told_to_stop() => ExitCode::from(130),
     }
 }
 
@@ -103,68 +103,68 @@ fn understood(options: &Options) -> Result<(), String> {
 }
 
 /// Those that are named, or all that can be started.
-fn chosen(names: &str) -> Result<Vec<Contender>, String> {
-    let mut contenders = Vec::new();
+fn chosen(names: &str) -> Result<Vec<Candidate>, String> {
+    let mut candidates = Vec::new();
     for name in names.split_ascii_whitespace() {
-        let contender = Contender::called(name).ok_or_else(|| format!("no contender is called '{name}'"))?;
-        if !contender.is_there() {
-            return Err(format!("{name} is not installed; scripts/install-peers does that"));
+        let candidate = Candidate::called(name).ok_or_else(|| format!("no candidate is called '{name}'"))?;
+        if !candidate.is_there() {
+            return Err(format!("{name} is not installed; scripts/install-baselines does that"));
         }
-        contenders.push(contender);
+        candidates.push(candidate);
     }
-    if contenders.is_empty() {
-        contenders.extend(Contender::ALL.into_iter().filter(|contender| contender.is_there()));
+    if candidates.is_empty() {
+        candidates.extend(Candidate::ALL.into_iter().filter(|candidate| candidate.is_there()));
     }
-    Ok(contenders)
+    Ok(candidates)
 }
 
-async fn run(options: &Options, contenders: &[Contender]) -> ExitCode {
+async fn run(options: &Options, candidates: &[Candidate]) -> ExitCode {
     let amqp = std::env::var("CAPTCHA_WORKER_TEST_AMQP").unwrap_or_default();
-    let (Some(mut arena), Some(_)) = (Arena::at(&amqp), process::as_shipped()) else {
+    let (Some(mut setup), Some(_)) = (Setup::at(&amqp), process::as_shipped()) else {
         eprintln!(
             "run this by `make bench`: it needs a private broker, and programs that are built as they are shipped"
         );
         return ExitCode::from(2);
     };
     if options.instructions {
-        return instructions::compare(&arena).await;
+        return instructions::compare(&setup).await;
     }
     let began = Instant::now();
     let seed = options.seed.unwrap_or_else(rand::random);
     let terms = Terms { jobs: options.jobs, rounds: options.rounds };
-    let absent = Contender::ALL.into_iter().filter(|contender| !contender.is_there());
-    absent.for_each(|contender| println!("{} is not installed, and left out", contender.name()));
-    println!("seed of the order: {seed} (BENCH_SEED); logs are left in {}", arena.folder().display());
+    let absent = Candidate::ALL.into_iter().filter(|candidate| !candidate.is_there());
+    absent.for_each(|candidate| println!("{} is not installed, and left out", candidate.name()));
+    println!("seed of the order: {seed} (BENCH_SEED); logs are left in {}", setup.folder().display());
     let told = json!({"seed": seed, "jobs": terms.jobs, "rounds": terms.rounds});
     let mut order = StdRng::seed_from_u64(seed);
-    let mut book = Book::default();
+    let mut ledger = Ledger::default();
     let named =
         |scene: &&Scene| options.names.is_empty() || options.names.iter().any(|name| name == scene.name);
     let scenes: Vec<&Scene> = SCENES.iter().filter(named).collect();
     for scene in &scenes {
         println!("\n{}: {}", scene.name, scene.shows);
-        let cases = scene.cases(&terms, contenders);
+        let cases = scene.cases(&terms, candidates);
         for round in 1..=scene.rounds(&terms) {
             let mut turn: Vec<&Case> = cases.iter().collect();
             turn.shuffle(&mut order);
             for case in turn {
-                let result = arena.play(scene.name, case, round).await;
+                let result = setup.play(scene.name, case, round).await;
                 println!(
                     "{:>7} round {round}, {}: {}",
-                    patience::seconds(began.elapsed()),
+                    wait::seconds(began.elapsed()),
                     case.label,
                     tell(&result)
                 );
-                book.add(Run { scene: scene.name, case: case.label.clone(), round, result });
-                book.keep(&options.json, &told);
+                ledger.add(Entry { scene: scene.name, case: case.label.clone(), round, result });
+                ledger.keep(&options.json, &told);
             }
         }
     }
     for scene in scenes {
-        let cases: Vec<String> = scene.cases(&terms, contenders).into_iter().map(|case| case.label).collect();
-        println!("\n{}", book.table(scene.name, &cases));
+        let cases: Vec<String> = scene.cases(&terms, candidates).into_iter().map(|case| case.label).collect();
+        println!("\n{}", ledger.table(scene.name, &cases));
     }
-    close(&book, options, &terms, began)
+    close(&ledger, options, &terms, began)
 }
 
 /// The figures worth a look while it runs.
@@ -186,16 +186,16 @@ fn tell(result: &Result<Figures, String>) -> String {
     }
 }
 
-fn close(book: &Book, options: &Options, terms: &Terms, began: Instant) -> ExitCode {
-    let goals = goals::all(book, terms);
+fn close(ledger: &Ledger, options: &Options, terms: &Terms, began: Instant) -> ExitCode {
+    let goals = goals::all(ledger, terms);
     println!("\n{}", goals::table(&goals));
-    let failures = book.failures();
+    let failures = ledger.failures();
     failures.iter().for_each(|failure| println!("FAILED {failure}"));
     let missed = goals.iter().filter(|goal| goal.is_missed()).count();
     println!(
         "{} failed runs, {missed} goals missed; {} in all",
         failures.len(),
-        patience::seconds(began.elapsed())
+        wait::seconds(began.elapsed())
     );
     let well = failures.is_empty() && (missed == 0 || !options.strict);
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -1,11 +1,11 @@
-//! The scenes: which contenders do what, and how often.
+//! The scenes: which candidates do what, and how often.
 
 use std::time::Duration;
 
-use crate::contender::Contender;
+use crate::candidate::Candidate;
 use crate::load::Load;
 
-/// What every contender but Celery is offered.
+/// What every candidate but Celery is offered.
 const PER_SECOND: u32 = 500;
 /// One job in so many is given to those who are far from deciding anything: what one costs does not hang on their number.
 const FOREIGN_SHARE: usize = 4;
@@ -29,7 +29,7 @@ const REPLICA_SOLVE: Duration = Duration::from_millis(2_500);
 const REPLICA_SUBMISSIONS: u32 = 16;
 const START_JOBS: usize = 200;
 /// Who plays where the others have nothing to tell.
-const OURS_AND_MEASURE: [Contender; 2] = [Contender::Ticket, Contender::Ours];
+const OURS_AND_MEASURE: [Candidate; 2] = [Candidate::Ticket, Candidate::Ours];
 
 /// With fewer, the smallest load of `growth` would be none.
 pub(crate) const FEWEST_JOBS: usize = 200;
@@ -54,7 +54,7 @@ pub(crate) struct Scene {
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) label: String,
-    pub(crate) contender: Contender,
+    pub(crate) candidate: Candidate,
     pub(crate) task: Task,
 }
 
@@ -118,43 +118,43 @@ impl Scene {
         terms.rounds.div_ceil(self.one_round_in)
     }
 
-    /// Its cases among these contenders.
-    pub(crate) fn cases(&self, terms: &Terms, contenders: &[Contender]) -> Vec<Case> {
+    /// Its cases among these candidates.
+    pub(crate) fn cases(&self, terms: &Terms, candidates: &[Candidate]) -> Vec<Case> {
         let mut cases = (self.cases)(terms.jobs);
-        cases.retain(|case| contenders.contains(&case.contender));
+        cases.retain(|case| candidates.contains(&case.candidate));
         cases
     }
 }
 
 impl Case {
-    /// A contender by its own name.
-    fn of(contender: Contender, load: Load) -> Self {
-        Self { label: contender.name().to_owned(), contender, task: Task::Work(load) }
+    /// A candidate by its own name.
+    fn of(candidate: Candidate, load: Load) -> Self {
+        Self { label: candidate.name().to_owned(), candidate, task: Task::Work(load) }
     }
 
     /// Ours, compared with itself.
     fn of_ours(label: String, load: Load) -> Self {
-        Self { label, contender: Contender::Ours, task: Task::Work(load) }
+        Self { label, candidate: Candidate::Ours, task: Task::Work(load) }
     }
 }
 
 fn steady(jobs: usize) -> Vec<Case> {
-    let load = |contender| match contender {
-        Contender::Celery => Load::of(jobs.div_ceil(CELERY_SHARE)).offered(CELERY_PER_SECOND),
-        Contender::Node | Contender::Python => Load::of(jobs.div_ceil(FOREIGN_SHARE)).offered(PER_SECOND),
+    let load = |candidate| match candidate {
+        Candidate::Celery => Load::of(jobs.div_ceil(CELERY_SHARE)).offered(CELERY_PER_SECOND),
+        Candidate::Node | Candidate::Python => Load::of(jobs.div_ceil(FOREIGN_SHARE)).offered(PER_SECOND),
         _ => Load::of(jobs).offered(PER_SECOND),
     };
-    Contender::ALL.into_iter().map(|contender| Case::of(contender, load(contender))).collect()
+    Candidate::ALL.into_iter().map(|candidate| Case::of(candidate, load(candidate))).collect()
 }
 
 fn fast(jobs: usize) -> Vec<Case> {
-    let takers = Contender::ALL.into_iter().filter(|contender| *contender != Contender::Celery);
-    takers.map(|contender| Case::of(contender, Load::of(jobs))).collect()
+    let takers = Candidate::ALL.into_iter().filter(|candidate| *candidate != Candidate::Celery);
+    takers.map(|candidate| Case::of(candidate, Load::of(jobs))).collect()
 }
 
 fn large(jobs: usize) -> Vec<Case> {
     let load = Load { image_bytes: LARGE_BYTES, ..Load::of(jobs.min(LARGE_JOBS)).offered(LARGE_PER_SECOND) };
-    OURS_AND_MEASURE.into_iter().map(|contender| Case::of(contender, load)).collect()
+    OURS_AND_MEASURE.into_iter().map(|candidate| Case::of(candidate, load)).collect()
 }
 
 fn deep(jobs: usize) -> Vec<Case> {
@@ -166,7 +166,7 @@ fn deep(jobs: usize) -> Vec<Case> {
         next_poll: DEEP_POLL,
         ..Load::of(jobs)
     };
-    OURS_AND_MEASURE.into_iter().map(|contender| Case::of(contender, load)).collect()
+    OURS_AND_MEASURE.into_iter().map(|candidate| Case::of(candidate, load)).collect()
 }
 
 fn growth(jobs: usize) -> Vec<Case> {
@@ -208,5 +208,5 @@ pub(crate) fn replicas_label(replicas: usize) -> String {
 
 fn start(jobs: usize) -> Vec<Case> {
     let task = Task::Start(Load::of(jobs.min(START_JOBS)));
-    vec![Case { label: Contender::Ours.name().to_owned(), contender: Contender::Ours, task }]
+    vec![Case { label: Candidate::Ours.name().to_owned(), candidate: Candidate::Ours, task }]
 }

@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use crate::arena::Arena;
-use crate::bout::Bout;
-use crate::contender::Ground;
-use crate::crew::Crew;
+use crate::candidate::Ground;
 use crate::figure::{Figure, Figures};
-use crate::patience;
-use crate::tap::Tap;
+use crate::processes::Processes;
+use crate::proxy::Proxy;
+use crate::run::Run;
+use crate::setup::Setup;
+use crate::wait;
 
 /// A start that takes longer has failed.
 const WITHIN: Duration = Duration::from_secs(60);
 
-impl Bout {
+impl Run {
     /// Twice: on a namespace that no replica has seen, so that nobody knows how the account stands, and once that is known.
-    pub(crate) async fn starts(&self, arena: &Arena) -> Result<Figures, String> {
-        let unknown = self.first_job(arena, self.load.jobs).await?;
-        let known = self.first_job(arena, 2 * self.load.jobs).await?;
+    pub(crate) async fn starts(&self, setup: &Setup) -> Result<Figures, String> {
+        let unknown = self.first_job(setup, self.load.jobs).await?;
+        let known = self.first_job(setup, 2 * self.load.jobs).await?;
         let milliseconds = |span: Duration| span.as_secs_f64() * 1_000.0;
         Ok(Figures::from([
             (Figure::FirstJob, milliseconds(unknown)),
@@ -26,16 +26,16 @@ impl Bout {
     }
 
     /// From the broker's handshake to the first of the jobs that wait; the process goes on until all results are there, and leaves.
-    async fn first_job(&self, arena: &Arena, results: usize) -> Result<Duration, String> {
+    async fn first_job(&self, setup: &Setup, results: usize) -> Result<Duration, String> {
         self.lane.feed(&self.load).await.publish(&self.load).await;
-        arena.quiet(&[arena.broker()]).await;
-        let tap = Tap::to(arena.broker_address(), &self.lane.names().jobs()).await;
-        let through = arena.amqp().replace(&arena.broker_address().to_string(), &tap.address().to_string());
+        setup.quiet(&[setup.broker()]).await;
+        let proxy = Proxy::to(setup.broker_address(), &self.lane.names().jobs()).await;
+        let through = setup.amqp().replace(&setup.broker_address().to_string(), &proxy.address().to_string());
         let ground = Ground { amqp: through, ..self.ground.clone() };
-        let crew = Crew::start(self.contender, &ground, &self.load);
-        let first = patience::until(WITHIN, async || tap.first_job()).await.ok_or("takes no job")?;
-        let all = patience::comes_true(WITHIN, async || self.lane.results().await >= results).await;
-        crew.leave(arena.client()).await?;
+        let processes = Processes::start(self.candidate, &ground, &self.load);
+        let first = wait::until(WITHIN, async || proxy.first_job()).await.ok_or("takes no job")?;
+        let all = wait::comes_true(WITHIN, async || self.lane.results().await >= results).await;
+        processes.leave(setup.client()).await?;
         if all { Ok(first) } else { Err("does not finish its jobs".to_owned()) }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use crate::book::Latency;
+use crate::ledger::Latency;
 
 /// Spans that make a run whole or a part of one.
 #[derive(Debug, Clone, Copy)]

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::interval;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::book::Book;
+use crate::ledger::Ledger;
 use crate::support::rabbit;
 
 /// Just above the API's least size.
@@ -104,11 +104,11 @@ impl Publisher {
     /// Offers jobs at a fixed rate, in the background, until there are no more or the load is dropped.
     pub(crate) fn offer(
         &self,
-        book: &Arc<Book>,
+        ledger: &Arc<Ledger>,
         jobs: impl Iterator<Item = Offered> + Send + 'static,
         per_second: u32,
     ) -> Load {
-        let (publisher, book) = (self.clone(), Arc::clone(book));
+        let (publisher, ledger) = (self.clone(), Arc::clone(ledger));
         let publishes = TaskTracker::new();
         let tracked = publishes.clone();
         let offering = async move {
@@ -118,7 +118,7 @@ impl Publisher {
             for job in jobs {
                 due.tick().await;
                 let place = Arc::clone(&places).acquire_owned().await.expect("places are never closed");
-                book.offered(&job);
+                ledger.offered(&job);
                 let publisher = publisher.clone();
                 tracked.spawn(async move {
                     publisher.publish(&job).await;

@@ -4,17 +4,17 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-#[path = "../stage/mod.rs"]
-mod stage;
+#[path = "../harness/mod.rs"]
+mod harness;
 
 #[path = "../trials/lane.rs"]
 #[allow(dead_code, reason = "trials use more of it")]
 mod lane;
 
-mod book;
 mod cases;
 mod environment;
 mod faults;
+mod ledger;
 mod load;
 mod row;
 mod scene;
@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 use cases::{GROUPS, Group};
 use environment::{Environment, Lengths};
-use stage::{act, jobs, patience, simulator};
+use harness::{completion, jobs, simulator, wait};
 
 /// Bad days: trouble costs the jobs that it hits, and no others.
 #[derive(Debug, Parser)]
@@ -97,7 +97,7 @@ async fn main() -> ExitCode {
                 Some(run) => {
                     let began = Instant::now();
                     rows.extend(run(Arc::clone(&environment), cases).await);
-                    println!("{}: {}", group.name, patience::seconds(began.elapsed()));
+                    println!("{}: {}", group.name, wait::seconds(began.elapsed()));
                 }
                 None => others.extend(cases.into_iter().map(|case| (group.name, case))),
             }
@@ -108,7 +108,7 @@ async fn main() -> ExitCode {
     // Whatever ends this program in order also ends the processes that it has started: their owners are dropped.
     let rows = tokio::select! {
         rows = running => rows,
-        () = act::told_to_stop() => return ExitCode::from(130),
+        () = completion::told_to_stop() => return ExitCode::from(130),
     };
     row::close(&rows, began, options.json.as_deref(), options.markdown.as_deref())
 }

@@ -11,8 +11,8 @@ use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::book::{Entry, Latency, places};
-use crate::patience;
+use crate::ledger::{Entry, Latency, places};
+use crate::wait;
 
 const WIDTH: u16 = 180;
 /// Load average by core from which a row says so.
@@ -108,7 +108,7 @@ impl Row {
         self.full_rate_after_s = span.map(|span| span.as_secs_f64());
         match span {
             Some(span) => self.bound(
-                format_args!("full rate after {} > {}", patience::seconds(span), patience::seconds(most)),
+                format_args!("full rate after {} > {}", wait::seconds(span), wait::seconds(most)),
                 span <= most,
             ),
             None => self.bound("full rate not seen again while it was watched", false),
@@ -190,7 +190,7 @@ pub(crate) fn close(rows: &[Row], began: Instant, json: Option<&Path>, markdown:
         std::fs::write(file, as_markdown(rows)).expect("the file for Markdown is writable");
     }
     let broken = rows.iter().filter(|row| row.is_broken()).count();
-    println!("{broken} of {} cases broken; {} in all", rows.len(), patience::seconds(began.elapsed()));
+    println!("{broken} of {} cases broken; {} in all", rows.len(), wait::seconds(began.elapsed()));
     if broken == 0 && !rows.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -10,15 +10,15 @@ use lapin::{Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::book::Book;
 use crate::environment::Environment;
+use crate::harness::fleet::{Fleet, FleetOptions};
 use crate::lane::Lane;
+use crate::ledger::Ledger;
 use crate::load::{Publisher, pictures};
-use crate::patience;
 use crate::row::Row;
 use crate::series::Series;
 use crate::simulator::Simulator;
-use crate::stage::fleet::{Crew, Fleet};
+use crate::wait;
 use crate::watch::Watch;
 
 /// Replicas of a fleet, where a case does not say otherwise.
@@ -52,7 +52,7 @@ pub(crate) struct Setup {
 
 /// Dropped, all of its processes end.
 pub(crate) struct Scene {
-    pub(crate) book: Arc<Book>,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) publisher: Publisher,
     pub(crate) simulator: Simulator,
     pub(crate) series: Series,
@@ -73,7 +73,7 @@ impl Scene {
         let replicas = setup.replicas.unwrap_or(REPLICAS);
         let watch = Watch::start(replicas);
         let usual = SETTINGS.map(|(key, value)| (key, value.to_owned()));
-        let fleet = Fleet::start(Crew {
+        let fleet = Fleet::start(FleetOptions {
             amqp: environment.amqp.clone(),
             namespace: lane.names().namespace().to_owned(),
             api: simulator.url().to_owned(),
@@ -83,7 +83,7 @@ impl Scene {
             settings: usual.into_iter().chain(setup.settings).collect(),
         });
         let scene = Self {
-            book: Arc::new(Book::open(&lane).await),
+            ledger: Arc::new(Ledger::open(&lane).await),
             publisher: Publisher::open(&environment.amqp, lane.names()).await,
             series: Series::start(simulator.probe()),
             simulator,
@@ -94,11 +94,11 @@ impl Scene {
             began: Instant::now(),
         };
         // A guard that knows nothing yet opens by a job.
-        scene.publisher.offer(&scene.book, pictures("warm-up.").take(WARM_UP), PER_SECOND).finished().await;
-        let all = patience::comes_true(READY_WITHIN, async || {
+        scene.publisher.offer(&scene.ledger, pictures("warm-up.").take(WARM_UP), PER_SECOND).finished().await;
+        let all = wait::comes_true(READY_WITHIN, async || {
             scene.watch.all_open()
                 && scene.lane.takers().await >= replicas as u64
-                && scene.book.is_finished("warm-up.")
+                && scene.ledger.is_finished("warm-up.")
         });
         assert!(all.await, "the replicas take jobs; logs: {}", scene.folder.display());
         scene
@@ -113,15 +113,15 @@ impl Scene {
     /// Judges what no case may break, and clears away. The stand-in's rules hold for polls in any trouble.
     pub(crate) async fn close(mut self, row: &mut Row) {
         row.note_load();
-        self.book.keep(&self.folder, self.began);
+        self.ledger.keep(&self.folder, self.began);
         let stats = self.simulator.stats().await;
         row.at_most("polls too early", stats.early_polls, 0);
         row.at_most("polls past the limit", stats.polls_past_limit, 0);
         row.at_most("ids asked for again that were answered as unknown", stats.repeated_wrong_ids, 0);
-        for fault in self.book.faults() {
+        for fault in self.ledger.faults() {
             row.bound(fault, false);
         }
-        let repeated = self.book.repeated();
+        let repeated = self.ledger.repeated();
         if repeated > 0 {
             row.note(format_args!("{repeated} outcomes repeated"));
         }

@@ -1,7 +1,9 @@
 //! Histories until told to stop, or one of them in words; see docs/RELIABILITY.md. Run by `make soak`.
 
-#[path = "../../tests/histories/history/mod.rs"]
+#[path = "../../tests/simulation/history/mod.rs"]
 mod history;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

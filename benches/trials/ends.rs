@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::lane::Lane;
-use crate::patience;
-use crate::scene::Stage;
+use crate::scene::Harness;
 use crate::support::rabbit;
+use crate::wait;
 
 const PREFETCH: u16 = 500;
 /// Between two progress lines, where there is progress.
@@ -50,20 +50,25 @@ impl Ledger {
     }
 
     /// Waits until all of these have ended, or the time is over.
-    pub(crate) async fn finish(&self, stage: &Stage, wanted: &BTreeSet<String>, within: Duration) -> Ends {
+    pub(crate) async fn finish(
+        &self,
+        harness: &Harness,
+        wanted: &BTreeSet<String>,
+        within: Duration,
+    ) -> Ends {
         let began = Instant::now();
         let (mut told, mut last) = (began, wanted.len());
-        patience::comes_true(within, async || {
+        wait::comes_true(within, async || {
             let missing = self.missing(wanted);
             if missing > 0 && missing != last && told.elapsed() >= TELL {
                 (told, last) = (Instant::now(), missing);
-                stage.say(format_args!("{} of {} jobs have ended", wanted.len() - missing, wanted.len()));
+                harness.say(format_args!("{} of {} jobs have ended", wanted.len() - missing, wanted.len()));
             }
             missing == 0
         })
         .await;
         let ends = Ends { wanted: wanted.clone(), seen: self.snapshot(), took: began.elapsed() };
-        ends.keep(stage.folder());
+        ends.keep(harness.folder());
         ends
     }
 
@@ -131,7 +136,7 @@ impl Ends {
             *by_place.entry(distinct.into_iter().collect::<Vec<_>>().join(" and ")).or_default() += 1;
         }
         let places: Vec<String> = by_place.iter().map(|(place, count)| format!("{place} {count}")).collect();
-        let mut text = format!("{} in {}", places.join(", "), patience::seconds(self.took));
+        let mut text = format!("{} in {}", places.join(", "), wait::seconds(self.took));
         let repeated = self.seen.values().filter(|queues| queues.len() > 1).count();
         for (count, what) in
             [(repeated, "more than once"), (self.missing(), "not at all"), (self.strangers(), "unknown ids")]

@@ -4,14 +4,14 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-#[path = "../stage/mod.rs"]
-mod stage;
+#[path = "../harness/mod.rs"]
+mod harness;
 
 mod ends;
+mod killer;
 mod lane;
 mod scene;
 mod series;
-mod toll;
 mod trials;
 
 use std::process::ExitCode;
@@ -21,9 +21,9 @@ use std::time::Duration;
 use clap::Parser;
 use tokio::time::Instant;
 
+use harness::{command, completion, fleet, jobs, report, simulator, wait};
 use report::Finding;
-use scene::Stage;
-use stage::{act, command, fleet, jobs, patience, report, simulator};
+use scene::Harness;
 use trials::{TRIALS, Trial};
 
 /// No trial takes half as long; one that does hangs.
@@ -59,7 +59,7 @@ async fn main() -> ExitCode {
     // Whatever ends this program in order also ends the processes that it has started: their owners are dropped.
     tokio::select! {
         code = run(&options) => code,
-        () = act::told_to_stop() => ExitCode::from(130),
+        () = completion::told_to_stop() => ExitCode::from(130),
     }
 }
 
@@ -83,8 +83,8 @@ async fn run(options: &Options) -> ExitCode {
 
 /// Runs one trial; one that breaks off has failed, with what it found until then.
 async fn perform(trial: &Trial, amqp: &str, seed: u64) -> Vec<Finding> {
-    let stage = Arc::new(Stage::new("trials", trial.name, amqp, seed));
-    act::to_its_end(&stage, LONGEST, (trial.run)(Arc::clone(&stage))).await;
-    stage.say(format_args!("logs and ends are in {}", stage.folder().display()));
-    stage.findings()
+    let harness = Arc::new(Harness::new("trials", trial.name, amqp, seed));
+    completion::to_its_end(&harness, LONGEST, (trial.run)(Arc::clone(&harness))).await;
+    harness.say(format_args!("logs and ends are in {}", harness.folder().display()));
+    harness.findings()
 }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::command::Operator;
-use crate::fleet::{Crew, Fleet};
+use crate::fleet::{Fleet, FleetOptions};
 use crate::lane::Lane;
-use crate::patience;
 use crate::simulator::Simulator;
+use crate::wait;
 
-pub(crate) use crate::report::Stage;
+pub(crate) use crate::report::Harness;
 
 /// Replicas of every fleet.
 pub(crate) const REPLICAS: usize = 8;
@@ -26,8 +26,8 @@ pub(crate) struct Scene {
 
 impl Scene {
     /// On the broker that all trials share, with a scenario in TOML.
-    pub(crate) async fn set(stage: &Stage, scenario: &str) -> Self {
-        Self::set_on(stage.amqp(), stage.folder().to_owned(), scenario).await
+    pub(crate) async fn set(harness: &Harness, scenario: &str) -> Self {
+        Self::set_on(harness.amqp(), harness.folder().to_owned(), scenario).await
     }
 
     /// On a certain broker and in a certain folder.
@@ -39,7 +39,7 @@ impl Scene {
 
     /// Starts a fleet in this scene.
     pub(crate) fn fleet(&self, settings: &[(&'static str, &str)]) -> Fleet {
-        Fleet::start(Crew {
+        Fleet::start(FleetOptions {
             amqp: self.lane.amqp().to_owned(),
             namespace: self.lane.names().namespace().to_owned(),
             api: self.simulator.url().to_owned(),
@@ -59,32 +59,32 @@ impl Scene {
     }
 
     /// Waits until every replica takes jobs. One that has ended by itself ends the trial.
-    pub(crate) async fn ready(&self, stage: &Stage, fleet: &mut Fleet) {
-        let all = patience::comes_true(READY_WITHIN, async || {
+    pub(crate) async fn ready(&self, harness: &Harness, fleet: &mut Fleet) {
+        let all = wait::comes_true(READY_WITHIN, async || {
             let fallen = fleet.fallen();
             assert!(fallen.is_empty(), "ended by itself: {}; logs: {}", fallen[0], self.folder.display());
             self.lane.takers().await >= REPLICAS as u64
         })
         .await;
         let takers = self.lane.takers().await;
-        stage.say(format_args!("{takers} replicas take jobs{}", if all { "" } else { ", not all" }));
+        harness.say(format_args!("{takers} replicas take jobs{}", if all { "" } else { ", not all" }));
     }
 
     /// What every trial must show at its end: the API's rules were kept, and no replica fell.
-    pub(crate) async fn close(&self, stage: &Stage, fleet: &mut Fleet) {
+    pub(crate) async fn close(&self, harness: &Harness, fleet: &mut Fleet) {
         let stats = self.simulator.stats().await;
         let (early, late) = (stats.early_polls, stats.polls_past_limit);
-        stage.check(
+        harness.check(
             "polls too early, and past the limit: 0",
             format!("{early} and {late}"),
             early + late == 0,
         );
-        stage.note(
+        harness.note(
             "accepted twice; unknown task ids",
             format!("{}; {}", stats.repeated_submissions, stats.wrong_id_calls),
         );
         let fallen = fleet.fallen();
         let told = if fallen.is_empty() { "none".to_owned() } else { fallen.join(", ") };
-        stage.check("replicas that ended by themselves: none", told, fallen.is_empty());
+        harness.check("replicas that ended by themselves: none", told, fallen.is_empty());
     }
 }

@@ -2,7 +2,7 @@
 #![no_main]
 
 #[allow(dead_code, reason = "each target holds its own property")]
-#[path = "../../tests/hostile/properties/mod.rs"]
+#[path = "../../tests/components/robustness/properties/mod.rs"]
 mod properties;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| properties::reply::holds(input));

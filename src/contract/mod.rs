@@ -1,7 +1,7 @@
 //! The contract as machines read it: JSON Schemas of job and outcome, and an AsyncAPI document of who meets whom where on the broker.
 //!
 //! An outcome is described by the type that writes it. A job is described by a type of its own, since it is read by hand, to be kept byte
-//! for byte. That both say the same is what `tests/contract` is for.
+//! for byte. That both say the same is what `tests/commands/contract` is for.
 
 mod asyncapi;
 mod job;

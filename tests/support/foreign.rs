@@ -1,4 +1,4 @@
-//! The foreign client: pika, in Python (`tests/e2e/foreign.py`).
+//! The foreign client: pika, in Python (`tests/system/e2e/foreign.py`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,7 @@ pub fn python() -> PathBuf {
 /// A call of it.
 pub fn command(verb: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(python());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/foreign.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/system/e2e/foreign.py");
     command.arg(script).arg(verb).args(arguments);
     command
 }

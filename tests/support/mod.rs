@@ -4,7 +4,10 @@
 
 pub mod authority;
 pub mod cluster;
+pub mod fleet;
 pub mod foreign;
+pub mod in_process;
+pub mod jobs;
 pub mod node;
 pub mod rabbit;
 pub mod raw;

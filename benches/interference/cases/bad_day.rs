@@ -17,7 +17,7 @@ const FULL: f64 = 0.9;
 
 /// Begins to offer jobs, and waits until the fleet is at work.
 pub(super) async fn begin(scene: &Scene) -> Load {
-    let load = scene.publisher.offer(&scene.book, pictures("j."), PER_SECOND);
+    let load = scene.publisher.offer(&scene.ledger, pictures("j."), PER_SECOND);
     tokio::time::sleep(WARM_UP).await;
     load
 }
@@ -25,7 +25,7 @@ pub(super) async fn begin(scene: &Scene) -> Load {
 /// Whether as many jobs are solved in the window from here as jobs are offered.
 fn is_full(scene: &Scene, from: Instant) -> bool {
     let least = FULL * f64::from(PER_SECOND) * WINDOW.as_secs_f64();
-    scene.book.solved(from, from + WINDOW) as f64 >= least
+    scene.ledger.solved(from, from + WINDOW) as f64 >= least
 }
 
 /// Waits for the first window of the full rate; how long after a moment it begins.

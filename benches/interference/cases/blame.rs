@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use crate::environment::Environment;
 use crate::faults::{self, Nature, UNKNOWN};
 use crate::load::with_trouble;
-use crate::patience;
 use crate::row::Row;
 use crate::scene::{PER_SECOND, Scene, Setup};
+use crate::wait;
 
 /// One job in so many is at fault.
 const EACH: usize = 10;
@@ -31,28 +31,28 @@ pub(super) async fn run(environment: &Environment, row: &mut Row) {
     let scene = Scene::open(environment, row.case(), setup).await;
     let script = faults::script("create", UNKNOWN, Nature::Final, 1);
     let began = Instant::now();
-    let load = scene.publisher.offer(&scene.book, with_trouble("j.", EACH, &script), PER_SECOND);
+    let load = scene.publisher.offer(&scene.ledger, with_trouble("j.", EACH, &script), PER_SECOND);
     tokio::time::sleep(environment.lengths.window).await;
     load.stop().await;
     drop(turn);
-    scene.book.finish("j.", true, FINISH_WITHIN).await;
-    let entries = scene.book.entries("j.");
+    scene.ledger.finish("j.", true, FINISH_WITHIN).await;
+    let entries = scene.ledger.entries("j.");
     row.jobs(&entries);
     row.dead_at_most(0);
     let (good, hit): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| !entry.hit);
-    let p99 = crate::book::Latency::of(good).p99;
+    let p99 = crate::ledger::Latency::of(good).p99;
     row.bound(
-        format_args!("p99 {} > {} + 1.5 s", patience::seconds(p99), patience::seconds(calm.p99)),
+        format_args!("p99 {} > {} + 1.5 s", wait::seconds(p99), wait::seconds(calm.p99)),
         p99 <= calm.p99 + LATER,
     );
     let is_unknown =
-        |entry: &&crate::book::Entry| entry.end.as_ref().is_some_and(|end| end.queue == "dead.unknown");
+        |entry: &&crate::ledger::Entry| entry.end.as_ref().is_some_and(|end| end.queue == "dead.unknown");
     let elsewhere = hit.len() - hit.iter().copied().filter(is_unknown).count();
     row.at_most("jobs at fault that are not in dead.unknown", elsewhere as u64, 0);
     let slowest = hit.iter().filter_map(|entry| entry.took()).max().unwrap_or_default();
-    row.note(format_args!("the slowest at fault ended after {}", patience::seconds(slowest)));
+    row.note(format_args!("the slowest at fault ended after {}", wait::seconds(slowest)));
     row.bound(
-        format_args!("jobs at fault end after {}", patience::seconds(slowest)),
+        format_args!("jobs at fault end after {}", wait::seconds(slowest)),
         slowest <= UNKNOWN_TIMEOUT + SLACK,
     );
     row.trips(&scene.watch.trips(began, Instant::now()), false);

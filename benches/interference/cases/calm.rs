@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::book::{Entry, Latency};
 use crate::environment::Environment;
+use crate::ledger::{Entry, Latency};
 use crate::load::pictures;
 use crate::row::Row;
 use crate::scene::{PER_SECOND, Scene, Setup};
@@ -24,11 +24,11 @@ pub(crate) async fn run(environment: Arc<Environment>) -> Vec<Row> {
 pub(crate) async fn measure(environment: &Environment) -> Latency {
     let scenes = (0..environment.lanes).map(|lane| async move {
         let scene = Scene::open(environment, &format!("calm {lane}"), Setup::default()).await;
-        let load = scene.publisher.offer(&scene.book, pictures("calm."), PER_SECOND);
+        let load = scene.publisher.offer(&scene.ledger, pictures("calm."), PER_SECOND);
         tokio::time::sleep(environment.lengths.window).await;
         load.stop().await;
-        assert!(scene.book.finish("calm.", true, FINISH_WITHIN).await, "the jobs of the calm run end");
-        let entries = scene.book.entries("calm.");
+        assert!(scene.ledger.finish("calm.", true, FINISH_WITHIN).await, "the jobs of the calm run end");
+        let entries = scene.ledger.entries("calm.");
         let mut row = Row::new("calm", "calm");
         row.jobs(&entries);
         row.dead_at_most(0);

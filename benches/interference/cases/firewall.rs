@@ -8,9 +8,9 @@ use super::bad_day;
 use crate::environment::Environment;
 use crate::faults::{self, Nature};
 use crate::load::Offered;
-use crate::patience;
 use crate::row::Row;
 use crate::scene::{Scene, Setup};
+use crate::wait;
 
 /// Anybody else's longest way.
 const LONGEST: Duration = Duration::from_secs(3);
@@ -27,17 +27,17 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, status: &str, 
     let began = Instant::now();
     let script = faults::script("create", &format!("{status} HTML"), Nature::Final, 1);
     let disliked = (0..jobs).map(move |n| Offered::scripted(format!("j.disliked-{n}"), &script, true));
-    let disliked = scene.publisher.offer(&scene.book, disliked, 1);
+    let disliked = scene.publisher.offer(&scene.ledger, disliked, 1);
     tokio::time::sleep(WATCHED).await;
     disliked.finished().await;
     load.stop().await;
     drop(turn);
-    scene.book.finish("j.", true, FINISH_WITHIN).await;
-    let entries = scene.book.entries("j.");
+    scene.ledger.finish("j.", true, FINISH_WITHIN).await;
+    let entries = scene.ledger.entries("j.");
     row.jobs(&entries);
     row.dead_at_most(0);
-    let longest = crate::book::Latency::of(entries.iter().filter(|entry| !entry.hit)).max;
-    row.bound(format_args!("somebody else waited {} > 3 s", patience::seconds(longest)), longest <= LONGEST);
+    let longest = crate::ledger::Latency::of(entries.iter().filter(|entry| !entry.hit)).max;
+    row.bound(format_args!("somebody else waited {} > 3 s", wait::seconds(longest)), longest <= LONGEST);
     row.trips(&scene.watch.trips(began, Instant::now()), false);
     let blamed = entries
         .iter()

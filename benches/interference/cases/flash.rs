@@ -25,8 +25,8 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, of: &str, code
     load.stop().await;
     drop(turn);
     row.full_rate_after(back, FULL_RATE_WITHIN);
-    scene.book.finish("j.", true, FINISH_WITHIN).await;
-    row.jobs(&scene.book.entries("j."));
+    scene.ledger.finish("j.", true, FINISH_WITHIN).await;
+    row.jobs(&scene.ledger.entries("j."));
     row.dead_at_most(1);
     row.trips(&scene.watch.trips(began, Instant::now()), true);
     let stats = scene.simulator.stats().await;

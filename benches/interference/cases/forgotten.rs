@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::environment::Environment;
 use crate::load::Offered;
-use crate::patience;
 use crate::row::Row;
 use crate::scene::{Scene, Setup};
 use crate::simulator::Stats;
+use crate::wait;
 
 const TICKETS: u64 = 2_000;
 const REPLICAS: usize = 4;
@@ -37,9 +37,9 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, by_restart: bo
     let mut scene = Scene::open(environment, row.case(), Setup { replicas: Some(REPLICAS), settings }).await;
     let script = json!({"solve_ms": 100_000, "submissions": 1});
     let jobs = (0..TICKETS).map(move |n| Offered::scripted(format!("j.{n}"), &script, false));
-    scene.publisher.offer(&scene.book, jobs, 200).finished().await;
+    scene.publisher.offer(&scene.ledger, jobs, 200).finished().await;
     let open = async || scene.simulator.stats().await.tasks_open == TICKETS;
-    assert!(patience::comes_true(OPEN_WITHIN, open).await, "all jobs are submitted");
+    assert!(wait::comes_true(OPEN_WITHIN, open).await, "all jobs are submitted");
     // Polls are under way, as on any day.
     tokio::time::sleep(Duration::from_secs(5)).await;
 
@@ -54,7 +54,7 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, by_restart: bo
     };
     let polls: fn(&Stats) -> u64 = |stats| stats.calls.get_task_result;
     let wrong: fn(&Stats) -> u64 = |stats| stats.wrong_id_calls;
-    let met = patience::until(MET_WITHIN, async || scene.series.first(wrong, before + 1)).await;
+    let met = wait::until(MET_WITHIN, async || scene.series.first(wrong, before + 1)).await;
     // A fleet that resubmits what is too old to be asked for need not meet any.
     if let Some(met) = met {
         tokio::time::sleep(WATCHED).await;
@@ -65,13 +65,13 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, by_restart: bo
     }
     drop(turn);
 
-    let all = scene.book.finish("j.", true, FINISH_WITHIN).await;
+    let all = scene.ledger.finish("j.", true, FINISH_WITHIN).await;
     row.note(format_args!(
         "{} after {}",
         if all { "all ended" } else { "not all ended" },
-        patience::seconds(began.elapsed())
+        wait::seconds(began.elapsed())
     ));
-    row.jobs(&scene.book.entries("j."));
+    row.jobs(&scene.ledger.entries("j."));
     row.dead_at_most(0);
     row.trips(&scene.watch.trips(began, Instant::now()), true);
     let stats = scene.simulator.stats().await;

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::Case;
 use crate::environment::Environment;
 use crate::load::{pictures, with_trouble};
-use crate::patience;
 use crate::row::Row;
 use crate::scene::{Scene, Setup};
+use crate::wait;
 
 const PER_SECOND: u32 = 100;
 /// Of the time that the same jobs take on a calm day.
@@ -37,17 +37,17 @@ async fn play(environment: &Environment, share: Option<f64>, calm: Option<Durati
     let count = PER_SECOND as usize * environment.lengths.lost.as_secs() as usize;
     let began = Instant::now();
     let load = match share {
-        None => scene.publisher.offer(&scene.book, pictures("j.").take(count), PER_SECOND),
+        None => scene.publisher.offer(&scene.ledger, pictures("j.").take(count), PER_SECOND),
         Some(share) => {
             let script = json!({"result": ["forget"], "submissions": 1});
             let jobs = with_trouble("j.", (1.0 / share).round() as usize, &script);
-            scene.publisher.offer(&scene.book, jobs.take(count), PER_SECOND)
+            scene.publisher.offer(&scene.ledger, jobs.take(count), PER_SECOND)
         }
     };
     load.finished().await;
-    scene.book.finish("j.", true, FINISH_WITHIN).await;
+    scene.ledger.finish("j.", true, FINISH_WITHIN).await;
     let took = began.elapsed();
-    let entries = scene.book.entries("j.");
+    let entries = scene.ledger.entries("j.");
     let lost = entries.iter().filter(|entry| entry.hit).count() as u64;
     row.jobs(&entries);
     row.dead_at_most(0);
@@ -61,11 +61,11 @@ async fn play(environment: &Environment, share: Option<f64>, calm: Option<Durati
     exactly(&mut row, "wrong-id calls", stats.wrong_id_calls);
     exactly(&mut row, "submitted once more", stats.repeated_submissions);
     row.at_most("bans", stats.bans, 0);
-    row.note(format_args!("{count} jobs, {lost} tasks lost, all ended after {}", patience::seconds(took)));
+    row.note(format_args!("{count} jobs, {lost} tasks lost, all ended after {}", wait::seconds(took)));
     if let Some(calm) = calm {
         let most = calm.mul_f64(LONGER);
         row.bound(
-            format_args!("all ended after {} > {}", patience::seconds(took), patience::seconds(most)),
+            format_args!("all ended after {} > {}", wait::seconds(took), wait::seconds(most)),
             took <= most,
         );
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::timeout;
 
-use crate::act;
+use crate::completion;
 use crate::environment::Environment;
 use crate::faults::{CREATE, Nature, OUTAGES, RESULT, UNKNOWN};
 use crate::row::Row;
@@ -249,7 +249,7 @@ async fn to_its_end(environment: &Environment, mut row: Row, case: Case) -> Row 
     let playing = play(environment, &mut row, case);
     match timeout(LONGEST, AssertUnwindSafe(playing).catch_unwind()).await {
         Ok(Ok(())) => {}
-        Ok(Err(panic)) => row.bound(act::reason(panic.as_ref()), false),
+        Ok(Err(panic)) => row.bound(completion::reason(panic.as_ref()), false),
         Err(_) => row.bound("it hangs", false),
     }
     environment.say(row.case(), row.tell());

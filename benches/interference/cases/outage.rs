@@ -44,9 +44,9 @@ async fn play(environment: &Environment, row: &mut Row, (of, fault): (&str, &str
     drop(turn);
 
     // A call that hangs has failed only once it is given up.
-    let patience = if fault == "hang" { REQUEST_TIMEOUT } else { Duration::ZERO };
+    let wait = if fault == "hang" { REQUEST_TIMEOUT } else { Duration::ZERO };
     let failed = |stats: &crate::simulator::Stats| stats.outage_calls;
-    let known = scene.series.first(failed, KNOWN_AFTER).map(|at| at + patience);
+    let known = scene.series.first(failed, KNOWN_AFTER).map(|at| at + wait);
     let end = over - STEP;
     let calls = known.filter(|known| *known < end).map_or(0.0, |known| {
         let calls = scene.series.at(end, failed) - scene.series.at(known, failed);
@@ -57,8 +57,8 @@ async fn play(environment: &Environment, row: &mut Row, (of, fault): (&str, &str
     row.full_rate_after(back, FULL_RATE_WITHIN);
     row.trips(&scene.watch.trips(began, Instant::now()), true);
 
-    scene.book.finish("j.", true, FINISH_WITHIN).await;
-    row.jobs(&scene.book.entries("j."));
+    scene.ledger.finish("j.", true, FINISH_WITHIN).await;
+    row.jobs(&scene.ledger.entries("j."));
     row.dead_at_most(0);
     let stats = scene.simulator.stats().await;
     row.at_most("bans", stats.bans, 0);

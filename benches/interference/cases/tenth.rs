@@ -15,9 +15,9 @@ use super::Case;
 use crate::environment::Environment;
 use crate::faults::{self, Nature};
 use crate::load::with_trouble;
-use crate::patience;
 use crate::row::Row;
 use crate::scene::{PER_SECOND, Scene, Setup};
+use crate::wait;
 
 /// One job in so many is hit.
 const EACH: usize = 10;
@@ -84,17 +84,17 @@ async fn window(
     let mut row = Row::new("tenth", Case::Tenth { list, fault, nature }.name());
     let script = faults::script(list, fault, nature, environment.lengths.calls);
     let began = Instant::now();
-    let load = scene.publisher.offer(&scene.book, with_trouble(prefix, EACH, &script), PER_SECOND);
+    let load = scene.publisher.offer(&scene.ledger, with_trouble(prefix, EACH, &script), PER_SECOND);
     tokio::time::sleep(environment.lengths.window).await;
     load.stop().await;
-    scene.book.finish(prefix, false, GOOD_END_WITHIN).await;
-    let entries = scene.book.entries(prefix);
+    scene.ledger.finish(prefix, false, GOOD_END_WITHIN).await;
+    let entries = scene.ledger.entries(prefix);
     let good: Vec<_> = entries.iter().filter(|entry| !entry.hit).collect();
     let unsolved = good.iter().filter(|entry| !entry.is_solved()).count();
     row.at_most("good jobs not solved in time", unsolved as u64, 0);
-    let (calm, p99) = (environment.calm().await.p99, crate::book::Latency::of(good).p99);
+    let (calm, p99) = (environment.calm().await.p99, crate::ledger::Latency::of(good).p99);
     row.bound(
-        format_args!("p99 {} > {} + 1.5 s", patience::seconds(p99), patience::seconds(calm)),
+        format_args!("p99 {} > {} + 1.5 s", wait::seconds(p99), wait::seconds(calm)),
         p99 <= calm + LATER,
     );
     row.trips(&scene.watch.trips(began, Instant::now()), false);
@@ -105,11 +105,11 @@ async fn window(
 
 /// The jobs that were hit have their time to end; then the account of all is closed.
 async fn finish(environment: &Environment, scene: Scene, rows: Open) -> Vec<(usize, Row)> {
-    scene.book.finish("w", true, environment.lengths.hit_end).await;
+    scene.ledger.finish("w", true, environment.lengths.hit_end).await;
     let bans = scene.simulator.stats().await.bans;
     let mut closed: Vec<(usize, Row)> = Vec::new();
     for (place, prefix, mut row) in rows {
-        row.jobs(&scene.book.entries(&prefix));
+        row.jobs(&scene.ledger.entries(&prefix));
         closed.push((place, row));
     }
     // What the fleet as a whole has broken is laid at its last fault's door.

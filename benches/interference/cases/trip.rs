@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use crate::environment::Environment;
 use crate::load::Offered;
-use crate::patience;
 use crate::row::Row;
 use crate::scene::{Scene, Setup};
+use crate::wait;
 
 const TICKETS: u64 = 500;
 /// Slow enough that nothing is fetched before the trip.
@@ -30,9 +30,9 @@ pub(super) async fn run(environment: &Environment, row: &mut Row) {
     let scene = Scene::open(environment, row.case(), Setup { replicas: None, settings }).await;
     let script = json!({"solve_ms": SOLVE_MS});
     let jobs = (0..TICKETS).map(move |n| Offered::scripted(format!("j.{n}"), &script, false));
-    scene.publisher.offer(&scene.book, jobs, 100).finished().await;
+    scene.publisher.offer(&scene.ledger, jobs, 100).finished().await;
     let open = async || scene.simulator.stats().await.tasks_open == TICKETS;
-    assert!(patience::comes_true(OPEN_WITHIN, open).await, "all jobs are submitted");
+    assert!(wait::comes_true(OPEN_WITHIN, open).await, "all jobs are submitted");
     scene.simulator.control(&json!({"ban_seconds": BAN.as_secs()})).await;
     let began = Instant::now();
     drop(turn);
@@ -41,8 +41,8 @@ pub(super) async fn run(environment: &Environment, row: &mut Row) {
     let flash = json!({"of": "get_task_result", "answer": {"http": 500}, "calls": FAILING});
     scene.simulator.control(&json!({"flash": flash})).await;
 
-    scene.book.finish("j.", true, FINISH_WITHIN).await;
-    let entries = scene.book.entries("j.");
+    scene.ledger.finish("j.", true, FINISH_WITHIN).await;
+    let entries = scene.ledger.entries("j.");
     row.jobs(&entries);
     row.dead_at_most(0);
     let trips = scene.watch.trips(began, Instant::now());

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::account::{FLEET_LIMIT, all_end, mend_key, no_ban};
 use crate::ends::Ledger;
 use crate::jobs::{self, SITE};
-use crate::patience;
-use crate::scene::{REPLICAS, Scene, Stage};
+use crate::scene::{Harness, REPLICAS, Scene};
 use crate::series::pass;
+use crate::wait;
 
 const EACH: usize = 200;
 const IN_FLIGHT: u64 = (REPLICAS * EACH) as u64;
@@ -39,46 +39,45 @@ const SETTINGS: [(&str, &str); 6] = [
     ("POLICY__ALLOWED_DOMAINS", SITE),
 ];
 
-pub(crate) async fn run(stage: Arc<Stage>) {
-    let scene = Scene::set(&stage, SCENARIO).await;
+pub(crate) async fn run(harness: Arc<Harness>) {
+    let scene = Scene::set(&harness, SCENARIO).await;
     let (slow, quick) = (jobs::images("slow", IN_FLIGHT as usize), jobs::site_bound("quick", QUICK));
     let ids = jobs::ids(&slow).into_iter().chain(jobs::ids(&quick)).collect();
     scene.lane.publish(slow).await;
     let mut fleet = scene.fleet(&SETTINGS);
     let ledger = Ledger::open(&scene.lane).await;
-    scene.ready(&stage, &mut fleet).await;
+    scene.ready(&harness, &mut fleet).await;
 
-    fill(&stage, &scene).await;
+    fill(&harness, &scene).await;
     scene.lane.publish(quick).await;
-    let polled = patience::comes_true(FILL_WITHIN, async || {
-        scene.simulator.stats().await.calls.get_task_result >= POLLS
-    });
+    let polled =
+        wait::comes_true(FILL_WITHIN, async || scene.simulator.stats().await.calls.get_task_result >= POLLS);
     assert!(polled.await, "no polls within {FILL_WITHIN:?}");
     let before = scene.simulator.stats().await;
     scene.simulator.control(&json!({"key_valid": false})).await;
-    stage.check(
+    harness.check(
         format_args!("tickets in flight when the key is revoked >= {}", IN_FLIGHT * 9 / 10),
         before.tasks_open,
         before.tasks_open >= IN_FLIGHT * 9 / 10,
     );
     pass(&scene.simulator, Instant::now() + MINUTE).await;
     let after = scene.simulator.stats().await;
-    stage.at_most("late calls in the minute after", after.late_calls - before.late_calls, 2);
-    stage.note("calls of any kind in that minute", after.calls.all() - before.calls.all());
+    harness.at_most("late calls in the minute after", after.late_calls - before.late_calls, 2);
+    harness.note("calls of any kind in that minute", after.calls.all() - before.calls.all());
 
-    mend_key(&stage, &scene).await;
-    let ends = all_end(&stage, &ledger, &ids, FINISH_WITHIN).await;
-    stage.note("ids in dead-letter queues", ends.dead());
-    no_ban(&stage, &scene).await;
-    scene.close(&stage, &mut fleet).await;
+    mend_key(&harness, &scene).await;
+    let ends = all_end(&harness, &ledger, &ids, FINISH_WITHIN).await;
+    harness.note("ids in dead-letter queues", ends.dead());
+    no_ban(&harness, &scene).await;
+    scene.close(&harness, &mut fleet).await;
 }
 
 /// Waits until nearly every replica holds as many tickets as it may.
-async fn fill(stage: &Stage, scene: &Scene) {
-    let full = patience::comes_true(FILL_WITHIN, async || {
+async fn fill(harness: &Harness, scene: &Scene) {
+    let full = wait::comes_true(FILL_WITHIN, async || {
         scene.simulator.stats().await.tasks_open >= IN_FLIGHT * 95 / 100
     });
     let filled = full.await;
     let open = scene.simulator.stats().await.tasks_open;
-    stage.say(format_args!("{open} tickets in flight{}", if filled { "" } else { ", too few" }));
+    harness.say(format_args!("{open} tickets in flight{}", if filled { "" } else { ", too few" }));
 }

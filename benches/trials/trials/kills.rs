@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use super::account::{FLEET_LIMIT, all_end, call_budget, mend_key, no_ban, ran_out};
 use crate::ends::Ledger;
 use crate::jobs::{self, SITE};
-use crate::patience;
-use crate::scene::{Scene, Stage};
+use crate::killer::Killer;
+use crate::scene::{Harness, Scene};
 use crate::series::pass;
-use crate::toll::Killer;
+use crate::wait;
 
 const WRONG_KEY_JOBS: usize = 200;
 const IN_FLIGHT_JOBS: usize = 300;
@@ -39,67 +39,67 @@ const SETTINGS: [(&str, &str); 4] = [
     ("POLLING__FunCaptchaTask__INTERVAL", "5s"),
 ];
 
-pub(crate) async fn run(stage: Arc<Stage>) {
-    let scene = Scene::set(&stage, SCENARIO).await;
+pub(crate) async fn run(harness: Arc<Harness>) {
+    let scene = Scene::set(&harness, SCENARIO).await;
     let first = jobs::images("wrong-key", WRONG_KEY_JOBS);
     let mut ids = jobs::ids(&first);
     scene.lane.publish(first).await;
     scene.simulator.control(&json!({"key_valid": false})).await;
     let began = Instant::now();
     let fleet = Arc::new(Mutex::new(scene.fleet(&SETTINGS)));
-    let killer = Killer::begin(Arc::clone(&fleet), scene.operator(), stage.seed());
+    let killer = Killer::begin(Arc::clone(&fleet), scene.operator(), harness.seed());
     let ledger = Ledger::open(&scene.lane).await;
 
-    call_budget(&stage, &scene, began, 2).await;
-    mend_key(&stage, &scene).await;
-    all_end(&stage, &ledger, &ids, FINISH_WITHIN).await;
-    ids.extend(revoke(&stage, &scene).await);
-    all_end(&stage, &ledger, &ids, FINISH_WITHIN).await;
-    ids.extend(run_out(&stage, &scene).await);
-    let toll = killer.end().await;
-    stage.check(
+    call_budget(&harness, &scene, began, 2).await;
+    mend_key(&harness, &scene).await;
+    all_end(&harness, &ledger, &ids, FINISH_WITHIN).await;
+    ids.extend(revoke(&harness, &scene).await);
+    all_end(&harness, &ledger, &ids, FINISH_WITHIN).await;
+    ids.extend(run_out(&harness, &scene).await);
+    let count = killer.end().await;
+    harness.check(
         "replicas were killed, the leader among them",
-        format!("{} kills, {} of them the leader", toll.kills, toll.of_leader),
-        toll.of_leader > 0,
+        format!("{} kills, {} of them the leader", count.kills, count.of_leader),
+        count.of_leader > 0,
     );
-    let ends = all_end(&stage, &ledger, &ids, FINISH_WITHIN).await;
-    stage.note("ids in dead-letter queues", ends.dead());
-    no_ban(&stage, &scene).await;
-    scene.close(&stage, &mut *fleet.lock().await).await;
+    let ends = all_end(&harness, &ledger, &ids, FINISH_WITHIN).await;
+    harness.note("ids in dead-letter queues", ends.dead());
+    no_ban(&harness, &scene).await;
+    scene.close(&harness, &mut *fleet.lock().await).await;
 }
 
 /// The key is revoked with tickets in flight, and mended after a while.
-async fn revoke(stage: &Stage, scene: &Scene) -> BTreeSet<String> {
+async fn revoke(harness: &Harness, scene: &Scene) -> BTreeSet<String> {
     let slow = jobs::site_bound("revoked", IN_FLIGHT_JOBS);
     let ids = jobs::ids(&slow);
     scene.lane.publish(slow).await;
     let filled =
-        patience::comes_true(FAULT_WITHIN, async || scene.simulator.stats().await.tasks_open >= IN_FLIGHT);
+        wait::comes_true(FAULT_WITHIN, async || scene.simulator.stats().await.tasks_open >= IN_FLIGHT);
     let filled = filled.await;
     let before = scene.simulator.stats().await;
-    stage.check("key revoked: tickets in flight >= 150", before.tasks_open, filled);
+    harness.check("key revoked: tickets in flight >= 150", before.tasks_open, filled);
     scene.simulator.control(&json!({"key_valid": false})).await;
     pass(&scene.simulator, Instant::now() + SILENCE).await;
     let calls = scene.simulator.stats().await.calls.all() - before.calls.all();
-    stage.note(format_args!("key revoked: calls of any kind in {SILENCE:?}"), calls);
-    mend_key(stage, scene).await;
+    harness.note(format_args!("key revoked: calls of any kind in {SILENCE:?}"), calls);
+    mend_key(harness, scene).await;
     ids
 }
 
 /// The balance runs out, and is topped up after a while.
-async fn run_out(stage: &Stage, scene: &Scene) -> BTreeSet<String> {
+async fn run_out(harness: &Harness, scene: &Scene) -> BTreeSet<String> {
     scene.simulator.control(&json!({"balance": BALANCE})).await;
     let images = jobs::images("funds", FUNDS_JOBS);
     let ids = jobs::ids(&images);
     scene.lane.publish(images).await;
     let empty = ran_out(scene, FAULT_WITHIN).await;
-    stage.check("no funds: the balance runs out", empty, empty);
+    harness.check("no funds: the balance runs out", empty, empty);
     pass(&scene.simulator, Instant::now() + SILENCE).await;
     let refused = scene.simulator.stats().await.refused("ERROR_ZERO_BALANCE");
-    stage.note(format_args!("no funds: createTask refused in {SILENCE:?}"), refused);
+    harness.note(format_args!("no funds: createTask refused in {SILENCE:?}"), refused);
     scene.simulator.control(&json!({"add_credits": 10})).await;
     let answer = scene.operator().resume_at_last().await;
-    stage.say(format_args!("topped up; resume: {}", answer.tell()));
+    harness.say(format_args!("topped up; resume: {}", answer.tell()));
     pass(&scene.simulator, Instant::now() + SILENCE / 2).await;
     ids
 }

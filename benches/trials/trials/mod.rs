@@ -14,7 +14,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::scene::Stage;
+use crate::scene::Harness;
 
 /// A trial that is under way.
 type Acting = Pin<Box<dyn Future<Output = ()>>>;
@@ -23,7 +23,7 @@ type Acting = Pin<Box<dyn Future<Output = ()>>>;
 pub(crate) struct Trial {
     pub(crate) name: &'static str,
     pub(crate) shows: &'static str,
-    pub(crate) run: fn(Arc<Stage>) -> Acting,
+    pub(crate) run: fn(Arc<Harness>) -> Acting,
 }
 
 /// All of them.
@@ -31,41 +31,41 @@ pub(crate) const TRIALS: [Trial; 8] = [
     Trial {
         name: "wrong-key",
         shows: "a key that is wrong from the start costs a call a minute, and nothing is lost",
-        run: |stage| Box::pin(wrong_key::run(stage)),
+        run: |harness| Box::pin(wrong_key::run(harness)),
     },
     Trial {
         name: "key-revoked",
         shows: "a key revoked with 1,600 tickets in flight stops all calls, bans nobody and loses nothing",
-        run: |stage| Box::pin(key_revoked::run(stage)),
+        run: |harness| Box::pin(key_revoked::run(harness)),
     },
     Trial {
         name: "no-funds",
         shows: "an empty balance bans nobody, and a top-up is found without help",
-        run: |stage| Box::pin(no_funds::run(stage)),
+        run: |harness| Box::pin(no_funds::run(harness)),
     },
     Trial {
         name: "kills",
         shows: "the same three while replicas and the leader are killed every few seconds",
-        run: |stage| Box::pin(kills::run(stage)),
+        run: |harness| Box::pin(kills::run(harness)),
     },
     Trial {
         name: "ip-ban",
         shows: "a ban silences the whole fleet within a second, until it is over",
-        run: |stage| Box::pin(ip_ban::run(stage)),
+        run: |harness| Box::pin(ip_ban::run(harness)),
     },
     Trial {
         name: "no-slots",
         shows: "a type without slots holds up no other type",
-        run: |stage| Box::pin(no_slots::run(stage)),
+        run: |harness| Box::pin(no_slots::run(harness)),
     },
     Trial {
         name: "storm",
         shows: "a storm of 503 is met by silence, and its end is found soon",
-        run: |stage| Box::pin(storm::run(stage)),
+        run: |harness| Box::pin(storm::run(harness)),
     },
     Trial {
         name: "pause",
         shows: "an operator's pause holds within a second, over restarts of fleet and broker",
-        run: |stage| Box::pin(pause::run(stage)),
+        run: |harness| Box::pin(pause::run(harness)),
     },
 ];

@@ -11,7 +11,7 @@ use super::account::NO_LIMIT;
 use crate::ends::Ledger;
 use crate::fleet::Fleet;
 use crate::jobs::{self, Job, SITE};
-use crate::scene::{Scene, Stage};
+use crate::scene::{Harness, Scene};
 use crate::series::pass;
 
 const PER_SECOND: u32 = 20;
@@ -32,45 +32,45 @@ struct Run {
     solved_before: u64,
 }
 
-pub(crate) async fn run(stage: Arc<Stage>) {
-    let mut mixed = begin(&stage, "mixed").await;
-    let mut plain = begin(&stage, "plain").await;
+pub(crate) async fn run(harness: Arc<Harness>) {
+    let mut mixed = begin(&harness, "mixed").await;
+    let mut plain = begin(&harness, "plain").await;
     mixed.scene.simulator.control(&json!({"slots": {"FunCaptchaTask": 0}})).await;
-    mixed.warmed_up(&stage).await;
-    plain.warmed_up(&stage).await;
+    mixed.warmed_up(&harness).await;
+    plain.warmed_up(&harness).await;
 
     let images = jobs::images("image", IMAGES);
     let ids = jobs::ids(&images);
     let both = jobs::mixed(images.clone(), jobs::site_bound("bound", IMAGES));
-    stage.say(format_args!(
+    harness.say(format_args!(
         "{PER_SECOND} images a second for {WINDOW:?} to both fleets, and as many FunCaptchaTask to one"
     ));
     let over = Instant::now() + WINDOW;
     let offers = [mixed.scene.lane.offer(both, 2 * PER_SECOND), plain.scene.lane.offer(images, PER_SECOND)];
     tokio::join!(pass(&mixed.scene.simulator, over), pass(&plain.scene.simulator, over));
-    compare(&stage, &mixed, &plain).await;
+    compare(&harness, &mixed, &plain).await;
     for offer in offers {
         offer.finished().await;
     }
-    settle(&stage, &mixed, &ids).await;
-    mixed.scene.close(&stage, &mut mixed.fleet).await;
+    settle(&harness, &mixed, &ids).await;
+    mixed.scene.close(&harness, &mut mixed.fleet).await;
 }
 
-async fn begin(stage: &Stage, name: &str) -> Run {
-    let scene = Scene::set_on(stage.amqp(), stage.folder().join(name), "").await;
+async fn begin(harness: &Harness, name: &str) -> Run {
+    let scene = Scene::set_on(harness.amqp(), harness.folder().join(name), "").await;
     let fleet = scene.fleet(&SETTINGS);
     let ledger = Ledger::open(&scene.lane).await;
     Run { scene, fleet, ledger, solved_before: 0 }
 }
 
 impl Run {
-    async fn warmed_up(&mut self, stage: &Stage) {
+    async fn warmed_up(&mut self, harness: &Harness) {
         let images: Vec<Job> = jobs::images("warm-up", WARM_UP);
         let ids = jobs::ids(&images);
         self.scene.lane.publish(images).await;
-        self.scene.ready(stage, &mut self.fleet).await;
-        let ends = self.ledger.finish(stage, &ids, FINISH_WITHIN).await;
-        stage.say(format_args!("warm-up: {}", ends.tell()));
+        self.scene.ready(harness, &mut self.fleet).await;
+        let ends = self.ledger.finish(harness, &ids, FINISH_WITHIN).await;
+        harness.say(format_args!("warm-up: {}", ends.tell()));
         self.solved_before = self.solved().await;
     }
 
@@ -80,30 +80,30 @@ impl Run {
     }
 }
 
-async fn compare(stage: &Stage, mixed: &Run, plain: &Run) {
+async fn compare(harness: &Harness, mixed: &Run, plain: &Run) {
     let beside = mixed.solved().await - mixed.solved_before;
     let alone = plain.solved().await - plain.solved_before;
     let share = beside as f64 / alone.max(1) as f64;
-    stage.check(
+    harness.check(
         "images solved beside a type without slots >= 90 % of images alone",
         format!("{beside} to {alone}: {:.1} %", share * 100.0),
         alone > 0 && share >= 0.9,
     );
     let refused = mixed.scene.simulator.stats().await.refused("ERROR_NO_SLOT_AVAILABLE");
     let what = format_args!("createTask refused for want of slots, of {IMAGES} jobs in {WINDOW:?}");
-    stage.at_most(what, refused, TRICKLE);
+    harness.at_most(what, refused, TRICKLE);
 }
 
 /// The images end; what has no slot waits unpaid, for 10 minutes by default.
-async fn settle(stage: &Stage, mixed: &Run, images: &BTreeSet<String>) {
+async fn settle(harness: &Harness, mixed: &Run, images: &BTreeSet<String>) {
     let warm_up = jobs::ids(&jobs::images("warm-up", WARM_UP));
     let wanted: BTreeSet<String> = images.union(&warm_up).cloned().collect();
-    let ends = mixed.ledger.finish(stage, &wanted, FINISH_WITHIN).await;
-    stage.check(
+    let ends = mixed.ledger.finish(harness, &wanted, FINISH_WITHIN).await;
+    harness.check(
         "all images end as results, and no other job ends",
         ends.tell(),
         ends.are_all() && ends.dead() == 0,
     );
     let waiting = mixed.scene.lane.waiting().await;
-    stage.note(format_args!("of {IMAGES} jobs without slots, waiting unpaid"), waiting.unpaid());
+    harness.note(format_args!("of {IMAGES} jobs without slots, waiting unpaid"), waiting.unpaid());
 }

@@ -11,10 +11,10 @@ use crate::command::Answer;
 use crate::ends::Ledger;
 use crate::fleet::Fleet;
 use crate::jobs;
-use crate::patience;
-use crate::scene::{REPLICAS, Scene, Stage};
+use crate::scene::{Harness, REPLICAS, Scene};
 use crate::series::pass;
 use crate::support::rabbit::RabbitNode;
+use crate::wait;
 
 const PER_SECOND: u32 = 40;
 const OFFERED_SECONDS: u32 = 30;
@@ -26,37 +26,37 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(45);
 const LEAVE_WITHIN: Duration = Duration::from_secs(60);
 const FINISH_WITHIN: Duration = Duration::from_secs(120);
 
-pub(crate) async fn run(stage: Arc<Stage>) {
+pub(crate) async fn run(harness: Arc<Harness>) {
     let mut node = RabbitNode::start().await;
-    let mut scene = Scene::set_on(&node.url(), stage.folder().to_owned(), "").await;
+    let mut scene = Scene::set_on(&node.url(), harness.folder().to_owned(), "").await;
     let images = jobs::images("job", (PER_SECOND * OFFERED_SECONDS) as usize);
     let ids = jobs::ids(&images);
     let mut fleet = scene.fleet(&[NO_LIMIT]);
-    all_known(&stage, &scene, "before the pause").await;
+    all_known(&harness, &scene, "before the pause").await;
     let offer = scene.lane.offer(images, PER_SECOND);
-    scene.ready(&stage, &mut fleet).await;
+    scene.ready(&harness, &mut fleet).await;
     pass(&scene.simulator, Instant::now() + WARM_UP).await;
 
-    pause(&stage, &scene).await;
-    restart_fleet(&stage, &scene, &mut fleet).await;
+    pause(&harness, &scene).await;
+    restart_fleet(&harness, &scene, &mut fleet).await;
     offer.finished().await;
-    restart_broker(&stage, &mut scene, &mut node).await;
-    resume(&stage, &scene).await;
+    restart_broker(&harness, &mut scene, &mut node).await;
+    resume(&harness, &scene).await;
     let ledger = Ledger::open(&scene.lane).await;
-    all_solved(&stage, &ledger, &ids, FINISH_WITHIN).await;
-    scene.close(&stage, &mut fleet).await;
+    all_solved(&harness, &ledger, &ids, FINISH_WITHIN).await;
+    scene.close(&harness, &mut fleet).await;
 }
 
 /// Waits until the fleet knows all of its members.
-async fn all_known(stage: &Stage, scene: &Scene, when: &str) {
+async fn all_known(harness: &Harness, scene: &Scene, when: &str) {
     let mut names = Vec::new();
-    patience::comes_true(KNOWN_WITHIN, async || {
+    wait::comes_true(KNOWN_WITHIN, async || {
         let replicas = scene.operator().status().await.unwrap_or_default().replicas;
         names = replicas.into_iter().map(|replica| replica.name).collect();
         names.len() == REPLICAS
     })
     .await;
-    stage.check(
+    harness.check(
         format_args!("{when}: status lists {REPLICAS} replicas"),
         names.len(),
         names.len() == REPLICAS,
@@ -67,7 +67,7 @@ async fn creates(scene: &Scene) -> u64 {
     scene.simulator.stats().await.calls.create_task
 }
 
-async fn pause(stage: &Stage, scene: &Scene) {
+async fn pause(harness: &Harness, scene: &Scene) {
     let issued = Instant::now();
     let operator = scene.operator();
     let watch = async {
@@ -77,19 +77,19 @@ async fn pause(stage: &Stage, scene: &Scene) {
         creates(scene).await - after_a_second
     };
     let (answer, late) = tokio::join!(operator.pause("trial"), watch);
-    stage.at_most("createTask later than 1 s after the pause was issued, in 5 s", late, 0);
-    tells_all(stage, "pause", &answer);
-    jobs_wait(stage, scene, "paused").await;
+    harness.at_most("createTask later than 1 s after the pause was issued, in 5 s", late, 0);
+    tells_all(harness, "pause", &answer);
+    jobs_wait(harness, scene, "paused").await;
 }
 
 /// Without jobs that could be submitted, no submission would show nothing.
-async fn jobs_wait(stage: &Stage, scene: &Scene, when: &str) {
+async fn jobs_wait(harness: &Harness, scene: &Scene, when: &str) {
     let queued = scene.lane.waiting().await.jobs;
-    stage.check(format_args!("{when}: jobs wait"), queued, queued > 0);
+    harness.check(format_args!("{when}: jobs wait"), queued, queued > 0);
 }
 
-fn tells_all(stage: &Stage, verb: &str, answer: &Answer) {
-    stage.check(
+fn tells_all(harness: &Harness, verb: &str, answer: &Answer) {
+    harness.check(
         format_args!("{verb} tells {REPLICAS} of {REPLICAS} within 1 s"),
         answer.tell(),
         answer.tells_all(REPLICAS) && answer.took <= FOLLOW,
@@ -97,49 +97,49 @@ fn tells_all(stage: &Stage, verb: &str, answer: &Answer) {
 }
 
 /// No submission for a while, and the state is still told.
-async fn still_paused(stage: &Stage, scene: &Scene, after: &str) {
+async fn still_paused(harness: &Harness, scene: &Scene, after: &str) {
     let before = creates(scene).await;
     pass(&scene.simulator, Instant::now() + QUIET).await;
-    stage.at_most(format_args!("{after}: createTask in 10 s"), creates(scene).await - before, 0);
-    jobs_wait(stage, scene, after).await;
+    harness.at_most(format_args!("{after}: createTask in 10 s"), creates(scene).await - before, 0);
+    jobs_wait(harness, scene, after).await;
     let paused = scene.operator().status().await.and_then(|status| status.guard.paused);
     let told = paused.as_ref().map_or_else(|| "not paused".to_owned(), ToString::to_string);
-    stage.check(format_args!("{after}: status says paused"), told, paused.is_some());
+    harness.check(format_args!("{after}: status says paused"), told, paused.is_some());
 }
 
-async fn restart_fleet(stage: &Stage, scene: &Scene, fleet: &mut Fleet) {
+async fn restart_fleet(harness: &Harness, scene: &Scene, fleet: &mut Fleet) {
     let stuck = fleet.leave(LEAVE_WITHIN).await;
-    stage.check(
+    harness.check(
         "all leave on SIGTERM",
         if stuck.is_empty() { "all".to_owned() } else { stuck.join(", ") },
         stuck.is_empty(),
     );
     fleet.come_back();
-    still_paused(stage, scene, "fleet restarted").await;
-    all_known(stage, scene, "fleet restarted").await;
+    still_paused(harness, scene, "fleet restarted").await;
+    all_known(harness, scene, "fleet restarted").await;
 }
 
-async fn restart_broker(stage: &Stage, scene: &mut Scene, node: &mut RabbitNode) {
+async fn restart_broker(harness: &Harness, scene: &mut Scene, node: &mut RabbitNode) {
     // Written to disk by and by only; see `RabbitNode::sync_registry`.
     block_in_place(|| {
         node.sync_registry();
         node.restart();
     });
     scene.lane = scene.lane.reopened().await;
-    stage.say("the broker has been killed and started again");
-    all_known(stage, scene, "broker restarted").await;
-    still_paused(stage, scene, "broker restarted").await;
+    harness.say("the broker has been killed and started again");
+    all_known(harness, scene, "broker restarted").await;
+    still_paused(harness, scene, "broker restarted").await;
 }
 
-async fn resume(stage: &Stage, scene: &Scene) {
+async fn resume(harness: &Harness, scene: &Scene) {
     let before = creates(scene).await;
     let issued = Instant::now();
     let operator = scene.operator();
-    let first = patience::until(Duration::from_secs(30), async || {
+    let first = wait::until(Duration::from_secs(30), async || {
         (creates(scene).await > before).then(|| issued.elapsed())
     });
     let (answer, first) = tokio::join!(operator.resume(), first);
-    tells_all(stage, "resume", &answer);
-    let told = first.map_or_else(|| "none in 30 s".to_owned(), patience::seconds);
-    stage.note("first createTask after the resume was issued", told);
+    tells_all(harness, "resume", &answer);
+    let told = first.map_or_else(|| "none in 30 s".to_owned(), wait::seconds);
+    harness.note("first createTask after the resume was issued", told);
 }

@@ -10,7 +10,7 @@
 //!   later than with its own `basic.ack` (though, where that acks several, perhaps with another of
 //!   them).
 //! * A returned message carries exchange, routing key and `message_id`. Publishes under way that
-//!   share all three are kin, and a return is given to the oldest of them. ReturnKey share a fate,
+//!   share all three are kin, and a return is given to the oldest of them. Messages with one key share a fate,
 //!   unless a binding changed just between them: then an older one was stored though it is told
 //!   "unroutable", and a younger one was returned though acked. Therefore the kin of a returned
 //!   message are in doubt: an ack that comes for one of them is answered as "unknown", never as

@@ -1,0 +1,169 @@
+//! Deliveries, receipts, and the lease.
+
+use std::time::Duration;
+
+use captcha_worker::broker::{BrokerError, Stale};
+use tokio::time::timeout;
+
+use super::{DEADLINE, filled, message, ready, spec, take, within};
+use crate::support::rabbit::SharedRabbit;
+
+/// Long enough for a delivery that should not come to have come.
+const A_MOMENT: Duration = Duration::from_millis(300);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_than_the_prefetch_is_unsettled_at_once() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let queue = filled(rabbit.url(), &session, 8).await;
+    let mut consumer = session.link().consume(spec(&queue, 3)).await.unwrap();
+    let mut held = take(&mut consumer, 3).await;
+    assert!(timeout(A_MOMENT, consumer.recv()).await.is_err(), "a fourth came");
+    assert_eq!(session.link().depth(&queue).await.unwrap().ready, 5);
+    held.pop().unwrap().receipt.ack().unwrap();
+    take(&mut consumer, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ack_requeue_and_reject_do_what_they_say() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let queue = filled(rabbit.url(), &session, 4).await;
+    let mut consumer = session.link().consume(spec(&queue, 4)).await.unwrap();
+    let mut held = take(&mut consumer, 4).await.into_iter();
+    held.next().unwrap().receipt.ack().unwrap();
+    held.next().unwrap().receipt.requeue().unwrap();
+    held.next().unwrap().receipt.reject().unwrap();
+    drop(held.next());
+    let again = take(&mut consumer, 2).await;
+    assert!(again.iter().all(|delivery| delivery.redelivered));
+    let mut bodies: Vec<_> = again.iter().map(|delivery| delivery.message.body.clone()).collect();
+    bodies.sort();
+    assert_eq!(bodies, ["1", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_settled_before_a_close_is_carried_out_and_the_rest_returns() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let queue = filled(rabbit.url(), &session, 600).await;
+    let mut consumer = session.link().consume(spec(&queue, 1_000)).await.unwrap();
+    let mut held = take(&mut consumer, 600).await;
+    let kept = held.split_off(590);
+    for delivery in held {
+        delivery.receipt.ack().unwrap();
+    }
+    within("the close", consumer.close()).await;
+    ready(&session, &queue, 10).await;
+    for delivery in kept {
+        assert_eq!(delivery.receipt.ack(), Err(Stale));
+    }
+    ready(&session, &queue, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_the_session_carries_out_what_was_settled_before() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let queue = filled(rabbit.url(), &session, 200).await;
+    let mut consumer = session.link().consume(spec(&queue, 1_000)).await.unwrap();
+    for delivery in take(&mut consumer, 200).await {
+        delivery.receipt.ack().unwrap();
+    }
+    within("the close", session.link().close()).await;
+    assert!(within("the consumer's end", consumer.recv()).await.is_none());
+    let other = rabbit.session().await;
+    ready(&other, &queue, 0).await;
+    let mut left = other.link().consume(spec(&queue, 10)).await.unwrap();
+    assert!(timeout(A_MOMENT, left.recv()).await.is_err(), "one came back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_cancel_nothing_new_comes_and_what_came_can_be_settled() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let queue = filled(rabbit.url(), &session, 2).await;
+    let mut consumer = session.link().consume(spec(&queue, 10)).await.unwrap();
+    let mut held = take(&mut consumer, 2).await;
+    within("the cancel", consumer.cancel()).await;
+    session.publish("", &queue, message("late", "late")).await.unwrap();
+    assert!(within("the consumer's end", consumer.recv()).await.is_none());
+    drop(consumer);
+    held.pop().unwrap().receipt.ack().unwrap();
+    drop(held);
+    ready(&session, &queue, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_consumer_gives_back_what_it_did_not_hand_out_and_its_receipts_live_on() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let queue = filled(rabbit.url(), &session, 300).await;
+    let mut consumer = session.link().consume(spec(&queue, 300)).await.unwrap();
+    let held = take(&mut consumer, 1).await.pop().unwrap();
+    drop(consumer);
+    ready(&session, &queue, 299).await;
+    assert!(held.receipt.is_live());
+    held.receipt.ack().unwrap();
+    within("the end of the channel", async {
+        while session.link().depth(&queue).await.unwrap().consumers > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    ready(&session, &queue, 299).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_settlements_after_a_cancel_is_carried_out_before_the_close() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let queue = filled(rabbit.url(), &session, 300).await;
+    let mut consumer = session.link().consume(spec(&queue, 300)).await.unwrap();
+    let held = take(&mut consumer, 300).await;
+    within("the cancel", consumer.cancel()).await;
+    for delivery in held {
+        delivery.receipt.ack().unwrap();
+    }
+    within("the close", consumer.close()).await;
+    ready(&session, &queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_settlements_of_got_messages_is_carried_out_before_the_close() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let queue = filled(rabbit.url(), &session, 100).await;
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.push(session.link().get(&queue).await.unwrap().unwrap());
+    }
+    for delivery in held {
+        delivery.receipt.ack().unwrap();
+    }
+    within("the close", session.link().close()).await;
+    ready(&rabbit.session().await, &queue, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_message_can_be_got_without_a_consumer_and_settled() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let queue = filled(rabbit.url(), &session, 3).await;
+    let first = session.link().get(&queue).await.unwrap().unwrap();
+    let second = session.link().get(&queue).await.unwrap().unwrap();
+    assert_eq!((&*first.message.body, &*second.message.body), (&b"0"[..], &b"1"[..]));
+    first.receipt.ack().unwrap();
+    second.receipt.requeue().unwrap();
+    ready(&session, &queue, 2).await;
+    let empty = filled(rabbit.url(), &session, 0).await;
+    assert!(session.link().get(&empty).await.unwrap().is_none());
+    let error = session.link().get("no-such-queue").await.unwrap_err();
+    assert!(matches!(error, BrokerError::Missing { kind: "queue", .. }), "{error}");
+
+    let last = session.link().get(&queue).await.unwrap().unwrap();
+    assert!(last.receipt.is_live(), "another queue's absence costs this one nothing");
+    timeout(DEADLINE, session.link().close()).await.unwrap();
+    assert_eq!(last.receipt.ack(), Err(Stale));
+    ready(&rabbit.session().await, &queue, 2).await;
+}

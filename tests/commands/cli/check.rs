@@ -1,0 +1,95 @@
+//! `check`: what it shows, what it finds, and what it keeps to itself.
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+use crate::cli::support::{Simulator, end, json, worker};
+
+#[test]
+fn an_offline_check_shows_every_setting_with_its_origin_and_no_secret() {
+    let dir = TempDir::new().unwrap();
+    let ended = end(worker(&dir)
+        .args(["check", "--offline"])
+        .env("CAPTCHA_WORKER__SOLVER__API_KEY", "pl4nted-key")
+        .env("CAPTCHA_WORKER__BROKER__URL", "amqp://user:pl4nted-pass@broker.test/%2f"));
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(!ended.stdout.contains("pl4nted") && !ended.stderr.contains("pl4nted"));
+    let shown = json(&ended);
+    assert_eq!(shown["ok"], true);
+    let settings = shown["settings"].as_array().unwrap();
+    let url = settings.iter().find(|line| line["key"] == "broker.url").unwrap();
+    assert_eq!(url["value"], "amqp://user:***@broker.test/%2f");
+    assert_eq!(url["origin"], "environment CAPTCHA_WORKER__BROKER__URL");
+    assert_eq!(url["secret"], true);
+}
+
+#[test]
+fn a_check_without_a_key_fails_and_names_the_setting() {
+    let dir = TempDir::new().unwrap();
+    let ended = end(worker(&dir).args(["check", "--offline"]));
+    assert_eq!(ended.code, 1);
+    let shown = json(&ended);
+    let key = shown["checks"].as_array().unwrap().iter().find(|check| check["check"] == "key").unwrap();
+    assert_eq!(key["verdict"], "failed");
+    assert!(key["advice"].as_str().unwrap().contains("solver.api_key_file"));
+}
+
+#[test]
+fn a_drain_that_is_shorter_than_a_submission_is_noted() {
+    let dir = TempDir::new().unwrap();
+    let ended = end(worker(&dir)
+        .args(["check", "--offline"])
+        .env("CAPTCHA_WORKER__SOLVER__API_KEY", "key")
+        .env("CAPTCHA_WORKER__WORKER__DRAIN_TIMEOUT", "40s"));
+    assert_eq!(ended.code, 0);
+    let shown = json(&ended);
+    let drain = shown["checks"].as_array().unwrap().iter().find(|check| check["check"] == "drain").unwrap();
+    assert_eq!(drain["verdict"], "note");
+}
+
+#[test]
+fn a_broker_and_an_api_that_are_not_there_are_both_reported() {
+    let dir = TempDir::new().unwrap();
+    // Bound and never accepting HTTP or AMQP: nothing else can take the port meanwhile.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let ended = end(worker(&dir)
+        .arg("check")
+        .env("CAPTCHA_WORKER__SOLVER__API_KEY", "pl4nted-key")
+        .env("CAPTCHA_WORKER__SOLVER__BASE_URL", format!("http://127.0.0.1:{port}"))
+        .env("CAPTCHA_WORKER__SOLVER__REQUEST_TIMEOUT", "1s")
+        .env("CAPTCHA_WORKER__BROKER__CONNECT_TIMEOUT", "500ms")
+        .env("CAPTCHA_WORKER__BROKER__URL", format!("amqp://user:pl4nted-pass@127.0.0.1:{port}/%2f")));
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(!ended.stdout.contains("pl4nted") && !ended.stderr.contains("pl4nted"));
+    let shown = json(&ended);
+    for name in ["broker", "api"] {
+        let check = shown["checks"].as_array().unwrap().iter().find(|check| check["check"] == name).unwrap();
+        assert_eq!(check["verdict"], "failed", "{check}");
+        assert!(!check["advice"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn the_api_check_asks_for_the_balance_once_and_shows_it() {
+    let dir = TempDir::new().unwrap();
+    let simulator = Simulator::start(&dir);
+    let mut check = worker(&dir);
+    check.arg("check").env("CAPTCHA_WORKER__SOLVER__BASE_URL", &simulator.url).env(
+        "CAPTCHA_WORKER__BROKER__URL",
+        // Nothing listens on port 1; the broker's part fails at once and is not what this is about.
+        "amqp://127.0.0.1:1",
+    );
+    let api = |key: &str, check: &mut Command| {
+        let shown = json(&end(check.env("CAPTCHA_WORKER__SOLVER__API_KEY", key)));
+        let checks = shown["checks"].as_array().unwrap().clone();
+        checks.into_iter().find(|check| check["check"] == "api").unwrap()
+    };
+    let good = api("simulator-key", &mut check);
+    assert_eq!(good["verdict"], "fine", "{good}");
+    assert!(good["detail"].as_str().unwrap().contains("balance 1000"), "{good}");
+    let bad = api("another-key", &mut check);
+    assert_eq!(bad["verdict"], "failed", "{bad}");
+    assert!(bad["detail"].as_str().unwrap().contains("ERROR_KEY_DOES_NOT_EXIST"), "{bad}");
+    assert!(bad["advice"].as_str().unwrap().contains("solver.api_key"), "{bad}");
+}

@@ -1,0 +1,64 @@
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::dead_letters::harness::{Lane, PATIENCE, id, marks};
+use crate::support::jobs;
+
+const LETTERS: usize = 600;
+/// What an end at any moment may repeat.
+const MOST_REPEATED: usize = 32;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_replay_killed_again_and_again_loses_nothing_repeats_few_and_leaves_what_it_did_not_choose() {
+    let lane = Lane::new("[types.ImageToTextTask]\nsolve_ms = { fixed = 100 }\n").await;
+    let mut replica = lane.working().await;
+    for n in 0..LETTERS {
+        let (chosen, id) = (n % 3 != 0, format!("job-{n}"));
+        let code = if chosen { "ERROR_NO_SLOT_AVAILABLE" } else { "TYPE_CAP_REACHED" };
+        lane.dead("capacity", &id, code, &jobs::image(&id, &json!({}))).await;
+    }
+    let chosen: BTreeSet<String> = (0..LETTERS).filter(|n| n % 3 != 0).map(|n| format!("job-{n}")).collect();
+    let command = ["dead", "replay", "--class", "capacity", "--code", "ERROR_NO_SLOT_AVAILABLE"];
+    let mut kills = 0;
+    // Without a rate everything is as close together as it gets; with one the kill comes between two letters.
+    for (rate, published) in [("", 40), ("300/s", 120), ("", 200), ("500/s", 300)] {
+        let mut arguments = command.to_vec();
+        if !rate.is_empty() {
+            arguments.extend(["--rate", rate]);
+        }
+        let mut doomed = lane.start(&arguments);
+        let accepted = |stats: &serde_json::Value| stats["accepted_tasks"].as_u64().unwrap_or(0);
+        lane.simulator.wait_for("some were published", PATIENCE, |stats| accepted(stats) >= published).await;
+        if doomed.try_wait().expect("its state").is_none() {
+            doomed.kill().await.expect("killed");
+            kills += 1;
+        }
+        lane.until("jobs", 0).await;
+    }
+    let last = lane.report(&command).await;
+    assert_eq!(last["left_out"], 200, "{last}");
+    assert_eq!(lane.report(&command).await["chosen"], 0, "nothing chosen is left");
+
+    lane.simulator
+        .wait_for("all are taken", PATIENCE, |stats| {
+            stats["accepted_tasks"].as_u64().unwrap_or(0) > chosen.len() as u64
+        })
+        .await;
+    // Whatever it has not finished goes back, and counts as well.
+    assert_eq!(replica.terminate(PATIENCE).await, Some(0));
+    let mut outcomes = Vec::new();
+    for queue in ["results", "jobs", "tickets"] {
+        outcomes.extend(lane.take(queue).await);
+    }
+    assert_eq!(outcomes.iter().map(id).collect::<BTreeSet<_>>(), chosen);
+    let marks = marks(&outcomes);
+    assert_eq!(marks.len(), chosen.len(), "a letter has one replay id, however often it was published");
+    let repeated: usize = marks.values().map(|times| times - 1).sum();
+    println!("{kills} kills, {repeated} of {} jobs repeated", chosen.len());
+    assert!(kills >= 2, "the kills came too late");
+    assert!(repeated <= kills * MOST_REPEATED, "{repeated} repeated by {kills} kills");
+    let kept: Vec<String> = lane.take("dead.capacity").await.iter().map(id).collect();
+    let expected: BTreeSet<String> = (0..LETTERS).step_by(3).map(|n| format!("job-{n}")).collect();
+    assert_eq!((kept.len(), kept.into_iter().collect::<BTreeSet<_>>()), (200, expected));
+}

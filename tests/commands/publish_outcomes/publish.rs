@@ -1,0 +1,161 @@
+//! Jobs in.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use captcha_worker::broker::topology::{Names, Topology};
+use captcha_worker::cli::{CommandError, Exit};
+use captcha_worker::domain::message::Value;
+use serde_json::json;
+
+use crate::publish_outcomes::bench::{Bench, file, jobs, report};
+
+#[tokio::test]
+async fn every_line_arrives_verbatim_and_in_order() {
+    let bench = Bench::new().await;
+    let lines = jobs(5_000);
+    let (_folder, path) = file(&lines);
+    let told = bench.run(&format!("publish {path}")).await;
+    assert_eq!((&report(&told)["published"], &*told.err), (&json!(5_000), ""));
+    assert_eq!(told.ending.unwrap(), Exit::Fine);
+    assert_eq!(bench.bodies("captcha.jobs"), lines);
+    let first = bench.local.snapshot("captcha.jobs").remove(0);
+    assert_eq!(first.properties.message_id.as_deref(), Some("order-0"));
+    assert_eq!(first.properties.content_type.as_deref(), Some("application/json"));
+    let published_at = first.properties.published_at().expect("a timestamp");
+    let age =
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64 - published_at.as_millis();
+    assert!((0..60_000).contains(&age), "{age} ms");
+    assert!(!first.transient);
+}
+
+#[tokio::test]
+async fn a_bad_line_stops_the_run_with_its_place_and_what_was_confirmed() {
+    let bench = Bench::new().await;
+    let mut lines = jobs(600);
+    lines[500] = r#"{"id": order}"#.to_owned();
+    let (_folder, path) = file(&lines);
+    let told = bench.run(&format!("publish {path}")).await;
+    let report = report(&told);
+    assert_eq!(told.ending.unwrap(), Exit::Failed);
+    assert_eq!(told.err, "line 501, column 8: not JSON: expected value\n");
+    assert_eq!(
+        (&report["published"], &report["failed"], &report["last_sent"]),
+        (&json!(500), &json!(1), &json!({"line": 500}))
+    );
+    assert_eq!(bench.bodies("captcha.jobs"), lines[..500]);
+}
+
+#[tokio::test]
+async fn with_keep_going_the_good_lines_arrive_and_each_bad_one_is_told() {
+    let bench = Bench::new().await;
+    let mut lines = jobs(10);
+    lines[2] = "nope".to_owned();
+    lines[7] = "x".repeat((1 << 20) + 1);
+    let (_folder, path) = file(&lines);
+    let told = bench.run(&format!("publish --keep-going {path}")).await;
+    assert_eq!(
+        told.err,
+        "line 3, column 2: not JSON: expected ident\nline 8: longer than a job may be (1048576 bytes)\n"
+    );
+    assert_eq!((&report(&told)["published"], &report(&told)["interrupted"]), (&json!(8), &json!(false)));
+    assert_eq!(told.ending.unwrap(), Exit::Failed);
+    lines.remove(7);
+    lines.remove(2);
+    assert_eq!(bench.bodies("captcha.jobs"), lines);
+}
+
+#[tokio::test]
+async fn images_are_published_as_jobs() {
+    let bench = Bench::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["a.png", "b.png"].map(|name| folder.path().join(name));
+    for path in &paths {
+        std::fs::write(path, [7; 200]).unwrap();
+    }
+    let [a, b] = paths.map(|path| path.to_str().unwrap().to_owned());
+    let told = bench.run(&format!("publish --image {a} {b} --deadline 5m")).await;
+    assert_eq!(told.ending.unwrap(), Exit::Fine);
+    let ids: Vec<_> = bench
+        .local
+        .snapshot("captcha.jobs")
+        .into_iter()
+        .map(|message| message.properties.message_id.unwrap())
+        .collect();
+    assert_eq!(ids, ["a.png", "b.png"]);
+}
+
+#[tokio::test]
+async fn images_of_one_name_need_numbers() {
+    let bench = Bench::new().await;
+    let error = bench.run("publish --image a/1.png b/1.png").await.ending.unwrap_err();
+    assert!(matches!(error, CommandError::Usage(_)));
+    assert!(error.to_string().contains("b/1.png") && error.to_string().contains("--id-prefix"), "{error}");
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [a, b] = folders.each_ref().map(|folder| folder.path().join("1.png"));
+    std::fs::write(&a, [7; 200]).unwrap();
+    std::fs::write(&b, [7; 200]).unwrap();
+    let line = format!("publish --id-prefix shot- --image {} {}", a.display(), b.display());
+    assert_eq!(bench.run(&line).await.ending.unwrap(), Exit::Fine);
+    assert_eq!(bench.local.queue_len("captcha.jobs"), 2);
+}
+
+#[tokio::test]
+async fn a_full_queue_stops_the_run_and_the_refused_lines_are_told() {
+    let names = Names::new("captcha");
+    let mut topology = Topology::new(&names);
+    for queue in &mut topology.queues {
+        if queue.name == names.jobs() {
+            queue.arguments.insert("x-max-length".to_owned(), Value::Int(10));
+        }
+    }
+    let bench = Bench::with(topology, names).await;
+    let (_folder, path) = file(&jobs(2_000));
+    let told = bench.run(&format!("publish --window 4 {path}")).await;
+    let report = report(&told);
+    assert_eq!(told.ending.unwrap(), Exit::Failed);
+    assert!(told.err.contains("not published: the broker refused"), "{}", told.err);
+    let published = report["published"].as_u64().unwrap();
+    assert_eq!(published, bench.local.queue_len("captcha.jobs") as u64);
+    assert!(report["last_sent"]["line"].as_u64().unwrap() <= published + 4, "{report}");
+    assert_eq!(report["interrupted"], true);
+}
+
+#[tokio::test]
+async fn lines_whose_confirm_was_lost_are_told_as_unknown() {
+    let bench = Bench::new().await;
+    bench.local.fail_next_confirms(2);
+    let (_folder, path) = file(&jobs(3));
+    let line = format!("publish {path}");
+    let cut = async {
+        bench.jobs_arrive(3).await;
+        bench.local.drop_all_sessions();
+    };
+    let (told, ()) = tokio::join!(bench.run(&line), cut);
+    assert!(told.err.starts_with("lines 1 to 2: may or may not have been published: "), "{}", told.err);
+    assert_eq!((&report(&told)["published"], &report(&told)["unknown"]), (&json!(1), &json!(2)));
+    assert_eq!(told.ending.unwrap(), Exit::Failed);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_stop_while_the_input_is_silent_reports_what_is_published() {
+    use std::io::Write as _;
+    use std::os::fd::AsRawFd;
+
+    let bench = Bench::new().await;
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    for line in jobs(3) {
+        writeln!(writer, "{line}").unwrap();
+    }
+    let line = format!("publish /proc/self/fd/{}", reader.as_raw_fd());
+    let interrupt = async {
+        bench.jobs_arrive(3).await;
+        bench.stop.cancel();
+    };
+    let (told, ()) = tokio::join!(bench.run(&line), interrupt);
+    assert_eq!(
+        report(&told),
+        json!({"published": 3, "failed": 0, "unknown": 0, "interrupted": true, "last_sent": {"line": 3}})
+    );
+    assert_eq!(told.ending.unwrap(), Exit::Failed);
+}

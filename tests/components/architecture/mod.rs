@@ -1,0 +1,118 @@
+//! Holds the house together: which room may name which, and that the documentation says what the code does.
+
+mod contract;
+mod runbook;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each room with the rooms it may name.
+/// `main → cli → {worker, fleet, ops, simulator} → {broker, solver} → domain`.
+const ARROWS: &[(&str, &str)] = &[
+    ("lib", ""),
+    ("main", "cli config telemetry"),
+    (
+        "cli",
+        "broker clock config contract domain fleet linger ops overview simulator solver telemetry \
+         trace worker",
+    ),
+    ("ops", "broker domain fleet histogram overview solver worker"),
+    // What the console of `ops` and the command `top` both show: neither of them may name the other.
+    ("overview", "domain fleet"),
+    ("worker", "broker clock domain failpoint fleet histogram linger solver trace"),
+    ("fleet", "broker clock domain failpoint solver"),
+    ("broker", "domain failpoint histogram linger tls"),
+    ("solver", "domain histogram"),
+    ("config", "domain tls"),
+    // What the others say, once more for machines.
+    ("contract", "broker domain"),
+    ("telemetry", "config"),
+    ("trace", "domain"),
+    ("clock", "domain"),
+    ("failpoint", ""),
+    ("histogram", ""),
+    ("linger", ""),
+    ("tls", ""),
+];
+
+/// With these words the core would reach the world outside without a crate's help.
+const WORLD: &[&str] = &[
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "Instant",
+    "SystemTime",
+    "now_utc",
+];
+
+/// Each Rust file below a folder, with its text as far as that is neither comment nor test.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let (mut folders, mut found) = (vec![root.clone()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("sources are readable") {
+            let path = entry.expect("sources are readable").path();
+            if path.file_stem().is_some_and(|name| name == "tests") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).expect("sources are UTF-8");
+            let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+            let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let below = path.strip_prefix(&root).expect("it was found below the root").to_owned();
+            found.push((below, code.collect::<Vec<_>>().join("\n")));
+        }
+    }
+    assert!(found.len() > 10, "{folder} was not found");
+    found
+}
+
+#[test]
+fn every_room_names_only_the_rooms_that_it_may() {
+    let mut wrong = BTreeSet::new();
+    for (path, code) in sources("src") {
+        let room = path.iter().next().and_then(|part| part.to_str()).expect("a name").trim_end_matches(".rs");
+        let (_, allowed) =
+            ARROWS.iter().find(|(name, _)| *name == room).expect("each room has its row in ARROWS");
+        for after in code.replace("captcha_worker::", "crate::").split("crate::").skip(1) {
+            let target = after.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+            if target != room && !allowed.split(' ').any(|name| name == target) {
+                wrong.insert(format!("src/{} names crate::{target}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The names of the crates that a manifest's program is built from.
+fn dependencies(manifest: &str) -> Vec<&str> {
+    let section = manifest.split("\n[dependencies]\n").nth(1).expect("there are dependencies");
+    let section = section.split("\n[").next().unwrap_or_default();
+    section.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name).collect()
+}
+
+#[test]
+fn the_core_does_no_io_and_reads_neither_clock_nor_dice() {
+    let core = dependencies(include_str!("../../../crates/domain/Cargo.toml"));
+    for worldly in ["tokio", "lapin", "reqwest", "rand"] {
+        assert!(!core.contains(&worldly), "the core depends on {worldly}");
+    }
+    for (path, code) in sources("crates/domain/src") {
+        let named: Vec<_> = WORLD.iter().filter(|word| code.contains(**word)).collect();
+        assert!(named.is_empty(), "{} names {named:?}", path.display());
+    }
+}
+
+#[test]
+fn the_simulator_shares_nothing_with_the_client_that_it_tests() {
+    let simulator = dependencies(include_str!("../../../crates/simulator/Cargo.toml"));
+    assert!(simulator.contains(&"axum"), "the manifest was not read");
+    assert!(!simulator.iter().any(|name| name.starts_with("captcha-")), "{simulator:?}");
+}

@@ -1,0 +1,90 @@
+//! Secrets: where they may come from, and that they go nowhere else.
+
+use std::fs;
+
+use secrecy::ExposeSecret;
+
+use crate::config::support::{Place, shown};
+
+const PASSWORD: &str = "pl4nted-pass";
+const KEY: &str = "pl4nted-key";
+
+#[test]
+fn a_secret_can_come_from_a_file_whose_last_line_break_does_not_count() {
+    let url = format!("amqps://user:{PASSWORD}@broker.test/lane%2fa\r\n");
+    let place = Place::new(&[("key", &format!("{KEY}\n")), ("url", &url)])
+        .env("SOLVER__API_KEY_FILE", "key")
+        .env("BROKER__URL_FILE", "url");
+    let loaded = place.good();
+    assert_eq!(loaded.settings.solver.api_key.as_ref().unwrap().expose_secret(), KEY);
+    assert_eq!(loaded.settings.broker.url.vhost(), "lane/a");
+    assert_eq!(shown(&loaded, "solver.api_key"), ("(hidden)", "key"));
+    assert_eq!(shown(&loaded, "broker.url"), ("amqps://user:***@broker.test/lane%2fa", "url"));
+}
+
+#[test]
+fn a_secret_file_that_is_missing_empty_or_unreadable_is_a_fault_of_its_setting() {
+    for (file, problem) in
+        [("absent", "no such file"), ("empty", "the file is empty"), ("odd", "not UTF-8 text")]
+    {
+        let place = Place::new(&[("empty", "\n")]).env("SOLVER__API_KEY_FILE", file);
+        fs::write(place.dir.path().join("odd"), [0xff, 0xfe]).unwrap();
+        let faults = place.faults();
+        let expected = format!(
+            "solver.api_key_file (environment CAPTCHA_WORKER__SOLVER__API_KEY_FILE): {file}: {problem}"
+        );
+        assert_eq!(faults, [expected]);
+    }
+}
+
+#[test]
+fn a_secret_cannot_be_given_both_ways() {
+    let place = Place::new(&[
+        ("config/x.toml", &format!("[solver]\napi_key = '{KEY}'\n[broker]\nurl = 'amqp://u:{PASSWORD}@h'")),
+        ("file", "content"),
+    ])
+    .env("SOLVER__API_KEY_FILE", "file")
+    .env("BROKER__URL_FILE", "file");
+    let faults = place.faults();
+    assert_eq!(faults.len(), 2, "{faults:#?}");
+    assert!(faults[0].contains("cannot be set beside broker.url, which is set by config/x.toml"));
+    assert!(faults[1].contains("cannot be set beside solver.api_key, which is set by config/x.toml"));
+}
+
+#[test]
+fn secrets_are_in_no_debug_output_and_no_report() {
+    let place = Place::new(&[])
+        .env("SOLVER__API_KEY", KEY)
+        .env("BROKER__URL", &format!("amqp://user:{PASSWORD}@h/%2f"));
+    let loaded = place.good();
+    let report = serde_json::to_string(loaded.report()).unwrap();
+    for text in
+        [format!("{loaded:?}"), format!("{:#?}", loaded.settings), report, format!("{:?}", place.options)]
+    {
+        assert!(!text.contains(KEY) && !text.contains(PASSWORD), "{text}");
+    }
+    let secret: Vec<_> =
+        loaded.report().iter().filter(|line| line.secret).map(|line| line.key.as_str()).collect();
+    assert_eq!(secret, ["broker.url", "solver.api_key"]);
+}
+
+#[test]
+fn secrets_are_in_no_fault() {
+    let broken = [
+        format!("[solver]\napi_key = \"{KEY}"),
+        format!("[solver]\napi_key = {KEY}"),
+        format!("[solver]\napi_key = [\"{KEY}\"]"),
+        format!("[solver]\nbase_url = \"https://u:{PASSWORD}@h/\""),
+        format!("[solver]\nbase_url = \"https://h/?key={KEY}\""),
+        format!("[broker]\nurl = \"amqp://u:{PASSWORD}@h:port/\""),
+        format!("[broker]\nurl = \"{PASSWORD}\""),
+        format!("[broker]\nurl = [\"amqp://u:{PASSWORD}@h\"]"),
+    ];
+    for text in broken {
+        let place = Place::new(&[("config/x.toml", &text)]);
+        let errors = place.load().expect_err(&text);
+        for told in [errors.to_string(), format!("{errors:?}")] {
+            assert!(!told.contains(KEY) && !told.contains(PASSWORD), "{told}");
+        }
+    }
+}

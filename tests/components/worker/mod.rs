@@ -1,0 +1,10 @@
+//! The whole worker on paused time, with the in-process broker and simulator.
+
+mod account;
+mod bad_days;
+mod fleet;
+mod handover;
+mod money;
+mod outcomes;
+mod scene;
+mod slots;

@@ -1,0 +1,288 @@
+//! The environment of one history: the broker, the API's stand-in, and places where replicas come and go.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use captcha_worker::broker::memory::MemoryBroker;
+use captcha_worker::broker::topology::{Names, RETRY_DELAYS, Topology};
+use captcha_worker::broker::{Broker, Session};
+use captcha_worker::domain::api_code::Overrides;
+use captcha_worker::domain::guard;
+use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
+use captcha_worker::domain::message::{Message, Properties};
+use captcha_worker::domain::policy::Policy;
+use captcha_worker::domain::poll_schedule::PollSchedules;
+use captcha_worker::domain::solve_time::Reach;
+use captcha_worker::domain::time::Timestamp;
+use captcha_worker::fleet::{Client, Egress, Order};
+use captcha_worker::linger::Linger;
+use captcha_worker::simulator::{Control, Simulator, SimulatorConfig};
+use captcha_worker::solver::Solver;
+use captcha_worker::trace::Tracer;
+use captcha_worker::worker::{Clock, Drained, Limits, Rng, Worker, WorkerHandle, WorkerOptions};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::api::Road;
+use super::chronicle::Chronicle;
+use super::ledger::Ledger;
+use super::plan::{CAPACITY_TIMEOUT, Plan, PlannedJob, TRANSIENT_TIMEOUT, UNKNOWN_TIMEOUT};
+use super::steps::Snares;
+use super::weather::Weather;
+use super::witness::{Books, BrokerWitness, open};
+use crate::support::in_process::PANICKING_TYPE;
+
+/// The time at which every history begins.
+pub(crate) const EPOCH: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+/// How long a replica may take to leave.
+pub(crate) const DRAIN: Duration = Duration::from_secs(45);
+
+/// A replica under way.
+pub(crate) struct Replica {
+    pub(crate) name: String,
+    pub(crate) view: WorkerHandle,
+    pub(crate) road: Arc<Road>,
+    pub(crate) drain: CancellationToken,
+    pub(crate) handle: JoinHandle<Drained>,
+}
+
+impl Replica {
+    /// Deliveries, and places for calls.
+    pub(crate) fn holds(&self) -> (usize, usize) {
+        (self.view.in_flight(), self.view.places_held())
+    }
+}
+
+/// The environment.
+pub(crate) struct World {
+    pub(crate) broker: MemoryBroker,
+    pub(crate) names: Names,
+    pub(crate) simulator: Simulator,
+    pub(crate) weather: Weather,
+    pub(crate) books: Books,
+    pub(crate) snares: Snares,
+    pub(crate) chronicle: Chronicle,
+    pub(crate) places: Vec<Option<Replica>>,
+    /// Of the places' machines, with how far off each is while nobody sets it.
+    clocks: Vec<(Clock, i64)>,
+    topology: Topology,
+    publisher: Session,
+    started: Vec<u32>,
+    /// The operator gives one order after another.
+    operator: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl World {
+    pub(crate) async fn new(plan: &Plan, snares: Snares, chronicle: Chronicle) -> Self {
+        let broker = MemoryBroker::starting_at(1_790_000_000);
+        let names = Names::new("captcha");
+        let topology = Topology::new(&names);
+        let publisher = Broker::Memory(broker.named("publisher")).connect().await.expect("a session");
+        publisher.link().declare(&topology).await.expect("declared");
+        let config = SimulatorConfig { seed: plan.seed, ..SimulatorConfig::default() };
+        let books = Arc::new(parking_lot::Mutex::new(Ledger::new(names.clone(), plan, chronicle.began())));
+        let witness =
+            BrokerWitness { books: Arc::clone(&books), snares: snares.clone(), chronicle: chronicle.clone() };
+        broker.set_observer(Arc::new(witness));
+        let clock = |skew: &i64| {
+            let epoch = Timestamp::from_millis(EPOCH.as_millis() + skew);
+            (Clock::runtime_since(epoch, chronicle.began()), *skew)
+        };
+        let world = Self {
+            clocks: plan.skews.iter().map(clock).collect(),
+            simulator: Simulator::new(config).expect("a sound scenario"),
+            weather: Weather::new(StdRng::seed_from_u64(plan.seed ^ 0x00F0_0D5E), plan.losing),
+            places: plan.skews.iter().map(|_| None).collect(),
+            started: vec![0; plan.skews.len()],
+            broker,
+            names,
+            books,
+            snares,
+            chronicle,
+            topology,
+            publisher,
+            operator: Arc::default(),
+        };
+        (0..plan.skews.len()).for_each(|place| world.set_clock(place, 0));
+        world
+    }
+
+    /// Starts the next replica in a place that is free.
+    pub(crate) fn start(&mut self, plan: &Plan, place: usize) {
+        if self.places[place].is_some() {
+            return;
+        }
+        self.started[place] += 1;
+        let name = format!("replica-{place}.{}", self.started[place]);
+        self.chronicle.tell(|| format!("{name} starts"));
+        let road = Arc::new(Road {
+            replica: name.clone(),
+            simulator: self.simulator.clone(),
+            broker: self.broker.clone(),
+            weather: self.weather.clone(),
+            books: Arc::clone(&self.books),
+            snares: self.snares.clone(),
+            chronicle: self.chronicle.clone(),
+            view: OnceLock::new(),
+            dead: AtomicBool::new(false),
+        });
+        let worker = Worker::new(self.options(plan, place, &name, &road));
+        let (view, drain) = (worker.view(), CancellationToken::new());
+        // Its first and only setting.
+        drop(road.view.set(view.clone()));
+        let handle = tokio::spawn({
+            let drain = drain.clone();
+            async move { worker.run(drain).await.expect("a broker that lets everybody in") }
+        });
+        self.places[place] = Some(Replica { name, view, road, drain, handle });
+    }
+
+    fn options(&self, plan: &Plan, place: usize, name: &str, road: &Arc<Road>) -> WorkerOptions {
+        let dice = plan.seed.wrapping_mul(64).wrapping_add(place as u64 * 8 + u64::from(self.started[place]));
+        WorkerOptions {
+            // As by default: what waits together is a history of its own.
+            linger: Linger::every(Duration::from_millis(10)),
+            broker: Broker::Memory(self.broker.named(name)),
+            solver: Solver::with_transport("simulator-key".into(), Arc::clone(road) as _),
+            names: self.names.clone(),
+            declare_topology: true,
+            rules: Rules {
+                pacing: PollSchedules { default: plan.pacing, by_type: BTreeMap::new() },
+                overrides: Overrides::default(),
+                capacity_timeout: CAPACITY_TIMEOUT,
+                transient_timeout: TRANSIENT_TIMEOUT,
+                unknown_timeout: UNKNOWN_TIMEOUT,
+                max_resubmissions: plan.max_resubmissions,
+                ambiguous: Ambiguous::Retry,
+            },
+            policy: Policy::try_new(&["example.com"], &[PANICKING_TYPE]).expect("a sound policy"),
+            name: name.to_owned(),
+            max_in_flight: 1_000,
+            limits: Limits {
+                max_calls: 64,
+                submit_concurrency: 16,
+                max_calls_per_second: plan.calls_per_second.and_then(NonZeroU32::new),
+                caps: BTreeMap::new(),
+            },
+            guard: guard::Rules::default(),
+            egress: Egress::Shared,
+            operators: Vec::new(),
+            deadlines: Reach { quantile: 0.05, least_answers: 50 },
+            drain_timeout: DRAIN,
+            reply_to_prefix: String::new(),
+            clock: self.clocks[place].0.clone(),
+            dice: Rng::seeded(dice),
+            tracer: Tracer::off(),
+        }
+    }
+
+    /// Ends a process: whatever is left of it in this one reaches nobody any more.
+    pub(crate) fn bury(&self, replica: &Replica) {
+        replica.road.dead.store(true, Ordering::Relaxed);
+        replica.handle.abort();
+        self.broker.drop_connection(&replica.name);
+    }
+
+    /// Publishes a job. The publisher's own connection is no part of the trial.
+    pub(crate) async fn publish(&self, job: &PlannedJob) {
+        let deadline = serde_json::from_str::<serde_json::Value>(&job.body)
+            .ok()
+            .and_then(|job| job.get("deadline")?.as_str().and_then(Timestamp::parse))
+            .map(|at| self.chronicle.began() + at.since(EPOCH));
+        open(&self.books).open_account(&job.id, job.innocent, deadline);
+        let properties = Properties { message_id: Some(job.id.clone()), ..Properties::default() };
+        let message = Message { body: job.body.clone().into(), properties, transient: false };
+        let published = self.publisher.publish(&self.names.jobs(), "jobs", message).await;
+        published.expect("the publisher's connection is no part of the trial");
+    }
+
+    /// An operator's order to the fleet, given in the background.
+    pub(crate) fn order(&self, order: Order, seed: u64) {
+        let (broker, names) = (Broker::Memory(self.broker.named("operator")), self.names.clone());
+        let (chronicle, operator) = (self.chronicle.clone(), Arc::clone(&self.operator));
+        tokio::spawn(async move {
+            let _turn = operator.lock().await;
+            // As a person does: again, until it is done.
+            for attempt in 0..20 {
+                let Ok(mut client) = Client::connect(&broker, &names, Rng::seeded(seed + attempt)).await
+                else {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    continue;
+                };
+                let answer = client.order(order.clone(), Duration::from_secs(20)).await;
+                let done = answer.is_ok_and(|answer| answer.carried_out);
+                chronicle.tell(|| format!("the operator's {order:?} is carried out: {done}"));
+                if done {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Sets the clock of a place's machine forward or back, by so many ms.
+    pub(crate) fn set_clock(&self, place: usize, millis: i64) {
+        let (clock, _) = &self.clocks[place];
+        clock.step(millis);
+        let off = clock.now().as_millis() - EPOCH.as_millis();
+        let elapsed = i64::try_from(self.now().as_millis()).unwrap_or(i64::MAX);
+        open(&self.books).set_clock(format!("replica-{place}"), off - elapsed);
+    }
+
+    pub(crate) fn control(&self, control: &Control) {
+        self.simulator.control(control).expect("a control that can be applied");
+    }
+
+    /// Puts every binding back.
+    pub(crate) async fn bind(&self) {
+        self.publisher.link().declare(&self.topology).await.expect("declared");
+    }
+
+    /// Everything works again.
+    pub(crate) async fn mend_all(&self) {
+        self.chronicle.tell(|| "everything works again".to_owned());
+        self.broker.set_reachable(true);
+        self.broker.set_full(&self.names.results(), false);
+        self.broker.set_full(&self.names.tickets(), false);
+        self.bind().await;
+        self.weather.clear();
+        for (place, (clock, skew)) in self.clocks.iter().enumerate() {
+            let elapsed = i64::try_from(self.now().as_millis()).unwrap_or(i64::MAX);
+            self.set_clock(place, EPOCH.as_millis() + elapsed + skew - clock.now().as_millis());
+        }
+        self.control(&Control {
+            balance: Some(1_000.0),
+            key_valid: Some(true),
+            slots: BTreeMap::from([("ImageToTextTask".to_owned(), None)]),
+            storm: Some(captcha_worker::simulator::Storm {
+                status: 503,
+                until_seconds: 0,
+                retry_after: None,
+            }),
+            ..Control::default()
+        });
+    }
+
+    /// Messages that are neither outcomes nor dead letters, whoever holds them.
+    pub(crate) fn unfinished(&self) -> usize {
+        let fixed = [self.names.jobs(), self.names.tickets()];
+        let parked = RETRY_DELAYS.iter().map(|park| self.names.retry(*park));
+        fixed.into_iter().chain(parked).map(|queue| self.broker.queue_total(&queue)).sum()
+    }
+
+    /// Whether all is done: every queue is empty, every job has an end, and nobody holds anything any more.
+    pub(crate) fn is_done(&self) -> bool {
+        self.unfinished() == 0
+            && open(&self.books).accounts.values().all(|account| account.outcomes > 0)
+            && self.places.iter().flatten().all(|replica| replica.holds() == (0, 0))
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        Instant::now().duration_since(self.chronicle.began())
+    }
+}

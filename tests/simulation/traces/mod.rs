@@ -1,0 +1,6 @@
+//! One trace from publisher to consumer, on a real RabbitMQ, with worker processes and a collector that takes OTLP.
+
+mod collector;
+mod lane;
+mod quiet;
+mod spanning;

@@ -1,0 +1,145 @@
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::fleet::{Process, Replica, Simulator};
+use crate::support::jobs;
+use crate::traces::collector::{Collector, Sent};
+use crate::traces::lane::Lane;
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PUBLISHERS: &str = "00f067aa0ba902b7";
+const DRAIN: Duration = Duration::from_secs(30);
+
+fn start(lane: &Lane, simulator: &Simulator, collector: &str, name: &str, more: &[(&str, &str)]) -> Process {
+    let mut settings = vec![
+        ("TRACES__OTLP_ENDPOINT", collector),
+        ("WORKER__NAME", name),
+        // Unknown codes end their jobs at once.
+        ("RETRY__UNKNOWN_TIMEOUT", "0s"),
+    ];
+    settings.extend(more);
+    Replica { amqp: lane.rabbit.url(), namespace: &lane.namespace, simulator, settings: &settings }.start()
+}
+
+fn is_end(span: &Sent, worker: &str, name: &str, end: &str) -> bool {
+    span.worker == worker
+        && span.name == name
+        && span.attributes.get("captcha.end").is_some_and(|is| is == end)
+}
+
+#[tokio::test]
+async fn one_trace_spans_publisher_a_replica_that_submits_another_that_polls_and_the_consumer() {
+    let mut lane = Lane::new("results").await;
+    let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
+    let mut a = start(&lane, &simulator, &collector.url, "a", &[]);
+    let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
+    let job = jobs::image("one", &json!({"solve_ms": 6_000}));
+    lane.publish("one", job, &[("traceparent", &traceparent), ("tracestate", "shop=1")]).await;
+    simulator.wait_for("a submits it", DRAIN, |stats| stats["accepted_tasks"] == 1).await;
+    assert_eq!(a.terminate(DRAIN).await, Some(0));
+    // What a had to tell went out before it left.
+    let submitting =
+        collector.wait_for("a's ticket", |span| is_end(span, "a", "process job", "ticket")).await;
+
+    let mut b = start(&lane, &simulator, &collector.url, "b", &[]);
+    let arrived = lane.outcome("one").await;
+    let solving =
+        collector.wait_for("b's outcome", |span| is_end(span, "b", "process ticket", "solved")).await;
+    assert_eq!((submitting.trace_id.as_str(), submitting.parent.as_str()), (TRACE, PUBLISHERS));
+    assert_eq!((&*solving.trace_id, &solving.parent), (TRACE, &submitting.span_id));
+    assert_eq!((&*arrived.trace_id, &arrived.span_id), (TRACE, &solving.span_id));
+    assert_eq!((&*arrived.flags, arrived.tracestate.as_deref()), ("01", Some("shop=1")));
+    assert_eq!(solving.state, "shop=1");
+    for span in [&submitting, &solving] {
+        assert_eq!((&*span.attributes["captcha.job.id"], span.failed), ("one", false), "{span:?}");
+    }
+    assert!(solving.events.iter().all(|name| name == "getTaskResult") && !solving.events.is_empty());
+    let call = collector.wait_for("the call", |span| span.name == "createTask").await;
+    assert_eq!((&*call.trace_id, &call.parent, &*call.worker), (TRACE, &submitting.span_id, "a"));
+    assert_eq!(b.terminate(DRAIN).await, Some(0));
+    assert!(collector.spans().iter().all(|span| span.trace_id == TRACE), "{:#?}", collector.spans());
+}
+
+#[tokio::test]
+async fn one_trace_goes_on_over_a_retry_and_a_replica_that_is_killed() {
+    let mut lane = Lane::new("results").await;
+    let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
+    let mut a = start(&lane, &simulator, &collector.url, "a", &[]);
+    let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
+    // Long enough for what a has to tell to go out, which takes seconds, before it is killed.
+    let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"], "solve_ms": 20_000});
+    lane.publish("one", jobs::image("one", &script), &[("traceparent", &traceparent)]).await;
+    let parked = collector.wait_for("parked", |span| is_end(span, "a", "process job", "parked")).await;
+    let submitting =
+        collector.wait_for("a's ticket", |span| is_end(span, "a", "process job", "ticket")).await;
+    a.kill().await;
+
+    let mut b = start(&lane, &simulator, &collector.url, "b", &[]);
+    let arrived = lane.outcome("one").await;
+    let solving =
+        collector.wait_for("b's outcome", |span| is_end(span, "b", "process ticket", "solved")).await;
+    assert_eq!(
+        [&parked.parent, &submitting.parent, &solving.parent],
+        [PUBLISHERS, &parked.span_id, &submitting.span_id]
+    );
+    assert_eq!((&*arrived.trace_id, &arrived.span_id), (TRACE, &solving.span_id));
+    assert_eq!(simulator.stats().await["accepted_tasks"], 1, "b asks for what a has paid for");
+    assert_eq!(b.terminate(DRAIN).await, Some(0));
+    assert!(collector.spans().iter().all(|span| span.trace_id == TRACE), "{:#?}", collector.spans());
+}
+
+#[tokio::test]
+async fn a_parked_job_and_a_failed_one_stay_in_their_traces_and_the_publishers_word_is_kept() {
+    let mut lane = Lane::new("dead.unknown").await;
+    let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
+    let mut worker = start(&lane, &simulator, &collector.url, "w", &[]);
+    let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ERROR_OF_NEXT_YEAR"]});
+    let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
+    lane.publish("parked", jobs::image("parked", &script), &[("traceparent", &traceparent)]).await;
+    let arrived = lane.outcome("parked").await;
+    let parked = collector.wait_for("parked", |span| is_end(span, "w", "process job", "parked")).await;
+    let failed = collector.wait_for("failed", |span| is_end(span, "w", "process job", "failed")).await;
+    assert_eq!(
+        (&*parked.parent, &failed.parent, &arrived.span_id),
+        (PUBLISHERS, &parked.span_id, &failed.span_id)
+    );
+    let told = ["captcha.class", "error.type"].map(|name| failed.attributes[name].as_str());
+    assert_eq!((told, failed.failed), (["unknown", "ERROR_OF_NEXT_YEAR"], true));
+
+    // A publisher that does not record its trace is followed; and what is no traceparent is as none: a trace begins.
+    let script = json!({"create": ["ERROR_OF_NEXT_YEAR"]});
+    let unrecorded = format!("00-{}-{PUBLISHERS}-00", "c".repeat(32));
+    lane.publish("unrecorded", jobs::image("unrecorded", &script), &[("traceparent", &unrecorded)]).await;
+    let arrived = lane.outcome("unrecorded").await;
+    assert_eq!((arrived.trace_id, &*arrived.flags), ("c".repeat(32), "00"));
+    for (id, headers) in
+        [("odd", &[("traceparent", "00-nonsense"), ("tracestate", "x=1")][..]), ("none", &[])]
+    {
+        lane.publish(id, jobs::image(id, &script), headers).await;
+        let arrived = lane.outcome(id).await;
+        let begun =
+            collector.wait_for(id, |span| span.attributes.get("captcha.job.id").is_some_and(|is| is == id));
+        let begun = begun.await;
+        assert_eq!((&begun.trace_id, &*begun.parent, arrived.tracestate), (&arrived.trace_id, "", None));
+        assert_eq!((begun.span_id, &*arrived.flags), (arrived.span_id, "01"));
+    }
+    assert_eq!(worker.terminate(DRAIN).await, Some(0));
+    assert!(!collector.spans().iter().any(|span| span.trace_id == "c".repeat(32)));
+}
+
+#[tokio::test]
+async fn a_sample_ratio_of_nothing_records_only_what_publishers_record() {
+    let mut lane = Lane::new("dead.unknown").await;
+    let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
+    let mut worker = start(&lane, &simulator, &collector.url, "w", &[("TRACES__SAMPLE_RATIO", "0")]);
+    let script = json!({"create": ["ERROR_OF_NEXT_YEAR"]});
+    lane.publish("none", jobs::image("none", &script), &[]).await;
+    assert_eq!(lane.outcome("none").await.flags, "00", "the decision goes with the job");
+    let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
+    lane.publish("theirs", jobs::image("theirs", &script), &[("traceparent", &traceparent)]).await;
+    lane.outcome("theirs").await;
+    assert_eq!(worker.terminate(DRAIN).await, Some(0));
+    let spans = collector.spans();
+    assert!(!spans.is_empty() && spans.iter().all(|span| span.trace_id == TRACE), "{spans:#?}");
+}

@@ -1,0 +1,82 @@
+//! Ready means progress: a replica that is connected and does not get on says so, and why.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, interval};
+
+use crate::e2e::telling::{PATIENCE, Telling, arrived, get, publish};
+use crate::support::fleet::{Replica, Simulator, declare};
+use crate::support::jobs;
+use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
+
+async fn readiness(address: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    seen(address, "/readyz", what, wanted).await
+}
+
+/// Waits until what is told there is what is wanted, and returns it.
+async fn seen(address: &str, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    let mut looks = interval(Duration::from_millis(50));
+    loop {
+        looks.tick().await;
+        let told: Value = serde_json::from_str(&get(address, path).await).expect("JSON");
+        if wanted(&told) {
+            return told;
+        }
+        assert!(Instant::now() < deadline, "not in time: {what}; {told}");
+    }
+}
+
+fn is_ready(told: &Value) -> bool {
+    told["ready"] == true
+}
+
+fn says(told: &Value, text: &str) -> bool {
+    told["reasons"]
+        .as_array()
+        .is_some_and(|all| all.iter().any(|one| one.as_str().unwrap_or("").contains(text)))
+}
+
+#[tokio::test]
+async fn a_broker_that_has_gone_silent_is_told_before_the_session_ends_and_work_goes_on_after_it() {
+    let node = RabbitNode::start().await;
+    let (amqp, namespace) = (node.url(), fresh_namespace());
+    let simulator = Simulator::start("").await;
+    declare(&amqp, &namespace).await;
+    // Whichever of these ends the session: the last poll may begin 5 s after the broker's last word, and the next is overdue 7 s later.
+    let settings = [
+        ("BROKER__HEARTBEAT", "15s"),
+        ("BROKER__CALL_TIMEOUT", "25s"),
+        ("LOG__LEVEL", "info"),
+        ("LOG__FORMAT", "json"),
+        ("OPS__LISTEN", "127.0.0.1:0"),
+    ];
+    let replica = Telling::start(&Replica {
+        amqp: &amqp,
+        namespace: &namespace,
+        simulator: &simulator,
+        settings: &settings,
+    });
+    let address = replica.serves().await;
+    readiness(&address, "an idle replica is ready", is_ready).await;
+
+    // Not solved before the broker is silent, and due for its next poll all along.
+    let slow = json!({"solve_ms": 20_000});
+    let session = connect(&amqp).await;
+    publish(&session, &namespace, jobs::image("slow", &slow).into_bytes()).await;
+    simulator.wait_for("it is accepted", PATIENCE, |stats| stats["accepted_tasks"] == 1).await;
+    seen(&address, "/status", "its ticket is held", |status| status["tickets_open"] == 1).await;
+    node.freeze();
+    let told = readiness(&address, "nothing is consumed", |told| says(told, "not being consumed")).await;
+    assert!(!says(&told, "no session with the broker"), "connected, and not ready: {told}");
+    readiness(&address, "polls are overdue", |told| says(told, "overdue")).await;
+    assert_eq!(get(&address, "/healthz").await, "ok\n", "it is the broker that stands still");
+    readiness(&address, "the session is given up", |told| says(told, "no session with the broker")).await;
+
+    node.thaw();
+    readiness(&address, "the replica is back", is_ready).await;
+    let session = connect(&amqp).await;
+    arrived(&session, &format!("{namespace}.results"), 1).await;
+    assert_eq!(simulator.stats().await["accepted_tasks"], 1, "it was paid once");
+}
