@@ -3,6 +3,10 @@
 //! After an outage, a take-over, a start or a trip, all open tickets are due at once. Were they asked for in one burst, no bound on wrong ids
 //! could act before the burst has left. So a replica is on probation until an answer shows that the API knows its tasks: it makes one call at
 //! a time (the worker's window), replicas begin one after another, and a wrong id, here or elsewhere, makes them wait for the leader's verdict.
+//!
+//! A service can forget its tasks without any silence before it, and then the minute of good answers says nothing. So every wrong id, here or
+//! elsewhere, makes the next poll of each replica a single one, and wrong ids in a row, with no known task between, make it wait ever longer:
+//! after the fourth all counts begin anew. Where single tasks are lost, the next answer is about a known one, and all goes on at once.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -20,18 +24,37 @@ const MAX_STAGGERED: usize = 8;
 const AFTER_WRONG_ID: Duration = Duration::from_secs(2);
 /// Other replicas' wrong ids hold a probation up no longer than this: where some tasks are lost every second, it must end.
 const HELD_BY_OTHERS: Duration = Duration::from_secs(5);
+/// So many wrong ids in a row, of all replicas that are heard, with no known task between: what was answered before says nothing.
+pub(super) const RUN: u32 = 4;
 
 /// Answers to polls since the process runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct AnswerCounts {
     pub(super) answered: u64,
     pub(super) wrong_ids: u64,
+    /// Wrong ids in a row, those heard of included.
+    pub(super) in_a_row: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Probation {
     began: Instant,
     held_until: Instant,
+    after_silence: bool,
+}
+
+impl Probation {
+    /// What one more wrong id makes it wait, if it is that many in a row.
+    fn wait(&self, in_a_row: u32, rank: usize) -> Duration {
+        let wait = match in_a_row {
+            _ if self.after_silence => AFTER_WRONG_ID,
+            0 | 1 => return Duration::ZERO,
+            2 => Duration::from_millis(100),
+            3 => Duration::from_millis(500),
+            _ => AFTER_WRONG_ID,
+        };
+        wait + stagger(rank)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +68,16 @@ struct Inner {
 #[derive(Debug, Default)]
 pub(super) struct Answers(Mutex<Inner>);
 
+impl Inner {
+    /// There is one more wrong id, here or elsewhere: polls are single ones from now on.
+    fn one_more(&mut self) -> (&mut Probation, u32) {
+        self.counts.in_a_row = self.counts.in_a_row.saturating_add(1);
+        let now = Instant::now();
+        let single = Probation { began: now, held_until: now, after_silence: false };
+        (self.probation.get_or_insert(single), self.counts.in_a_row)
+    }
+}
+
 fn stagger(rank: usize) -> Duration {
     STAGGER * u32::try_from(rank % MAX_STAGGERED).unwrap_or(0)
 }
@@ -55,6 +88,7 @@ impl Answers {
         let mut inner = lock(&self.0);
         inner.share.note(1, 0, uptime);
         inner.counts.answered += 1;
+        inner.counts.in_a_row = 0;
         inner.probation = None;
         inner.counts
     }
@@ -65,11 +99,11 @@ impl Answers {
         inner.share.note(1, 1, uptime);
         inner.counts.answered += 1;
         inner.counts.wrong_ids += 1;
-        if let Some(probation) = &mut inner.probation {
-            probation.held_until = Instant::now() + AFTER_WRONG_ID + stagger(rank);
-        }
+        let (probation, in_a_row) = inner.one_more();
+        probation.held_until = Instant::now() + probation.wait(in_a_row, rank);
+        let starts_anew = in_a_row == RUN && !probation.after_silence;
         let too_many = inner.share.is_too_high(rules, uptime);
-        if too_many {
+        if too_many || starts_anew {
             inner.share.clear();
         }
         (inner.counts, too_many)
@@ -78,9 +112,11 @@ impl Answers {
     /// Another replica has met a wrong id.
     pub(super) fn heard_wrong_id(&self, rank: usize) {
         let mut inner = lock(&self.0);
-        if let Some(probation) = &mut inner.probation {
-            let until = Instant::now() + AFTER_WRONG_ID + stagger(rank);
-            probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
+        let (probation, in_a_row) = inner.one_more();
+        let until = Instant::now() + probation.wait(in_a_row, rank);
+        probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
+        if in_a_row == RUN && !probation.after_silence {
+            inner.share.clear();
         }
     }
 
@@ -88,8 +124,9 @@ impl Answers {
     pub(super) fn begin_probation(&self, rank: usize) {
         let mut inner = lock(&self.0);
         inner.share.clear();
+        inner.counts.in_a_row = 0;
         let began = Instant::now();
-        inner.probation = Some(Probation { began, held_until: began + stagger(rank) });
+        inner.probation = Some(Probation { began, held_until: began + stagger(rank), after_silence: true });
     }
 
     /// Whether no answer has shown yet that the API knows this replica's tasks.
@@ -128,7 +165,27 @@ mod tests {
         second.known(NOW);
         assert_eq!(held(&second), None);
         second.heard_wrong_id(1);
-        assert_eq!(held(&second), None, "it is at work, and lost tasks elsewhere are none of its business");
+        assert_eq!(held(&second), None, "it is at work, and a lost task elsewhere makes it wait for nothing");
+        assert!(second.on_probation(), "but its next poll is a single one");
+        second.known(NOW);
+        assert!(!second.on_probation());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wrong_ids_in_a_row_among_good_answers_make_wait_and_the_count_begin_anew() {
+        let (answers, rules) = (Answers::default(), Rules::default());
+        for _ in 0..10_000 {
+            answers.known(NOW);
+        }
+        let mut waits = Vec::new();
+        for _ in 0..RUN {
+            assert!(!answers.wrong_id(0, &rules, NOW).1, "10,000 good answers within the minute");
+            waits.push(held(&answers).unwrap_or_default());
+        }
+        let millis = |wait| Duration::from_millis(wait);
+        assert_eq!(waits, [Duration::ZERO, millis(100), millis(500), AFTER_WRONG_ID]);
+        let too_many: Vec<bool> = (0..3).map(|_| answers.wrong_id(0, &rules, NOW).1).collect();
+        assert_eq!(too_many, [false, false, true]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -151,6 +208,6 @@ mod tests {
         assert!(!answers.wrong_id(0, &rules, NOW).1);
         let (counts, too_many) = answers.wrong_id(0, &rules, NOW);
         assert!(too_many);
-        assert_eq!(counts, AnswerCounts { answered: 3, wrong_ids: 3 });
+        assert_eq!(counts, AnswerCounts { answered: 3, wrong_ids: 3, in_a_row: 3 });
     }
 }

@@ -64,13 +64,14 @@ impl Standing {
         let is_due = said.is_none_or(|at| at.elapsed() >= WRONG_ID_AGAIN);
         if awaited || wrong_id && (on_probation || is_due) {
             *said = Some(Instant::now());
-            let AnswerCounts { answered, wrong_ids } = counts;
+            let AnswerCounts { answered, wrong_ids, in_a_row } = counts;
             self.report(Report::Answered {
                 from: self.inner.id.clone(),
                 term,
                 answered,
                 wrong_ids,
                 wrong_id,
+                in_a_row,
             });
         }
         drop(said);
@@ -107,7 +108,7 @@ impl Standing {
     /// Answers to polls since this process runs, and those of them about ids that the API did not know.
     #[must_use]
     pub fn answer_counts(&self) -> (u64, u64) {
-        let AnswerCounts { answered, wrong_ids } = self.inner.answers.counts();
+        let AnswerCounts { answered, wrong_ids, .. } = self.inner.answers.counts();
         (answered, wrong_ids)
     }
 

@@ -22,6 +22,8 @@ const KNOWN_ENOUGH: u64 = 3;
 const NO_MORE_IN_DOUBT: Duration = Duration::from_secs(10);
 /// Replicas whose answers are counted.
 const MAX_COUNTED: usize = 4_096;
+/// Counts begin anew no more often than this, however often wrong ids come in a row.
+const ANEW_AGAIN: Duration = Duration::from_secs(30);
 
 /// The lead over a fleet. There is none without a state message in hand.
 pub(super) struct Lead {
@@ -174,6 +176,16 @@ impl Lead {
         undecided && self.doubt_quiet_since.elapsed() >= NO_MORE_IN_DOUBT
     }
 
+    /// Wrong ids come in a row, so that all that was answered before is left out; what replicas have counted until they are heard next, too.
+    pub(super) fn count_anew(&mut self) {
+        let answers = &mut self.answers;
+        if answers.anew_at.is_none_or(|at| at.elapsed() >= ANEW_AGAIN) {
+            answers.anew_at = Some(Instant::now());
+            answers.share.clear();
+            answers.counted.clear();
+        }
+    }
+
     /// What was answered before says nothing about what is now.
     pub(super) fn forget_answers(&mut self) {
         self.answers.share.clear();
@@ -200,6 +212,7 @@ struct FleetAnswers {
     /// Answers about tasks that the API knows, since the account's phase began.
     known: u64,
     counted: BTreeMap<String, (u64, u64)>,
+    anew_at: Option<Instant>,
 }
 
 impl FleetAnswers {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::Found;
+use super::super::answers::RUN;
 use super::super::lead::{self, Verdict};
 use super::super::message::{Command, Control, Heard, LeaderNews, Order, Presence, Report};
 use super::super::standing::Egress;
@@ -124,9 +125,14 @@ impl Member<'_> {
                 let peers = self.peers(&key);
                 self.learn(News::Refused { reason, key: &key, term, peers }).await;
             }
-            Report::Answered { from, term, answered, wrong_ids, wrong_id } => {
+            Report::Answered { from, term, answered, wrong_ids, wrong_id, in_a_row } => {
                 if wrong_id && from != self.fleet.id {
                     self.fleet.standing.heard_wrong_id();
+                }
+                if in_a_row >= RUN
+                    && let Some(lead) = &mut self.lead
+                {
+                    lead.count_anew();
                 }
                 self.on_answers(&from, (answered, wrong_ids), Some(term)).await;
             }
