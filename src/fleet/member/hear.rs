@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::Found;
-use super::super::answers::RUN;
 use super::super::lead::{self, Verdict};
 use super::super::message::{Command, Control, Heard, LeaderNews, Order, Presence, Report};
 use super::super::standing::Egress;
@@ -108,7 +107,8 @@ impl Member<'_> {
                 let reason = Reason::WrongIds;
                 // Whatever the writing of it takes, nothing more is asked for here.
                 self.fleet.standing.heard_refused(reason, &key, term);
-                self.learn(News::Refused { reason, key: &key, term, peers: false }).await;
+                let since = lead.wrong_ids_since(self.fleet.clock.now());
+                self.learn(News::Refused { reason, key: &key, term, peers: false, since }).await;
             }
             Some(Verdict::IdsKnown) => {
                 self.learn(News::Canary(CanaryEnd::Passed, term, &key)).await;
@@ -123,16 +123,18 @@ impl Member<'_> {
             Report::Refused { reason, key, term } => {
                 self.fleet.standing.heard_refused(reason, &key, term);
                 let peers = self.peers(&key);
-                self.learn(News::Refused { reason, key: &key, term, peers }).await;
+                let lead = self.lead.as_ref().filter(|_| reason == Reason::WrongIds);
+                let since = lead.and_then(|lead| lead.wrong_ids_since(now));
+                self.learn(News::Refused { reason, key: &key, term, peers, since }).await;
             }
             Report::Answered { from, term, answered, wrong_ids, wrong_id, in_a_row } => {
                 if wrong_id && from != self.fleet.id {
                     self.fleet.standing.heard_wrong_id();
                 }
-                if in_a_row >= RUN
-                    && let Some(lead) = &mut self.lead
+                if let Some(lead) = &mut self.lead
+                    && wrong_id
                 {
-                    lead.count_anew();
+                    lead.wrong_id(in_a_row, now);
                 }
                 self.on_answers(&from, (answered, wrong_ids), Some(term)).await;
             }
