@@ -430,9 +430,9 @@ impl AccountState {
         }
         let noted = self.parts.answers.note(wrong_id, awaited, rank, &self.parts.rules, uptime);
         if noted.is_due {
-            let AnswerCounts { answered, wrong_ids } = noted.counts;
+            let AnswerCounts { answered, wrong_ids, in_a_row } = noted.counts;
             let from = self.parts.id.clone();
-            self.report(ReplicaReport::Answered { from, term, answered, wrong_ids, wrong_id });
+            self.report(ReplicaReport::Answered { from, term, answered, wrong_ids, wrong_id, in_a_row });
         }
         let trip = LocalTrip { reason: Reason::WrongIds, term, until: None, mine: true };
         if noted.too_many && self.trip(trip) {
@@ -468,7 +468,7 @@ impl AccountState {
     /// know.
     #[must_use]
     pub fn answer_counts(&self) -> (u64, u64) {
-        let AnswerCounts { answered, wrong_ids } = self.parts.answers.counts();
+        let AnswerCounts { answered, wrong_ids, .. } = self.parts.answers.counts();
         (answered, wrong_ids)
     }
 

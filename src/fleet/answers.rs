@@ -1,11 +1,13 @@
 //! What this replica's polls are answered: counted for the fleet, and made one by one after a
 //! silence.
 //!
-//! After an outage, a take-over, a start or a trip, all open tickets are due at once. Were they
-//! asked for in one burst, no bound on wrong ids could act before the burst has left. So a replica
-//! is on probation until an answer shows that the API knows its tasks: it makes one call at a time
-//! (the worker's window), replicas begin one after another, and a wrong id, here or elsewhere,
-//! makes them wait for the leader's verdict.
+//! After an outage, a take-over, a start or a trip, all open tickets are due at once. Were they asked for in one burst, no bound on wrong ids
+//! could act before the burst has left. So a replica is on probation until an answer shows that the API knows its tasks: it makes one call at
+//! a time (the worker's window), replicas begin one after another, and a wrong id, here or elsewhere, makes them wait for the leader's verdict.
+//!
+//! A service can forget its tasks without any silence before it, and then the minute of good answers says nothing. So every wrong id, here or
+//! elsewhere, makes the next poll of each replica a single one, and wrong ids in a row, with no known task between, make it wait ever longer:
+//! after the fourth all counts begin anew. Where single tasks are lost, the next answer is about a known one, and all goes on at once.
 
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ const AFTER_WRONG_ID: Duration = Duration::from_secs(2);
 /// Other replicas' wrong ids hold a probation up no longer than this: where some tasks are lost
 /// every second, it must end.
 const HELD_BY_OTHERS: Duration = Duration::from_secs(5);
+/// So many wrong ids in a row, of all replicas that are heard, with no known task between: what was answered before says nothing.
+pub(super) const RUN: u32 = 4;
 
 /// Wrong ids in the course of work are reported together: a report has the counts so far.
 const WRONG_ID_INTERVAL: Duration = Duration::from_millis(100);
@@ -33,12 +37,29 @@ const WRONG_ID_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct AnswerCounts {
     pub(super) answered: u64,
     pub(super) wrong_ids: u64,
+    /// Wrong ids in a row, those heard of included.
+    pub(super) in_a_row: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Probation {
     began: Instant,
     held_until: Instant,
+    after_silence: bool,
+}
+
+impl Probation {
+    /// What one more wrong id makes it wait, if it is that many in a row.
+    fn wait(&self, in_a_row: u32, rank: usize) -> Duration {
+        let wait = match in_a_row {
+            _ if self.after_silence => AFTER_WRONG_ID,
+            0 | 1 => return Duration::ZERO,
+            2 => Duration::from_millis(100),
+            3 => Duration::from_millis(500),
+            _ => AFTER_WRONG_ID,
+        };
+        wait + stagger(rank)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +83,16 @@ pub(super) struct NotedAnswer {
 /// This replica's answers.
 #[derive(Debug, Default)]
 pub(super) struct Answers(Mutex<AnswerLog>);
+
+impl AnswerLog {
+    /// There is one more wrong id, here or elsewhere: polls are single ones from now on.
+    fn one_more(&mut self) -> (&mut Probation, u32) {
+        self.counts.in_a_row = self.counts.in_a_row.saturating_add(1);
+        let now = Instant::now();
+        let single = Probation { began: now, held_until: now, after_silence: false };
+        (self.probation.get_or_insert(single), self.counts.in_a_row)
+    }
+}
 
 fn stagger(rank: usize) -> Duration {
     STAGGER * u32::try_from(rank % MAX_STAGGERED).unwrap_or(0)
@@ -88,13 +119,17 @@ impl Answers {
         log.share.note(1, u64::from(wrong_id), uptime);
         log.counts.answered += 1;
         log.counts.wrong_ids += u64::from(wrong_id);
-        if !wrong_id {
+        let mut counts_anew = false;
+        if wrong_id {
+            let (probation, in_a_row) = log.one_more();
+            probation.held_until = now + probation.wait(in_a_row, rank);
+            counts_anew = in_a_row == RUN && !probation.after_silence;
+        } else {
+            log.counts.in_a_row = 0;
             log.probation = None;
-        } else if let Some(probation) = &mut log.probation {
-            probation.held_until = now + AFTER_WRONG_ID + stagger(rank);
         }
         let too_many = wrong_id && log.share.is_too_high(rules, uptime);
-        if too_many {
+        if too_many || counts_anew {
             log.share.clear();
         }
         NotedAnswer { counts: log.counts, is_due, too_many }
@@ -103,9 +138,11 @@ impl Answers {
     /// Another replica has met a wrong id.
     pub(super) fn heard_wrong_id(&self, rank: usize) {
         let mut log = self.0.lock();
-        if let Some(probation) = &mut log.probation {
-            let until = Instant::now() + AFTER_WRONG_ID + stagger(rank);
-            probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
+        let (probation, in_a_row) = log.one_more();
+        let until = Instant::now() + probation.wait(in_a_row, rank);
+        probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
+        if in_a_row == RUN && !probation.after_silence {
+            log.share.clear();
         }
     }
 
@@ -113,8 +150,9 @@ impl Answers {
     pub(super) fn begin_probation(&self, rank: usize) {
         let mut log = self.0.lock();
         log.share.clear();
+        log.counts.in_a_row = 0;
         let began = Instant::now();
-        log.probation = Some(Probation { began, held_until: began + stagger(rank) });
+        log.probation = Some(Probation { began, held_until: began + stagger(rank), after_silence: true });
     }
 
     /// Whether no answer has shown yet that the API knows this replica's tasks.
@@ -153,7 +191,31 @@ mod tests {
         second.note(false, false, 1, &Rules::default(), NOW);
         assert_eq!(held(&second), None);
         second.heard_wrong_id(1);
-        assert_eq!(held(&second), None, "it is at work, and lost tasks elsewhere are none of its business");
+        assert_eq!(held(&second), None, "it is at work, and a lost task elsewhere makes it wait for nothing");
+        assert!(second.on_probation(), "but its next poll is a single one");
+        second.note(false, false, 1, &Rules::default(), NOW);
+        assert!(!second.on_probation());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wrong_ids_in_a_row_among_good_answers_make_wait_and_the_count_begin_anew() {
+        let (answers, rules) = (Answers::default(), Rules::default());
+        for _ in 0..10_000 {
+            answers.note(false, false, 0, &rules, NOW);
+        }
+        let mut waits = Vec::new();
+        for _ in 0..RUN {
+            assert!(
+                !answers.note(true, false, 0, &rules, NOW).too_many,
+                "10,000 good answers within the minute"
+            );
+            waits.push(held(&answers).unwrap_or_default());
+        }
+        let millis = |wait| Duration::from_millis(wait);
+        assert_eq!(waits, [Duration::ZERO, millis(100), millis(500), AFTER_WRONG_ID]);
+        let too_many: Vec<bool> =
+            (0..3).map(|_| answers.note(true, false, 0, &rules, NOW).too_many).collect();
+        assert_eq!(too_many, [false, false, true]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -177,6 +239,6 @@ mod tests {
         assert!(!wrong_id().too_many);
         let third = wrong_id();
         assert!(third.too_many);
-        assert_eq!(third.counts, AnswerCounts { answered: 3, wrong_ids: 3 });
+        assert_eq!(third.counts, AnswerCounts { answered: 3, wrong_ids: 3, in_a_row: 3 });
     }
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::answers::RUN;
 use crate::broker::Receipt;
 use crate::domain::api_code::Overrides;
 use crate::domain::call::{CallError, Refusal, ReplyBody};
 use crate::domain::class::Class;
 use crate::domain::fault::{Stage, classify};
 use crate::domain::guard::{AnswerShare, Phase, ProbeEnd, Reason, Rules, Spending, State};
+use crate::domain::time::Timestamp;
 use crate::solver::Balance;
 
 /// A state that does not change is written again after this long: the broker ends a consumer that
@@ -24,6 +26,12 @@ const KNOWN_ENOUGH: u64 = 3;
 const NO_MORE_IN_DOUBT: Duration = Duration::from_secs(10);
 /// Replicas whose answers are counted.
 const MAX_COUNTED: usize = 4_096;
+/// Counts begin anew no more often than this, however often wrong ids come in a row.
+const ANEW_AGAIN: Duration = Duration::from_secs(30);
+/// First wrong ids of several replicas within this much are of one row.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// A row that began longer ago is not what a trip is about.
+const ONE_ROW: Duration = Duration::from_secs(60);
 
 /// The lead over a fleet. There is none without a state message in hand.
 pub(super) struct Lead {
@@ -38,6 +46,7 @@ pub(super) struct Lead {
     /// A call was refused by something that is not the API's own answer; to be looked into.
     pub(super) doubted: bool,
     answers: FleetAnswers,
+    wrong_ids_since: Option<Timestamp>,
     /// Answers about tasks in doubt, and those about tasks that the API knows after all.
     doubtful: AnswerShare,
     known_doubtful: u64,
@@ -68,6 +77,7 @@ impl Lead {
             suspected: false,
             doubted: false,
             answers: FleetAnswers::default(),
+            wrong_ids_since: None,
             doubtful: AnswerShare::default(),
             known_doubtful: 0,
             doubt_quiet_since: Instant::now(),
@@ -182,6 +192,26 @@ impl Lead {
         undecided && self.doubt_quiet_since.elapsed() >= NO_MORE_IN_DOUBT
     }
 
+    /// When the wrong ids began that come in a row now, as far as this leader has heard.
+    pub(super) fn wrong_ids_since(&self, now: Timestamp) -> Option<Timestamp> {
+        self.wrong_ids_since.filter(|since| now.since(*since) < ONE_ROW)
+    }
+
+    /// A replica has met a wrong id, as one of so many in a row. After many, all that was answered before is left out; what replicas have counted
+    /// until they are heard next, too.
+    pub(super) fn wrong_id(&mut self, in_a_row: u32, now: Timestamp) {
+        // Those that are met at the same moment are the first of one row.
+        if in_a_row <= 1 && self.wrong_ids_since.is_none_or(|since| now.since(since) >= AT_ONCE) {
+            self.wrong_ids_since = Some(now);
+        }
+        let answers = &mut self.answers;
+        if in_a_row >= RUN && answers.anew_at.is_none_or(|at| at.elapsed() >= ANEW_AGAIN) {
+            answers.anew_at = Some(Instant::now());
+            answers.share.clear();
+            answers.counted.clear();
+        }
+    }
+
     /// What was answered before says nothing about what is now.
     pub(super) fn forget_answers(&mut self) {
         self.answers.share.clear();
@@ -209,6 +239,7 @@ struct FleetAnswers {
     /// Answers about tasks that the API knows, since the account's phase began.
     known: u64,
     counted: BTreeMap<String, (u64, u64)>,
+    anew_at: Option<Instant>,
 }
 
 impl FleetAnswers {

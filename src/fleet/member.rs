@@ -328,6 +328,7 @@ impl<'a> Member<'a> {
     /// What a replica's answers make of the fleet's.
     async fn on_answers(&mut self, replica: &str, counts: (u64, u64), term: Option<u64>) {
         let clock = (&self.fleet.options.rules, self.fleet.options.clock.uptime());
+        let now = self.now();
         let Some(lead) = &mut self.lead else { return };
         let (verdict, term) = (lead.note_answers(replica, counts, term, clock), lead.state.term);
         let key = self.fleet.account.key();
@@ -336,7 +337,8 @@ impl<'a> Member<'a> {
                 let reason = Reason::WrongIds;
                 // Whatever the writing of it takes, nothing more is asked for here.
                 self.fleet.account.heard_refused(reason, &key, term);
-                self.learn(GuardEvent::Refused { reason, key: &key, term, peers: false }).await;
+                let since = lead.wrong_ids_since(now);
+                self.learn(GuardEvent::Refused { reason, key: &key, term, peers: false, since }).await;
             }
             Some(AnswersVerdict::IdsKnown) => {
                 self.learn(GuardEvent::Canary(CanaryEnd::Passed, term, &key)).await;
@@ -351,11 +353,18 @@ impl<'a> Member<'a> {
             ReplicaReport::Refused { reason, key, term } => {
                 self.fleet.account.heard_refused(reason, &key, term);
                 let peers = self.peers(&key);
-                self.learn(GuardEvent::Refused { reason, key: &key, term, peers }).await;
+                let lead = self.lead.as_ref().filter(|_| reason == Reason::WrongIds);
+                let since = lead.and_then(|lead| lead.wrong_ids_since(now));
+                self.learn(GuardEvent::Refused { reason, key: &key, term, peers, since }).await;
             }
-            ReplicaReport::Answered { from, term, answered, wrong_ids, wrong_id } => {
+            ReplicaReport::Answered { from, term, answered, wrong_ids, wrong_id, in_a_row } => {
                 if wrong_id && from != self.fleet.id {
                     self.fleet.account.heard_wrong_id();
+                }
+                if let Some(lead) = &mut self.lead
+                    && wrong_id
+                {
+                    lead.wrong_id(in_a_row, now);
                 }
                 self.on_answers(&from, (answered, wrong_ids), Some(term)).await;
             }

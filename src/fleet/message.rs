@@ -113,6 +113,9 @@ pub(super) enum ReplicaReport {
         wrong_ids: u64,
         /// Whether this is one of them.
         wrong_id: bool,
+        /// Wrong ids in a row that it knows of, with no answer about a known task between.
+        #[serde(default)]
+        in_a_row: u32,
     },
     /// The API does not answer this replica.
     Down,

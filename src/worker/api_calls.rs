@@ -156,7 +156,8 @@ fn after_submission(
 ) {
     let fault = end.as_ref().err();
     let fault = fault.map(|error| classify(error, Stage::Submit, case.job.own_proxy, &ctx.rules.overrides));
-    note_call(ctx, case, end, fault.as_ref(), began);
+    let fails = fault.as_ref().is_some_and(|fault| matches!(fault.class, Class::Transient | Class::Unknown));
+    note_call(ctx, case, end, (fault.as_ref(), fails), began);
     let task_type = case.job.kind();
     let Some(fault) = fault else {
         ctx.tally.accepted(task_type);
@@ -179,7 +180,8 @@ fn after_submission(
         }
         Class::Capacity | Class::Throttled if lane.refused() => ctx.standing().shut(name, false),
         Class::Capacity | Class::Throttled => ctx.standing().still_shut(name, false),
-        Class::Transient | Class::Pending | Class::Unknown if lane.failed() => {
+        // One that has failed before is its own trouble, and says nothing new about its type.
+        Class::Transient | Class::Pending | Class::Unknown if case.history.retries == 0 && lane.failed() => {
             ctx.standing().shut(name, true);
         }
         Class::Transient | Class::Pending | Class::Unknown => ctx.standing().still_shut(name, true),
@@ -230,14 +232,14 @@ fn note_call<T>(
     ctx: &Context,
     case: &JobRun,
     end: &Result<T, CallError>,
-    fault: Option<&Fault>,
+    (fault, fails): (Option<&Fault>, bool),
     began: Began,
 ) {
     let now = ctx.clock.now();
     if let Some(reason) = fault.and_then(Fault::reason) {
         ctx.standing().refused(reason, began.term, began.at, now);
     }
-    let noted = ctx.reach.note(end, fault.map(|fault| fault.class), &case.job.id);
+    let noted = ctx.reach.note(end, fails, &case.job.id);
     if noted.silence_begins {
         ctx.lanes.restart();
         ctx.standing().silence();
@@ -401,7 +403,11 @@ async fn place_in_time<'a>(
 fn after_poll(ctx: &Context, case: &JobRun, end: &Result<TaskState, CallError>, began: Began) {
     let fault = end.as_ref().err();
     let fault = fault.map(|error| classify(error, Stage::Poll, case.job.own_proxy, &ctx.rules.overrides));
-    note_call(ctx, case, end, fault.as_ref(), began);
+    // A poll takes no slot, so that an API that has none for polls fails.
+    let fails = fault.as_ref().is_some_and(|fault| {
+        matches!(fault.class, Class::Transient | Class::Unknown | Class::Capacity | Class::Throttled)
+    });
+    note_call(ctx, case, end, (fault.as_ref(), fails), began);
     let wrong_id = end.as_ref().is_err_and(is_wrong_id);
     if let Some(task) = &case.task
         && (wrong_id || fault.is_none_or(|fault| speaks_of_the_task(fault.class)))

@@ -1,13 +1,13 @@
 //! Whether the API is there, as far as the calls of this replica tell. A storm of failed calls is one piece of news.
 
 use parking_lot::{Mutex, MutexGuard};
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::domain::call::{CallError, Refusal, ReplyBody};
-use crate::domain::class::Class;
 
 /// So many failed calls in a row are news; single ones are everyday.
 const IN_A_ROW: u32 = 8;
@@ -15,6 +15,9 @@ const IN_A_ROW: u32 = 8;
 const NOBODY_LISTENS: u32 = 2;
 /// And none was answered for so long.
 const NOBODY_FOR: Duration = Duration::from_secs(1);
+
+/// Most jobs whose calls have failed lately that are remembered.
+const MOST_REMEMBERED: usize = 256;
 
 /// While nobody calls, nothing new is learned: what failed longer ago may be tried by any job.
 const LATELY: Duration = Duration::from_secs(60);
@@ -28,7 +31,8 @@ struct LastCalls {
     /// Failed calls in a row.
     failures: u32,
     failed_at: Option<Instant>,
-    failed_job: Option<u64>,
+    /// Jobs whose calls have failed lately, and when each did first.
+    failed_jobs: VecDeque<(u64, Instant)>,
     answered_at: Option<Instant>,
     /// Calls in a row that found nobody listening.
     unheard: u32,
@@ -50,10 +54,11 @@ pub(super) struct Noted {
 }
 
 impl ApiHealth {
-    /// A call has ended; `class` is what its failure was judged to be. A refusal shows that the API is there, unless it is one that says
-    /// nothing but that the API fails, or nothing that is known.
-    /// One job that fails again and again is its own trouble: in a row it counts once.
-    pub(super) fn note<T>(&self, end: &Result<T, CallError>, class: Option<Class>, job: &str) -> Noted {
+    /// A call has ended. `fails`: it was refused with a code that says nothing but that the API fails, or nothing that is known; every other
+    /// refusal shows that the API is there.
+    /// A job that fails again and again is its own trouble: it counts once, so that the failed ones of a busy minute do not stop those that come
+    /// when they are the only ones left.
+    pub(super) fn note<T>(&self, end: &Result<T, CallError>, fails: bool, job: &str) -> Noted {
         let now = Instant::now();
         let mut last = self.lock();
         let never_sent = matches!(end, Err(CallError::NeverSent(_)));
@@ -64,18 +69,16 @@ impl ApiHealth {
             Ok(_) => false,
         };
         let error = end.as_ref().err();
-        let failed = unanswered || matches!(class, Some(Class::Transient | Class::Unknown));
-        let Some(error) = error.filter(|_| failed) else {
+        let Some(error) = error.filter(|_| unanswered || fails) else {
             if std::mem::take(&mut last.failures) >= IN_A_ROW {
                 tracing::info!("the API answers again");
             }
             (last.answered_at, last.silence_said) = (Some(now), false);
-            last.failed_job = None;
             return Noted::default();
         };
         last.failed_at = Some(now);
-        let job = fingerprint(job);
-        if last.failed_job.replace(job) == Some(job) {
+        let has_counted = last.remember(fingerprint(job), now);
+        if has_counted && last.failures < IN_A_ROW {
             return Noted { unanswered, ..Noted::default() };
         }
         last.failures = last.failures.saturating_add(1);
@@ -112,6 +115,21 @@ impl ApiHealth {
     }
 }
 
+impl LastCalls {
+    /// Whether a call of this job has failed lately; if not, it has now.
+    fn remember(&mut self, job: u64, now: Instant) -> bool {
+        self.failed_jobs.retain(|(_, at)| now.duration_since(*at) < LATELY);
+        if self.failed_jobs.iter().any(|(failed, _)| *failed == job) {
+            return true;
+        }
+        if self.failed_jobs.len() == MOST_REMEMBERED {
+            self.failed_jobs.pop_front();
+        }
+        self.failed_jobs.push_back((job, now));
+        false
+    }
+}
+
 fn fingerprint(job: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     job.hash(&mut hasher);
@@ -145,7 +163,7 @@ mod tests {
     #[test]
     fn the_api_is_lost_after_several_failures_in_a_row_and_back_with_the_first_answer() {
         let (reach, down) = (ApiHealth::default(), refused(None, 503));
-        let fail = |job: u32| reach.note::<()>(&down, Some(Class::Transient), &job.to_string());
+        let fail = |job: u32| reach.note::<()>(&down, true, &job.to_string());
         for n in 0..IN_A_ROW {
             assert!(!reach.is_lost(), "after {n}");
             let last = n + 1 == IN_A_ROW;
@@ -154,7 +172,7 @@ mod tests {
         }
         let again = fail(99);
         assert_eq!((again.is_lost, again.silence_begins), (true, false), "one is enough now");
-        reach.note(&refused(Some("ERROR_TASK_ABSENT"), 200), Some(Class::Invalid), "x");
+        reach.note(&refused(Some("ERROR_TASK_ABSENT"), 200), false, "x");
         assert!(!reach.is_lost(), "a refusal shows that it is there");
     }
 
@@ -162,7 +180,7 @@ mod tests {
     fn codes_that_say_nothing_known_make_the_leader_look_and_stop_nobody() {
         let (reach, odd) = (ApiHealth::default(), refused(Some("ERROR_OF_NEXT_YEAR"), 200));
         for n in 1..=2 * IN_A_ROW {
-            let noted = reach.note::<()>(&odd, Some(Class::Unknown), &n.to_string());
+            let noted = reach.note::<()>(&odd, true, &n.to_string());
             let expected = Noted { is_suspect: n % IN_A_ROW == 0, ..Noted::default() };
             assert_eq!(noted, expected, "{n}");
         }
@@ -172,7 +190,7 @@ mod tests {
     fn one_job_that_fails_again_and_again_is_its_own_trouble() {
         let (reach, down) = (ApiHealth::default(), refused(None, 502));
         for _ in 0..100 {
-            let noted = reach.note::<()>(&down, Some(Class::Transient), "the one");
+            let noted = reach.note::<()>(&down, true, "the one");
             assert_eq!(noted, Noted { unanswered: true, ..Noted::default() });
         }
         assert!(!reach.is_lost());
@@ -184,12 +202,12 @@ mod tests {
         let number = std::cell::Cell::new(0);
         let begins = |end: &Result<(), CallError>| {
             number.set(number.get() + 1);
-            reach.note(end, Some(Class::Transient), &number.get().to_string()).silence_begins
+            reach.note(end, true, &number.get().to_string()).silence_begins
         };
         assert!(!begins(&never_sent()));
         assert!(!begins(&refused(None, 503)), "somebody listens");
         assert!(!begins(&never_sent()) && begins(&never_sent()) && !begins(&never_sent()));
-        reach.note(&Ok(()), None, "x");
+        reach.note(&Ok(()), false, "x");
         assert!(!begins(&never_sent()) && !begins(&never_sent()), "somebody answered just now");
         tokio::time::advance(NOBODY_FOR).await;
         assert!(begins(&never_sent()));

@@ -23,16 +23,24 @@ const FINISH_WITHIN: Duration = Duration::from_secs(720);
 const LONG: Duration = Duration::from_secs(300);
 
 pub(super) async fn short(environment: &Environment, row: &mut Row, of: &str, fault: &str) {
-    play(environment, row, (of, fault), environment.lengths.outage).await;
+    play(environment, row, (of, fault), environment.lengths.outage, Setup::default()).await;
 }
 
 pub(super) async fn long(environment: &Environment, row: &mut Row, of: &str, fault: &str) {
-    play(environment, row, (of, fault), LONG).await;
+    // The default budget of unknown codes is 2 minutes, and an outage that outlasts it ends jobs by the operator's own word.
+    let settings = [("RETRY__UNKNOWN_TIMEOUT", "10m".to_owned())].into();
+    play(environment, row, (of, fault), LONG, Setup { settings, ..Setup::default() }).await;
 }
 
-async fn play(environment: &Environment, row: &mut Row, (of, fault): (&str, &str), span: Duration) {
+async fn play(
+    environment: &Environment,
+    row: &mut Row,
+    (of, fault): (&str, &str),
+    span: Duration,
+    setup: Setup,
+) {
     let turn = environment.turn().await;
-    let scene = Scene::open(environment, row.case(), Setup::default()).await;
+    let scene = Scene::open(environment, row.case(), setup).await;
     let load = bad_day::begin(&scene).await;
     let paid = scene.simulator.stats().await.tasks_open;
     scene.outage(of, faults::step(fault), span).await;

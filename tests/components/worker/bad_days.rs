@@ -129,6 +129,28 @@ async fn a_service_that_has_forgotten_everything_is_asked_four_times_and_every_j
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_forgets_everything_among_good_answers_is_asked_four_times_before_the_fleet_stops() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let fleet = fleet(&scene, 4).await;
+    offer(&scene, 400, 100, |_| json!({"solve_ms": 50_000, "submissions": 1})).await;
+    scene.wait_until(10, "all are open", || scene.simulator.stats().tasks_open >= 400).await;
+    // Thousands of good answers within the minute before.
+    until(Instant::now() + Duration::from_secs(30)).await;
+    control(&scene, &json!({"forget_tasks": true}));
+    scene.wait_until(10, "one is asked for", || scene.simulator.stats().wrong_id_calls > 0).await;
+    until(Instant::now() + Duration::from_secs(2)).await;
+    let asked = scene.simulator.stats().wrong_id_calls;
+    assert!(asked <= 4, "{asked} calls with ids that it has forgotten");
+    scene.wait_until(20, "it trips", || fleet[0].reason() == Some(Reason::WrongIds)).await;
+    scene.wait_for(&scene.names.results(), 401).await;
+    let stats = scene.simulator.stats();
+    assert_eq!((stats.bans, stats.repeated_wrong_ids), (0, 0), "{stats:?}");
+    assert!(stats.wrong_id_calls <= 24, "{} calls with ids that it has forgotten", stats.wrong_id_calls);
+    assert_eq!(dead(&scene), BTreeMap::new());
+    drain_all(fleet).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_leader_tries_a_type_that_createtask_fails_for_as_soon_as_the_one_before_would_have() {
     let scene = Scene::new(SimulatorConfig::default()).await;
     let mut fleet = fleet(&scene, 4).await;

@@ -92,7 +92,7 @@ impl Scene {
 
     fn refused(&mut self, reason: Reason, term: u64) -> bool {
         let key = key();
-        self.learn(GuardEvent::Refused { reason, key: &key, term, peers: false })
+        self.learn(GuardEvent::Refused { reason, key: &key, term, peers: false, since: None })
     }
 
     fn open() -> Self {
@@ -208,7 +208,13 @@ fn a_pause_stops_submissions_alone_and_what_is_found_out_meanwhile_stays() {
 fn a_key_refused_to_one_replica_while_others_work_concerns_that_replica_alone() {
     let mut scene = Scene::open();
     let (good, odd, term) = (key(), Fingerprint::of_key("another"), scene.state.term);
-    scene.learn(GuardEvent::Refused { reason: Reason::KeyInvalid, key: &odd, term, peers: true });
+    scene.learn(GuardEvent::Refused {
+        reason: Reason::KeyInvalid,
+        key: &odd,
+        term,
+        peers: true,
+        since: None,
+    });
     assert_eq!(scene.state.phase, Phase::Active);
     assert_eq!(Permit::under(&scene.state, false, &odd), Permit::NOTHING);
     assert_eq!(Permit::under(&scene.state, false, &good), Permit::ALL);

@@ -11,6 +11,8 @@ use crate::time::Timestamp;
 
 /// An account that tripped this soon after it opened has not been mended: the waits grow on.
 const RELAPSE: Duration = Duration::from_secs(600);
+/// Wrong ids so soon after an opening have to do with what it was shut for.
+const JUST_OPENED: Duration = Duration::from_secs(10);
 /// After so long without a good answer a new leader takes nothing for granted.
 const STALE: Duration = Duration::from_secs(300);
 
@@ -77,6 +79,8 @@ pub enum GuardEvent<'a> {
         term: u64,
         /// Another replica has a key that is good.
         peers: bool,
+        /// When it was met first, where that is known: tasks accepted later are not in doubt.
+        since: Option<Timestamp>,
     },
     /// The canary's submission, begun under this term, has ended.
     Canary(CanaryEnd, u64, &'a Fingerprint),
@@ -108,10 +112,19 @@ impl State {
             GuardEvent::Probed { key, end, suspected, peers, .. } => {
                 self.after_probe(key, end, (suspected, peers), rules, now);
             }
-            GuardEvent::Refused { reason, key, term, peers }
+            GuardEvent::Refused { reason, key, term, peers, since }
                 if term >= self.term || self.is_graver(reason) =>
             {
+                let doubted = self.doubt;
                 self.refused(reason, key, peers, rules, now);
+                if let (Some(since), Some(doubt)) = (since, &mut self.doubt)
+                    && doubted != Some(*doubt)
+                {
+                    // Wrong ids that come with the first polls after an opening are of an API that had forgotten before it.
+                    let just_opened =
+                        before.phase == Phase::Active && since.since(before.since) < JUST_OPENED;
+                    doubt.before = if just_opened { before.since } else { since };
+                }
             }
             GuardEvent::Canary(end, term, key) if term >= self.term && self.phase == Phase::Canary => {
                 self.after_canary(end, key, rules, now);
