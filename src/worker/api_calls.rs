@@ -1,4 +1,4 @@
-//! The calls of the API for one job: when each may begin, and what its end tells about the account.
+//! The calls of the API for one job: when each may begin, and under which permit it runs.
 
 use std::time::Duration;
 
@@ -8,11 +8,10 @@ use super::context::{Context, Scope};
 use super::limits::resizable_semaphore::CallPermit;
 use super::limits::{SubmissionPermit, Turn, TypeLimiter};
 use crate::broker::Receipt;
-use crate::domain::call::{Accepted, CallError, TaskState};
 use crate::domain::class::Class;
-use crate::domain::fault::{Fault, Stage, classify, doubts_account, is_wrong_id, local_code};
-use crate::domain::guard::{CanaryEnd, Jobs, Reason};
-use crate::domain::lifecycle::{Event, JobRun, OpenTask, Origin};
+use crate::domain::fault::{Fault, Stage, is_wrong_id, local_code};
+use crate::domain::guard::Jobs;
+use crate::domain::lifecycle::{Canary, Event, JobRun, OpenTask, Origin};
 use crate::domain::poll_schedule::MAX_AGE;
 use crate::failpoint::Failpoint;
 
@@ -25,44 +24,72 @@ const OTHERS_TRY_FOR: Duration = Duration::from_secs(60);
 /// How often a lapsed lease is looked at again.
 const LEASE_RECHECK: Duration = Duration::from_millis(250);
 
-/// When a call began, and in which term.
-#[derive(Debug, Clone, Copy)]
-struct Began {
-    term: u64,
-    at: Instant,
+/// A call that has ended, until what it shows is applied: its permit is not free before that.
+pub(super) struct Call<'a> {
+    /// The guard's term in which it began.
+    pub(super) term: u64,
+    pub(super) began_at: Instant,
+    _permit: Permit<'a>,
+    canary: Option<Turn<'a>>,
 }
 
+enum Permit<'a> {
+    Submission { _permit: SubmissionPermit<'a> },
+    Poll { _permit: CallPermit<'a>, _turn: Option<Turn<'a>> },
+}
+
+impl Call<'_> {
+    /// What it shows is applied.
+    pub(super) fn end(mut self, ctx: &Context) {
+        if let Some(canary) = &mut self.canary
+            && ids_in_doubt(ctx)
+        {
+            // Its answer shows whether the API keeps what it accepts; without it, more jobs show no more.
+            **canary = Some(Instant::now() + NEXT_CANARY);
+        }
+    }
+}
+
+/// What has happened next, and the call that it came from, if any.
+pub(super) type Next<'a> = (Event, Option<Call<'a>>);
+
 /// Calls createTask, unless nothing may be submitted any more. `None`: the job is no longer ours.
-pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case: &JobRun) -> Option<Event> {
-    let lane = ctx.lanes.of_type(case.job.kind());
+pub(super) async fn submit<'a>(
+    ctx: &'a Context,
+    scope: &Scope,
+    receipt: &Receipt,
+    run: &JobRun,
+    limiter: &'a TypeLimiter,
+) -> Option<Next<'a>> {
     if !receipt.is_live() {
         return None;
     }
-    if let Some(event) = submission_blocked(ctx, case) {
-        return Some(event);
+    if let Some(event) = submission_blocked(ctx, run) {
+        return Some((event, None));
     }
-    // Another submission without an answer would be its last: it waits until another has been accepted, or for a minute where there is none. The canary follows a look at the API that went well.
-    let unanswered_at = case.history.unanswered_at();
+    // Another submission without an answer would be its last: it waits until another has been accepted,
+    // or for a minute where there is none. The canary follows a probe of the API that went well.
+    let unanswered_at = run.history.unanswered_at();
     let is_canary = ctx.standing().permit().jobs == Jobs::Canary;
     if let Some(at) = unanswered_at.filter(|_| !is_canary) {
         let waits = ctx.clock.now().since(at) < OTHERS_TRY_FOR && !ctx.lanes.accepted_since(at);
         if waits || ctx.reach.was_lost_lately() {
-            return Some(Event::TypeFailing);
+            return Some((Event::TypeFailing, None));
         }
     }
-    let admitted = ctx.lanes.admit(&lane, case.job.kind(), unanswered_at.is_some(), ctx.standing());
+    let admitted = ctx.lanes.admit(limiter, run.job.kind(), unanswered_at.is_some(), ctx.standing());
     if let Err(event) = admitted {
-        return Some(event);
+        return Some((event, None));
     }
     let waiting = ctx.waiting.submission();
     let shut = ctx.standing().until(|permit| permit.jobs == Jobs::None);
-    let _place = tokio::select! {
+    let permit = tokio::select! {
         biased;
-        () = scope.submissions_shut.cancelled() => return Some(shut_event(ctx)),
-        () = shut => return Some(shut_event(ctx)),
-        place = place_under_lease(ctx, scope, receipt, case.origin, &lane) => place?,
+        () = scope.submissions_shut.cancelled() => return Some((shut_event(ctx), None)),
+        () = shut => return Some((shut_event(ctx), None)),
+        permit = permit_under_lease(ctx, scope, receipt, run.origin, limiter) => permit?,
     };
-    let mut canary = match ctx.standing().permit().jobs {
+    let canary = match ctx.standing().permit().jobs {
         Jobs::Canary => Some(ctx.lanes.canary().await),
         Jobs::All | Jobs::None => None,
     };
@@ -71,27 +98,27 @@ pub(super) async fn submit(ctx: &Context, scope: &Scope, receipt: &Receipt, case
         return None;
     }
     // The wait may have outlasted the deadline, the guard's permit, or a proxy's good name.
-    if let Some(event) = submission_blocked(ctx, case) {
-        return Some(event);
+    if let Some(event) = submission_blocked(ctx, run) {
+        return Some((event, None));
     }
-    let began = Began { term: ctx.standing().permit_and_term().1, at: Instant::now() };
-    let task = case.job.task()?;
+    let (term, began_at) = (ctx.standing().permit_and_term().1, Instant::now());
+    let task = run.job.task()?;
     ctx.tally.submitted();
     let sent_at = ctx.clock.now();
     let end = ctx.solver.create_task(&task).await;
-    after_submission(ctx, case, &lane, &end, began, canary.is_some());
-    if let Some(canary) = &mut canary
-        && ids_in_doubt(ctx)
-    {
-        // Its answer shows whether the API keeps what it accepts; without it, more jobs show no more.
-        **canary = Some(Instant::now() + NEXT_CANARY);
-    }
-    Some(Event::Submitted { sent_at, end })
+    let shows = canary.is_some().then(|| {
+        let state = ctx.standing().state();
+        let trip = state.as_ref().and_then(|state| state.tripped().map(|trip| trip.reason));
+        Canary { reason: trip, awaits_known_id: ids_in_doubt(ctx) }
+    });
+    let permit = Permit::Submission { _permit: permit };
+    let call = Call { term, began_at, _permit: permit, canary };
+    Some((Event::Submitted { sent_at, end, canary: shows }, Some(call)))
 }
 
 /// Waits for a place, and for the lease where it has lapsed: a replica that is cut off hears of no trip, and others may have been given its
 /// jobs. `None`: the job is no longer ours.
-async fn place_under_lease<'a>(
+async fn permit_under_lease<'a>(
     ctx: &'a Context,
     scope: &Scope,
     receipt: &Receipt,
@@ -112,8 +139,8 @@ async fn place_under_lease<'a>(
 }
 
 /// Why a job is not to be submitted at this moment, if anything.
-fn submission_blocked(ctx: &Context, case: &JobRun) -> Option<Event> {
-    let (job, now) = (&case.job, ctx.clock.now());
+fn submission_blocked(ctx: &Context, run: &JobRun) -> Option<Event> {
+    let (job, now) = (&run.job, ctx.clock.now());
     if ctx.standing().permit().jobs == Jobs::None {
         return Some(shut_event(ctx));
     }
@@ -121,7 +148,7 @@ fn submission_blocked(ctx: &Context, case: &JobRun) -> Option<Event> {
         return Some(Event::Taken);
     }
     // What came as a ticket has not passed admission here, and the policy may have changed since its job did.
-    if case.origin == Origin::Ticket
+    if run.origin == Origin::Ticket
         && let Err(fault) = job.recheck(&ctx.policy)
     {
         return Some(Event::Refused(fault));
@@ -146,120 +173,6 @@ fn shut_event(ctx: &Context) -> Event {
     Event::SubmissionsShut { for_the_account: ctx.standing().permit().jobs == Jobs::None }
 }
 
-fn after_submission(
-    ctx: &Context,
-    case: &JobRun,
-    lane: &TypeLimiter,
-    end: &Result<Accepted, CallError>,
-    began: Began,
-    is_canary: bool,
-) {
-    let fault = end.as_ref().err();
-    let fault = fault.map(|error| classify(error, Stage::Submit, case.job.own_proxy, &ctx.rules.overrides));
-    let fails = fault.as_ref().is_some_and(|fault| matches!(fault.class, Class::Transient | Class::Unknown));
-    note_call(ctx, case, end, (fault.as_ref(), fails), began);
-    let task_type = case.job.kind();
-    let Some(fault) = fault else {
-        ctx.tally.accepted(task_type);
-        ctx.tally.times.submission_wait.note(ctx.clock.now().since(case.history.first_seen));
-        lane.accepted();
-        ctx.lanes.accepted(ctx.clock.now());
-        ctx.standing().slots_back(lane.name_of(task_type));
-        if is_canary && !ids_in_doubt(ctx) {
-            ctx.standing().canary(CanaryEnd::Passed, began.term);
-        }
-        return;
-    };
-    let name = lane.name_of(task_type);
-    // Without a budget for them, unknown codes are the jobs' own fault by the operator's word.
-    let is_own = fault.class == Class::Unknown && ctx.rules.unknown_timeout.is_zero();
-    match fault.class {
-        Class::Unknown if is_own => {
-            lane.answered();
-            ctx.standing().works_again(name);
-        }
-        Class::Capacity | Class::Throttled if lane.refused() => ctx.standing().shut(name, false),
-        Class::Capacity | Class::Throttled => ctx.standing().still_shut(name, false),
-        // One that has failed before is its own trouble, and says nothing new about its type.
-        Class::Transient | Class::Pending | Class::Unknown if case.history.retries == 0 && lane.failed() => {
-            ctx.standing().shut(name, true);
-        }
-        Class::Transient | Class::Pending | Class::Unknown => ctx.standing().still_shut(name, true),
-        Class::Account => {}
-        Class::Lost
-        | Class::Unsolved
-        | Class::Invalid
-        | Class::Forbidden
-        | Class::Expired
-        | Class::Proxy
-        | Class::Malformed
-        | Class::Poison => {
-            lane.answered();
-            ctx.standing().works_again(name);
-        }
-    }
-    if is_canary && let Some(end) = canary_end(ctx, &fault) {
-        ctx.standing().canary(end, began.term);
-    }
-}
-
-/// What a failed canary shows about the account; `None`: nothing, the next job must.
-fn canary_end(ctx: &Context, fault: &Fault) -> Option<CanaryEnd> {
-    match fault.class {
-        Class::Account => Some(CanaryEnd::Refused(fault.reason().unwrap_or(Reason::KeyInvalid))),
-        Class::Transient | Class::Pending => Some(CanaryEnd::Down),
-        // A code that is not known may well be about the account.
-        Class::Throttled | Class::Unknown => None,
-        // Refused for the job's own sake: the account was good enough to look at it. Whether there is money for it is not known.
-        Class::Capacity
-        | Class::Lost
-        | Class::Unsolved
-        | Class::Invalid
-        | Class::Forbidden
-        | Class::Expired
-        | Class::Proxy
-        | Class::Malformed
-        | Class::Poison => {
-            let state = ctx.standing().state();
-            let trip = state.as_ref().and_then(|state| state.tripped().map(|trip| trip.reason));
-            (!matches!(trip, Some(Reason::NoFunds | Reason::WrongIds))).then_some(CanaryEnd::Passed)
-        }
-    }
-}
-
-/// What every call's end tells about the account, and about the API's being there. Said before the call's place is free for another.
-fn note_call<T>(
-    ctx: &Context,
-    case: &JobRun,
-    end: &Result<T, CallError>,
-    (fault, fails): (Option<&Fault>, bool),
-    began: Began,
-) {
-    let now = ctx.clock.now();
-    if let Some(reason) = fault.and_then(Fault::reason) {
-        ctx.standing().refused(reason, began.term, began.at, now);
-    }
-    let noted = ctx.reach.note(end, fails, &case.job.id);
-    if noted.silence_begins {
-        ctx.lanes.restart();
-        ctx.standing().silence();
-    }
-    if noted.unanswered {
-        ctx.lanes.unanswered(now);
-    } else if !end.as_ref().is_err_and(is_wrong_id) {
-        ctx.lanes.answered();
-    }
-    if end.as_ref().is_err_and(doubts_account) && fault.is_some_and(|fault| fault.class != Class::Account) {
-        ctx.standing().doubted();
-    }
-    if noted.is_lost {
-        ctx.standing().unanswered(began.term, now);
-    }
-    if noted.is_suspect {
-        ctx.standing().suspect();
-    }
-}
-
 /// When a wait that begins now is over.
 pub(super) fn due_in(span: Duration) -> Instant {
     let span = if Failpoint::SpacingHalved.in_force() { span / 2 } else { span };
@@ -267,23 +180,23 @@ pub(super) fn due_in(span: Duration) -> Instant {
 }
 
 /// Waits. `None`: the ticket is to be handed back.
-pub(super) async fn wait(ctx: &Context, scope: &Scope, due: Instant) -> Option<Event> {
+pub(super) async fn wait<'a>(ctx: &Context, scope: &Scope, due: Instant) -> Option<Next<'a>> {
     tokio::select! {
         biased;
         () = scope.tickets_cancelled.cancelled() => None,
-        () = sleep_until(ctx.linger.at_or_after(due)) => Some(Event::Due),
+        () = sleep_until(ctx.linger.at_or_after(due)) => Some((Event::Due, None)),
     }
 }
 
 /// Calls getTaskResult under a lease that holds and a guard that allows it. `None`: the ticket is to be handed back.
-pub(super) async fn poll(
-    ctx: &Context,
+pub(super) async fn poll<'a>(
+    ctx: &'a Context,
     scope: &Scope,
     receipt: &Receipt,
-    case: &JobRun,
+    run: &JobRun,
     due: Instant,
-) -> Option<Event> {
-    let task = case.task.as_ref()?;
+) -> Option<Next<'a>> {
+    let task = run.task()?;
     let mut waiting = None;
     let mut one_by_one = None;
     loop {
@@ -293,7 +206,7 @@ pub(super) async fn poll(
             waiting.get_or_insert_with(|| ctx.waiting.poll(due));
             match turn_in_time(ctx, scope, task).await? {
                 Some(turn) => one_by_one = Some(turn),
-                None => return Some(Event::Due),
+                None => return Some((Event::Due, None)),
             }
             // It may have become known meanwhile that nobody need wait any more.
             continue;
@@ -304,7 +217,7 @@ pub(super) async fn poll(
                 waiting.get_or_insert_with(|| ctx.waiting.poll(due));
                 match place_in_time(ctx, scope, task).await? {
                     Some(place) => place,
-                    None => return Some(Event::Due),
+                    None => return Some((Event::Due, None)),
                 }
             }
         };
@@ -313,8 +226,8 @@ pub(super) async fn poll(
         }
         let now = ctx.clock.now();
         // The wait for a place or for the lease may have outlasted the result or the deadline.
-        if task.age(ctx.uptime()) >= MAX_AGE || case.job.is_late(now) {
-            return Some(Event::Due);
+        if task.age(ctx.uptime()) >= MAX_AGE || run.job.is_late(now) {
+            return Some((Event::Due, None));
         }
         let (permit, term) = ctx.standing().permit_and_term();
         let held_until = ctx.standing().polls_held_until();
@@ -332,9 +245,9 @@ pub(super) async fn poll(
             {
                 **next = Some(Instant::now() + NEXT_DOUBTFUL);
             }
-            after_poll(ctx, case, &end, Began { term, at: began_at });
-            drop(place);
-            return Some(Event::Answered { end, withheld });
+            let permit = Permit::Poll { _permit: place, _turn: one_by_one };
+            let call = Call { term, began_at, _permit: permit, canary: None };
+            return Some((Event::Answered { end, withheld }, Some(call)));
         }
         drop(place);
         waiting.get_or_insert_with(|| ctx.waiting.poll(due));
@@ -397,50 +310,5 @@ async fn place_in_time<'a>(
         () = scope.tickets_cancelled.cancelled() => None,
         place = place => Some(Some(place)),
         () = sleep(left) => Some(None),
-    }
-}
-
-fn after_poll(ctx: &Context, case: &JobRun, end: &Result<TaskState, CallError>, began: Began) {
-    let fault = end.as_ref().err();
-    let fault = fault.map(|error| classify(error, Stage::Poll, case.job.own_proxy, &ctx.rules.overrides));
-    // A poll takes no slot, so that an API that has none for polls fails.
-    let fails = fault.as_ref().is_some_and(|fault| {
-        matches!(fault.class, Class::Transient | Class::Unknown | Class::Capacity | Class::Throttled)
-    });
-    note_call(ctx, case, end, (fault.as_ref(), fails), began);
-    let wrong_id = end.as_ref().is_err_and(is_wrong_id);
-    if let Some(task) = &case.task
-        && (wrong_id || fault.is_none_or(|fault| speaks_of_the_task(fault.class)))
-    {
-        ctx.standing().answered(wrong_id, task.accepted_at, began.term, ctx.clock.uptime());
-    }
-    match end {
-        Ok(TaskState::Ready { cost, .. }) => {
-            ctx.tally.cost(case.job.kind(), *cost);
-            if let Some(task) = &case.task {
-                ctx.solved(case.job.kind(), task);
-            }
-        }
-        Ok(TaskState::Processing) | Err(_) => {}
-    }
-}
-
-/// Whether a refused poll shows that the API knows the task.
-fn speaks_of_the_task(class: Class) -> bool {
-    match class {
-        Class::Pending
-        | Class::Unsolved
-        | Class::Invalid
-        | Class::Forbidden
-        | Class::Expired
-        | Class::Proxy => true,
-        Class::Throttled
-        | Class::Capacity
-        | Class::Transient
-        | Class::Lost
-        | Class::Account
-        | Class::Malformed
-        | Class::Poison
-        | Class::Unknown => false,
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::call::{CallError, Refusal, ReplyBody};
+use crate::domain::fault::ApiSign;
 
 /// So many failed calls in a row are news; single ones are everyday.
 const IN_A_ROW: u32 = 8;
@@ -43,8 +43,6 @@ struct LastCalls {
 /// What a call's end shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Noted {
-    /// There was no answer of the API: fewer calls may be under way.
-    pub(super) unanswered: bool,
     /// With this one it is lost, or found to be still so.
     pub(super) is_lost: bool,
     /// It answers, and so many answers in a row say nothing but that it fails, or nothing that is known.
@@ -54,36 +52,35 @@ pub(super) struct Noted {
 }
 
 impl ApiHealth {
-    /// A call has ended. `fails`: it was refused with a code that says nothing but that the API fails, or nothing that is known; every other
-    /// refusal shows that the API is there.
-    /// A job that fails again and again is its own trouble: it counts once, so that the failed ones of a busy minute do not stop those that come
-    /// when they are the only ones left.
-    pub(super) fn note<T>(&self, end: &Result<T, CallError>, fails: bool, job: &str) -> Noted {
+    /// A call has ended with this sign; `text` says how it failed.
+    /// A job that fails again and again is its own trouble: it counts once, so that the failed ones of a
+    /// busy minute do not stop those that come when they are the only ones left.
+    pub(super) fn note(&self, sign: ApiSign, text: &str, job: &str) -> Noted {
         let now = Instant::now();
         let mut last = self.lock();
-        let never_sent = matches!(end, Err(CallError::NeverSent(_)));
-        last.unheard = if never_sent { last.unheard.saturating_add(1) } else { 0 };
-        let unanswered = match end {
-            Err(CallError::NeverSent(_) | CallError::NoAnswer { .. }) => true,
-            Err(CallError::Refused(refusal)) => is_foreign(refusal),
-            Ok(_) => false,
-        };
-        let error = end.as_ref().err();
-        let Some(error) = error.filter(|_| unanswered || fails) else {
-            if std::mem::take(&mut last.failures) >= IN_A_ROW {
-                tracing::info!("the API answers again");
+        last.unheard = if sign == ApiSign::Unreachable { last.unheard.saturating_add(1) } else { 0 };
+        let unanswered = match sign {
+            ApiSign::Silent | ApiSign::Unreachable => true,
+            ApiSign::Fails => false,
+            ApiSign::Answers | ApiSign::KnowsNoSuchId => {
+                if std::mem::take(&mut last.failures) >= IN_A_ROW {
+                    tracing::info!("the API answers again");
+                }
+                (last.answered_at, last.silence_said) = (Some(now), false);
+                return Noted::default();
             }
-            (last.answered_at, last.silence_said) = (Some(now), false);
-            return Noted::default();
         };
         last.failed_at = Some(now);
         let has_counted = last.remember(fingerprint(job), now);
         if has_counted && last.failures < IN_A_ROW {
-            return Noted { unanswered, ..Noted::default() };
+            return Noted::default();
         }
         last.failures = last.failures.saturating_add(1);
         if last.failures == IN_A_ROW {
-            tracing::warn!(%error, "the API does not answer as it should: unpaid jobs wait in the retry queues; if it never did, look at solver.base_url");
+            tracing::warn!(
+                error = text,
+                "the API does not answer as it should: unpaid jobs wait in the retry queues; if it never did, check solver.base_url"
+            );
         }
         // One dead address of several is no silence: others answer meanwhile.
         let nobody = last.unheard >= NOBODY_LISTENS
@@ -91,7 +88,6 @@ impl ApiHealth {
         let is_lost = last.failures >= IN_A_ROW && unanswered;
         let silent = is_lost || nobody;
         Noted {
-            unanswered,
             is_lost,
             is_suspect: !unanswered && last.failures.is_multiple_of(IN_A_ROW),
             silence_begins: silent && !std::mem::replace(&mut last.silence_said, true),
@@ -136,62 +132,55 @@ fn fingerprint(job: &str) -> u64 {
     hasher.finish()
 }
 
-/// An answer that is not the API's own word: without a code, and with a status that says nothing about the pace.
-fn is_foreign(refusal: &Refusal) -> bool {
-    let says_something = match refusal.status {
-        200..=299 | 429 => true,
-        401..=403 => refusal.body == ReplyBody::Api,
-        _ => false,
-    };
-    refusal.code.is_none() && !says_something
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refused(code: Option<&str>, status: u16) -> Result<(), CallError> {
-        let code = code.map(str::to_owned);
-        let body = if code.is_some() { ReplyBody::Api } else { ReplyBody::Empty };
-        Err(CallError::Refused(Refusal { code, description: None, status, retry_after: None, body }))
-    }
-
-    fn never_sent() -> Result<(), CallError> {
-        Err(CallError::NeverSent("refused".to_owned()))
-    }
-
     #[test]
     fn the_api_is_lost_after_several_failures_in_a_row_and_back_with_the_first_answer() {
-        let (reach, down) = (ApiHealth::default(), refused(None, 503));
-        let fail = |job: u32| reach.note::<()>(&down, true, &job.to_string());
+        let reach = ApiHealth::default();
+        let fail = |job: u32| reach.note(ApiSign::Silent, "503", &job.to_string());
         for n in 0..IN_A_ROW {
             assert!(!reach.is_lost(), "after {n}");
             let last = n + 1 == IN_A_ROW;
-            let expected = Noted { unanswered: true, is_lost: last, silence_begins: last, is_suspect: false };
+            let expected = Noted { is_lost: last, silence_begins: last, is_suspect: false };
             assert_eq!(fail(n), expected);
         }
         let again = fail(99);
         assert_eq!((again.is_lost, again.silence_begins), (true, false), "one is enough now");
-        reach.note(&refused(Some("ERROR_TASK_ABSENT"), 200), false, "x");
+        reach.note(ApiSign::Answers, "", "x");
         assert!(!reach.is_lost(), "a refusal shows that it is there");
     }
 
     #[test]
     fn codes_that_say_nothing_known_make_the_leader_look_and_stop_nobody() {
-        let (reach, odd) = (ApiHealth::default(), refused(Some("ERROR_OF_NEXT_YEAR"), 200));
+        let reach = ApiHealth::default();
         for n in 1..=2 * IN_A_ROW {
-            let noted = reach.note::<()>(&odd, true, &n.to_string());
+            let noted = reach.note(ApiSign::Fails, "ERROR_OF_NEXT_YEAR", &n.to_string());
             let expected = Noted { is_suspect: n % IN_A_ROW == 0, ..Noted::default() };
             assert_eq!(noted, expected, "{n}");
         }
     }
 
     #[test]
+    fn jobs_that_failed_among_good_answers_do_not_count_again_when_they_are_the_only_ones_left() {
+        let reach = ApiHealth::default();
+        for n in 0..40 {
+            reach.note(ApiSign::Silent, "timed out", &n.to_string());
+            reach.note(ApiSign::Answers, "", "a good one");
+        }
+        for n in 0..40 {
+            assert_eq!(reach.note(ApiSign::Silent, "timed out", &n.to_string()), Noted::default());
+        }
+        assert!(!reach.is_lost());
+    }
+
+    #[test]
     fn one_job_that_fails_again_and_again_is_its_own_trouble() {
-        let (reach, down) = (ApiHealth::default(), refused(None, 502));
+        let reach = ApiHealth::default();
         for _ in 0..100 {
-            let noted = reach.note::<()>(&down, true, "the one");
-            assert_eq!(noted, Noted { unanswered: true, ..Noted::default() });
+            let noted = reach.note(ApiSign::Silent, "502", "the one");
+            assert_eq!(noted, Noted::default());
         }
         assert!(!reach.is_lost());
     }
@@ -200,16 +189,18 @@ mod tests {
     async fn two_calls_in_a_row_that_find_nobody_listening_are_a_silence_unless_others_are_answered() {
         let reach = ApiHealth::default();
         let number = std::cell::Cell::new(0);
-        let begins = |end: &Result<(), CallError>| {
+        let begins = |sign: ApiSign| {
             number.set(number.get() + 1);
-            reach.note(end, true, &number.get().to_string()).silence_begins
+            reach.note(sign, "", &number.get().to_string()).silence_begins
         };
-        assert!(!begins(&never_sent()));
-        assert!(!begins(&refused(None, 503)), "somebody listens");
-        assert!(!begins(&never_sent()) && begins(&never_sent()) && !begins(&never_sent()));
-        reach.note(&Ok(()), false, "x");
-        assert!(!begins(&never_sent()) && !begins(&never_sent()), "somebody answered just now");
+        assert!(!begins(ApiSign::Unreachable));
+        assert!(!begins(ApiSign::Silent), "somebody listens");
+        assert!(
+            !begins(ApiSign::Unreachable) && begins(ApiSign::Unreachable) && !begins(ApiSign::Unreachable)
+        );
+        reach.note(ApiSign::Answers, "", "x");
+        assert!(!begins(ApiSign::Unreachable) && !begins(ApiSign::Unreachable), "somebody answered just now");
         tokio::time::advance(NOBODY_FOR).await;
-        assert!(begins(&never_sent()));
+        assert!(begins(ApiSign::Unreachable));
     }
 }

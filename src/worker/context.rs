@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::api_health::ApiHealth;
+use super::dedup::Memory;
 use super::limits::CallLimits;
 use super::limits::in_flight::InFlight;
 use super::limits::waiting::Waiting;
 use super::queue_monitor::QueueMonitor;
-use super::recognise::Memory;
 use super::stats::counters::Counters;
 use super::stats::failures;
 use super::watchdog::Watchdog;
@@ -116,7 +116,7 @@ impl Context {
         self.clock.uptime()
     }
 
-    pub(super) fn moment(&self) -> DecisionInput<'_> {
+    pub(super) fn decision_input(&self) -> DecisionInput<'_> {
         DecisionInput {
             rules: &self.rules,
             now: self.clock.now(),

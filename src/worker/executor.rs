@@ -1,28 +1,27 @@
-//! One delivery, from hand to settlement: carries out what the lifecycle says, and reports back to it.
+//! The executor: carries one delivery through what the core decides, from admission to settlement.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::api_calls;
+use super::api_calls::{self, Next};
 use super::context::{Context, Scope};
-use super::custody;
-use super::end::{End, carry_out, kept, refused, settled};
+use super::dedup::{self, recognise};
+use super::effects;
 use super::job_log;
+use super::limits::TypeLimiter;
 use super::limits::in_flight::InFlightPermit;
-use super::recognise::recognise;
-use super::settlement::Settling;
+use super::settlement::{End, Settling, carry_out, end_of, refused};
 use crate::broker::{Delivery, Receipt};
 use crate::domain::call::TaskState;
 use crate::domain::class::Class;
 use crate::domain::fault::{Fault, Stage, local_code};
 use crate::domain::history::History;
 use crate::domain::job::{Job, MAX_MESSAGE, RejectedMessage};
-use crate::domain::lifecycle::{Action, Event, JobRun, OpenTask, Origin, Step, Verdict};
+use crate::domain::lifecycle::{Action, Event, JobRun, OpenTask, Origin};
 use crate::domain::message::Message;
 use crate::domain::outcome::{self, Outcome};
 use crate::domain::ticket::{self, Kept};
@@ -36,13 +35,13 @@ const MAX_FOREIGN: usize = 8 * 1024;
 /// A delivery at hand. It outlives a panic in its own handling, so that the message can still be settled.
 struct Held {
     receipt: Receipt,
-    /// Until it has become a case.
+    /// Until it has become a run.
     message: Box<Message>,
     /// Of the message, which may be gone into an outcome by then.
     reply_to: Option<String>,
-    case: Option<JobRun>,
+    run: Option<JobRun>,
     /// Of a ticket's task.
-    custody: Option<custody::Held>,
+    custody: Option<dedup::Held>,
     /// When the API's answer was read.
     answered_at: Option<Instant>,
     trace: trace::Span,
@@ -64,12 +63,12 @@ pub(super) fn attempt(
     let trace = ctx.tracer.begin(origin, &mut message);
     let message = Box::new(message);
     let mut held =
-        Box::new(Held { receipt, message, reply_to, case: None, custody: None, answered_at: None, trace });
+        Box::new(Held { receipt, message, reply_to, run: None, custody: None, answered_at: None, trace });
     async move {
         let handled =
             AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered)).catch_unwind().await;
         let end = handled.unwrap_or_else(|_| poisoned(&ctx, &mut held));
-        let span = job_log::span(held.case.as_ref());
+        let span = job_log::span(held.run.as_ref());
         Box::pin(finish(&ctx, &scope, held, origin, end).instrument(span)).await;
         if Failpoint::PassLeaked.in_force() {
             std::mem::forget(pass);
@@ -80,8 +79,8 @@ pub(super) fn attempt(
 }
 
 async fn finish(ctx: &Context, scope: &Scope, held: Box<Held>, origin: Origin, end: End) {
-    let Held { receipt, reply_to, case, custody, answered_at, trace, .. } = *held;
-    let settling = Settling { receipt, case: case.as_ref() };
+    let Held { receipt, reply_to, run, custody, answered_at, trace, .. } = *held;
+    let settling = Settling { receipt, run: run.as_ref() };
     let done = carry_out(ctx, scope, settling, origin, end, (reply_to, answered_at)).await;
     let failure = done.routing_key.as_deref().and_then(outcome::failure_of);
     trace.end(Came { to: done.came_to, failure });
@@ -105,14 +104,14 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
     };
     match first {
         Ok(event) => {
-            if let Some(case) = &held.case {
-                held.trace.of(case);
-                match Box::pin(recognise(ctx, scope, case, redelivered)).await {
+            if let Some(run) = &held.run {
+                held.trace.of(run);
+                match Box::pin(recognise(ctx, scope, run, redelivered)).await {
                     Ok(custody) => held.custody = custody,
                     Err(end) => return end,
                 }
             }
-            let span = job_log::span(held.case.as_ref());
+            let span = job_log::span(held.run.as_ref());
             drive(ctx, scope, held, event).instrument(span).await
         }
         Err(end) => end,
@@ -143,7 +142,7 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
         }
         (Err(no_job), _) => return Err(refused(ctx, &no_job)),
     };
-    held.case = Some(JobRun::of_job(job, history));
+    held.run = Some(JobRun::of_job(job, history));
     Ok(Event::Taken)
 }
 
@@ -152,7 +151,7 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
         Ok(Kept::Open { job, history, task_id, accepted_at }) => {
             let accepted_at = if Failpoint::AgeForgotten.in_force() { ctx.clock.now() } else { accepted_at };
             let redelivered = redelivered && !Failpoint::RedeliveryUnnoticed.in_force();
-            held.case = Some(JobRun::of_ticket(job, history, task_id, accepted_at, &ctx.moment()));
+            held.run = Some(JobRun::of_ticket(job, history, task_id, accepted_at, &ctx.decision_input()));
             Ok(Event::TicketTaken { redelivered })
         }
         Ok(Kept::Answered { routing_key, outcome }) => {
@@ -167,84 +166,52 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
     }
 }
 
-/// What takes its time.
-enum Doing {
-    Submitting,
-    Waiting(Duration),
-    Polling,
-}
-
+/// The executor: it carries an action out, has the core decide about what happened, and so on to the end.
 async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> End {
-    let Held { receipt, case: Some(case), answered_at, trace, .. } = held else {
+    let Held { receipt, run: Some(run), answered_at, trace, .. } = held else {
         return End::Returned;
     };
-    let _held = ctx.lanes.hold(case.job.kind());
-    let mut decided = decide(ctx, case, first);
+    let of_type = ctx.lanes.hold(run.job.kind());
+    let limiter = of_type.limiter();
+    let mut action = decide(ctx, run, limiter, (first, None));
     let mut due = Instant::now();
     loop {
-        let doing = match decided {
-            Ok(doing) => doing,
-            Err(end) => return end,
-        };
-        let told = match doing {
-            Doing::Submitting => Box::pin(api_calls::submit(ctx, scope, receipt, case)).await,
-            Doing::Waiting(span) => {
+        let next = match action {
+            Action::Submit => Box::pin(api_calls::submit(ctx, scope, receipt, run, limiter)).await,
+            Action::Wait(span) => {
                 due = api_calls::due_in(span);
                 api_calls::wait(ctx, scope, due).await
             }
-            Doing::Polling => Box::pin(api_calls::poll(ctx, scope, receipt, case, due)).await,
+            Action::Poll => Box::pin(api_calls::poll(ctx, scope, receipt, run, due)).await,
+            Action::Finish(disposition) => return end_of(ctx, run, disposition),
         };
-        let Some(event) = told else {
+        let Some(next) = next else {
             return End::Returned;
         };
-        if matches!(event, Event::Answered { end: Ok(TaskState::Ready { .. }), .. }) {
+        if matches!(next.0, Event::Answered { end: Ok(TaskState::Ready { .. }), .. }) {
             *answered_at = Some(Instant::now());
         }
-        trace.saw(&event);
-        decided = decide(ctx, case, event);
+        trace.saw(&next.0);
+        action = decide(ctx, run, limiter, next);
     }
 }
 
-/// What is to be done now that something has happened: something that takes its time, or the end.
-fn decide(ctx: &Context, case: &mut JobRun, event: Event) -> Result<Doing, End> {
+/// Has the core decide, and applies what the event shows before the call's permit is free for another.
+fn decide(ctx: &Context, run: &mut JobRun, limiter: &TypeLimiter, (event, call): Next<'_>) -> Action {
     if Failpoint::BudgetRunsOn.in_force() {
-        let age = ctx.clock.now().since(case.history.first_seen);
+        let age = ctx.clock.now().since(run.history.first_seen);
         for class in [Class::Capacity, Class::Transient, Class::Unknown] {
-            case.history.charge(class, age.saturating_sub(case.history.spent(class)));
+            run.history.charge(class, age.saturating_sub(run.history.spent(class)));
         }
     }
-    let step = case.advance(event, &ctx.moment());
-    note(ctx, &step, case);
-    Err(match step.action {
-        Action::Submit => return Ok(Doing::Submitting),
-        Action::Wait(span) => return Ok(Doing::Waiting(span)),
-        Action::Poll => return Ok(Doing::Polling),
-        Action::KeepTicket => kept(case),
-        Action::Settle(verdict) => settled(ctx, case, &verdict),
-        Action::RetryDelay(park) => {
-            if Failpoint::HistoryForgotten.in_force() {
-                case.history = History::begin(ctx.clock.now());
-            }
-            End::Parked(ctx.names.retry(park), Box::new(ticket::parked(&case.job, &case.history)))
-        }
-        Action::Requeue => End::Returned,
-    })
-}
-
-/// What a step tells beside what is to be done next.
-fn note(ctx: &Context, step: &Step, case: &JobRun) {
-    if let Some(window) = step.window {
-        ctx.tally.window(window);
+    let step = run.advance(event, &ctx.decision_input());
+    for effect in step.effects {
+        effects::apply(ctx, run, limiter, call.as_ref(), effect);
     }
-    if let Some(class) = step.wasted {
-        ctx.tally.wasted(class);
+    if let Some(call) = call {
+        call.end(ctx);
     }
-    if let Action::Settle(Verdict::Failed(fault)) = &step.action
-        && fault.bans_proxy()
-        && let Some(proxy) = &case.job.proxy
-    {
-        ctx.standing().proxy_banned(proxy.clone(), ctx.clock.now());
-    }
+    step.action
 }
 
 /// Handling it panicked: the job is set aside with what is left of it, and the worker goes on.
@@ -255,10 +222,10 @@ fn poisoned(ctx: &Context, held: &mut Held) -> End {
         Stage::Admission,
         "handling this job panicked; this is a bug of the worker",
     );
-    match &held.case {
-        Some(case) => {
-            let task = case.task.as_ref().map(OpenTask::shown);
-            End::Outcome(Box::new(outcome::failed(&case.job, &case.history, task, &fault, ctx.finish())))
+    match &held.run {
+        Some(run) => {
+            let task = run.task().map(OpenTask::shown);
+            End::Outcome(Box::new(outcome::failed(&run.job, &run.history, task, &fault, ctx.finish())))
         }
         None => {
             let message = std::mem::take(&mut *held.message);

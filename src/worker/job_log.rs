@@ -40,8 +40,9 @@ struct Told<'a> {
 }
 
 impl<'a> Told<'a> {
-    fn of(ctx: &Context, case: Option<&'a JobRun>) -> Self {
-        let Some(JobRun { job, history, task, .. }) = case else { return Self::default() };
+    fn of(ctx: &Context, run: Option<&'a JobRun>) -> Self {
+        let Some(run @ JobRun { job, history, .. }) = run else { return Self::default() };
+        let task = run.task();
         // A submission that failed has been written down, one that was solved or given up has not.
         let recorded = |task: &OpenTask| {
             history.attempts.last().is_some_and(|last| last.task_id.as_ref() == Some(&task.id))
@@ -61,20 +62,20 @@ impl<'a> Told<'a> {
 /// A job's outcome is published. `id`: of what was no job.
 pub(super) fn finished(
     ctx: &Context,
-    case: Option<&JobRun>,
+    run: Option<&JobRun>,
     id: Option<&str>,
     failure: Option<(Class, &str)>,
 ) {
-    let id = case.map_or(id, |case| Some(&case.job.id));
+    let id = run.map_or(id, |run| Some(&run.job.id));
     match failure {
         Some((class, code)) => {
-            finished!(info, Told::of(ctx, case), id, status = "failed", class = class.name(), code = code);
+            finished!(info, Told::of(ctx, run), id, status = "failed", class = class.name(), code = code);
         }
-        None => finished!(debug, Told::of(ctx, case), id, status = "solved"),
+        None => finished!(debug, Told::of(ctx, run), id, status = "solved"),
     }
 }
 
 /// What lines about a job are in, for those who want to read them at all.
-pub(super) fn span(case: Option<&JobRun>) -> Span {
-    case.map_or_else(Span::none, |case| debug_span!("job", id = case.job.id, task_type = case.job.task_type))
+pub(super) fn span(run: Option<&JobRun>) -> Span {
+    run.map_or_else(Span::none, |run| debug_span!("job", id = run.job.id, task_type = run.job.task_type))
 }

@@ -1,25 +1,23 @@
 //! The worker: takes jobs and tickets off the broker, and sees each to its end.
 //!
 //! [`Worker::run`] makes a session, serves it until it ends, and makes the next, until it is told to drain.
-//! What happens to one job is `attempt`'s; what is acked, and when, is `settle`'s.
+//! The pure core, `domain::lifecycle`, decides about a job; `executor` carries that out, and `settlement` alone acks.
 
 mod api_calls;
 mod api_health;
 mod context;
-mod custody;
+mod dedup;
 mod drain;
-mod end;
+mod effects;
 mod executor;
 mod handle;
 mod job_log;
 mod limits;
 mod queue_monitor;
 mod rate;
-mod recognise;
 mod serve;
 mod settlement;
 mod stats;
-mod succession;
 mod watchdog;
 
 use parking_lot::Mutex;
@@ -52,11 +50,11 @@ pub use stats::histograms::Durations;
 
 use api_health::ApiHealth;
 use context::{Consumers, Context, Live};
+use dedup::Memory;
 use limits::CallLimits;
 use limits::in_flight::InFlight;
 use limits::waiting::Waiting;
 use queue_monitor::QueueMonitor;
-use recognise::Memory;
 use serve::End;
 use watchdog::Watchdog;
 

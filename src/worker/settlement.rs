@@ -1,18 +1,159 @@
 //! The one place that acks: a successor is published and confirmed first, then what came to hand is settled.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::{Instant, sleep};
-
 use super::context::{Context, Scope};
+use super::job_log;
 use super::stats::counters::Stale;
 use crate::broker::{PublishError, Receipt};
 use crate::clock::Backoff;
-use crate::domain::lifecycle::{JobRun, Origin};
+use crate::domain::history::History;
+use crate::domain::job::RejectedMessage;
+use crate::domain::lifecycle::{Disposition, JobRun, OpenTask, Origin, Verdict};
 use crate::domain::message::Message;
+use crate::domain::outcome::{self, Outcome, failure_of};
 use crate::domain::ticket;
 use crate::failpoint::Failpoint;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// What is to be published before the delivery is acked.
+pub(super) enum End {
+    /// The ticket of a paid task.
+    Ticket(Box<Message>),
+    /// The job, to this retry queue.
+    Retry(String, Box<Message>),
+    /// The outcome.
+    Outcome(Box<Outcome>),
+    /// The same of what was refused at admission, with its type where it has one.
+    Refused(Box<(Outcome, Option<String>)>),
+    /// Nothing: its successor is safe already.
+    Known,
+    /// Nothing: the broker dead-letters it whole.
+    Rejected,
+    /// Nothing: back to its queue, where it came from.
+    Returned,
+}
+
+/// What a run's disposition publishes.
+pub(super) fn end_of(ctx: &Context, run: &mut JobRun, disposition: Disposition) -> End {
+    let task = run.task().map(OpenTask::shown);
+    match (disposition, task) {
+        (Disposition::Ticket, Some(task)) => {
+            End::Ticket(Box::new(ticket::ticket(&run.job, &run.history, task.id, task.accepted_at)))
+        }
+        (Disposition::Outcome(Verdict::Solved(solution)), Some(task)) => {
+            let outcome = outcome::solved(&run.job, &run.history, task, &solution, ctx.finish());
+            End::Outcome(Box::new(outcome))
+        }
+        (Disposition::Outcome(Verdict::Failed(fault)), task) => {
+            let outcome = outcome::failed(&run.job, &run.history, task, &fault, ctx.finish());
+            End::Outcome(Box::new(outcome))
+        }
+        (Disposition::Retry(delay), _) => {
+            if Failpoint::HistoryForgotten.in_force() {
+                run.history = History::begin(ctx.clock.now());
+            }
+            End::Retry(ctx.names.retry(delay), Box::new(ticket::parked(&run.job, &run.history)))
+        }
+        (Disposition::Requeue, _) => End::Returned,
+        // Neither comes about without a task; were it to, nothing must be lost.
+        (Disposition::Ticket | Disposition::Outcome(Verdict::Solved(_)), None) => End::Returned,
+    }
+}
+
+pub(super) fn refused(ctx: &Context, no_job: &RejectedMessage) -> End {
+    let outcome = outcome::refused(no_job, ctx.clock.now(), ctx.finish());
+    End::Refused(Box::new((outcome, no_job.task_type.clone())))
+}
+
+/// How an end was carried out.
+pub(super) struct Done {
+    /// A successor of what came to hand is safe now.
+    pub(super) safe: bool,
+    /// What it came to, in a word.
+    pub(super) came_to: &'static str,
+    /// Of an outcome.
+    pub(super) routing_key: Option<String>,
+}
+
+/// Carries an end out. Who waits for a copy of the outcome goes with it, and when the API's answer to it was read, if it is one.
+pub(super) async fn carry_out(
+    ctx: &Context,
+    scope: &Scope,
+    held: Settling<'_>,
+    origin: Origin,
+    end: End,
+    wanted: (Option<String>, Option<Instant>),
+) -> Done {
+    let done = |safe, came_to| Done { safe, came_to, routing_key: None };
+    match end {
+        End::Ticket(ticket) => {
+            ctx.keep_ticket(held, *ticket, origin).await;
+            done(true, "ticket")
+        }
+        End::Retry(queue, job) => done(ctx.park(scope, held, &queue, *job).await, "retry"),
+        End::Outcome(outcome) => deliver(ctx, scope, held, (*outcome, None), wanted).await,
+        End::Refused(refused) => deliver(ctx, scope, held, *refused, wanted).await,
+        End::Known => {
+            ctx.known(held);
+            done(true, "known")
+        }
+        // Carried out by the channel's owner; where that is gone, the broker has requeued the message already.
+        End::Rejected => {
+            let _ = held.receipt.reject();
+            done(false, "rejected")
+        }
+        End::Returned => {
+            give_back(scope, origin, held.receipt).await;
+            done(false, "returned")
+        }
+    }
+}
+
+/// Publishes an outcome, counts it, and sends the copy that the publisher asked for.
+async fn deliver(
+    ctx: &Context,
+    scope: &Scope,
+    held: Settling<'_>,
+    (outcome, refused_type): (Outcome, Option<String>),
+    (reply_to, answered_at): (Option<String>, Option<Instant>),
+) -> Done {
+    let Outcome { routing_key, message } = outcome;
+    let failure = failure_of(&routing_key);
+    let came_to = if failure.is_some() { "failed" } else { "solved" };
+    let copy = reply_to.map(|reply_to| (reply_to, message.clone()));
+    let run = held.run;
+    // What was no job has its id from the message alone.
+    let id = if run.is_some() { None } else { message.properties.message_id.clone() };
+    let settled = ctx.settle(scope, held, &routing_key, message).await;
+    if settled == Settled::Published {
+        match failure {
+            Some((class, code)) => {
+                ctx.tally.failed(class, code);
+                let (id, task_type) = match run {
+                    Some(run) => (Some(&*run.job.id), Some(run.job.kind())),
+                    None => (id.as_deref(), refused_type.as_deref()),
+                };
+                ctx.tally.failures.note(ctx.clock.now(), id, task_type, (class, code));
+            }
+            None => ctx.tally.solved(),
+        }
+        if let Some(answered_at) = answered_at {
+            ctx.tally.times.delivery.note(answered_at.elapsed());
+        }
+        job_log::finished(ctx, run, id.as_deref(), failure);
+        if let Some((reply_to, message)) = copy {
+            ctx.reply(scope, &reply_to, &message).await;
+        }
+    }
+    Done { safe: settled != Settled::No, came_to, routing_key: Some(routing_key) }
+}
+
+/// Returns a delivery once its consumer is cancelled: before that it would come straight in again, and be charged for it each time.
+async fn give_back(scope: &Scope, origin: Origin, receipt: Receipt) {
+    scope.cancelled(origin).cancelled().await;
+    drop(receipt);
+}
 
 /// How long an outcome is held in memory while nobody takes it; then it is kept on the ticket queue.
 const HOLD: Duration = Duration::from_secs(60);
@@ -27,7 +168,7 @@ const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to.";
 /// What is to be settled: the right to, and what came to hand, where that is known.
 pub(super) struct Settling<'a> {
     pub(super) receipt: Receipt,
-    pub(super) case: Option<&'a JobRun>,
+    pub(super) run: Option<&'a JobRun>,
 }
 
 /// What has become of an outcome.
@@ -63,7 +204,7 @@ impl Context {
         while !Failpoint::TicketSkipped.in_force() {
             // Should what came to hand be delivered here again before the ticket is safe, it must not be paid once more.
             if expected.is_none() && !held.receipt.is_live() {
-                expected = held.case.map(|case| self.memory.succession.expect(case.identity()));
+                expected = held.run.map(|run| self.memory.succession.expect(run.identity()));
             }
             let session = self.live.session().await;
             if Failpoint::AckBeforeConfirm.in_force() {
@@ -234,13 +375,13 @@ impl Context {
 
     /// Acks what has a successor now. What can no longer be acked is remembered, since it will be delivered again.
     fn acked(&self, held: Settling<'_>, what: Stale) {
-        let Settling { receipt, case } = held;
+        let Settling { receipt, run } = held;
         // What comes again for a job or a parked copy may be paid for again; what comes again for an outcome is only repeated.
         let acked = if what == Stale::Outcome { receipt.ack_batched() } else { receipt.ack() };
         if acked.is_err() {
             self.tally.stale(what);
-            if let Some(case) = case {
-                self.memory.succession.note(case.identity());
+            if let Some(run) = run {
+                self.memory.succession.note(run.identity());
             }
         }
     }

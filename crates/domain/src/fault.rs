@@ -152,6 +152,52 @@ pub fn doubts_account(error: &CallError) -> bool {
     *body != ReplyBody::Api
 }
 
+/// What the end of a call says about the API being there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiSign {
+    /// It answers.
+    Answers,
+    /// It answers that it knows no such task.
+    KnowsNoSuchId,
+    /// It answers, and says nothing but that it fails, or nothing that is known.
+    Fails,
+    /// It does not answer, or something else does in its place.
+    Silent,
+    /// Nobody listens at its address.
+    Unreachable,
+}
+
+/// What a failed call says about the API being there.
+#[must_use]
+pub fn sign_of(error: &CallError, fault: &Fault) -> ApiSign {
+    let refusal = match error {
+        CallError::NeverSent(_) => return ApiSign::Unreachable,
+        CallError::NoAnswer { .. } => return ApiSign::Silent,
+        CallError::Refused(refusal) => refusal,
+    };
+    // Without a code, and with a status that says nothing about the pace, it is not the API's own word.
+    let says_something = match refusal.status {
+        200..=299 | 429 => true,
+        401..=403 => refusal.body == ReplyBody::Api,
+        _ => false,
+    };
+    let fails = match fault.class {
+        Class::Transient | Class::Unknown => true,
+        // A poll takes no slot: an API that has none for polls fails.
+        Class::Capacity | Class::Throttled => fault.stage == Stage::Poll,
+        _ => false,
+    };
+    if refusal.code.is_none() && !says_something {
+        ApiSign::Silent
+    } else if fails {
+        ApiSign::Fails
+    } else if is_wrong_id(error) {
+        ApiSign::KnowsNoSuchId
+    } else {
+        ApiSign::Answers
+    }
+}
+
 /// The documentation gives no statuses; these are what its clients treat them as.
 fn class_of_status(status: u16, body: ReplyBody) -> Class {
     match status {

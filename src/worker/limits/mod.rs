@@ -71,6 +71,13 @@ pub(crate) struct HeldOfType {
     capped: Option<Arc<AtomicUsize>>,
 }
 
+impl HeldOfType {
+    /// The limits on submissions of the type.
+    pub(crate) fn limiter(&self) -> &TypeLimiter {
+        &self.lane
+    }
+}
+
 impl Drop for HeldOfType {
     fn drop(&mut self) {
         self.lane.held.fetch_sub(1, Ordering::AcqRel);

@@ -1,18 +1,17 @@
-//! A job's life as a value: each event moves it on and says what is to be done next.
+//! A job's run as a state machine: each event moves it on, and says what to do next and what else it shows.
 //!
 //! ```text
-//!              ┌────────── park ◀───────────┐
-//!  taken ──▶ Held ──submit──▶ Submitting ───┤ unpaid refusal
-//!              ▲                  │ accepted
-//!              │ resubmit         ▼
-//!              └──────────────── Paid ──▶ ticket ──▶ wait ⇄ poll ──▶ settle
+//!             retry, requeue, outcome
+//!                 ▲           ▲
+//! job ──▶ Received ─▶ Submitting ──▶ Pending ──▶ ticket
+//!             ▲   submit         accepted  │ ▲
+//! ticket ─────│──────────────────────────▶ │ │ wait, poll
+//!             └──── submitted again ───────┴─┴──▶ outcome
 //! ```
 //!
-//! The clock and the dice are arguments, and nothing here waits or calls: the worker carries out each [`Action`] and comes back with its end.
-
-mod polling;
-mod rules;
-mod submitting;
+//! Nothing here waits, calls, or reads a clock: time and jitter are arguments. The worker carries each
+//! [`Action`] out, applies the [`Effect`]s before the call's permit is free for another, and comes back
+//! with the next [`Event`]. `tests/table.rs` prints every state, event and action.
 
 #[cfg(test)]
 mod tests;
@@ -21,19 +20,70 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use super::api_code::Overrides;
 use super::call::{Accepted, CallError, TaskId, TaskState};
 use super::class::Class;
-use super::fault::{Fault, Stage, local_code};
-use super::history::History;
+use super::fault::{
+    ApiSign, Charge, Fault, Stage, charge_of, classify, doubts_account, is_wrong_id, local_code, sign_of,
+};
+use super::guard::{CanaryEnd, Reason};
+use super::history::{Attempt, Ended, History, MAX_ATTEMPTS};
 use super::job::Job;
 use super::message_hash::MessageHash;
 use super::outcome::Task;
-use super::retry_delay::RetryDelay;
+use super::poll_schedule::{self, Next, PollSchedules};
+use super::retry_delay::{self, RetryDelay};
 use super::time::Timestamp;
 
-pub use rules::{Ambiguous, DecisionInput, Rules};
+/// What a retry takes beside its delay: the way through the broker, and the call. It is charged with
+/// it, so that a budget is kept by the clock as well.
+const HOP: Duration = Duration::from_secs(1);
 
-/// How the job came to hand, and so what is to be settled in its place.
+/// So many waits without a call are short ones.
+const AT_FIRST: u32 = 12;
+
+/// What to do with a submission that was sent and not answered readably.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ambiguous {
+    /// Submit again, once: it may be paid twice.
+    Retry,
+    /// Never submit again: the job ends in `dead.transient`.
+    DeadLetter,
+}
+
+/// The operator's settings, as far as they decide about jobs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// When to poll.
+    pub pacing: PollSchedules,
+    /// Classes of single codes.
+    pub overrides: Overrides,
+    /// How long a job without a free slot waits in the retry queues.
+    pub capacity_timeout: Duration,
+    /// The same while the API cannot be reached or fails.
+    pub transient_timeout: Duration,
+    /// The same while createTask answers a code that this version does not know.
+    pub unknown_timeout: Duration,
+    /// Paid resubmissions of an unsolved job.
+    pub max_resubmissions: u32,
+    /// What to do with a submission that was not answered.
+    pub ambiguous: Ambiguous,
+}
+
+/// The moment of a decision.
+#[derive(Debug, Clone, Copy)]
+pub struct DecisionInput<'a> {
+    /// The rules in force.
+    pub rules: &'a Rules,
+    /// The wall clock: for what stands in messages, and for deadlines. It can step.
+    pub now: Timestamp,
+    /// A steady clock, from any moment of this process: for ages.
+    pub uptime: Duration,
+    /// A fresh random number in `[0, 1)`.
+    pub jitter: f64,
+}
+
+/// How a delivery came, and so what is settled in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// As a job: unpaid.
@@ -89,25 +139,35 @@ impl OpenTask {
     }
 }
 
-/// A job at hand.
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobState {
+    /// Nothing is under way, and nothing is paid that is still open.
+    Received,
+    /// createTask is to be called, or is under way.
+    Submitting,
+    /// A task is paid and open.
+    Pending(OpenTask),
+}
+
+/// One delivery of a job, or of its ticket, on its way to a settlement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRun {
     /// The job.
     pub job: Job,
     /// What it has been through.
     pub history: History,
-    /// How it came to hand.
+    /// How it was delivered.
     pub origin: Origin,
-    /// The task that is paid and open, if any.
-    pub task: Option<OpenTask>,
+    state: JobState,
 }
 
-/// What has happened to a job at hand.
+/// What has happened to a job.
 #[derive(Debug)]
 pub enum Event {
-    /// It came to hand as a job, past admission.
+    /// It was delivered as a job, and admitted.
     Taken,
-    /// It came to hand as a ticket.
+    /// It was delivered as a ticket.
     TicketTaken {
         /// Another owner may have polled it before.
         redelivered: bool,
@@ -118,6 +178,8 @@ pub enum Event {
         sent_at: Timestamp,
         /// How.
         end: Result<Accepted, CallError>,
+        /// It was the one submission that the guard allowed.
+        canary: Option<Canary>,
     },
     /// A wait is over.
     Due,
@@ -141,7 +203,16 @@ pub enum Event {
     TypeFailing,
 }
 
-/// The last word on a job.
+/// What a canary is to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Canary {
+    /// Why the account tripped.
+    pub reason: Option<Reason>,
+    /// Its task's answer is to show that the API knows what it accepts; its acceptance alone does not.
+    pub awaits_known_id: bool,
+}
+
+/// What a job ends in.
 #[derive(Debug)]
 pub enum Verdict {
     /// The API's solution, raw.
@@ -150,23 +221,30 @@ pub enum Verdict {
     Failed(Fault),
 }
 
-/// What is to be done next.
+/// How a delivery is settled: what is published, before it is acked.
+#[derive(Debug)]
+pub enum Disposition {
+    /// The ticket of the open task. Somebody, perhaps this replica, takes it from there.
+    Ticket,
+    /// The outcome.
+    Outcome(Verdict),
+    /// The job, to a retry queue.
+    Retry(RetryDelay),
+    /// Nothing: the delivery returns to its queue, unchanged.
+    Requeue,
+}
+
+/// What to do next.
 #[derive(Debug)]
 pub enum Action {
     /// Call createTask.
     Submit,
-    /// Publish the ticket of the accepted task, then ack what came to hand. Somebody, perhaps this replica, takes the ticket from there.
-    KeepTicket,
     /// Wait, then report [`Event::Due`].
     Wait(Duration),
     /// Call getTaskResult.
     Poll,
-    /// Publish the outcome, then ack what came to hand.
-    Settle(Verdict),
-    /// Publish the job to a retry queue, then ack what came to hand.
-    RetryDelay(RetryDelay),
-    /// Return what came to hand to its queue, unchanged.
-    Requeue,
+    /// Settle the delivery.
+    Finish(Disposition),
 }
 
 /// Where a job may come to be paid for once more.
@@ -178,41 +256,90 @@ pub enum DoublePaymentRisk {
     Resubmission,
 }
 
-/// An action, with what must be known beside it.
+/// What an event shows beside what is to be done: about the account, the API, and the job's type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// The API refused the account.
+    TripAccount(Reason),
+    /// A call ended: what that says about the API being there. The text is for people.
+    Api(ApiSign, String),
+    /// Something before the API refused the call in the account's name: the leader looks.
+    DoubtAccount,
+    /// The API accepted a submission of the type.
+    TypeAccepted,
+    /// The API had no slot for the type, or none at this pace.
+    TypeRefused,
+    /// A submission failed in a way that says nothing about its job. `first`: the job has not failed so before.
+    TypeFailed {
+        /// Only a job's first failure says something about its type.
+        first: bool,
+    },
+    /// A submission was refused for the job's own sake: its type works.
+    TypeAnswered,
+    /// The canary has shown something.
+    CanaryEnded(CanaryEnd),
+    /// The API spoke of a task as one that it knows, or called its id wrong.
+    IdAnswered {
+        /// It knows no such task.
+        wrong: bool,
+        /// When the task was accepted.
+        accepted_at: Timestamp,
+    },
+    /// A task was solved; what it cost, where the API says so.
+    Solved(Option<f64>),
+    /// The API called the job's proxy banned.
+    BanProxy,
+    /// A possible second payment.
+    DoublePayment(DoublePaymentRisk),
+    /// A submission was paid in vain; how it ended.
+    Wasted(Class),
+}
+
+/// An action, with what it shows beside.
 #[derive(Debug)]
 pub struct Step {
     /// What to do.
     pub action: Action,
-    /// A possible second payment, to be counted.
-    pub window: Option<DoublePaymentRisk>,
-    /// A submission was paid in vain; how it ended.
-    pub wasted: Option<Class>,
+    /// What to apply before the call's permit is free for another, in this order.
+    pub effects: Vec<Effect>,
 }
 
 impl From<Action> for Step {
     fn from(action: Action) -> Self {
-        Self { action, window: None, wasted: None }
+        Self { action, effects: Vec::new() }
     }
 }
 
 impl Step {
     fn fail(fault: Fault) -> Self {
-        Action::Settle(Verdict::Failed(fault)).into()
+        let effects = if fault.bans_proxy() { vec![Effect::BanProxy] } else { Vec::new() };
+        Self { action: Action::Finish(Disposition::Outcome(Verdict::Failed(fault))), effects }
     }
 
-    fn with_window(self, window: DoublePaymentRisk) -> Self {
-        Self { window: Some(window), ..self }
+    fn retry(delay: RetryDelay) -> Self {
+        Action::Finish(Disposition::Retry(delay)).into()
+    }
+
+    fn with(mut self, effect: Effect) -> Self {
+        self.effects.push(effect);
+        self
+    }
+
+    /// The same, after these.
+    fn after(self, mut effects: Vec<Effect>) -> Self {
+        effects.extend(self.effects);
+        Self { effects, ..self }
     }
 }
 
 impl JobRun {
-    /// A job that passed admission.
+    /// A job that was admitted.
     #[must_use]
     pub fn of_job(job: Job, history: History) -> Self {
-        Self { job, history, origin: Origin::Job, task: None }
+        Self { job, history, origin: Origin::Job, state: JobState::Received }
     }
 
-    /// A ticket that came to hand.
+    /// A ticket that was delivered.
     #[must_use]
     pub fn of_ticket(
         job: Job,
@@ -221,8 +348,23 @@ impl JobRun {
         accepted_at: Timestamp,
         at: &DecisionInput<'_>,
     ) -> Self {
-        let task = Some(OpenTask::new(task_id, accepted_at, at.now, at.uptime));
-        Self { job, history, origin: Origin::Ticket, task }
+        let task = OpenTask::new(task_id, accepted_at, at.now, at.uptime);
+        Self { job, history, origin: Origin::Ticket, state: JobState::Pending(task) }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> &JobState {
+        &self.state
+    }
+
+    /// The task that is paid and open, if any.
+    #[must_use]
+    pub fn task(&self) -> Option<&OpenTask> {
+        match &self.state {
+            JobState::Pending(task) => Some(task),
+            JobState::Received | JobState::Submitting => None,
+        }
     }
 
     /// By what its message is known when it is delivered again.
@@ -231,63 +373,449 @@ impl JobRun {
         MessageHash::of(&self.job)
     }
 
-    /// Moves the job on.
+    /// Moves the run on. This is the only place that decides.
     pub fn advance(&mut self, event: Event, at: &DecisionInput<'_>) -> Step {
-        match (event, self.task.take()) {
-            (Event::Taken, None) => self.before_submission(at),
-            (Event::Submitted { sent_at, end }, None) => self.after_submission(sent_at, end, at),
-            (Event::SubmissionsShut { for_the_account }, None) => self.held_back(for_the_account),
-            (Event::Refused(fault), None) => Step::fail(fault),
-            (Event::Deferred(fault), None) => self.park_within(at.rules.capacity_timeout, fault, at),
-            (Event::TypeFailing, None) => self.type_failing(at),
-            (Event::TicketTaken { redelivered }, Some(task)) => self.ticket_at_hand(task, redelivered, at),
-            (Event::Due, Some(task)) => self.poll_due(task, at),
-            (Event::Answered { end, withheld }, Some(mut task)) => {
+        use JobState::{Pending, Received, Submitting};
+        match (std::mem::replace(&mut self.state, Received), event) {
+            (Received, Event::Taken) => self.before_submission(at),
+            (Submitting, Event::Taken) => self.before_submission(at),
+            (Submitting, Event::Submitted { sent_at, end, canary }) => {
+                self.after_submission(sent_at, end, canary, at)
+            }
+            (Submitting, Event::SubmissionsShut { for_the_account }) => self.put_back(for_the_account),
+            (Submitting, Event::Refused(fault)) => Step::fail(fault),
+            (Submitting, Event::Deferred(fault)) => self.retry_within(at.rules.capacity_timeout, fault, at),
+            (Submitting, Event::TypeFailing) => self.type_failing(at),
+            (Pending(task), Event::TicketTaken { redelivered }) => self.ticket_taken(task, redelivered, at),
+            (Pending(task), Event::Due) => self.poll_due(task, at),
+            (Pending(mut task), Event::Answered { end, withheld }) => {
                 task.withheld = task.withheld.saturating_add(withheld);
                 self.after_poll(task, end, at)
             }
-            (event, task) => {
-                self.task = task;
-                Step::fail(Fault::local(
-                    Class::Poison,
-                    local_code::PANIC,
-                    Stage::Admission,
-                    format!("a bug: {} cannot happen to a job that is {}", event.name(), self.phase()),
-                ))
+            // No executor does this; were one to, the job must end, and its task must not be lost.
+            (state, _) => {
+                self.state = state;
+                let text = "a bug: an event that cannot happen in this state of a job";
+                Step::fail(Fault::local(Class::Poison, local_code::PANIC, Stage::Admission, text))
             }
         }
     }
 
-    fn phase(&self) -> &'static str {
-        if self.task.is_some() { "paid" } else { "unpaid" }
+    fn submit(&mut self) -> Step {
+        self.state = JobState::Submitting;
+        Action::Submit.into()
     }
 
     /// The deadline is over: nobody waits for the answer, so nothing more is spent on it.
     fn too_late(&self, stage: Stage) -> Step {
         let deadline = self.job.deadline.map(|at| at.to_string()).unwrap_or_default();
-        let wasted = self.task.as_ref().map(|_| Class::Expired);
-        let step = Step::fail(Fault::local(
-            Class::Expired,
-            local_code::DEADLINE_PASSED,
-            stage,
-            format!("the deadline {deadline} has passed"),
-        ));
-        Step { wasted, ..step }
+        let text = format!("the deadline {deadline} has passed");
+        let step = Step::fail(Fault::local(Class::Expired, local_code::DEADLINE_PASSED, stage, text));
+        if self.task().is_some() { step.with(Effect::Wasted(Class::Expired)) } else { step }
+    }
+
+    fn before_submission(&mut self, at: &DecisionInput<'_>) -> Step {
+        if self.job.is_late(at.now) { self.too_late(Stage::Admission) } else { self.submit() }
+    }
+
+    fn after_submission(
+        &mut self,
+        sent_at: Timestamp,
+        end: Result<Accepted, CallError>,
+        canary: Option<Canary>,
+        at: &DecisionInput<'_>,
+    ) -> Step {
+        let error = match end {
+            Ok(accepted) => {
+                let task = OpenTask::new(accepted.task_id, sent_at, at.now, at.uptime);
+                self.state = JobState::Pending(task);
+                let mut effects = vec![Effect::Api(ApiSign::Answers, String::new()), Effect::TypeAccepted];
+                if canary.is_some_and(|canary| !canary.awaits_known_id) {
+                    effects.push(Effect::CanaryEnded(CanaryEnd::Passed));
+                }
+                return Step { action: Action::Finish(Disposition::Ticket), effects };
+            }
+            Err(error) => error,
+        };
+        let fault = classify(&error, Stage::Submit, self.job.own_proxy, &at.rules.overrides);
+        let mut effects = shown_by(&error, &fault);
+        effects.extend(match fault.class {
+            Class::Capacity | Class::Throttled => Some(Effect::TypeRefused),
+            // Without a budget for them, unknown codes are the jobs' own fault by the operator's word.
+            Class::Unknown if at.rules.unknown_timeout.is_zero() => Some(Effect::TypeAnswered),
+            Class::Transient | Class::Pending | Class::Unknown => {
+                Some(Effect::TypeFailed { first: self.history.retries == 0 })
+            }
+            Class::Account => None,
+            Class::Lost
+            | Class::Unsolved
+            | Class::Invalid
+            | Class::Forbidden
+            | Class::Expired
+            | Class::Proxy
+            | Class::Malformed
+            | Class::Poison => Some(Effect::TypeAnswered),
+        });
+        effects.extend(canary.and_then(|canary| canary_end(canary, &fault)).map(Effect::CanaryEnded));
+        self.submission_refused(fault, charge_of(&error), at).after(effects)
+    }
+
+    fn submission_refused(&mut self, fault: Fault, charge: Charge, at: &DecisionInput<'_>) -> Step {
+        match fault.class {
+            Class::Capacity | Class::Throttled => self.retry_within(at.rules.capacity_timeout, fault, at),
+            // "Not ready" is no answer to a submission; it is treated as the passing trouble that it must be.
+            Class::Transient | Class::Pending => match charge {
+                Charge::None => self.retry_within(at.rules.transient_timeout, fault, at),
+                Charge::Possible => self.submission_unanswered(fault, at),
+            },
+            // Nothing was paid, and the code may be about the API rather than the job: trying again costs nothing.
+            Class::Unknown => {
+                self.history.met_unknown(&fault.code);
+                self.retry_within(at.rules.unknown_timeout, fault, at)
+            }
+            Class::Account => self.account_refused(fault),
+            Class::Lost
+            | Class::Unsolved
+            | Class::Invalid
+            | Class::Forbidden
+            | Class::Expired
+            | Class::Proxy
+            | Class::Malformed
+            | Class::Poison => Step::fail(fault),
+        }
+    }
+
+    /// The task may have been accepted, and paid: it is submitted again once at most.
+    fn submission_unanswered(&mut self, fault: Fault, at: &DecisionInput<'_>) -> Step {
+        let before = self.history.count(Ended::Ambiguous);
+        self.history.attempts.push(Attempt {
+            submitted_at: at.now,
+            task_id: None,
+            polls: 0,
+            ended: Ended::Ambiguous,
+        });
+        match at.rules.ambiguous {
+            Ambiguous::Retry if before == 0 => {
+                let step = self.retry_within(at.rules.transient_timeout, fault, at);
+                if matches!(step.action, Action::Finish(Disposition::Retry(_))) {
+                    step.with(Effect::DoublePayment(DoublePaymentRisk::AmbiguousSubmission))
+                } else {
+                    step
+                }
+            }
+            Ambiguous::Retry | Ambiguous::DeadLetter => Step::fail(fault),
+        }
+    }
+
+    /// A wrong key takes the job that met it along, so that somebody sees it. For every other reason the job is not to blame, and goes back.
+    fn account_refused(&mut self, fault: Fault) -> Step {
+        match fault.reason() {
+            Some(Reason::KeyInvalid) | None => Step::fail(fault),
+            Some(_) => self.put_back(true),
+        }
+    }
+
+    /// Back unpaid. A leaving worker returns a job as it came; what came as a ticket must not be polled again, so it goes to a retry queue as a job.
+    ///
+    /// Where the account is refused every job takes the way of the retry queue: a plain return is charged by the broker's delivery counter,
+    /// and a fleet whose replicas meet the refusal one after another would use the counter up.
+    fn put_back(&mut self, for_the_account: bool) -> Step {
+        match self.origin {
+            Origin::Job if !for_the_account => Action::Finish(Disposition::Requeue).into(),
+            // It has not failed, so that its backoff does not grow.
+            Origin::Job | Origin::Ticket => Step::retry(retry_delay::SHORTEST),
+        }
+    }
+
+    /// Has the job wait in a retry queue, unless that would outlast its budget or its deadline.
+    fn retry_within(&mut self, budget: Duration, fault: Fault, at: &DecisionInput<'_>) -> Step {
+        let class = match fault.class {
+            Class::Throttled => Class::Capacity,
+            Class::Pending => Class::Transient,
+            class => class,
+        };
+        let left = budget.saturating_sub(self.history.spent(class));
+        let left = self.job.deadline.map_or(left, |deadline| left.min(deadline.since(at.now)));
+        match retry_delay::park(self.history.retries, fault.retry_after, left, at.jitter) {
+            Some(park) => {
+                self.history.charge(class, park.delay().saturating_add(HOP));
+                self.history.retries = self.history.retries.saturating_add(1);
+                Step::retry(park)
+            }
+            // An exhausted budget needs a class that a job can end in.
+            None if fault.class.is_final() => Step::fail(fault),
+            None => Step::fail(Fault { class: Class::Transient, ..fault }),
+        }
+    }
+
+    /// Waits its turn without a call, as others have found that createTask fails for their type. The budget stands still, since it is not the
+    /// job that failed. One that has met an unknown code itself may be what shuts its type: it cannot wait for ever for others to be accepted.
+    fn type_failing(&mut self, at: &DecisionInput<'_>) -> Step {
+        // Most outages are short; and the longer queues would keep the job for minutes after the API is back.
+        let withheld = self.history.withheld();
+        let soon = withheld <= AT_FIRST || at.jitter < 0.25;
+        let mut park = if soon { retry_delay::SHORTEST } else { retry_delay::RETRY_DELAYS[1] };
+        if let Some(code) = self.history.unknown_code() {
+            let left = at.rules.unknown_timeout.saturating_sub(self.history.spent(Class::Unknown));
+            // A longer wait than is left of the budget must not end a job that a shorter one would not.
+            if park.delay().saturating_add(HOP) > left {
+                park = retry_delay::SHORTEST;
+            }
+            let cost = park.delay().saturating_add(HOP);
+            if cost > left {
+                return Step::fail(Fault {
+                    class: Class::Unknown,
+                    code: code.to_owned().into(),
+                    description: "createTask answered this code, and goes on failing for the job's type"
+                        .into(),
+                    stage: Stage::Submit,
+                    retry_after: None,
+                });
+            }
+            self.history.charge(Class::Unknown, cost);
+        }
+        // It has not failed, so that its own backoff does not grow.
+        Step::retry(park)
+    }
+
+    fn ticket_taken(&mut self, mut task: OpenTask, redelivered: bool, at: &DecisionInput<'_>) -> Step {
+        let age = task.age(at.uptime);
+        let mut wait_at_least = Duration::ZERO;
+        if redelivered {
+            task.polls = poll_schedule::assumed_polls(age);
+            // An earlier owner may go on until its lease ends, and the API wants its polls apart from ours.
+            wait_at_least = poll_schedule::HANDOVER_WAIT;
+        }
+        let pace = at.rules.pacing.of(self.job.kind());
+        // How much of its past it could be asked for in is not known here, and until its first poll nobody may ask for it. The API's own
+        // limits hold either way, and a paid answer is worth the type's time-out once more.
+        task.withheld = (age + wait_at_least).saturating_sub(pace.first_delay());
+        let next = pace.first(age, task.polls);
+        match next {
+            Next::After(wait) => self.wait(task, wait.max(wait_at_least)),
+            Next::Over | Next::Gone => self.no_more_polls(task, next, at),
+        }
+    }
+
+    fn poll_due(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
+        if self.job.is_late(at.now) {
+            self.state = JobState::Pending(task);
+            return self.too_late(Stage::Poll);
+        }
+        if task.age(at.uptime) >= poll_schedule::MAX_AGE {
+            return self.no_more_polls(task, Next::Gone, at);
+        }
+        self.state = JobState::Pending(OpenTask { polls: task.polls.saturating_add(1), ..task });
+        Action::Poll.into()
+    }
+
+    fn after_poll(
+        &mut self,
+        mut task: OpenTask,
+        end: Result<TaskState, CallError>,
+        at: &DecisionInput<'_>,
+    ) -> Step {
+        let accepted_at = task.accepted_at;
+        let answers = || {
+            vec![
+                Effect::Api(ApiSign::Answers, String::new()),
+                Effect::IdAnswered { wrong: false, accepted_at },
+            ]
+        };
+        match end {
+            Ok(TaskState::Ready { solution, cost }) => {
+                self.state = JobState::Pending(task);
+                let action = Action::Finish(Disposition::Outcome(Verdict::Solved(solution)));
+                Step { action, effects: answers() }.with(Effect::Solved(cost))
+            }
+            Ok(TaskState::Processing) => {
+                task.unheard = None;
+                self.ask_again(task, None, at).after(answers())
+            }
+            Err(error) => {
+                let fault = classify(&error, Stage::Poll, self.job.own_proxy, &at.rules.overrides);
+                let mut effects = shown_by(&error, &fault);
+                let wrong = is_wrong_id(&error);
+                if wrong || speaks_of_the_task(fault.class) {
+                    effects.push(Effect::IdAnswered { wrong, accepted_at });
+                }
+                self.poll_refused(task, fault, at).after(effects)
+            }
+        }
+    }
+
+    fn poll_refused(&mut self, mut task: OpenTask, fault: Fault, at: &DecisionInput<'_>) -> Step {
+        match fault.class {
+            Class::Pending => {
+                task.unheard = None;
+                self.ask_again(task, fault.retry_after, at)
+            }
+            Class::Throttled => {
+                task.slower += 1;
+                self.ask_again(task, fault.retry_after, at)
+            }
+            Class::Capacity | Class::Transient => {
+                let pause = fault.retry_after;
+                task.unheard = Some(Box::new(fault));
+                self.ask_again(task, pause, at)
+            }
+            // The task is paid, and the code may be about the API rather than the task: it is asked for on, ever more seldom.
+            Class::Unknown => {
+                task.slower += 1;
+                let pause = fault.retry_after;
+                task.unheard = Some(Box::new(fault));
+                self.ask_again(task, pause, at)
+            }
+            Class::Lost => self.submit_again(task, fault, 1, at),
+            Class::Unsolved => self.submit_again(task, fault, at.rules.max_resubmissions, at),
+            Class::Account => self.poll_refused_for_the_account(task, &fault, at),
+            Class::Invalid
+            | Class::Forbidden
+            | Class::Expired
+            | Class::Proxy
+            | Class::Malformed
+            | Class::Poison => self.fail_paid(task, fault),
+        }
+    }
+
+    /// The task is paid and may still be answered, so its ticket is kept, and asked for again once the guard allows it.
+    fn poll_refused_for_the_account(
+        &mut self,
+        task: OpenTask,
+        fault: &Fault,
+        at: &DecisionInput<'_>,
+    ) -> Step {
+        let pace = at.rules.pacing.of(self.job.kind());
+        // That poll told nothing about the task, so the type's time-out does not end it: it is asked for once more, if it is kept so long.
+        let next = pace.after_answer(
+            task.age(at.uptime),
+            Duration::ZERO,
+            task.polls,
+            task.slower,
+            fault.retry_after,
+            at.jitter,
+        );
+        match next {
+            Next::After(wait) => self.wait(task, wait),
+            Next::Over | Next::Gone => self.no_more_polls(task, next, at),
+        }
+    }
+
+    fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &DecisionInput<'_>) -> Step {
+        let pace = at.rules.pacing.of(self.job.kind());
+        let (age, pursued) = (task.age(at.uptime), task.pursued(at.uptime));
+        match pace.after_answer(age, pursued, task.polls, task.slower, pause, at.jitter) {
+            Next::After(wait) => self.wait(task, wait),
+            end @ (Next::Over | Next::Gone) => self.no_more_polls(task, end, at),
+        }
+    }
+
+    fn wait(&mut self, task: OpenTask, wait: Duration) -> Step {
+        self.state = JobState::Pending(task);
+        Action::Wait(wait).into()
+    }
+
+    /// The polls are over without an answer: in time or number, or because the API has forgotten the task.
+    fn no_more_polls(&mut self, mut task: OpenTask, why: Next, at: &DecisionInput<'_>) -> Step {
+        if self.job.is_late(at.now) {
+            self.state = JobState::Pending(task);
+            return self.too_late(Stage::Poll);
+        }
+        if why == Next::Gone {
+            let text = "the API keeps a result for 5 minutes, and they are over";
+            let fault = Fault::local(Class::Lost, local_code::RESULT_EXPIRED, Stage::Poll, text);
+            return self.submit_again(task, fault, 1, at);
+        }
+        if let Some(fault) = task.unheard.take() {
+            let class = if fault.class == Class::Unknown { Class::Unknown } else { Class::Transient };
+            return self.fail_paid(task, Fault { class, ..*fault });
+        }
+        let text = format!("not solved within the time-out of type {}", self.job.kind());
+        let fault = Fault::local(Class::Unsolved, local_code::SOLVE_TIMEOUT, Stage::Poll, text);
+        self.submit_again(task, fault, at.rules.max_resubmissions, at)
+    }
+
+    /// Submits the job anew, as often as its class allows and while somebody waits for the answer.
+    fn submit_again(&mut self, task: OpenTask, fault: Fault, allowed: u32, at: &DecisionInput<'_>) -> Step {
+        let ended = Ended::Failed(fault.class);
+        let used = self.history.count(ended);
+        if used >= allowed || self.job.is_late(at.now) || self.history.attempts.len() + 1 >= MAX_ATTEMPTS {
+            return self.fail_paid(task, fault);
+        }
+        let wasted = Effect::Wasted(fault.class);
+        self.record(&task, ended);
+        self.submit().with(Effect::DoublePayment(DoublePaymentRisk::Resubmission)).with(wasted)
+    }
+
+    fn fail_paid(&mut self, task: OpenTask, fault: Fault) -> Step {
+        self.record(&task, Ended::Failed(fault.class));
+        self.state = JobState::Pending(task);
+        let wasted = Effect::Wasted(fault.class);
+        Step::fail(fault).with(wasted)
+    }
+
+    fn record(&mut self, task: &OpenTask, ended: Ended) {
+        self.history.attempts.push(Attempt {
+            submitted_at: task.accepted_at,
+            task_id: Some(task.id.clone()),
+            polls: task.polls,
+            ended,
+        });
     }
 }
 
-impl Event {
-    fn name(&self) -> &'static str {
-        match self {
-            Event::Taken => "being taken as a job",
-            Event::TicketTaken { .. } => "being taken as a ticket",
-            Event::Submitted { .. } => "the end of createTask",
-            Event::Due => "the end of a wait",
-            Event::Answered { .. } => "the end of getTaskResult",
-            Event::SubmissionsShut { .. } => "being held back from submission",
-            Event::Refused(_) => "being refused",
-            Event::Deferred(_) => "being withheld",
-            Event::TypeFailing => "being withheld since its type fails",
+/// What a failed call shows about the account and the API.
+fn shown_by(error: &CallError, fault: &Fault) -> Vec<Effect> {
+    let mut effects: Vec<Effect> = fault.reason().map(Effect::TripAccount).into_iter().collect();
+    let sign = sign_of(error, fault);
+    let text = if sign == ApiSign::Answers { String::new() } else { error.to_string() };
+    effects.push(Effect::Api(sign, text));
+    if fault.class != Class::Account && doubts_account(error) {
+        effects.push(Effect::DoubtAccount);
+    }
+    effects
+}
+
+/// Whether a refused poll shows that the API knows the task.
+fn speaks_of_the_task(class: Class) -> bool {
+    match class {
+        Class::Pending
+        | Class::Unsolved
+        | Class::Invalid
+        | Class::Forbidden
+        | Class::Expired
+        | Class::Proxy => true,
+        Class::Throttled
+        | Class::Capacity
+        | Class::Transient
+        | Class::Lost
+        | Class::Account
+        | Class::Malformed
+        | Class::Poison
+        | Class::Unknown => false,
+    }
+}
+
+/// What a failed canary shows about the account; `None`: nothing, the next job must.
+fn canary_end(canary: Canary, fault: &Fault) -> Option<CanaryEnd> {
+    match fault.class {
+        Class::Account => Some(CanaryEnd::Refused(fault.reason().unwrap_or(Reason::KeyInvalid))),
+        Class::Transient | Class::Pending => Some(CanaryEnd::Down),
+        // A code that is not known may well be about the account.
+        Class::Throttled | Class::Unknown => None,
+        // Refused for the job's own sake: the account was good enough to look at it. Whether there is
+        // money for it is not known.
+        Class::Capacity
+        | Class::Lost
+        | Class::Unsolved
+        | Class::Invalid
+        | Class::Forbidden
+        | Class::Expired
+        | Class::Proxy
+        | Class::Malformed
+        | Class::Poison => {
+            let other = matches!(canary.reason, Some(Reason::NoFunds | Reason::WrongIds));
+            (!other).then_some(CanaryEnd::Passed)
         }
     }
 }

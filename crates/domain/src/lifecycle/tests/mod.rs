@@ -1,4 +1,5 @@
 mod paid;
+mod table;
 mod unpaid;
 
 use std::collections::BTreeMap;
@@ -73,6 +74,11 @@ impl Scene {
             uptime: self.now.since(START),
             jitter: 0.0,
         };
+        let submits =
+            !matches!(event, Event::Taken | Event::TicketTaken { .. } | Event::Due | Event::Answered { .. });
+        if submits && *self.case.state() == JobState::Received {
+            self.case.advance(Event::Taken, &moment);
+        }
         self.case.advance(event, &moment)
     }
 
@@ -102,7 +108,7 @@ fn answered(end: Result<TaskState, CallError>) -> Event {
 }
 
 fn submitted(end: Result<Accepted, CallError>) -> Event {
-    Event::Submitted { sent_at: START, end }
+    Event::Submitted { sent_at: START, end, canary: None }
 }
 
 fn accepted() -> Event {
@@ -125,7 +131,16 @@ fn cut() -> CallError {
 
 fn ends_in(step: &Step) -> String {
     match &step.action {
-        Action::Settle(Verdict::Failed(fault)) => format!("{}/{}", fault.class, fault.code),
+        Action::Finish(Disposition::Outcome(Verdict::Failed(fault))) => {
+            format!("{}/{}", fault.class, fault.code)
+        }
         other => format!("{other:?}"),
     }
+}
+
+fn risk(step: &Step) -> Option<DoublePaymentRisk> {
+    step.effects.iter().find_map(|effect| match effect {
+        Effect::DoublePayment(risk) => Some(*risk),
+        _ => None,
+    })
 }

@@ -4,7 +4,7 @@ use super::*;
 fn a_job_is_submitted_kept_as_a_ticket_polled_and_settled() {
     let mut scene = Scene::plain();
     assert!(matches!(scene.on(Event::Taken).action, Action::Submit));
-    assert!(matches!(scene.on(accepted()).action, Action::KeepTicket));
+    assert!(matches!(scene.on(accepted()).action, Action::Finish(Disposition::Ticket)));
     scene.case.origin = Origin::Ticket;
     assert!(
         matches!(scene.on(Event::TicketTaken { redelivered: false }).action, Action::Wait(w) if w == secs(1))
@@ -15,8 +15,10 @@ fn a_job_is_submitted_kept_as_a_ticket_polled_and_settled() {
     scene.after(secs(2), Event::Due);
     let solution = serde_json::from_str::<Box<RawValue>>(r#"{"text":"x"}"#).unwrap();
     let ready = scene.on(answered(Ok(TaskState::Ready { solution, cost: None })));
-    assert!(matches!(ready.action, Action::Settle(Verdict::Solved(s)) if s.get() == r#"{"text":"x"}"#));
-    assert_eq!(scene.case.task.map(|task| task.polls), Some(2));
+    assert!(
+        matches!(ready.action, Action::Finish(Disposition::Outcome(Verdict::Solved(s))) if s.get() == r#"{"text":"x"}"#)
+    );
+    assert_eq!(scene.case.task().map(|task| task.polls), Some(2));
 }
 
 #[test]
@@ -45,7 +47,7 @@ fn final_refusals_end_a_job_at_once_wherever_they_come() {
         ("ERROR_PROXY_BANNED", "proxy"),
     ] {
         for step in [Scene::plain().submit_refused(code), Scene::with_ticket().poll_refused(code)] {
-            assert_eq!((ends_in(&step), step.window), (format!("{class}/{code}"), None));
+            assert_eq!((ends_in(&step), risk(&step)), (format!("{class}/{code}"), None));
         }
     }
 }
@@ -55,8 +57,8 @@ fn an_unsolved_task_is_resubmitted_as_often_as_allowed() {
     let mut scene = Scene::with_ticket();
     let again = scene.poll_refused("ERROR_CAPTCHA_UNSOLVABLE");
     assert!(matches!(again.action, Action::Submit));
-    assert_eq!(again.window, Some(DoublePaymentRisk::Resubmission));
-    assert!(matches!(scene.on(accepted()).action, Action::KeepTicket));
+    assert_eq!(risk(&again), Some(DoublePaymentRisk::Resubmission));
+    assert!(matches!(scene.on(accepted()).action, Action::Finish(Disposition::Ticket)));
     let step = scene.poll_refused("ERROR_CAPTCHA_UNSOLVABLE");
     assert_eq!(ends_in(&step), "unsolved/ERROR_CAPTCHA_UNSOLVABLE");
     assert_eq!(scene.case.history.count(Ended::Failed(Class::Unsolved)), 2);
@@ -99,7 +101,7 @@ fn a_failing_poll_is_repeated_and_costs_nothing() {
     let mut scene = Scene::with_ticket();
     scene.on(Event::Due);
     let step = scene.on(answered(Err(cut())));
-    assert!(matches!(step.action, Action::Wait(w) if w >= secs(2)) && step.window.is_none());
+    assert!(matches!(step.action, Action::Wait(w) if w >= secs(2)) && risk(&step).is_none());
     let slower = scene.poll_refused("ERROR_TOO_MUCH_REQUESTS");
     assert!(matches!(slower.action, Action::Wait(w) if w >= secs(4)));
 }
@@ -109,7 +111,7 @@ fn a_redelivered_ticket_waits_for_the_lease_and_assumes_the_polls_of_its_age() {
     let mut scene = Scene::with_ticket();
     let step = scene.after(secs(25), Event::TicketTaken { redelivered: true });
     assert!(matches!(step.action, Action::Wait(w) if w == HANDOVER_WAIT));
-    assert_eq!(scene.case.task.map(|task| task.polls), Some(20));
+    assert_eq!(scene.case.task().map(|task| task.polls), Some(20));
 }
 
 #[test]
@@ -118,7 +120,7 @@ fn a_ticket_past_its_age_is_submitted_again_without_a_poll_of_the_dead_id() {
     scene.rules.pacing.default = PollSchedule::try_new(secs(1), secs(2), secs(280)).unwrap();
     let step = scene.after(secs(280), Event::TicketTaken { redelivered: true });
     assert!(matches!(step.action, Action::Submit));
-    assert_eq!(step.window, Some(DoublePaymentRisk::Resubmission));
+    assert_eq!(risk(&step), Some(DoublePaymentRisk::Resubmission));
     assert_eq!(scene.case.history.count(Ended::Failed(Class::Lost)), 1);
     scene.on(accepted());
     assert_eq!(ends_in(&scene.after(secs(281), Event::Due)), "lost/RESULT_EXPIRED");
@@ -135,8 +137,8 @@ fn a_tasks_age_counts_from_the_call_that_submitted_it_however_long_its_answer_to
     let mut scene = Scene::plain();
     scene.on(Event::Taken);
     let step = scene.after(secs(30), accepted());
-    assert!(matches!(step.action, Action::KeepTicket));
-    assert_eq!(scene.case.task.map(|task| task.accepted_at), Some(START));
+    assert!(matches!(step.action, Action::Finish(Disposition::Ticket)));
+    assert_eq!(scene.case.task().map(|task| task.accepted_at), Some(START));
 }
 
 #[test]

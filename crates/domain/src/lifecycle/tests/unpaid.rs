@@ -6,7 +6,7 @@ fn no_free_slot_parks_the_job_until_its_budget_is_used_up() {
     let mut waited = Duration::ZERO;
     loop {
         let step = scene.submit_refused("ERROR_NO_SLOT_AVAILABLE");
-        let Action::RetryDelay(park) = step.action else {
+        let Action::Finish(Disposition::Retry(park)) = step.action else {
             assert_eq!(ends_in(&step), "capacity/ERROR_NO_SLOT_AVAILABLE");
             break;
         };
@@ -32,15 +32,16 @@ fn a_job_that_cannot_be_submitted_for_lack_of_an_api_ends_as_transient() {
     scene.on(Event::Taken);
     for _ in 0..3 {
         let step = scene.on(never_sent());
-        assert!(matches!(step.action, Action::RetryDelay(_)) && step.window.is_none());
+        assert!(matches!(step.action, Action::Finish(Disposition::Retry(_))) && risk(&step).is_none());
     }
     scene.now = scene.now.plus(secs(3_600));
     assert!(
-        matches!(scene.on(never_sent()).action, Action::RetryDelay(_)),
+        matches!(scene.on(never_sent()).action, Action::Finish(Disposition::Retry(_))),
         "an hour in a backlog is not its fault"
     );
-    let end =
-        (0..100).map(|_| scene.on(never_sent())).find(|step| !matches!(step.action, Action::RetryDelay(_)));
+    let end = (0..100)
+        .map(|_| scene.on(never_sent()))
+        .find(|step| !matches!(step.action, Action::Finish(Disposition::Retry(_))));
     assert_eq!(end.map(|step| ends_in(&step)).as_deref(), Some("transient/CONNECT_FAILED"));
 }
 
@@ -59,10 +60,10 @@ fn a_submission_without_an_answer_is_repeated_once_and_counted() {
     let mut scene = Scene::plain();
     scene.on(Event::Taken);
     let first = scene.on(submitted(Err(cut())));
-    assert!(matches!(first.action, Action::RetryDelay(_)));
-    assert_eq!(first.window, Some(DoublePaymentRisk::AmbiguousSubmission));
+    assert!(matches!(first.action, Action::Finish(Disposition::Retry(_))));
+    assert_eq!(risk(&first), Some(DoublePaymentRisk::AmbiguousSubmission));
     let second = scene.on(submitted(Err(cut())));
-    assert_eq!((ends_in(&second).as_str(), second.window), ("transient/CONNECTION_CUT", None));
+    assert_eq!((ends_in(&second).as_str(), risk(&second)), ("transient/CONNECTION_CUT", None));
     assert_eq!(scene.case.history.count(Ended::Ambiguous), 2);
 }
 
@@ -72,7 +73,7 @@ fn a_submission_without_an_answer_can_be_left_alone() {
     scene.rules.ambiguous = Ambiguous::DeadLetter;
     scene.on(Event::Taken);
     let step = scene.on(submitted(Err(cut())));
-    assert_eq!((ends_in(&step).as_str(), step.window), ("transient/CONNECTION_CUT", None));
+    assert_eq!((ends_in(&step).as_str(), risk(&step)), ("transient/CONNECTION_CUT", None));
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn a_wrong_key_takes_its_job_along_and_other_account_faults_give_it_back() {
     assert_eq!(ends_in(&wrong_key), "account/ERROR_KEY_DOES_NOT_EXIST");
     for code in ["ERROR_ZERO_BALANCE", "ERROR_IP_NOT_ALLOWED", "ERROR_IP_BANNED", "ERROR_IP_BLOCKED"] {
         let step = Scene::plain().submit_refused(code);
-        assert!(matches!(step.action, Action::RetryDelay(_)), "{code}");
+        assert!(matches!(step.action, Action::Finish(Disposition::Retry(_))), "{code}");
     }
 }
 
@@ -90,15 +91,18 @@ fn what_may_not_be_submitted_now_goes_back_without_being_charged_or_polled_again
     let leaving = || Event::SubmissionsShut { for_the_account: false };
     let mut job = Scene::plain();
     job.on(Event::Taken);
-    assert!(matches!(job.on(leaving()).action, Action::Requeue));
+    assert!(matches!(job.on(leaving()).action, Action::Finish(Disposition::Requeue)));
     let for_the_account = job.on(Event::SubmissionsShut { for_the_account: true });
     assert!(
-        matches!(for_the_account.action, Action::RetryDelay(_)),
+        matches!(for_the_account.action, Action::Finish(Disposition::Retry(_))),
         "a return would be charged by the delivery counter"
     );
     let mut ticket = Scene::with_ticket();
     ticket.poll_refused("ERROR_CAPTCHA_UNSOLVABLE");
-    assert!(matches!(ticket.on(leaving()).action, Action::RetryDelay(_)), "its id is used up");
+    assert!(
+        matches!(ticket.on(leaving()).action, Action::Finish(Disposition::Retry(_))),
+        "its id is used up"
+    );
     assert_eq!(
         ticket.case.history.count(Ended::Failed(Class::Unsolved)),
         1,
@@ -111,7 +115,7 @@ fn an_unknown_code_costs_nothing_to_try_again_and_ends_the_job_after_its_budget(
     let mut scene = Scene::plain();
     let end = loop {
         let step = scene.submit_refused("ERROR_OF_NEXT_YEAR");
-        let Action::RetryDelay(park) = step.action else { break step };
+        let Action::Finish(Disposition::Retry(park)) = step.action else { break step };
         scene.now = scene.now.plus(park.delay());
     };
     assert_eq!(ends_in(&end), "unknown/ERROR_OF_NEXT_YEAR");
@@ -125,7 +129,9 @@ fn what_waits_without_a_call_since_its_type_fails_spends_nothing() {
     let mut scene = Scene::plain();
     for _ in 0..50 {
         scene.on(Event::Taken);
-        let Action::RetryDelay(park) = scene.on(Event::TypeFailing).action else { panic!("must wait") };
+        let Action::Finish(Disposition::Retry(park)) = scene.on(Event::TypeFailing).action else {
+            panic!("must wait")
+        };
         assert!(park.delay() <= secs(30), "soon back once the API is");
     }
     let spent = Class::ALL.map(|class| scene.case.history.spent(class));

@@ -1,0 +1,79 @@
+//! Applies what a step of a job shows about the account, the API and the job's type.
+
+use super::api_calls::Call;
+use super::context::Context;
+use super::limits::TypeLimiter;
+use crate::domain::fault::ApiSign;
+use crate::domain::lifecycle::{Effect, JobRun};
+
+/// Applies one effect. `call`: the call that it comes from; its permit is not free yet.
+pub(super) fn apply(
+    ctx: &Context,
+    run: &JobRun,
+    limiter: &TypeLimiter,
+    call: Option<&Call<'_>>,
+    effect: Effect,
+) {
+    let (account, now) = (ctx.standing(), ctx.clock.now());
+    let kind = run.job.kind();
+    let name = limiter.name_of(kind);
+    match (effect, call) {
+        (Effect::TripAccount(reason), Some(call)) => account.refused(reason, call.term, call.began_at, now),
+        (Effect::Api(sign, text), Some(call)) => {
+            let noted = ctx.reach.note(sign, &text, &run.job.id);
+            if noted.silence_begins {
+                ctx.lanes.restart();
+                account.silence();
+            }
+            match sign {
+                ApiSign::Silent | ApiSign::Unreachable => ctx.lanes.unanswered(now),
+                ApiSign::Answers | ApiSign::Fails => ctx.lanes.answered(),
+                ApiSign::KnowsNoSuchId => {}
+            }
+            if noted.is_lost {
+                account.unanswered(call.term, now);
+            }
+            if noted.is_suspect {
+                account.suspect();
+            }
+        }
+        (Effect::CanaryEnded(end), Some(call)) => account.canary(end, call.term),
+        (Effect::IdAnswered { wrong, accepted_at }, Some(call)) => {
+            account.answered(wrong, accepted_at, call.term, ctx.clock.uptime());
+        }
+        (
+            Effect::TripAccount(_) | Effect::Api(..) | Effect::CanaryEnded(_) | Effect::IdAnswered { .. },
+            None,
+        ) => tracing::error!("a bug: an effect of a call that was not made"),
+        (Effect::DoubtAccount, _) => account.doubted(),
+        (Effect::TypeAccepted, _) => {
+            ctx.tally.accepted(kind);
+            ctx.tally.times.submission_wait.note(now.since(run.history.first_seen));
+            limiter.accepted();
+            ctx.lanes.accepted(now);
+            account.slots_back(name);
+        }
+        (Effect::TypeRefused, _) if limiter.refused() => account.shut(name, false),
+        (Effect::TypeRefused, _) => account.still_shut(name, false),
+        // A job that has failed before is its own trouble, and says nothing new about its type.
+        (Effect::TypeFailed { first }, _) if first && limiter.failed() => account.shut(name, true),
+        (Effect::TypeFailed { .. }, _) => account.still_shut(name, true),
+        (Effect::TypeAnswered, _) => {
+            limiter.answered();
+            account.works_again(name);
+        }
+        (Effect::Solved(cost), _) => {
+            ctx.tally.cost(kind, cost);
+            if let Some(task) = run.task() {
+                ctx.solved(kind, task);
+            }
+        }
+        (Effect::BanProxy, _) => {
+            if let Some(proxy) = &run.job.proxy {
+                account.proxy_banned(proxy.clone(), now);
+            }
+        }
+        (Effect::DoublePayment(risk), _) => ctx.tally.window(risk),
+        (Effect::Wasted(class), _) => ctx.tally.wasted(class),
+    }
+}
