@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::USER;
 use super::core::Core;
 use super::exchange::{ExchangeState, NoExchange, route};
 use super::observer::{BrokerEvent, Fate};
@@ -12,6 +11,9 @@ use super::queue::QueueState;
 use crate::broker::topology::{self, Arguments, Mismatch, Topology};
 use crate::broker::{BrokerError, PublishError, PublishRequest};
 use crate::domain::message::{Message, Value};
+
+/// The user that every session is logged in as; a message's `user_id` must name it or nobody.
+pub(super) const USER: &str = "guest";
 
 /// Messages in all queues together, past which publishes are refused.
 const MOST_MESSAGES: usize = 1_000_000;
