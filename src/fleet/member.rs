@@ -388,7 +388,7 @@ impl<'a> Member<'a> {
                 self.learn(GuardEvent::ProxyBanned(&proxy)).await;
             }
             ReplicaReport::KeyTried { key, good: Some(true) } => {
-                self.on_tried(&key, ProbeEnd::KeyTaken).await
+                self.on_tried(&key, ProbeEnd::KeyTaken).await;
             }
             ReplicaReport::KeyTried { key, good: Some(false) } => {
                 self.on_tried(&key, ProbeEnd::Refused(Reason::KeyInvalid)).await;

@@ -191,8 +191,8 @@ impl PublishOwner {
         let number = self.issued;
         self.issued += 1;
         if request.mandatory {
-            let kin = ReturnKey::new(request.exchange, request.routing_key, &request.message);
-            self.returns.expect(number, kin);
+            let key = ReturnKey::new(request.exchange, request.routing_key, &request.message);
+            self.returns.expect(number, key);
         }
         let pending = Pending { reply: request.reply, since: Instant::now() };
         self.pending.insert(number, pending);
