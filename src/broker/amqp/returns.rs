@@ -10,11 +10,11 @@
 //!   later than with its own `basic.ack` (though, where that acks several, perhaps with another of
 //!   them).
 //! * A returned message carries exchange, routing key and `message_id`. A return is given to the
-//!   oldest publish under way that shares all three. Those that share them also share a fate, unless
-//!   a binding changed just between them: then an older one was stored though it is reported as
-//!   unroutable, and a younger one was returned though acked. Therefore all that share the key of a
-//!   returned message are in doubt: an ack that comes for one of them is answered as "unknown", never
-//!   as stored. No message is ever called stored that was returned.
+//!   oldest publish under way that shares all three. Those that share them also share a fate,
+//!   unless a binding changed just between them: then an older one was stored though it is reported
+//!   as unroutable, and a younger one was returned though acked. Therefore all that share the key
+//!   of a returned message are in doubt: an ack that comes for one of them is answered as
+//!   "unknown", never as stored. No message is ever called stored that was returned.
 
 use std::collections::BTreeMap;
 
