@@ -1,6 +1,6 @@
 //! The broker seam: what the worker may ask of a message broker, whatever stands behind it.
 //!
-//! Two brokers stand behind it: [`amqp`] (RabbitMQ) and [`local`] (in process). Both pass one
+//! Two brokers stand behind it: [`amqp`] (RabbitMQ) and [`memory`] (in process). Both pass one
 //! conformance suite. The hot paths (a publish, a delivery, a settlement) are plain channels to the
 //! task that owns the AMQP channel, so that there is one owner for each and the types here are the
 //! same for both brokers.

@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use super::Finding;
 use super::answers::{AnswerCounts, Answers};
 use super::local_trip::{LocalTrip, LocalTrips, Quarantine, Relapses};
 use super::message::ReplicaReport;
@@ -72,6 +71,20 @@ impl Snapshot {
     fn term(&self) -> u64 {
         self.state.as_ref().map_or(0, |state| state.term)
     }
+}
+
+/// What this replica has found out, on its way to the fleet.
+#[derive(Debug)]
+pub(super) enum Finding {
+    /// For all.
+    Report(ReplicaReport),
+    /// How the canary ended: the leader's own business.
+    Canary(CanaryEnd, u64),
+    /// A task in doubt was asked for: the leader's own business too.
+    Doubtful {
+        /// The API does not know it.
+        wrong_id: bool,
+    },
 }
 
 struct AccountParts {

@@ -94,10 +94,10 @@ impl Client {
     pub async fn survey(&mut self, patience: Duration) -> Result<Survey, BrokerError> {
         let deadline = Instant::now() + patience;
         self.forget();
-        self.say(&Control::Hello).await?;
+        self.send(&Control::Hello).await?;
         loop {
             if self.is_complete() || !self.listen(deadline).await? {
-                return Ok(self.told());
+                return Ok(self.collected());
             }
         }
     }
@@ -137,16 +137,16 @@ impl Client {
         let command = Control::Command(OperatorCommand { id: id.clone(), order });
         self.forget();
         // Whoever is there already answers to this, so that it is known how many are to follow.
-        self.say(&Control::Hello).await?;
+        self.send(&Control::Hello).await?;
         let mut repeat = interval(REPEAT);
         loop {
             let carried_out =
                 self.leader().is_some_and(|leader| leader.state.last_command.as_deref() == Some(&*id));
             if carried_out && self.is_complete() || Instant::now() >= deadline {
-                return Ok(Answer { carried_out, survey: self.told() });
+                return Ok(Answer { carried_out, survey: self.collected() });
             }
             tokio::select! {
-                _ = repeat.tick(), if !carried_out => self.say(&command).await?,
+                _ = repeat.tick(), if !carried_out => self.send(&command).await?,
                 heard = self.listen(deadline) => drop(heard?),
             }
         }
@@ -162,7 +162,7 @@ impl Client {
         self.leader = None;
     }
 
-    async fn say(&self, control: &Control) -> Result<(), BrokerError> {
+    async fn send(&self, control: &Control) -> Result<(), BrokerError> {
         let message = encode(control, &self.user);
         let said = self.session.publisher().publish(&self.exchange, "", false, message).await;
         said.map_err(|error| BrokerError::Lost(error.to_string()))
@@ -175,7 +175,7 @@ impl Client {
             >= leader.replicas.max(self.replicas.len())
     }
 
-    fn told(&self) -> Survey {
+    fn collected(&self) -> Survey {
         let mut replicas: Vec<Heartbeat> = self.heard().map(|(replica, _)| replica.clone()).collect();
         replicas.sort_by(|a, b| a.name.cmp(&b.name));
         Survey { leader: self.leader().cloned(), replicas }

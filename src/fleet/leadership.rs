@@ -306,7 +306,7 @@ pub(super) fn probe_end(end: Result<Balance, CallError>, overrides: &Overrides) 
 }
 
 /// Logs what has changed about the account, once, with what to do about it.
-pub(super) fn tell(state: &State, before: Option<&State>) {
+pub(super) fn log_change(state: &State, before: Option<&State>) {
     if before.is_some_and(|before| before.phase == state.phase && before.reasons() == state.reasons()) {
         return;
     }
@@ -333,7 +333,7 @@ pub(super) fn tell(state: &State, before: Option<&State>) {
 }
 
 /// Warns once when the balance falls below the operator's bound.
-pub(super) fn tell_low_balance(state: &State, before: &State, low_balance: f64) {
+pub(super) fn log_low_balance(state: &State, before: &State, low_balance: f64) {
     let is_low = |state: &State| state.funds.as_ref().is_some_and(|funds| funds.amount < low_balance);
     if is_low(state) && !is_low(before) {
         let balance = state.funds.as_ref().map(|funds| &*funds.text);

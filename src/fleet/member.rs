@@ -12,13 +12,13 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::account_state::Egress;
+use super::account_state::{Egress, Finding};
 use super::leadership::{self, AnswersVerdict, Lead};
 use super::membership::Membership;
 use super::message::{
     Control, Heartbeat, LeaderNews, OperatorCommand, Order, ReplicaReport, VerifiedControl, encode,
 };
-use super::{Finding, Fleet, Vitals};
+use super::{Fleet, Vitals};
 use crate::broker::{ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::call::CallError;
 use crate::domain::fingerprint::Fingerprint;
@@ -63,8 +63,8 @@ pub(super) struct Member<'a> {
     tick: Interval,
     leader_heard: Instant,
     announced: Instant,
-    presented: Instant,
-    presented_key: Fingerprint,
+    heartbeat_sent_at: Instant,
+    announced_key: Fingerprint,
     /// When it was last asked who is there, and answered.
     answered: Option<Instant>,
     /// It was asked, and has not answered yet.
@@ -109,8 +109,8 @@ impl<'a> Member<'a> {
             tick,
             leader_heard: now,
             announced: now,
-            presented: now,
-            presented_key: fleet.account.key(),
+            heartbeat_sent_at: now,
+            announced_key: fleet.account.key(),
             answered: None,
             asked: false,
             aside_until: None,
@@ -119,7 +119,7 @@ impl<'a> Member<'a> {
         if !fleet.leaving.is_cancelled() {
             member.stand_for_lead().await?;
         }
-        member.say(&Control::Hello).await;
+        member.send(&Control::Hello).await;
         if depth.ready == 0 && depth.consumers == 0 {
             member.create().await;
         }
@@ -164,7 +164,7 @@ impl<'a> Member<'a> {
 
     /// Says something to all. Should it not arrive, that is no end of anything: what matters is
     /// said again.
-    async fn say(&self, control: &Control) {
+    async fn send(&self, control: &Control) {
         let message = encode(control, &self.fleet.trust.own);
         let said =
             self.session.publisher().publish(&self.fleet.options.names.control(), "", false, message).await;
@@ -174,7 +174,7 @@ impl<'a> Member<'a> {
     }
 
     /// Says that it is there.
-    async fn present(&mut self) {
+    async fn send_heartbeat(&mut self) {
         let snapshot = self.fleet.account.snapshot();
         let heartbeat = Heartbeat {
             id: self.fleet.id.clone(),
@@ -185,11 +185,11 @@ impl<'a> Member<'a> {
             started_at: self.fleet.started_at,
             vitals: (self.vitals)().bounded(),
         };
-        self.presented = Instant::now();
-        self.presented_key = heartbeat.key.clone();
+        self.heartbeat_sent_at = Instant::now();
+        self.announced_key = heartbeat.key.clone();
         self.asked = false;
         self.membership.note(heartbeat.clone());
-        self.say(&Control::Replica(Box::new(heartbeat))).await;
+        self.send(&Control::Replica(Box::new(heartbeat))).await;
     }
 
     /// A message of the guard's queue: with the first of them comes the lead.
@@ -224,7 +224,7 @@ impl<'a> Member<'a> {
         if !self.learn(GuardEvent::TookOver).await {
             self.write().await;
         }
-        self.say(&Control::Hello).await;
+        self.send(&Control::Hello).await;
         Ok(())
     }
 
@@ -246,7 +246,7 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    pub(super) async fn on_control(&mut self, delivery: Delivery) -> Result<(), Lost> {
+    async fn on_control(&mut self, delivery: Delivery) -> Result<(), Lost> {
         let Delivery { message, receipt, .. } = delivery;
         let _ = receipt.ack();
         let Some(VerifiedControl { control, user }) = self.fleet.trust.verify(&message) else {
@@ -278,13 +278,13 @@ impl<'a> Member<'a> {
     /// Says that it is there to whoever has asked, unless it has answered another just now: each
     /// answer of each replica goes to all of them. Then it is said a little later, to all who have
     /// asked meanwhile.
-    pub(super) async fn answer(&mut self) {
+    async fn answer(&mut self) {
         let apart = (self.membership.interval() / 2).min(MOST_APART);
         if self.answered.is_some_and(|at| at.elapsed() < apart) {
             return;
         }
         self.answered = Some(Instant::now());
-        self.present().await;
+        self.send_heartbeat().await;
         self.announce().await;
     }
 
@@ -303,8 +303,8 @@ impl<'a> Member<'a> {
         self.fleet.account.types().follow(&news.shut, &news.failing);
         self.fleet.account.note_queues(news.queues);
         if is_news {
-            leadership::tell(&news.state, before.as_deref());
-            self.present().await;
+            leadership::log_change(&news.state, before.as_deref());
+            self.send_heartbeat().await;
         }
         Ok(())
     }
@@ -372,7 +372,7 @@ impl<'a> Member<'a> {
                 if let Some(lead) = &mut self.lead {
                     lead.suspected = true;
                     lead.forget_answers();
-                    self.do_duty().await;
+                    self.perform_duty().await;
                 }
             }
             ReplicaReport::Silence => {
@@ -383,7 +383,7 @@ impl<'a> Member<'a> {
             ReplicaReport::Doubted => {
                 if let Some(lead) = &mut self.lead {
                     lead.doubted = true;
-                    self.do_duty().await;
+                    self.perform_duty().await;
                 }
             }
             ReplicaReport::Shut { task_type, failing } => {
@@ -397,7 +397,7 @@ impl<'a> Member<'a> {
                 self.learn(GuardEvent::ProxyBanned(&proxy)).await;
             }
             ReplicaReport::KeyTried { key, good: Some(true) } => {
-                self.on_tried(&key, ProbeEnd::KeyTaken).await
+                self.on_tried(&key, ProbeEnd::KeyTaken).await;
             }
             ReplicaReport::KeyTried { key, good: Some(false) } => {
                 self.on_tried(&key, ProbeEnd::Refused(Reason::KeyInvalid)).await;
@@ -407,7 +407,7 @@ impl<'a> Member<'a> {
     }
 
     /// Whether the leader knows another replica whose key is good.
-    pub(super) fn peers(&self, key: &Fingerprint) -> bool {
+    fn peers(&self, key: &Fingerprint) -> bool {
         let keys = self.lead.as_ref().map(|lead| &lead.state.keys);
         keys.is_some_and(|keys| self.membership.has_another_good_key(keys, key))
     }
@@ -425,12 +425,12 @@ impl<'a> Member<'a> {
             Order::Pause { reason } => self.learn(GuardEvent::Pause(Paused { reason, by, since }, &id)).await,
             Order::Resume => self.learn(GuardEvent::Resume(&id)).await,
         };
-        self.do_duty().await;
+        self.perform_duty().await;
     }
 
-    pub(super) async fn on_found(&mut self, found: Finding) {
+    async fn on_found(&mut self, found: Finding) {
         match found {
-            Finding::Report(report) => self.say(&Control::Report(report)).await,
+            Finding::Report(report) => self.send(&Control::Report(report)).await,
             // An address of its own: no matter of the fleet's.
             Finding::Canary(CanaryEnd::Refused(reason), _)
                 if self.fleet.options.egress == Egress::Own && reason.is_of_the_address() => {}
@@ -451,27 +451,27 @@ impl<'a> Member<'a> {
     async fn on_tick(&mut self) -> Result<(), Lost> {
         let fleet = self.fleet;
         fleet.account.tick();
-        if fleet.account.key() != self.presented_key {
+        if fleet.account.key() != self.announced_key {
             tracing::info!("API key changed; verifying it");
-            self.present().await;
+            self.send_heartbeat().await;
         }
         self.membership.prune();
         fleet.account.set_rank(self.membership.rank(&fleet.id));
-        if self.presented.elapsed() >= self.membership.interval() {
-            self.present().await;
+        if self.heartbeat_sent_at.elapsed() >= self.membership.interval() {
+            self.send_heartbeat().await;
         } else if self.asked {
             self.answer().await;
         }
         if self.lead.is_some() {
             self.lead_on().await;
         } else {
-            self.mind_the_lead().await?;
+            self.watch_leader().await?;
         }
         Ok(())
     }
 
     /// What a replica that does not lead does about there being a leader.
-    async fn mind_the_lead(&mut self) -> Result<(), Lost> {
+    async fn watch_leader(&mut self) -> Result<(), Lost> {
         let leaving = self.fleet.leaving.is_cancelled();
         if self.aside_until.is_some_and(|until| !leaving && Instant::now() >= until) {
             self.aside_until = None;

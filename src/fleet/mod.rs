@@ -33,7 +33,7 @@ use crate::broker::topology::Names;
 use crate::clock::{Clock, Rng};
 use crate::domain::api_code::Overrides;
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::guard::{CanaryEnd, Rules};
+use crate::domain::guard::Rules;
 use crate::domain::time::Timestamp;
 use crate::solver::{Solver, SolverConfigError};
 
@@ -43,9 +43,10 @@ pub use message::{Heartbeat, LeaderNews};
 pub use type_breaker::TypeBreaker;
 pub use vitals::{Depths, Detail, FailedJob, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals, type_shown};
 
+use account_state::Finding;
 use member::Member;
 use membership::Membership;
-use message::{Control, ReplicaReport, Trust, encode};
+use message::{Control, Trust, encode};
 
 /// What a replica's part in the fleet is made of.
 pub struct FleetOptions {
@@ -81,20 +82,6 @@ pub struct Fleet {
     membership: Membership,
     found: Mutex<Receiver<Finding>>,
     leaving: CancellationToken,
-}
-
-/// What this replica has found out, on its way to the fleet.
-#[derive(Debug)]
-enum Finding {
-    /// For all.
-    Report(ReplicaReport),
-    /// How the canary ended: the leader's own business.
-    Canary(CanaryEnd, u64),
-    /// A task in doubt was asked for: the leader's own business too.
-    Doubtful {
-        /// The API does not know it.
-        wrong_id: bool,
-    },
 }
 
 impl Fleet {

@@ -146,7 +146,7 @@ impl TypeFigures {
 impl FailedJob {
     /// As it is reported.
     #[must_use]
-    pub fn told(at: Timestamp, id: &str, class: &str, code: &str, task_type: Option<&str>) -> Self {
+    pub fn new(at: Timestamp, id: &str, class: &str, code: &str, task_type: Option<&str>) -> Self {
         let task_type = task_type.map(type_shown);
         Self { at, id: shown(id, ID), class: class.to_owned(), code: shown(code, CODE), task_type }
     }
@@ -172,7 +172,7 @@ mod tests {
         let failed = crate::domain::class::Class::finals().map(|class| (class.name().to_owned(), u64::MAX));
         let failure = |number| {
             let (id, task_type) = (hostile(number), hostile(number));
-            FailedJob::told(Timestamp::from_millis(0), &id, "malformed", &"X".repeat(99), Some(&task_type))
+            FailedJob::new(Timestamp::from_millis(0), &id, "malformed", &"X".repeat(99), Some(&task_type))
         };
         let detail = Detail {
             failed: failed.collect(),

@@ -163,7 +163,7 @@ pub(super) fn failures(told: &[&Heartbeat]) -> Vec<FailureRow> {
         let Some(detail) = &replica.vitals.detail else { continue };
         for failure in detail.failures.iter().take(MAX_FAILURES) {
             let FailedJob { at, id, class, code, task_type } = failure;
-            let failure = FailedJob::told(*at, id, &shown(class, 20), code, task_type.as_deref());
+            let failure = FailedJob::new(*at, id, &shown(class, 20), code, task_type.as_deref());
             rows.push(FailureRow { replica: shown(&replica.name, NAME), failure });
         }
     }

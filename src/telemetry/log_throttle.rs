@@ -103,7 +103,7 @@ impl ProcessThrottle {
 
     /// Writes a line for each kind of which lines were left out: those that have waited a span for
     /// it, or all at the end.
-    pub(super) fn tell(&self, now: Instant, is_end: bool) {
+    pub(super) fn report(&self, now: Instant, is_end: bool) {
         // Not under the lock, which the lines themselves would need.
         let told = if is_end { self.lock().rest() } else { self.lock().due(now) };
         for LeftOut { lines, text, .. } in told {
@@ -243,9 +243,9 @@ mod tests {
                 tracing::warn!(n, "a {} could not be published", "ticket");
                 tracing::info!(n, "a job");
             }
-            throttle.tell(Instant::now(), false);
-            throttle.tell(Instant::now(), true);
-            throttle.tell(Instant::now(), true);
+            throttle.report(Instant::now(), false);
+            throttle.report(Instant::now(), true);
+            throttle.report(Instant::now(), true);
         });
         let text = String::from_utf8(buffer.0.lock().clone()).unwrap();
         let count = |word: &str| text.lines().filter(|line| line.contains(word)).count();

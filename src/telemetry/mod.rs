@@ -94,12 +94,12 @@ impl Logging {
 
     /// Writes a line for each kind of warning of which lines were left out more than a minute ago.
     pub fn tell_left_out(&self) {
-        self.throttle.tell(Instant::now(), false);
+        self.throttle.report(Instant::now(), false);
     }
 
     /// The same for all of them, at the end.
     pub fn tell_rest(&self) {
-        self.throttle.tell(Instant::now(), true);
+        self.throttle.report(Instant::now(), true);
     }
 }
 

@@ -47,8 +47,9 @@ pub use control::{Control, ControlError, Flash, Outage, Storm, Target};
 pub use distribution::Distribution;
 pub use script::{HttpStep, Rule, Script, Step, When};
 pub use server::Server;
-pub use settings::{ScenarioError, SimulatorConfig, TaskIds, TypeConfig};
+pub use settings::{ScenarioError, SimulatorConfig, TypeConfig};
 pub use stats::{Calls, LateCalls, Stats};
+pub use tasks::TaskIds;
 pub use wire::{Reply, expected_solution};
 
 use state::State;

@@ -12,6 +12,7 @@ use super::control::{Outage, outage_faults};
 use super::distribution::Distribution;
 use super::kinds;
 use super::script::Rule;
+use super::tasks::TaskIds;
 
 /// Everything a simulator can be told. Every field has a default, so a scenario names only what it
 /// changes.
@@ -54,18 +55,6 @@ pub struct SimulatorConfig {
     /// Most task digests remembered for telling repeated submissions (about 35 bytes each). Later
     /// tasks count as new ones, and are counted in `digests_not_remembered`.
     pub max_digests: usize,
-}
-
-/// The shape of task ids. Clients must keep them opaque, so all three must do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskIds {
-    /// JSON integers from `first_task_id` up.
-    Integer,
-    /// JSON integers from `first_task_id` + 2^33 up, which do not fit in 32 bits.
-    WideInteger,
-    /// JSON strings: random UUIDs.
-    Uuid,
 }
 
 /// What may differ by task type.

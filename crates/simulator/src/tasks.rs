@@ -8,11 +8,23 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use serde::Deserialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::script::Script;
-use super::settings::TaskIds;
+
+/// The shape of task ids. Clients must keep them opaque, so all three must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskIds {
+    /// JSON integers from `first_task_id` up.
+    Integer,
+    /// JSON integers from `first_task_id` + 2^33 up, which do not fit in 32 bits.
+    WideInteger,
+    /// JSON strings: random UUIDs.
+    Uuid,
+}
 
 /// A task's id, in the JSON type it is given out in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -102,11 +102,11 @@ async fn handshake(
 
 /// Ends the session when the connection ends, whatever ends it, a peer that has gone silent
 /// included.
-pub(super) fn watch(connection: &Connection, role: &'static str, life: &SessionLifetime) {
+pub(super) fn watch(connection: &Connection, role: &'static str, lifetime: &SessionLifetime) {
     let mut events = connection.events_listener();
     let status = connection.status().clone();
-    let ending = life.ending();
-    let life = life.clone();
+    let close_signal = lifetime.close_signal();
+    let lifetime = lifetime.clone();
     tokio::spawn(async move {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -114,18 +114,18 @@ pub(super) fn watch(connection: &Connection, role: &'static str, life: &SessionL
             let event = tokio::select! {
                 event = events.next() => event,
                 _ = look.tick() => None,
-                _ = ending.ended() => return,
+                _ = close_signal.ended() => return,
             };
             match event {
                 // Events report a dead channel too, which is that channel owner's business.
                 Some(Event::Error(error)) if !status.connected() => {
-                    life.end(&format!("{role} connection: {error}"));
+                    lifetime.end(&format!("{role} connection: {error}"));
                 }
                 Some(Event::ConnectionBlocked(reason)) => {
                     warn!(role, reason, "the broker blocks publishing");
                 }
                 Some(Event::ConnectionUnblocked) => info!(role, "the broker accepts publishes again"),
-                _ if !status.connected() => life.end(&format!("{role} connection closed")),
+                _ if !status.connected() => lifetime.end(&format!("{role} connection closed")),
                 _ => {}
             }
         }
@@ -147,14 +147,14 @@ pub(super) async fn close(connection: &Connection, patience: Duration) {
 /// Shared by everything that belongs to a session.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SessionLifetime {
-    ending: CloseSignal,
+    close_signal: CloseSignal,
     owners: TaskTracker,
 }
 
 impl SessionLifetime {
     /// Ends it; the first reason stands.
     pub(super) fn end(&self, reason: &str) {
-        self.ending.end(reason);
+        self.close_signal.end(reason);
     }
 
     /// The owners of the session's channels, so that closing can wait for what they still have to
@@ -163,8 +163,8 @@ impl SessionLifetime {
         &self.owners
     }
 
-    pub(super) fn ending(&self) -> CloseSignal {
-        self.ending.clone()
+    pub(super) fn close_signal(&self) -> CloseSignal {
+        self.close_signal.clone()
     }
 }
 

@@ -29,10 +29,10 @@ pub(super) async fn open(
     connection: &Connection,
     spec: ConsumeSpec,
     (patience, linger): (Duration, Linger),
-    life: &SessionLifetime,
+    lifetime: &SessionLifetime,
 ) -> Result<Consumer, BrokerError> {
     let channel = channel(connection, patience).await?;
-    start(channel, spec, (patience, linger), life).await
+    start(channel, spec, (patience, linger), lifetime).await
 }
 
 /// Consumes on a channel that has no consumer yet, and takes it over.
@@ -40,7 +40,7 @@ pub(super) async fn start(
     channel: Channel,
     spec: ConsumeSpec,
     (patience, linger): (Duration, Linger),
-    life: &SessionLifetime,
+    lifetime: &SessionLifetime,
 ) -> Result<Consumer, BrokerError> {
     let too_long = |error: TooLong| BrokerError::Forbidden(error.to_string());
     let queue = short("the queue's name", &spec.queue).map_err(too_long)?;
@@ -54,8 +54,14 @@ pub(super) async fn start(
     let consuming =
         channel.basic_consume(queue, tag.clone(), BasicConsumeOptions::default(), FieldTable::default());
     let stream = call("basic.consume", patience, consuming).await?;
-    let owner = ConsumeOwner::new(channel, (stream, tag, prefetch), (patience, linger), port, life.ending());
-    life.owners().spawn(owner.run(spec.queue));
+    let owner = ConsumeOwner::new(
+        channel,
+        (stream, tag, prefetch),
+        (patience, linger),
+        port,
+        lifetime.close_signal(),
+    );
+    lifetime.owners().spawn(owner.run(spec.queue));
     Ok(consumer)
 }
 
@@ -125,7 +131,7 @@ struct ConsumeOwner {
     cancelled: bool,
     renewing: Option<BoxFuture<'static, Result<Instant, String>>>,
     tick: Interval,
-    ending: CloseSignal,
+    close_signal: CloseSignal,
 }
 
 impl ConsumeOwner {
@@ -134,7 +140,7 @@ impl ConsumeOwner {
         (stream, tag, prefetch): (lapin::Consumer, ShortString, u16),
         (patience, linger): (Duration, Linger),
         port: ConsumerPort,
-        ending: CloseSignal,
+        close_signal: CloseSignal,
     ) -> Self {
         let mut tick = interval(RENEW_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -155,7 +161,7 @@ impl ConsumeOwner {
             cancelled: false,
             renewing: None,
             tick,
-            ending,
+            close_signal,
         }
     }
 
@@ -245,7 +251,7 @@ impl ConsumeOwner {
         let room = BATCH.saturating_sub(self.gathered.len()).max(1);
         tokio::select! {
             biased;
-            reason = self.ending.ended() => OwnerEvent::Lost(reason),
+            reason = self.close_signal.ended() => OwnerEvent::Lost(reason),
             outcome = renewing => outcome.map_or_else(OwnerEvent::Lost, OwnerEvent::Renewed),
             _ = self.tick.tick() => OwnerEvent::Tick,
             count = self.settlements.recv_many(self.gathered.room(), room) => OwnerEvent::Settlements(count),

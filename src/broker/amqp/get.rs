@@ -38,7 +38,7 @@ impl Getters {
         connection: &Connection,
         queue: &str,
         patience: Duration,
-        life: &SessionLifetime,
+        lifetime: &SessionLifetime,
     ) -> Result<Option<Delivery>, BrokerError> {
         let name =
             short("the queue's name", queue).map_err(|error| BrokerError::Forbidden(error.to_string()))?;
@@ -47,7 +47,7 @@ impl Getters {
         // a message, which only its channel's end sends back.
         let getter = match by_queue.remove(queue) {
             Some(getter) if getter.channel.status().connected() => getter,
-            _ => Getter::open(connection, patience, life).await?,
+            _ => Getter::open(connection, patience, lifetime).await?,
         };
         let getting = getter.channel.basic_get(name, BasicGetOptions { no_ack: false });
         let got = call("basic.get", patience, getting).await?;
@@ -61,13 +61,13 @@ impl Getter {
     async fn open(
         connection: &Connection,
         patience: Duration,
-        life: &SessionLifetime,
+        lifetime: &SessionLifetime,
     ) -> Result<Self, BrokerError> {
         let channel = channel(connection, patience).await?;
         let (owner, settlements) = mpsc::unbounded_channel();
         let (kept, dropped) = oneshot::channel();
         let settler = Settler::new(channel.clone(), patience);
-        life.owners().spawn(serve(settler, settlements, dropped, life.ending()));
+        lifetime.owners().spawn(serve(settler, settlements, dropped, lifetime.close_signal()));
         Ok(Self { channel, owner, _kept: kept })
     }
 }
@@ -76,7 +76,7 @@ async fn serve(
     mut settler: Settler,
     mut settlements: mpsc::UnboundedReceiver<Settlement>,
     mut dropped: oneshot::Receiver<()>,
-    life: CloseSignal,
+    lifetime: CloseSignal,
 ) {
     let mut batch = Vec::new();
     loop {
@@ -84,7 +84,7 @@ async fn serve(
         let last = tokio::select! {
             count = settlements.recv_many(&mut batch, BATCH) => count == 0,
             _ = &mut dropped => true,
-            _ = life.ended() => true,
+            _ = lifetime.ended() => true,
         };
         if last {
             settlements.close();

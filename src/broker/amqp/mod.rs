@@ -87,11 +87,11 @@ impl Connector {
             connection::open(&self.endpoint, &self.options, "publish"),
             connection::open(&self.endpoint, &self.options, "consume"),
         )?;
-        let life = SessionLifetime::default();
-        connection::watch(&publishing, "publishing", &life);
-        connection::watch(&consuming, "consuming", &life);
-        let closed = life.ending();
-        let link = AmqpLink::new(publishing, consuming, life, &self.options);
+        let lifetime = SessionLifetime::default();
+        connection::watch(&publishing, "publishing", &lifetime);
+        connection::watch(&consuming, "consuming", &lifetime);
+        let closed = lifetime.close_signal();
+        let link = AmqpLink::new(publishing, consuming, lifetime, &self.options);
         let publisher = link.publisher(true).await?;
         Ok(Session::new(Arc::new(link), publisher, closed))
     }
@@ -111,7 +111,7 @@ const SUBSCRIBER_PREFETCH: u16 = 8;
 struct AmqpLink {
     publishing: Connection,
     consuming: Connection,
-    life: SessionLifetime,
+    lifetime: SessionLifetime,
     getters: Getters,
     call_timeout: Duration,
     confirm_timeout: Duration,
@@ -123,13 +123,13 @@ impl AmqpLink {
     fn new(
         publishing: Connection,
         consuming: Connection,
-        life: SessionLifetime,
+        lifetime: SessionLifetime,
         options: &AmqpOptions,
     ) -> Self {
         Self {
             publishing,
             consuming,
-            life,
+            lifetime,
             getters: Getters::default(),
             call_timeout: options.call_timeout,
             confirm_timeout: options.confirm_timeout,
@@ -150,13 +150,13 @@ impl AmqpLink {
             (self.publishing.status().clone(), self.publishing.configuration().frame_max()),
             requests,
             (self.publish_depth, self.confirm_timeout, self.linger),
-            self.life.ending(),
+            self.lifetime.close_signal(),
         );
-        let life = self.life.clone();
-        self.life.owners().spawn(async move {
+        let lifetime = self.lifetime.clone();
+        self.lifetime.owners().spawn(async move {
             let reason = owner.run().await;
             if vital {
-                life.end(&format!("publishing channel: {reason}"));
+                lifetime.end(&format!("publishing channel: {reason}"));
             }
         });
         Ok(publisher)
@@ -167,13 +167,13 @@ impl AmqpLink {
 /// connections happen to.
 impl Drop for AmqpLink {
     fn drop(&mut self) {
-        self.life.end("the session was dropped");
+        self.lifetime.end("the session was dropped");
     }
 }
 
 impl Link for AmqpLink {
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
-        Box::pin(consume::open(&self.consuming, spec, (self.call_timeout, self.linger), &self.life))
+        Box::pin(consume::open(&self.consuming, spec, (self.call_timeout, self.linger), &self.lifetime))
     }
 
     fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>> {
@@ -181,7 +181,7 @@ impl Link for AmqpLink {
     }
 
     fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>> {
-        Box::pin(self.getters.get(&self.consuming, queue, self.call_timeout, &self.life))
+        Box::pin(self.getters.get(&self.consuming, queue, self.call_timeout, &self.lifetime))
     }
 
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
@@ -197,7 +197,7 @@ impl Link for AmqpLink {
             let channel = connection::channel(&self.consuming, self.call_timeout).await?;
             let queue = declared::subscription(&channel, exchange, self.call_timeout).await?;
             let spec = ConsumeSpec { tag: queue.clone(), queue, prefetch: SUBSCRIBER_PREFETCH };
-            consume::start(channel, spec, (self.call_timeout, Linger::none()), &self.life).await
+            consume::start(channel, spec, (self.call_timeout, Linger::none()), &self.lifetime).await
         })
     }
 
@@ -207,11 +207,11 @@ impl Link for AmqpLink {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            self.life.end("closed");
-            self.life.owners().close();
+            self.lifetime.end("closed");
+            self.lifetime.owners().close();
             // First the owners: settlements that were made, and confirms that are on their way, are
             // worth a moment.
-            let _ = timeout(self.call_timeout, self.life.owners().wait()).await;
+            let _ = timeout(self.call_timeout, self.lifetime.owners().wait()).await;
             tokio::join!(
                 connection::close(&self.consuming, self.call_timeout),
                 connection::close(&self.publishing, self.call_timeout),

@@ -52,7 +52,7 @@ pub(super) struct PublishOwner {
     depth: usize,
     confirm_timeout: Duration,
     gathered: Batch<PublishRequest>,
-    ending: CloseSignal,
+    close_signal: CloseSignal,
     // By the order of issue. An answered publish stays out of here, its confirm may still come.
     pending: BTreeMap<u64, Pending>,
     confirms: FuturesUnordered<BoxFuture<'static, ConfirmResult>>,
@@ -68,7 +68,7 @@ impl PublishOwner {
         (connection, frame_max): (ConnectionStatus, u32),
         requests: mpsc::Receiver<PublishRequest>,
         (depth, confirm_timeout, linger): (usize, Duration, Linger),
-        ending: CloseSignal,
+        close_signal: CloseSignal,
     ) -> Self {
         Self {
             channel,
@@ -78,7 +78,7 @@ impl PublishOwner {
             depth: depth.max(1),
             confirm_timeout,
             gathered: Batch::new(linger),
-            ending,
+            close_signal,
             pending: BTreeMap::new(),
             confirms: FuturesUnordered::new(),
             returns: Returns::default(),
@@ -119,7 +119,7 @@ impl PublishOwner {
                         return reason;
                     }
                 }
-                reason = self.ending.ended() => return reason,
+                reason = self.close_signal.ended() => return reason,
                 count = self.requests.recv_many(self.gathered.room(), room), if room > 0 => {
                     if count == 0 {
                         self.gathered.take().into_iter().for_each(|request| self.issue(request));
@@ -191,8 +191,8 @@ impl PublishOwner {
         let number = self.issued;
         self.issued += 1;
         if request.mandatory {
-            let kin = ReturnKey::new(request.exchange, request.routing_key, &request.message);
-            self.returns.expect(number, kin);
+            let key = ReturnKey::new(request.exchange, request.routing_key, &request.message);
+            self.returns.expect(number, key);
         }
         let pending = Pending { reply: request.reply, since: Instant::now() };
         self.pending.insert(number, pending);

@@ -9,12 +9,12 @@
 //!   out first in, first out, one to each confirm it resolves. So a returned message surfaces no
 //!   later than with its own `basic.ack` (though, where that acks several, perhaps with another of
 //!   them).
-//! * A returned message carries exchange, routing key and `message_id`. Publishes under way that
-//!   share all three are kin, and a return is given to the oldest of them. Messages with one key share a fate,
-//!   unless a binding changed just between them: then an older one was stored though it is told
-//!   "unroutable", and a younger one was returned though acked. Therefore the kin of a returned
-//!   message are in doubt: an ack that comes for one of them is answered as "unknown", never as
-//!   stored. No message is ever called stored that was returned.
+//! * A returned message carries exchange, routing key and `message_id`. A return is given to the
+//!   oldest publish under way that shares all three. Those that share them also share a fate,
+//!   unless a binding changed just between them: then an older one was stored though it is reported
+//!   as unroutable, and a younger one was returned though acked. Therefore all that share the key
+//!   of a returned message are in doubt: an ack that comes for one of them is answered as
+//!   "unknown", never as stored. No message is ever called stored that was returned.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ impl ReturnKey {
 
 #[derive(Debug)]
 struct Expected {
-    kin: ReturnKey,
+    key: ReturnKey,
     returned: bool,
     in_doubt: bool,
 }
@@ -63,15 +63,15 @@ pub(super) struct Returns {
 
 impl Returns {
     /// A mandatory publish goes out.
-    pub(super) fn expect(&mut self, number: u64, kin: ReturnKey) {
-        self.expected.insert(number, Expected { kin, returned: false, in_doubt: false });
+    pub(super) fn expect(&mut self, number: u64, key: ReturnKey) {
+        self.expected.insert(number, Expected { key, returned: false, in_doubt: false });
     }
 
     /// A message came back: the publish that it is taken for, or `None` where no such publish is
     /// under way.
-    pub(super) fn take_back(&mut self, kin: &ReturnKey) -> Option<u64> {
+    pub(super) fn take_back(&mut self, key: &ReturnKey) -> Option<u64> {
         let mut taken = None;
-        for (number, expected) in self.expected.iter_mut().filter(|(_, expected)| expected.kin == *kin) {
+        for (number, expected) in self.expected.iter_mut().filter(|(_, expected)| expected.key == *key) {
             if taken.is_none() && !expected.returned {
                 expected.returned = true;
                 taken = Some(*number);
@@ -92,62 +92,62 @@ impl Returns {
 mod tests {
     use super::*;
 
-    fn kin(key: &str, id: &str) -> ReturnKey {
+    fn return_key(key: &str, id: &str) -> ReturnKey {
         ReturnKey { exchange: "x".to_owned(), routing_key: key.to_owned(), message_id: Some(id.to_owned()) }
     }
 
     #[test]
     fn a_return_finds_its_publish_whatever_confirm_carried_it() {
         let mut returns = Returns::default();
-        returns.expect(0, kin("routed", "a"));
-        returns.expect(1, kin("unroutable", "b"));
-        returns.expect(2, kin("routed", "c"));
-        assert_eq!(returns.take_back(&kin("unroutable", "b")), Some(1));
+        returns.expect(0, return_key("routed", "a"));
+        returns.expect(1, return_key("unroutable", "b"));
+        returns.expect(2, return_key("routed", "c"));
+        assert_eq!(returns.take_back(&return_key("unroutable", "b")), Some(1));
         assert!(!returns.conclude(0) && !returns.conclude(1) && !returns.conclude(2));
     }
 
     #[test]
-    fn kin_that_are_all_returned_are_each_answered() {
+    fn equal_keys_that_are_all_returned_are_each_answered() {
         let mut returns = Returns::default();
         for number in 0..3 {
-            returns.expect(number, kin("unroutable", "same"));
+            returns.expect(number, return_key("unroutable", "same"));
         }
-        let answered: Vec<_> = (0..3).map(|_| returns.take_back(&kin("unroutable", "same"))).collect();
+        let answered: Vec<_> = (0..3).map(|_| returns.take_back(&return_key("unroutable", "same"))).collect();
         assert_eq!(answered, [Some(0), Some(1), Some(2)]);
     }
 
     #[test]
-    fn an_ack_of_kin_of_a_returned_message_is_not_taken_for_stored() {
+    fn an_ack_with_the_key_of_a_returned_message_is_not_taken_for_stored() {
         let mut returns = Returns::default();
-        returns.expect(0, kin("rebound", "same"));
-        returns.expect(1, kin("rebound", "same"));
-        assert_eq!(returns.take_back(&kin("rebound", "same")), Some(0));
+        returns.expect(0, return_key("rebound", "same"));
+        returns.expect(1, return_key("rebound", "same"));
+        assert_eq!(returns.take_back(&return_key("rebound", "same")), Some(0));
         assert!(returns.conclude(1), "its message may be the one that came back");
     }
 
     #[test]
     fn a_publish_after_the_return_is_not_in_doubt() {
         let mut returns = Returns::default();
-        returns.expect(0, kin("k", "same"));
-        assert_eq!(returns.take_back(&kin("k", "same")), Some(0));
-        returns.expect(1, kin("k", "same"));
+        returns.expect(0, return_key("k", "same"));
+        assert_eq!(returns.take_back(&return_key("k", "same")), Some(0));
+        returns.expect(1, return_key("k", "same"));
         assert!(!returns.conclude(1));
     }
 
     #[test]
     fn a_return_that_nobody_published_is_told() {
         let mut returns = Returns::default();
-        returns.expect(0, kin("k", "a"));
-        assert_eq!(returns.take_back(&kin("k", "b")), None);
+        returns.expect(0, return_key("k", "a"));
+        assert_eq!(returns.take_back(&return_key("k", "b")), None);
         returns.conclude(0);
-        assert_eq!(returns.take_back(&kin("k", "a")), None);
+        assert_eq!(returns.take_back(&return_key("k", "a")), None);
     }
 
     #[test]
     fn nothing_is_kept_of_what_is_concluded() {
         let mut returns = Returns::default();
         for number in 0..100 {
-            returns.expect(number, kin("k", &number.to_string()));
+            returns.expect(number, return_key("k", &number.to_string()));
             returns.conclude(number);
         }
         assert!(returns.expected.is_empty());

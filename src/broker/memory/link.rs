@@ -4,11 +4,11 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::BrokerState;
 use super::core::{ConsumerChannel, Core, delivery};
 use super::queue::QueueState;
 use super::requests::missing;
@@ -27,6 +27,28 @@ const SUBSCRIPTION_PREFETCH: usize = 256;
 /// In one process nothing can come between owner and broker, so a lease needs no renewal: it ends
 /// by being revoked.
 const WHOLE_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// What sessions and their tasks share.
+#[derive(Debug)]
+pub(super) struct BrokerState {
+    pub(super) core: Mutex<Core>,
+    pub(super) clock: Arc<Notify>,
+    pub(super) clock_task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl BrokerState {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+        // A panic under the lock is a failed assertion of a test elsewhere at worst: the others go
+        // on with the state as it is.
+        self.core.lock()
+    }
+}
+
+impl Drop for BrokerState {
+    fn drop(&mut self) {
+        self.clock.notify_one();
+    }
+}
 
 /// One session's end of the broker. Dropping it ends the session.
 pub(super) struct MemoryLink {

@@ -19,48 +19,24 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use self::core::Core;
-use self::link::MemoryLink;
+use self::link::{BrokerState, MemoryLink};
+use self::requests::USER;
 use super::{BrokerError, Session};
 use crate::domain::message::Message;
 
 pub use observer::{BrokerEvent, DeliveryEnd, DeliveryId, Fate, Observer};
-
-/// The user that every session is logged in as; a message's `user_id` must name it or nobody.
-const USER: &str = "guest";
 
 /// A broker in process. Clones are the same broker.
 #[derive(Clone)]
 pub struct MemoryBroker {
     inner: Arc<BrokerState>,
     connection: Arc<str>,
-}
-
-/// What sessions and their tasks share.
-#[derive(Debug)]
-struct BrokerState {
-    core: Mutex<Core>,
-    clock: Arc<Notify>,
-    clock_task: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl BrokerState {
-    fn lock(&self) -> MutexGuard<'_, Core> {
-        // A panic under the lock is a failed assertion of a test elsewhere at worst: the others go
-        // on with the state as it is.
-        self.core.lock()
-    }
-}
-
-impl Drop for BrokerState {
-    fn drop(&mut self) {
-        self.clock.notify_one();
-    }
 }
 
 impl Default for MemoryBroker {

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::USER;
 use super::core::Core;
 use super::exchange::{ExchangeState, NoExchange, route};
 use super::observer::{BrokerEvent, Fate};
@@ -12,6 +11,9 @@ use super::queue::QueueState;
 use crate::broker::topology::{self, Arguments, Mismatch, Topology};
 use crate::broker::{BrokerError, PublishError, PublishRequest};
 use crate::domain::message::{Message, Value};
+
+/// The user that every session is logged in as; a message's `user_id` must name it or nobody.
+pub(super) const USER: &str = "guest";
 
 /// Messages in all queues together, past which publishes are refused.
 const MOST_MESSAGES: usize = 1_000_000;
@@ -129,14 +131,14 @@ impl Core {
     /// that closes the channel does.
     pub(super) fn declare(&mut self, topology: &Topology) -> Result<(), BrokerError> {
         for wanted in &topology.exchanges {
-            if self.compare_exchange(wanted).is_missing("exchange", &wanted.name)? {
+            if self.compare_exchange(wanted).or_mismatch("exchange", &wanted.name)? {
                 let (kind, arguments) = (wanted.kind, wanted.arguments.clone());
                 let made = ExchangeState { kind, arguments, bindings: BTreeSet::new() };
                 self.exchanges.insert(wanted.name.clone(), made);
             }
         }
         for wanted in &topology.queues {
-            if self.compare_queue(wanted).is_missing("queue", &wanted.name)? {
+            if self.compare_queue(wanted).or_mismatch("queue", &wanted.name)? {
                 self.queues.insert(wanted.name.clone(), QueueState::new(wanted.arguments.clone(), None));
             }
         }
@@ -213,7 +215,7 @@ enum Comparison {
 
 impl Comparison {
     /// Whether it is to be made; an error where it exists with other settings.
-    fn is_missing(self, kind: &'static str, name: &str) -> Result<bool, BrokerError> {
+    fn or_mismatch(self, kind: &'static str, name: &str) -> Result<bool, BrokerError> {
         match self {
             Comparison::Missing => Ok(true),
             Comparison::Same => Ok(false),

@@ -54,8 +54,8 @@ impl Member<'_> {
         if lead.state.term != before.term {
             lead.forget_answers();
         }
-        leadership::tell(&lead.state, Some(&before));
-        leadership::tell_low_balance(&lead.state, &before, self.fleet.options.rules.low_balance);
+        leadership::log_change(&lead.state, Some(&before));
+        leadership::log_low_balance(&lead.state, &before, self.fleet.options.rules.low_balance);
         self.write().await;
         true
     }
@@ -73,7 +73,7 @@ impl Member<'_> {
             lead.written(stored);
         }
         self.announce().await;
-        self.present().await;
+        self.send_heartbeat().await;
     }
 
     /// Announces the state in force.
@@ -92,7 +92,7 @@ impl Member<'_> {
         };
         self.announced = Instant::now();
         self.leader_heard = self.announced;
-        self.say(&Control::Leader(Box::new(news))).await;
+        self.send(&Control::Leader(Box::new(news))).await;
     }
 
     /// What the leader does from time to time.
@@ -106,16 +106,16 @@ impl Member<'_> {
         } else if self.announced.elapsed() >= LEADER_INTERVAL {
             self.announce().await;
         }
-        self.do_duty().await;
+        self.perform_duty().await;
     }
 
     /// What the leader has to do by itself, where it is due.
-    pub(super) async fn do_duty(&mut self) {
+    pub(super) async fn perform_duty(&mut self) {
         let Some(duty) = self.duty() else { return };
         let begun = duty != Duty::Resign && self.begin_probe().await;
         match (duty, begun) {
             (Duty::Probe, true) => self.probing = Some(self.fleet.probe()),
-            (Duty::Prove(id), true) => self.say(&Control::Prove { id }).await,
+            (Duty::Prove(id), true) => self.send(&Control::Prove { id }).await,
             (Duty::Resign, _) => self.resign().await,
             (Duty::Probe | Duty::Prove(_), false) => {}
         }
@@ -201,7 +201,7 @@ impl Member<'_> {
             }
             ProbeEnd::Down => None,
         };
-        self.say(&Control::Report(ReplicaReport::KeyTried { key, good })).await;
+        self.send(&Control::Report(ReplicaReport::KeyTried { key, good })).await;
     }
 
     pub(super) async fn on_tried(&mut self, key: &Fingerprint, end: ProbeEnd) {

@@ -30,7 +30,7 @@ impl Failures {
         task_type: Option<&str>,
         (class, code): (Class, &str),
     ) {
-        let failure = FailedJob::told(at, id.unwrap_or_default(), class.name(), code, task_type);
+        let failure = FailedJob::new(at, id.unwrap_or_default(), class.name(), code, task_type);
         if let Some(task_type) = task_type {
             self.by_type.with(task_type, |_| 0, |count| *count += 1);
         }
