@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
+use super::queue_reader::{Next, QueueReader};
 use super::render::{Format, ndjson, table_head, table_row};
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
-use crate::broker::{Broker, BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Session};
+use crate::broker::{Broker, BrokerError, Delivery, Session};
 use crate::domain::class::Class;
 
 /// The most that a look may hold at once: each is one delivery that nobody else can have meanwhile.
@@ -23,9 +24,10 @@ const LOOK: u64 = 100;
 
 /// Print outcomes: results, dead letters, or what no queue was bound for.
 ///
-/// Without --ack this is a look: up to --limit outcomes are taken from the queue, printed, and put back. A look counts as a delivery of each
-/// (the broker dead-letters a message after 1,000 of them), and hides them from other consumers while it lasts.
-/// With --ack each outcome is printed and flushed first and removed then, so that a crash may print one twice but loses none.
+/// Without --ack this is a look: up to --limit outcomes are taken from the queue, printed, and put
+/// back. A look counts as a delivery of each (the broker dead-letters a message after 1,000 of
+/// them), and hides them from other consumers while it lasts. With --ack each outcome is printed
+/// and flushed first and removed then, so that a crash may print one twice but loses none.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -44,7 +46,8 @@ pub struct OutcomesArgs {
     /// Outcomes that no queue was bound for, instead of results
     #[arg(long, conflicts_with = "dead")]
     pub unrouted: bool,
-    /// Print at most so many. Without it: 100 for a look (2,000 at most), all that is there with --ack, no end with --follow
+    /// Print at most so many. Without it: 100 for a look (2,000 at most), all that is there with
+    /// --ack, no end with --follow
     #[arg(long, value_name = "N")]
     pub limit: Option<NonZeroU64>,
     /// Remove each outcome once it is printed
@@ -141,8 +144,9 @@ impl OutcomesArgs {
 /// Runs the command. When `stop` is cancelled, what was printed is settled and the rest goes back.
 ///
 /// # Errors
-/// Where the arguments do not go together, the broker cannot be reached or is lost (with `--follow` it is connected to again), the queue
-/// does not exist, or the output cannot be written. A closed pipe is no error.
+/// Where the arguments do not go together, the broker cannot be reached or is lost (with
+/// `--follow` it is connected to again), the queue does not exist, or the output cannot be written.
+/// A closed pipe is no error.
 pub async fn outcomes<O: Write, E: Write>(
     args: OutcomesArgs,
     broker: &Broker,
@@ -160,8 +164,6 @@ pub async fn outcomes<O: Write, E: Write>(
 const PREFETCH: u16 = 256;
 /// Nothing arriving for so long means that somebody else has the rest.
 const IDLE: Duration = Duration::from_secs(1);
-/// For carrying out the last settlements and closing.
-const CLOSE: Duration = Duration::from_secs(10);
 /// Between two attempts to connect again, at first and at most.
 const RECONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -219,7 +221,7 @@ impl<'a, O: Write, E: Write> Reading<'a, O, E> {
     pub(super) fn warn(&mut self) {
         if !self.args.ack {
             self.console.note(format_args!(
-                "a look at '{}': each outcome is put back, with one more of its 1,000 deliveries counted, and is hidden from other consumers meanwhile",
+                "reading '{}' without --ack: each outcome is put back; that counts as one of its 1,000 deliveries, and hides it from other consumers meanwhile",
                 self.queue
             ));
         }
@@ -257,7 +259,8 @@ impl<'a, O: Write, E: Write> Reading<'a, O, E> {
         }
     }
 
-    /// Reads over one session. `idle`: read what is there now, and wait no longer than that for each.
+    /// Reads over one session. `idle`: read what is there now, and wait no longer than that for
+    /// each.
     async fn session(&mut self, idle: Option<Duration>) -> Result<Stopped, CommandError> {
         let (stop, broker) = (self.stop, self.broker);
         let session = tokio::select! {
@@ -270,74 +273,39 @@ impl<'a, O: Write, E: Write> Reading<'a, O, E> {
         stopped
     }
 
+    /// Prints outcomes. Each is acked once it is out, or kept to go back.
     async fn read(&mut self, session: &Session, idle: Option<Duration>) -> Result<Stopped, CommandError> {
         let depth = session.link().depth(&self.queue).await?;
         let most = match idle {
             Some(_) => self.left.min(depth.ready),
             None => self.left,
         };
-        if most == 0 {
-            return Ok(Stopped::Done);
-        }
-        let prefetch = if self.args.ack { most.min(u64::from(PREFETCH)) } else { most };
-        let spec = ConsumeSpec {
-            queue: self.queue.clone(),
-            prefetch: u16::try_from(prefetch).unwrap_or(PREFETCH),
-            tag: "outcomes".to_owned(),
-        };
-        let mut consumer = session.link().consume(spec).await?;
-        let mut held = Vec::new();
-        let stopped = self.print_all(&mut consumer, most, idle, &mut held).await;
-        // Closed with those still unsettled, so that the broker puts them back as one, in their order.
-        if timeout(CLOSE, consumer.close()).await.is_err() && self.args.ack {
-            self.console.note("the broker did not confirm the last removals: they may come again");
-        }
-        drop(held);
-        Ok(stopped)
-    }
-
-    /// Prints up to `most` outcomes. Each is acked once it is out; the receipts of those that are to go back are kept in `held`.
-    async fn print_all(
-        &mut self,
-        consumer: &mut Consumer,
-        most: u64,
-        idle: Option<Duration>,
-        held: &mut Vec<Receipt>,
-    ) -> Stopped {
-        for _ in 0..most {
-            let delivery = match self.arrival(consumer, idle).await {
-                Ok(delivery) => delivery,
-                Err(stopped) => return stopped,
+        let mut reader = QueueReader::new(session, &self.queue, "outcomes", PREFETCH, most);
+        let stopped = loop {
+            let delivery = match reader.next(self.stop, idle).await {
+                Ok(Next::Delivery(delivery)) => delivery,
+                Ok(Next::Done | Next::Idle) => break Stopped::Done,
+                Ok(Next::Stopped) => break Stopped::Cancelled,
+                Err(error) if error.is_passing() => break Stopped::Lost(error),
+                Err(error) => return Err(error.into()),
             };
             if let Err(error) = self.print(&delivery) {
-                held.push(delivery.receipt);
-                return Stopped::Output(error);
+                reader.keep(delivery.receipt);
+                break Stopped::Output(error);
             }
             self.printed += 1;
             self.left -= 1;
             if !self.args.ack {
-                held.push(delivery.receipt);
-            } else if delivery.receipt.ack().is_err() {
+                reader.keep(delivery.receipt);
+            } else if reader.ack(delivery.receipt).is_err() {
                 self.stale += 1;
             }
+        };
+        let (in_time, _held) = reader.close().await;
+        if !in_time && self.args.ack {
+            self.console.note("the broker did not confirm the last removals: they may come again");
         }
-        Stopped::Done
-    }
-
-    /// The next delivery, or why there is none.
-    async fn arrival(&self, consumer: &mut Consumer, idle: Option<Duration>) -> Result<Delivery, Stopped> {
-        let within = async {
-            match idle {
-                Some(idle) => timeout(idle, consumer.recv()).await.map_err(|_| Stopped::Done),
-                None => Ok(consumer.recv().await),
-            }
-        };
-        let delivery = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Err(Stopped::Cancelled),
-            delivery = within => delivery?,
-        };
-        delivery.ok_or_else(|| Stopped::Lost(BrokerError::Lost("the consumer has ended".to_owned())))
+        Ok(stopped)
     }
 
     fn print(&mut self, delivery: &Delivery) -> io::Result<()> {
@@ -360,7 +328,7 @@ impl<'a, O: Write, E: Write> Reading<'a, O, E> {
         if self.stale > 0 {
             let stale = self.stale;
             self.console.note(format_args!(
-                "{stale} printed outcomes could not be removed, and may come again: drop what has an id twice"
+                "{stale} printed outcomes could not be removed and may come again: drop repeated ids"
             ));
         }
         let closed = matches!(&stopped, Stopped::Output(error) if error.kind() == io::ErrorKind::BrokenPipe);

@@ -1,7 +1,9 @@
-//! What is shown of a fleet, by the console and by `top` alike: one model, made from what replicas have told.
+//! What is shown of a fleet, by the console and by `top` alike: one model, made from what replicas
+//! have told.
 //!
-//! Pure: no clock, no I/O. All foreign text in it is fit to be shown ([`shown`]), and every list is bounded, whoever has told it. It can be
-//! written and read, so that one process shows what another has seen.
+//! Pure: no clock, no I/O. All foreign text in it is fit to be shown ([`shown`]), and every list is
+//! bounded, whoever has told it. It can be written and read, so that one process shows what another
+//! has seen.
 
 mod fleet;
 pub mod format;
@@ -16,7 +18,7 @@ use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Depths, Heartbeat};
 pub use fleet::{ClassRow, FailureRow, ReplicaRow, TypeRow};
-pub use rates::{Paces, Rates};
+pub use rates::{RateTracker, Rates};
 
 /// Characters of a name that are shown.
 const NAME: usize = 40;
@@ -25,7 +27,7 @@ pub const HISTORY: usize = 60;
 
 /// What is known of a fleet at one moment.
 #[derive(Debug, Clone, Copy)]
-pub struct Sight<'a> {
+pub struct FleetFacts<'a> {
     /// When.
     pub at: Timestamp,
     /// The fleet's namespace.
@@ -45,7 +47,7 @@ pub struct Sight<'a> {
     /// The queues.
     pub queues: Option<&'a Depths>,
     /// How fast work goes.
-    pub paces: &'a Paces,
+    pub tracker: &'a RateTracker,
 }
 
 /// All that is shown.
@@ -90,9 +92,9 @@ pub struct Overview {
 impl Overview {
     /// Makes it.
     #[must_use]
-    pub fn of(sight: Sight<'_>) -> Self {
-        let Sight { at, namespace, state, leader, leader_id, expected, replicas, shut, queues, paces } =
-            sight;
+    pub fn of(facts: FleetFacts<'_>) -> Self {
+        let FleetFacts { at, namespace, state, leader, leader_id, expected, replicas, shut, queues, tracker } =
+            facts;
         let heard = replicas.len();
         Self {
             at,
@@ -102,9 +104,9 @@ impl Overview {
             expected_replicas: expected.max(heard),
             heard_replicas: heard,
             terse_replicas: replicas.iter().filter(|replica| replica.vitals.detail.is_none()).count(),
-            replicas: fleet::replicas(replicas, leader_id, paces),
-            rates: paces.fleet(),
-            history: paces.history(),
+            replicas: fleet::replicas(replicas, leader_id, tracker),
+            rates: tracker.fleet(),
+            history: tracker.history(),
             solved: replicas.iter().map(|replica| replica.vitals.solved).fold(0, u64::saturating_add),
             failed: replicas.iter().map(|replica| replica.vitals.failed).fold(0, u64::saturating_add),
             classes: fleet::classes(replicas),
@@ -122,9 +124,9 @@ const REASON: usize = 200;
 const UNKNOWN: &str = "unknown";
 
 /// The guard.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Guard {
-    /// `open`, `probing`, `canary`, `tripped` or `unknown`.
+    /// `active`, `probing`, `canary`, `tripped` or `unknown`.
     pub state: String,
     /// What that means for jobs.
     pub meaning: String,
@@ -189,14 +191,7 @@ impl Guard {
             return Self {
                 state: UNKNOWN.to_owned(),
                 meaning: "no leader reports the state of the account: no API calls".to_owned(),
-                reasons: Vec::new(),
-                since: None,
-                next_probe_at: None,
-                failed_probes: 0,
-                advice: Vec::new(),
-                paused: None,
-                epoch: None,
-                balance: None,
+                ..Self::default()
             };
         };
         let (reasons, trip) = (state.reasons(), state.tripped());

@@ -16,7 +16,8 @@ const LONG: usize = 200;
 /// What is shown of a longer one.
 const BEGINNING: usize = 60;
 
-/// A whole letter as one line of JSON, which says where it lay. Credentials become `"***"` unless `show_secrets`.
+/// A whole letter as one line of JSON, which says where it lay. Credentials become `"***"` unless
+/// `show_secrets`.
 pub(super) fn line(queue: &str, message: &Message, show_secrets: bool) -> String {
     let given = &message.properties;
     let headers: Map<String, Json> = given
@@ -70,7 +71,7 @@ pub(super) const HEAD: [&str; 6] = ["class", "code", "type", "letters", "oldest"
 
 /// Letters of one kind.
 #[derive(Debug, Clone, Copy, Default)]
-struct Kind {
+struct LetterGroup {
     letters: u64,
     oldest: Option<Timestamp>,
     newest: Option<Timestamp>,
@@ -79,11 +80,11 @@ struct Kind {
 
 /// Letters by kind. At most as many kinds as a scan looks at.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
-    kinds: BTreeMap<(&'static str, String, String), Kind>,
+pub(super) struct LetterCounts {
+    kinds: BTreeMap<(&'static str, String, String), LetterGroup>,
 }
 
-impl Tally {
+impl LetterCounts {
     pub(super) fn add(&mut self, letter: &DeadLetter) {
         let of = (letter.class_name(), letter.code.clone(), letter.task_type.clone().unwrap_or_default());
         let kind = self.kinds.entry(of).or_default();

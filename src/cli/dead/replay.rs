@@ -10,14 +10,15 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::CommandContext;
-use super::letters::{HEAD, Tally};
+use super::letters::{HEAD, LetterCounts};
 use super::list::bar;
-use super::replay_permission::Leave;
-use super::scan::{Scan, ScanReport, WINDOW, Walker, ended, lost, walk};
-use super::select::{Chosen, Filters, Reach};
+use super::replay_permission::ReplayPermission;
+use super::scan::{Scan, ScanReport, Walker, ended, walk};
+use super::select::{Chosen, Filters, ScanLimit};
+use super::{CommandContext, DynConsole};
 use crate::broker::{Confirm, Delivery, Receipt};
-use crate::cli::console::{Console, table};
+use crate::cli::console::table;
+use crate::cli::queue_reader::{ACK_BATCH, lost};
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 use crate::domain::dead_letter::{DeadLetter, SkipReason};
@@ -27,14 +28,15 @@ use crate::domain::time::Timestamp;
 
 /// Publish the jobs of chosen letters again, each of which is paid anew. What is not chosen stays.
 ///
-/// A job keeps its id, and carries `captcha-replay-id` and `captcha-replays` (1 for its first replay), which its outcome echoes. Each letter is
-/// removed once the broker has confirmed its job on `jobs`. An end in between, kill -9 included, loses nothing and repeats at most 32
-/// jobs, each with the replay id that it had: run the same command again.
+/// A job keeps its id, and carries `captcha-replay-id` and `captcha-replays` (1 for its first
+/// replay), which its outcome echoes. Each letter is removed once the broker has confirmed its job
+/// on `jobs`. An end in between, kill -9 included, loses nothing and repeats at most 32 jobs, each
+/// with the replay id that it had: run the same command again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Not published, though chosen, and counted by reason: jobs replayed as often as --max-replays allows, jobs whose deadline is over, \
 messages over 1 MiB, tickets in dead.raw (their tasks were paid), what is no job, what its publisher let expire (unless --code expired \
-is given), and twins of what this run has published. They stay.
+is given), and copies of what this run has published. They stay.
 
 What it costs: a replay's attempts and budgets begin anew, and each is paid as a new job's are. Try --dry-run and --limit first.
 
@@ -55,7 +57,7 @@ pub(super) struct ReplayArgs {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    reach: Reach,
+    scan_limit: ScanLimit,
     /// Publish so many at most
     #[arg(long, value_name = "N")]
     limit: Option<NonZeroU64>,
@@ -70,78 +72,73 @@ pub(super) struct ReplayArgs {
     dry_run: bool,
 }
 
-pub(super) async fn run<O: Write, E: Write>(
-    args: &ReplayArgs,
-    stage: &mut CommandContext<'_, O, E>,
-) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: &ReplayArgs, context: &mut CommandContext<'_>) -> Result<Exit, CommandError> {
     if args.filters.is_everything() && !args.all && !args.dry_run {
-        return Err(CommandError::Usage("dead replay: say which letters, or --all".to_owned()));
+        return Err(CommandError::Usage("dead replay: give a filter, or --all".to_owned()));
     }
-    let leave = if args.dry_run {
-        Leave::not_needed()
+    let permission = if args.dry_run {
+        ReplayPermission::not_needed()
     } else {
         tokio::select! {
             biased;
-            () = stage.stop.cancelled() => return Err(CommandError::failed("interrupted; nothing was published")),
-            leave = Leave::ask(stage.broker, stage.names) => leave?,
+            () = context.stop.cancelled() => return Err(CommandError::failed("interrupted; nothing was published")),
+            permission = ReplayPermission::ask(context.broker, context.names) => permission?,
         }
     };
-    replay(args, &leave, stage).await
+    replay(args, &permission, context).await
 }
 
-/// The same with leave.
-pub(super) async fn replay<O: Write, E: Write>(
+/// The same with permission.
+pub(super) async fn replay(
     args: &ReplayArgs,
-    leave: &Leave,
-    stage: &mut CommandContext<'_, O, E>,
+    permission: &ReplayPermission,
+    context: &mut CommandContext<'_>,
 ) -> Result<Exit, CommandError> {
     let now = Clock::System.now();
     let mut replay = Replay {
         args,
-        leave,
+        permission,
         chosen: args.filters.at(now),
         pace: Pace::new(args.rate),
         left: args.limit.map_or(u64::MAX, NonZeroU64::get),
         published: BTreeSet::new(),
-        report: Report::default(),
+        batch: PublishBatch::new(context.names.jobs()),
+        report: ReplayReport::default(),
     };
-    let failure = walk(&mut replay, &args.filters, &args.reach, stage).await;
+    let failure = walk(&mut replay, &args.filters, &args.scan_limit, context).await;
     let mut report = replay.report;
-    if let Some(refusal) = leave.refusal() {
+    if let Some(refusal) = permission.refusal() {
         report.looked.stopped(refusal);
     }
-    report.looked.interrupted(stage.stop);
-    let told = report.tell(args.dry_run, now, stage.console);
+    report.looked.interrupted(context.stop);
+    let told = report.tell(args.dry_run, now, &mut context.console);
     ended(failure, told, report.looked.is_whole())
 }
 
 struct Replay<'a> {
     args: &'a ReplayArgs,
-    leave: &'a Leave,
+    permission: &'a ReplayPermission,
     chosen: Chosen<'a>,
     pace: Pace,
     /// Jobs that may still be published.
     left: u64,
-    /// By what the letters are known whose jobs have been published: 32 bytes for each that a scan looks at, at most.
+    /// By what the letters are known whose jobs have been published: 32 bytes for each that a scan
+    /// looks at, at most.
     published: BTreeSet<MessageHash>,
-    report: Report,
+    batch: PublishBatch,
+    report: ReplayReport,
 }
 
 impl Walker for Replay<'_> {
     /// Whatever is in hand when it ends is settled: published and removed, or kept.
-    async fn go_through<O: Write, E: Write>(
-        &mut self,
-        scan: &mut Scan,
-        stage: &mut CommandContext<'_, O, E>,
-    ) -> Result<(), CommandError> {
-        let bar = bar(stage.console, scan);
-        let mut window = Window::new(stage.names.jobs());
+    async fn visit(&mut self, scan: &mut Scan, context: &mut CommandContext<'_>) -> Result<(), CommandError> {
+        let bar = bar(&context.console, scan);
         let mut more = Ok(true);
-        while matches!(more, Ok(true)) && !stage.stop.is_cancelled() && !self.is_over() {
-            more = self.step(scan, &mut window, stage).await;
+        while matches!(more, Ok(true)) && !context.stop.is_cancelled() && !self.is_over() {
+            more = self.step(scan, context).await;
             bar.looked(scan.progress().0, || self.report.short());
         }
-        let settled = window.settle(scan, &mut self.report).await;
+        let settled = self.batch.settle(scan, &mut self.report).await;
         bar.clear();
         more.and(settled)
     }
@@ -151,29 +148,24 @@ impl Walker for Replay<'_> {
     }
 
     fn is_over(&self) -> bool {
-        self.left == 0 || self.leave.refusal().is_some()
+        self.left == 0 || self.permission.refusal().is_some()
     }
 }
 
 impl Replay<'_> {
     /// Takes the next letter; whether there was one.
-    async fn step<O, E>(
-        &mut self,
-        scan: &mut Scan,
-        window: &mut Window,
-        stage: &CommandContext<'_, O, E>,
-    ) -> Result<bool, CommandError> {
-        if window.is_full() || scan.is_full() {
-            window.settle(scan, &mut self.report).await?;
+    async fn step(&mut self, scan: &mut Scan, context: &CommandContext<'_>) -> Result<bool, CommandError> {
+        if self.batch.is_full() || scan.is_full() {
+            self.batch.settle(scan, &mut self.report).await?;
         }
-        let Some(delivery) = scan.next(stage.stop).await? else { return Ok(false) };
+        let Some(delivery) = scan.next(context.stop).await? else { return Ok(false) };
         let Some(letter) = scan.read(&delivery.message) else {
             self.report.unreadable += 1;
             scan.keep(delivery.receipt);
             return Ok(true);
         };
         if self.chosen.takes(&letter) {
-            self.again(letter, delivery, scan, window, stage).await?;
+            self.again(letter, delivery, scan, context).await?;
         } else {
             self.report.left_out += 1;
             scan.keep(delivery.receipt);
@@ -182,13 +174,12 @@ impl Replay<'_> {
     }
 
     /// Publishes a chosen letter's job, unless it had better stay.
-    async fn again<O, E>(
+    async fn again(
         &mut self,
         letter: DeadLetter,
         delivery: Delivery,
         scan: &mut Scan,
-        window: &mut Window,
-        stage: &CommandContext<'_, O, E>,
+        context: &CommandContext<'_>,
     ) -> Result<(), CommandError> {
         let job = match self.job_of(&letter, &delivery.message) {
             Ok(job) => job,
@@ -205,13 +196,13 @@ impl Replay<'_> {
             scan.keep(delivery.receipt);
             return Ok(());
         }
-        if !self.turn(scan, window, stage).await? {
+        if !self.turn(scan, context).await? {
             scan.keep(delivery.receipt);
             return Ok(());
         }
         self.left -= 1;
         self.published.extend(letter.marks());
-        window.publish(job, letter, delivery.receipt, scan).await
+        self.batch.publish(job, letter, delivery.receipt, scan).await
     }
 
     fn job_of(&self, letter: &DeadLetter, message: &Message) -> Result<Message, SkipReason> {
@@ -225,21 +216,16 @@ impl Replay<'_> {
         Ok(job)
     }
 
-    /// Waits for the next turn; whether it has come before the scan's time is over: a letter that is held for longer is given to somebody else.
-    /// What is in hand is not kept waiting for it.
-    async fn turn<O, E>(
-        &mut self,
-        scan: &mut Scan,
-        window: &mut Window,
-        stage: &CommandContext<'_, O, E>,
-    ) -> Result<bool, CommandError> {
-        if window.is_old_by(self.pace.due()) {
-            window.settle(scan, &mut self.report).await?;
+    /// Waits for the next turn; whether it has come before the scan's time is over: a letter that
+    /// is held for longer is given to somebody else. What is in hand is not kept waiting for it.
+    async fn turn(&mut self, scan: &mut Scan, context: &CommandContext<'_>) -> Result<bool, CommandError> {
+        if self.batch.is_old_by(self.pace.due()) {
+            self.batch.settle(scan, &mut self.report).await?;
         }
         tokio::select! {
             biased;
-            () = stage.stop.cancelled() => return Ok(false),
-            () = self.leave.ended() => return Ok(false),
+            () = context.stop.cancelled() => return Ok(false),
+            () = self.permission.ended() => return Ok(false),
             () = sleep_until(scan.until()) => {
                 scan.took_too_long();
                 return Ok(false);
@@ -263,23 +249,24 @@ struct UnderWay {
     receipt: Receipt,
 }
 
-/// Up to [`WINDOW`] of them. They are settled together: every confirm is awaited, then the letters are removed, and the broker is waited for; so that an
-/// end at any moment repeats no more than one window, and what the broker may not yet have written down of the one before.
-pub(super) struct Window {
+/// Up to [`ACK_BATCH`] of them. They are settled together: every confirm is awaited, then the
+/// letters are removed, and the broker is waited for; so that an end at any moment repeats no more
+/// than one batch, and what the broker may not yet have written down of the one before.
+pub(super) struct PublishBatch {
     jobs: String,
     under_way: Vec<UnderWay>,
     bytes: usize,
     began: Option<Instant>,
 }
 
-impl Window {
+impl PublishBatch {
     /// `jobs`: the name of exchange and queue.
     pub(super) fn new(jobs: String) -> Self {
-        Self { jobs, under_way: Vec::with_capacity(WINDOW), bytes: 0, began: None }
+        Self { jobs, under_way: Vec::with_capacity(ACK_BATCH), bytes: 0, began: None }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.under_way.len() >= WINDOW || self.bytes >= MOST_BYTES
+        self.under_way.len() >= ACK_BATCH || self.bytes >= MOST_BYTES
     }
 
     /// Whether what is in hand would wait too long for something that is due then.
@@ -300,7 +287,7 @@ impl Window {
     ) -> Result<(), CommandError> {
         if !receipt.is_live() {
             // Its letter is back in its queue already, and would be published again.
-            return Err(lost());
+            return Err(lost().into());
         }
         let bytes = job.body.len();
         let publisher = scan.session().publisher();
@@ -321,8 +308,13 @@ impl Window {
     /// Removes the letters whose jobs the broker has confirmed. The others are kept.
     ///
     /// # Errors
-    /// A job was not confirmed: refused, returned by an exchange without its queue, or not answered in time. Or the connection is lost.
-    pub(super) async fn settle(&mut self, scan: &mut Scan, report: &mut Report) -> Result<(), CommandError> {
+    /// A job was not confirmed: refused, returned by an exchange without its queue, or not
+    /// answered in time. Or the connection is lost.
+    pub(super) async fn settle(
+        &mut self,
+        scan: &mut Scan,
+        report: &mut ReplayReport,
+    ) -> Result<(), CommandError> {
         let (mut removed, mut failure) = (Vec::with_capacity(self.under_way.len()), None);
         let mut letters = Vec::with_capacity(self.under_way.len());
         for UnderWay { confirm, letter, receipt } in self.under_way.drain(..) {
@@ -349,9 +341,9 @@ impl Window {
 
 /// Letters by what became of them.
 #[derive(Default)]
-pub(super) struct Report {
+pub(super) struct ReplayReport {
     /// Published, or to be published by a run that is not dry.
-    pub(super) chosen: Tally,
+    pub(super) chosen: LetterCounts,
     /// Left by the filters.
     pub(super) left_out: u64,
     pub(super) unreadable: u64,
@@ -359,7 +351,7 @@ pub(super) struct Report {
     stays: BTreeMap<SkipReason, u64>,
 }
 
-impl Report {
+impl ReplayReport {
     /// A chosen letter had better stay.
     pub(super) fn stays(&mut self, why: SkipReason) {
         *self.stays.entry(why).or_default() += 1;
@@ -371,11 +363,11 @@ impl Report {
         format!("{} chosen, {} left", self.chosen.total(), self.left_out + staying)
     }
 
-    pub(super) fn tell<O: Write, E: Write>(
+    pub(super) fn tell(
         &self,
         dry_run: bool,
         now: Timestamp,
-        console: &mut Console<O, E>,
+        console: &mut DynConsole<'_>,
     ) -> Result<(), CommandError> {
         self.looked.tell(console);
         if console.is_human() {
@@ -415,7 +407,8 @@ impl Report {
     }
 }
 
-/// How far a clock that ticks in milliseconds may fall behind and catch up; anything more would be a burst.
+/// How far a clock that ticks in milliseconds may fall behind and catch up; anything more would be
+/// a burst.
 const CATCH_UP: Duration = Duration::from_millis(20);
 /// The quickest rate that is told apart from none.
 const MOST_A_SECOND: f64 = 100_000.0;

@@ -1,4 +1,4 @@
-//! The fleet's leave to publish jobs again: asked for before a replay and all through it.
+//! The fleet's permission to publish jobs again: asked for before a replay and all through it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,14 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Widest text of somebody else's, in characters.
 const WIDTH: usize = 100;
 
-/// Leave to publish, for as long as it lasts.
-pub(super) struct Leave {
+/// Permission to publish, for as long as it lasts.
+pub(super) struct ReplayPermission {
     ended: CancellationToken,
     why: Arc<OnceLock<String>>,
     _asking: Option<DropGuard>,
 }
 
-impl Leave {
+impl ReplayPermission {
     /// Asks the fleet, and goes on asking.
     ///
     /// # Errors
@@ -41,8 +41,8 @@ impl Leave {
             return Err(CommandError::Failed(format!("nothing was published: {refusal}")));
         }
         let (ended, why, done) = (CancellationToken::new(), Arc::default(), CancellationToken::new());
-        let leave = Self { ended, why, _asking: Some(done.clone().drop_guard()) };
-        let (ended, why) = (leave.ended.clone(), Arc::clone(&leave.why));
+        let permission = Self { ended, why, _asking: Some(done.clone().drop_guard()) };
+        let (ended, why) = (permission.ended.clone(), Arc::clone(&permission.why));
         tokio::spawn(async move {
             tokio::select! {
                 refusal = refused(&mut client) => {
@@ -53,7 +53,7 @@ impl Leave {
             }
             client.close().await;
         });
-        Ok(leave)
+        Ok(permission)
     }
 
     /// One that nobody takes back: for what publishes nothing.
@@ -72,13 +72,14 @@ impl Leave {
     }
 }
 
-/// Asks again and again until the answer is no, and hears what the leader tells in between: it tells at once where the account is not well.
+/// Asks again and again until the answer is no, and hears what the leader tells in between: it
+/// tells at once where the account is not well.
 async fn refused(client: &mut Client) -> String {
     loop {
         match asked(client).await {
             Ok(Ok(())) => {}
             Ok(Err(refusal)) => return refusal,
-            Err(error) => return format!("the fleet cannot be asked how the account stands: {error}"),
+            Err(error) => return format!("cannot ask the fleet for the state of the account: {error}"),
         }
     }
 }
@@ -96,8 +97,8 @@ async fn asked(client: &mut Client) -> Result<Result<(), String>, BrokerError> {
 fn judge(survey: &Survey) -> Result<(), String> {
     let Some(leader) = &survey.leader else {
         return Err(match survey.replicas.len() {
-            0 => "no worker answers, so that nobody can say whether the account is well; start one, and say it again".to_owned(),
-            n => format!("{n} workers answer, and none of them leads; wait a few seconds, and say it again"),
+            0 => "no worker answers, so the state of the account is unknown: start one and run the command again".to_owned(),
+            n => format!("{n} workers answer, and none of them leads: wait a few seconds and run the command again"),
         });
     };
     judge_state(&leader.state)
@@ -106,12 +107,12 @@ fn judge(survey: &Survey) -> Result<(), String> {
 fn judge_state(state: &State) -> Result<(), String> {
     if let Some(paused) = &state.paused {
         let by = shown(&paused.by, WIDTH);
-        return Err(format!("the fleet is paused by {by}; `captcha-worker resume` first"));
+        return Err(format!("the fleet is paused by {by}; run `captcha-worker resume` first"));
     }
     match state.phase {
         Phase::Active | Phase::Canary => Ok(()),
         Phase::Probing => Err(
-            "the guard is probing: whether the account is well is not known yet; see `captcha-worker status`"
+            "the guard is probing, so the state of the account is not known yet; see `captcha-worker status`"
                 .to_owned(),
         ),
         Phase::Tripped => {

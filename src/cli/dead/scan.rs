@@ -1,48 +1,36 @@
-//! One bounded look through a queue of dead letters.
-//!
-//! Letters are consumed, not got one by one: a `basic.get` costs a write to the disk of each node of a quorum queue. What is not removed is held
-//! unsettled, without its body, and goes back when its channel closes. A channel delivers a few letters at most: while they are held, the next channel
-//! takes over. So no more bodies are under way than one channel may hold, and since channels are closed in the order in which they were opened,
-//! everything goes back in order.
+//! One bounded look through a queue of dead letters, and what every command tells of it.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::CommandContext;
-use super::select::{Filters, Reach};
+use super::select::{Filters, ScanLimit};
+use super::{CommandContext, DynConsole};
 use crate::broker::topology::Names;
-use crate::broker::{Broker, BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Session, Stale};
-use crate::cli::console::Console;
+use crate::broker::{Broker, Delivery, Receipt, Session};
 use crate::cli::outcomes::DeadLetters;
+use crate::cli::queue_reader::{Next, QueueReader};
 use crate::cli::{CommandError, Exit};
 use crate::domain::dead_letter::{DeadLetter, LetterQueue};
 use crate::domain::message::Message;
 
-/// Letters of a class that one channel holds: an outcome has at most 3 MiB, and few have more than 100 kB.
+/// Letters of a class that one channel holds: an outcome has at most 3 MiB, and few have more than
+/// 100 kB.
 const HOLDS: u16 = 128;
 /// The same for dead.raw, where a message may have any size that the broker takes.
 const HOLDS_RAW: u16 = 16;
 /// Channels of one connection; RabbitMQ allows 2,047 unless told otherwise.
 const MOST_CHANNELS: u64 = 1_000;
-/// Acks before the broker is waited for. Within this many, none waits inside of it for those before, see [`Consumer::flush`]; and as many again may be
-/// on their way while the next are published, so that 32 at most can be repeated.
-pub(super) const WINDOW: usize = 16;
 /// Nothing arriving for so long, while more were there, means that somebody else has the rest.
 const IDLE: Duration = Duration::from_secs(10);
-/// For letters that are under way already when a look ends.
-const UNDER_WAY: Duration = Duration::from_millis(100);
 /// The broker closes a channel that has held a delivery for 30 minutes.
 const LONGEST: Duration = Duration::from_secs(20 * 60);
-/// For closing a channel.
-const CLOSE: Duration = Duration::from_secs(10);
-
 /// How a queue was left.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
+pub(super) struct QueueScan {
     pub(super) queue: DeadLetters,
     /// Letters that were there as the look began.
     pub(super) there: u64,
@@ -54,7 +42,7 @@ pub(super) struct Seen {
     pub(super) ended_early: bool,
 }
 
-impl Seen {
+impl QueueScan {
     pub(super) fn not_scanned(&self) -> u64 {
         self.there.saturating_sub(self.looked_at)
     }
@@ -63,16 +51,12 @@ impl Seen {
 /// A look under way.
 pub(super) struct Scan {
     session: Session,
+    reader: QueueReader,
     queue: String,
     names: (String, String),
-    holds: u16,
     most: u64,
-    seen: Seen,
+    seen: QueueScan,
     until: Instant,
-    channels: Vec<Consumer>,
-    /// Room on the last channel for letters that are not settled.
-    room: usize,
-    held: Vec<Receipt>,
 }
 
 impl Scan {
@@ -90,17 +74,15 @@ impl Scan {
         let name = queue.queue(names);
         let there = session.link().depth(&name).await?.ready;
         let holds = if queue == DeadLetters::Raw { HOLDS_RAW } else { HOLDS };
+        let most = most.min(there).min(u64::from(holds) * MOST_CHANNELS);
         Ok(Self {
+            reader: QueueReader::new(&session, &name, "dead", holds, most),
             session,
             queue: name,
             names: (names.jobs(), names.tickets()),
-            holds,
-            most: most.min(there).min(u64::from(holds) * MOST_CHANNELS),
-            seen: Seen { queue, there, looked_at: 0, took_too_long: false, ended_early: false },
+            most,
+            seen: QueueScan { queue, there, looked_at: 0, took_too_long: false, ended_early: false },
             until: Instant::now() + LONGEST,
-            channels: Vec::new(),
-            room: 0,
-            held: Vec::new(),
         })
     }
 
@@ -119,9 +101,10 @@ impl Scan {
         (self.seen.looked_at, self.most)
     }
 
-    /// Whether no more can come before something is settled: what the caller has in hand had better be, or another channel is opened.
+    /// Whether no more can come before something is settled: what the caller has in hand had better
+    /// be, or another channel is opened.
     pub(super) fn is_full(&self) -> bool {
-        self.room == 0
+        self.reader.is_full()
     }
 
     /// Until when letters may be held.
@@ -145,100 +128,48 @@ impl Scan {
     /// # Errors
     /// The connection is lost.
     pub(super) async fn next(&mut self, stop: &CancellationToken) -> Result<Option<Delivery>, CommandError> {
-        if self.seen.looked_at >= self.most || stop.is_cancelled() {
-            return Ok(None);
-        }
-        if Instant::now() >= self.until {
+        if self.seen.looked_at < self.most && !stop.is_cancelled() && Instant::now() >= self.until {
             self.took_too_long();
             return Ok(None);
         }
-        if self.room == 0 {
-            self.open().await?;
+        match self.reader.next(stop, Some(IDLE)).await? {
+            Next::Delivery(delivery) => {
+                self.seen.looked_at += 1;
+                return Ok(Some(delivery));
+            }
+            Next::Idle => self.seen.ended_early = true,
+            Next::Done | Next::Stopped => {}
         }
-        let Some(consumer) = self.channels.last_mut() else { return Ok(None) };
-        let arrival = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(None),
-            arrival = timeout(IDLE, consumer.recv()) => arrival,
-        };
-        let Ok(arrival) = arrival else {
-            self.seen.ended_early = true;
-            return Ok(None);
-        };
-        let delivery = arrival.ok_or_else(lost)?;
-        self.seen.looked_at += 1;
-        self.room -= 1;
-        Ok(Some(delivery))
-    }
-
-    async fn open(&mut self) -> Result<(), CommandError> {
-        let left = self.most.saturating_sub(self.seen.looked_at);
-        let prefetch = u16::try_from(left).unwrap_or(self.holds).clamp(1, self.holds);
-        let spec = ConsumeSpec { queue: self.queue.clone(), prefetch, tag: "dead".to_owned() };
-        self.channels.push(self.session.link().consume(spec).await?);
-        self.room = usize::from(prefetch);
-        Ok(())
+        Ok(None)
     }
 
     /// The letter goes back when the look ends.
     pub(super) fn keep(&mut self, receipt: Receipt) {
-        self.held.push(receipt);
+        self.reader.keep(receipt);
     }
 
-    /// The letters are removed, and the broker is known to have removed them. They must be of the last channel, which they are where they are settled
-    /// before [`Scan::next`] is called on a full one.
+    /// The letters are removed, see [`QueueReader::remove`].
     ///
     /// # Errors
-    /// The channel is gone: up to [`WINDOW`] of them may come back.
+    /// The channel is gone.
     pub(super) async fn remove(&mut self, receipts: Vec<Receipt>) -> Result<(), CommandError> {
-        let mut rest = receipts.into_iter();
-        loop {
-            let mut acked = 0;
-            for receipt in rest.by_ref().take(WINDOW) {
-                receipt.ack().map_err(|Stale| lost())?;
-                acked += 1;
-            }
-            let Some(consumer) = self.channels.last().filter(|_| acked > 0) else { return Ok(()) };
-            consumer.flush().await.map_err(|Stale| lost())?;
-            self.room += acked;
-        }
+        Ok(self.reader.remove(receipts).await?)
     }
 
     /// Puts back what was kept, in order.
-    pub(super) async fn end(mut self) -> Seen {
-        if let Some(last) = self.channels.last_mut() {
-            // While it has room it would be given what the channels before it give back. What has come already is held too: a letter that is given
-            // back before them would come first.
-            while self.room > 0
-                && let Ok(Some(delivery)) = timeout(UNDER_WAY, last.recv()).await
-            {
-                self.held.push(delivery.receipt);
-                self.room -= 1;
-            }
-            let _ = timeout(CLOSE, last.cancel()).await;
-        }
-        for consumer in self.channels {
-            let _ = timeout(CLOSE, consumer.close()).await;
-        }
+    pub(super) async fn end(self) -> QueueScan {
+        let (_, held) = self.reader.close().await;
         self.session.link().close().await;
-        // Only now: a receipt that is dropped on an open channel would give its letter back by itself.
-        drop(self.held);
+        drop(held);
         self.seen
     }
 }
 
-pub(super) fn lost() -> CommandError {
-    CommandError::Broker(BrokerError::Lost("the consumer of dead letters has ended".to_owned()))
-}
-
 /// What a command does with each queue.
 pub(super) trait Walker {
-    /// Goes through one queue. Whatever is in hand when it ends has been settled, or is the scan's to put back.
-    async fn go_through<O: Write, E: Write>(
-        &mut self,
-        scan: &mut Scan,
-        stage: &mut CommandContext<'_, O, E>,
-    ) -> Result<(), CommandError>;
+    /// Goes through one queue. Whatever is in hand when it ends has been settled, or is the scan's
+    /// to put back.
+    async fn visit(&mut self, scan: &mut Scan, context: &mut CommandContext<'_>) -> Result<(), CommandError>;
 
     /// Where it is told what was looked at.
     fn looked(&mut self) -> &mut ScanReport;
@@ -250,31 +181,31 @@ pub(super) trait Walker {
 }
 
 /// Walks through the queues that the filters name, until one fails; what has failed.
-pub(super) async fn walk<O: Write, E: Write>(
+pub(super) async fn walk(
     walker: &mut impl Walker,
     filters: &Filters,
-    reach: &Reach,
-    stage: &mut CommandContext<'_, O, E>,
+    limit: &ScanLimit,
+    context: &mut CommandContext<'_>,
 ) -> Option<CommandError> {
     for queue in filters.queues() {
-        if stage.stop.is_cancelled() || walker.is_over() {
+        if context.stop.is_cancelled() || walker.is_over() {
             break;
         }
-        if let Err(failure) = look_into(walker, queue, reach, stage).await {
+        if let Err(failure) = look_into(walker, queue, limit, context).await {
             return Some(failure);
         }
     }
     None
 }
 
-async fn look_into<O: Write, E: Write>(
+async fn look_into(
     walker: &mut impl Walker,
     queue: DeadLetters,
-    reach: &Reach,
-    stage: &mut CommandContext<'_, O, E>,
+    limit: &ScanLimit,
+    context: &mut CommandContext<'_>,
 ) -> Result<(), CommandError> {
-    let mut scan = Scan::begin(stage.broker, stage.names, queue, reach.scan).await?;
-    let done = walker.go_through(&mut scan, stage).await;
+    let mut scan = Scan::begin(context.broker, context.names, queue, limit.scan).await?;
+    let done = walker.visit(&mut scan, context).await;
     walker.looked().left(scan.end().await);
     done
 }
@@ -282,13 +213,13 @@ async fn look_into<O: Write, E: Write>(
 /// The queues that a run has come to.
 #[derive(Default)]
 pub(super) struct ScanReport {
-    queues: Vec<Seen>,
+    queues: Vec<QueueScan>,
     stopped: Option<String>,
 }
 
 impl ScanReport {
     /// A queue was left.
-    pub(super) fn left(&mut self, seen: Seen) {
+    pub(super) fn left(&mut self, seen: QueueScan) {
         self.queues.push(seen);
     }
 
@@ -314,7 +245,7 @@ impl ScanReport {
     }
 
     pub(super) fn not_scanned(&self) -> u64 {
-        self.queues.iter().map(Seen::not_scanned).sum()
+        self.queues.iter().map(QueueScan::not_scanned).sum()
     }
 
     fn took_too_long(&self) -> bool {
@@ -342,35 +273,36 @@ impl ScanReport {
     }
 
     /// Tells whoever watches why not everything was looked at.
-    pub(super) fn tell<O: Write, E: Write>(&self, console: &mut Console<O, E>) {
+    pub(super) fn tell(&self, console: &mut DynConsole<'_>) {
         for seen in &self.queues {
             let (queue, there, missed) = (seen.queue.name(), seen.there, seen.not_scanned());
             if seen.took_too_long {
                 console.note(format_args!(
-                    "{queue}: stopped after 20 minutes, {missed} of {there} letters not scanned: the broker takes back what is held for 30; run it again"
+                    "{queue}: stopped after 20 minutes, {missed} of {there} letters not scanned: the broker takes back what is held for 30; run the command again"
                 ));
             } else if seen.ended_early {
                 console.note(format_args!(
-                    "{queue}: {missed} of {there} letters did not come within 10 s: somebody else has them, or they are gone; run it again"
+                    "{queue}: {missed} of {there} letters were not delivered within 10 s: another consumer holds them, or they are gone; run the command again"
                 ));
             } else if missed > 0 {
                 console.note(format_args!("{queue}: {missed} of {there} letters not scanned; see --scan"));
             }
         }
         if let Some(why) = &self.stopped {
-            console.note(format_args!("stopped: {why}; what was not come to stays, run it again then"));
+            console.note(format_args!("stopped: {why}; the remaining letters stay, run the command again"));
         }
     }
 }
 
-fn queue_json(seen: &Seen) -> Json {
+fn queue_json(seen: &QueueScan) -> Json {
     json!({
         "queue": seen.queue.name(), "there": seen.there, "scanned": seen.looked_at, "not_scanned": seen.not_scanned(),
         "took_too_long": seen.took_too_long, "ended_early": seen.ended_early,
     })
 }
 
-/// How a run ends. What failed comes first: a report that nobody could read must not hide it, nor end as if all were well.
+/// How a run ends. What failed comes first: a report that nobody could read must not hide it, nor
+/// end as if all were well.
 pub(super) fn ended(
     failure: Option<CommandError>,
     told: Result<(), CommandError>,

@@ -1,4 +1,5 @@
-//! What ops servers tell by `/status`: how single replicas stand, and the fleet where the broker is out of reach.
+//! What ops servers tell by `/status`: how single replicas stand, and the fleet where the broker is
+//! out of reach.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -188,7 +189,8 @@ fn fit(fleet: Overview) -> Overview {
                 items.iter_mut().for_each(walk);
             }
             serde_json::Value::Object(fields) => {
-                // Some of them are maps, whose keys are told as well; no field's own name is as long as that.
+                // Some of them are maps, whose keys are told as well; no field's own name is as
+                // long as that.
                 *fields = std::mem::take(fields)
                     .into_iter()
                     .take(200)
@@ -223,7 +225,7 @@ mod tests {
     fn a_fleet_is_taken_from_a_server_of_its_namespace_and_version_alone_and_no_key_of_its_maps_steers_the_terminal()
      {
         let servers = OpsServers::new(Vec::new(), "captcha").unwrap();
-        let mut told = Overview::of(crate::overview::Sight {
+        let mut told = Overview::of(crate::overview::FleetFacts {
             at: crate::domain::time::Timestamp::from_millis(0),
             namespace: "captcha",
             state: None,
@@ -233,7 +235,7 @@ mod tests {
             replicas: &[],
             shut: &[],
             queues: None,
-            paces: &crate::overview::Paces::default(),
+            tracker: &crate::overview::RateTracker::default(),
         });
         let dead = (0..500).map(|n| (format!("\u{1b}[2J{n}{}", "x".repeat(100)), 1)).collect();
         let depths = crate::fleet::Depths { at: told.at, ready: std::collections::BTreeMap::new() };
