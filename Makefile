@@ -31,7 +31,7 @@ TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout 
   cast_possible_truncation cast_possible_wrap cast_sign_loss)
 
 # Thousands of histories in half a minute need the optimiser. Traces need a feature as well.
-SIMULATION := --cargo-profile release --features breakage,otel --test simulation
+SIMULATION := --cargo-profile release --features failpoints,otel --test simulation
 # What `make check` tests: everything that needs no service.
 NO_SERVICE := --workspace --lib --test components
 
@@ -84,7 +84,7 @@ lint: ## Format, clippy, documentation and, where cargo-deny is installed, depen
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --workspace --lib --bins -- -D warnings
 	$(CARGO) clippy --locked --workspace --lib --bins --features otel -- -D warnings
-	$(CARGO) clippy --locked --workspace --all-targets --features breakage,otel -- -D warnings $(TESTS_MAY)
+	$(CARGO) clippy --locked --workspace --all-targets --features failpoints,otel -- -D warnings $(TESTS_MAY)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 	scripts/check-dependencies
 

@@ -1,7 +1,7 @@
 //! Deliberate faults, each of which breaks a promise: tests put one in force to show that they
 //! would find it.
 //!
-//! Only with the feature `breakage`, which no program that is shipped is built with; without it
+//! Only with the feature `failpoints`, which no program that is shipped is built with; without it
 //! every question is answered `false` at compile time.
 
 /// The fail points, and the list of all of them.
@@ -69,26 +69,26 @@ failpoints! {
 
 impl Failpoint {
     /// Whether it is in force on this thread.
-    #[cfg(not(feature = "breakage"))]
+    #[cfg(not(feature = "failpoints"))]
     #[inline]
     pub(crate) const fn in_force(self) -> bool {
         false
     }
 
     /// Whether it is in force on this thread.
-    #[cfg(feature = "breakage")]
+    #[cfg(feature = "failpoints")]
     pub(crate) fn in_force(self) -> bool {
         IN_FORCE.get() == Some(self)
     }
 
     /// Puts one in force on this thread, and on no other; `None`: all is well again.
-    #[cfg(feature = "breakage")]
-    pub fn put_in_force(breakage: Option<Failpoint>) {
-        IN_FORCE.set(breakage);
+    #[cfg(feature = "failpoints")]
+    pub fn put_in_force(failpoint: Option<Failpoint>) {
+        IN_FORCE.set(failpoint);
     }
 }
 
-#[cfg(feature = "breakage")]
+#[cfg(feature = "failpoints")]
 thread_local! {
     static IN_FORCE: std::cell::Cell<Option<Failpoint>> = const { std::cell::Cell::new(None) };
 }

@@ -14,7 +14,7 @@
 //! * [`worker`], [`fleet`], [`ops`]: one replica's work, what replicas know together, and what they tell over HTTP.
 //! * [`simulator`]: the API's stand-in, which shares nothing with `solver`.
 //! * [`cli`], [`config`], [`telemetry`], [`trace`]: commands, settings, logs, spans.
-//! * [`clock`], [`linger`], [`measure`], [`tls`], [`breakage`]: time and dice; going out together; histograms; certificates; faults for tests.
+//! * [`clock`], [`linger`], [`histogram`], [`tls`], [`failpoint`]: time and dice; going out together; histograms; certificates; faults for tests.
 //!
 //! `main → cli → {worker, fleet, ops, simulator} → {broker, solver} → domain`; a test holds these arrows.
 //!

@@ -1,4 +1,5 @@
-//! A cluster of three nodes, of which the leader of each queue is killed in turn; relays play the load balancer.
+//! A cluster of three nodes, of which the leader of each queue is killed in turn; relays play the
+//! load balancer.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! What a run is played with: a broker, the API's stand-in, relays before both, four replicas, and a foreign publisher and consumer.
+//! What a run is played with: a broker, the API's stand-in, relays before both, four replicas, and
+//! a foreign publisher and consumer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -38,7 +39,8 @@ const SETTINGS: [(&str, &str); 9] = [
     ("WORKER__MAX_IN_FLIGHT", "500"),
     ("POLICY__ALLOWED_DOMAINS", SITE),
 ];
-/// Pictures are answered within two polls, site-bound tasks are open long enough to be met by a fault.
+/// Pictures are answered within two polls, site-bound tasks are open long enough to be met by a
+/// fault.
 const SCENARIO: &str = "\
 balance = 100000.0
 [types.FunCaptchaTask]
@@ -134,7 +136,8 @@ impl Environment {
         answered && wait::comes_true(within, async || self.ledger.open() == 0).await
     }
 
-    /// SIGTERM to one replica after another, each started again at once; tells how those ended that did not end well.
+    /// SIGTERM to one replica after another, each started again at once; tells how those ended that
+    /// did not end well.
     pub(crate) async fn roll(&mut self) -> Vec<String> {
         let mut bad = Vec::new();
         for place in 0..REPLICAS {

@@ -137,7 +137,8 @@ impl Fault {
         }
     }
 
-    /// Payments that it can repeat: jobs that are between acceptance and ack when it comes (windows b to e), and calls without an answer (a).
+    /// Payments that it can repeat: jobs that are between acceptance and ack when it comes (windows
+    /// b to e), and calls without an answer (a).
     pub(crate) fn windows(self) -> u64 {
         let fleet = REPLICAS as u64 * HELD_JOBS;
         match self {
@@ -150,8 +151,8 @@ impl Fault {
         }
     }
 
-    /// Tasks that two may poll for a while: a frozen owner's, those whose ticket was published twice, and those whose poll was held up on
-    /// its way to the API.
+    /// Tasks that two may poll for a while: a frozen owner's, those whose ticket was published
+    /// twice, and those whose poll was held up on its way to the API.
     pub(crate) fn shared_tasks(self, open: u64) -> u64 {
         match self {
             Fault::Freeze | Fault::Api(Harm::BlackHole | Harm::Trickle) => open,

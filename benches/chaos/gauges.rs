@@ -1,4 +1,5 @@
-//! What replicas tell of themselves while they live: payments that may have been repeated, by window, and whether they work.
+//! What replicas tell of themselves while they live: payments that may have been repeated, by
+//! window, and whether they work.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;

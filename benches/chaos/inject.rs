@@ -15,7 +15,8 @@ use crate::report::Harness;
 use crate::support::rabbit::RabbitNode;
 use crate::wait;
 
-/// What a consumer may hold unacked, shortened from the broker's half an hour; above the minute that a worker holds an outcome.
+/// What a consumer may hold unacked, shortened from the broker's half an hour; above the minute
+/// that a worker holds an outcome.
 pub(crate) const CONSUMER_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often the broker looks, shortened from a minute.
 const CONSUMER_LOOK: Duration = Duration::from_secs(10);
@@ -24,7 +25,8 @@ const EMPTY_WITHIN: Duration = Duration::from_secs(30);
 const KEPT: &str = "chaos-kept";
 const MEMORY: &str = "1024MiB";
 
-/// Has the broker end consumers that hold a message for long; in force for channels that are opened from then on.
+/// Has the broker end consumers that hold a message for long; in force for channels that are opened
+/// from then on.
 pub(crate) fn shorten_consumer_timeout(node: &RabbitNode) {
     let set =
         |name: &str, span: Duration| format!("application:set_env(rabbit, {name}, {})", span.as_millis());
@@ -107,7 +109,8 @@ async fn treat(relay: &Relay, harm: Harm, span: Duration) {
     relay.treat(crate::relay::Treatment::Pass);
 }
 
-/// What is in the queue would be lost with it, so that it must be empty; then the workers declare it again.
+/// What is in the queue would be lost with it, so that it must be empty; then the workers declare
+/// it again.
 async fn cancel_consumers(harness: &Harness, environment: &Environment, node: &RabbitNode) {
     environment.publisher.hold(EMPTY_WITHIN).await;
     let jobs = environment.names.jobs();
@@ -163,7 +166,8 @@ async fn fill(harness: &Harness, environment: &mut Environment, node: &RabbitNod
     let ((), ended) = tokio::join!(sleep(span), is_ended_for_keeping(&environment.amqp, KEPT, span));
     call(&environment.amqp, "queue_delete", &json!({"queue": KEPT})).await;
     harness.check("meanwhile a consumer that keeps a message is ended by the broker", ended, ended);
-    // Raised, not cleared: a quorum queue whose limit is taken away tells no channel that it takes messages again.
+    // Raised, not cleared: a quorum queue whose limit is taken away tells no channel that it takes
+    // messages again.
     limit(1_000_000);
     environment.consumer.take_results().await;
 }

@@ -1,5 +1,6 @@
-//! Chaos on real parts: RabbitMQ, the API's stand-in and four replicas as processes, a foreign publisher and consumer, and everything that
-//! can go wrong between them, by a seed. See docs/CHAOS.md; run by `make chaos`.
+//! Chaos on real parts: RabbitMQ, the API's stand-in and four replicas as processes, a foreign
+//! publisher and consumer, and everything that can go wrong between them, by a seed. See
+//! docs/CHAOS.md; run by `make chaos`.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -65,7 +66,8 @@ enum Play {
 #[tokio::main(flavor = "multi_thread", worker_threads = 4)]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    // Whatever ends this program in order also ends the processes that it has started: their owners are dropped.
+    // Whatever ends this program in order also ends the processes that it has started: their owners
+    // are dropped.
     tokio::select! {
         code = run(&options) => code,
         () = completion::told_to_stop() => ExitCode::from(130),

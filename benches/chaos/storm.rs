@@ -16,7 +16,8 @@ use crate::wait;
 
 /// Before the storm, and after a fault before the next.
 const CALM: Duration = Duration::from_secs(3);
-/// From here on there is time for the results queue to be full for longer than a consumer may hold a message.
+/// From here on there is time for the results queue to be full for longer than a consumer may hold
+/// a message.
 const LONG_STORM: Duration = Duration::from_secs(300);
 
 pub(crate) async fn run(harness: Arc<Harness>, length: Duration, faults: Vec<String>) {

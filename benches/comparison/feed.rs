@@ -18,7 +18,8 @@ const WINDOW: usize = 500;
 const PERSISTENT: u8 = 2;
 /// Between two handfuls of an offered load.
 const STEP: Duration = Duration::from_millis(10);
-/// Bytes at an image's begin that are its own; divisible by three, so that the rest of its base64 is everybody's.
+/// Bytes at an image's begin that are its own; divisible by three, so that the rest of its base64
+/// is everybody's.
 const OWN_BYTES: usize = 12;
 
 /// Publishes jobs, each with an image of its own.

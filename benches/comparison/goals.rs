@@ -86,7 +86,8 @@ fn scaled(ledger: &Ledger) -> Option<f64> {
     Some(of(4)? / of(1)?)
 }
 
-/// How far the dearest and the cheapest of them are from half-way between the two, as a share of that.
+/// How far the dearest and the cheapest of them are from half-way between the two, as a share of
+/// that.
 fn spread_of(ledger: &Ledger, cases: [Case; 3]) -> Option<f64> {
     let costs: Option<Vec<f64>> =
         cases.into_iter().map(|case| ledger.median("growth", &case.label, Figure::CpuPerJob)).collect();

@@ -1,5 +1,5 @@
-//! How many instructions a job costs ours, beside `minimal --ticket`: a figure that does not hang on how busy a machine is, so that a merge can be
-//! held to it. Run by `make instructions`.
+//! How many instructions a job costs ours, beside `minimal --ticket`: a figure that does not hang
+//! on how busy a machine is, so that a merge can be held to it. Run by `make instructions`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,8 +11,9 @@ use crate::setup::Setup;
 
 /// Instructions per job, ours by minimal+ticket.
 const MOST: f64 = 1.3;
-/// Each number of jobs is offered in the same time, so that the difference holds what jobs cost and nothing of what seconds do, or a start.
-/// Far apart, since a start of ours differs by some millions of instructions from the next.
+/// Each number of jobs is offered in the same time, so that the difference holds what jobs cost and
+/// nothing of what seconds do, or a start. Far apart, since a start of ours differs by some
+/// millions of instructions from the next.
 const FEW_JOBS: usize = 100;
 const MANY_JOBS: usize = 1_500;
 const OFFERED_IN: Duration = Duration::from_secs(20);

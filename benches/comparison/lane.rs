@@ -66,7 +66,8 @@ impl Lane {
         let connection = connection.expect("the broker takes a connection");
         let channel = connection.create_channel().await.expect("the broker opens a channel");
         let lane = Self { names, candidate, connection, channel };
-        // The others' queues are part of the topology. These are declared as Celery declares them, so that they are there before it is.
+        // The others' queues are part of the topology. These are declared as Celery declares them,
+        // so that they are there before it is.
         for queue in candidate.queues_of_its_own(lane.names()) {
             let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
             let declared = lane.channel.queue_declare(queue.into(), durable, FieldTable::default()).await;

@@ -25,7 +25,8 @@ impl Lateness {
         Some(told.late_ms)
     }
 
-    /// From what replicas of ours show on /metrics. Each figure is the upper bound of the bucket that it lies in.
+    /// From what replicas of ours show on /metrics. Each figure is the upper bound of the bucket
+    /// that it lies in.
     pub(crate) fn of_ours(pages: &[String]) -> Option<Self> {
         let mut buckets: Vec<(f64, f64)> = Vec::new();
         for (bound, count) in pages.iter().flat_map(|page| page.lines().filter_map(bucket)) {

@@ -50,7 +50,8 @@ impl Ledger {
         self.runs.iter().filter_map(failed).collect()
     }
 
-    /// A scene as a table: figures by cases, `min / median / max`, and the median's ratio to that of minimal+ticket.
+    /// A scene as a table: figures by cases, `min / median / max`, and the median's ratio to that
+    /// of minimal+ticket.
     pub(crate) fn table(&self, scene: &str, cases: &[String]) -> String {
         let figures: BTreeSet<Figure> = self
             .runs

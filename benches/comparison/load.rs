@@ -6,7 +6,8 @@ use std::time::Duration;
 const OURS: &str = "CAPTCHA_WORKER__";
 /// Calls of the API at once, for everybody: the default of ours.
 const CONNECTIONS: u32 = 64;
-/// Jobs that ours takes ahead of time: as many as there are connections, unless asked for otherwise.
+/// Jobs that ours takes ahead of time: as many as there are connections, unless asked for
+/// otherwise.
 fn submissions() -> u32 {
     let asked = std::env::var("BENCH_SUBMISSIONS").ok().and_then(|number| number.parse().ok());
     asked.unwrap_or(CONNECTIONS)
@@ -34,7 +35,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// The work of the comparison: images of 6,000 bytes, answered at once, first asked for after a second, 2,000 in flight.
+    /// The work of the comparison: images of 6,000 bytes, answered at once, first asked for after a
+    /// second, 2,000 in flight.
     pub(crate) fn of(jobs: usize) -> Self {
         Self {
             jobs,

@@ -80,7 +80,8 @@ fn processes() -> BTreeMap<u32, Stat> {
         .collect()
 }
 
-/// Parent, and ticks of user and system time of the process and of the children it has waited for; see proc(5).
+/// Parent, and ticks of user and system time of the process and of the children it has waited for;
+/// see proc(5).
 fn stat(line: &str) -> Option<Stat> {
     // A program's name may hold anything, a closing bracket too.
     let (_, rest) = line.rsplit_once(')')?;

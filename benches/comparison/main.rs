@@ -1,5 +1,6 @@
-//! What a job costs ours, beside the shortest honest loop and beside what one would write in other languages: same machine, broker,
-//! simulator and load. See docs/PERFORMANCE.md; run by `make bench`.
+//! What a job costs ours, beside the shortest honest loop and beside what one would write in other
+//! languages: same machine, broker, simulator and load. See docs/PERFORMANCE.md; run by `make
+//! bench`.
 
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -86,7 +87,8 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Whatever ends this program in order also ends the processes that it has started: their owners are dropped.
+    // Whatever ends this program in order also ends the processes that it has started: their owners
+    // are dropped.
     tokio::select! {
         code = run(&options, &candidates) => code,
         () = completion::told_to_stop() => ExitCode::from(130),

@@ -82,7 +82,8 @@ impl Processes {
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        // Nobody is left after an end in order. What is killed itself cannot end its own children any more.
+        // Nobody is left after an end in order. What is killed itself cannot end its own children
+        // any more.
         let left = machine::family(&self.ids());
         if !left.is_empty() {
             std::process::Command::new("kill")

@@ -1,5 +1,5 @@
-//! A TCP relay between a worker and the broker, which notes when the handshake ends and when the first job passes. It reads no more of AMQP
-//! 0-9-1 than the heads of frames and two methods.
+//! A TCP relay between a worker and the broker, which notes when the handshake ends and when the
+//! first job passes. It reads no more of AMQP 0-9-1 than the heads of frames and two methods.
 
 use parking_lot::Mutex;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! One run of one candidate: its own namespace and simulator, what it costs from the first job to the last result, and whether it was right.
+//! One run of one candidate: its own namespace and simulator, what it costs from the first job to
+//! the last result, and whether it was right.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -73,7 +74,8 @@ impl Run {
         Ok(idle)
     }
 
-    /// All jobs, to their results. `idle` is what an idle start has used, where this one begins with jobs in the queue.
+    /// All jobs, to their results. `idle` is what an idle start has used, where this one begins
+    /// with jobs in the queue.
     pub(crate) async fn work(&self, setup: &Setup, idle: Option<Usage>) -> Result<Figures, String> {
         let (mut processes, idle, before, offer) = match idle {
             Some(idle) => {

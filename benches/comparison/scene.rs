@@ -7,7 +7,8 @@ use crate::load::Load;
 
 /// What every candidate but Celery is offered.
 const PER_SECOND: u32 = 500;
-/// One job in so many is given to those who are far from deciding anything: what one costs does not hang on their number.
+/// One job in so many is given to those who are far from deciding anything: what one costs does not
+/// hang on their number.
 const FOREIGN_SHARE: usize = 4;
 /// What two cores can carry of Celery, with room to spare.
 const CELERY_PER_SECOND: u32 = 100;
@@ -15,8 +16,9 @@ const CELERY_SHARE: usize = 10;
 const LARGE_JOBS: usize = 2_000;
 const LARGE_BYTES: usize = 50_000;
 const LARGE_PER_SECOND: u32 = 100;
-/// All jobs of `deep` are in flight at once. A poll every 2 s of each would be 25,000 calls a second, more than simulator and broker leave room for
-/// on two cores; so they are asked for every 20 s, three times.
+/// All jobs of `deep` are in flight at once. A poll every 2 s of each would be 25,000 calls a
+/// second, more than simulator and broker leave room for on two cores; so they are asked for every
+/// 20 s, three times.
 const DEEP_SOLVE: Duration = Duration::from_secs(60);
 const DEEP_POLL: Duration = Duration::from_secs(20);
 /// What `worker.max_in_flight` can be at most.
@@ -178,7 +180,8 @@ pub(crate) fn growth_of_queue(jobs: usize) -> [Case; 3] {
     [jobs / 20, jobs / 2, jobs * 5].map(|queued| Case::of_ours(format!("{queued} queued"), Load::of(queued)))
 }
 
-/// 100, 2,000 and 20,000 in flight, of the default number of jobs; held by the span from acceptance to the first poll.
+/// 100, 2,000 and 20,000 in flight, of the default number of jobs; held by the span from acceptance
+/// to the first poll.
 pub(crate) fn growth_in_flight(jobs: usize) -> [Case; 3] {
     [jobs / 200, jobs / 10, jobs].map(|in_flight| {
         let load = Load {

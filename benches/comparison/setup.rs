@@ -16,13 +16,15 @@ use crate::run::Run;
 use crate::scene::{Case, Task};
 use crate::{completion, simulator, wait};
 
-/// What belongs to an earlier run should be over before one is measured: a broker goes on for a while with what has been deleted.
+/// What belongs to an earlier run should be over before one is measured: a broker goes on for a
+/// while with what has been deleted.
 const QUIET_WITHIN: Duration = Duration::from_secs(20);
 const QUIET_LOOK: Duration = Duration::from_millis(500);
 /// CPU time between two looks that is no work: heartbeats and timers.
 const QUIET: Duration = Duration::from_millis(25);
 
-/// A candidate with what its idle figures hang on: how much it may hold, and how many processes it has.
+/// A candidate with what its idle figures hang on: how much it may hold, and how many processes it
+/// has.
 type Idler = (Candidate, u32, usize);
 
 pub(crate) struct Setup {

@@ -14,7 +14,8 @@ use crate::wait;
 const WITHIN: Duration = Duration::from_secs(60);
 
 impl Run {
-    /// Twice: on a namespace that no replica has seen, so that nobody knows how the account stands, and once that is known.
+    /// Twice: on a namespace that no replica has seen, so that nobody knows how the account stands,
+    /// and once that is known.
     pub(crate) async fn starts(&self, setup: &Setup) -> Result<Figures, String> {
         let unknown = self.first_job(setup, self.load.jobs).await?;
         let known = self.first_job(setup, 2 * self.load.jobs).await?;
@@ -25,7 +26,8 @@ impl Run {
         ]))
     }
 
-    /// From the broker's handshake to the first of the jobs that wait; the process goes on until all results are there, and leaves.
+    /// From the broker's handshake to the first of the jobs that wait; the process goes on until
+    /// all results are there, and leaves.
     async fn first_job(&self, setup: &Setup, results: usize) -> Result<Duration, String> {
         self.lane.feed(&self.load).await.publish(&self.load).await;
         setup.quiet(&[setup.broker()]).await;

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::report::Harness;
 
-/// Waits for SIGTERM or Ctrl-C. Whatever ends the program in order also ends the processes that it has started: their owners are dropped.
+/// Waits for SIGTERM or Ctrl-C. Whatever ends the program in order also ends the processes that it
+/// has started: their owners are dropped.
 pub(crate) async fn told_to_stop() {
     let mut terminate = signal(SignalKind::terminate()).expect("signals can be awaited");
     let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be awaited");

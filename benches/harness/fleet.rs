@@ -80,7 +80,8 @@ impl Fleet {
         self.replicas[place] = self.options.start(place);
     }
 
-    /// SIGTERM to all, then waits for each; names those that did not leave in time, which are killed.
+    /// SIGTERM to all, then waits for each; names those that did not leave in time, which are
+    /// killed.
     pub(crate) async fn leave(&mut self, within: Duration) -> Vec<String> {
         for replica in &self.replicas {
             replica.ask_to_leave().await;

@@ -1,4 +1,5 @@
-//! What trials and chaos share: processes of the program, the API's stand-in, an operator, jobs, waiting, and reports.
+//! What trials and chaos share: processes of the program, the API's stand-in, an operator, jobs,
+//! waiting, and reports.
 
 #![allow(dead_code, reason = "each bench uses its own part of this")]
 

@@ -9,7 +9,8 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_captcha-worker");
-/// Names a folder with programs that are built as they are shipped: what `cargo bench` builds shares the features that tests ask of libraries.
+/// Names a folder with programs that are built as they are shipped: what `cargo bench` builds
+/// shares the features that tests ask of libraries.
 const AS_SHIPPED: &str = "BENCH_BINARIES";
 
 /// The folder of programs built as they are shipped, where there is one.
@@ -17,7 +18,8 @@ pub(crate) fn as_shipped() -> Option<PathBuf> {
     std::env::var_os(AS_SHIPPED).map(PathBuf::from)
 }
 
-/// A call of the program in a folder of its own, free of settings that the caller's shell may carry.
+/// A call of the program in a folder of its own, free of settings that the caller's shell may
+/// carry.
 pub(crate) fn program(folder: &Path, arguments: &[&str]) -> Command {
     let binary = as_shipped().map_or_else(|| BINARY.into(), |folder| folder.join("captcha-worker"));
     let mut command = Command::new(binary);

@@ -97,7 +97,8 @@ impl Simulator {
         Self { process, client: client(), url, folder: folder.to_owned() }
     }
 
-    /// SIGKILL, and a new one at the same address: it remembers nothing, and connections are refused in between.
+    /// SIGKILL, and a new one at the same address: it remembers nothing, and connections are
+    /// refused in between.
     pub(crate) async fn restart(&mut self) {
         self.process.kill().await;
         let address = self.url.trim_start_matches("http://").to_owned();

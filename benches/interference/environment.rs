@@ -1,4 +1,5 @@
-//! What all cases share: the broker, the calm run that they are judged by, and whose turn it is to load the machine.
+//! What all cases share: the broker, the calm run that they are judged by, and whose turn it is to
+//! load the machine.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +20,8 @@ pub(crate) struct Lengths {
     pub(crate) outage: Duration,
     /// Calls for one job that a fault meets before it passes.
     pub(crate) calls: usize,
-    /// How long jobs that were hit may take to their end: those that are parked again and again come back after minutes.
+    /// How long jobs that were hit may take to their end: those that are parked again and again
+    /// come back after minutes.
     pub(crate) hit_end: Duration,
 }
 
@@ -75,7 +77,8 @@ impl Environment {
         folder
     }
 
-    /// Waits until this case may load the machine. What only waits for parked jobs to come back needs no turn.
+    /// Waits until this case may load the machine. What only waits for parked jobs to come back
+    /// needs no turn.
     pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
         self.turns.acquire().await.expect("turns are never closed")
     }

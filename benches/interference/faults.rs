@@ -102,8 +102,8 @@ pub(crate) const RESULT: [(&str, Nature); 37] = [
     ("no status", Passing),
 ];
 
-/// How every call, or every createTask, can fail for a while. A code that blames the job itself is none: the contract ends each job that
-/// meets it.
+/// How every call, or every createTask, can fail for a while. A code that blames the job itself is
+/// none: the contract ends each job that meets it.
 pub(crate) const OUTAGES: [&str; 14] = [
     "ERROR_SERVICE_NOT_AVAILABLE",
     UNKNOWN,

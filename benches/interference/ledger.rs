@@ -170,7 +170,8 @@ impl Ledger {
         self.open_jobs(prefix, |_| true) == 0
     }
 
-    /// Waits until all jobs of a prefix have ended, the hit ones included where that is wanted; whether they did in time.
+    /// Waits until all jobs of a prefix have ended, the hit ones included where that is wanted;
+    /// whether they did in time.
     pub(crate) async fn finish(&self, prefix: &str, with_hit: bool, within: Duration) -> bool {
         let all = async || self.open_jobs(prefix, |entry| with_hit || !entry.hit) == 0;
         wait::comes_true(within, all).await
@@ -201,7 +202,8 @@ impl Ledger {
         self.pages().entries.values().map(|entry| entry.outcomes.saturating_sub(1)).sum()
     }
 
-    /// Leaves the whole account beside the logs: every id, when it was offered, where it ended and after how long.
+    /// Leaves the whole account beside the logs: every id, when it was offered, where it ended and
+    /// after how long.
     pub(crate) fn keep(&self, folder: &Path, began: Instant) {
         use std::fmt::Write;
 

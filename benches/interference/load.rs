@@ -101,7 +101,8 @@ impl Publisher {
         self.session.publish(&self.names.jobs(), "jobs", message).await.expect("the broker confirms a job");
     }
 
-    /// Offers jobs at a fixed rate, in the background, until there are no more or the load is dropped.
+    /// Offers jobs at a fixed rate, in the background, until there are no more or the load is
+    /// dropped.
     pub(crate) fn offer(
         &self,
         ledger: &Arc<Ledger>,
@@ -112,7 +113,8 @@ impl Publisher {
         let publishes = TaskTracker::new();
         let tracked = publishes.clone();
         let offering = async move {
-            // Ticks that were missed are made up for. A confirm holds up no later job, as long as few are waited for.
+            // Ticks that were missed are made up for. A confirm holds up no later job, as long as
+            // few are waited for.
             let mut due = interval(Duration::from_secs(1) / per_second);
             let places = Arc::new(Semaphore::new(UNCONFIRMED));
             for job in jobs {

@@ -1,5 +1,6 @@
-//! Bad days on real parts: RabbitMQ, the API's stand-in and two replicas as processes, a steady load, and one kind of trouble at a time. What
-//! it costs the jobs that it does not hit is measured and judged. See docs/RELIABILITY.md; run by `make interference`.
+//! Bad days on real parts: RabbitMQ, the API's stand-in and two replicas as processes, a steady
+//! load, and one kind of trouble at a time. What it costs the jobs that it does not hit is measured
+//! and judged. See docs/RELIABILITY.md; run by `make interference`.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -105,7 +106,8 @@ async fn main() -> ExitCode {
         rows.extend(cases::each(&environment, others).await);
         rows
     };
-    // Whatever ends this program in order also ends the processes that it has started: their owners are dropped.
+    // Whatever ends this program in order also ends the processes that it has started: their owners
+    // are dropped.
     let rows = tokio::select! {
         rows = running => rows,
         () = completion::told_to_stop() => return ExitCode::from(130),

@@ -34,8 +34,9 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(20);
 /// With the default of 30 s a hanging API would only make the run longer.
 const SETTINGS: [(&str, &str); 3] =
     [("SOLVER__REQUEST_TIMEOUT", "5s"), ("SOLVER__CONNECT_TIMEOUT", "2s"), ("WORKER__DRAIN_TIMEOUT", "15s")];
-/// Every answer is there at the first poll, so that a job's way takes as long as the worker takes, and a second: delays show.
-/// Ids are never given out twice, not even by a stand-in that has forgotten everything.
+/// Every answer is there at the first poll, so that a job's way takes as long as the worker takes,
+/// and a second: delays show. Ids are never given out twice, not even by a stand-in that has
+/// forgotten everything.
 const SCENARIO: &str = "\
 balance = 100000.0
 task_ids = \"uuid\"
@@ -110,7 +111,8 @@ impl Scene {
         self.simulator.control(&json!({"outages": [outage]})).await;
     }
 
-    /// Judges what no case may break, and clears away. The stand-in's rules hold for polls in any trouble.
+    /// Judges what no case may break, and clears away. The stand-in's rules hold for polls in any
+    /// trouble.
     pub(crate) async fn close(mut self, row: &mut Row) {
         row.note_load();
         self.ledger.keep(&self.folder, self.began);

@@ -57,7 +57,8 @@ impl Watch {
         self.looks().last().is_some_and(|look| look.open == self.ports.len())
     }
 
-    /// Why the guard stopped work in a span, and for how long it was not open; empty where it never did.
+    /// Why the guard stopped work in a span, and for how long it was not open; empty where it never
+    /// did.
     pub(crate) fn trips(&self, from: Instant, until: Instant) -> Trips {
         let looks = self.looks();
         let shut = looks.iter().filter(|look| from <= look.at && look.at < until && !look.reasons.is_empty());

@@ -1,4 +1,5 @@
-//! Histories until told to stop, or one of them in words; see docs/RELIABILITY.md. Run by `make soak`.
+//! Histories until told to stop, or one of them in words; see docs/RELIABILITY.md. Run by `make
+//! soak`.
 
 #[path = "../../tests/simulation/history/mod.rs"]
 mod history;
@@ -28,9 +29,9 @@ struct Options {
     /// Stop after this many seconds; never by default
     #[arg(long)]
     seconds: Option<u64>,
-    /// With this deliberate fault, by its name (with the feature `breakage`)
+    /// With this deliberate fault, by its name (with the feature `failpoints`)
     #[arg(long)]
-    breakage: Option<String>,
+    failpoint: Option<String>,
     /// Given by cargo to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -38,7 +39,7 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let breakage = match options.breakage.as_deref().map(named) {
+    let failpoint = match options.failpoint.as_deref().map(named) {
         Some(None) => {
             eprintln!("no such deliberate fault; there are {:?}", Failpoint::ALL);
             return ExitCode::from(2);
@@ -47,32 +48,32 @@ fn main() -> ExitCode {
         None => None,
     };
     match options.seed {
-        Some(seed) => one(seed, breakage),
-        None => soak(&options, breakage),
+        Some(seed) => one(seed, failpoint),
+        None => soak(&options, failpoint),
     }
 }
 
 fn named(name: &str) -> Option<Failpoint> {
-    Failpoint::ALL.into_iter().find(|breakage| format!("{breakage:?}") == name)
+    Failpoint::ALL.into_iter().find(|failpoint| format!("{failpoint:?}") == name)
 }
 
-fn one(seed: u64, breakage: Option<Failpoint>) -> ExitCode {
-    let verdict = history::play_broken(seed, true, breakage);
+fn one(seed: u64, failpoint: Option<Failpoint>) -> ExitCode {
+    let verdict = history::play_broken(seed, true, failpoint);
     println!("{}\n\n{:?}", verdict.chronicle, verdict.counts);
     verdict.broken.iter().for_each(|broken| println!("broken: {broken}"));
     if verdict.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn soak(options: &Options, breakage: Option<Failpoint>) -> ExitCode {
+fn soak(options: &Options, failpoint: Option<Failpoint>) -> ExitCode {
     let began = Instant::now();
     let until = options.seconds.map(|seconds| began + Duration::from_secs(seconds));
     let (mut from, mut counts) = (options.from, history::Counts::default());
     while until.is_none_or(|until| Instant::now() < until) {
-        let swept = sweep(from..from + BATCH, until, breakage);
+        let swept = sweep(from..from + BATCH, until, failpoint);
         counts += swept.counts;
         from += swept.played;
         if let Some(failure) = swept.failure {
-            println!("{}", tell(&failure, breakage));
+            println!("{}", tell(&failure, failpoint));
             return ExitCode::FAILURE;
         }
         let (played, seconds) = (from - options.from, began.elapsed().as_secs_f64());

@@ -91,7 +91,8 @@ async fn take(mut consumer: Consumer, queue: String, seen: Arc<Mutex<ById>>) {
     }
 }
 
-/// Outcomes carry the job's id as their message id, and so does what the broker has dead-lettered whole.
+/// Outcomes carry the job's id as their message id, and so does what the broker has dead-lettered
+/// whole.
 fn id_of(delivery: &Delivery) -> String {
     delivery.message.properties.message_id.clone().unwrap_or_else(|| "(no id)".to_owned())
 }

@@ -1,4 +1,5 @@
-//! Random kills: every few seconds a replica dies by SIGKILL, and the one before it is started again.
+//! Random kills: every few seconds a replica dies by SIGKILL, and the one before it is started
+//! again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,8 @@ pub(crate) struct Killer {
 }
 
 impl Killer {
-    /// Begins to kill. The seed fixes pauses and victims, save for the leader, whom the fleet chooses.
+    /// Begins to kill. The seed fixes pauses and victims, save for the leader, whom the fleet
+    /// chooses.
     pub(crate) fn begin(fleet: Arc<Mutex<Fleet>>, operator: Operator, seed: u64) -> Self {
         let stop = CancellationToken::new();
         let task = tokio::spawn(kill(fleet, operator, StdRng::seed_from_u64(seed), stop.clone()));

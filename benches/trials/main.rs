@@ -1,5 +1,5 @@
-//! End-to-end trials of the guard and the fleet: RabbitMQ, the API's stand-in and eight replicas as processes, judged by the stand-in's own
-//! counters. See docs/TRIALS.md; run by `make trials`.
+//! End-to-end trials of the guard and the fleet: RabbitMQ, the API's stand-in and eight replicas as
+//! processes, judged by the stand-in's own counters. See docs/TRIALS.md; run by `make trials`.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -56,7 +56,8 @@ async fn main() -> ExitCode {
         eprintln!("no trial is called '{unknown}'; --list tells them");
         return ExitCode::from(2);
     }
-    // Whatever ends this program in order also ends the processes that it has started: their owners are dropped.
+    // Whatever ends this program in order also ends the processes that it has started: their owners
+    // are dropped.
     tokio::select! {
         code = run(&options) => code,
         () = completion::told_to_stop() => ExitCode::from(130),

@@ -1,4 +1,5 @@
-//! Each part of the worker on its own, in process: no test here needs a service, except those of the conformance suite on AMQP.
+//! Each part of the worker on its own, in process: no test here needs a service, except those of
+//! the conformance suite on AMQP.
 
 #[path = "../support/mod.rs"]
 mod support;

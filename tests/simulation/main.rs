@@ -1,4 +1,5 @@
-//! Seeded histories of the whole worker, and traces. Both need features of their own; histories also need the optimiser.
+//! Seeded histories of the whole worker, and traces. Both need features of their own; histories
+//! also need the optimiser.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,5 @@
-//! Thousands of seeded histories of the whole worker, its fleet and its guard on paused time; and deliberate faults, to show that they would be
-//! found. `make soak` plays more of them.
+//! Thousands of seeded histories of the whole worker, its fleet and its guard on paused time; and
+//! deliberate faults, to show that they would be found. `make soak` plays more of them.
 
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,8 @@ fn a_seed_is_a_history() {
 }
 
 /// One test for each deliberate fault.
-#[cfg(feature = "breakage")]
-mod breakages {
+#[cfg(feature = "failpoints")]
+mod failpoints {
     use captcha_worker::failpoint::Failpoint;
 
     use crate::history::sweep::sweep;
@@ -40,17 +40,17 @@ mod breakages {
     const WITHIN: u64 = 2_000;
 
     macro_rules! found {
-        ($($name:ident: $breakage:ident,)+) => {
+        ($($name:ident: $failpoint:ident,)+) => {
             $(#[test]
             fn $name() {
-                let swept = sweep(1..WITHIN + 1, None, Some(Failpoint::$breakage));
+                let swept = sweep(1..WITHIN + 1, None, Some(Failpoint::$failpoint));
                 let failure = swept.failure.expect("it is found");
-                println!("{}: seed {}: {}", stringify!($breakage), failure.seed, failure.verdict.broken[0]);
+                println!("{}: seed {}: {}", stringify!($failpoint), failure.seed, failure.verdict.broken[0]);
             })+
 
             #[test]
-            fn every_breakage_has_a_test() {
-                assert_eq!([$(Failpoint::$breakage),+], Failpoint::ALL);
+            fn every_failpoint_has_a_test() {
+                assert_eq!([$(Failpoint::$failpoint),+], Failpoint::ALL);
             }
         };
     }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-/// A folder with the scripts of another, beside the modules that `make test` has installed under this name: Node looks for modules next to
-/// a script, and the repository's folders stay as they are.
+/// A folder with the scripts of another, beside the modules that `make test` has installed under
+/// this name: Node looks for modules next to a script, and the repository's folders stay as they
+/// are.
 pub fn staged(scripts: &str, modules: &str) -> TempDir {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let named = std::env::var_os("CAPTCHA_WORKER_TEST_NODE").map(PathBuf::from);

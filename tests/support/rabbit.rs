@@ -1,4 +1,5 @@
-//! RabbitMQ for tests: a node shared by all test processes of one run, and nodes of a test's own to stop, kill and restart.
+//! RabbitMQ for tests: a node shared by all test processes of one run, and nodes of a test's own to
+//! stop, kill and restart.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -23,7 +24,8 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rabbitmq-node")
 }
 
-/// A broker that other tests may use at the same time. Tests keep apart by namespace: see [`fresh_namespace`].
+/// A broker that other tests may use at the same time. Tests keep apart by namespace: see
+/// [`fresh_namespace`].
 pub struct SharedRabbit {
     url: String,
     // Where the run has no shared node, this test has its own.
@@ -73,7 +75,8 @@ pub async fn connect(url: &str) -> Session {
     connector.connect().await.expect("the test's broker answers")
 }
 
-/// A node of the test's own: private ports, data, cookie and epmd. Stopped, and its data deleted, when dropped.
+/// A node of the test's own: private ports, data, cookie and epmd. Stopped, and its data deleted,
+/// when dropped.
 pub struct RabbitNode {
     folder: PathBuf,
     port: u16,
@@ -85,7 +88,8 @@ pub struct RabbitNode {
 /// What a node has beyond the others.
 #[derive(Debug, Clone, Default)]
 pub struct Needs {
-    /// A folder with `ca.pem`, `cert.pem` and `key.pem`: a listener for TLS, that asks for a client certificate.
+    /// A folder with `ca.pem`, `cert.pem` and `key.pem`: a listener for TLS, that asks for a client
+    /// certificate.
     pub tls: Option<PathBuf>,
     /// More lines of configuration.
     pub conf: String,
@@ -190,8 +194,9 @@ impl RabbitNode {
         self.await_answer();
     }
 
-    /// Writes the registry of quorum queues to disk. The broker (3.10) does so by and by only: a queue declared just before a crash is found
-    /// again without its log, and never elects a leader. Messages are not concerned; their log is synced before they are confirmed.
+    /// Writes the registry of quorum queues to disk. The broker (3.10) does so by and by only: a
+    /// queue declared just before a crash is found again without its log, and never elects a
+    /// leader. Messages are not concerned; their log is synced before they are confirmed.
     pub fn sync_registry(&self) {
         self.ctl(&["eval", "[dets:sync(Table) || Table <- dets:all()]."]);
     }
@@ -244,7 +249,8 @@ impl RabbitNode {
             .expect("bash runs scripts/rabbitmq-node")
     }
 
-    /// Waits by connecting: a node that takes clients answers the protocol's header. Its port may be open before that.
+    /// Waits by connecting: a node that takes clients answers the protocol's header. Its port may
+    /// be open before that.
     fn await_answer(&mut self) {
         let deadline = Instant::now() + START_WITHIN;
         loop {

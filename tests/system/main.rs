@@ -1,4 +1,5 @@
-//! The whole system: worker processes, a real RabbitMQ, foreign clients, a browser; and the ops server.
+//! The whole system: worker processes, a real RabbitMQ, foreign clients, a browser; and the ops
+//! server.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -41,7 +41,8 @@ pub(super) async fn back(scene: &Scene, from: Instant, within: Duration) -> Opti
     None
 }
 
-/// Waits a while, and tells how long after a moment the last window below the full rate ended; zero where there was none.
+/// Waits a while, and tells how long after a moment the last window below the full rate ended; zero
+/// where there was none.
 pub(super) async fn last_gap(scene: &Scene, from: Instant, watched: Duration) -> Option<Duration> {
     sleep_until(from + watched).await;
     let windows = (watched - WINDOW).as_millis() / STEP.as_millis();

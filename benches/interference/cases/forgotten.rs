@@ -19,7 +19,8 @@ const OPEN_WITHIN: Duration = Duration::from_secs(60);
 /// A fleet that has stopped makes no poll for so long; tickets come due some 200 times a second.
 const SILENCE: Duration = Duration::from_secs(2);
 const WATCHED: Duration = Duration::from_secs(30);
-/// Until the first call with an unknown id, which may wait for a fleet that has met a refused connection before.
+/// Until the first call with an unknown id, which may wait for a fleet that has met a refused
+/// connection before.
 const MET_WITHIN: Duration = Duration::from_secs(180);
 /// Calls with an unknown id before the fleet stops.
 const CALLS: u64 = 4;

@@ -70,7 +70,8 @@ async fn play(
     row.dead_at_most(0);
     let stats = scene.simulator.stats().await;
     row.at_most("bans", stats.bans, 0);
-    // A task that was open when nothing could be fetched any more is forgotten by the API itself in an outage of 5 minutes.
+    // A task that was open when nothing could be fetched any more is forgotten by the API itself in
+    // an outage of 5 minutes.
     let lawful = if of == "all" && span >= LONG { paid } else { 0 };
     row.at_most("paid answers that were not fetched", stats.unfetched(), lawful);
     if stats.repeated_submissions > 0 {

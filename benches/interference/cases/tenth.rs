@@ -1,7 +1,8 @@
 //! One job in ten meets a fault.
 //!
-//! Fault follows fault in one fleet, as long as their bounds hold: what the jobs that were hit still cost then is a part of the load of the
-//! next one, which makes its bounds no easier. A fleet whose bounds are broken is left, so that one fault is not found twice.
+//! Fault follows fault in one fleet, as long as their bounds hold: what the jobs that were hit
+//! still cost then is a part of the load of the next one, which makes its bounds no easier. A fleet
+//! whose bounds are broken is left, so that one fault is not found twice.
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -37,7 +38,8 @@ pub(super) async fn run(environment: Arc<Environment>, cases: Vec<Case>) -> Vec<
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-/// Takes faults off the queue, with a new fleet after each that has broken its bounds. Fleets that are left go on with their jobs meanwhile.
+/// Takes faults off the queue, with a new fleet after each that has broken its bounds. Fleets that
+/// are left go on with their jobs meanwhile.
 async fn work(environment: &Environment, queue: &Queue, lane: usize) -> Vec<(usize, Row)> {
     let mut ends = Vec::new();
     for life in 0.. {

@@ -15,7 +15,8 @@ const TICKETS: u64 = 500;
 /// Slow enough that nothing is fetched before the trip.
 const SOLVE_MS: u32 = 20_000;
 const OPEN_WITHIN: Duration = Duration::from_secs(20);
-/// The ban ends before the fleet looks, so that the trip takes as long as the fleet is said to stay away.
+/// The ban ends before the fleet looks, so that the trip takes as long as the fleet is said to stay
+/// away.
 const BAN: Duration = Duration::from_secs(235);
 const SILENT_AFTER: Duration = Duration::from_secs(30);
 /// Polls that fail after the trip.
@@ -36,7 +37,8 @@ pub(super) async fn run(environment: &Environment, row: &mut Row) {
     scene.simulator.control(&json!({"ban_seconds": BAN.as_secs()})).await;
     let began = Instant::now();
     drop(turn);
-    // Once the fleet is silent: the first polls after the trip meet one more failure, which must not be the last word on what is paid.
+    // Once the fleet is silent: the first polls after the trip meet one more failure, which must
+    // not be the last word on what is paid.
     tokio::time::sleep(SILENT_AFTER).await;
     let flash = json!({"of": "get_task_result", "answer": {"http": 500}, "calls": FAILING});
     scene.simulator.control(&json!({"flash": flash})).await;

@@ -11,8 +11,8 @@ use crate::scene::{Harness, Scene};
 use crate::series::pass;
 use crate::wait;
 
-/// Submissions and polls of the whole fleet a second, in trials that must not earn a ban: the calls that are under way while the
-/// news of a refusal travels are a share of this.
+/// Submissions and polls of the whole fleet a second, in trials that must not earn a ban: the calls
+/// that are under way while the news of a refusal travels are a share of this.
 pub(crate) const FLEET_LIMIT: (&str, &str) = ("SOLVER__MAX_CALLS_PER_SECOND", "30");
 /// Where the guard is tried and not the limit.
 pub(crate) const NO_LIMIT: (&str, &str) = ("SOLVER__MAX_CALLS_PER_SECOND", "0");
@@ -44,7 +44,8 @@ pub(crate) async fn mend_key(harness: &Harness, scene: &Scene) {
     harness.note("the key is mended: resume", answer.tell());
 }
 
-/// Waits until the money is gone, be it that the API says so or that the fleet has seen it coming; whether it is.
+/// Waits until the money is gone, be it that the API says so or that the fleet has seen it coming;
+/// whether it is.
 pub(crate) async fn ran_out(scene: &Scene, within: Duration) -> bool {
     let gone = async || {
         let stats = scene.simulator.stats().await;

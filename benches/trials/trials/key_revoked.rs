@@ -15,7 +15,8 @@ use crate::wait;
 
 const EACH: usize = 200;
 const IN_FLIGHT: u64 = (REPLICAS * EACH) as u64;
-/// Jobs of a quick type behind the others, so that there are submissions under way too when the key goes.
+/// Jobs of a quick type behind the others, so that there are submissions under way too when the key
+/// goes.
 const QUICK: usize = 200;
 /// Polls that must have come before: then every replica has begun to poll.
 const POLLS: u64 = 60;
@@ -28,8 +29,8 @@ solve_ms = { fixed = 60000 }
 [types.FunCaptchaTask]
 solve_ms = { fixed = 1000 }
 ";
-/// The first polls come when all submissions have been made at the fleet's limit (53 s) and the answers are there (60 s), so that the
-/// limit is enough for 1,600 tickets.
+/// The first polls come when all submissions have been made at the fleet's limit (53 s) and the
+/// answers are there (60 s), so that the limit is enough for 1,600 tickets.
 const SETTINGS: [(&str, &str); 6] = [
     FLEET_LIMIT,
     ("WORKER__MAX_IN_FLIGHT", "200"),

@@ -1,4 +1,5 @@
-//! The three account faults again, smaller, while replicas and the leader are killed every few seconds.
+//! The three account faults again, smaller, while replicas and the leader are killed every few
+//! seconds.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

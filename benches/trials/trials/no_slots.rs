@@ -1,4 +1,5 @@
-//! A type without slots beside one that has them. Both runs go on at the same time, so that the machine treats them alike.
+//! A type without slots beside one that has them. Both runs go on at the same time, so that the
+//! machine treats them alike.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::series::pass;
 const PER_SECOND: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(120);
 const IMAGES: usize = 2_400;
-/// One refusal a second for the whole fleet; a fleet that asks with every job has hundreds of times as many.
+/// One refusal a second for the whole fleet; a fleet that asks with every job has hundreds of times
+/// as many.
 const TRICKLE: u64 = 120;
 /// Shows that every replica is at work before the window begins.
 const WARM_UP: usize = 80;

@@ -94,7 +94,8 @@ async fn a_crashed_broker_revokes_the_lease_at_once() {
     assert_eq!(held.receipt.ack(), Err(Stale));
 
     node.restart();
-    // A queue that has just come back may keep its first caller waiting, which a caller of ours answers by a new session.
+    // A queue that has just come back may keep its first caller waiting, which a caller of ours
+    // answers by a new session.
     let patience = AmqpOptions { call_timeout: Duration::from_secs(5), ..options(&node.url()) };
     let connector = Connector::new(patience).unwrap();
     let (_session, mut again) = within("the queue's return", async {
@@ -127,7 +128,8 @@ async fn a_broker_that_blocks_publishers_holds_up_neither_them_nor_settlements()
 
     let refused = within("a refusal", async {
         loop {
-            // The broker blocks a connection at its first publish under alarm, which it may still take.
+            // The broker blocks a connection at its first publish under alarm, which it may still
+            // take.
             let began = Instant::now();
             let outcome = session.publish("", &queue, message("during", "2")).await;
             assert!(began.elapsed() < Duration::from_secs(10), "a blocked publish must not hang");

@@ -124,7 +124,8 @@ async fn headers_that_no_frame_holds_are_not_sent_and_the_session_goes_on() {
     ready(&session, &queue, 2).await;
 }
 
-/// As deep as a frame can make it. lapin would read it by recursion, to the end of its thread's stack.
+/// As deep as a frame can make it. lapin would read it by recursion, to the end of its thread's
+/// stack.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_of_20_000_levels_cost_their_own_message_alone() {
     let rabbit = SharedRabbit::get().await;

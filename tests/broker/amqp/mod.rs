@@ -20,7 +20,8 @@ fn spec(queue: &str, prefetch: u16) -> ConsumeSpec {
     ConsumeSpec { queue: queue.to_owned(), prefetch, tag: format!("{queue}.consumer") }
 }
 
-/// How many messages are ready, as soon as the broker says `wanted`: its counts lag behind by moments.
+/// How many messages are ready, as soon as the broker says `wanted`: its counts lag behind by
+/// moments.
 async fn ready(session: &Session, queue: &str, wanted: u64) {
     within("the queue's depth", async {
         let mut look = tokio::time::interval(Duration::from_millis(50));

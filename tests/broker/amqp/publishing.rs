@@ -145,7 +145,8 @@ async fn a_binding_that_comes_and_goes_never_makes_a_returned_message_look_store
         tasks.spawn(async move {
             let mut stored = Vec::new();
             for n in 0..EACH {
-                // One id for all: nothing that comes back with a returned message tells it from the others.
+                // One id for all: nothing that comes back with a returned message tells it from the
+                // others.
                 let body = format!("{task}/{n}").into_bytes();
                 if session.publish("amq.direct", &space, message("same", body.clone())).await.is_ok() {
                     stored.push(body);

@@ -1,4 +1,5 @@
-//! Who may reach the broker and how, on a real RabbitMQ: TLS, the users of `deploy/rabbitmq` and what they may do, retention.
+//! Who may reach the broker and how, on a real RabbitMQ: TLS, the users of `deploy/rabbitmq` and
+//! what they may do, retention.
 
 mod broker;
 mod bytes;

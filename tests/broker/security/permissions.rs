@@ -1,4 +1,5 @@
-//! What each user of `deploy/rabbitmq/users.sh` may do, and what not, asked of the broker by a client that is not ours.
+//! What each user of `deploy/rabbitmq/users.sh` may do, and what not, asked of the broker by a
+//! client that is not ours.
 
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
@@ -159,7 +160,8 @@ async fn each_user_may_do_what_it_is_there_for_and_nothing_else() {
     }
 }
 
-/// `queue.declare` with `passive`, by which workers and `status` read how full queues are, asks for no permission at all.
+/// `queue.declare` with `passive`, by which workers and `status` read how full queues are, asks for
+/// no permission at all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_may_log_in_may_see_how_full_a_queue_is() {
     let broker = Broker::with_users().await;

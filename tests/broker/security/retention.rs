@@ -91,7 +91,8 @@ async fn discarded_dead_letters_are_gone_and_unrouted_outcomes_are_kept_as_long_
     broker.script("policies.sh", &[NAMESPACE, "--discard"], &[("DEAD_DAYS", SECOND)]);
     fill(&session, &names.outcomes(), "dead.invalid.X", 3).await.unwrap();
     fill(&session, &names.outcomes(), "nobody.x", 3).await.unwrap();
-    // Both are seen there on their way out, and nowhere in the end: not even where nobody can read them.
+    // Both are seen there on their way out, and nowhere in the end: not even where nobody can read
+    // them.
     wait_for(&session, "lane.a.dead.invalid", 0).await;
     within("an empty broker", async {
         let mut looks = interval(Duration::from_millis(200));

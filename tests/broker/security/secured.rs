@@ -1,4 +1,5 @@
-//! A RabbitMQ that speaks TLS and asks for a client certificate, with an authority of the test's own.
+//! A RabbitMQ that speaks TLS and asks for a client certificate, with an authority of the test's
+//! own.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! Admission and the schema of a job agree, save where a schema has no words for what admission minds.
+//! Admission and the schema of a job agree, save where a schema has no words for what admission
+//! minds.
 
 use std::sync::LazyLock;
 

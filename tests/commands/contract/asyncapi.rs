@@ -1,4 +1,5 @@
-//! The AsyncAPI document names what stands on the broker, and all of it that others than workers meet.
+//! The AsyncAPI document names what stands on the broker, and all of it that others than workers
+//! meet.
 
 use std::collections::BTreeSet;
 use std::io::Write;

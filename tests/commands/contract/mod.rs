@@ -1,4 +1,5 @@
-//! The contract for machines says what the code does: what the schemas take, admission takes; what the code writes, they describe.
+//! The contract for machines says what the code does: what the schemas take, admission takes; what
+//! the code writes, they describe.
 
 mod admission;
 mod asyncapi;

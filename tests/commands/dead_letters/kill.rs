@@ -21,7 +21,8 @@ async fn a_replay_killed_again_and_again_loses_nothing_repeats_few_and_leaves_wh
     let chosen: BTreeSet<String> = (0..LETTERS).filter(|n| n % 3 != 0).map(|n| format!("job-{n}")).collect();
     let command = ["dead", "replay", "--class", "capacity", "--code", "ERROR_NO_SLOT_AVAILABLE"];
     let mut kills = 0;
-    // Without a rate everything is as close together as it gets; with one the kill comes between two letters.
+    // Without a rate everything is as close together as it gets; with one the kill comes between
+    // two letters.
     for (rate, published) in [("", 40), ("300/s", 120), ("", 200), ("500/s", 300)] {
         let mut arguments = command.to_vec();
         if !rate.is_empty() {

@@ -1,4 +1,5 @@
-//! Holds the house together: which room may name which, and that the documentation says what the code does.
+//! Holds the house together: which room may name which, and that the documentation says what the
+//! code does.
 
 mod contract;
 mod runbook;
@@ -18,7 +19,8 @@ const ARROWS: &[(&str, &str)] = &[
          trace worker",
     ),
     ("ops", "broker domain fleet histogram overview solver worker"),
-    // What the console of `ops` and the command `top` both show: neither of them may name the other.
+    // What the console of `ops` and the command `top` both show: neither of them may name the
+    // other.
     ("overview", "domain fleet"),
     ("worker", "broker clock domain failpoint fleet histogram linger solver trace"),
     ("fleet", "broker clock domain failpoint solver"),

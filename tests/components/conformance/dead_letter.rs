@@ -59,7 +59,8 @@ pub(crate) async fn a_rejected_message_is_dead_lettered_with_its_history(broker:
 
     let dead = get(&session, &grave).await;
     assert_eq!((text(&dead.message).as_str(), dead.routing_key.as_str()), ("m", grave.as_str()));
-    // RabbitMQ 4.0 marks what it dead-letters as redelivered, 3.10 does not; the mark only ever means "perhaps".
+    // RabbitMQ 4.0 marks what it dead-letters as redelivered, 3.10 does not; the mark only ever
+    // means "perhaps".
     let properties = &dead.message.properties;
     assert_eq!((properties.message_id.as_deref(), &properties.expiration), (Some("id"), &None));
     let history = deaths(&dead.message);

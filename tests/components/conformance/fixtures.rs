@@ -116,7 +116,8 @@ pub(crate) async fn nothing_comes(consumer: &mut Consumer) {
     }
 }
 
-/// Takes one message without a consumer, waiting for it to be there: a queue hands on what came back to it only after a moment.
+/// Takes one message without a consumer, waiting for it to be there: a queue hands on what came
+/// back to it only after a moment.
 pub(crate) async fn get(session: &Session, queue: &str) -> Delivery {
     let got = async {
         loop {

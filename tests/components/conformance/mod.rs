@@ -1,4 +1,5 @@
-//! What every broker behind the seam must do. Each behaviour is written once and run on each broker, under names of its own.
+//! What every broker behind the seam must do. Each behaviour is written once and run on each
+//! broker, under names of its own.
 
 mod consume;
 mod dead_letter;
@@ -17,7 +18,8 @@ use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::linger::Linger;
 use captcha_worker::tls::TlsFiles;
 
-/// The tests of one broker: the function `$broker` supplies it, `$paused` says whether all its time is tokio's.
+/// The tests of one broker: the function `$broker` supplies it, `$paused` says whether all its time
+/// is tokio's.
 macro_rules! tests {
     ($broker:ident, $paused:tt: $($room:ident::$behaviour:ident,)*) => {
         mod $broker {

@@ -1,4 +1,5 @@
-//! Strategies for inputs that are nearly right: built to pass, and then broken at one or two places.
+//! Strategies for inputs that are nearly right: built to pass, and then broken at one or two
+//! places.
 
 use std::fmt::{self, Debug, Formatter};
 
@@ -8,12 +9,14 @@ use proptest::sample::{Index, select};
 use crate::robustness::properties::reply::{KEY_HERE, KEYS};
 use crate::robustness::properties::{admission, frames, reply, ticket};
 
-/// No files are left behind by a failure: its input belongs into fuzz/corpus-seeds, where every run finds it.
+/// No files are left behind by a failure: its input belongs into fuzz/corpus-seeds, where every run
+/// finds it.
 fn config() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, cases: 2_000, ..ProptestConfig::default() }
 }
 
-/// A JSON value as its text, of few levels, with the odd number and string that readers differ about.
+/// A JSON value as its text, of few levels, with the odd number and string that readers differ
+/// about.
 fn json() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         select(vec![

@@ -1,4 +1,5 @@
-//! The rules for polling: when a task is ready, how often it may be asked for, how long it is known.
+//! The rules for polling: when a task is ready, how often it may be asked for, how long it is
+//! known.
 
 use captcha_worker::simulator::{Distribution, SimulatorConfig};
 use serde_json::json;

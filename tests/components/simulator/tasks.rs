@@ -7,7 +7,8 @@ use crate::simulator::support::{
     KEY, accepted, call, code_of, exact, image, json_of, pass, poll, polled, refused, simulator,
 };
 
-/// Every documented type with all it needs, the fields it cannot do without, and the shape of its solution.
+/// Every documented type with all it needs, the fields it cannot do without, and the shape of its
+/// solution.
 fn documented() -> Vec<(Value, &'static [&'static str], &'static [&'static str])> {
     let site =
         |kind: &str, key: &str| json!({"type": kind, "websiteURL": "https://shop.example/", key: "k-1"});

@@ -13,7 +13,8 @@ use crate::solver::support::{RawServer, options, within};
 
 #[tokio::test]
 async fn no_more_than_max_connections_requests_are_under_way_at_once() {
-    // Each answer waits until three requests are here, so that three must run together; the peak tells of a fourth.
+    // Each answer waits until three requests are here, so that three must run together; the peak
+    // tells of a fourth.
     let (barrier, live, peak) =
         (Arc::new(Barrier::new(3)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let server = RawServer::run({

@@ -122,8 +122,9 @@ async fn a_connection_closed_while_idle_is_replaced_unseen() {
     assert_eq!((server.connections(), server.seen()), (2, 2));
 }
 
-/// What a server sees that closes idle connections after `idle`, at the end of a way of half the `latency` each way: a
-/// request that leaves within `latency` of the end arrives when the connection is closed already.
+/// What a server sees that closes idle connections after `idle`, at the end of a way of half the
+/// `latency` each way: a request that leaves within `latency` of the end arrives when the
+/// connection is closed already.
 async fn closes_idle_connections(mut connection: Connection, idle: Duration, latency: Duration) {
     connection.request().await;
     connection.send_json(r#"{"errorId":0,"taskId":1}"#).await;

@@ -1,4 +1,5 @@
-//! The API client, from both ends: answers handed in under the seam, and real sockets with a badly behaved server.
+//! The API client, from both ends: answers handed in under the seam, and real sockets with a badly
+//! behaved server.
 
 mod bounds;
 mod faults;

@@ -57,8 +57,9 @@ impl MakeWriter<'_> for Log {
 #[tokio::test]
 async fn no_log_line_tells_the_key_even_at_trace() {
     let log = Log::default();
-    // For the whole process, since callsites that other tests' threads have seen without it stay silent. Of those
-    // tests' lines only the stand-in servers' are left out: they may show the requests that they got.
+    // For the whole process, since callsites that other tests' threads have seen without it stay
+    // silent. Of those tests' lines only the stand-in servers' are left out: they may show the
+    // requests that they got.
     let filter = tracing_subscriber::EnvFilter::new("trace,wiremock=off");
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).init();
     let good = RawServer::answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;

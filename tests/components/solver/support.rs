@@ -1,4 +1,5 @@
-//! Fixtures: a client with a planted key, canned answers beneath the seam, and a scripted TCP server.
+//! Fixtures: a client with a planted key, canned answers beneath the seam, and a scripted TCP
+//! server.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -116,7 +117,8 @@ pub(crate) fn never_sent<T: std::fmt::Debug>(end: Result<T, CallError>) -> Strin
     }
 }
 
-/// A server that does with each connection what its script says, and tells of each request it has read.
+/// A server that does with each connection what its script says, and tells of each request it has
+/// read.
 pub(crate) struct RawServer {
     pub(crate) url: String,
     requests: UnboundedReceiver<String>,

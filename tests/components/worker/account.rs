@@ -21,8 +21,9 @@ async fn a_wrong_key_costs_one_call_and_no_job() {
     assert_eq!(running.drain().await.unfinished, 0);
 }
 
-/// Calls that are under way together when the account is first refused are each an offence; how many there are is a matter of
-/// `solver.max_calls_per_second`. Here it is what comes after them that counts.
+/// Calls that are under way together when the account is first refused are each an offence; how
+/// many there are is a matter of `solver.max_calls_per_second`. Here it is what comes after them
+/// that counts.
 fn without_bans() -> SimulatorConfig {
     let ban = BanRule { offences: 0, ..BanRule::default() };
     SimulatorConfig { ban, ..SimulatorConfig::default() }

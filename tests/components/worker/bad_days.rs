@@ -88,7 +88,8 @@ async fn a_service_that_loses_a_tenth_of_its_tasks_costs_one_call_and_one_resubm
     }
 }
 
-/// The API forgets every task in an outage, while so many jobs a second go on being published, if any.
+/// The API forgets every task in an outage, while so many jobs a second go on being published, if
+/// any.
 async fn forgotten(per_second: Option<u32>) {
     let scene = Scene::new(SimulatorConfig::default()).await;
     let fleet = fleet(&scene, 4).await;
@@ -106,7 +107,8 @@ async fn forgotten(per_second: Option<u32>) {
         600
     };
     let judged = async {
-        // What it answers in the outage is not its own word, and the end of it is when it has forgotten them.
+        // What it answers in the outage is not its own word, and the end of it is when it has
+        // forgotten them.
         until(Instant::now() + Duration::from_millis(4_990)).await;
         control(&scene, &json!({"forget_tasks": true}));
         scene.wait_until(60, "it trips", || fleet[0].reason() == Some(Reason::WrongIds)).await;

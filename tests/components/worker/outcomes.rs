@@ -171,7 +171,8 @@ async fn a_paid_answer_outlives_a_full_result_queue_and_a_restart() {
 async fn a_job_whose_deadline_passes_while_it_waits_for_its_turn_is_never_paid() {
     let scene = Scene::new(SimulatorConfig::default()).await;
     let running = scene.start();
-    // Until a first task is accepted submissions go one by one, and this one takes the whole time-out of a call.
+    // Until a first task is accepted submissions go one by one, and this one takes the whole
+    // time-out of a call.
     scene.publish(image("slow", &json!({"create": ["hang"]})), Properties::default()).await;
     let deadline = "2026-09-21T14:13:30Z";
     let hurried = image("hurried", &json!({})).replacen('{', &format!(r#"{{"deadline":"{deadline}","#), 1);

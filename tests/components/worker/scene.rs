@@ -1,4 +1,5 @@
-//! A whole worker on paused time: the in-process broker, and the simulator behind the solver's transport.
+//! A whole worker on paused time: the in-process broker, and the simulator behind the solver's
+//! transport.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

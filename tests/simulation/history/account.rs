@@ -17,7 +17,8 @@ pub(crate) struct Account {
     pub(crate) innocent: bool,
     /// When its answer is no longer wanted.
     pub(crate) deadline: Option<Instant>,
-    /// Copies that are on their way at once, and may each be paid for: one, and one for each window that was met.
+    /// Copies that are on their way at once, and may each be paid for: one, and one for each window
+    /// that was met.
     pub(crate) copies: u32,
     /// There were several at some time.
     pub(crate) doubled: bool,
@@ -75,7 +76,8 @@ pub(crate) struct Task {
     pub(crate) tickets: u32,
     /// How far off the clock was that its acceptance was noted by, in ms.
     pub(crate) clock: i64,
-    /// It was in the hands of somebody whose clock differs from that by more than clocks may: its age is not known to them.
+    /// It was in the hands of somebody whose clock differs from that by more than clocks may: its
+    /// age is not known to them.
     pub(crate) misdated: bool,
     /// The API knows nothing of it.
     pub(crate) forgotten: bool,

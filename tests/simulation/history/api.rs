@@ -122,7 +122,8 @@ impl Road {
         told
     }
 
-    /// Books what a call has come to, as its caller will see it. `accepted`: when, and how far the caller's clock was off as it called.
+    /// Books what a call has come to, as its caller will see it. `accepted`: when, and how far the
+    /// caller's clock was off as it called.
     fn ends(
         &self,
         path: &str,

@@ -6,7 +6,8 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-/// Something that goes wrong. Replicas are named by their place; whoever runs there at that moment is meant.
+/// Something that goes wrong. Replicas are named by their place; whoever runs there at that moment
+/// is meant.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
     /// kill -9; the broker notices at once.
@@ -47,7 +48,8 @@ pub(crate) enum Fault {
     Pause { lasts: Duration },
     /// The API fails in one way.
     Outage { outage: Outage, lasts: Duration },
-    /// The API forgets every task that it has accepted so far, and may be out of reach for a while, as when it is started again.
+    /// The API forgets every task that it has accepted so far, and may be out of reach for a while,
+    /// as when it is started again.
     Forgets { down_for: Duration },
     /// Single calls are refused for the account, among good answers.
     Flash { code: &'static str, calls: u32 },

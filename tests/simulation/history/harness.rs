@@ -1,4 +1,5 @@
-//! The course of a history: what is due is done in its time, and at the end everything must be done.
+//! The course of a history: what is due is done in its time, and at the end everything must be
+//! done.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use super::steps::Met;
 use super::witness::open;
 use super::world::{DRAIN, World};
 
-/// How long everything may take to be done after the last fault: the longest parks, the longest pause of the guard, and some.
+/// How long everything may take to be done after the last fault: the longest parks, the longest
+/// pause of the guard, and some.
 const DONE_WITHIN: Duration = Duration::from_secs(3_600);
 /// After which a place is taken again, or a dying connection is dead.
 const SOON: Duration = Duration::from_secs(4);
@@ -128,7 +130,8 @@ impl<'a> Harness<'a> {
                     self.after(SOON, Due::Start(place));
                 }
             }
-            // A broker that owes a confirm and lives on would be no broker: the connection is about to die.
+            // A broker that owes a confirm and lives on would be no broker: the connection is about
+            // to die.
             Then::Lose => {
                 for session in self.world.broker.sessions_of(&name) {
                     self.after(SOON, Due::Mend(Mend::Told(session)));
@@ -205,7 +208,8 @@ impl<'a> Harness<'a> {
         }
     }
 
-    /// Mends all, lets everything end, and sends the replicas home. What does not end is a broken promise.
+    /// Mends all, lets everything end, and sends the replicas home. What does not end is a broken
+    /// promise.
     pub(crate) async fn end(&mut self) {
         self.world.mend_all().await;
         for place in 0..self.world.places.len() {

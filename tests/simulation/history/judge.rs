@@ -48,7 +48,8 @@ fn judge_job(account: &Account, plan: &Plan) -> impl Iterator<Item = String> {
     let most = account.copies + account.unanswered + account.resubmissions;
     let overpaid =
         (account.payments > most).then(|| format!("paid {} times, explained are {most}", account.payments));
-    // A copy is resubmitted once when it was lost, and as often as the settings say when it was not solved.
+    // A copy is resubmitted once when it was lost, and as often as the settings say when it was not
+    // solved.
     let resubmissions = account.copies * (1 + plan.max_resubmissions);
     let again = (account.certain_resubmissions > resubmissions)
         .then(|| format!("resubmitted {} times, allowed are {resubmissions}", account.certain_resubmissions));

@@ -1,4 +1,5 @@
-//! The truth about a history, kept by the broker's and the API's witnesses, and the promises that are judged at each step.
+//! The truth about a history, kept by the broker's and the API's witnesses, and the promises that
+//! are judged at each step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -28,7 +29,8 @@ struct Hand {
     is_ticket: bool,
     /// Of a ticket.
     task: Option<String>,
-    /// No other delivery of the job was in the same hands meanwhile, so that what they did is known to be for this one.
+    /// No other delivery of the job was in the same hands meanwhile, so that what they did is known
+    /// to be for this one.
     alone: bool,
     before: Steps,
 }
@@ -49,9 +51,11 @@ pub(crate) struct Ledger {
     pub(crate) accounts: BTreeMap<String, Account>,
     hands: BTreeMap<DeliveryId, Hand>,
     pub(super) tasks: BTreeMap<String, Task>,
-    /// Tickets that the broker has taken back from a replica that may act on them until its lease ends, by the replica and the job.
+    /// Tickets that the broker has taken back from a replica that may act on them until its lease
+    /// ends, by the replica and the job.
     taken_back: BTreeSet<(String, String)>,
-    /// Replicas that a fault has hit, or whose broker one has; the others must leave no window open.
+    /// Replicas that a fault has hit, or whose broker one has; the others must leave no window
+    /// open.
     disturbed: BTreeSet<String>,
     pub(super) records: Records,
     pub(super) answers: Answers,
@@ -87,7 +91,8 @@ impl Ledger {
         self.broken.push(what);
     }
 
-    /// A fault hits a replica; what its sessions leave half-done is a window from now on, and no mistake.
+    /// A fault hits a replica; what its sessions leave half-done is a window from now on, and no
+    /// mistake.
     pub(crate) fn disturb(&mut self, replica: &str) {
         self.disturbed.insert(replica.to_owned());
     }
@@ -179,8 +184,9 @@ impl Ledger {
         self.broken.extend(forgotten);
     }
 
-    /// A job waits in a retry queue: for what its last submission came to. Without one it is want of slots that it is charged for, or the
-    /// unknown code that it has met itself; which of them is not told apart.
+    /// A job waits in a retry queue: for what its last submission came to. Without one it is want
+    /// of slots that it is charged for, or the unknown code that it has met itself; which of them
+    /// is not told apart.
     fn parked(&mut self, replica: &str, job: &str, park: &str) {
         let Some(met) = self.accounts.get_mut(job).map(|account| &mut account.met) else { return };
         let budgets = match met.last.remove(replica) {
@@ -293,7 +299,8 @@ impl Ledger {
         }
     }
 
-    /// A holder of a ticket submits its job again, or parks it for that. What is submitted in vain is parked after it, and counted once.
+    /// A holder of a ticket submits its job again, or parks it for that. What is submitted in vain
+    /// is parked after it, and counted once.
     fn resubmitted(&mut self, replica: &str, job: &str, parks: bool, now: Instant) {
         let Some(steps) = self.steps(replica, job).copied() else { return };
         let counts = |hand: &&Hand| {
@@ -403,7 +410,8 @@ impl Ledger {
         let since = task.last_poll.replace(now).map(|last| now.duration_since(last));
         let age = now.duration_since(task.accepted_at);
         let job = &task.job;
-        // Two tickets of one task, after a confirm that was never heard, may have two owners: stated, and counted by the broker alone.
+        // Two tickets of one task, after a confirm that was never heard, may have two owners:
+        // stated, and counted by the broker alone.
         let alone = task.tickets < 2;
         let dated = !task.misdated;
         if alone && since.is_some_and(|since| since < Duration::from_secs(2)) {

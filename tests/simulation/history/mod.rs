@@ -1,5 +1,6 @@
-//! One seed, one history: the whole worker, its fleet and its guard, against a broker and an API on which everything goes wrong that can, on
-//! paused time; and the promises, judged at each step and at the end.
+//! One seed, one history: the whole worker, its fleet and its guard, against a broker and an API on
+//! which everything goes wrong that can, on paused time; and the promises, judged at each step and
+//! at the end.
 
 mod account;
 mod answers;
@@ -43,7 +44,8 @@ pub(crate) struct Verdict {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) jobs: u64,
-    /// Those with nothing against them, and of these the ones that were not solved for a reason that the rules know.
+    /// Those with nothing against them, and of these the ones that were not solved for a reason
+    /// that the rules know.
     pub(crate) innocent: u64,
     pub(crate) innocent_dead: u64,
     pub(crate) outcomes: u64,
@@ -86,21 +88,21 @@ impl std::ops::AddAssign for Counts {
 }
 
 /// The same with a deliberate fault in the worker.
-pub(crate) fn play_broken(seed: u64, told: bool, breakage: Option<Failpoint>) -> Verdict {
-    put_in_force(breakage);
+pub(crate) fn play_broken(seed: u64, told: bool, failpoint: Option<Failpoint>) -> Verdict {
+    put_in_force(failpoint);
     let verdict = play(seed, told);
     put_in_force(None);
     verdict
 }
 
-#[cfg(feature = "breakage")]
-fn put_in_force(breakage: Option<Failpoint>) {
-    Failpoint::put_in_force(breakage);
+#[cfg(feature = "failpoints")]
+fn put_in_force(failpoint: Option<Failpoint>) {
+    Failpoint::put_in_force(failpoint);
 }
 
-#[cfg(not(feature = "breakage"))]
-fn put_in_force(breakage: Option<Failpoint>) {
-    assert!(breakage.is_none(), "built without the feature `breakage`");
+#[cfg(not(feature = "failpoints"))]
+fn put_in_force(failpoint: Option<Failpoint>) {
+    assert!(failpoint.is_none(), "built without the feature `failpoints`");
 }
 
 /// Plays the history of a seed; with `told`, in words too.

@@ -59,7 +59,8 @@ pub(crate) struct PlannedJob {
     pub(crate) id: String,
     /// Its bytes.
     pub(crate) body: String,
-    /// It has nothing against it: it must be solved, whatever happens to others and to the API, as long as budgets allow.
+    /// It has nothing against it: it must be solved, whatever happens to others and to the API, as
+    /// long as budgets allow.
     pub(crate) innocent: bool,
 }
 

@@ -1,5 +1,5 @@
-//! What a dead letter or a second submission needs as its reason, by the classes' rules of docs/CONTRACT.md: no innocent is dead, and budgets
-//! stand still while nothing may be asked for.
+//! What a dead letter or a second submission needs as its reason, by the classes' rules of
+//! docs/CONTRACT.md: no innocent is dead, and budgets stand still while nothing may be asked for.
 
 use std::time::Duration;
 
@@ -13,20 +13,22 @@ use super::plan::{CAPACITY_TIMEOUT, TRANSIENT_TIMEOUT, UNKNOWN_TIMEOUT};
 use super::said::Said;
 use super::world::EPOCH;
 
-/// The shortest wait in a retry queue: where less than it and its charge is left of a budget, that cannot be used.
+/// The shortest wait in a retry queue: where less than it and its charge is left of a budget, that
+/// cannot be used.
 const SHORTEST_PARK: Duration = Duration::from_secs(5);
 /// What a retry is charged beside its wait.
 pub(super) const HOP: Duration = Duration::from_secs(1);
 /// A task is asked for no more when its time-out comes before the next poll could.
 const LAST_POLL: Duration = Duration::from_secs(4);
-/// How long a task may wait between polls as it is, so that a time in which nothing may be asked for begins unnoticed; and what the news of its
-/// end takes.
+/// How long a task may wait between polls as it is, so that a time in which nothing may be asked
+/// for begins unnoticed; and what the news of its end takes.
 const UNNOTICED: Duration = Duration::from_secs(10);
 /// The same where the API has asked for fewer polls.
 const UNNOTICED_IF_SLOWER: Duration = Duration::from_secs(50);
 /// The API keeps a result for 5 minutes; nobody asks in the last 20 s of them.
 const MAX_AGE: Duration = Duration::from_secs(280);
-/// From this age on the polls that earlier owners may have made are 120: 5 s of their lease and 10 s between clocks count as well.
+/// From this age on the polls that earlier owners may have made are 120: 5 s of their lease and 10
+/// s between clocks count as well.
 const POLLS_USED_UP: Duration = Duration::from_secs(210);
 
 impl Ledger {
@@ -56,7 +58,8 @@ impl Ledger {
         why.map(|why| format!("{job} ended in dead.{class} ({code}, {stage}) although {why}"))
     }
 
-    /// The holder of a task's ticket submits its job once more; what is wrong with that, if anything.
+    /// The holder of a task's ticket submits its job once more; what is wrong with that, if
+    /// anything.
     pub(super) fn needless(&self, task: &Task, now: Instant) -> Option<String> {
         let due =
             task.wrong_id || task.unsolved || self.is_gone(task, now) || self.has_had_its_time(task, now);
@@ -98,8 +101,8 @@ impl Ledger {
     /// For how long a task could be asked for, and some.
     fn asked_for(&self, task: &Task, now: Instant) -> Duration {
         let unnoticed = if task.slower { UNNOTICED_IF_SLOWER } else { UNNOTICED };
-        // A poll that was under way when the time began goes on through it.
-        // The answer to the submission may take a while, and its owner dates the task by its arrival.
+        // A poll that was under way when the time began goes on through it. The answer to the
+        // submission may take a while, and its owner dates the task by its arrival.
         let dated = self.dated(task).plus(HOP);
         let silence =
             self.records.silence(task.accepted_at, dated, now, unnoticed).saturating_sub(task.calling);
@@ -134,7 +137,8 @@ fn budget_left(account: &Account, class: &str, now: Instant) -> Option<String> {
         // One whose calls were throttled ends as transient, by the budget of those without a slot.
         _ => left(Said::Transient, TRANSIENT_TIMEOUT).min(left(Said::Capacity, CAPACITY_TIMEOUT)),
     };
-    // What a job is parked for must end before its deadline too. And which of two copies has spent how much is not told apart.
+    // What a job is parked for must end before its deadline too. And which of two copies has spent
+    // how much is not told apart.
     let excused = account.doubled
         || account
             .deadline

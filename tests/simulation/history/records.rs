@@ -7,7 +7,8 @@ use captcha_worker::domain::guard::{Phase, Reason, State};
 use captcha_worker::domain::time::Timestamp;
 use tokio::time::Instant;
 
-/// How long a replica may act on what it knew before: its lease, and what a report needs on its way.
+/// How long a replica may act on what it knew before: its lease, and what a report needs on its
+/// way.
 const GRACE: Duration = Duration::from_secs(6);
 
 /// Whether calls of one kind are forbidden, and since when.
@@ -52,7 +53,8 @@ impl Records {
         if self.latest.as_ref().is_some_and(|latest| latest.epoch > state.epoch) {
             return None;
         }
-        // A record that is not known to be good may be one of several that followers have written while nobody led: it binds nobody yet.
+        // A record that is not known to be good may be one of several that followers have written
+        // while nobody led: it binds nobody yet.
         let tripped = state.tripped().filter(|_| state.phase == Phase::Tripped).map(|trip| trip.reason);
         self.no_submissions.set(tripped.is_some() || state.paused.is_some(), now);
         self.no_polls.set(tripped.is_some_and(|reason| reason.stops().polls), now);
@@ -80,8 +82,9 @@ impl Records {
         self.doubts.extend(before.map(|before| Doubt { before, since: now, until: None }));
     }
 
-    /// For how long somebody was forbidden to ask for a task between its acceptance and a moment. `dated`: the acceptance by the clock of its
-    /// owner; `less`: what of each such time does not count.
+    /// For how long somebody was forbidden to ask for a task between its acceptance and a moment.
+    /// `dated`: the acceptance by the clock of its owner; `less`: what of each such time does not
+    /// count.
     pub(crate) fn silence(
         &self,
         accepted_at: Instant,
@@ -104,7 +107,8 @@ impl Records {
         sum
     }
 
-    /// Whether the guard trips with this record because of wrong task ids, for the first time or anew.
+    /// Whether the guard trips with this record because of wrong task ids, for the first time or
+    /// anew.
     pub(crate) fn trips_for_wrong_ids(&self, state: &State) -> bool {
         let doubts = |state: &State| {
             state.phase == Phase::Tripped
@@ -137,7 +141,8 @@ impl Records {
 
 fn forgotten(before: &State, state: &State) -> Option<String> {
     let (from, to) = (before.phase, state.phase);
-    // Of one epoch there can be several, written without knowing of each other; but none of them opens what another has shut.
+    // Of one epoch there can be several, written without knowing of each other; but none of them
+    // opens what another has shut.
     if before.epoch == state.epoch && from != Phase::Tripped {
         return None;
     }

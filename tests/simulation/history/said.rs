@@ -1,4 +1,5 @@
-//! What an answer of the API means for the job that met it, by the tables of docs/CONTRACT.md and not by the worker's.
+//! What an answer of the API means for the job that met it, by the tables of docs/CONTRACT.md and
+//! not by the worker's.
 
 use captcha_worker::solver::{CREATE_TASK, RawReply, TransportError};
 use serde_json::Value;

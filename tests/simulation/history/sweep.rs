@@ -26,7 +26,7 @@ pub(crate) struct Sweep {
 }
 
 /// Plays the histories of these seeds, until one fails or the time is over.
-pub(crate) fn sweep(seeds: Range<u64>, until: Option<Instant>, breakage: Option<Failpoint>) -> Sweep {
+pub(crate) fn sweep(seeds: Range<u64>, until: Option<Instant>, failpoint: Option<Failpoint>) -> Sweep {
     let next = AtomicU64::new(seeds.start);
     // Seeds from here on need not be played any more.
     let end = AtomicU64::new(seeds.end);
@@ -38,7 +38,7 @@ pub(crate) fn sweep(seeds: Range<u64>, until: Option<Instant>, breakage: Option<
             if seed >= end.load(Ordering::Relaxed) || until.is_some_and(|until| Instant::now() >= until) {
                 return own;
             }
-            let verdict = play_broken(seed, false, breakage);
+            let verdict = play_broken(seed, false, failpoint);
             own.played += 1;
             own.counts += verdict.counts;
             if !verdict.broken.is_empty() {
@@ -65,9 +65,9 @@ pub(crate) fn sweep(seeds: Range<u64>, until: Option<Instant>, breakage: Option<
 }
 
 /// A failed history in words: what was broken, how it came about, and how to see it again.
-pub(crate) fn tell(failure: &Failure, breakage: Option<Failpoint>) -> String {
+pub(crate) fn tell(failure: &Failure, failpoint: Option<Failpoint>) -> String {
     let Failure { seed, verdict } = failure;
-    let again = play_broken(*seed, true, breakage);
+    let again = play_broken(*seed, true, failpoint);
     format!(
         "{}\n\nseed {seed} breaks promises:\n  {}\n\nagain: make soak SOAK=\"--seed {seed}\"",
         again.chronicle,

@@ -1,4 +1,5 @@
-//! What the broker does, written into the ledger; and the broker's part in faults that are tied to steps.
+//! What the broker does, written into the ledger; and the broker's part in faults that are tied to
+//! steps.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;

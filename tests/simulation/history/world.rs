@@ -1,4 +1,5 @@
-//! The environment of one history: the broker, the API's stand-in, and places where replicas come and go.
+//! The environment of one history: the broker, the API's stand-in, and places where replicas come
+//! and go.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -275,7 +276,8 @@ impl World {
         fixed.into_iter().chain(parked).map(|queue| self.broker.queue_total(&queue)).sum()
     }
 
-    /// Whether all is done: every queue is empty, every job has an end, and nobody holds anything any more.
+    /// Whether all is done: every queue is empty, every job has an end, and nobody holds anything
+    /// any more.
     pub(crate) fn is_done(&self) -> bool {
         self.unfinished() == 0
             && open(&self.books).accounts.values().all(|account| account.outcomes > 0)

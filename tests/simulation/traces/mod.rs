@@ -1,4 +1,5 @@
-//! One trace from publisher to consumer, on a real RabbitMQ, with worker processes and a collector that takes OTLP.
+//! One trace from publisher to consumer, on a real RabbitMQ, with worker processes and a collector
+//! that takes OTLP.
 
 mod collector;
 mod lane;

@@ -107,7 +107,8 @@ async fn a_parked_job_and_a_failed_one_stay_in_their_traces_and_the_publishers_w
     let told = ["captcha.class", "error.type"].map(|name| failed.attributes[name].as_str());
     assert_eq!((told, failed.failed), (["unknown", "ERROR_OF_NEXT_YEAR"], true));
 
-    // A publisher that does not record its trace is followed; and what is no traceparent is as none: a trace begins.
+    // A publisher that does not record its trace is followed; and what is no traceparent is as
+    // none: a trace begins.
     let script = json!({"create": ["ERROR_OF_NEXT_YEAR"]});
     let unrecorded = format!("00-{}-{PUBLISHERS}-00", "c".repeat(32));
     lane.publish("unrecorded", jobs::image("unrecorded", &script), &[("traceparent", &unrecorded)]).await;

@@ -1,4 +1,5 @@
-//! The whole road on a real RabbitMQ: worker processes, the simulator as a process, and a foreign publisher and consumer.
+//! The whole road on a real RabbitMQ: worker processes, the simulator as a process, and a foreign
+//! publisher and consumer.
 
 mod foreign;
 mod hostile;

@@ -44,7 +44,8 @@ async fn a_broker_that_has_gone_silent_is_told_before_the_session_ends_and_work_
     let (amqp, namespace) = (node.url(), fresh_namespace());
     let simulator = Simulator::start("").await;
     declare(&amqp, &namespace).await;
-    // Whichever of these ends the session: the last poll may begin 5 s after the broker's last word, and the next is overdue 7 s later.
+    // Whichever of these ends the session: the last poll may begin 5 s after the broker's last
+    // word, and the next is overdue 7 s later.
     let settings = [
         ("BROKER__HEARTBEAT", "15s"),
         ("BROKER__CALL_TIMEOUT", "25s"),

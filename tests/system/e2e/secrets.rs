@@ -1,4 +1,5 @@
-//! Secrets are planted wherever a worker is given one, everything is told at the finest level, and all that it tells is searched for them.
+//! Secrets are planted wherever a worker is given one, everything is told at the finest level, and
+//! all that it tells is searched for them.
 
 use std::process::Stdio;
 
@@ -24,7 +25,8 @@ when = { type = "RecaptchaV2Task" }
 result = [{ http = 200, body = '{"errorId":1,"errorCode":"pl4nted-key","errorDescription":"pl4nted-key"}' }]
 "#;
 
-/// A job of a type that takes a proxy of the publisher's: each has its own, since one that is banned is left alone.
+/// A job of a type that takes a proxy of the publisher's: each has its own, since one that is
+/// banned is left alone.
 fn proxied(n: usize, site: &str, script: &Value) -> Vec<u8> {
     proxied_as("TurnstileTask", n, site, Some(script))
 }

@@ -8,7 +8,8 @@ use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::jobs;
 use crate::support::rabbit::fresh_namespace;
 
-/// Scripts and the queue that each must end in. Jobs refused unpaid, or answered, are never submitted twice.
+/// Scripts and the queue that each must end in. Jobs refused unpaid, or answered, are never
+/// submitted twice.
 fn recipes() -> Vec<(Value, &'static str)> {
     vec![
         (json!({}), "results"),

@@ -234,7 +234,8 @@ async fn in_a_terminal_it_outlives_its_broker_obeys_keys_and_leaves_all_as_it_wa
     {
         typed.order(order).await;
     }
-    // In order: a queue declared just before a crash may be without a leader after it, and then the replica is away as well.
+    // In order: a queue declared just before a crash may be without a leader after it, and then the
+    // replica is away as well.
     node.stop_app();
     typed.order("see No word from the broker").await;
     node.start_app();

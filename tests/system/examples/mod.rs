@@ -1,5 +1,5 @@
-//! The programs in `examples/`, as foreign as any: run against a real RabbitMQ, the worker and the simulator, checking what they receive by
-//! the published schemas.
+//! The programs in `examples/`, as foreign as any: run against a real RabbitMQ, the worker and the
+//! simulator, checking what they receive by the published schemas.
 
 mod client;
 mod consuming;

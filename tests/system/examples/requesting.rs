@@ -66,7 +66,8 @@ async fn a_reply_is_known_by_its_correlation_and_refused_where_it_breaks_the_sch
         {
             let properties = Properties { correlation_id, ..Properties::default() };
             let message = Message { body: body.into(), properties, transient: true };
-            // The broker knows of no queue behind such an address: not mandatory, as the worker has it.
+            // The broker knows of no queue behind such an address: not mandatory, as the worker has
+            // it.
             session.publisher().publish("", &address, false, message).await.expect("replied");
         }
         job.receipt.ack().expect("acked");

@@ -1,4 +1,5 @@
-//! An API that answers with 1 GB, or with a byte a second: each call ends, memory is bounded, and every job ends by its class.
+//! An API that answers with 1 GB, or with a byte a second: each call ends, memory is bounded, and
+//! every job ends by its class.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -30,8 +31,8 @@ const SETTINGS: [(&str, &str); 7] = [
     ("POLLING__ImageToTextTask__TIMEOUT", "60s"),
 ];
 
-/// An API that is well for one job, then answers a call so for a while, then is well again: each call ends by its time-out, no job is lost,
-/// and what fails fails as `code` says.
+/// An API that is well for one job, then answers a call so for a while, then is well again: each
+/// call ends by its time-out, no job is lost, and what fails fails as `code` says.
 async fn answers(call: &'static str, answer: Answer, code: &str) {
     let rabbit = SharedRabbit::get().await;
     let lane = Lane::declare(rabbit.url()).await;
@@ -61,7 +62,8 @@ async fn answers(call: &'static str, answer: Answer, code: &str) {
     assert_eq!(worker.terminate(Duration::from_secs(30)).await, Some(0));
 }
 
-/// At the same time, since most of it is waiting: each with a replica, an API and a namespace of its own.
+/// At the same time, since most of it is waiting: each with a replica, an API and a namespace of
+/// its own.
 async fn gigabytes(call: &'static str) {
     tokio::join!(
         Box::pin(answers(call, Answer::Announced, "REPLY_TOO_LONG")),

@@ -17,7 +17,8 @@ use crate::support::fleet::{self, Process, Simulator};
 use crate::support::rabbit::RabbitNode;
 
 const BODY: usize = 10_000_000;
-/// Bytes that wait on the broker at once: twice what a replica may take, and no more than a broker should be made to hold.
+/// Bytes that wait on the broker at once: twice what a replica may take, and no more than a broker
+/// should be made to hold.
 const AHEAD: usize = 640_000_000;
 
 /// Bytes between two rinses of the queues' logs.
@@ -56,7 +57,8 @@ impl Scene {
         )
     }
 
-    /// Waits until the control queues, which are the only ones that are not under the namespace, hold nothing.
+    /// Waits until the control queues, which are the only ones that are not under the namespace,
+    /// hold nothing.
     async fn control_is_drained(&self) {
         let mut looks = tokio::time::interval(Duration::from_millis(500));
         timeout(Duration::from_secs(120), async {
@@ -88,7 +90,8 @@ impl Scene {
     }
 }
 
-/// Feeds a queue with one body, and takes what comes out among the raw dead letters at the same time.
+/// Feeds a queue with one body, and takes what comes out among the raw dead letters at the same
+/// time.
 async fn rejected_whole(queue: impl Fn(&Names) -> String, bytes: usize, under: &str) {
     let body = vec![b'x'; bytes];
     fed(queue, &body, Names::dead_raw, |message| assert_eq!(message.body, body, "kept whole"), under).await;
@@ -158,7 +161,8 @@ async fn take_large(consumer: &mut Consumer) -> Message {
     }
 }
 
-/// A quorum queue's log gives back its disk only after thousands of entries, whatever they hold. These are small ones.
+/// A quorum queue's log gives back its disk only after thousands of entries, whatever they hold.
+/// These are small ones.
 async fn rinse(lane: &Lane, queue: &str) {
     for queue in [queue, &lane.names.dead_raw()] {
         let publish = |_| lane.publish("", queue, RINSE, SMALL.to_vec());

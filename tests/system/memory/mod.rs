@@ -1,4 +1,5 @@
-//! Memory under hostile input: the real binary as a process on a real RabbitMQ, judged by its peak of resident memory. See docs/HOSTILE.md.
+//! Memory under hostile input: the real binary as a process on a real RabbitMQ, judged by its peak
+//! of resident memory. See docs/HOSTILE.md.
 
 mod api;
 mod bodies;

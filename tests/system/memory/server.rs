@@ -1,4 +1,5 @@
-//! An API that answers endlessly, or hardly at all. Written by hand: no library would send such answers.
+//! An API that answers endlessly, or hardly at all. Written by hand: no library would send such
+//! answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,7 +32,8 @@ pub(crate) enum Answer {
     SlowHeaders,
 }
 
-/// An API on a free port that gives one kind of answer to one call, and decent answers to all others.
+/// An API on a free port that gives one kind of answer to one call, and decent answers to all
+/// others.
 pub(crate) struct Server {
     pub(crate) url: String,
     seen: Arc<Seen>,

@@ -57,7 +57,8 @@ fn phase(view: &WorkerHandle) -> Option<Phase> {
     view.seen().state.map(|state| state.phase)
 }
 
-/// A worker that has met a bit of everything: a solved job, a banned proxy, a type without slots, and the end of the money.
+/// A worker that has met a bit of everything: a solved job, a banned proxy, a type without slots,
+/// and the end of the money.
 async fn eventful() -> Scene {
     let scene = Scene::start(Arc::new(Scripted), Some(in_use())).await;
     scene.wait_until("the account is open", |view| phase(view) == Some(Phase::Active)).await;

@@ -11,7 +11,8 @@ use crate::ops::Solvent;
 use crate::ops::readiness::told;
 use crate::ops::scene::Scene;
 
-/// Whether the server ends this connection within so many seconds, having said nothing that matters.
+/// Whether the server ends this connection within so many seconds, having said nothing that
+/// matters.
 async fn is_ended(connection: &mut TcpStream, seconds: u64) -> bool {
     let mut rest = Vec::new();
     timeout(Duration::from_secs(seconds), connection.read_to_end(&mut rest)).await.is_ok()

@@ -1,8 +1,11 @@
-//! The shortest honest loop over lapin and reqwest: what a job costs at least, with and without a ticket.
+//! The shortest honest loop over lapin and reqwest: what a job costs at least, with and without a
+//! ticket.
 //!
-//! No error classes, no guard, no metrics, no leases: an error ends the process. One thread beside lapin's own, one connection. Settings are the
-//! peers' (benches/baselines/README.md); with the argument `--ticket` a job's task is kept as a ticket before the job is acked, as captcha-worker does.
-//! Once committed, this is not touched again without saying why: it is the measure of the others.
+//! No error classes, no guard, no metrics, no leases: an error ends the process. One thread beside
+//! lapin's own, one connection. Settings are the peers' (benches/baselines/README.md); with the
+//! argument `--ticket` a job's task is kept as a ticket before the job is acked, as captcha-worker
+//! does. Once committed, this is not touched again without saying why: it is the measure of the
+//! others.
 
 mod api;
 mod lateness;

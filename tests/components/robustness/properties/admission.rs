@@ -112,7 +112,8 @@ pub(crate) fn is_a_kind(job: &Job) {
     assert!(kind.len() <= 100 && !job.task_class().is_some_and(|class| class.contains(char::is_control)));
 }
 
-/// A reader that builds everything must find what admission found, where it can read the bytes at all.
+/// A reader that builds everything must find what admission found, where it can read the bytes at
+/// all.
 fn agrees_with_another_reader(job: &Job) {
     let Ok(Value::Object(fields)) = serde_json::from_slice::<Value>(&job.body.bytes()) else { return };
     let known = ["id", "task", "deadline", "metadata"];
@@ -148,7 +149,8 @@ fn goes_round_by_the_retry_queue(job: &Job, history: &History, policy: &Policy) 
     same_job(job, &again);
 }
 
-/// Whatever its headers say of a trace: this attempt's goes on with the job, or there is no room for it beside a ticket.
+/// Whatever its headers say of a trace: this attempt's goes on with the job, or there is no room
+/// for it beside a ticket.
 fn carries_a_trace(job: &Job, history: &History) {
     let mut traced = job.clone();
     carry_on(&mut traced.properties.headers, 1, 2, true);

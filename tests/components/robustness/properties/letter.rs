@@ -1,7 +1,8 @@
-//! Inputs in a form that a person can write, and that stays meaningful under a fuzzer's cuts and swaps.
+//! Inputs in a form that a person can write, and that stays meaningful under a fuzzer's cuts and
+//! swaps.
 //!
-//! Lines of `name: value` until an empty line, then the body: any bytes. Where there is no empty line, all of it is the body. Every input is
-//! a letter.
+//! Lines of `name: value` until an empty line, then the body: any bytes. Where there is no empty
+//! line, all of it is the body. Every input is a letter.
 
 use captcha_worker::domain::message::{Headers, Message, Properties, Value};
 
@@ -12,7 +13,8 @@ pub(crate) struct DeadLetter<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// Levels that a header's arrays may nest: no frame holds more, and the wire's reader has its own bound.
+/// Levels that a header's arrays may nest: no frame holds more, and the wire's reader has its own
+/// bound.
 const MAX_NESTING: usize = 1_000;
 
 impl<'a> DeadLetter<'a> {
@@ -66,7 +68,8 @@ fn parted(input: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&input[..at], &input[at + 2..]))
 }
 
-/// A header's value: `#7` an integer, `[[` nested arrays, `@queue` the broker's record of a dead letter, else a text or bytes.
+/// A header's value: `#7` an integer, `[[` nested arrays, `@queue` the broker's record of a dead
+/// letter, else a text or bytes.
 fn header(value: &[u8]) -> Value {
     let text = std::str::from_utf8(value);
     match (value.first(), text) {

@@ -1,4 +1,5 @@
-//! What must hold for any bytes at all: the one place where it is written down, for the fuzz targets (fuzz/) and for `make test` alike.
+//! What must hold for any bytes at all: the one place where it is written down, for the fuzz
+//! targets (fuzz/) and for `make test` alike.
 //!
 //! Each property takes an input of bytes and panics where something does not hold. An input is a
 //! [`DeadLetter`], or for `frames` a piece of AMQP.
@@ -25,5 +26,6 @@ pub(crate) const TARGETS: [(&str, Property); 4] = [
     ("reply", reply::holds),
 ];
 
-/// Longest text for people that a fault may carry, in bytes: it stands in outcomes, logs and on the ticket queue.
+/// Longest text for people that a fault may carry, in bytes: it stands in outcomes, logs and on the
+/// ticket queue.
 pub(crate) const MAX_DESCRIPTION: usize = 4_096;

@@ -1,4 +1,5 @@
-//! The API's replies: any status, any `Retry-After` and any bytes are read into something bounded that does not tell the key.
+//! The API's replies: any status, any `Retry-After` and any bytes are read into something bounded
+//! that does not tell the key.
 
 use parking_lot::Mutex;
 use std::fmt::Debug;

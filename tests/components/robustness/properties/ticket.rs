@@ -1,4 +1,5 @@
-//! The ticket queue: what no worker has written is given back whole, and what a worker takes on can be handed on.
+//! The ticket queue: what no worker has written is given back whole, and what a worker takes on can
+//! be handed on.
 
 use captcha_worker::domain::call::TaskId;
 use captcha_worker::domain::fault::local_code;
