@@ -228,7 +228,7 @@ impl Span {
     pub fn saw(&mut self, event: &Event) {
         let Some(recording) = self.0.as_deref_mut() else { return };
         match event {
-            Event::Submitted { sent_at, end } => recording.submitted(*sent_at, end.as_ref().err()),
+            Event::Submitted { sent_at, end, .. } => recording.submitted(*sent_at, end.as_ref().err()),
             Event::Answered { end, .. } => {
                 let state = match end {
                     Ok(TaskState::Processing) => "processing".to_owned(),
