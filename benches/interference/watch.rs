@@ -1,4 +1,4 @@
-//! The guard as replicas show it: when it was not open, and why.
+//! The guard as replicas show it: when it was not active, and why.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
