@@ -1,14 +1,25 @@
 //! `check`: what is in force, and whether it works.
 
+use std::borrow::Cow;
 use std::io;
+use std::time::Duration;
 
 use clap::Args;
+use humantime::format_duration;
+use secrecy::ExposeSecret;
+use serde::Serialize;
 use serde_json::json;
+use tokio::time::timeout;
 
-use super::checks::{self, Finding, Verdict};
-use super::output::Output;
-use super::{CommandError, Exit};
-use crate::config::Loaded;
+use super::console::Output;
+use super::topology::REMEDY;
+use super::{CommandError, Exit, connect};
+use crate::broker::topology::{Names, Topology};
+use crate::broker::{Broker, BrokerError};
+use crate::config::{Loaded, Settings};
+use crate::domain::call::CallError;
+use crate::domain::fault::{self, Stage};
+use crate::domain::policy::Policy;
 
 const EXAMPLES: &str = "\
 Connects to the broker, compares exchanges and queues, and asks the API for the balance, once. Nothing is changed,
@@ -34,9 +45,9 @@ pub(super) async fn run(
     loaded: &Loaded,
     output: &mut Output,
 ) -> Result<Exit, CommandError> {
-    let mut findings = checks::of_settings(&loaded.settings);
+    let mut findings = of_settings(&loaded.settings);
     if !args.offline {
-        findings.extend(checks::of_network(&loaded.settings).await);
+        findings.extend(of_network(&loaded.settings).await);
     }
     let fine = findings.iter().all(|finding| finding.verdict != Verdict::Failed);
     match show(loaded, &findings, fine, output) {
@@ -67,4 +78,169 @@ fn show(loaded: &Loaded, findings: &[Finding], fine: bool, output: &mut Output) 
 /// A value that is there and empty must not look like one that is missing.
 fn shown(value: &str) -> String {
     if value.is_empty() { "\"\"".to_owned() } else { value.to_owned() }
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    Fine,
+    /// Worth knowing, and perhaps meant.
+    Note,
+    Failed,
+}
+
+impl Verdict {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Verdict::Fine => "fine",
+            Verdict::Note => "note",
+            Verdict::Failed => "FAILED",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Finding {
+    pub(super) check: &'static str,
+    pub(super) verdict: Verdict,
+    pub(super) detail: String,
+    pub(super) advice: Cow<'static, str>,
+}
+
+impl Finding {
+    fn fine(check: &'static str, detail: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Fine, detail: detail.into(), advice: Cow::Borrowed("") }
+    }
+
+    fn note(check: &'static str, detail: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
+        Self { verdict: Verdict::Note, advice: advice.into(), ..Self::fine(check, detail) }
+    }
+
+    fn failed(check: &'static str, detail: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
+        Self { verdict: Verdict::Failed, ..Self::note(check, detail, advice) }
+    }
+}
+
+/// What the settings say about themselves.
+fn of_settings(settings: &Settings) -> Vec<Finding> {
+    vec![key(settings), drain(settings), policy(settings)]
+}
+
+/// What broker and API say. They are asked at the same time.
+async fn of_network(settings: &Settings) -> Vec<Finding> {
+    let (broker, api) = tokio::join!(broker(settings), api(settings));
+    broker.into_iter().chain(api).collect()
+}
+
+fn key(settings: &Settings) -> Finding {
+    if settings.solver.api_key.is_some() {
+        Finding::fine("key", "solver.api_key is set")
+    } else {
+        Finding::failed("key", "there is no key for the API", connect::NO_KEY)
+    }
+}
+
+/// A submission under way when the drain begins must be able to end: its answer, and the confirm of its ticket.
+fn drain(settings: &Settings) -> Finding {
+    let needed = settings.solver.request_timeout + settings.broker.confirm_timeout;
+    let drain = settings.worker.drain_timeout;
+    let detail = format!(
+        "worker.drain_timeout is {}; solver.request_timeout + broker.confirm_timeout is {}",
+        format_duration(drain),
+        format_duration(needed)
+    );
+    if drain > needed {
+        Finding::fine("drain", detail)
+    } else {
+        let advice = "raise worker.drain_timeout above that sum, or a submission under way at the end may be paid twice";
+        Finding::note("drain", detail, advice)
+    }
+}
+
+fn policy(settings: &Settings) -> Finding {
+    if settings.policy == Policy::default() {
+        let detail = "policy.allowed_domains is empty: every task that is bound to a site is refused";
+        let advice = "list the sites that you are authorised to automate, if there are to be any";
+        Finding::note("policy", detail, advice)
+    } else {
+        Finding::fine("policy", "sites or task types are listed")
+    }
+}
+
+async fn broker(settings: &Settings) -> Vec<Finding> {
+    match connect::broker(settings, "captcha-worker check") {
+        Ok(broker) => broker_findings(&broker, settings).await,
+        Err(error) => vec![Finding::failed("broker", error.to_string(), "correct broker.url")],
+    }
+}
+
+/// Reaching it, and its topology.
+async fn broker_findings(broker: &Broker, settings: &Settings) -> Vec<Finding> {
+    let names = Names::new(&settings.broker.namespace);
+    let (url, namespace) = (&settings.broker.url, names.namespace());
+    let connected = timeout(longest(settings), broker.connect()).await;
+    let session = match connected.unwrap_or(Err(BrokerError::TimedOut { call: "connect" })) {
+        Ok(session) => session,
+        Err(error) => return vec![failed_broker("broker", &error)],
+    };
+    let reached =
+        Finding::fine("broker", format!("{url}: reached, logged in, virtual host '{}'", url.vhost()));
+    let compared = timeout(longest(settings), session.link().check(&Topology::new(&names))).await;
+    let topology = match compared.unwrap_or(Err(BrokerError::TimedOut { call: "declare" })) {
+        Ok(mismatches) if mismatches.is_empty() => {
+            Finding::fine("topology", format!("exchanges and queues of '{namespace}' are as they should be"))
+        }
+        Ok(mismatches) => {
+            let lines: Vec<_> = mismatches.iter().map(ToString::to_string).collect();
+            Finding::failed("topology", lines.join("\n"), REMEDY)
+        }
+        Err(error) => failed_broker("topology", &error),
+    };
+    session.link().close().await;
+    vec![reached, topology]
+}
+
+/// Time-outs of single calls are the broker's own; this is for all of them together.
+fn longest(settings: &Settings) -> Duration {
+    2 * (settings.broker.connect_timeout + settings.broker.call_timeout)
+}
+
+fn failed_broker(check: &'static str, error: &BrokerError) -> Finding {
+    Finding::failed(check, error.to_string(), connect::advice(error))
+}
+
+/// One getBalance. Without a key there is none: repeated calls with a wrong key earn a ban.
+async fn api(settings: &Settings) -> Option<Finding> {
+    settings.solver.api_key.as_ref().filter(|key| !key.expose_secret().is_empty())?;
+    let solver = match connect::solver(settings) {
+        Ok(solver) => solver,
+        Err(error) => return Some(Finding::failed("api", error.to_string(), "correct [solver]")),
+    };
+    let base_url = &settings.solver.base_url;
+    let longest = settings.solver.connect_timeout + settings.solver.request_timeout;
+    Some(match timeout(longest, solver.balance()).await {
+        Ok(Ok(balance)) => Finding::fine(
+            "api",
+            format!("{base_url}: reached, the key is accepted, balance {}", balance.text),
+        ),
+        Ok(Err(error)) => failed_api(&error, settings),
+        Err(_) => Finding::failed("api", format!("{base_url}: no answer in time"), UNREACHED),
+    })
+}
+
+const UNREACHED: &str = "see that solver.base_url is right and that this machine may reach it, or raise the time-outs of \
+    [solver]";
+
+fn failed_api(error: &CallError, settings: &Settings) -> Finding {
+    let base_url = &settings.solver.base_url;
+    let fault = fault::classify(error, Stage::Submit, false, &settings.codes);
+    let detail = format!("{base_url}: {} ({}: {})", fault.class, fault.code, fault.description);
+    match (error, fault.reason()) {
+        (CallError::Refused(_), Some(reason)) => Finding::failed("api", detail, reason.advice()),
+        (CallError::Refused(_), None) => {
+            Finding::failed("api", detail, "the API was reached and refused the call; try again later")
+        }
+        _ => Finding::failed("api", detail, UNREACHED),
+    }
 }

@@ -3,7 +3,7 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::output::Output;
+use super::console::Output;
 use super::{Cli, CommandError, Exit};
 
 const EXAMPLES: &str = "\

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Stderr, Stdout, Write};
 
+use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
 use crate::domain::sanitize::escaped_json;
 
 /// Standard output and standard error, as a command sees them.
@@ -49,5 +53,126 @@ impl<O: Write, E: Write> Console<O, E> {
     /// Writes a line to standard error. That nobody may be able to read it is no reason to stop the work.
     pub fn note(&mut self, line: impl fmt::Display) {
         let _ = writeln!(self.err, "{line}").and_then(|()| self.err.flush());
+    }
+}
+
+/// Where a command prints, and how.
+pub(super) struct Output {
+    out: Stdout,
+    json: bool,
+    asked_for: bool,
+}
+
+impl Output {
+    pub(super) fn stdout(asked_for: bool) -> Self {
+        let out = io::stdout();
+        let json = asked_for || !out.is_terminal();
+        Self { out, json, asked_for }
+    }
+
+    /// Whether JSON was asked for, wherever it goes.
+    pub(super) fn is_forced_json(&self) -> bool {
+        self.asked_for
+    }
+
+    /// Whether JSON is wanted.
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    pub(super) fn line(&mut self, text: impl std::fmt::Display) -> io::Result<()> {
+        writeln!(self.out, "{text}")?;
+        self.out.flush()
+    }
+
+    /// A JSON value, indented on a terminal.
+    pub(super) fn value(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let text = if self.out.is_terminal() {
+            serde_json::to_string_pretty(value)?
+        } else {
+            serde_json::to_string(value)?
+        };
+        self.line(text)
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.out.flush()
+    }
+
+    pub(super) fn table<const N: usize>(
+        &mut self,
+        head: [&str; N],
+        rows: impl IntoIterator<Item = [String; N]>,
+    ) -> io::Result<()> {
+        self.line(table(head, rows))
+    }
+}
+
+/// Columns without lines between them.
+pub(super) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(head).add_rows(rows);
+    table
+}
+
+/// What the end of the input is measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Total {
+    /// A file of this many bytes.
+    Bytes(u64),
+    /// This many jobs or letters.
+    Jobs(u64),
+    /// A pipe: nobody knows.
+    Open,
+}
+
+/// A bar that moves with what the broker has confirmed.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    total: Total,
+    bytes: u64,
+}
+
+impl Progress {
+    pub(super) fn new(total: Total, visible: bool) -> Self {
+        let (length, template) = match total {
+            Total::Bytes(length) | Total::Jobs(length) => {
+                (Some(length), "{bar:32} {percent:>3}%  {msg}  {elapsed} (about {eta} left)")
+            }
+            Total::Open => (None, "{spinner} {msg}  {elapsed}"),
+        };
+        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(length, target);
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self { bar, total, bytes: 0 }
+    }
+
+    /// A job of so many bytes was confirmed, the `published`th, while `in_flight` wait.
+    pub(super) fn confirmed(&mut self, bytes: usize, published: u64, in_flight: usize) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        // With its line end, as it stood in the file.
+        self.bytes += bytes as u64 + 1;
+        self.bar.set_position(match self.total {
+            Total::Bytes(_) => self.bytes,
+            Total::Jobs(_) | Total::Open => published,
+        });
+        self.bar.set_message(format!("{published} published, {in_flight} in flight"));
+    }
+
+    /// So many letters have been looked at, with what can be told of them.
+    pub(super) fn looked(&self, at: u64, told: impl FnOnce() -> String) {
+        if !self.bar.is_hidden() {
+            self.bar.set_position(at);
+            self.bar.set_message(told());
+        }
+    }
+
+    pub(super) fn clear(&self) {
+        self.bar.finish_and_clear();
     }
 }

@@ -3,24 +3,18 @@
 //! A command gets its arguments, the settings and where to print, and ends in an [`Exit`]. Settings are loaded, and
 //! every fault in them told, before anything is opened.
 
-mod backlog;
 mod check;
-mod checks;
 mod completions;
 mod connect;
 pub mod console;
 mod dead;
-mod definitions;
 mod demo;
 mod exit;
 mod fleet;
 pub mod input;
 pub mod outcomes;
-mod output;
-mod progress;
 pub mod publish;
 mod redact;
-mod reload;
 pub mod render;
 pub mod report;
 mod reroute;
@@ -28,23 +22,20 @@ mod run;
 mod schema;
 mod signals;
 mod simulate;
-mod status;
 mod top;
 mod topology;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-
-pub use exit::{CommandError, Exit};
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::broker::topology::Names;
 use crate::config::{LoadOptions, Loaded, LogFilter, LogFormat, Override, Settings};
 use crate::telemetry::{self, Logging};
-use console::Console;
-use output::Output;
-use tokio_util::sync::CancellationToken;
+use console::{Console, Output};
+pub use exit::{CommandError, Exit};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -102,7 +93,7 @@ enum Configured {
     /// Show the settings in force and where they come from, and try the broker and the API
     Check(check::CheckArgs),
     /// How the fleet and the account stand: leader, replicas, guard, balance, backlog
-    Status(status::StatusArgs),
+    Status(fleet::StatusArgs),
     /// Watch the fleet: replicas, guard, throughput, classes, types, backlog, balance, latest failures
     Top(top::TopArgs),
     /// Have every replica stop taking jobs, until `resume`
@@ -155,7 +146,7 @@ impl Configured {
         match self {
             Configured::Run(args) => run::run(&args, loaded, options, logging).await,
             Configured::Check(args) => check::run(&args, loaded, output).await,
-            Configured::Status(args) => status::run(&args, settings, output).await,
+            Configured::Status(args) => fleet::status(&args, settings, output).await,
             Configured::Top(args) => top::run(args, settings, logging, output).await,
             Configured::Pause(args) => fleet::pause(args, settings, output).await,
             Configured::Resume(args) => fleet::resume(&args, settings, output).await,

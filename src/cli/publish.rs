@@ -18,9 +18,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::console::Console;
+use super::console::{Console, Progress, Total};
 use super::input::{Entry, Images, Lines, NewJob, Origin, read_ahead};
-use super::progress::{Progress, Total};
 use super::report::Report;
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::output::Output;
+use super::console::Output;
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, Delivery, Session};

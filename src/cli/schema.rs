@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::output::Output;
+use super::console::Output;
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
 use crate::config::Settings;

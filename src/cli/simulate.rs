@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::output::Output;
+use super::console::Output;
 use super::{CommandError, Exit, signals};
 use crate::simulator::{Server, Simulator, SimulatorConfig};
 

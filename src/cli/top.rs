@@ -3,31 +3,30 @@
 //! What is shown is the model that the console shows too; here it is made from what the replicas answer over the broker. Asking goes on beside
 //! the terminal: a replica that is silent for its 2.5 s keeps no key waiting.
 
-mod keys;
 mod layout;
 mod ops;
 mod panels;
-mod poller;
+pub(super) mod poller;
 mod screen;
-mod tables;
-mod wrap;
+mod theme;
 
 use std::io::{self, IsTerminal};
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
-use tokio::sync::watch;
+use ratatui::crossterm::event::{self, Event};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::output::Output;
+use super::console::Output;
 use super::{CommandError, Exit, connect, signals};
 use crate::broker::topology::Names;
 use crate::config::{LogFilter, Settings};
 use crate::telemetry::Logging;
-use keys::Keys;
 use poller::{Asker, Shot};
 use screen::Screen;
 
@@ -189,6 +188,40 @@ async fn show(asker: Asker, every: Duration) -> Result<(), CommandError> {
     }
     drop(asking);
     Ok(())
+}
+
+/// How long the thread may stay when nobody reads any more.
+const LOOK: Duration = Duration::from_millis(100);
+/// Keys that are typed ahead.
+const AHEAD: usize = 64;
+
+pub(super) struct Keys(mpsc::Receiver<Event>);
+
+impl Keys {
+    /// Reads until this is dropped, or the terminal is gone.
+    pub(super) fn start() -> Self {
+        let (typed, keys) = mpsc::channel(AHEAD);
+        thread::spawn(move || {
+            while !typed.is_closed() {
+                match event::poll(LOOK) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        let Ok(event) = event::read() else { return };
+                        if typed.blocking_send(event).is_err() {
+                            return;
+                        }
+                    }
+                    Err(_) => return,
+                }
+            }
+        });
+        Self(keys)
+    }
+
+    /// The next event; `None` where there will be none.
+    pub(super) async fn next(&mut self) -> Option<Event> {
+        self.0.recv().await
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! `topology declare|check|export`.
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
-use super::output::Output;
-use super::{CommandError, Exit, connect, definitions};
-use crate::broker::topology::{Mismatch, Names, Topology};
+use super::console::Output;
+use super::{CommandError, Exit, connect};
+use crate::broker::topology::{Arguments, Mismatch, Names, Topology};
 use crate::broker::{Broker, BrokerError};
 use crate::config::Settings;
+use crate::domain::message::Value;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,7 +42,7 @@ pub(super) async fn run(
     let topology = Topology::new(&Names::new(&settings.broker.namespace));
     let vhost = settings.broker.url.vhost();
     if let Action::Export = args.action {
-        output.value(&definitions::of(&topology, vhost))?;
+        output.value(&definitions(&topology, vhost))?;
         return Ok(Exit::Fine);
     }
     let broker = connect::broker(settings, "captcha-worker topology")?;
@@ -76,7 +77,7 @@ async fn check(broker: &Broker, topology: &Topology, output: &mut Output) -> Res
     let mismatches = compare(broker, topology).await?;
     let (exchanges, queues, _) = counts(topology);
     if output.is_json() {
-        let told: Vec<_> = mismatches.iter().map(as_json).collect();
+        let told: Vec<_> = mismatches.iter().map(mismatch_json).collect();
         output.value(&json!({
             "ok": mismatches.is_empty(), "exchanges": exchanges, "queues": queues, "mismatches": told
         }))?;
@@ -95,7 +96,7 @@ async fn check(broker: &Broker, topology: &Topology, output: &mut Output) -> Res
 pub(super) const REMEDY: &str = "What is missing, `captcha-worker topology declare` makes. What differs cannot be changed \
     in place: delete it when it is empty and declare it anew, or choose another broker.namespace.";
 
-fn as_json(mismatch: &Mismatch) -> serde_json::Value {
+fn mismatch_json(mismatch: &Mismatch) -> serde_json::Value {
     json!({ "kind": mismatch.kind, "name": mismatch.name, "problem": mismatch.problem })
 }
 
@@ -104,7 +105,7 @@ fn counts(topology: &Topology) -> (usize, usize, usize) {
 }
 
 /// Where the broker differs from the topology.
-pub(super) async fn compare(broker: &Broker, topology: &Topology) -> Result<Vec<Mismatch>, BrokerError> {
+async fn compare(broker: &Broker, topology: &Topology) -> Result<Vec<Mismatch>, BrokerError> {
     on_session(broker, async |session| session.link().check(topology).await).await
 }
 
@@ -117,6 +118,64 @@ async fn on_session<T>(
     let done = act(&session).await;
     session.link().close().await;
     done
+}
+
+/// Exchanges, queues and bindings of a virtual host. The virtual host itself, users and policies are the operator's.
+fn definitions(topology: &Topology, vhost: &str) -> Json {
+    let exchanges: Vec<_> = topology
+        .exchanges
+        .iter()
+        .map(|exchange| {
+            json!({
+                "name": exchange.name, "vhost": vhost, "type": exchange.kind.name(), "durable": true,
+                "auto_delete": false, "internal": false, "arguments": arguments(&exchange.arguments),
+            })
+        })
+        .collect();
+    let queues: Vec<_> = topology
+        .queues
+        .iter()
+        .map(|queue| {
+            json!({
+                "name": queue.name, "vhost": vhost, "durable": true, "auto_delete": false,
+                "arguments": arguments(&queue.arguments),
+            })
+        })
+        .collect();
+    let bindings: Vec<_> = topology
+        .bindings
+        .iter()
+        .map(|binding| {
+            json!({
+                "source": binding.exchange, "vhost": vhost, "destination": binding.queue,
+                "destination_type": "queue", "routing_key": binding.routing_key, "arguments": {},
+            })
+        })
+        .collect();
+    json!({ "exchanges": exchanges, "queues": queues, "bindings": bindings })
+}
+
+fn arguments(arguments: &Arguments) -> Json {
+    arguments
+        .iter()
+        .map(|(name, value)| (name.clone(), argument_json(value)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+fn argument_json(value: &Value) -> Json {
+    match value {
+        Value::Null => Json::Null,
+        Value::Bool(value) => json!(value),
+        Value::Int(value) => json!(value),
+        Value::Double(value) => json!(value),
+        Value::Decimal(scale, unscaled) => json!(f64::from(*unscaled) / 10_f64.powi(i32::from(*scale))),
+        Value::Timestamp(value) => json!(value),
+        Value::Text(value) => json!(value),
+        Value::Bytes(value) => json!(String::from_utf8_lossy(value)),
+        Value::Array(values) => values.iter().map(argument_json).collect(),
+        Value::Table(values) => arguments(values),
+    }
 }
 
 #[cfg(test)]
@@ -132,5 +191,24 @@ mod tests {
         assert!(missing.iter().any(|mismatch| mismatch.name == "lane2.jobs"), "{missing:?}");
         on_session(&broker, async |session| session.link().declare(&topology).await).await.unwrap();
         assert_eq!(compare(&broker, &topology).await, Ok(Vec::new()));
+    }
+
+    #[test]
+    fn every_part_of_the_topology_is_exported_with_its_virtual_host_and_arguments() {
+        let topology = Topology::new(&Names::new("lane2"));
+        let exported = definitions(&topology, "/");
+        let count = |part: &str| exported[part].as_array().unwrap().len();
+        assert_eq!(count("exchanges"), topology.exchanges.len());
+        assert_eq!(count("queues"), topology.queues.len());
+        assert_eq!(count("bindings"), topology.bindings.len());
+        for part in ["exchanges", "queues", "bindings"] {
+            let items = exported[part].as_array().unwrap();
+            assert!(items.iter().all(|item| item["vhost"] == "/"), "{part}");
+        }
+        let jobs = exported["queues"].as_array().unwrap().iter().find(|queue| queue["name"] == "lane2.jobs");
+        let jobs = jobs.unwrap();
+        assert_eq!(jobs["arguments"]["x-queue-type"], "quorum");
+        assert_eq!(jobs["arguments"]["x-delivery-limit"], 20);
+        assert_eq!(jobs["durable"], true);
     }
 }

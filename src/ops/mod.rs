@@ -9,30 +9,31 @@
 //! All of it is read only. The server has a thread and a runtime of its own: it takes no time from the work, and answers where that is stuck.
 
 mod dashboard;
-mod exposition;
-mod host;
 mod metrics;
 mod ready;
-mod sampler;
 mod serve;
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
+use std::{io, thread};
 
+use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::{Router, extract::State, middleware, response::IntoResponse};
+use axum::{Router, middleware};
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::domain::guard;
+use crate::overview::{Overview, Paces, Sight};
 use crate::worker::WorkerHandle;
-use host::AnyName;
-use sampler::Sampler;
+use serve::AnyName;
 
 /// How long the worker's runtime may take to answer before it counts as stuck. Nothing that it does in one go takes a tenth of a second.
 const STUCK: Duration = Duration::from_secs(5);
@@ -89,7 +90,7 @@ impl Server {
             .route("/readyz", get(ready))
             .route("/metrics", get(measured))
             .with_state(view)
-            .layer(middleware::from_fn_with_state(names, host::guarded));
+            .layer(middleware::from_fn_with_state(names, serve::guarded));
         serve::serve(listener, routes, stop).await;
         Ok(())
     }
@@ -148,4 +149,58 @@ async fn measured(State(view): State<WorkerHandle>) -> impl IntoResponse {
 
 fn body(json: &Value) -> impl IntoResponse + use<> {
     ([("content-type", "application/json")], format!("{json}\n"))
+}
+
+/// As often as replicas tell their counters.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A worker with the pace of its fleet over the last two minutes.
+#[derive(Clone)]
+pub(super) struct Sampler {
+    pub(super) view: WorkerHandle,
+    paces: Arc<Mutex<Paces>>,
+}
+
+impl Sampler {
+    pub(super) fn new(view: WorkerHandle) -> Self {
+        Self { view, paces: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Paces> {
+        // Whatever is in it was seen so.
+        self.paces.lock()
+    }
+
+    /// Looks every now and then, until dropped.
+    pub(super) async fn watch(self) {
+        let began = Instant::now();
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let heard = self.view.replicas();
+            let heard = heard.iter().map(|(replica, ago)| (replica.as_ref(), *ago));
+            self.lock().note(began.elapsed(), heard);
+        }
+    }
+
+    /// The fleet, as this replica knows it now.
+    pub(super) fn overview(&self) -> Overview {
+        let (view, seen) = (&self.view, self.view.seen());
+        let (heard, shut, queues) = (view.replicas(), view.shut_types(), view.depths());
+        let replicas: Vec<_> = heard.iter().map(|(replica, _)| replica.as_ref()).collect();
+        Overview::of(Sight {
+            at: view.now(),
+            namespace: view.namespace(),
+            state: seen.state.as_deref(),
+            // Its name outlives the session in which it was heard.
+            leader: seen.leader.as_deref().filter(|_| seen.state.is_some()),
+            leader_id: seen.leader_id.as_deref().filter(|_| seen.state.is_some()),
+            expected: seen.replicas,
+            replicas: &replicas,
+            shut: &shut,
+            queues: queues.as_ref(),
+            paces: &self.lock(),
+        })
+    }
 }

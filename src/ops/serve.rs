@@ -4,9 +4,15 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{self, HeaderMap, HeaderValue};
+use axum::http::{StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -60,4 +66,79 @@ async fn answer(stream: TcpStream, routes: Router) {
     let connection = protocol.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     // How it ended is the client's affair.
     let _ = timeout(LIFE, connection).await;
+}
+
+const REFUSAL: &str =
+    "this server listens on loopback and answers to an IP address or localhost only, not to other names\n";
+
+/// Whether other names than addresses and `localhost` are answered to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AnyName(bool);
+
+impl AnyName {
+    pub(super) fn at(address: SocketAddr) -> Self {
+        Self(!address.ip().to_canonical().is_loopback())
+    }
+}
+
+/// Refuses who calls this machine by a name that is not its own, and forbids browsers whatever no page here needs.
+pub(super) async fn guarded(State(AnyName(any)): State<AnyName>, request: Request, next: Next) -> Response {
+    let mut response = if any || names_this_machine(request.uri(), request.headers()) {
+        next.run(request).await
+    } else {
+        (StatusCode::MISDIRECTED_REQUEST, REFUSAL).into_response()
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    response
+}
+
+fn names_this_machine(uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    // No browser leaves it out.
+    let Some(host) = hosts.next() else { return uri.host().is_none_or(is_own) };
+    let own = host.to_str().is_ok_and(|host| is_own(without_port(host)));
+    own && hosts.next().is_none() && uri.host().is_none_or(is_own)
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') && !name.is_empty() => name,
+        _ => host,
+    }
+}
+
+fn is_own(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_localhost_are_answered_and_no_other_name_is() {
+        let asked = |host: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            names_this_machine(&Uri::from_static("/"), &headers)
+        };
+        for own in
+            ["127.0.0.1", "127.0.0.1:9464", "localhost", "LOCALHOST:1", "[::1]:9464", "[::1]", "10.0.0.7:80"]
+        {
+            assert!(asked(own), "{own}");
+        }
+        for other in
+            ["", "example.com", "example.com:9464", "localhost.example.com", "127.0.0.1.example.com:1", "[x]"]
+        {
+            assert!(!asked(other), "{other}");
+        }
+        assert!(names_this_machine(&Uri::from_static("/"), &HeaderMap::new()));
+        assert!(!names_this_machine(&Uri::from_static("http://example.com/"), &HeaderMap::new()));
+    }
 }

@@ -3,22 +3,19 @@
 //! Pure: no clock, no I/O. All foreign text in it is fit to be shown ([`shown`]), and every list is bounded, whoever has told it. It can be
 //! written and read, so that one process shows what another has seen.
 
-mod backlog;
 mod fleet;
 pub mod format;
-mod guard;
 mod rates;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::guard::State;
+use crate::domain::guard::{Funds, Phase, State};
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Depths, Heartbeat};
-
-pub use backlog::Backlog;
 pub use fleet::{ClassRow, FailureRow, ReplicaRow, TypeRow};
-pub use guard::{Balance, Guard, Pause};
 pub use rates::{Paces, Rates};
 
 /// Characters of a name that are shown.
@@ -119,6 +116,176 @@ impl Overview {
             backlog: queues.map(Backlog::of),
             latest_failures: fleet::failures(replicas),
         }
+    }
+}
+
+/// Characters of an operator's reason that are shown.
+const REASON: usize = 200;
+/// What stands for a state that nobody has told.
+const UNKNOWN: &str = "unknown";
+
+/// The guard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// `open`, `probing`, `canary`, `tripped` or `unknown`.
+    pub state: String,
+    /// What that means for jobs.
+    pub meaning: String,
+    /// Why work is stopped, the gravest first.
+    pub reasons: Vec<String>,
+    /// Since when it is in this state.
+    pub since: Option<Timestamp>,
+    /// When the leader looks again; only while tripped.
+    pub next_look: Option<Timestamp>,
+    /// Looks that found it still tripped.
+    pub failed_looks: u32,
+    /// What to do, for each reason.
+    pub advice: Vec<String>,
+    /// An operator's pause.
+    pub paused: Option<Pause>,
+}
+
+/// A pause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// The broker's user who asked for it.
+    pub by: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// The operator's words.
+    pub reason: Option<String>,
+}
+
+/// The balance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Balance {
+    /// The decimal as the API wrote it.
+    pub text: String,
+    /// When it was asked for.
+    pub at: Timestamp,
+    /// Its change by the hour; `None` while unknown.
+    pub per_hour: Option<f64>,
+}
+
+impl Balance {
+    pub(super) fn of(funds: &Funds) -> Self {
+        Self { text: shown(&funds.text, 24), at: funds.at, per_hour: funds.per_hour }
+    }
+}
+
+impl Guard {
+    pub(super) fn of(state: Option<&State>) -> Self {
+        let Some(state) = state else {
+            return Self {
+                state: UNKNOWN.to_owned(),
+                meaning: "no leader tells how the account stands: nothing is called".to_owned(),
+                reasons: Vec::new(),
+                since: None,
+                next_look: None,
+                failed_looks: 0,
+                advice: Vec::new(),
+                paused: None,
+            };
+        };
+        let (reasons, trip) = (state.reasons(), state.tripped());
+        Self {
+            state: state.phase.name().to_owned(),
+            meaning: meaning(state).to_owned(),
+            reasons: reasons.iter().map(|reason| reason.name().to_owned()).collect(),
+            since: Some(state.since),
+            next_look: trip.filter(|_| state.phase == Phase::Tripped).map(|trip| trip.next_probe_at),
+            failed_looks: trip.map_or(0, |trip| trip.failures),
+            advice: reasons.iter().map(|reason| reason.advice().to_owned()).collect(),
+            paused: state.paused.as_ref().map(|paused| Pause {
+                by: shown(&paused.by, NAME),
+                since: paused.since,
+                reason: paused.reason.as_deref().map(|reason| shown(reason, REASON)),
+            }),
+        }
+    }
+
+    /// Whether work goes on.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == Phase::Active.name() && self.paused.is_none()
+    }
+
+    /// Whether the account is guarded.
+    #[must_use]
+    pub fn is_tripped(&self) -> bool {
+        self.state == Phase::Tripped.name()
+    }
+
+    /// The state in a word or three, such as `tripped (key_invalid)`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match (&self.paused, self.reasons.is_empty()) {
+            (Some(_), _) if self.state == Phase::Active.name() => "paused".to_owned(),
+            (_, true) => self.state.clone(),
+            (_, false) => format!("{} ({})", self.state, self.reasons.join(", ")),
+        }
+    }
+}
+
+fn meaning(state: &State) -> &'static str {
+    match (state.phase, &state.paused) {
+        (Phase::Tripped, _) => "the account is not to be used: jobs stay queued",
+        (_, Some(_)) => "paused by an operator: jobs stay queued, paid tasks are finished",
+        (Phase::Probing, None) => "the account is being looked at before anything is submitted",
+        (Phase::Canary, None) => "the account is well again: one job is submitted first",
+        (Phase::Active, None) => "the account may be used",
+    }
+}
+
+/// More classes than this there are not, whatever is told.
+const MAX_CLASSES: usize = 32;
+
+/// Messages that are ready, by queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backlog {
+    /// When it was looked.
+    pub at: Timestamp,
+    /// Jobs that nobody has taken.
+    pub jobs: u64,
+    /// Paid tasks that nobody holds.
+    pub tickets: u64,
+    /// Jobs that are parked.
+    pub retry: u64,
+    /// Results that nobody has fetched.
+    pub results: u64,
+    /// Dead letters by class, without the empty queues.
+    pub dead: BTreeMap<String, u64>,
+    /// What the broker dead-lettered itself.
+    pub raw: u64,
+    /// Outcomes that no queue is bound for.
+    pub unrouted: u64,
+}
+
+impl Backlog {
+    /// From the queues' depths.
+    #[must_use]
+    pub fn of(depths: &Depths) -> Self {
+        let of = |name: &str| depths.ready.get(name).copied().unwrap_or(0);
+        let under = |prefix: &'static str| {
+            depths.ready.iter().filter_map(move |(name, ready)| Some((name.strip_prefix(prefix)?, *ready)))
+        };
+        let dead = under("dead.").filter(|(class, ready)| *class != "raw" && *ready > 0);
+        Self {
+            at: depths.at,
+            jobs: of("jobs"),
+            tickets: of("tickets"),
+            retry: under("retry.").map(|(_, ready)| ready).fold(0, u64::saturating_add),
+            results: of("results"),
+            dead: dead.take(MAX_CLASSES).map(|(class, ready)| (shown(class, 20), ready)).collect(),
+            raw: of("dead.raw"),
+            unrouted: of("unrouted"),
+        }
+    }
+
+    /// All dead letters.
+    #[must_use]
+    pub fn dead_letters(&self) -> u64 {
+        self.dead.values().copied().fold(self.raw, u64::saturating_add)
     }
 }
 

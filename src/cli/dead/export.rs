@@ -8,11 +8,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::CommandContext;
-use super::letter::line;
+use super::letters::line;
 use super::list::bar;
-use super::scan::Scan;
-use super::scan_queues::{Walker, walk};
-use super::scan_report::{ScanReport, ended};
+use super::scan::{Scan, ScanReport, Walker, ended, walk};
 use super::select::{Chosen, Filters, Reach};
 use crate::cli::console::Console;
 use crate::cli::{CommandError, Exit};

@@ -6,14 +6,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::CommandContext;
-use super::scan::Scan;
-use super::scan_queues::{Walker, walk};
-use super::scan_report::{ScanReport, ended};
+use super::letters::{HEAD, Tally};
+use super::scan::{Scan, ScanReport, Walker, ended, walk};
 use super::select::{Chosen, Filters, Reach};
-use super::tally::{HEAD, Tally};
-use crate::cli::console::Console;
-use crate::cli::output::table;
-use crate::cli::progress::{Progress, Total};
+use crate::cli::console::{Console, Progress, Total, table};
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 use crate::domain::time::Timestamp;

@@ -3,18 +3,14 @@
 //! Every command here is a bounded scan of the queues of dead letters; see [`scan`] for what it costs.
 
 mod export;
-mod letter;
+mod letters;
 mod list;
-mod pacer;
 mod purge;
 mod replay;
 mod replay_permission;
 mod scan;
-mod scan_queues;
-mod scan_report;
 mod select;
 mod show;
-mod tally;
 #[cfg(test)]
 mod tests;
 

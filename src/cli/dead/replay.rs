@@ -1,31 +1,29 @@
 //! `dead replay`: the jobs of chosen letters, published again.
 
-mod report;
-mod window;
-
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::num::NonZeroU64;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Args;
+use serde_json::{Value as Json, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::CommandContext;
+use super::letters::{HEAD, Tally};
 use super::list::bar;
-use super::pacer::{Pace, Rate};
 use super::replay_permission::Leave;
-use super::scan::Scan;
-use super::scan_queues::{Walker, walk};
-use super::scan_report::{ScanReport, ended};
+use super::scan::{Scan, ScanReport, WINDOW, Walker, ended, lost, walk};
 use super::select::{Chosen, Filters, Reach};
-use crate::broker::Delivery;
+use crate::broker::{Confirm, Delivery, Receipt};
+use crate::cli::console::{Console, table};
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 use crate::domain::dead_letter::{DeadLetter, SkipReason};
 use crate::domain::message::Message;
 use crate::domain::message_hash::MessageHash;
-use report::Report;
-use window::Window;
+use crate::domain::time::Timestamp;
 
 /// Publish the jobs of chosen letters again, each of which is paid anew. What is not chosen stays.
 ///
@@ -250,5 +248,268 @@ impl Replay<'_> {
         }
         self.pace.take(Instant::now());
         Ok(true)
+    }
+}
+
+/// Bodies that may be on their way at once, in bytes.
+const MOST_BYTES: usize = 8 << 20;
+/// A job that is confirmed keeps its letter no longer than this.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// A job that was handed over, and is not known to be safe.
+struct UnderWay {
+    confirm: Confirm,
+    letter: DeadLetter,
+    receipt: Receipt,
+}
+
+/// Up to [`WINDOW`] of them. They are settled together: every confirm is awaited, then the letters are removed, and the broker is waited for; so that an
+/// end at any moment repeats no more than one window, and what the broker may not yet have written down of the one before.
+pub(super) struct Window {
+    jobs: String,
+    under_way: Vec<UnderWay>,
+    bytes: usize,
+    began: Option<Instant>,
+}
+
+impl Window {
+    /// `jobs`: the name of exchange and queue.
+    pub(super) fn new(jobs: String) -> Self {
+        Self { jobs, under_way: Vec::with_capacity(WINDOW), bytes: 0, began: None }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.under_way.len() >= WINDOW || self.bytes >= MOST_BYTES
+    }
+
+    /// Whether what is in hand would wait too long for something that is due then.
+    fn is_old_by(&self, due: Instant) -> bool {
+        self.began.is_some_and(|began| due.max(Instant::now()) > began + PATIENCE)
+    }
+
+    /// Hands a job over.
+    ///
+    /// # Errors
+    /// It was not sent: its letter is kept, or was taken back by the broker.
+    pub(super) async fn publish(
+        &mut self,
+        job: Message,
+        letter: DeadLetter,
+        receipt: Receipt,
+        scan: &mut Scan,
+    ) -> Result<(), CommandError> {
+        if !receipt.is_live() {
+            // Its letter is back in its queue already, and would be published again.
+            return Err(lost());
+        }
+        let bytes = job.body.len();
+        let publisher = scan.session().publisher();
+        match publisher.send(&self.jobs, &self.jobs, true, job).await {
+            Ok(confirm) => {
+                self.began.get_or_insert_with(Instant::now);
+                self.bytes += bytes;
+                self.under_way.push(UnderWay { confirm, letter, receipt });
+                Ok(())
+            }
+            Err(error) => {
+                scan.keep(receipt);
+                Err(CommandError::failed(error))
+            }
+        }
+    }
+
+    /// Removes the letters whose jobs the broker has confirmed. The others are kept.
+    ///
+    /// # Errors
+    /// A job was not confirmed: refused, returned by an exchange without its queue, or not answered in time. Or the connection is lost.
+    pub(super) async fn settle(&mut self, scan: &mut Scan, report: &mut Report) -> Result<(), CommandError> {
+        let (mut removed, mut failure) = (Vec::with_capacity(self.under_way.len()), None);
+        let mut letters = Vec::with_capacity(self.under_way.len());
+        for UnderWay { confirm, letter, receipt } in self.under_way.drain(..) {
+            match confirm.answered().await {
+                Ok(()) => {
+                    removed.push(receipt);
+                    letters.push(letter);
+                }
+                Err(error) => {
+                    scan.keep(receipt);
+                    failure.get_or_insert_with(|| CommandError::failed(error));
+                }
+            }
+        }
+        (self.bytes, self.began) = (0, None);
+        // They are published, whatever becomes of their letters.
+        for letter in &letters {
+            report.chosen.add(letter);
+        }
+        scan.remove(removed).await?;
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Letters by what became of them.
+#[derive(Default)]
+pub(super) struct Report {
+    /// Published, or to be published by a run that is not dry.
+    pub(super) chosen: Tally,
+    /// Left by the filters.
+    pub(super) left_out: u64,
+    pub(super) unreadable: u64,
+    pub(super) looked: ScanReport,
+    stays: BTreeMap<SkipReason, u64>,
+}
+
+impl Report {
+    /// A chosen letter had better stay.
+    pub(super) fn stays(&mut self, why: SkipReason) {
+        *self.stays.entry(why).or_default() += 1;
+    }
+
+    /// For a bar.
+    pub(super) fn short(&self) -> String {
+        let staying: u64 = self.stays.values().sum();
+        format!("{} chosen, {} left", self.chosen.total(), self.left_out + staying)
+    }
+
+    pub(super) fn tell<O: Write, E: Write>(
+        &self,
+        dry_run: bool,
+        now: Timestamp,
+        console: &mut Console<O, E>,
+    ) -> Result<(), CommandError> {
+        self.looked.tell(console);
+        if console.is_human() {
+            self.show(dry_run, now, &mut console.out)?;
+        } else {
+            console.json_line(&self.json(dry_run, now).to_string())?;
+        }
+        Ok(console.out.flush()?)
+    }
+
+    fn json(&self, dry_run: bool, now: Timestamp) -> Json {
+        let stays: BTreeMap<&str, u64> = SkipReason::ALL
+            .iter()
+            .map(|why| (why.name(), self.stays.get(why).copied().unwrap_or(0)))
+            .collect();
+        self.looked.told_in(json!({
+            "dry_run": dry_run, "replayed": if dry_run { 0 } else { self.chosen.total() }, "chosen": self.chosen.total(),
+            "kinds": self.chosen.json(now), "stay": stays, "left_out": self.left_out, "unreadable": self.unreadable,
+        }))
+    }
+
+    fn show(&self, dry_run: bool, now: Timestamp, out: &mut impl Write) -> Result<(), CommandError> {
+        if !self.chosen.is_empty() {
+            writeln!(out, "{}\n", table(HEAD, self.chosen.rows(now)))?;
+        }
+        let word = if dry_run { "would be published again" } else { "published again" };
+        writeln!(out, "{} jobs {word}", self.chosen.total())?;
+        for (why, count) in &self.stays {
+            writeln!(out, "{count} stay: {why}")?;
+        }
+        for (count, what) in [(self.left_out, "not chosen"), (self.unreadable, "unreadable")] {
+            if count > 0 {
+                writeln!(out, "{count} {what}: they stay")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How far a clock that ticks in milliseconds may fall behind and catch up; anything more would be a burst.
+const CATCH_UP: Duration = Duration::from_millis(20);
+/// The quickest rate that is told apart from none.
+const MOST_A_SECOND: f64 = 100_000.0;
+
+/// The longest wait for a turn: two fit into the time that a letter may be held.
+const LONGEST_GAP: Duration = Duration::from_secs(600);
+
+/// A rate as it is typed: `50/s`, `50`, `10/m`, `100/h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rate {
+    gap: Duration,
+}
+
+impl FromStr for Rate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "not a rate such as 50/s, 10/m or 100/h";
+        let (number, unit) = text.split_once('/').unwrap_or((text, "s"));
+        let seconds = match unit {
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3_600.0,
+            _ => return Err(wrong),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong)?;
+        if !(number.is_finite() && number > 0.0 && number / seconds <= MOST_A_SECOND) {
+            return Err("must be above 0 and at most 100000/s");
+        }
+        let gap = Duration::try_from_secs_f64(seconds / number).ok().filter(|gap| *gap <= LONGEST_GAP);
+        gap.map(|gap| Self { gap })
+            .ok_or("must be at least 6/h: a letter cannot be held for much longer than 10 minutes")
+    }
+}
+
+/// Turns, one after the other, evenly.
+#[derive(Debug)]
+pub(super) struct Pace {
+    gap: Duration,
+    due: Instant,
+}
+
+impl Pace {
+    /// Without a rate each turn is due at once.
+    pub(super) fn new(rate: Option<Rate>) -> Self {
+        Self { gap: rate.map_or(Duration::ZERO, |rate| rate.gap), due: Instant::now() }
+    }
+
+    /// When the next turn is due.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// A turn is taken.
+    pub(super) fn take(&mut self, now: Instant) {
+        let behind = now.checked_sub(CATCH_UP.min(self.gap.saturating_mul(1_000))).unwrap_or(now);
+        let begins = self.due.max(behind);
+        self.due = begins.checked_add(self.gap).unwrap_or(begins);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_read_and_nonsense_is_refused() {
+        let gap = |text: &str| text.parse::<Rate>().map(|rate| rate.gap);
+        assert_eq!(gap("50/s"), Ok(Duration::from_millis(20)));
+        assert_eq!(gap("50"), Ok(Duration::from_millis(20)));
+        assert_eq!(gap("10/m"), Ok(Duration::from_secs(6)));
+        assert_eq!(gap("100/h"), Ok(Duration::from_secs(36)));
+        assert_eq!(gap("6/h"), Ok(LONGEST_GAP));
+        for text in
+            ["", "0", "-1/s", "x/s", "5/d", "inf", "NaN/s", "100001/s", "1e-300/h", "1e-19", "1/h", "5.9/h"]
+        {
+            assert!(gap(text).is_err(), "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_come_evenly_and_a_pause_is_not_made_up_for() {
+        let began = Instant::now();
+        let mut pace = Pace::new("100/s".parse().ok());
+        let mut at = Vec::new();
+        for turn in 0..4 {
+            tokio::time::sleep_until(pace.due()).await;
+            if turn == 2 {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            pace.take(Instant::now());
+            at.push(began.elapsed().as_millis());
+        }
+        assert_eq!(at[..2], [0, 10]);
+        assert!(pace.due() >= Instant::now() - CATCH_UP, "two turns at most are caught up with");
     }
 }

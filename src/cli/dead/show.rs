@@ -6,11 +6,9 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::CommandContext;
-use super::letter::{age, line, shortened};
+use super::letters::{age, line, shortened};
 use super::list::bar;
-use super::scan::Scan;
-use super::scan_queues::{Walker, walk};
-use super::scan_report::ScanReport;
+use super::scan::{Scan, ScanReport, Walker, walk};
 use super::select::{Chosen, Filters, Reach};
 use crate::cli::outcomes::{DeadLetters, dead_letters};
 use crate::cli::render::cut;

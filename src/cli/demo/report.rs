@@ -6,8 +6,8 @@ use std::time::Duration;
 use comfy_table::Table;
 use serde_json::{Value, json};
 
-use super::consumers::Arrivals;
 use super::jobs::{Goal, RESUBMITTED};
+use super::scenario::Arrivals;
 use crate::simulator::Stats;
 
 /// All that is judged.

@@ -1,14 +1,13 @@
-//! The picture: which part goes where, and how it looks. The tables are in `tables`, the rest in `figures`.
+//! The picture: which part goes where. What is in a part is in `panels`.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Borders, Clear, Paragraph};
+use ratatui::widgets::{Block, Clear, Paragraph};
 
-use super::screen::{Panel, Screen};
-use super::wrap::wrapped;
-use super::{panels, tables};
+use super::panels;
+use super::screen::Screen;
+use super::theme::{HEADS, Tones, WIDE, wrapped};
 use crate::overview::{Overview, format};
 
 /// Throughput and backlog: a title, and three lines; where there is room, more of them for the drawing.
@@ -18,41 +17,6 @@ const ROOMY: u16 = 6;
 const TALL: u16 = 36;
 /// Below, ops servers get a line together.
 const SHORT: u16 = 30;
-/// A table's title and head.
-pub(super) const HEADS: u16 = 2;
-/// From here on what is beside each other has room.
-pub(super) const WIDE: u16 = 110;
-
-/// Looks, none of which says anything that the words do not.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Tones {
-    pub(super) good: Style,
-    pub(super) wary: Style,
-    pub(super) bad: Style,
-    pub(super) accent: Style,
-    pub(super) dim: Style,
-    pub(super) bold: Style,
-}
-
-impl Tones {
-    pub(super) fn new(colour: bool) -> Self {
-        let tone = |color| if colour { Style::new().fg(color) } else { Style::new() };
-        Self {
-            good: tone(Color::Green).add_modifier(Modifier::BOLD),
-            wary: tone(Color::Yellow).add_modifier(Modifier::BOLD),
-            bad: tone(Color::Red).add_modifier(Modifier::BOLD),
-            accent: tone(Color::Cyan),
-            dim: Style::new().add_modifier(Modifier::DIM),
-            bold: Style::new().add_modifier(Modifier::BOLD).remove_modifier(Modifier::DIM),
-        }
-    }
-}
-
-/// A part's title, with a line above it.
-pub(super) fn titled<'a>(title: impl Into<Line<'a>>, tones: &Tones) -> Block<'a> {
-    Block::new().borders(Borders::TOP).border_style(tones.dim).title_top(title)
-}
-
 /// Draws all of it.
 pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     let area = frame.area();
@@ -88,7 +52,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
 /// The height that shows every row.
 pub(super) fn wanted_height(screen: &Screen, width: u16) -> usize {
     let Some(fleet) = &screen.shot().fleet else { return 12 };
-    let rows = fleet.replicas.len().max(1) + tables::middle_rows(fleet) + fleet.latest_failures.len().max(1);
+    let rows = fleet.replicas.len().max(1) + panels::middle_rows(fleet) + fleet.latest_failures.len().max(1);
     head_lines(screen, fleet, width, false).len()
         + usize::from(figures_height(width, true) + 3 * HEADS)
         + rows
@@ -121,7 +85,7 @@ fn count(number: usize) -> u16 {
 fn tables_in(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &Overview) {
     let rows = |rows: usize| count(rows).saturating_add(HEADS);
     let first = rows(fleet.replicas.len().max(1));
-    let second = rows(tables::middle_rows(fleet));
+    let second = rows(panels::middle_rows(fleet));
     let third = rows(fleet.latest_failures.len().max(1));
     // Where not all has room, each of the lower two keeps two rows first.
     let least = HEADS + 2;
@@ -133,14 +97,14 @@ fn tables_in(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &Overvie
     let [first, second, third] =
         Layout::vertical([Constraint::Length(replicas), Constraint::Length(middle), Constraint::Min(0)])
             .areas(area);
-    tables::replicas(frame, first, screen, fleet);
+    panels::replicas(frame, first, screen, fleet);
     let classes = if area.width >= WIDE { 44 } else { 22 };
     let [types, classes] =
         Layout::horizontal([Constraint::Min(0), Constraint::Length(classes)]).spacing(2).areas(second);
-    tables::types(frame, types, screen, fleet);
-    tables::classes(frame, classes, screen, fleet);
+    panels::types(frame, types, screen, fleet);
+    panels::classes(frame, classes, screen, fleet);
     if third.height > HEADS {
-        tables::failures(frame, third, screen, fleet);
+        panels::failures(frame, third, screen, fleet);
     }
 }
 
@@ -226,18 +190,4 @@ fn help(frame: &mut Frame<'_>, tones: &Tones) {
     let block = Block::bordered().title_top(Line::styled(" Keys and words ", tones.bold));
     frame.render_widget(Clear, middle);
     frame.render_widget(Paragraph::new(HELP.map(Line::raw).to_vec()).block(block), middle);
-}
-
-/// A panel's title, marked where arrows move it, and telling which rows are seen where not all are.
-pub(super) fn panel_title<'a>(
-    screen: &Screen,
-    panel: Panel,
-    title: &str,
-    rows: usize,
-    (offset, fit): (usize, usize),
-) -> Line<'a> {
-    let mark = if screen.is_focused(panel) { "▸ " } else { "" };
-    let seen =
-        if rows > fit { format!(" ({}–{} of {rows})", offset + 1, offset + fit) } else { String::new() };
-    Line::styled(format!("{mark}{title}{seen} "), screen.tones.bold)
 }

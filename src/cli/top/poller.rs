@@ -10,11 +10,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use url::Url;
 
 use super::ops::{OpsServers, Told};
-use crate::broker::topology::Names;
-use crate::broker::{Broker, BrokerError};
-use crate::cli::status::PATIENCE;
-use crate::cli::{CommandError, backlog};
+use crate::broker::topology::{Names, RETRY_DELAYS};
+use crate::broker::{Broker, BrokerError, Session};
+use crate::cli::CommandError;
+use crate::cli::fleet::PATIENCE;
 use crate::clock::{Clock, Rng};
+use crate::domain::class::Class;
 use crate::domain::sanitize::shown;
 use crate::fleet::{Client, Depths, Heartbeat};
 use crate::overview::{Overview, Paces, Sight};
@@ -80,7 +81,7 @@ impl Line {
             client.overhear(Instant::now()).await?;
         }
         if self.depths.as_ref().is_none_or(|(_, at)| at.elapsed() >= DEPTHS_EVERY) {
-            self.depths = Some((backlog::depths(client.session(), &self.names).await?, Instant::now()));
+            self.depths = Some((depths(client.session(), &self.names).await?, Instant::now()));
         }
         Ok(())
     }
@@ -221,6 +222,21 @@ impl Asker {
         }
         self.error.take()
     }
+}
+
+/// The depth of every queue that is told of.
+pub(in crate::cli) async fn depths(session: &Session, names: &Names) -> Result<Depths, BrokerError> {
+    let mut queues = vec![names.jobs(), names.tickets(), names.results(), names.dead_raw(), names.unrouted()];
+    queues.extend(RETRY_DELAYS.map(|park| names.retry(park)));
+    queues.extend(Class::finals().map(|class| names.dead(class)));
+    let prefix = format!("{}.", names.namespace());
+    let mut depths = Depths { at: Clock::System.now(), ready: std::collections::BTreeMap::new() };
+    for queue in queues {
+        let ready = session.link().depth(&queue).await?.ready;
+        let name = queue.strip_prefix(&prefix).unwrap_or(&queue);
+        depths.ready.insert(name.to_owned(), ready);
+    }
+    Ok(depths)
 }
 
 #[cfg(test)]

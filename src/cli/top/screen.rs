@@ -6,8 +6,8 @@ use std::time::Duration;
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::time::Instant;
 
-use super::layout::Tones;
 use super::poller::Shot;
+use super::theme::Tones;
 
 /// What a look may take beside the interval.
 const OLD: Duration = Duration::from_secs(3);

@@ -125,7 +125,7 @@ async fn a_scan_whose_letters_somebody_else_has_taken_says_so() {
         scan.keep(delivery.receipt);
     }
     assert!(scan.next(&bench.stop).await.unwrap().is_none());
-    let mut looked = scan_report::ScanReport::default();
+    let mut looked = scan::ScanReport::default();
     looked.left(scan.end().await);
     assert!(!looked.is_whole());
     let told = looked.told_in(json!({}));

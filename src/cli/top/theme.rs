@@ -1,6 +1,43 @@
-//! Lines that are broken between words, the rest under the text and not under its label.
+//! How the picture looks: styles, titles, and lines that are broken between words.
 
+use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Borders};
+
+/// A table's title and head.
+pub(super) const HEADS: u16 = 2;
+/// From here on what is beside each other has room.
+pub(super) const WIDE: u16 = 110;
+
+/// Looks, none of which says anything that the words do not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tones {
+    pub(super) good: Style,
+    pub(super) wary: Style,
+    pub(super) bad: Style,
+    pub(super) accent: Style,
+    pub(super) dim: Style,
+    pub(super) bold: Style,
+}
+
+impl Tones {
+    pub(super) fn new(colour: bool) -> Self {
+        let tone = |color| if colour { Style::new().fg(color) } else { Style::new() };
+        Self {
+            good: tone(Color::Green).add_modifier(Modifier::BOLD),
+            wary: tone(Color::Yellow).add_modifier(Modifier::BOLD),
+            bad: tone(Color::Red).add_modifier(Modifier::BOLD),
+            accent: tone(Color::Cyan),
+            dim: Style::new().add_modifier(Modifier::DIM),
+            bold: Style::new().add_modifier(Modifier::BOLD).remove_modifier(Modifier::DIM),
+        }
+    }
+}
+
+/// A part's title, with a line above it.
+pub(super) fn titled<'a>(title: impl Into<Line<'a>>, tones: &Tones) -> Block<'a> {
+    Block::new().borders(Borders::TOP).border_style(tones.dim).title_top(title)
+}
 
 /// Under the text after a label.
 const INDENT: usize = 9;
