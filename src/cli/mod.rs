@@ -146,7 +146,7 @@ impl Configured {
         match self {
             Configured::Run(args) => run::run(&args, loaded, options, logging).await,
             Configured::Check(args) => check::run(&args, loaded, output).await,
-            Configured::Status(args) => fleet::status(&args, settings, output).await,
+            Configured::Status(args) => fleet::status(&args, settings, logging, output).await,
             Configured::Top(args) => top::run(args, settings, logging, output).await,
             Configured::Pause(args) => fleet::pause(args, settings, output).await,
             Configured::Resume(args) => fleet::resume(&args, settings, output).await,

@@ -18,23 +18,26 @@ use clap::Args;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, watch as latest};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::console::Output;
 use super::{CommandError, Exit, connect, signals};
 use crate::broker::topology::Names;
+use crate::clock::Clock;
 use crate::config::{LogFilter, Settings};
+use crate::overview::Guard;
 use crate::telemetry::Logging;
-use poller::{Asker, Shot};
+use poller::{PollResult, Poller};
 use screen::Screen;
+use theme::Tones;
 
 const EXAMPLES: &str = "\
 Asks the replicas over the broker, and the broker for the queues' lengths; beside them the ops servers' /status, where one
 answers, for what only that knows. While the broker is out of reach it shows what /status tells, and tries again.
 
-Keys: q, Esc or Ctrl-C quits; p holds the picture; Tab and arrows choose and move a table; ? helps.
+KeyReader: q, Esc or Ctrl-C quits; p holds the picture; Tab and arrows choose and move a table; ? helps.
 Without a terminal at standard output, or with --once, one picture is printed as plain text. For that it looks twice, a
 second apart at most, since rates need it. NO_COLOR is respected.
 
@@ -88,13 +91,12 @@ pub(super) async fn run(
     };
     let broker = connect::broker(settings, "captcha-worker top")?;
     let names = Names::new(&settings.broker.namespace);
-    let asker = Asker::new(broker, names, ops)?;
+    let poller = Poller::new(broker, names, ops)?;
     let is_plain = once || output.is_forced_json() || !io::stdout().is_terminal();
     if is_plain {
-        return print_once(asker, interval, output).await;
+        return print_once(poller, interval, output).await;
     }
-    quieten(logging);
-    show(asker, interval).await?;
+    watch(poller, interval, logging).await?;
     Ok(Exit::Fine)
 }
 
@@ -110,29 +112,37 @@ fn quieten(logging: &Logging) {
 }
 
 /// One picture, for pipes and tests.
-async fn print_once(mut asker: Asker, every: Duration, output: &mut Output) -> Result<Exit, CommandError> {
-    let first = asker.look(true, |_| ()).await;
+async fn print_once(mut poller: Poller, every: Duration, output: &mut Output) -> Result<Exit, CommandError> {
+    let first = poller.look(true, |_| ()).await;
     let shot = if first.is_by_broker() {
-        asker.rest(Instant::now() + every.min(APART)).await;
-        asker.look(true, |_| ()).await
+        poller.rest(Instant::now() + every.min(APART)).await;
+        poller.look(true, |_| ()).await
     } else {
         first
     };
-    if let (None, Some(error)) = (&shot.fleet, asker.close().await) {
+    if let (None, Some(error)) = (&shot.fleet, poller.close().await) {
         return Err(error.into());
     }
-    let has_leader = shot.fleet.as_ref().is_some_and(|fleet| fleet.leader.is_some());
+    let has_leader = shot.has_leader();
     if output.is_forced_json() {
         output.value(&shot)?;
     } else {
-        output.line(plain(&Screen::still(shot), width())?)?;
+        print(shot, output)?;
     }
     Ok(Exit::when(has_leader))
 }
 
-fn width() -> u16 {
+/// Prints one picture as text, as wide as COLUMNS says.
+pub(super) fn print(shot: PollResult, output: &mut Output) -> Result<(), CommandError> {
     let wanted = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    wanted.unwrap_or(PLAIN_WIDTH).clamp(40, 300)
+    let width = wanted.unwrap_or(PLAIN_WIDTH).clamp(40, 300);
+    Ok(output.line(plain(&Screen::still(shot), width)?)?)
+}
+
+/// The account's state as lines of text.
+pub(super) fn guard_lines(guard: &Guard) -> Vec<String> {
+    let lines = panels::guard(guard, Clock::System.now(), &Tones::new(false));
+    lines.iter().map(ToString::to_string).collect()
 }
 
 /// The picture as lines of text, as long as it needs to be.
@@ -158,14 +168,16 @@ impl Drop for Restoring {
     }
 }
 
-async fn show(asker: Asker, every: Duration) -> Result<(), CommandError> {
+/// Shows the fleet until somebody ends it. Whether the last picture shows a leader.
+pub(super) async fn watch(poller: Poller, every: Duration, logging: &Logging) -> Result<bool, CommandError> {
+    quieten(logging);
     let stop = signals::stop_or(|| drop(Restoring))?;
-    let (told, mut shots) = watch::channel(Shot::default());
-    let asking = AbortOnDropHandle::new(tokio::spawn(asker.ask_on(every, told)));
+    let (told, mut shots) = latest::channel(PollResult::default());
+    let asking = AbortOnDropHandle::new(tokio::spawn(poller.ask_on(every, told)));
     // What fails half-way through has changed something already.
     let _restoring = Restoring;
     let mut terminal = ratatui::try_init()?;
-    let mut keys = Keys::start();
+    let mut keys = KeyReader::start();
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let mut screen = Screen::new(colour).every(every);
     let mut ticks = interval(TICK);
@@ -187,17 +199,17 @@ async fn show(asker: Asker, every: Duration) -> Result<(), CommandError> {
         }
     }
     drop(asking);
-    Ok(())
+    Ok(screen.shot().has_leader())
 }
 
 /// How long the thread may stay when nobody reads any more.
 const LOOK: Duration = Duration::from_millis(100);
-/// Keys that are typed ahead.
+/// KeyReader that are typed ahead.
 const AHEAD: usize = 64;
 
-pub(super) struct Keys(mpsc::Receiver<Event>);
+pub(super) struct KeyReader(mpsc::Receiver<Event>);
 
-impl Keys {
+impl KeyReader {
     /// Reads until this is dropped, or the terminal is gone.
     pub(super) fn start() -> Self {
         let (typed, keys) = mpsc::channel(AHEAD);

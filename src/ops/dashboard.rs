@@ -14,7 +14,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
 use super::{Sampler, ready};
-use crate::overview::{FailureRow, Guard, HISTORY, Overview, Rates, ReplicaRow, TypeRow, format};
+use crate::overview::{FailureRow, HISTORY, Overview, Rates, ReplicaRow, Tone, TypeRow, format};
 
 const STYLE: &str = include_str!("dashboard/style.css");
 /// As often as there is news.
@@ -140,18 +140,16 @@ const HEIGHT: usize = 44;
 /// How the account stands, and what to do.
 fn guard(fleet: &Overview) -> Markup {
     let guard = &fleet.guard;
+    let (tone, sign) = match guard.tone() {
+        Tone::Good => ("good", "✓"),
+        Tone::Wary => ("wary", "!"),
+        Tone::Bad => ("bad", "✕"),
+    };
     html! {
-        section.guard.(tone(guard)) aria-labelledby="guard" {
-            h2 #guard { span.sign aria-hidden="true" { (sign(guard)) } " Guard: " (guard.title()) }
+        section.guard.(tone) aria-labelledby="guard" {
+            h2 #guard { span.sign aria-hidden="true" { (sign) } " Guard: " (guard.title()) }
             p { (guard.meaning) @if let Some(since) = guard.since { ", since " (format::moment(since, fleet.at)) " UTC" } "." }
-            @if let Some(next) = guard.next_look {
-                p { "Looked at again at " (format::moment(next, fleet.at)) " UTC"
-                    @if guard.failed_looks > 0 { "; looks that found it unchanged: " (guard.failed_looks) } "." }
-            }
-            @if let Some(paused) = &guard.paused {
-                p { "Paused since " (format::moment(paused.since, fleet.at)) " UTC by " strong { (paused.by) } ": "
-                    @match &paused.reason { Some(reason) => q { (reason) }, None => "no reason given" } "." }
-            }
+            @for note in guard.notes(fleet.at) { p { (note) } }
             @for advice in &guard.advice { p.advice { strong { "What to do: " } (spoken(advice)) "." } }
             @if !fleet.shut_types.is_empty() {
                 p { "The API has no slots for " (fleet.shut_types.join(", ")) "." }
@@ -169,22 +167,6 @@ fn spoken(text: &str) -> Markup {
     }
 }
 
-fn tone(guard: &Guard) -> &'static str {
-    match &*guard.state {
-        "tripped" => "bad",
-        "active" if guard.is_open() => "good",
-        _ => "wary",
-    }
-}
-
-fn sign(guard: &Guard) -> &'static str {
-    match tone(guard) {
-        "bad" => "✕",
-        "good" => "✓",
-        _ => "!",
-    }
-}
-
 /// The figures that are looked for first.
 fn figures(fleet: &Overview) -> Markup {
     let rates = fleet.rates;
@@ -198,7 +180,7 @@ fn figures(fleet: &Overview) -> Markup {
             (tile("Failed a second", &of(|rates| rates.failed), &format!("{} since the replicas run", format::count(fleet.failed))))
             (tile("Paid a second", &of(|rates| rates.paid), "submissions accepted"))
             (tile("Calls a second", &of(|rates| rates.calls), "createTask and getTaskResult"))
-            @match &fleet.balance {
+            @match &fleet.guard.balance {
                 Some(balance) => {
                     @let rate = balance.per_hour.map_or_else(String::new, |rate| format!(", {}", format::per_hour(rate)));
                     (tile("Balance", &balance.text, &format!("at {} UTC{rate}", format::moment(balance.at, fleet.at))))

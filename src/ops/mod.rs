@@ -30,7 +30,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::domain::guard;
 use crate::overview::{Overview, Paces, Sight};
 use crate::worker::WorkerHandle;
 use serve::AnyName;
@@ -115,11 +114,12 @@ async fn status(State(sampler): State<Sampler>) -> impl IntoResponse {
     let view = &sampler.view;
     let seen = view.seen();
     let reasons = ready::obstacles(view);
+    let fleet = sampler.overview();
     body(&json!({
         "name": view.name(),
         "ready": reasons.is_empty(),
         "reasons": reasons,
-        "guard": guard::as_json(seen.state.as_deref()),
+        "guard": fleet.guard,
         "leader": seen.leader,
         "leads": seen.leads,
         "held": seen.held(),
@@ -132,7 +132,7 @@ async fn status(State(sampler): State<Sampler>) -> impl IntoResponse {
         "polls_overdue": view.overdue_polls(),
         "buffers": view.buffers(),
         "queues": queues(view),
-        "fleet": sampler.overview(),
+        "fleet": fleet,
         "vitals": view.vitals(),
         "counters": view.reading(),
     }))

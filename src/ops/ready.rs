@@ -35,10 +35,10 @@ pub(super) fn obstacles(view: &WorkerHandle) -> Vec<String> {
 
 fn guarded(state: &State, seen: &Snapshot, reasons: &mut Vec<String>) {
     match (state.phase, &state.trip) {
-        (Phase::Probing, _) => reasons.push("the account is being looked at".to_owned()),
+        (Phase::Probing, _) => reasons.push("the account is being probed".to_owned()),
         (Phase::Tripped, Some(trip)) => {
             let (reason, since, next) = (trip.reason, trip.since, trip.next_probe_at);
-            reasons.push(format!("{reason} since {since}, looked at again at {next}: {}", reason.advice()));
+            reasons.push(format!("{reason} since {since}, next probe at {next}: {}", reason.advice()));
         }
         // A fleet without jobs has none to try the account with: a canary takes one as soon as it comes.
         (Phase::Active | Phase::Canary | Phase::Tripped, _) => {}

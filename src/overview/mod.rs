@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::guard::{Funds, Phase, State};
+use crate::domain::guard::{Funds, Paused, Phase, State};
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Depths, Heartbeat};
@@ -57,8 +57,6 @@ pub struct Overview {
     pub namespace: String,
     /// The account's guard.
     pub guard: Guard,
-    /// The account's balance; `None` while unknown.
-    pub balance: Option<Balance>,
     /// The leader's name.
     pub leader: Option<String>,
     /// Replicas that there should be.
@@ -100,7 +98,6 @@ impl Overview {
             at,
             namespace: shown(namespace, 64),
             guard: Guard::of(state),
-            balance: state.and_then(|state| state.funds.as_ref()).map(Balance::of),
             leader: leader.map(|name| shown(name, NAME)),
             expected_replicas: expected.max(heard),
             heard_replicas: heard,
@@ -125,7 +122,7 @@ const REASON: usize = 200;
 const UNKNOWN: &str = "unknown";
 
 /// The guard.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Guard {
     /// `open`, `probing`, `canary`, `tripped` or `unknown`.
     pub state: String,
@@ -135,14 +132,29 @@ pub struct Guard {
     pub reasons: Vec<String>,
     /// Since when it is in this state.
     pub since: Option<Timestamp>,
-    /// When the leader looks again; only while tripped.
-    pub next_look: Option<Timestamp>,
-    /// Looks that found it still tripped.
-    pub failed_looks: u32,
+    /// When the leader probes the account again; only while tripped.
+    pub next_probe_at: Option<Timestamp>,
+    /// Probes that found it still tripped.
+    pub failed_probes: u32,
     /// What to do, for each reason.
     pub advice: Vec<String>,
     /// An operator's pause.
     pub paused: Option<Pause>,
+    /// The number of the record that says so.
+    pub epoch: Option<u64>,
+    /// The account's balance; `None` while unknown.
+    pub balance: Option<Balance>,
+}
+
+/// How good a state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// Work goes on.
+    Good,
+    /// Work is held up, or will go on by itself.
+    Wary,
+    /// Somebody may have to act.
+    Bad,
 }
 
 /// A pause.
@@ -161,59 +173,89 @@ pub struct Pause {
 pub struct Balance {
     /// The decimal as the API wrote it.
     pub text: String,
+    /// The same as a number.
+    pub amount: f64,
     /// When it was asked for.
     pub at: Timestamp,
     /// Its change by the hour; `None` while unknown.
     pub per_hour: Option<f64>,
 }
 
-impl Balance {
-    pub(super) fn of(funds: &Funds) -> Self {
-        Self { text: shown(&funds.text, 24), at: funds.at, per_hour: funds.per_hour }
-    }
-}
-
 impl Guard {
-    pub(super) fn of(state: Option<&State>) -> Self {
+    /// The state in words; `unknown` where no leader reports one.
+    #[must_use]
+    pub fn of(state: Option<&State>) -> Self {
         let Some(state) = state else {
             return Self {
                 state: UNKNOWN.to_owned(),
-                meaning: "no leader tells how the account stands: nothing is called".to_owned(),
+                meaning: "no leader reports the state of the account: no API calls".to_owned(),
                 reasons: Vec::new(),
                 since: None,
-                next_look: None,
-                failed_looks: 0,
+                next_probe_at: None,
+                failed_probes: 0,
                 advice: Vec::new(),
                 paused: None,
+                epoch: None,
+                balance: None,
             };
         };
         let (reasons, trip) = (state.reasons(), state.tripped());
+        let pause = |paused: &Paused| Pause {
+            by: shown(&paused.by, NAME),
+            since: paused.since,
+            reason: paused.reason.as_deref().map(|reason| shown(reason, REASON)),
+        };
+        let balance = |funds: &Funds| Balance {
+            text: shown(&funds.text, 24),
+            amount: funds.amount,
+            at: funds.at,
+            per_hour: funds.per_hour,
+        };
         Self {
             state: state.phase.name().to_owned(),
             meaning: meaning(state).to_owned(),
             reasons: reasons.iter().map(|reason| reason.name().to_owned()).collect(),
             since: Some(state.since),
-            next_look: trip.filter(|_| state.phase == Phase::Tripped).map(|trip| trip.next_probe_at),
-            failed_looks: trip.map_or(0, |trip| trip.failures),
+            next_probe_at: trip.filter(|_| state.phase == Phase::Tripped).map(|trip| trip.next_probe_at),
+            failed_probes: trip.map_or(0, |trip| trip.failures),
             advice: reasons.iter().map(|reason| reason.advice().to_owned()).collect(),
-            paused: state.paused.as_ref().map(|paused| Pause {
-                by: shown(&paused.by, NAME),
-                since: paused.since,
-                reason: paused.reason.as_deref().map(|reason| shown(reason, REASON)),
-            }),
+            paused: state.paused.as_ref().map(pause),
+            epoch: Some(state.epoch),
+            balance: state.funds.as_ref().map(balance),
         }
     }
 
     /// Whether work goes on.
     #[must_use]
-    pub fn is_open(&self) -> bool {
+    pub fn is_active(&self) -> bool {
         self.state == Phase::Active.name() && self.paused.is_none()
     }
 
-    /// Whether the account is guarded.
+    /// How good that is, for a view's colour.
     #[must_use]
-    pub fn is_tripped(&self) -> bool {
-        self.state == Phase::Tripped.name()
+    pub fn tone(&self) -> Tone {
+        match &*self.state {
+            "tripped" => Tone::Bad,
+            "active" if self.is_active() => Tone::Good,
+            _ => Tone::Wary,
+        }
+    }
+
+    /// What is to be known beside the state: the next probe, and who has paused the fleet.
+    #[must_use]
+    pub fn notes(&self, now: Timestamp) -> Vec<String> {
+        let probe = self.next_probe_at.map(|next| {
+            let failed = match self.failed_probes {
+                0 => String::new(),
+                failed => format!(", failed probes: {failed}"),
+            };
+            format!("next probe at {}{failed}", format::moment(next, now))
+        });
+        let pause = self.paused.as_ref().map(|Pause { by, since, reason }| {
+            let why = reason.as_deref().unwrap_or("no reason given");
+            format!("paused since {} by {by}: {why}", format::moment(*since, now))
+        });
+        probe.into_iter().chain(pause).collect()
     }
 
     /// The state in a word or three, such as `tripped (key_invalid)`.
@@ -229,10 +271,10 @@ impl Guard {
 
 fn meaning(state: &State) -> &'static str {
     match (state.phase, &state.paused) {
-        (Phase::Tripped, _) => "the account is not to be used: jobs stay queued",
+        (Phase::Tripped, _) => "the account must not be used: jobs stay queued",
         (_, Some(_)) => "paused by an operator: jobs stay queued, paid tasks are finished",
-        (Phase::Probing, None) => "the account is being looked at before anything is submitted",
-        (Phase::Canary, None) => "the account is well again: one job is submitted first",
+        (Phase::Probing, None) => "the account is probed before anything is submitted",
+        (Phase::Canary, None) => "the probe succeeded: one job is submitted first",
         (Phase::Active, None) => "the account may be used",
     }
 }

@@ -80,7 +80,7 @@ async fn one_picture_tells_the_fleet_as_text_and_as_json_and_hostile_ids_steer_n
         "2 of 2 replicas",
         "first",
         "second",
-        "Guard    open",
+        "Guard    active",
         "Balance",
         "jobs",
         "POLICY_SITE_NOT_ALLOWED",

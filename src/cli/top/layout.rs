@@ -62,7 +62,8 @@ pub(super) fn wanted_height(screen: &Screen, width: u16) -> usize {
 fn head_lines<'a>(screen: &Screen, fleet: &Overview, width: u16, is_short: bool) -> Vec<Line<'a>> {
     let mut lines = vec![header(screen, fleet)];
     lines.extend(notices(screen));
-    lines.extend(panels::guard(fleet, &screen.tones));
+    lines.extend(panels::guard(&fleet.guard, fleet.at, &screen.tones));
+    lines.extend(panels::stuck(fleet, &screen.tones));
     let ops = &screen.shot().ops;
     if is_short {
         lines.extend(panels::ops_in_short(ops, &screen.tones));

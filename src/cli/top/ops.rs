@@ -21,14 +21,14 @@ const MAX_REASONS: usize = 8;
 
 /// What one ops server tells.
 #[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct Told {
+pub(super) struct OpsStatus {
     /// Host and port.
     pub(super) address: String,
     /// Why it tells nothing, or nothing of the fleet.
     pub(super) error: Option<String>,
     /// How its replica stands.
     #[serde(flatten)]
-    pub(super) replica: Option<AccountState>,
+    pub(super) replica: Option<ReplicaStatus>,
     /// The fleet, as that replica sees it.
     #[serde(skip)]
     pub(super) fleet: Option<Overview>,
@@ -36,7 +36,7 @@ pub(super) struct Told {
 
 /// How a replica stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct AccountState {
+pub(super) struct ReplicaStatus {
     #[serde(default)]
     pub(super) name: String,
     pub(super) ready: bool,
@@ -56,7 +56,7 @@ pub(super) struct Buffers {
 #[derive(Deserialize)]
 struct Status {
     #[serde(flatten)]
-    replica: AccountState,
+    replica: ReplicaStatus,
     /// Earlier versions tell none; a later one's may not be understood.
     #[serde(default)]
     fleet: serde_json::Value,
@@ -105,11 +105,11 @@ impl OpsServers {
     }
 
     /// Asks all of them at once.
-    pub(super) async fn ask(&self) -> Vec<Told> {
+    pub(super) async fn ask(&self) -> Vec<OpsStatus> {
         join_all(self.urls.iter().map(|url| self.ask_one(url))).await
     }
 
-    async fn ask_one(&self, url: &Url) -> Told {
+    async fn ask_one(&self, url: &Url) -> OpsStatus {
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let address = shown(&format!("{}{port}", url.host_str().unwrap_or_default()), 60);
         match self.status(url).await {
@@ -118,9 +118,9 @@ impl OpsServers {
                     Ok(fleet) => (Some(fleet), None),
                     Err(error) => (None, Some(error)),
                 };
-                Told { address, error, replica: Some(replica.fit_to_be_shown()), fleet }
+                OpsStatus { address, error, replica: Some(replica.fit_to_be_shown()), fleet }
             }
-            Err(error) => Told { address, error: Some(error), ..Told::default() },
+            Err(error) => OpsStatus { address, error: Some(error), ..OpsStatus::default() },
         }
     }
 
@@ -167,7 +167,7 @@ async fn body(mut response: Response) -> Result<Vec<u8>, String> {
     Ok(body)
 }
 
-impl AccountState {
+impl ReplicaStatus {
     fn fit_to_be_shown(mut self) -> Self {
         self.name = shown(&self.name, 40);
         self.reasons.truncate(MAX_REASONS);

@@ -6,64 +6,60 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table};
 
-use super::ops::Told;
+use super::ops::OpsStatus;
 use super::screen::{Panel, Screen};
 use super::theme::{HEADS, Tones, WIDE, titled, wrapped};
-use crate::overview::{Backlog, FailureRow, Guard, Overview, Rates, ReplicaRow, TypeRow, format};
+use crate::domain::time::Timestamp;
+use crate::overview::{Backlog, FailureRow, Guard, Overview, Rates, ReplicaRow, Tone, TypeRow, format};
 
 /// Rates are drawn to a tenth.
 const TENTHS: f64 = 10.0;
 
-fn tone(guard: &Guard, tones: &Tones) -> Style {
-    match &*guard.state {
-        "tripped" => tones.bad,
-        "active" if guard.is_open() => tones.good,
-        _ => tones.wary,
-    }
-}
-
 /// How the account stands, what to do, and the balance.
-pub(super) fn guard<'a>(fleet: &Overview, tones: &Tones) -> Vec<Line<'a>> {
-    let guard = &fleet.guard;
+pub(in crate::cli) fn guard<'a>(guard: &Guard, now: Timestamp, tones: &Tones) -> Vec<Line<'a>> {
     let since =
-        guard.since.map(|since| format!(", since {}", format::moment(since, fleet.at))).unwrap_or_default();
+        guard.since.map(|since| format!(", since {}", format::moment(since, now))).unwrap_or_default();
+    let tone = match guard.tone() {
+        Tone::Good => tones.good,
+        Tone::Wary => tones.wary,
+        Tone::Bad => tones.bad,
+    };
     let mut lines = vec![Line::from(vec![
         Span::raw("Guard    "),
-        Span::styled(guard.title(), tone(guard, tones)),
+        Span::styled(guard.title(), tone),
         Span::raw(format!("{since}: {}", guard.meaning)),
     ])];
-    if let Some(next) = guard.next_look {
-        let failed = match guard.failed_looks {
-            0 => String::new(),
-            looks => format!(", looks that found it unchanged: {looks}"),
-        };
-        lines.push(Line::raw(format!(
-            "         looked at again at {}{failed}",
-            format::moment(next, fleet.at)
-        )));
-    }
-    if let Some(paused) = &guard.paused {
-        let why = paused.reason.as_deref().unwrap_or("no reason given");
-        let since = format::moment(paused.since, fleet.at);
-        lines.push(Line::raw(format!("         paused since {since} by {}: {why}", paused.by)));
-    }
+    lines.extend(guard.notes(now).iter().map(|note| Line::raw(format!("         {note}"))));
     lines.extend(guard.advice.iter().map(|advice| Line::raw(format!("To do    {advice}"))));
-    if let Some(balance) = &fleet.balance {
+    if let Some(balance) = &guard.balance {
         let rate = balance.per_hour.map(|rate| format!(", {}", format::per_hour(rate))).unwrap_or_default();
         lines.push(Line::from(vec![
             Span::raw("Balance  "),
             Span::styled(balance.text.clone(), tones.bold),
-            Span::raw(format!(" at {}{rate}", format::moment(balance.at, fleet.at))),
+            Span::raw(format!(" at {}{rate}", format::moment(balance.at, now))),
         ]));
     }
+    lines
+}
+
+/// What stands still beside the account: types without slots, and outcomes without a queue.
+pub(super) fn stuck<'a>(fleet: &Overview, tones: &Tones) -> Vec<Line<'a>> {
+    let mut lines = Vec::new();
     if !fleet.shut_types.is_empty() {
         lines.push(Line::styled(format!("No slots {}", fleet.shut_types.join(", ")), tones.wary));
+    }
+    if let Some(unrouted) = fleet.backlog.as_ref().map(|backlog| backlog.unrouted).filter(|count| *count > 0)
+    {
+        let text = format!(
+            "Unrouted {unrouted} outcomes have no queue: run `captcha-worker topology declare`, then `captcha-worker reroute`"
+        );
+        lines.push(Line::styled(text, tones.wary));
     }
     lines
 }
 
 /// What an ops server tells of its replica.
-pub(super) fn ops<'a>(told: &Told, tones: &Tones) -> Vec<Line<'a>> {
+pub(super) fn ops<'a>(told: &OpsStatus, tones: &Tones) -> Vec<Line<'a>> {
     let Some(replica) = &told.replica else {
         let why = told.error.as_deref().unwrap_or("nothing");
         return vec![Line::styled(format!("/status  {}: {why}", told.address), tones.dim)];
@@ -90,11 +86,11 @@ pub(super) fn ops<'a>(told: &Told, tones: &Tones) -> Vec<Line<'a>> {
 
 /// The account's own trouble stands with the guard already: a trip and a pause, in the words of /readyz.
 fn is_told_above(reason: &str) -> bool {
-    reason.contains(", looked at again at ") || reason.starts_with("operator: paused since ")
+    reason.contains(", next probe at ") || reason.starts_with("operator: paused since ")
 }
 
 /// The same of all of them in a line, where lines are few.
-pub(super) fn ops_in_short<'a>(all: &[Told], tones: &Tones) -> Option<Line<'a>> {
+pub(super) fn ops_in_short<'a>(all: &[OpsStatus], tones: &Tones) -> Option<Line<'a>> {
     let ready = all.iter().filter(|told| told.replica.as_ref().is_some_and(|replica| replica.ready)).count();
     let answer = all.iter().filter(|told| told.replica.is_some()).count();
     let tone = if ready == all.len() { tones.dim } else { tones.wary };

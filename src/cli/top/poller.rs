@@ -9,19 +9,20 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use url::Url;
 
-use super::ops::{OpsServers, Told};
+use super::ops::{OpsServers, OpsStatus};
 use crate::broker::topology::{Names, RETRY_DELAYS};
 use crate::broker::{Broker, BrokerError, Session};
 use crate::cli::CommandError;
-use crate::cli::fleet::PATIENCE;
 use crate::clock::{Clock, Rng};
 use crate::domain::class::Class;
 use crate::domain::sanitize::shown;
-use crate::fleet::{Client, Depths, Heartbeat};
+use crate::fleet::{Client, Depths, Heartbeat, Survey};
 use crate::overview::{Overview, Paces, Sight};
 
 /// First and longest wait before the broker is tried again.
 const RECONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// Replicas answer within milliseconds; this long for those that do not.
+const PATIENCE: Duration = Duration::from_millis(2_500);
 /// The queues are looked at no more often: each is a call of its own.
 const DEPTHS_EVERY: Duration = Duration::from_secs(2);
 /// Where the broker takes longer, what ops servers tell is shown meanwhile.
@@ -31,26 +32,31 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 /// What was seen at one look.
 #[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct Shot {
+pub(in crate::cli) struct PollResult {
     /// The fleet; `None` where nobody could tell.
-    pub(super) fleet: Option<Overview>,
+    pub(in crate::cli) fleet: Option<Overview>,
     /// The ops server that told it, where the broker did not.
     pub(super) told_by: Option<String>,
     /// What is wrong with the broker.
     pub(super) broker: Option<String>,
     /// The ops servers.
-    pub(super) ops: Vec<Told>,
+    pub(super) ops: Vec<OpsStatus>,
 }
 
-impl Shot {
+impl PollResult {
+    /// Whether somebody leads the fleet.
+    pub(in crate::cli) fn has_leader(&self) -> bool {
+        self.fleet.as_ref().is_some_and(|fleet| fleet.leader.is_some())
+    }
+
     /// Whether the replicas told it themselves.
     pub(super) fn is_by_broker(&self) -> bool {
         self.fleet.is_some() && self.told_by.is_none()
     }
 }
 
-impl Shot {
-    fn by_ops(ops: Vec<Told>, broker: &str) -> Self {
+impl PollResult {
+    fn by_ops(ops: Vec<OpsStatus>, broker: &str) -> Self {
         // Who hears a leader, and the most replicas, knows the fleet best; of equals the first, so that the picture does not jump.
         let knowing = ops.iter().filter_map(|told| Some((told.fleet.clone()?, told.address.clone())));
         let (fleet, told_by) =
@@ -60,14 +66,16 @@ impl Shot {
 }
 
 /// The way over the broker.
-struct Line {
+struct BrokerSource {
     broker: Broker,
     names: Names,
     client: Option<Client>,
     depths: Option<(Depths, Instant)>,
+    /// The answers to the last question.
+    survey: Survey,
 }
 
-impl Line {
+impl BrokerSource {
     /// Asks the replicas on a new connection, and where it `asks` again; else takes in what they have said by themselves.
     async fn look(&mut self, asks: bool) -> Result<(), BrokerError> {
         let is_new = self.client.is_none();
@@ -76,7 +84,7 @@ impl Line {
             None => self.client.insert(Client::connect(&self.broker, &self.names, Rng::Thread).await?),
         };
         if is_new || asks {
-            client.survey(PATIENCE).await?;
+            self.survey = client.survey(PATIENCE).await?;
         } else {
             client.overhear(Instant::now()).await?;
         }
@@ -88,8 +96,8 @@ impl Line {
 }
 
 /// Looks, and keeps what it needs for the next look.
-pub(super) struct Asker {
-    line: Line,
+pub(in crate::cli) struct Poller {
+    source: BrokerSource,
     ops: OpsServers,
     began: Instant,
     paces: Paces,
@@ -98,12 +106,12 @@ pub(super) struct Asker {
     error: Option<BrokerError>,
 }
 
-impl Asker {
-    pub(super) fn new(broker: Broker, names: Names, ops: Vec<Url>) -> Result<Self, CommandError> {
+impl Poller {
+    pub(in crate::cli) fn new(broker: Broker, names: Names, ops: Vec<Url>) -> Result<Self, CommandError> {
         let ops = OpsServers::new(ops, names.namespace())?;
         let now = Instant::now();
         Ok(Self {
-            line: Line { broker, names, client: None, depths: None },
+            source: BrokerSource { broker, names, client: None, depths: None, survey: Survey::default() },
             ops,
             began: now,
             paces: Paces::default(),
@@ -114,9 +122,9 @@ impl Asker {
     }
 
     /// Looks for as long as somebody wants to know.
-    pub(super) async fn ask_on(mut self, every: Duration, tell: watch::Sender<Shot>) {
+    pub(super) async fn ask_on(mut self, every: Duration, tell: watch::Sender<PollResult>) {
         // Where nobody tells the fleet, an older picture of it says more than none.
-        let early = |shot: Shot| {
+        let early = |shot: PollResult| {
             if shot.fleet.is_some() {
                 // That nobody wants to know any more is seen below.
                 tell.send_replace(shot);
@@ -135,18 +143,18 @@ impl Asker {
 
     /// Looks once, and meanwhile tells by `early` what is known without the broker, if that takes long. Never fails: what cannot be asked is
     /// told as such.
-    pub(super) async fn look(&mut self, asks: bool, early: impl Fn(Shot)) -> Shot {
+    pub(in crate::cli) async fn look(&mut self, asks: bool, early: impl Fn(PollResult)) -> PollResult {
         if self.error.is_some() && Instant::now() < self.try_again_at {
             return self.without_broker().await;
         }
         let before = self.error.as_ref().map_or_else(|| "no answer yet".to_owned(), ToString::to_string);
         let (seen, ops) = {
-            let mut seen = pin!(timeout(LONGEST, self.line.look(asks)));
+            let mut seen = pin!(timeout(LONGEST, self.source.look(asks)));
             loop {
                 let (seen, ops) = tokio::join!(timeout(GRACE, &mut seen), self.ops.ask());
                 match seen {
                     Ok(seen) => break (seen, ops),
-                    Err(_) => early(Shot::by_ops(ops, &before)),
+                    Err(_) => early(PollResult::by_ops(ops, &before)),
                 }
             }
         };
@@ -155,23 +163,23 @@ impl Asker {
         match seen {
             Ok(()) => {
                 (self.failures, self.error) = (0, None);
-                Shot { fleet: self.overview(), told_by: None, broker: None, ops }
+                PollResult { fleet: self.overview(), told_by: None, broker: None, ops }
             }
             Err(error) => {
                 self.lost(error);
-                Shot::by_ops(ops, &self.trouble())
+                PollResult::by_ops(ops, &self.trouble())
             }
         }
     }
 
-    async fn without_broker(&self) -> Shot {
+    async fn without_broker(&self) -> PollResult {
         let ops = self.ops.ask().await;
-        Shot::by_ops(ops, &self.trouble())
+        PollResult::by_ops(ops, &self.trouble())
     }
 
     /// Waits, and takes in what is said meanwhile.
     pub(super) async fn rest(&mut self, until: Instant) {
-        match &mut self.line.client {
+        match &mut self.source.client {
             Some(client) => {
                 if let Err(error) = client.overhear(until).await {
                     self.lost(error);
@@ -188,7 +196,7 @@ impl Asker {
     }
 
     fn lost(&mut self, error: BrokerError) {
-        (self.line.client, self.line.depths, self.paces) = (None, None, Paces::default());
+        (self.source.client, self.source.depths, self.paces) = (None, None, Paces::default());
         let wait = RECONNECT.0.saturating_mul(2_u32.saturating_pow(self.failures.min(8))).min(RECONNECT.1);
         self.failures = self.failures.saturating_add(1);
         self.try_again_at = Instant::now() + wait;
@@ -196,7 +204,7 @@ impl Asker {
     }
 
     fn overview(&mut self) -> Option<Overview> {
-        let Line { names, client, depths, .. } = &self.line;
+        let BrokerSource { names, client, depths, .. } = &self.source;
         let client = client.as_ref()?;
         self.paces.note(self.began.elapsed(), client.heard());
         let leader = client.leader();
@@ -215,9 +223,14 @@ impl Asker {
         }))
     }
 
+    /// What the replicas answered to the last look that asked them.
+    pub(in crate::cli) fn survey(&self) -> &Survey {
+        &self.source.survey
+    }
+
     /// Ends, and tells what was wrong with the broker last.
-    pub(super) async fn close(&mut self) -> Option<BrokerError> {
-        if let Some(client) = self.line.client.take() {
+    pub(in crate::cli) async fn close(&mut self) -> Option<BrokerError> {
+        if let Some(client) = self.source.client.take() {
             client.close().await;
         }
         self.error.take()
@@ -225,7 +238,7 @@ impl Asker {
 }
 
 /// The depth of every queue that is told of.
-pub(in crate::cli) async fn depths(session: &Session, names: &Names) -> Result<Depths, BrokerError> {
+async fn depths(session: &Session, names: &Names) -> Result<Depths, BrokerError> {
     let mut queues = vec![names.jobs(), names.tickets(), names.results(), names.dead_raw(), names.unrouted()];
     queues.extend(RETRY_DELAYS.map(|park| names.retry(park)));
     queues.extend(Class::finals().map(|class| names.dead(class)));
@@ -243,7 +256,7 @@ pub(in crate::cli) async fn depths(session: &Session, names: &Names) -> Result<D
 mod tests {
     use super::*;
 
-    fn told(address: &str, leader: Option<&str>, replicas: usize) -> Told {
+    fn told(address: &str, leader: Option<&str>, replicas: usize) -> OpsStatus {
         let mut fleet = Overview::of(Sight {
             at: crate::domain::time::Timestamp::from_millis(0),
             namespace: "captcha",
@@ -257,14 +270,14 @@ mod tests {
             paces: &Paces::default(),
         });
         fleet.heard_replicas = replicas;
-        Told { address: address.to_owned(), fleet: Some(fleet), ..Told::default() }
+        OpsStatus { address: address.to_owned(), fleet: Some(fleet), ..OpsStatus::default() }
     }
 
     #[test]
     fn without_the_broker_the_fleet_is_shown_as_who_knows_it_best_tells_it() {
         let all = vec![told("alone", None, 9), told("cut", Some("a"), 1), told("whole", Some("a"), 3)];
-        let shot = Shot::by_ops([all, vec![told("as good", Some("a"), 3)]].concat(), "gone");
+        let shot = PollResult::by_ops([all, vec![told("as good", Some("a"), 3)]].concat(), "gone");
         assert_eq!((shot.told_by.as_deref(), shot.broker.as_deref()), (Some("whole"), Some("gone")));
-        assert_eq!(Shot::by_ops(vec![Told::default()], "gone").told_by, None);
+        assert_eq!(PollResult::by_ops(vec![OpsStatus::default()], "gone").told_by, None);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::time::Instant;
 
-use super::poller::Shot;
+use super::poller::PollResult;
 use super::theme::Tones;
 
 /// What a look may take beside the interval.
@@ -26,13 +26,13 @@ impl Panel {
 
 /// The picture's state.
 pub(super) struct Screen {
-    shot: Shot,
+    shot: PollResult,
     /// When it came.
     taken: Option<Instant>,
     /// From this age on its age is told.
     old: Duration,
     /// What is shown while the picture is held.
-    held: Option<Shot>,
+    held: Option<PollResult>,
     pub(super) help: bool,
     /// Nobody types: there is nothing to say about keys.
     pub(super) still: bool,
@@ -44,7 +44,7 @@ pub(super) struct Screen {
 impl Screen {
     pub(super) fn new(colour: bool) -> Self {
         Self {
-            shot: Shot::default(),
+            shot: PollResult::default(),
             taken: None,
             old: OLD,
             held: None,
@@ -62,11 +62,11 @@ impl Screen {
     }
 
     /// One picture, for nobody who types.
-    pub(super) fn still(shot: Shot) -> Self {
+    pub(super) fn still(shot: PollResult) -> Self {
         Self { shot, still: true, ..Self::new(false) }
     }
 
-    pub(super) fn take(&mut self, shot: Shot) {
+    pub(super) fn take(&mut self, shot: PollResult) {
         self.shot = shot;
         self.taken = Some(Instant::now());
     }
@@ -77,7 +77,7 @@ impl Screen {
         (age > self.old).then_some(age)
     }
 
-    pub(super) fn shot(&self) -> &Shot {
+    pub(super) fn shot(&self) -> &PollResult {
         self.held.as_ref().unwrap_or(&self.shot)
     }
 

@@ -3,9 +3,11 @@ use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::Color;
 use serde_json::json;
 
-use super::ops::Told;
-use super::poller::Shot;
+use super::ops::OpsStatus;
+use super::poller::PollResult;
 use super::*;
+use crate::domain::guard::{Paused, State};
+use crate::domain::time::Timestamp;
 use crate::overview::Overview;
 
 fn rates(solved: f64) -> serde_json::Value {
@@ -40,9 +42,9 @@ fn fleet() -> Overview {
         "at": "2026-11-27T16:01:00.000Z", "namespace": "captcha",
         "guard": {
             "state": "active", "meaning": "the account may be used", "reasons": [], "since": "2026-11-27T14:00:02.000Z",
-            "next_look": null, "failed_looks": 0, "advice": [], "paused": null,
+            "next_probe_at": null, "failed_probes": 0, "advice": [], "paused": null, "epoch": 3,
+            "balance": {"text": "249.715", "amount": 249.715, "at": "2026-11-27T16:00:58.000Z", "per_hour": -2.5},
         },
-        "balance": {"text": "249.715", "at": "2026-11-27T16:00:58.000Z", "per_hour": -2.5},
         "leader": "worker-dune", "expected_replicas": 4, "heard_replicas": 4, "terse_replicas": 0,
         "replicas": names.map(|name| replica(name, name == "worker-dune")),
         "rates": rates(44.8), "history": history, "solved": 49380, "failed": 268,
@@ -57,26 +59,26 @@ fn fleet() -> Overview {
     .unwrap()
 }
 
-fn shot(fleet: Overview) -> Shot {
+fn shot(fleet: Overview) -> PollResult {
     let replica = json!({
         "name": "worker-amber", "ready": true, "reasons": [], "polls_overdue": 0,
         "buffers": {"deliveries": 1, "submissions": 2, "publishes": 0},
     });
-    let told = Told {
+    let told = OpsStatus {
         address: "127.0.0.1:9464".to_owned(),
         replica: Some(serde_json::from_value(replica).unwrap()),
-        ..Told::default()
+        ..OpsStatus::default()
     };
-    Shot { fleet: Some(fleet), ops: vec![told], ..Shot::default() }
+    PollResult { fleet: Some(fleet), ops: vec![told], ..PollResult::default() }
 }
 
-fn tripped() -> Shot {
+fn tripped() -> PollResult {
     let mut fleet = fleet();
     fleet.guard.state = "tripped".to_owned();
-    fleet.guard.meaning = "the account is not to be used: jobs stay queued".to_owned();
+    fleet.guard.meaning = "the account must not be used: jobs stay queued".to_owned();
     fleet.guard.reasons = vec!["key_invalid".to_owned()];
-    fleet.guard.next_look = fleet.guard.since;
-    fleet.guard.failed_looks = 2;
+    fleet.guard.next_probe_at = fleet.guard.since;
+    fleet.guard.failed_probes = 2;
     fleet.guard.advice = vec![crate::domain::guard::Reason::KeyInvalid.advice().to_owned()];
     for row in &mut fleet.replicas {
         (row.ready, row.held) = (false, Some("key_invalid".to_owned()));
@@ -97,7 +99,7 @@ fn text(buffer: &Buffer) -> String {
     lines.map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn screen(shot: Shot) -> Screen {
+fn screen(shot: PollResult) -> Screen {
     let mut screen = Screen::new(true);
     screen.take(shot);
     screen
@@ -134,12 +136,12 @@ fn a_picture_without_a_terminal_is_as_long_as_it_needs_to_be_and_speaks_of_no_ke
 fn nothing_known_yet_and_nobody_there_is_said_in_words() {
     let asking = text(&drawn(&Screen::new(true), 80, 24));
     assert!(asking.contains("Asking the replicas"), "{asking}");
-    let told = Told {
+    let told = OpsStatus {
         address: "127.0.0.1:9464".to_owned(),
         error: Some("nobody listens there".to_owned()),
-        ..Told::default()
+        ..OpsStatus::default()
     };
-    let lost = Shot { broker: Some("no broker".to_owned()), ops: vec![told], ..Shot::default() };
+    let lost = PollResult { broker: Some("no broker".to_owned()), ops: vec![told], ..PollResult::default() };
     let lost = text(&drawn(&screen(lost), 80, 24));
     assert!(
         lost.contains("No word from the broker: no broker") && lost.contains("nobody listens there"),
@@ -183,8 +185,7 @@ fn of_a_replicas_obstacles_only_those_that_stand_with_the_guard_are_left_out() {
     let mut shot = shot(fleet());
     let Some(replica) = shot.ops.first_mut().and_then(|told| told.replica.as_mut()) else { panic!("one") };
     replica.reasons = vec![
-        "no_funds since 2026-11-27T15:00:00.000Z, looked at again at 2026-11-27T16:02:00.000Z: top up"
-            .to_owned(),
+        "no_funds since 2026-11-27T15:00:00.000Z, next probe at 2026-11-27T16:02:00.000Z: top up".to_owned(),
         "operator: paused since 2026-11-27T15:00:00.000Z by ops (why): go on".to_owned(),
         unroutable.to_owned(),
     ];
@@ -227,4 +228,14 @@ fn without_colour_every_word_is_still_there() {
     let (plain, coloured) = (drawn(&plain, 120, 40), drawn(&screen(tripped()), 120, 40));
     assert!(colours(&coloured) && !colours(&plain));
     assert_eq!(text(&plain), text(&coloured));
+}
+
+#[test]
+fn what_others_wrote_does_not_steer_the_terminal() {
+    let now = Timestamp::from_millis(0);
+    let mut state = State::unknown(0, now);
+    let reason = Some("\u{1b}[2Jmoving\u{9b}31m".to_owned());
+    state.paused = Some(Paused { reason, by: "o\u{1b}]0;x\u{7}ps".to_owned(), since: now });
+    let told = guard_lines(&Guard::of(Some(&state))).join("");
+    assert!(!told.contains(char::is_control) && told.contains("by o·]0;x·ps: ·[2Jmoving·31m"), "{told}");
 }

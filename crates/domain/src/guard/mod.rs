@@ -18,7 +18,6 @@
 //! may do ([`Permit`]). Nothing here does I/O or reads a clock.
 
 mod answer_share;
-mod json;
 mod permit;
 mod reason;
 mod schedule;
@@ -31,7 +30,6 @@ mod transition;
 use std::time::Duration;
 
 pub use answer_share::AnswerShare;
-pub use json::as_json;
 pub use permit::{Jobs, Permit, Polls};
 pub use reason::{Reason, Schedule, Stops};
 pub use schedule::Pressure;
