@@ -6,10 +6,11 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::{VERSION, job, outcome, settings};
+use super::{VERSION, job, settings};
 use crate::broker::topology::{Exchange, Names, Topology};
 use crate::domain::class::Class;
 use crate::domain::history::OWNED_PREFIX;
+use crate::domain::outcome;
 use crate::domain::outcome::KIND;
 use crate::domain::replay::{MAX_REPLAY_ID, MAX_REPLAYS, REPLAY_ID, REPLAYS};
 use crate::domain::trace::{MAX_TRACE, TRACEPARENT, TRACESTATE};
@@ -278,7 +279,7 @@ pub(super) fn schemas() -> Value {
     });
     let mut generator = draft.into_generator();
     generator.subschema_for::<job::Job>();
-    generator.subschema_for::<outcome::Outcome>();
+    generator.subschema_for::<outcome::OutcomeBody>();
     generator.take_definitions(true).into()
 }
 
@@ -348,12 +349,12 @@ fn trace(of_what: &str) -> Value {
 /// Present where the job was replayed.
 fn with_replays(mut headers: Value) -> Value {
     headers[REPLAY_ID] = json!({
-        "type": "string", "minLength": 1, "maxLength": MAX_REPLAY_ID, "pattern": outcome::OF_REPLAY_ID,
+        "type": "string", "minLength": 1, "maxLength": MAX_REPLAY_ID, "pattern": outcome::REPLAY_ID_PATTERN,
         "description": "Which dead letter the job was published again from.",
     });
     headers[REPLAYS] = json!({
         "type": "integer", "minimum": 1, "maximum": MAX_REPLAYS,
-        "description": "The how manieth replay of the job it is.",
+        "description": "Replay count, from 1.",
     });
     headers
 }

@@ -3,8 +3,8 @@
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
-use super::TIME;
 use crate::domain::job::{IMAGE_BYTES, MAX_ID, MAX_TYPE};
+use crate::domain::outcome::TIME_PATTERN;
 
 /// Base64 of either alphabet, padded or not, white space ignored.
 const BASE64: &str = r"^[A-Za-z0-9+/_\r\n\t -]*(=[\r\n\t ]*){0,2}$";
@@ -32,7 +32,7 @@ pub(super) struct Job {
     task: Task,
     #[schemars(
         skip_serializing_if = "Option::is_none",
-        regex(pattern = TIME),
+        regex(pattern = TIME_PATTERN),
         extend("format" = "date-time"),
         description = "RFC 3339. Past it nothing more is spent on the job: it is neither submitted nor polled, and ends in class expired. \
             Null counts as absent."

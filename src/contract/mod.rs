@@ -1,25 +1,20 @@
 //! The contract as machines read it: JSON Schemas of job and outcome, and an AsyncAPI document of who meets whom where on the broker.
 //!
-//! Nothing here is used to read or write a message: a job is read by hand, to be kept byte for byte, and an outcome is written by the domain's
-//! own type. That all three say the same is what `tests/contract` is for.
+//! An outcome is described by the type that writes it. A job is described by a type of its own, since it is read by hand, to be kept byte
+//! for byte. That both say the same is what `tests/contract` is for.
 
 mod asyncapi;
 mod job;
-mod outcome;
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
+use crate::domain::outcome::OutcomeBody;
+
+pub use crate::domain::outcome::VERSION;
 pub use asyncapi::asyncapi;
-
-/// Version of the contract, as outcomes carry it.
-pub const VERSION: u32 = 1;
-
-/// What all times look like, for validators that take `format` for a remark.
-const TIME: &str =
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$";
 
 /// The JSON Schema of a job, draft 2020-12.
 #[must_use]
@@ -30,7 +25,7 @@ pub fn job() -> Value {
 /// The JSON Schema of an outcome, draft 2020-12.
 #[must_use]
 pub fn outcome() -> Value {
-    root_of::<outcome::Outcome>("outcome")
+    root_of::<OutcomeBody>("outcome")
 }
 
 fn root_of<T: JsonSchema>(name: &str) -> Value {
@@ -45,6 +40,13 @@ fn settings(draft: SchemaSettings) -> SchemaSettings {
         let is_rusts = |format: &Value| format.as_str().is_some_and(|format| format.starts_with("uint"));
         if schema.get("format").is_some_and(is_rusts) {
             schema.remove("format");
+        }
+        // What serde does when it reads is no part of what is written.
+        schema.remove("readOnly");
+        schema.remove("default");
+        if let Some(Value::String(text)) = schema.get_mut("description") {
+            // Descriptions are doc comments, broken where their lines end.
+            *text = text.replace('\n', " ");
         }
     }))
 }

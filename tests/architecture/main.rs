@@ -62,6 +62,8 @@ const PURE_CRATES: &[&str] = &[
     "idna",
     "memchr",
     "serde",
+    "schemars",
+    "serde",
     "serde_json",
     "sha2",
     "thiserror",

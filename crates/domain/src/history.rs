@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::call::TaskId;
@@ -41,17 +42,19 @@ pub enum Ended {
     Failed(Class),
 }
 
-/// One submission that was, or may have been, paid.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A submission that was, or may have been, paid.
+// Its comments are the contract's descriptions: outcomes hold it as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attempt {
     /// When createTask was answered, or given up.
     pub submitted_at: Timestamp,
-    /// The API's id; absent where no answer told it.
+    /// Absent where no answer told it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TaskId")]
     pub task_id: Option<TaskId>,
-    /// Polls by the last owner.
+    /// Polls by its last owner.
     pub polls: u32,
-    /// How it ended.
+    /// ready: solved; ambiguous: sent, and no answer; else the class that it failed in.
     pub ended: Ended,
 }
 

@@ -19,7 +19,7 @@ use crate::broker::{Broker, BrokerError, ConsumeSpec, Consumer, Delivery, Receip
 use crate::cli::console::Console;
 use crate::cli::outcomes::DeadLetters;
 use crate::cli::{CommandError, Exit};
-use crate::domain::dead_letter::{DeadLetter, Place};
+use crate::domain::dead_letter::{DeadLetter, LetterQueue};
 use crate::domain::message::Message;
 
 /// Letters of a class that one channel holds: an outcome has at most 3 MiB, and few have more than 100 kB.
@@ -137,7 +137,7 @@ impl Scan {
     /// What a message of this queue is.
     pub(super) fn read(&self, message: &Message) -> Option<DeadLetter> {
         let (jobs, tickets) = &self.names;
-        DeadLetter::read(message, Place { class: self.seen.queue.class(), jobs, tickets })
+        DeadLetter::read(message, LetterQueue { class: self.seen.queue.class(), jobs, tickets })
     }
 
     /// The next letter; `None` at the look's end.

@@ -1,28 +1,26 @@
 //! A dead letter: what failed, as far as its message tells, and the job that a replay of it publishes.
 
-mod death;
 mod skip_reason;
 #[cfg(test)]
 mod tests;
-mod written;
 
 use std::fmt;
 
 use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value as Json;
 
 use super::class::Class;
 use super::history::{MAX_PUBLISHERS_HEADERS, publishers_headers};
 use super::job::{MAX_ID, MAX_MESSAGE, MAX_TYPE};
-use super::message::{Message, Properties, wire_size};
+use super::message::{Headers, Message, Properties, Value, wire_size};
 use super::message_hash::MessageHash;
-use super::outcome::KIND;
+use super::outcome::{KIND, OutcomeBody};
 use super::replay::{REPLAY_ID, REPLAYS, Replayed, identity_of_next};
 use super::ticket::{ANSWER_HEADER, TICKET_HEADER};
 use super::time::Timestamp;
 use super::trace::{TRACEPARENT, TRACESTATE};
 use super::unreadable::{UNREADABLE_HEADER, loses_properties};
-use death::Death;
-use written::{Seen, Written};
 
 pub use skip_reason::SkipReason;
 
@@ -35,7 +33,7 @@ const EXPIRED: &str = "expired";
 
 /// The queue that a letter lies in, and names that its record of earlier hops is compared with.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct LetterQueue<'a> {
     /// The queue's class; `None` for what the broker itself dead-lettered.
     pub class: Option<Class>,
     /// Full name of the queue of jobs.
@@ -88,7 +86,7 @@ impl fmt::Debug for DeadLetter {
 impl DeadLetter {
     /// Reads a letter. `None` where a message lies among the outcomes of a class and is none.
     #[must_use]
-    pub fn read(message: &Message, place: Place<'_>) -> Option<Self> {
+    pub fn read(message: &Message, place: LetterQueue<'_>) -> Option<Self> {
         let is_outcome = place.class.is_some() || message.properties.kind.as_deref() == Some(KIND);
         match serde_json::from_slice(&message.body) {
             Ok(written) if is_outcome => Some(Self::of_outcome(message, &written, place.class)),
@@ -97,7 +95,7 @@ impl DeadLetter {
         }
     }
 
-    fn of_outcome(message: &Message, written: &Written<'_>, queue: Option<Class>) -> Self {
+    fn of_outcome(message: &Message, written: &OutcomeBody<'_>, queue: Option<Class>) -> Self {
         let job = match (&*written.status, written.job, &written.original) {
             ("solved", _, _) => Err(SkipReason::Solved),
             _ if written.failure.as_ref().is_some_and(|failure| loses_properties(&failure.code)) => {
@@ -107,7 +105,7 @@ impl DeadLetter {
             (_, None, Some(original)) => original.decoded().ok_or(SkipReason::RejectedMessage),
             (_, None, None) => Err(SkipReason::RejectedMessage),
         };
-        let seen: Option<Seen> = written.job.and_then(|job| serde_json::from_str(job.get()).ok());
+        let seen: Option<JobView> = written.job.and_then(|job| serde_json::from_str(job.get()).ok());
         let failure = written.failure.as_ref();
         let mark = Replayed::of(&message.properties.headers);
         let replay_id = mark.as_ref().map(|mark| &*mark.id).or(written.replay_id.as_deref());
@@ -126,10 +124,10 @@ impl DeadLetter {
         }
     }
 
-    fn of_raw(message: &Message, place: Place<'_>) -> Self {
+    fn of_raw(message: &Message, place: LetterQueue<'_>) -> Self {
         let headers = &message.properties.headers;
         let death = Death::of(headers);
-        let seen: Option<Seen> =
+        let seen: Option<JobView> =
             within_bounds(message.body.clone()).ok().and_then(|body| serde_json::from_slice(&body).ok());
         let is_ticket = death.queue == place.tickets
             || headers.contains_key(TICKET_HEADER)
@@ -145,7 +143,7 @@ impl DeadLetter {
                 Err(stays) => Err(stays),
             }
         };
-        let named = seen.as_ref().and_then(Seen::id).or(message.properties.message_id.clone());
+        let named = seen.as_ref().and_then(JobView::id).or(message.properties.message_id.clone());
         let named = named.unwrap_or_default();
         let mark = Replayed::of(headers);
         Self {
@@ -262,5 +260,67 @@ fn of_job(job: &Properties) -> Properties {
         user_id: None,
         reply_to: job.reply_to.clone().filter(|queue| !queue.starts_with(DIRECT_REPLY)),
         ..job.clone()
+    }
+}
+
+/// A job, as far as it is looked at here. What is wrong with it otherwise is admission's to tell.
+#[derive(Default, Deserialize)]
+struct JobView {
+    #[serde(default)]
+    id: Json,
+    #[serde(default)]
+    deadline: Json,
+    task: JobTaskView,
+}
+
+#[derive(Default, Deserialize)]
+struct JobTaskView {
+    #[serde(default, rename = "type")]
+    kind: Json,
+}
+
+impl JobView {
+    fn id(&self) -> Option<String> {
+        self.id.as_str().filter(|id| !id.is_empty()).map(str::to_owned)
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        Timestamp::parse(self.deadline.as_str()?)
+    }
+}
+
+/// The broker's record of the hop that brought a message here.
+struct Death<'a> {
+    queue: &'a str,
+    reason: &'a str,
+    at: Option<Timestamp>,
+    count: i64,
+}
+
+impl<'a> Death<'a> {
+    fn of(headers: &'a Headers) -> Self {
+        let last = match headers.get("x-death") {
+            Some(Value::Array(deaths)) => deaths.first(),
+            _ => None,
+        };
+        let Some(Value::Table(death)) = last else {
+            return Self { queue: "", reason: "none", at: None, count: 0 };
+        };
+        let text = |name: &str| death.get(name).and_then(Value::as_text);
+        let at = match death.get("time") {
+            Some(Value::Timestamp(seconds)) => i64::try_from(seconds.saturating_mul(1_000)).ok(),
+            _ => None,
+        };
+        let count = if let Some(Value::Int(count)) = death.get("count") { *count } else { 0 };
+        Self {
+            queue: text("queue").unwrap_or_default(),
+            reason: text("reason").unwrap_or("none"),
+            at: at.map(Timestamp::from_millis),
+            count,
+        }
+    }
+
+    fn told(&self) -> String {
+        format!("{} {} {} {}", self.queue, self.reason, self.at.map_or(0, Timestamp::as_millis), self.count)
     }
 }

@@ -3,8 +3,9 @@ use serde_json::json;
 use super::*;
 use crate::message::{Headers, Value};
 
-const PLACE: Place<'static> = Place { class: Some(Class::Unsolved), jobs: "c.jobs", tickets: "c.tickets" };
-const RAW: Place<'static> = Place { class: None, ..PLACE };
+const PLACE: LetterQueue<'static> =
+    LetterQueue { class: Some(Class::Unsolved), jobs: "c.jobs", tickets: "c.tickets" };
+const RAW: LetterQueue<'static> = LetterQueue { class: None, ..PLACE };
 const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 const JOB: &str = r#"{"id":"a", "task":{"type":"T","x":1.50}}"#;
 
@@ -46,7 +47,7 @@ fn dead(queue: &str, reason: &str) -> Headers {
     ])
 }
 
-fn read(message: &Message, place: Place<'_>) -> DeadLetter {
+fn read(message: &Message, place: LetterQueue<'_>) -> DeadLetter {
     DeadLetter::read(message, place).expect("a letter")
 }
 

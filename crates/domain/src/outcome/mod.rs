@@ -1,23 +1,35 @@
 //! The end of a job, as it is published: contract version 1.
 
+mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Serialize;
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::call::TaskId;
 use crate::class::Class;
 use crate::fault::{Fault, Stage};
 use crate::history::{Attempt, Ended, History};
-use crate::job::{Job, RejectedMessage};
+use crate::job::{Job, MAX_ID, MAX_TYPE, RejectedMessage};
 use crate::message::{Headers, Message, Properties};
-use crate::replay::Replayed;
+use crate::replay::{MAX_REPLAY_ID, MAX_REPLAYS, Replayed};
 use crate::time::Timestamp;
 use crate::trace::{MAX_TRACE, TRACEPARENT, TRACESTATE};
 
+pub use schema::{TIME_PATTERN, failed_example, solved_example};
+
+/// Version of the contract, as outcomes carry it.
+pub const VERSION: u32 = 1;
+/// What an id of a replay is made of.
+pub const REPLAY_ID_PATTERN: &str = "^[!-~]+$";
 /// AMQP's `type` of an outcome.
 pub const KIND: &str = "captcha.outcome.v1";
 /// Headers that are echoed, so that one trace spans publisher, worker and consumer.
@@ -69,58 +81,134 @@ pub struct Task<'a> {
     pub polls: u32,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// How a job ended. Delivery is at least once: drop repeats by the AMQP property message_id, which is the job's id; where jobs are
+/// replayed, by it and replay_id together. Readers ignore fields that they do not know.
+// The one type of an outcome: it is written, described for readers (their doc comments are the schema's descriptions), and read again as
+// a dead letter. Whatever a replay does not need is not read, so that a letter of another version can be replayed too.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Outcome", transform = schema::by_status)]
+#[schemars(example = schema::solved_example(), example = schema::failed_example())]
+pub struct OutcomeBody<'a> {
+    /// Version of the contract. A changed or dropped field is another version.
+    #[serde(skip_deserializing)]
+    #[schemars(extend("const" = VERSION))]
     version: u32,
-    id: &'a str,
-    status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    task_type: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The job's.
+    #[serde(borrow)]
+    #[schemars(length(min = 1, max = MAX_ID))]
+    pub(crate) id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) status: Cow<'a, str>,
+    /// The task's type; absent where the message named none.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = MAX_TYPE))]
+    pub(crate) task_type: Option<Cow<'a, str>>,
+    /// The task that was open at the end: the API's id of it, opaque.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TaskId")]
     task_id: Option<&'a TaskId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The API's JSON, byte for byte.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Value")]
     solution: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failure: Option<Failure<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "FailureBody")]
+    pub(crate) failure: Option<FailureBody<'a>>,
+    /// As the job gave it; absent where it gave none.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Value")]
     metadata: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    job: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    original: Option<Original<'a>>,
-    attempts: &'a [Attempt],
-    times: Times,
+    /// The whole original job: publish it again to replay it.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Value")]
+    pub(crate) job: Option<&'a RawValue>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "RejectedBody")]
+    pub(crate) original: Option<RejectedBody<'a>>,
+    /// One entry a submission that was, or may have been, paid.
+    #[serde(skip_deserializing)]
+    attempts: Cow<'a, [Attempt]>,
+    pub(crate) times: JobTimes,
+    /// The replica that finished it.
+    #[serde(skip_deserializing)]
+    #[schemars(length(min = 1))]
     worker: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    replay_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    replays: Option<u32>,
+    /// Of a replayed job: which dead letter it was published again from; absent for a job that was never replayed.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = MAX_REPLAY_ID), regex(pattern = REPLAY_ID_PATTERN))]
+    pub(crate) replay_id: Option<Cow<'a, str>>,
+    /// Of a replayed job: replay count, from 1; absent for a job that was never replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u32", range(min = 1, max = MAX_REPLAYS))]
+    pub(crate) replays: Option<u32>,
 }
 
-#[derive(Serialize)]
-struct Failure<'a> {
-    class: Class,
-    code: &'a str,
+/// Why it failed.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Failure")]
+pub(crate) struct FailureBody<'a> {
+    /// Decides what is done about it, and names the dead-letter queue.
+    #[serde(borrow)]
+    #[schemars(extend("enum" = schema::final_classes()))]
+    pub(crate) class: Cow<'a, str>,
+    /// The API's code verbatim, HTTP_<status>, or one of the worker's own.
+    #[serde(borrow)]
+    #[schemars(length(min = 1))]
+    pub(crate) code: Cow<'a, str>,
+    /// For people; it may change.
+    #[serde(skip_deserializing)]
     description: &'a str,
-    stage: Stage,
+    /// Where on its way: before any call, at createTask, or at getTaskResult.
+    #[serde(skip_deserializing)]
+    #[schemars(with = "Stage")]
+    stage: Option<Stage>,
 }
 
-/// A message that is no job, kept so that it can be looked at and sent again.
-#[derive(Serialize)]
-struct Original<'a> {
-    encoding: &'static str,
-    body: std::borrow::Cow<'a, str>,
+/// What is no job, kept as it was.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Original")]
+pub(crate) struct RejectedBody<'a> {
+    /// base64 for what is not UTF-8 or holds control characters.
+    #[serde(borrow)]
+    #[schemars(extend("enum" = ["utf-8", "base64"]))]
+    encoding: Cow<'a, str>,
+    /// The message's bytes, so written.
+    #[serde(borrow)]
+    body: Cow<'a, str>,
 }
 
-#[derive(Serialize)]
-struct Times {
-    received_at: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
+impl RejectedBody<'_> {
+    /// The message's bytes again.
+    pub(crate) fn decoded(&self) -> Option<Bytes> {
+        match &*self.encoding {
+            "utf-8" => Some(self.body.clone().into_owned().into()),
+            "base64" => STANDARD.decode(self.body.as_bytes()).ok().map(Bytes::from),
+            _ => None,
+        }
+    }
+}
+
+/// RFC 3339 in UTC, and milliseconds.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Times")]
+pub(crate) struct JobTimes {
+    /// When a worker first saw the job.
+    #[serde(skip_deserializing)]
+    #[schemars(with = "Timestamp")]
+    received_at: Option<Timestamp>,
+    /// Where it was solved.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Timestamp")]
     solved_at: Option<Timestamp>,
-    finished_at: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// When it ended.
+    pub(crate) finished_at: Timestamp,
+    /// Until the API accepted the last task; absent where none was open at the end.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
     queued_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// From there to the solution.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
     solving_ms: Option<u64>,
 }
 
@@ -135,22 +223,14 @@ pub fn solved(job: &Job, history: &History, task: Task<'_>, solution: &RawValue,
         polls: task.polls,
         ended: Ended::Ready,
     });
-    let body = Body {
-        version: 1,
-        id: &job.id,
-        status: "solved",
-        task_type: Some(&job.task_type),
+    let times = times(history.first_seen, Some(task.accepted_at), true, by.now);
+    let body = OutcomeBody {
+        task_type: Some((&*job.task_type).into()),
         task_id: Some(task.id),
         solution: Some(solution),
-        failure: None,
         metadata: metadata.as_deref(),
-        job: None,
-        original: None,
-        attempts: &attempts,
-        times: times(history.first_seen, Some(task.accepted_at), true, by.now),
-        worker: by.worker,
-        replay_id: None,
-        replays: None,
+        attempts: attempts.into(),
+        ..OutcomeBody::new(&job.id, "solved", times, by)
     };
     outcome(format!("solved.{}", key_part(&job.task_type)), body, &job.properties, by.now)
 }
@@ -165,22 +245,15 @@ pub fn failed(
     by: Finish<'_>,
 ) -> Outcome {
     let (bytes, metadata) = (job.body.bytes(), job.metadata());
-    let body = Body {
-        version: 1,
-        id: &job.id,
-        status: "failed",
-        task_type: Some(&job.task_type),
+    let times = times(history.first_seen, task.map(|task| task.accepted_at), false, by.now);
+    let body = OutcomeBody {
+        task_type: Some((&*job.task_type).into()),
         task_id: task.map(|task| task.id),
-        solution: None,
         failure: Some(failure(fault)),
         metadata: metadata.as_deref(),
         job: raw(&bytes),
-        original: None,
-        attempts: &history.attempts,
-        times: times(history.first_seen, task.map(|task| task.accepted_at), false, by.now),
-        worker: by.worker,
-        replay_id: None,
-        replays: None,
+        attempts: Cow::Borrowed(&history.attempts),
+        ..OutcomeBody::new(&job.id, "failed", times, by)
     };
     outcome(dead_key(fault), body, &job.properties, by.now)
 }
@@ -191,27 +264,44 @@ pub fn refused(refused: &RejectedMessage, received_at: Timestamp, by: Finish<'_>
     let message = &refused.message;
     let whole_job = if refused.fault.class == Class::Malformed { None } else { raw(&message.body) };
     let original = whole_job.is_none().then(|| match std::str::from_utf8(&message.body) {
-        Ok(text) if !text.contains(is_written_long) => Original { encoding: "utf-8", body: text.into() },
-        Ok(_) | Err(_) => Original { encoding: "base64", body: STANDARD.encode(&message.body).into() },
+        Ok(text) if !text.contains(is_written_long) => {
+            RejectedBody { encoding: "utf-8".into(), body: text.into() }
+        }
+        Ok(_) | Err(_) => {
+            RejectedBody { encoding: "base64".into(), body: STANDARD.encode(&message.body).into() }
+        }
     });
-    let body = Body {
-        version: 1,
-        id: &refused.id,
-        status: "failed",
-        task_type: refused.task_type.as_deref(),
-        task_id: None,
-        solution: None,
+    let body = OutcomeBody {
+        task_type: refused.task_type.as_deref().map(Cow::Borrowed),
         failure: Some(failure(&refused.fault)),
-        metadata: None,
         job: whole_job,
         original,
-        attempts: &[],
-        times: times(received_at, None, false, by.now),
-        worker: by.worker,
-        replay_id: None,
-        replays: None,
+        ..OutcomeBody::new(&refused.id, "failed", times(received_at, None, false, by.now), by)
     };
     outcome(dead_key(&refused.fault), body, &message.properties, by.now)
+}
+
+impl<'a> OutcomeBody<'a> {
+    /// What every outcome has.
+    fn new(id: &'a str, status: &'a str, times: JobTimes, by: Finish<'a>) -> Self {
+        Self {
+            version: VERSION,
+            id: id.into(),
+            status: status.into(),
+            task_type: None,
+            task_id: None,
+            solution: None,
+            failure: None,
+            metadata: None,
+            job: None,
+            original: None,
+            attempts: Cow::Borrowed(&[]),
+            times,
+            worker: by.worker,
+            replay_id: None,
+            replays: None,
+        }
+    }
 }
 
 /// Whether JSON writes it as six characters: a message of such would be six times as large in its outcome.
@@ -223,14 +313,19 @@ fn raw(body: &[u8]) -> Option<&RawValue> {
     serde_json::from_slice(body).ok()
 }
 
-fn failure(fault: &Fault) -> Failure<'_> {
-    Failure { class: fault.class, code: &fault.code, description: &fault.description, stage: fault.stage }
+fn failure(fault: &Fault) -> FailureBody<'_> {
+    FailureBody {
+        class: fault.class.name().into(),
+        code: (&*fault.code).into(),
+        description: &fault.description,
+        stage: Some(fault.stage),
+    }
 }
 
-fn times(received_at: Timestamp, accepted_at: Option<Timestamp>, solved: bool, now: Timestamp) -> Times {
+fn times(received_at: Timestamp, accepted_at: Option<Timestamp>, solved: bool, now: Timestamp) -> JobTimes {
     let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    Times {
-        received_at,
+    JobTimes {
+        received_at: Some(received_at),
         solved_at: solved.then_some(now),
         finished_at: now,
         queued_ms: accepted_at.map(|at| millis(at.since(received_at))),
@@ -250,7 +345,12 @@ fn key_part(text: &str) -> String {
         .collect()
 }
 
-fn outcome(routing_key: String, mut body: Body<'_>, publisher: &Properties, now: Timestamp) -> Outcome {
+fn outcome(
+    routing_key: String,
+    mut body: OutcomeBody<'_>,
+    publisher: &Properties,
+    now: Timestamp,
+) -> Outcome {
     let mut headers: Headers = ECHOED
         .iter()
         .filter_map(|name| publisher.headers.get(*name).map(|value| ((*name).to_owned(), value.clone())))
@@ -258,13 +358,13 @@ fn outcome(routing_key: String, mut body: Body<'_>, publisher: &Properties, now:
         .collect();
     if let Some(replayed) = Replayed::of(&publisher.headers) {
         replayed.write(&mut headers);
-        (body.replay_id, body.replays) = (Some(replayed.id), Some(replayed.count));
+        (body.replay_id, body.replays) = (Some(replayed.id.into()), Some(replayed.count));
     }
     let properties = Properties {
         content_type: Some("application/json".to_owned()),
         headers,
         correlation_id: publisher.correlation_id.clone(),
-        message_id: Some(body.id.to_owned()),
+        message_id: Some(body.id.clone().into_owned()),
         timestamp: u64::try_from(now.as_millis() / 1_000).ok(),
         kind: Some(KIND.to_owned()),
         ..Properties::default()
