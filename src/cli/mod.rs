@@ -14,6 +14,7 @@ mod fleet;
 pub mod input;
 pub mod outcomes;
 pub mod publish;
+mod queue_reader;
 mod redact;
 pub mod render;
 pub mod report;

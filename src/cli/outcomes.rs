@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
+use super::queue_reader::{Next, QueueReader};
 use super::render::{Format, ndjson, table_head, table_row};
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
-use crate::broker::{Broker, BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Session};
+use crate::broker::{Broker, BrokerError, Delivery, Session};
 use crate::domain::class::Class;
 
 /// The most that a look may hold at once: each is one delivery that nobody else can have meanwhile.
@@ -160,8 +161,6 @@ pub async fn outcomes<O: Write, E: Write>(
 const PREFETCH: u16 = 256;
 /// Nothing arriving for so long means that somebody else has the rest.
 const IDLE: Duration = Duration::from_secs(1);
-/// For carrying out the last settlements and closing.
-const CLOSE: Duration = Duration::from_secs(10);
 /// Between two attempts to connect again, at first and at most.
 const RECONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -270,74 +269,39 @@ impl<'a, O: Write, E: Write> Reading<'a, O, E> {
         stopped
     }
 
+    /// Prints outcomes. Each is acked once it is out, or kept to go back.
     async fn read(&mut self, session: &Session, idle: Option<Duration>) -> Result<Stopped, CommandError> {
         let depth = session.link().depth(&self.queue).await?;
         let most = match idle {
             Some(_) => self.left.min(depth.ready),
             None => self.left,
         };
-        if most == 0 {
-            return Ok(Stopped::Done);
-        }
-        let prefetch = if self.args.ack { most.min(u64::from(PREFETCH)) } else { most };
-        let spec = ConsumeSpec {
-            queue: self.queue.clone(),
-            prefetch: u16::try_from(prefetch).unwrap_or(PREFETCH),
-            tag: "outcomes".to_owned(),
-        };
-        let mut consumer = session.link().consume(spec).await?;
-        let mut held = Vec::new();
-        let stopped = self.print_all(&mut consumer, most, idle, &mut held).await;
-        // Closed with those still unsettled, so that the broker puts them back as one, in their order.
-        if timeout(CLOSE, consumer.close()).await.is_err() && self.args.ack {
-            self.console.note("the broker did not confirm the last removals: they may come again");
-        }
-        drop(held);
-        Ok(stopped)
-    }
-
-    /// Prints up to `most` outcomes. Each is acked once it is out; the receipts of those that are to go back are kept in `held`.
-    async fn print_all(
-        &mut self,
-        consumer: &mut Consumer,
-        most: u64,
-        idle: Option<Duration>,
-        held: &mut Vec<Receipt>,
-    ) -> Stopped {
-        for _ in 0..most {
-            let delivery = match self.arrival(consumer, idle).await {
-                Ok(delivery) => delivery,
-                Err(stopped) => return stopped,
+        let mut reader = QueueReader::new(session, &self.queue, "outcomes", PREFETCH, most);
+        let stopped = loop {
+            let delivery = match reader.next(self.stop, idle).await {
+                Ok(Next::Delivery(delivery)) => delivery,
+                Ok(Next::Done | Next::Idle) => break Stopped::Done,
+                Ok(Next::Stopped) => break Stopped::Cancelled,
+                Err(error) if error.is_passing() => break Stopped::Lost(error),
+                Err(error) => return Err(error.into()),
             };
             if let Err(error) = self.print(&delivery) {
-                held.push(delivery.receipt);
-                return Stopped::Output(error);
+                reader.keep(delivery.receipt);
+                break Stopped::Output(error);
             }
             self.printed += 1;
             self.left -= 1;
             if !self.args.ack {
-                held.push(delivery.receipt);
-            } else if delivery.receipt.ack().is_err() {
+                reader.keep(delivery.receipt);
+            } else if reader.ack(delivery.receipt).is_err() {
                 self.stale += 1;
             }
+        };
+        let (in_time, _held) = reader.close().await;
+        if !in_time && self.args.ack {
+            self.console.note("the broker did not confirm the last removals: they may come again");
         }
-        Stopped::Done
-    }
-
-    /// The next delivery, or why there is none.
-    async fn arrival(&self, consumer: &mut Consumer, idle: Option<Duration>) -> Result<Delivery, Stopped> {
-        let within = async {
-            match idle {
-                Some(idle) => timeout(idle, consumer.recv()).await.map_err(|_| Stopped::Done),
-                None => Ok(consumer.recv().await),
-            }
-        };
-        let delivery = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Err(Stopped::Cancelled),
-            delivery = within => delivery?,
-        };
-        delivery.ok_or_else(|| Stopped::Lost(BrokerError::Lost("the consumer has ended".to_owned())))
+        Ok(stopped)
     }
 
     fn print(&mut self, delivery: &Delivery) -> io::Result<()> {

@@ -61,7 +61,6 @@ const PURE_CRATES: &[&str] = &[
     "bytes",
     "idna",
     "memchr",
-    "serde",
     "schemars",
     "serde",
     "serde_json",

@@ -13,10 +13,11 @@ use super::CommandContext;
 use super::export::created;
 use super::letters::{HEAD, Tally, line};
 use super::list::bar;
-use super::scan::{Scan, ScanReport, WINDOW, Walker, ended, walk};
+use super::scan::{Scan, ScanReport, Walker, ended, walk};
 use super::select::{Chosen, Filters, Reach};
 use crate::broker::{Delivery, Receipt};
 use crate::cli::console::{Console, table};
+use crate::cli::queue_reader::ACK_BATCH;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 use crate::domain::dead_letter::DeadLetter;
@@ -146,7 +147,7 @@ impl Purge<'_> {
         }
         let bar = bar(stage.console, scan);
         loop {
-            if self.doomed.len() >= WINDOW || scan.is_full() {
+            if self.doomed.len() >= ACK_BATCH || scan.is_full() {
                 self.remove(scan).await?;
             }
             let Some(delivery) = scan.next(stage.stop).await? else { break };

@@ -14,10 +14,11 @@ use super::CommandContext;
 use super::letters::{HEAD, Tally};
 use super::list::bar;
 use super::replay_permission::Leave;
-use super::scan::{Scan, ScanReport, WINDOW, Walker, ended, lost, walk};
+use super::scan::{Scan, ScanReport, Walker, ended, walk};
 use super::select::{Chosen, Filters, Reach};
 use crate::broker::{Confirm, Delivery, Receipt};
 use crate::cli::console::{Console, table};
+use crate::cli::queue_reader::{ACK_BATCH, lost};
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 use crate::domain::dead_letter::{DeadLetter, SkipReason};
@@ -263,7 +264,7 @@ struct UnderWay {
     receipt: Receipt,
 }
 
-/// Up to [`WINDOW`] of them. They are settled together: every confirm is awaited, then the letters are removed, and the broker is waited for; so that an
+/// Up to [`ACK_BATCH`] of them. They are settled together: every confirm is awaited, then the letters are removed, and the broker is waited for; so that an
 /// end at any moment repeats no more than one window, and what the broker may not yet have written down of the one before.
 pub(super) struct Window {
     jobs: String,
@@ -275,11 +276,11 @@ pub(super) struct Window {
 impl Window {
     /// `jobs`: the name of exchange and queue.
     pub(super) fn new(jobs: String) -> Self {
-        Self { jobs, under_way: Vec::with_capacity(WINDOW), bytes: 0, began: None }
+        Self { jobs, under_way: Vec::with_capacity(ACK_BATCH), bytes: 0, began: None }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.under_way.len() >= WINDOW || self.bytes >= MOST_BYTES
+        self.under_way.len() >= ACK_BATCH || self.bytes >= MOST_BYTES
     }
 
     /// Whether what is in hand would wait too long for something that is due then.
@@ -300,7 +301,7 @@ impl Window {
     ) -> Result<(), CommandError> {
         if !receipt.is_live() {
             // Its letter is back in its queue already, and would be published again.
-            return Err(lost());
+            return Err(lost().into());
         }
         let bytes = job.body.len();
         let publisher = scan.session().publisher();

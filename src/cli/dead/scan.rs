@@ -1,23 +1,19 @@
-//! One bounded look through a queue of dead letters.
-//!
-//! Letters are consumed, not got one by one: a `basic.get` costs a write to the disk of each node of a quorum queue. What is not removed is held
-//! unsettled, without its body, and goes back when its channel closes. A channel delivers a few letters at most: while they are held, the next channel
-//! takes over. So no more bodies are under way than one channel may hold, and since channels are closed in the order in which they were opened,
-//! everything goes back in order.
+//! One bounded look through a queue of dead letters, and what every command tells of it.
 
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::CommandContext;
 use super::select::{Filters, Reach};
 use crate::broker::topology::Names;
-use crate::broker::{Broker, BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Session, Stale};
+use crate::broker::{Broker, Delivery, Receipt, Session};
 use crate::cli::console::Console;
 use crate::cli::outcomes::DeadLetters;
+use crate::cli::queue_reader::{Next, QueueReader};
 use crate::cli::{CommandError, Exit};
 use crate::domain::dead_letter::{DeadLetter, LetterQueue};
 use crate::domain::message::Message;
@@ -28,18 +24,10 @@ const HOLDS: u16 = 128;
 const HOLDS_RAW: u16 = 16;
 /// Channels of one connection; RabbitMQ allows 2,047 unless told otherwise.
 const MOST_CHANNELS: u64 = 1_000;
-/// Acks before the broker is waited for. Within this many, none waits inside of it for those before, see [`Consumer::flush`]; and as many again may be
-/// on their way while the next are published, so that 32 at most can be repeated.
-pub(super) const WINDOW: usize = 16;
 /// Nothing arriving for so long, while more were there, means that somebody else has the rest.
 const IDLE: Duration = Duration::from_secs(10);
-/// For letters that are under way already when a look ends.
-const UNDER_WAY: Duration = Duration::from_millis(100);
 /// The broker closes a channel that has held a delivery for 30 minutes.
 const LONGEST: Duration = Duration::from_secs(20 * 60);
-/// For closing a channel.
-const CLOSE: Duration = Duration::from_secs(10);
-
 /// How a queue was left.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
@@ -63,16 +51,12 @@ impl Seen {
 /// A look under way.
 pub(super) struct Scan {
     session: Session,
+    reader: QueueReader,
     queue: String,
     names: (String, String),
-    holds: u16,
     most: u64,
     seen: Seen,
     until: Instant,
-    channels: Vec<Consumer>,
-    /// Room on the last channel for letters that are not settled.
-    room: usize,
-    held: Vec<Receipt>,
 }
 
 impl Scan {
@@ -90,17 +74,15 @@ impl Scan {
         let name = queue.queue(names);
         let there = session.link().depth(&name).await?.ready;
         let holds = if queue == DeadLetters::Raw { HOLDS_RAW } else { HOLDS };
+        let most = most.min(there).min(u64::from(holds) * MOST_CHANNELS);
         Ok(Self {
+            reader: QueueReader::new(&session, &name, "dead", holds, most),
             session,
             queue: name,
             names: (names.jobs(), names.tickets()),
-            holds,
-            most: most.min(there).min(u64::from(holds) * MOST_CHANNELS),
+            most,
             seen: Seen { queue, there, looked_at: 0, took_too_long: false, ended_early: false },
             until: Instant::now() + LONGEST,
-            channels: Vec::new(),
-            room: 0,
-            held: Vec::new(),
         })
     }
 
@@ -121,7 +103,7 @@ impl Scan {
 
     /// Whether no more can come before something is settled: what the caller has in hand had better be, or another channel is opened.
     pub(super) fn is_full(&self) -> bool {
-        self.room == 0
+        self.reader.is_full()
     }
 
     /// Until when letters may be held.
@@ -145,90 +127,41 @@ impl Scan {
     /// # Errors
     /// The connection is lost.
     pub(super) async fn next(&mut self, stop: &CancellationToken) -> Result<Option<Delivery>, CommandError> {
-        if self.seen.looked_at >= self.most || stop.is_cancelled() {
-            return Ok(None);
-        }
-        if Instant::now() >= self.until {
+        if self.seen.looked_at < self.most && !stop.is_cancelled() && Instant::now() >= self.until {
             self.took_too_long();
             return Ok(None);
         }
-        if self.room == 0 {
-            self.open().await?;
+        match self.reader.next(stop, Some(IDLE)).await? {
+            Next::Delivery(delivery) => {
+                self.seen.looked_at += 1;
+                return Ok(Some(delivery));
+            }
+            Next::Idle => self.seen.ended_early = true,
+            Next::Done | Next::Stopped => {}
         }
-        let Some(consumer) = self.channels.last_mut() else { return Ok(None) };
-        let arrival = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(None),
-            arrival = timeout(IDLE, consumer.recv()) => arrival,
-        };
-        let Ok(arrival) = arrival else {
-            self.seen.ended_early = true;
-            return Ok(None);
-        };
-        let delivery = arrival.ok_or_else(lost)?;
-        self.seen.looked_at += 1;
-        self.room -= 1;
-        Ok(Some(delivery))
-    }
-
-    async fn open(&mut self) -> Result<(), CommandError> {
-        let left = self.most.saturating_sub(self.seen.looked_at);
-        let prefetch = u16::try_from(left).unwrap_or(self.holds).clamp(1, self.holds);
-        let spec = ConsumeSpec { queue: self.queue.clone(), prefetch, tag: "dead".to_owned() };
-        self.channels.push(self.session.link().consume(spec).await?);
-        self.room = usize::from(prefetch);
-        Ok(())
+        Ok(None)
     }
 
     /// The letter goes back when the look ends.
     pub(super) fn keep(&mut self, receipt: Receipt) {
-        self.held.push(receipt);
+        self.reader.keep(receipt);
     }
 
-    /// The letters are removed, and the broker is known to have removed them. They must be of the last channel, which they are where they are settled
-    /// before [`Scan::next`] is called on a full one.
+    /// The letters are removed, see [`QueueReader::remove`].
     ///
     /// # Errors
-    /// The channel is gone: up to [`WINDOW`] of them may come back.
+    /// The channel is gone.
     pub(super) async fn remove(&mut self, receipts: Vec<Receipt>) -> Result<(), CommandError> {
-        let mut rest = receipts.into_iter();
-        loop {
-            let mut acked = 0;
-            for receipt in rest.by_ref().take(WINDOW) {
-                receipt.ack().map_err(|Stale| lost())?;
-                acked += 1;
-            }
-            let Some(consumer) = self.channels.last().filter(|_| acked > 0) else { return Ok(()) };
-            consumer.flush().await.map_err(|Stale| lost())?;
-            self.room += acked;
-        }
+        Ok(self.reader.remove(receipts).await?)
     }
 
     /// Puts back what was kept, in order.
-    pub(super) async fn end(mut self) -> Seen {
-        if let Some(last) = self.channels.last_mut() {
-            // While it has room it would be given what the channels before it give back. What has come already is held too: a letter that is given
-            // back before them would come first.
-            while self.room > 0
-                && let Ok(Some(delivery)) = timeout(UNDER_WAY, last.recv()).await
-            {
-                self.held.push(delivery.receipt);
-                self.room -= 1;
-            }
-            let _ = timeout(CLOSE, last.cancel()).await;
-        }
-        for consumer in self.channels {
-            let _ = timeout(CLOSE, consumer.close()).await;
-        }
+    pub(super) async fn end(self) -> Seen {
+        let (_, held) = self.reader.close().await;
         self.session.link().close().await;
-        // Only now: a receipt that is dropped on an open channel would give its letter back by itself.
-        drop(self.held);
+        drop(held);
         self.seen
     }
-}
-
-pub(super) fn lost() -> CommandError {
-    CommandError::Broker(BrokerError::Lost("the consumer of dead letters has ended".to_owned()))
 }
 
 /// What a command does with each queue.
