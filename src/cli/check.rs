@@ -49,7 +49,7 @@ pub(super) async fn run(
     if !args.offline {
         findings.extend(of_network(&loaded.settings).await);
     }
-    let fine = findings.iter().all(|finding| finding.verdict != Verdict::Failed);
+    let fine = findings.iter().all(|finding| finding.verdict != CheckResult::Failed);
     match show(loaded, &findings, fine, output) {
         // The verdict stands, whoever has read it.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -83,19 +83,19 @@ fn shown(value: &str) -> String {
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Verdict {
+pub(super) enum CheckResult {
     Fine,
     /// Worth knowing, and perhaps meant.
     Note,
     Failed,
 }
 
-impl Verdict {
+impl CheckResult {
     pub(super) fn name(self) -> &'static str {
         match self {
-            Verdict::Fine => "fine",
-            Verdict::Note => "note",
-            Verdict::Failed => "FAILED",
+            CheckResult::Fine => "fine",
+            CheckResult::Note => "note",
+            CheckResult::Failed => "FAILED",
         }
     }
 }
@@ -103,22 +103,22 @@ impl Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Finding {
     pub(super) check: &'static str,
-    pub(super) verdict: Verdict,
+    pub(super) verdict: CheckResult,
     pub(super) detail: String,
     pub(super) advice: Cow<'static, str>,
 }
 
 impl Finding {
     fn fine(check: &'static str, detail: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Fine, detail: detail.into(), advice: Cow::Borrowed("") }
+        Self { check, verdict: CheckResult::Fine, detail: detail.into(), advice: Cow::Borrowed("") }
     }
 
     fn note(check: &'static str, detail: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
-        Self { verdict: Verdict::Note, advice: advice.into(), ..Self::fine(check, detail) }
+        Self { verdict: CheckResult::Note, advice: advice.into(), ..Self::fine(check, detail) }
     }
 
     fn failed(check: &'static str, detail: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
-        Self { verdict: Verdict::Failed, ..Self::note(check, detail, advice) }
+        Self { verdict: CheckResult::Failed, ..Self::note(check, detail, advice) }
     }
 }
 

@@ -120,20 +120,7 @@ enum Configured {
 impl Configured {
     /// Whether it runs for long, and so logs at the configured level. The others answer and end: they keep to warnings.
     fn is_service(&self) -> bool {
-        match self {
-            Configured::Run(_) | Configured::Simulate(_) => true,
-            Configured::Check(_)
-            | Configured::Status(_)
-            | Configured::Top(_)
-            | Configured::Pause(_)
-            | Configured::Resume(_)
-            | Configured::Topology(_)
-            | Configured::Schema(_)
-            | Configured::Publish(_)
-            | Configured::Outcomes(_)
-            | Configured::Dead(_)
-            | Configured::Reroute(_) => false,
-        }
+        matches!(self, Configured::Run(_) | Configured::Simulate(_))
     }
 
     async fn run(

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::console::{Console, Progress, Total};
 use super::input::{Entry, Images, Lines, NewJob, Origin, read_ahead};
-use super::report::Report;
+use super::report::PublishReport;
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, PublishError, Publisher};
@@ -107,14 +107,14 @@ pub async fn publish<O: Write, E: Write>(
         session.link().depth(&names.jobs()).await?;
         Ok::<_, CommandError>(session)
     };
-    let mut report = Report::default();
+    let mut report = PublishReport::default();
     tokio::select! {
         biased;
         () = stop.cancelled() => report.interrupted = true,
         session = connecting => {
             let session = session?;
-            let lane = Lane::new(session.publisher().clone(), names.jobs(), args.window, &mut progress);
-            report = lane.run(entries, args.keep_going, stop).await;
+            let pipeline = Pipeline::new(session.publisher().clone(), names.jobs(), args.window, &mut progress);
+            report = pipeline.run(entries, args.keep_going, stop).await;
             session.link().close().await;
         }
     }
@@ -154,7 +154,7 @@ fn open(args: &PublishArgs) -> Result<(mpsc::Receiver<Entry>, Total), CommandErr
 type Flight = Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send>>;
 
 /// The publishes under way on one channel, in order.
-struct Lane<'a> {
+struct Pipeline<'a> {
     publisher: Publisher,
     jobs: String,
     window: usize,
@@ -162,11 +162,11 @@ struct Lane<'a> {
     // The same flights: where each came from, and how many bytes it holds.
     waiting: VecDeque<(Origin, usize)>,
     bytes: usize,
-    report: Report,
+    report: PublishReport,
     progress: &'a mut Progress,
 }
 
-impl<'a> Lane<'a> {
+impl<'a> Pipeline<'a> {
     fn new(publisher: Publisher, jobs: String, window: NonZeroU16, progress: &'a mut Progress) -> Self {
         Self {
             publisher,
@@ -175,7 +175,7 @@ impl<'a> Lane<'a> {
             flights: FuturesOrdered::new(),
             waiting: VecDeque::new(),
             bytes: 0,
-            report: Report::default(),
+            report: PublishReport::default(),
             progress,
         }
     }
@@ -185,7 +185,7 @@ impl<'a> Lane<'a> {
         mut entries: mpsc::Receiver<Entry>,
         keep_going: bool,
         stop: &CancellationToken,
-    ) -> Report {
+    ) -> PublishReport {
         while !self.report.interrupted {
             tokio::select! {
                 biased;
@@ -248,7 +248,7 @@ impl<'a> Lane<'a> {
     }
 
     /// Waits for what is under way, and gives up what has no confirm in time.
-    async fn finish(mut self) -> Report {
+    async fn finish(mut self) -> PublishReport {
         let until = Instant::now() + LAST_CONFIRMS;
         while let Ok(Some(end)) = timeout_at(until, self.flights.next()).await {
             self.land(end);

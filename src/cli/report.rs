@@ -27,7 +27,7 @@ pub enum FaultKind {
 
 /// One fault, or a run of the same fault in neighbouring lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Fault {
+pub struct PublishFault {
     /// Where it is, or begins.
     pub first: Origin,
     /// Where it ends.
@@ -43,7 +43,7 @@ pub struct Fault {
     pub reason: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for PublishFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.first, &self.last) {
             (Origin::Line(first), Origin::Line(last)) if first != last => {
@@ -64,7 +64,7 @@ impl fmt::Display for Fault {
 
 /// The sum of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct PublishReport {
     /// Confirmed by the broker, and in a queue.
     pub published: u64,
     /// Certainly not published: bad entries, and what the broker refused.
@@ -78,7 +78,7 @@ pub struct Report {
     pub last_sent: Option<Origin>,
     /// What went wrong, in the order in which it was met.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub faults: Vec<Fault>,
+    pub faults: Vec<PublishFault>,
     /// Further faults that are not listed.
     #[serde(skip_serializing_if = "is_zero")]
     pub faults_not_listed: u64,
@@ -91,7 +91,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-impl Report {
+impl PublishReport {
     /// Whether all of the input is with the broker.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -164,7 +164,7 @@ impl Report {
             return;
         }
         self.run_is_open = true;
-        self.faults.push(Fault { first: origin.clone(), last: origin, jobs: 1, column, kind, reason });
+        self.faults.push(PublishFault { first: origin.clone(), last: origin, jobs: 1, column, kind, reason });
     }
 }
 
@@ -182,7 +182,7 @@ fn reason(error: PublishError) -> String {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for PublishReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let jobs = if self.published == 1 { "job" } else { "jobs" };
         write!(f, "{} {jobs} published", self.published)?;
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn neighbouring_lines_of_one_fault_are_told_as_one() {
-        let mut report = Report::default();
+        let mut report = PublishReport::default();
         report.settled(line(1), Ok(()));
         for number in 2..=4 {
             report.settled(line(number), unknown());
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn faults_past_the_bound_are_counted_only() {
-        let mut report = Report::default();
+        let mut report = PublishReport::default();
         for number in 0..1_500_usize {
             report.bad_entry(BadEntry {
                 origin: line(number as u64 + 1),
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_clean_report_is_short_in_json() {
-        let mut report = Report::default();
+        let mut report = PublishReport::default();
         report.settled(line(1), Ok(()));
         report.last_sent = Some(line(1));
         assert_eq!(

@@ -75,17 +75,17 @@ fn server() -> Value {
 fn operations() -> Value {
     let mut all = Map::new();
     all.insert("receiveJob".to_owned(), receive_job());
-    all.insert("sendSolved".to_owned(), send(&Kind::Results, "solved", "A solved job's outcome."));
+    all.insert("sendSolved".to_owned(), send(&ChannelKind::Results, "solved", "A solved job's outcome."));
     for class in Class::finals() {
         let summary = format!("The outcome of a job that failed in class {class}.");
-        all.insert(format!("sendFailed.{class}"), send(&Kind::Dead(class), "failed", &summary));
+        all.insert(format!("sendFailed.{class}"), send(&ChannelKind::Dead(class), "failed", &summary));
     }
     all.into()
 }
 
 fn receive_job() -> Value {
-    let jobs = Kind::Jobs.key();
-    let reply = Kind::Reply.key();
+    let jobs = ChannelKind::Jobs.key();
+    let reply = ChannelKind::Reply.key();
     json!({
         "action": "receive",
         "channel": {"$ref": format!("#/channels/{jobs}")},
@@ -108,7 +108,7 @@ fn receive_job() -> Value {
     })
 }
 
-fn send(channel: &Kind, message: &str, summary: &str) -> Value {
+fn send(channel: &ChannelKind, message: &str, summary: &str) -> Value {
     let key = channel.key();
     json!({
         "action": "send",
@@ -124,7 +124,7 @@ const BOUND: &str = "x-bound-to";
 
 /// What is met.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum ChannelKind {
     Jobs,
     Outcomes,
     Results,
@@ -134,46 +134,46 @@ pub(super) enum Kind {
     Reply,
 }
 
-impl Kind {
+impl ChannelKind {
     /// The channel's name in the document.
     pub(super) fn key(self) -> String {
         match self {
-            Kind::Jobs => "jobs".to_owned(),
-            Kind::Outcomes => "outcomes".to_owned(),
-            Kind::Results => "results".to_owned(),
-            Kind::Dead(class) => format!("dead.{class}"),
-            Kind::DeadRaw => "dead.raw".to_owned(),
-            Kind::Unrouted => "unrouted".to_owned(),
-            Kind::Reply => "reply".to_owned(),
+            ChannelKind::Jobs => "jobs".to_owned(),
+            ChannelKind::Outcomes => "outcomes".to_owned(),
+            ChannelKind::Results => "results".to_owned(),
+            ChannelKind::Dead(class) => format!("dead.{class}"),
+            ChannelKind::DeadRaw => "dead.raw".to_owned(),
+            ChannelKind::Unrouted => "unrouted".to_owned(),
+            ChannelKind::Reply => "reply".to_owned(),
         }
     }
 
     fn messages(self) -> &'static [&'static str] {
         match self {
-            Kind::Jobs => &["job"],
-            Kind::Results => &["solved"],
-            Kind::Dead(_) => &["failed"],
-            Kind::DeadRaw => &["raw"],
-            Kind::Outcomes | Kind::Unrouted | Kind::Reply => &["solved", "failed"],
+            ChannelKind::Jobs => &["job"],
+            ChannelKind::Results => &["solved"],
+            ChannelKind::Dead(_) => &["failed"],
+            ChannelKind::DeadRaw => &["raw"],
+            ChannelKind::Outcomes | ChannelKind::Unrouted | ChannelKind::Reply => &["solved", "failed"],
         }
     }
 
     fn description(self) -> String {
         match self {
-            Kind::Jobs => "Where jobs are published. An empty routing key and 'jobs' reach the same queue, and so does the default exchange \
+            ChannelKind::Jobs => "Where jobs are published. An empty routing key and 'jobs' reach the same queue, and so does the default exchange \
                 with the queue's name."
                 .to_owned(),
-            Kind::Outcomes => "All outcomes, by routing key: solved.<task type> or dead.<class>.<code>, in which every character but ASCII \
+            ChannelKind::Outcomes => "All outcomes, by routing key: solved.<task type> or dead.<class>.<code>, in which every character but ASCII \
                 letters, digits, '_' and '-' is replaced by '_'. Bind queues of your own for a part of them; results and dead \
                 letters have theirs."
                 .to_owned(),
-            Kind::Results => "Outcomes of solved jobs.".to_owned(),
-            Kind::Dead(class) => format!("Outcomes of jobs that failed in class {class}."),
-            Kind::DeadRaw => "What the broker itself dead-lettered, as it was, with its x-death header: expired by its publisher, too large, \
+            ChannelKind::Results => "Outcomes of solved jobs.".to_owned(),
+            ChannelKind::Dead(class) => format!("Outcomes of jobs that failed in class {class}."),
+            ChannelKind::DeadRaw => "What the broker itself dead-lettered, as it was, with its x-death header: expired by its publisher, too large, \
                 or delivered too often. No worker sends it."
                 .to_owned(),
-            Kind::Unrouted => "Outcomes that no queue was bound for.".to_owned(),
-            Kind::Reply => "A copy of the outcome, where the job asked for one: transient, sent once the durable one is confirmed. The \
+            ChannelKind::Unrouted => "Outcomes that no queue was bound for.".to_owned(),
+            ChannelKind::Reply => "A copy of the outcome, where the job asked for one: transient, sent once the durable one is confirmed. The \
                 durable one is the one to rely on."
                 .to_owned(),
         }
@@ -182,11 +182,11 @@ impl Kind {
 
 /// A channel and what it is on the broker.
 pub(super) struct Channel {
-    kind: Kind,
-    place: Place,
+    kind: ChannelKind,
+    place: ChannelPlace,
 }
 
-enum Place {
+enum ChannelPlace {
     Exchange {
         exchange: Exchange,
         address: String,
@@ -203,26 +203,26 @@ enum Place {
 fn all_channels(names: &Names, topology: &Topology) -> Vec<Channel> {
     let exchange = |kind, name: String, address: &str| {
         let exchange = topology.exchanges.iter().find(|exchange| exchange.name == name)?.clone();
-        Some(Channel { kind, place: Place::Exchange { exchange, address: address.to_owned() } })
+        Some(Channel { kind, place: ChannelPlace::Exchange { exchange, address: address.to_owned() } })
     };
     let queue = |kind, name: String| {
         let bindings = topology.bindings.iter().filter(|binding| binding.queue == name);
         let bound =
             bindings.map(|it| json!({"exchange": it.exchange, "routingKey": it.routing_key})).collect();
-        Channel { kind, place: Place::Queue { name, bound } }
+        Channel { kind, place: ChannelPlace::Queue { name, bound } }
     };
     let mut all: Vec<Channel> = [
-        exchange(Kind::Jobs, names.jobs(), &names.jobs()),
-        exchange(Kind::Outcomes, names.outcomes(), "{routingKey}"),
+        exchange(ChannelKind::Jobs, names.jobs(), &names.jobs()),
+        exchange(ChannelKind::Outcomes, names.outcomes(), "{routingKey}"),
     ]
     .into_iter()
     .flatten()
     .collect();
-    all.push(queue(Kind::Results, names.results()));
-    all.extend(Class::finals().map(|class| queue(Kind::Dead(class), names.dead(class))));
-    all.push(queue(Kind::DeadRaw, names.dead_raw()));
-    all.push(queue(Kind::Unrouted, names.unrouted()));
-    all.push(Channel { kind: Kind::Reply, place: Place::Told });
+    all.push(queue(ChannelKind::Results, names.results()));
+    all.extend(Class::finals().map(|class| queue(ChannelKind::Dead(class), names.dead(class))));
+    all.push(queue(ChannelKind::DeadRaw, names.dead_raw()));
+    all.push(queue(ChannelKind::Unrouted, names.unrouted()));
+    all.push(Channel { kind: ChannelKind::Reply, place: ChannelPlace::Told });
     all
 }
 
@@ -238,7 +238,7 @@ impl Channel {
             "servers": [{"$ref": "#/servers/broker"}],
         });
         match &self.place {
-            Place::Exchange { exchange, address } => {
+            ChannelPlace::Exchange { exchange, address } => {
                 channel["bindings"] = json!({"amqp": {
                     "is": "routingKey",
                     "exchange": {"name": exchange.name, "type": exchange.kind.name(), "durable": true, "autoDelete": false},
@@ -249,7 +249,7 @@ impl Channel {
                     channel["parameters"] = json!({"routingKey": {"description": what}});
                 }
             }
-            Place::Queue { name, bound } => {
+            ChannelPlace::Queue { name, bound } => {
                 channel["bindings"] = json!({"amqp": {
                     "is": "queue",
                     "queue": {"name": name, "durable": true, "exclusive": false, "autoDelete": false},
@@ -257,16 +257,16 @@ impl Channel {
                 }});
                 channel[BOUND] = json!(bound);
             }
-            Place::Told => {}
+            ChannelPlace::Told => {}
         }
         (self.kind.key(), channel)
     }
 
     fn address(&self) -> Value {
         match &self.place {
-            Place::Exchange { address, .. } => json!(address),
-            Place::Queue { name, .. } => json!(name),
-            Place::Told => Value::Null,
+            ChannelPlace::Exchange { address, .. } => json!(address),
+            ChannelPlace::Queue { name, .. } => json!(name),
+            ChannelPlace::Told => Value::Null,
         }
     }
 }

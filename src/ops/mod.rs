@@ -30,7 +30,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::overview::{Overview, Paces, Sight};
+use crate::overview::{FleetFacts, Overview, RateTracker};
 use crate::worker::WorkerHandle;
 use serve::AnyName;
 
@@ -158,17 +158,17 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) struct Sampler {
     pub(super) view: WorkerHandle,
-    paces: Arc<Mutex<Paces>>,
+    tracker: Arc<Mutex<RateTracker>>,
 }
 
 impl Sampler {
     pub(super) fn new(view: WorkerHandle) -> Self {
-        Self { view, paces: Arc::default() }
+        Self { view, tracker: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Paces> {
+    fn lock(&self) -> MutexGuard<'_, RateTracker> {
         // Whatever is in it was seen so.
-        self.paces.lock()
+        self.tracker.lock()
     }
 
     /// Looks every now and then, until dropped.
@@ -189,7 +189,7 @@ impl Sampler {
         let (view, seen) = (&self.view, self.view.seen());
         let (heard, shut, queues) = (view.replicas(), view.shut_types(), view.depths());
         let replicas: Vec<_> = heard.iter().map(|(replica, _)| replica.as_ref()).collect();
-        Overview::of(Sight {
+        Overview::of(FleetFacts {
             at: view.now(),
             namespace: view.namespace(),
             state: seen.state.as_deref(),
@@ -200,7 +200,7 @@ impl Sampler {
             replicas: &replicas,
             shut: &shut,
             queues: queues.as_ref(),
-            paces: &self.lock(),
+            tracker: &self.lock(),
         })
     }
 }

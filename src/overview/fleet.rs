@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use super::rates::{Paces, Rates};
+use super::rates::{RateTracker, Rates};
 use crate::domain::class::Class;
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
@@ -79,7 +79,11 @@ pub struct FailureRow {
     pub failure: Failure,
 }
 
-pub(super) fn replicas(told: &[&Heartbeat], leader_id: Option<&str>, paces: &Paces) -> Vec<ReplicaRow> {
+pub(super) fn replicas(
+    told: &[&Heartbeat],
+    leader_id: Option<&str>,
+    tracker: &RateTracker,
+) -> Vec<ReplicaRow> {
     let mut ordered = told.to_vec();
     ordered.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
     if ordered.len() > MAX_REPLICAS {
@@ -94,7 +98,7 @@ pub(super) fn replicas(told: &[&Heartbeat], leader_id: Option<&str>, paces: &Pac
             held: replica.held.map(|reason| reason.name().to_owned()),
             in_flight: vitals.in_flight,
             window: vitals.window,
-            rates: paces.of(&replica.id),
+            rates: tracker.of(&replica.id),
             solved: vitals.solved,
             failed: vitals.failed,
             started_at: replica.started_at,

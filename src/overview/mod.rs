@@ -16,7 +16,7 @@ use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Depths, Heartbeat};
 pub use fleet::{ClassRow, FailureRow, ReplicaRow, TypeRow};
-pub use rates::{Paces, Rates};
+pub use rates::{RateTracker, Rates};
 
 /// Characters of a name that are shown.
 const NAME: usize = 40;
@@ -25,7 +25,7 @@ pub const HISTORY: usize = 60;
 
 /// What is known of a fleet at one moment.
 #[derive(Debug, Clone, Copy)]
-pub struct Sight<'a> {
+pub struct FleetFacts<'a> {
     /// When.
     pub at: Timestamp,
     /// The fleet's namespace.
@@ -45,7 +45,7 @@ pub struct Sight<'a> {
     /// The queues.
     pub queues: Option<&'a Depths>,
     /// How fast work goes.
-    pub paces: &'a Paces,
+    pub tracker: &'a RateTracker,
 }
 
 /// All that is shown.
@@ -90,9 +90,9 @@ pub struct Overview {
 impl Overview {
     /// Makes it.
     #[must_use]
-    pub fn of(sight: Sight<'_>) -> Self {
-        let Sight { at, namespace, state, leader, leader_id, expected, replicas, shut, queues, paces } =
-            sight;
+    pub fn of(facts: FleetFacts<'_>) -> Self {
+        let FleetFacts { at, namespace, state, leader, leader_id, expected, replicas, shut, queues, tracker } =
+            facts;
         let heard = replicas.len();
         Self {
             at,
@@ -102,9 +102,9 @@ impl Overview {
             expected_replicas: expected.max(heard),
             heard_replicas: heard,
             terse_replicas: replicas.iter().filter(|replica| replica.vitals.detail.is_none()).count(),
-            replicas: fleet::replicas(replicas, leader_id, paces),
-            rates: paces.fleet(),
-            history: paces.history(),
+            replicas: fleet::replicas(replicas, leader_id, tracker),
+            rates: tracker.fleet(),
+            history: tracker.history(),
             solved: replicas.iter().map(|replica| replica.vitals.solved).fold(0, u64::saturating_add),
             failed: replicas.iter().map(|replica| replica.vitals.failed).fold(0, u64::saturating_add),
             classes: fleet::classes(replicas),

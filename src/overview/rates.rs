@@ -34,12 +34,12 @@ type Series = VecDeque<(Duration, Counters)>;
 
 /// The counters of the last seconds, by replica, and the fleet's rates of the last minutes. Moments are counted from any start.
 #[derive(Debug, Default)]
-pub struct Paces {
+pub struct RateTracker {
     replicas: BTreeMap<String, Series>,
     history: VecDeque<Rates>,
 }
 
-impl Paces {
+impl RateTracker {
     /// Replicas have been heard, each this long ago.
     pub fn note<'a>(&mut self, now: Duration, heard: impl IntoIterator<Item = (&'a Heartbeat, Duration)>) {
         let mut kept = BTreeMap::new();

@@ -26,7 +26,7 @@ fn counting(name: &str, solved: u64) -> Heartbeat {
 
 fn overview(replicas: &[Heartbeat]) -> Overview {
     let replicas: Vec<&Heartbeat> = replicas.iter().collect();
-    Overview::of(Sight {
+    Overview::of(FleetFacts {
         at: Timestamp::from_millis(0),
         namespace: "captcha",
         state: None,
@@ -36,7 +36,7 @@ fn overview(replicas: &[Heartbeat]) -> Overview {
         replicas: &replicas,
         shut: &["Scarce".to_owned()],
         queues: None,
-        paces: &Paces::default(),
+        tracker: &RateTracker::default(),
     })
 }
 
@@ -105,22 +105,22 @@ fn what_is_told_is_bounded_and_cannot_steer_whoever_has_told_it() {
 
 #[test]
 fn rates_are_the_mean_of_ten_seconds_and_neither_a_restart_nor_a_departure_makes_them_jump() {
-    let mut paces = Paces::default();
+    let mut tracker = RateTracker::default();
     let second = Duration::from_secs;
     for n in 0..20_u64 {
         let fleet = [counting("a", 100 * n), counting("b", 20 * n)];
-        paces.note(second(2 * n), fleet.iter().map(|replica| (replica, second(0))));
+        tracker.note(second(2 * n), fleet.iter().map(|replica| (replica, second(0))));
     }
-    assert_eq!(paces.fleet().map(|rates| rates.solved), Some(60.0));
-    assert_eq!(paces.of("b").map(|rates| rates.solved), Some(10.0));
+    assert_eq!(tracker.fleet().map(|rates| rates.solved), Some(60.0));
+    assert_eq!(tracker.of("b").map(|rates| rates.solved), Some(10.0));
     // One is gone, the other has begun anew under the same id.
     let again = counting("a", 5);
-    paces.note(second(40), [(&again, second(0))]);
-    assert_eq!((paces.fleet(), paces.of("b")), (None, None));
+    tracker.note(second(40), [(&again, second(0))]);
+    assert_eq!((tracker.fleet(), tracker.of("b")), (None, None));
     let again = counting("a", 9);
-    paces.note(second(42), [(&again, second(0))]);
-    assert_eq!(paces.fleet().map(|rates| rates.solved), Some(2.0));
-    assert!(paces.history().len() <= HISTORY && paces.history().iter().all(|rates| rates.solved <= 60.0));
+    tracker.note(second(42), [(&again, second(0))]);
+    assert_eq!(tracker.fleet().map(|rates| rates.solved), Some(2.0));
+    assert!(tracker.history().len() <= HISTORY && tracker.history().iter().all(|rates| rates.solved <= 60.0));
 }
 
 #[test]

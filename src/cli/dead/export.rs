@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::CommandContext;
 use super::letters::line;
 use super::list::bar;
 use super::scan::{Scan, ScanReport, Walker, ended, walk};
-use super::select::{Chosen, Filters, Reach};
-use crate::cli::console::Console;
+use super::select::{Chosen, Filters, ScanLimit};
+use super::{CommandContext, DynConsole};
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 
@@ -33,7 +32,7 @@ pub(super) struct ExportArgs {
     #[command(flatten)]
     filters: Filters,
     #[command(flatten)]
-    reach: Reach,
+    scan_limit: ScanLimit,
     /// Write credentials too (of publishers' proxies); without it they are '***', and such jobs cannot be run from the file
     #[arg(long)]
     show_secrets: bool,
@@ -42,10 +41,7 @@ pub(super) struct ExportArgs {
     file: PathBuf,
 }
 
-pub(super) async fn run<O: Write, E: Write>(
-    args: &ExportArgs,
-    stage: &mut CommandContext<'_, O, E>,
-) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: &ExportArgs, context: &mut CommandContext<'_>) -> Result<Exit, CommandError> {
     let to = if args.file == Path::new("-") { Copies::Out } else { Copies::To(&args.file) };
     let mut export = Export {
         args,
@@ -54,16 +50,18 @@ pub(super) async fn run<O: Write, E: Write>(
         written: 0,
         looked: ScanReport::default(),
     };
-    let failure = walk(&mut export, &args.filters, &args.reach, stage).await;
-    export.looked.interrupted(stage.stop);
+    let failure = walk(&mut export, &args.filters, &args.scan_limit, context).await;
+    export.looked.interrupted(context.stop);
     let Export { to, written, looked, .. } = export;
-    let safe = to.finish(stage.console);
-    if stage.console.json {
-        stage.console.note(looked.told_in(json!({"written": written})));
+    let safe = to.finish(&mut context.console);
+    if context.console.json {
+        context.console.note(looked.told_in(json!({"written": written})));
     } else {
         let not_scanned = looked.not_scanned();
-        stage.console.note(format_args!("{written} letters written; {not_scanned} letters were not scanned"));
-        looked.tell(stage.console);
+        context
+            .console
+            .note(format_args!("{written} letters written; {not_scanned} letters were not scanned"));
+        looked.tell(&mut context.console);
     }
     ended(failure, safe, looked.is_whole())
 }
@@ -77,19 +75,19 @@ struct Export<'a> {
 }
 
 impl Walker for Export<'_> {
-    async fn go_through<O: Write, E: Write>(
+    async fn go_through(
         &mut self,
         scan: &mut Scan,
-        stage: &mut CommandContext<'_, O, E>,
+        context: &mut CommandContext<'_>,
     ) -> Result<(), CommandError> {
         self.to.open()?;
-        let bar = bar(stage.console, scan);
-        while let Some(delivery) = scan.next(stage.stop).await? {
+        let bar = bar(&context.console, scan);
+        while let Some(delivery) = scan.next(context.stop).await? {
             let is_chosen = scan.read(&delivery.message).is_some_and(|letter| self.chosen.takes(&letter));
             scan.keep(delivery.receipt);
             if is_chosen {
                 let line = line(scan.queue(), &delivery.message, self.args.show_secrets);
-                self.to.write(&line, stage.console)?;
+                self.to.write(&line, &mut context.console)?;
                 self.written += 1;
             }
             bar.looked(scan.progress().0, || format!("{} written", self.written));
@@ -107,7 +105,7 @@ impl Walker for Export<'_> {
 enum Copies<'a> {
     /// Standard output.
     Out,
-    /// A file that is made once a queue has been reached: a broker that cannot be must leave none behind.
+    /// A file that is made once a queue has been reached: a broker that cannot be must permission none behind.
     To(&'a Path),
     File(BufWriter<File>),
 }
@@ -120,18 +118,14 @@ impl Copies<'_> {
         Ok(())
     }
 
-    fn write<O: Write, E: Write>(
-        &mut self,
-        line: &str,
-        console: &mut Console<O, E>,
-    ) -> Result<(), CommandError> {
+    fn write(&mut self, line: &str, console: &mut DynConsole<'_>) -> Result<(), CommandError> {
         match self {
             Copies::File(file) => writeln!(file, "{line}").map_err(CommandError::Output),
             Copies::Out | Copies::To(_) => Ok(console.json_line(line)?),
         }
     }
 
-    fn finish<O: Write, E: Write>(self, console: &mut Console<O, E>) -> Result<(), CommandError> {
+    fn finish(self, console: &mut DynConsole<'_>) -> Result<(), CommandError> {
         match self {
             Copies::Out => Ok(console.out.flush()?),
             Copies::To(_) => Ok(()),

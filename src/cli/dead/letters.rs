@@ -70,7 +70,7 @@ pub(super) const HEAD: [&str; 6] = ["class", "code", "type", "letters", "oldest"
 
 /// Letters of one kind.
 #[derive(Debug, Clone, Copy, Default)]
-struct Kind {
+struct LetterGroup {
     letters: u64,
     oldest: Option<Timestamp>,
     newest: Option<Timestamp>,
@@ -79,11 +79,11 @@ struct Kind {
 
 /// Letters by kind. At most as many kinds as a scan looks at.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
-    kinds: BTreeMap<(&'static str, String, String), Kind>,
+pub(super) struct LetterCounts {
+    kinds: BTreeMap<(&'static str, String, String), LetterGroup>,
 }
 
-impl Tally {
+impl LetterCounts {
     pub(super) fn add(&mut self, letter: &DeadLetter) {
         let of = (letter.class_name(), letter.code.clone(), letter.task_type.clone().unwrap_or_default());
         let kind = self.kinds.entry(of).or_default();

@@ -5,11 +5,11 @@ use std::io::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::CommandContext;
-use super::letters::{HEAD, Tally};
+use super::letters::{HEAD, LetterCounts};
 use super::scan::{Scan, ScanReport, Walker, ended, walk};
-use super::select::{Chosen, Filters, Reach};
-use crate::cli::console::{Console, Progress, Total, table};
+use super::select::{Chosen, Filters, ScanLimit};
+use super::{CommandContext, DynConsole};
+use crate::cli::console::{Progress, Total, table};
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 use crate::domain::time::Timestamp;
@@ -18,7 +18,7 @@ use crate::domain::time::Timestamp;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A look: every letter is put back, with one more of its 1,000 deliveries counted, and is hidden from others while it lasts. \
-Letters that the filters leave out have been scanned, and are not counted in the table.
+Letters that the filters permission out have been scanned, and are not counted in the table.
 
 Examples:
   captcha-worker dead list
@@ -30,33 +30,30 @@ pub(super) struct ListArgs {
     #[command(flatten)]
     filters: Filters,
     #[command(flatten)]
-    reach: Reach,
+    scan_limit: ScanLimit,
 }
 
 /// What was found.
 #[derive(Default)]
 struct Found {
-    tally: Tally,
+    tally: LetterCounts,
     looked: ScanReport,
     unreadable: u64,
     left_out: u64,
 }
 
-pub(super) async fn run<O: Write, E: Write>(
-    args: &ListArgs,
-    stage: &mut CommandContext<'_, O, E>,
-) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: &ListArgs, context: &mut CommandContext<'_>) -> Result<Exit, CommandError> {
     let now = Clock::System.now();
     let mut list = List { chosen: args.filters.at(now), found: Found::default() };
-    let failure = walk(&mut list, &args.filters, &args.reach, stage).await;
+    let failure = walk(&mut list, &args.filters, &args.scan_limit, context).await;
     let mut found = list.found;
-    found.looked.interrupted(stage.stop);
-    let told = found.tell(now, stage.console);
-    ended(failure, told, !stage.stop.is_cancelled())
+    found.looked.interrupted(context.stop);
+    let told = found.tell(now, &mut context.console);
+    ended(failure, told, !context.stop.is_cancelled())
 }
 
 /// A bar for a look at one queue.
-pub(super) fn bar<O: Write, E: Write>(console: &Console<O, E>, scan: &Scan) -> Progress {
+pub(super) fn bar(console: &DynConsole<'_>, scan: &Scan) -> Progress {
     let visible = console.err_is_terminal && !console.json;
     Progress::new(Total::Jobs(scan.progress().1), visible)
 }
@@ -67,13 +64,13 @@ struct List<'a> {
 }
 
 impl Walker for List<'_> {
-    async fn go_through<O: Write, E: Write>(
+    async fn go_through(
         &mut self,
         scan: &mut Scan,
-        stage: &mut CommandContext<'_, O, E>,
+        context: &mut CommandContext<'_>,
     ) -> Result<(), CommandError> {
-        let bar = bar(stage.console, scan);
-        while let Some(delivery) = scan.next(stage.stop).await? {
+        let bar = bar(&context.console, scan);
+        while let Some(delivery) = scan.next(context.stop).await? {
             match scan.read(&delivery.message) {
                 Some(letter) if self.chosen.takes(&letter) => self.found.tally.add(&letter),
                 Some(_) => self.found.left_out += 1,
@@ -92,11 +89,7 @@ impl Walker for List<'_> {
 }
 
 impl Found {
-    fn tell<O: Write, E: Write>(
-        &self,
-        now: Timestamp,
-        console: &mut Console<O, E>,
-    ) -> Result<(), CommandError> {
+    fn tell(&self, now: Timestamp, console: &mut DynConsole<'_>) -> Result<(), CommandError> {
         self.looked.tell(console);
         if console.is_human() {
             self.show(now, &mut console.out)?;

@@ -48,11 +48,11 @@ docs/DEAD-LETTERS.md tells more.";
 #[command(after_help = COSTS)]
 pub(super) struct DeadArgs {
     #[command(subcommand)]
-    command: Command,
+    command: DeadCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum DeadCommand {
     /// Count letters by class, code, type and age
     List(list::ListArgs),
     /// Print every letter of a job
@@ -65,12 +65,28 @@ enum Command {
     Purge(purge::PurgeArgs),
 }
 
+/// The console, whatever it writes to.
+type DynConsole<'a> = Console<&'a mut dyn Write, &'a mut dyn Write>;
+
 /// What every one of the commands is given.
-struct CommandContext<'a, O, E> {
+struct CommandContext<'a> {
     broker: &'a Broker,
     names: &'a Names,
-    console: &'a mut Console<O, E>,
+    console: DynConsole<'a>,
     stop: &'a CancellationToken,
+}
+
+impl<'a> CommandContext<'a> {
+    fn new<O: Write, E: Write>(
+        broker: &'a Broker,
+        names: &'a Names,
+        console: &'a mut Console<O, E>,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        let Console { out, err, out_is_terminal, err_is_terminal, json } = console;
+        let (out_is_terminal, err_is_terminal, json) = (*out_is_terminal, *err_is_terminal, *json);
+        Self { broker, names, console: Console { out, err, out_is_terminal, err_is_terminal, json }, stop }
+    }
 }
 
 pub(super) async fn run<O: Write, E: Write>(
@@ -80,12 +96,12 @@ pub(super) async fn run<O: Write, E: Write>(
     console: &mut Console<O, E>,
     stop: &CancellationToken,
 ) -> Result<Exit, CommandError> {
-    let mut stage = CommandContext { broker, names, console, stop };
+    let mut context = CommandContext::new(broker, names, console, stop);
     match args.command {
-        Command::List(args) => list::run(&args, &mut stage).await,
-        Command::Show(args) => show::run(&args, &mut stage).await,
-        Command::Replay(args) => replay::run(&args, &mut stage).await,
-        Command::Export(args) => export::run(&args, &mut stage).await,
-        Command::Purge(args) => purge::run(&args, &mut stage).await,
+        DeadCommand::List(args) => list::run(&args, &mut context).await,
+        DeadCommand::Show(args) => show::run(&args, &mut context).await,
+        DeadCommand::Replay(args) => replay::run(&args, &mut context).await,
+        DeadCommand::Export(args) => export::run(&args, &mut context).await,
+        DeadCommand::Purge(args) => purge::run(&args, &mut context).await,
     }
 }

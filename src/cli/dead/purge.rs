@@ -9,21 +9,21 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::CommandContext;
 use super::export::created;
-use super::letters::{HEAD, Tally, line};
+use super::letters::{HEAD, LetterCounts, line};
 use super::list::bar;
 use super::scan::{Scan, ScanReport, Walker, ended, walk};
-use super::select::{Chosen, Filters, Reach};
+use super::select::{Chosen, Filters, ScanLimit};
+use super::{CommandContext, DynConsole};
 use crate::broker::{Delivery, Receipt};
-use crate::cli::console::{Console, table};
+use crate::cli::console::table;
 use crate::cli::queue_reader::ACK_BATCH;
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::time::Timestamp;
 
-/// Remove chosen letters. What the filters leave out stays.
+/// Remove chosen letters. What the filters permission out stays.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 With --to each letter is written, and the file synced to the disk, before it is removed: an end in between removes none that is not \
@@ -42,7 +42,7 @@ pub(super) struct PurgeArgs {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    reach: Reach,
+    scan_limit: ScanLimit,
     /// Write each letter to this new file before it is removed, credentials included
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
@@ -54,14 +54,11 @@ pub(super) struct PurgeArgs {
     yes: bool,
 }
 
-pub(super) async fn run<O: Write, E: Write>(
-    args: &PurgeArgs,
-    stage: &mut CommandContext<'_, O, E>,
-) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: &PurgeArgs, context: &mut CommandContext<'_>) -> Result<Exit, CommandError> {
     if args.filters.is_everything() && !args.all {
         return Err(CommandError::Usage("dead purge: say which letters, or --all".to_owned()));
     }
-    if !args.dry_run && !args.yes && !agreed(stage).await? {
+    if !args.dry_run && !args.yes && !agreed(context).await? {
         return Ok(Exit::Failed);
     }
     let now = Clock::System.now();
@@ -70,26 +67,26 @@ pub(super) async fn run<O: Write, E: Write>(
         chosen: args.filters.at(now),
         file: None,
         doomed: Vec::new(),
-        removed: Tally::default(),
+        removed: LetterCounts::default(),
         looked: ScanReport::default(),
     };
-    let failure = walk(&mut purge, &args.filters, &args.reach, stage).await;
-    purge.looked.interrupted(stage.stop);
-    let told = purge.tell(now, stage.console);
+    let failure = walk(&mut purge, &args.filters, &args.scan_limit, context).await;
+    purge.looked.interrupted(context.stop);
+    let told = purge.tell(now, &mut context.console);
     ended(failure, told, purge.looked.is_whole())
 }
 
 /// Asks whoever sits at the terminal.
-async fn agreed<O: Write, E: Write>(stage: &mut CommandContext<'_, O, E>) -> Result<bool, CommandError> {
-    if !(stdin().is_terminal() && stage.console.err_is_terminal) {
+async fn agreed(context: &mut CommandContext<'_>) -> Result<bool, CommandError> {
+    if !(stdin().is_terminal() && context.console.err_is_terminal) {
         return Err(CommandError::Usage("dead purge: add --yes, since nobody can be asked here".to_owned()));
     }
-    stage.console.note("remove the chosen letters for good? Type 'yes' and Enter:");
+    context.console.note("remove the chosen letters for good? Type 'yes' and Enter:");
     let line = || {
         let mut answer = String::new();
         stdin().lock().read_line(&mut answer).map(|_| answer)
     };
-    Ok(answer(line, stage.stop).await?.is_some_and(|answer| answer.trim() == "yes"))
+    Ok(answer(line, context.stop).await?.is_some_and(|answer| answer.trim() == "yes"))
 }
 
 /// What is typed; `None` where Ctrl-C comes first. On a thread that nobody waits for: a read of a terminal cannot be called off, and the
@@ -114,17 +111,17 @@ struct Purge<'a> {
     /// Chosen, and written down where that is wanted.
     doomed: Vec<(Receipt, DeadLetter)>,
     /// Gone; in a dry run, to go.
-    removed: Tally,
+    removed: LetterCounts,
     looked: ScanReport,
 }
 
 impl Walker for Purge<'_> {
-    async fn go_through<O: Write, E: Write>(
+    async fn go_through(
         &mut self,
         scan: &mut Scan,
-        stage: &mut CommandContext<'_, O, E>,
+        context: &mut CommandContext<'_>,
     ) -> Result<(), CommandError> {
-        let done = self.remove_chosen(scan, stage).await;
+        let done = self.remove_chosen(scan, context).await;
         // What is left of them was not removed.
         self.doomed.drain(..).for_each(|(receipt, _)| scan.keep(receipt));
         done
@@ -136,21 +133,21 @@ impl Walker for Purge<'_> {
 }
 
 impl Purge<'_> {
-    async fn remove_chosen<O: Write, E: Write>(
+    async fn remove_chosen(
         &mut self,
         scan: &mut Scan,
-        stage: &mut CommandContext<'_, O, E>,
+        context: &mut CommandContext<'_>,
     ) -> Result<(), CommandError> {
-        // Not before a queue has been reached: a broker that cannot be must leave no file behind.
+        // Not before a queue has been reached: a broker that cannot be must permission no file behind.
         if let (None, false, Some(path)) = (&self.file, self.args.dry_run, &self.args.to) {
             self.file = Some(created(path)?);
         }
-        let bar = bar(stage.console, scan);
+        let bar = bar(&context.console, scan);
         loop {
             if self.doomed.len() >= ACK_BATCH || scan.is_full() {
                 self.remove(scan).await?;
             }
-            let Some(delivery) = scan.next(stage.stop).await? else { break };
+            let Some(delivery) = scan.next(context.stop).await? else { break };
             self.judge(delivery, scan)?;
             bar.looked(scan.progress().0, || format!("{} removed", self.removed.total()));
         }
@@ -191,11 +188,7 @@ impl Purge<'_> {
         Ok(())
     }
 
-    fn tell<O: Write, E: Write>(
-        &self,
-        now: Timestamp,
-        console: &mut Console<O, E>,
-    ) -> Result<(), CommandError> {
+    fn tell(&self, now: Timestamp, console: &mut DynConsole<'_>) -> Result<(), CommandError> {
         self.looked.tell(console);
         let (dry_run, total) = (self.args.dry_run, self.removed.total());
         if console.is_human() {

@@ -10,14 +10,14 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::CommandContext;
-use super::letters::{HEAD, Tally};
+use super::letters::{HEAD, LetterCounts};
 use super::list::bar;
-use super::replay_permission::Leave;
+use super::replay_permission::ReplayPermission;
 use super::scan::{Scan, ScanReport, Walker, ended, walk};
-use super::select::{Chosen, Filters, Reach};
+use super::select::{Chosen, Filters, ScanLimit};
+use super::{CommandContext, DynConsole};
 use crate::broker::{Confirm, Delivery, Receipt};
-use crate::cli::console::{Console, table};
+use crate::cli::console::table;
 use crate::cli::queue_reader::{ACK_BATCH, lost};
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
@@ -56,14 +56,14 @@ pub(super) struct ReplayArgs {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    reach: Reach,
+    scan_limit: ScanLimit,
     /// Publish so many at most
     #[arg(long, value_name = "N")]
     limit: Option<NonZeroU64>,
     /// Publish no faster than this, evenly: 50/s, 10/m, 100/h
     #[arg(long, value_name = "N/s")]
     rate: Option<Rate>,
-    /// Leave jobs that have been replayed so often already
+    /// ReplayPermission jobs that have been replayed so often already
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_replays: u32,
     /// Say what would be published, and publish nothing
@@ -71,78 +71,75 @@ pub(super) struct ReplayArgs {
     dry_run: bool,
 }
 
-pub(super) async fn run<O: Write, E: Write>(
-    args: &ReplayArgs,
-    stage: &mut CommandContext<'_, O, E>,
-) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: &ReplayArgs, context: &mut CommandContext<'_>) -> Result<Exit, CommandError> {
     if args.filters.is_everything() && !args.all && !args.dry_run {
         return Err(CommandError::Usage("dead replay: say which letters, or --all".to_owned()));
     }
-    let leave = if args.dry_run {
-        Leave::not_needed()
+    let permission = if args.dry_run {
+        ReplayPermission::not_needed()
     } else {
         tokio::select! {
             biased;
-            () = stage.stop.cancelled() => return Err(CommandError::failed("interrupted; nothing was published")),
-            leave = Leave::ask(stage.broker, stage.names) => leave?,
+            () = context.stop.cancelled() => return Err(CommandError::failed("interrupted; nothing was published")),
+            permission = ReplayPermission::ask(context.broker, context.names) => permission?,
         }
     };
-    replay(args, &leave, stage).await
+    replay(args, &permission, context).await
 }
 
-/// The same with leave.
-pub(super) async fn replay<O: Write, E: Write>(
+/// The same with permission.
+pub(super) async fn replay(
     args: &ReplayArgs,
-    leave: &Leave,
-    stage: &mut CommandContext<'_, O, E>,
+    permission: &ReplayPermission,
+    context: &mut CommandContext<'_>,
 ) -> Result<Exit, CommandError> {
     let now = Clock::System.now();
     let mut replay = Replay {
         args,
-        leave,
+        permission,
         chosen: args.filters.at(now),
         pace: Pace::new(args.rate),
         left: args.limit.map_or(u64::MAX, NonZeroU64::get),
         published: BTreeSet::new(),
-        report: Report::default(),
+        report: ReplayReport::default(),
     };
-    let failure = walk(&mut replay, &args.filters, &args.reach, stage).await;
+    let failure = walk(&mut replay, &args.filters, &args.scan_limit, context).await;
     let mut report = replay.report;
-    if let Some(refusal) = leave.refusal() {
+    if let Some(refusal) = permission.refusal() {
         report.looked.stopped(refusal);
     }
-    report.looked.interrupted(stage.stop);
-    let told = report.tell(args.dry_run, now, stage.console);
+    report.looked.interrupted(context.stop);
+    let told = report.tell(args.dry_run, now, &mut context.console);
     ended(failure, told, report.looked.is_whole())
 }
 
 struct Replay<'a> {
     args: &'a ReplayArgs,
-    leave: &'a Leave,
+    permission: &'a ReplayPermission,
     chosen: Chosen<'a>,
     pace: Pace,
     /// Jobs that may still be published.
     left: u64,
     /// By what the letters are known whose jobs have been published: 32 bytes for each that a scan looks at, at most.
     published: BTreeSet<MessageHash>,
-    report: Report,
+    report: ReplayReport,
 }
 
 impl Walker for Replay<'_> {
     /// Whatever is in hand when it ends is settled: published and removed, or kept.
-    async fn go_through<O: Write, E: Write>(
+    async fn go_through(
         &mut self,
         scan: &mut Scan,
-        stage: &mut CommandContext<'_, O, E>,
+        context: &mut CommandContext<'_>,
     ) -> Result<(), CommandError> {
-        let bar = bar(stage.console, scan);
-        let mut window = Window::new(stage.names.jobs());
+        let bar = bar(&context.console, scan);
+        let mut batch = PublishBatch::new(context.names.jobs());
         let mut more = Ok(true);
-        while matches!(more, Ok(true)) && !stage.stop.is_cancelled() && !self.is_over() {
-            more = self.step(scan, &mut window, stage).await;
+        while matches!(more, Ok(true)) && !context.stop.is_cancelled() && !self.is_over() {
+            more = self.step(scan, &mut batch, context).await;
             bar.looked(scan.progress().0, || self.report.short());
         }
-        let settled = window.settle(scan, &mut self.report).await;
+        let settled = batch.settle(scan, &mut self.report).await;
         bar.clear();
         more.and(settled)
     }
@@ -152,29 +149,29 @@ impl Walker for Replay<'_> {
     }
 
     fn is_over(&self) -> bool {
-        self.left == 0 || self.leave.refusal().is_some()
+        self.left == 0 || self.permission.refusal().is_some()
     }
 }
 
 impl Replay<'_> {
     /// Takes the next letter; whether there was one.
-    async fn step<O, E>(
+    async fn step(
         &mut self,
         scan: &mut Scan,
-        window: &mut Window,
-        stage: &CommandContext<'_, O, E>,
+        batch: &mut PublishBatch,
+        context: &CommandContext<'_>,
     ) -> Result<bool, CommandError> {
-        if window.is_full() || scan.is_full() {
-            window.settle(scan, &mut self.report).await?;
+        if batch.is_full() || scan.is_full() {
+            batch.settle(scan, &mut self.report).await?;
         }
-        let Some(delivery) = scan.next(stage.stop).await? else { return Ok(false) };
+        let Some(delivery) = scan.next(context.stop).await? else { return Ok(false) };
         let Some(letter) = scan.read(&delivery.message) else {
             self.report.unreadable += 1;
             scan.keep(delivery.receipt);
             return Ok(true);
         };
         if self.chosen.takes(&letter) {
-            self.again(letter, delivery, scan, window, stage).await?;
+            self.again(letter, delivery, scan, batch, context).await?;
         } else {
             self.report.left_out += 1;
             scan.keep(delivery.receipt);
@@ -183,13 +180,13 @@ impl Replay<'_> {
     }
 
     /// Publishes a chosen letter's job, unless it had better stay.
-    async fn again<O, E>(
+    async fn again(
         &mut self,
         letter: DeadLetter,
         delivery: Delivery,
         scan: &mut Scan,
-        window: &mut Window,
-        stage: &CommandContext<'_, O, E>,
+        batch: &mut PublishBatch,
+        context: &CommandContext<'_>,
     ) -> Result<(), CommandError> {
         let job = match self.job_of(&letter, &delivery.message) {
             Ok(job) => job,
@@ -206,13 +203,13 @@ impl Replay<'_> {
             scan.keep(delivery.receipt);
             return Ok(());
         }
-        if !self.turn(scan, window, stage).await? {
+        if !self.turn(scan, batch, context).await? {
             scan.keep(delivery.receipt);
             return Ok(());
         }
         self.left -= 1;
         self.published.extend(letter.marks());
-        window.publish(job, letter, delivery.receipt, scan).await
+        batch.publish(job, letter, delivery.receipt, scan).await
     }
 
     fn job_of(&self, letter: &DeadLetter, message: &Message) -> Result<Message, SkipReason> {
@@ -228,19 +225,19 @@ impl Replay<'_> {
 
     /// Waits for the next turn; whether it has come before the scan's time is over: a letter that is held for longer is given to somebody else.
     /// What is in hand is not kept waiting for it.
-    async fn turn<O, E>(
+    async fn turn(
         &mut self,
         scan: &mut Scan,
-        window: &mut Window,
-        stage: &CommandContext<'_, O, E>,
+        batch: &mut PublishBatch,
+        context: &CommandContext<'_>,
     ) -> Result<bool, CommandError> {
-        if window.is_old_by(self.pace.due()) {
-            window.settle(scan, &mut self.report).await?;
+        if batch.is_old_by(self.pace.due()) {
+            batch.settle(scan, &mut self.report).await?;
         }
         tokio::select! {
             biased;
-            () = stage.stop.cancelled() => return Ok(false),
-            () = self.leave.ended() => return Ok(false),
+            () = context.stop.cancelled() => return Ok(false),
+            () = self.permission.ended() => return Ok(false),
             () = sleep_until(scan.until()) => {
                 scan.took_too_long();
                 return Ok(false);
@@ -265,15 +262,15 @@ struct UnderWay {
 }
 
 /// Up to [`ACK_BATCH`] of them. They are settled together: every confirm is awaited, then the letters are removed, and the broker is waited for; so that an
-/// end at any moment repeats no more than one window, and what the broker may not yet have written down of the one before.
-pub(super) struct Window {
+/// end at any moment repeats no more than one batch, and what the broker may not yet have written down of the one before.
+pub(super) struct PublishBatch {
     jobs: String,
     under_way: Vec<UnderWay>,
     bytes: usize,
     began: Option<Instant>,
 }
 
-impl Window {
+impl PublishBatch {
     /// `jobs`: the name of exchange and queue.
     pub(super) fn new(jobs: String) -> Self {
         Self { jobs, under_way: Vec::with_capacity(ACK_BATCH), bytes: 0, began: None }
@@ -323,7 +320,11 @@ impl Window {
     ///
     /// # Errors
     /// A job was not confirmed: refused, returned by an exchange without its queue, or not answered in time. Or the connection is lost.
-    pub(super) async fn settle(&mut self, scan: &mut Scan, report: &mut Report) -> Result<(), CommandError> {
+    pub(super) async fn settle(
+        &mut self,
+        scan: &mut Scan,
+        report: &mut ReplayReport,
+    ) -> Result<(), CommandError> {
         let (mut removed, mut failure) = (Vec::with_capacity(self.under_way.len()), None);
         let mut letters = Vec::with_capacity(self.under_way.len());
         for UnderWay { confirm, letter, receipt } in self.under_way.drain(..) {
@@ -350,9 +351,9 @@ impl Window {
 
 /// Letters by what became of them.
 #[derive(Default)]
-pub(super) struct Report {
+pub(super) struct ReplayReport {
     /// Published, or to be published by a run that is not dry.
-    pub(super) chosen: Tally,
+    pub(super) chosen: LetterCounts,
     /// Left by the filters.
     pub(super) left_out: u64,
     pub(super) unreadable: u64,
@@ -360,7 +361,7 @@ pub(super) struct Report {
     stays: BTreeMap<SkipReason, u64>,
 }
 
-impl Report {
+impl ReplayReport {
     /// A chosen letter had better stay.
     pub(super) fn stays(&mut self, why: SkipReason) {
         *self.stays.entry(why).or_default() += 1;
@@ -372,11 +373,11 @@ impl Report {
         format!("{} chosen, {} left", self.chosen.total(), self.left_out + staying)
     }
 
-    pub(super) fn tell<O: Write, E: Write>(
+    pub(super) fn tell(
         &self,
         dry_run: bool,
         now: Timestamp,
-        console: &mut Console<O, E>,
+        console: &mut DynConsole<'_>,
     ) -> Result<(), CommandError> {
         self.looked.tell(console);
         if console.is_human() {

@@ -1,4 +1,4 @@
-//! The fleet's leave to publish jobs again: asked for before a replay and all through it.
+//! The fleet's permission to publish jobs again: asked for before a replay and all through it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,14 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Widest text of somebody else's, in characters.
 const WIDTH: usize = 100;
 
-/// Leave to publish, for as long as it lasts.
-pub(super) struct Leave {
+/// ReplayPermission to publish, for as long as it lasts.
+pub(super) struct ReplayPermission {
     ended: CancellationToken,
     why: Arc<OnceLock<String>>,
     _asking: Option<DropGuard>,
 }
 
-impl Leave {
+impl ReplayPermission {
     /// Asks the fleet, and goes on asking.
     ///
     /// # Errors
@@ -41,8 +41,8 @@ impl Leave {
             return Err(CommandError::Failed(format!("nothing was published: {refusal}")));
         }
         let (ended, why, done) = (CancellationToken::new(), Arc::default(), CancellationToken::new());
-        let leave = Self { ended, why, _asking: Some(done.clone().drop_guard()) };
-        let (ended, why) = (leave.ended.clone(), Arc::clone(&leave.why));
+        let permission = Self { ended, why, _asking: Some(done.clone().drop_guard()) };
+        let (ended, why) = (permission.ended.clone(), Arc::clone(&permission.why));
         tokio::spawn(async move {
             tokio::select! {
                 refusal = refused(&mut client) => {
@@ -53,7 +53,7 @@ impl Leave {
             }
             client.close().await;
         });
-        Ok(leave)
+        Ok(permission)
     }
 
     /// One that nobody takes back: for what publishes nothing.

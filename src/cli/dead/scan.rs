@@ -1,17 +1,16 @@
 //! One bounded look through a queue of dead letters, and what every command tells of it.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::CommandContext;
-use super::select::{Filters, Reach};
+use super::select::{Filters, ScanLimit};
+use super::{CommandContext, DynConsole};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, Delivery, Receipt, Session};
-use crate::cli::console::Console;
 use crate::cli::outcomes::DeadLetters;
 use crate::cli::queue_reader::{Next, QueueReader};
 use crate::cli::{CommandError, Exit};
@@ -30,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(20 * 60);
 /// How a queue was left.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
+pub(super) struct QueueScan {
     pub(super) queue: DeadLetters,
     /// Letters that were there as the look began.
     pub(super) there: u64,
@@ -42,7 +41,7 @@ pub(super) struct Seen {
     pub(super) ended_early: bool,
 }
 
-impl Seen {
+impl QueueScan {
     pub(super) fn not_scanned(&self) -> u64 {
         self.there.saturating_sub(self.looked_at)
     }
@@ -55,7 +54,7 @@ pub(super) struct Scan {
     queue: String,
     names: (String, String),
     most: u64,
-    seen: Seen,
+    seen: QueueScan,
     until: Instant,
 }
 
@@ -81,7 +80,7 @@ impl Scan {
             queue: name,
             names: (names.jobs(), names.tickets()),
             most,
-            seen: Seen { queue, there, looked_at: 0, took_too_long: false, ended_early: false },
+            seen: QueueScan { queue, there, looked_at: 0, took_too_long: false, ended_early: false },
             until: Instant::now() + LONGEST,
         })
     }
@@ -156,7 +155,7 @@ impl Scan {
     }
 
     /// Puts back what was kept, in order.
-    pub(super) async fn end(self) -> Seen {
+    pub(super) async fn end(self) -> QueueScan {
         let (_, held) = self.reader.close().await;
         self.session.link().close().await;
         drop(held);
@@ -167,10 +166,10 @@ impl Scan {
 /// What a command does with each queue.
 pub(super) trait Walker {
     /// Goes through one queue. Whatever is in hand when it ends has been settled, or is the scan's to put back.
-    async fn go_through<O: Write, E: Write>(
+    async fn go_through(
         &mut self,
         scan: &mut Scan,
-        stage: &mut CommandContext<'_, O, E>,
+        context: &mut CommandContext<'_>,
     ) -> Result<(), CommandError>;
 
     /// Where it is told what was looked at.
@@ -183,31 +182,31 @@ pub(super) trait Walker {
 }
 
 /// Walks through the queues that the filters name, until one fails; what has failed.
-pub(super) async fn walk<O: Write, E: Write>(
+pub(super) async fn walk(
     walker: &mut impl Walker,
     filters: &Filters,
-    reach: &Reach,
-    stage: &mut CommandContext<'_, O, E>,
+    limit: &ScanLimit,
+    context: &mut CommandContext<'_>,
 ) -> Option<CommandError> {
     for queue in filters.queues() {
-        if stage.stop.is_cancelled() || walker.is_over() {
+        if context.stop.is_cancelled() || walker.is_over() {
             break;
         }
-        if let Err(failure) = look_into(walker, queue, reach, stage).await {
+        if let Err(failure) = look_into(walker, queue, limit, context).await {
             return Some(failure);
         }
     }
     None
 }
 
-async fn look_into<O: Write, E: Write>(
+async fn look_into(
     walker: &mut impl Walker,
     queue: DeadLetters,
-    reach: &Reach,
-    stage: &mut CommandContext<'_, O, E>,
+    limit: &ScanLimit,
+    context: &mut CommandContext<'_>,
 ) -> Result<(), CommandError> {
-    let mut scan = Scan::begin(stage.broker, stage.names, queue, reach.scan).await?;
-    let done = walker.go_through(&mut scan, stage).await;
+    let mut scan = Scan::begin(context.broker, context.names, queue, limit.scan).await?;
+    let done = walker.go_through(&mut scan, context).await;
     walker.looked().left(scan.end().await);
     done
 }
@@ -215,13 +214,13 @@ async fn look_into<O: Write, E: Write>(
 /// The queues that a run has come to.
 #[derive(Default)]
 pub(super) struct ScanReport {
-    queues: Vec<Seen>,
+    queues: Vec<QueueScan>,
     stopped: Option<String>,
 }
 
 impl ScanReport {
     /// A queue was left.
-    pub(super) fn left(&mut self, seen: Seen) {
+    pub(super) fn left(&mut self, seen: QueueScan) {
         self.queues.push(seen);
     }
 
@@ -247,7 +246,7 @@ impl ScanReport {
     }
 
     pub(super) fn not_scanned(&self) -> u64 {
-        self.queues.iter().map(Seen::not_scanned).sum()
+        self.queues.iter().map(QueueScan::not_scanned).sum()
     }
 
     fn took_too_long(&self) -> bool {
@@ -275,7 +274,7 @@ impl ScanReport {
     }
 
     /// Tells whoever watches why not everything was looked at.
-    pub(super) fn tell<O: Write, E: Write>(&self, console: &mut Console<O, E>) {
+    pub(super) fn tell(&self, console: &mut DynConsole<'_>) {
         for seen in &self.queues {
             let (queue, there, missed) = (seen.queue.name(), seen.there, seen.not_scanned());
             if seen.took_too_long {
@@ -296,7 +295,7 @@ impl ScanReport {
     }
 }
 
-fn queue_json(seen: &Seen) -> Json {
+fn queue_json(seen: &QueueScan) -> Json {
     json!({
         "queue": seen.queue.name(), "there": seen.there, "scanned": seen.looked_at, "not_scanned": seen.not_scanned(),
         "took_too_long": seen.took_too_long, "ended_early": seen.ended_early,

@@ -9,7 +9,7 @@ use super::CommandContext;
 use super::letters::{age, line, shortened};
 use super::list::bar;
 use super::scan::{Scan, ScanReport, Walker, walk};
-use super::select::{Chosen, Filters, Reach};
+use super::select::{Chosen, Filters, ScanLimit};
 use crate::cli::outcomes::{DeadLetters, dead_letters};
 use crate::cli::render::cut;
 use crate::cli::{CommandError, Exit};
@@ -42,37 +42,34 @@ pub(super) struct ShowArgs {
     #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', value_parser = dead_letters())]
     classes: Vec<DeadLetters>,
     #[command(flatten)]
-    reach: Reach,
+    scan_limit: ScanLimit,
 }
 
-pub(super) async fn run<O: Write, E: Write>(
-    args: &ShowArgs,
-    stage: &mut CommandContext<'_, O, E>,
-) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: &ShowArgs, context: &mut CommandContext<'_>) -> Result<Exit, CommandError> {
     let filters = Filters::of_job(&args.id, &args.classes);
     let chosen = filters.at(Clock::System.now());
     let mut search = Search { chosen, found: 0, looked: ScanReport::default() };
-    let failure = walk(&mut search, &filters, &args.reach, stage).await;
+    let failure = walk(&mut search, &filters, &args.scan_limit, context).await;
     let Search { found, mut looked, .. } = search;
-    looked.interrupted(stage.stop);
-    tell(&args.id, found, &looked, stage);
+    looked.interrupted(context.stop);
+    tell(&args.id, found, &looked, context);
     failure.map_or(Ok(Exit::when(found > 0)), Err)
 }
 
-fn tell<O: Write, E: Write>(id: &str, found: u64, looked: &ScanReport, stage: &mut CommandContext<'_, O, E>) {
+fn tell(id: &str, found: u64, looked: &ScanReport, context: &mut CommandContext<'_>) {
     let not_scanned = looked.not_scanned();
     if found > 0 && not_scanned == 0 && looked.is_whole() {
         return;
     }
-    if stage.console.json {
-        stage.console.note(looked.told_in(json!({"found": found})));
+    if context.console.json {
+        context.console.note(looked.told_in(json!({"found": found})));
         return;
     }
     let id = cut(id, WIDTH);
-    stage
+    context
         .console
         .note(format_args!("{found} letters of '{id}' found; {not_scanned} letters were not scanned"));
-    looked.tell(stage.console);
+    looked.tell(&mut context.console);
 }
 
 struct Search<'a> {
@@ -82,19 +79,19 @@ struct Search<'a> {
 }
 
 impl Walker for Search<'_> {
-    async fn go_through<O: Write, E: Write>(
+    async fn go_through(
         &mut self,
         scan: &mut Scan,
-        stage: &mut CommandContext<'_, O, E>,
+        context: &mut CommandContext<'_>,
     ) -> Result<(), CommandError> {
-        let bar = bar(stage.console, scan);
-        while let Some(delivery) = scan.next(stage.stop).await? {
+        let bar = bar(&context.console, scan);
+        while let Some(delivery) = scan.next(context.stop).await? {
             let letter = scan.read(&delivery.message).filter(|letter| self.chosen.takes(letter));
             scan.keep(delivery.receipt);
             if let Some(letter) = letter {
                 let whole = line(scan.queue(), &delivery.message, false);
                 bar.clear();
-                show(&letter, &whole, Clock::System.now(), stage)?;
+                show(&letter, &whole, Clock::System.now(), context)?;
                 self.found += 1;
             }
             bar.looked(scan.progress().0, || "scanned".to_owned());
@@ -108,29 +105,29 @@ impl Walker for Search<'_> {
     }
 }
 
-fn show<O: Write, E: Write>(
+fn show(
     letter: &DeadLetter,
     whole: &str,
     now: Timestamp,
-    stage: &mut CommandContext<'_, O, E>,
+    context: &mut CommandContext<'_>,
 ) -> Result<(), CommandError> {
     let parsed: Option<Json> = serde_json::from_str(whole).ok();
-    let is_human = stage.console.is_human();
+    let is_human = context.console.is_human();
     let Some(mut whole) = parsed else {
         // JSON allows what is not read into a value: numbers beyond all bounds, halves of characters, any depth.
         if is_human {
-            as_it_is(letter, whole, now, &mut stage.console.out)?;
+            as_it_is(letter, whole, now, &mut context.console.out)?;
         } else {
-            stage.console.json_line(whole)?;
+            context.console.json_line(whole)?;
         }
         return Ok(());
     };
     shortened(&mut whole);
     if !is_human {
-        stage.console.json_line(&whole.to_string())?;
+        context.console.json_line(&whole.to_string())?;
         return Ok(());
     }
-    let out = &mut stage.console.out;
+    let out = &mut context.console.out;
     for (name, value) in facts(letter, &whole, now) {
         writeln!(out, "{name:<12}{}", cut(&value, WIDTH))?;
     }

@@ -22,8 +22,8 @@ use crate::simulator::{ScenarioError, Stats};
 use crate::solver::{HttpTransport, RawReply, SolverConfigError, Transport, TransportError};
 use crate::worker::WorkerHandle;
 use jobs::{Goal, PANICKING_TYPE, Planned};
-use report::{Account, Report};
-use scenario::{Arrivals, Audience, Stage};
+use report::{AccountAct, DemoReport};
+use scenario::{Arrivals, Consumers, Environment};
 
 /// How long act one may take. A demo that takes longer has found something.
 const PATIENCE: Duration = Duration::from_secs(55);
@@ -57,41 +57,41 @@ pub(super) enum DemoError {
 }
 
 /// Holds the demo.
-pub(super) async fn run() -> Result<Report, DemoError> {
+pub(super) async fn run() -> Result<DemoReport, DemoError> {
     let began = Instant::now();
     hush();
     let (arrived, stats, expected) = every_class().await?;
     let account = refused_key().await?;
-    Ok(Report::new(expected, arrived, stats, account, began.elapsed()))
+    Ok(DemoReport::new(expected, arrived, stats, account, began.elapsed()))
 }
 
 async fn every_class() -> Result<(Arrivals, Stats, BTreeMap<Goal, usize>), DemoError> {
-    let stage = Stage::set().await?;
+    let environment = Environment::set().await?;
     let planned = jobs::all(SEED);
     let total = planned.len();
     let expected = count(&planned);
-    let audience = Audience::gather(&stage.session, &stage.names).await?;
-    let (worker, view) = stage.worker("simulator-key")?;
+    let consumers = Consumers::gather(&environment.session, &environment.names).await?;
+    let (worker, view) = environment.worker("simulator-key")?;
     let drain = CancellationToken::new();
     let running = tokio::spawn(worker.run(drain.clone()));
-    stage.publish(planned).await?;
+    environment.publish(planned).await?;
 
     let bar = progress_bar(total);
     let deadline = Instant::now() + PATIENCE;
-    audience.wait_for(total, deadline, |seen| show(&bar, seen, &view)).await;
+    consumers.wait_for(total, deadline, |seen| show(&bar, seen, &view)).await;
     bar.finish_and_clear();
     drain.cancel();
     running.await.map_err(|_| DemoError::Stopped)??;
-    let (arrived, stats) = (audience.arrivals(), stage.simulator.stats());
-    stage.clear().await?;
+    let (arrived, stats) = (consumers.arrivals(), environment.simulator.stats());
+    environment.clear().await?;
     Ok((arrived, stats, expected))
 }
 
-async fn refused_key() -> Result<Account, DemoError> {
-    let stage = Stage::set().await?;
-    let audience = Audience::gather(&stage.session, &stage.names).await?;
-    let (worker, view) = stage.worker("a-key-that-nobody-issued")?;
-    stage.publish(jobs::plain(ACCOUNT_JOBS, SEED)).await?;
+async fn refused_key() -> Result<AccountAct, DemoError> {
+    let environment = Environment::set().await?;
+    let consumers = Consumers::gather(&environment.session, &environment.names).await?;
+    let (worker, view) = environment.worker("a-key-that-nobody-issued")?;
+    environment.publish(jobs::plain(ACCOUNT_JOBS, SEED)).await?;
     let drain = CancellationToken::new();
     let running = tokio::spawn(worker.run(drain.clone()));
 
@@ -99,18 +99,18 @@ async fn refused_key() -> Result<Account, DemoError> {
     let mut seen = view.watch();
     let refused = seen.wait_for(|seen| seen.state.as_ref().is_some_and(|state| state.tripped().is_some()));
     let tripped = timeout_at(deadline, refused).await.is_ok_and(|seen| seen.is_ok());
-    let queued = stage.broker.queue_len(&stage.names.jobs());
+    let queued = environment.broker.queue_len(&environment.names.jobs());
     drain.cancel();
     running.await.map_err(|_| DemoError::Stopped)??;
-    let dead = audience.arrivals().by_goal.get(&Goal::Dead(Class::Account)).copied().unwrap_or(0);
-    let account = Account {
+    let dead = consumers.arrivals().by_goal.get(&Goal::Dead(Class::Account)).copied().unwrap_or(0);
+    let account = AccountAct {
         jobs: ACCOUNT_JOBS,
         dead,
         queued,
         tripped,
-        bad_key_calls: stage.simulator.stats().bad_key_calls,
+        bad_key_calls: environment.simulator.stats().bad_key_calls,
     };
-    stage.clear().await?;
+    environment.clear().await?;
     Ok(account)
 }
 

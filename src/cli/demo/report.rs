@@ -11,16 +11,16 @@ use super::scenario::Arrivals;
 use crate::simulator::Stats;
 
 /// All that is judged.
-pub(in crate::cli) struct Report {
+pub(in crate::cli) struct DemoReport {
     expected: BTreeMap<Goal, usize>,
     arrived: Arrivals,
     stats: Stats,
-    account: Account,
+    account: AccountAct,
     took: Duration,
 }
 
 /// The second act: a key that the API refuses.
-pub(super) struct Account {
+pub(super) struct AccountAct {
     /// Jobs published.
     pub(super) jobs: usize,
     /// Jobs in `dead.account`.
@@ -33,19 +33,19 @@ pub(super) struct Account {
     pub(super) bad_key_calls: u64,
 }
 
-impl Account {
+impl AccountAct {
     /// One call met the wrong key, and every job waits.
     fn is_as_promised(&self) -> bool {
         self.tripped && self.dead == 0 && self.bad_key_calls == 1 && self.queued == self.jobs
     }
 }
 
-impl Report {
+impl DemoReport {
     pub(super) fn new(
         expected: BTreeMap<Goal, usize>,
         arrived: Arrivals,
         stats: Stats,
-        account: Account,
+        account: AccountAct,
         took: Duration,
     ) -> Self {
         Self { expected, arrived, stats, account, took }

@@ -40,7 +40,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CALLS: usize = 64;
 
 /// What runs in an act.
-pub(super) struct Stage {
+pub(super) struct Environment {
     pub(super) session: Session,
     pub(super) names: Names,
     pub(super) simulator: Simulator,
@@ -50,7 +50,7 @@ pub(super) struct Stage {
     closing: CancellationToken,
 }
 
-impl Stage {
+impl Environment {
     pub(super) async fn set() -> Result<Self, DemoError> {
         let broker = MemoryBroker::new();
         let names = Names::new("captcha");
@@ -166,7 +166,7 @@ impl Arrivals {
 
 /// The consumers, and what they have seen.
 #[derive(Default)]
-pub(super) struct Audience {
+pub(super) struct Consumers {
     seen: Mutex<Arrivals>,
     arrived: Notify,
     consumers: TaskTracker,
@@ -174,33 +174,33 @@ pub(super) struct Audience {
 
 /// The part of an outcome that the demo reads.
 #[derive(Deserialize)]
-struct Outcome {
-    times: Times,
+struct OutcomeView {
+    times: OutcomeTimes,
 }
 
 #[derive(Deserialize)]
-struct Times {
+struct OutcomeTimes {
     solved_at: Option<Timestamp>,
 }
 
-impl Audience {
+impl Consumers {
     /// Consumes from every queue that a job can end in.
     pub(super) async fn gather(session: &Session, names: &Names) -> Result<Arc<Self>, BrokerError> {
-        let audience = Arc::new(Self::default());
+        let consumers = Arc::new(Self::default());
         let dead = Class::finals().map(|class| (names.dead(class), Goal::Dead(class)));
         for (queue, goal) in dead.chain([(names.results(), Goal::Solved), (names.dead_raw(), Goal::Raw)]) {
             let tag = format!("demo {queue}");
             let consumer = session.link().consume(ConsumeSpec { queue, prefetch: PREFETCH, tag }).await?;
-            let listener = Arc::clone(&audience);
-            audience.consumers.spawn(async move { listener.listen(consumer, goal).await });
+            let listener = Arc::clone(&consumers);
+            consumers.consumers.spawn(async move { listener.listen(consumer, goal).await });
         }
-        Ok(audience)
+        Ok(consumers)
     }
 
     async fn listen(&self, mut consumer: Consumer, goal: Goal) {
         while let Some(delivery) = consumer.recv().await {
             let now = Clock::System.now();
-            let outcome = serde_json::from_slice::<Outcome>(&delivery.message.body).ok();
+            let outcome = serde_json::from_slice::<OutcomeView>(&delivery.message.body).ok();
             let solved_at = outcome.and_then(|outcome| outcome.times.solved_at);
             self.note(goal, solved_at.map(|at| now.since(at)));
             // A lost session would bring it again, and the count would show it.

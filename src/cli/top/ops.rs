@@ -223,7 +223,7 @@ mod tests {
     fn a_fleet_is_taken_from_a_server_of_its_namespace_and_version_alone_and_no_key_of_its_maps_steers_the_terminal()
      {
         let servers = OpsServers::new(Vec::new(), "captcha").unwrap();
-        let mut told = Overview::of(crate::overview::Sight {
+        let mut told = Overview::of(crate::overview::FleetFacts {
             at: crate::domain::time::Timestamp::from_millis(0),
             namespace: "captcha",
             state: None,
@@ -233,7 +233,7 @@ mod tests {
             replicas: &[],
             shut: &[],
             queues: None,
-            paces: &crate::overview::Paces::default(),
+            tracker: &crate::overview::RateTracker::default(),
         });
         let dead = (0..500).map(|n| (format!("\u{1b}[2J{n}{}", "x".repeat(100)), 1)).collect();
         let depths = crate::fleet::Depths { at: told.at, ready: std::collections::BTreeMap::new() };

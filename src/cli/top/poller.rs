@@ -17,7 +17,7 @@ use crate::clock::{Clock, Rng};
 use crate::domain::class::Class;
 use crate::domain::sanitize::shown;
 use crate::fleet::{Client, Depths, Heartbeat, Survey};
-use crate::overview::{Overview, Paces, Sight};
+use crate::overview::{FleetFacts, Overview, RateTracker};
 
 /// First and longest wait before the broker is tried again.
 const RECONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
@@ -100,7 +100,7 @@ pub(in crate::cli) struct Poller {
     source: BrokerSource,
     ops: OpsServers,
     began: Instant,
-    paces: Paces,
+    tracker: RateTracker,
     failures: u32,
     try_again_at: Instant,
     error: Option<BrokerError>,
@@ -114,7 +114,7 @@ impl Poller {
             source: BrokerSource { broker, names, client: None, depths: None, survey: Survey::default() },
             ops,
             began: now,
-            paces: Paces::default(),
+            tracker: RateTracker::default(),
             failures: 0,
             try_again_at: now,
             error: None,
@@ -196,7 +196,7 @@ impl Poller {
     }
 
     fn lost(&mut self, error: BrokerError) {
-        (self.source.client, self.source.depths, self.paces) = (None, None, Paces::default());
+        (self.source.client, self.source.depths, self.tracker) = (None, None, RateTracker::default());
         let wait = RECONNECT.0.saturating_mul(2_u32.saturating_pow(self.failures.min(8))).min(RECONNECT.1);
         self.failures = self.failures.saturating_add(1);
         self.try_again_at = Instant::now() + wait;
@@ -206,10 +206,10 @@ impl Poller {
     fn overview(&mut self) -> Option<Overview> {
         let BrokerSource { names, client, depths, .. } = &self.source;
         let client = client.as_ref()?;
-        self.paces.note(self.began.elapsed(), client.heard());
+        self.tracker.note(self.began.elapsed(), client.heard());
         let leader = client.leader();
         let replicas: Vec<&Heartbeat> = client.heard().map(|(replica, _)| replica).collect();
-        Some(Overview::of(Sight {
+        Some(Overview::of(FleetFacts {
             at: Clock::System.now(),
             namespace: names.namespace(),
             state: leader.map(|leader| &leader.state),
@@ -219,7 +219,7 @@ impl Poller {
             replicas: &replicas,
             shut: leader.map(|leader| &*leader.shut).unwrap_or_default(),
             queues: depths.as_ref().map(|(depths, _)| depths),
-            paces: &self.paces,
+            tracker: &self.tracker,
         }))
     }
 
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     fn told(address: &str, leader: Option<&str>, replicas: usize) -> OpsStatus {
-        let mut fleet = Overview::of(Sight {
+        let mut fleet = Overview::of(FleetFacts {
             at: crate::domain::time::Timestamp::from_millis(0),
             namespace: "captcha",
             state: None,
@@ -267,7 +267,7 @@ mod tests {
             replicas: &[],
             shut: &[],
             queues: None,
-            paces: &Paces::default(),
+            tracker: &RateTracker::default(),
         });
         fleet.heard_replicas = replicas;
         OpsStatus { address: address.to_owned(), fleet: Some(fleet), ..OpsStatus::default() }

@@ -27,14 +27,9 @@ impl Bench {
             json: false,
         };
         match parse(line).unwrap() {
-            Command::Replay(args) => {
-                let mut stage = CommandContext {
-                    broker: &broker,
-                    names: &self.names,
-                    console: &mut console,
-                    stop: &self.stop,
-                };
-                super::super::replay::replay(&args, &Leave::not_needed(), &mut stage).await
+            DeadCommand::Replay(args) => {
+                let mut context = CommandContext::new(&broker, &self.names, &mut console, &self.stop);
+                super::super::replay::replay(&args, &ReplayPermission::not_needed(), &mut context).await
             }
             command => run(DeadArgs { command }, &broker, &self.names, &mut console, &self.stop).await,
         }

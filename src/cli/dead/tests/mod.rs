@@ -6,7 +6,7 @@ mod replay;
 use clap::Parser;
 use serde_json::{Value as Json, json};
 
-use super::replay_permission::Leave;
+use super::replay_permission::ReplayPermission;
 use super::*;
 use crate::broker::Session;
 use crate::broker::memory::MemoryBroker;
@@ -16,13 +16,13 @@ use crate::domain::outcome::KIND;
 use crate::domain::replay::Replayed;
 
 #[derive(Parser)]
-struct Line {
+struct DeadLine {
     #[command(subcommand)]
-    command: Command,
+    command: DeadCommand,
 }
 
-fn parse(line: &str) -> Result<Command, clap::Error> {
-    Line::try_parse_from(std::iter::once("dead").chain(line.split_whitespace())).map(|line| line.command)
+fn parse(line: &str) -> Result<DeadCommand, clap::Error> {
+    DeadLine::try_parse_from(std::iter::once("dead").chain(line.split_whitespace())).map(|line| line.command)
 }
 
 struct Bench {
@@ -32,13 +32,13 @@ struct Bench {
     stop: CancellationToken,
 }
 
-struct Told {
+struct RunResult {
     ending: Result<Exit, CommandError>,
     out: String,
     err: String,
 }
 
-impl Told {
+impl RunResult {
     fn json(&self) -> Json {
         serde_json::from_str(&self.out)
             .unwrap_or_else(|_| panic!("{}{}{:?}", self.out, self.err, self.ending))
@@ -105,15 +105,15 @@ impl Bench {
         self.session.publish("", &format!("c.dead.{class}"), message).await.unwrap();
     }
 
-    async fn run(&self, line: &str) -> Told {
+    async fn run(&self, line: &str) -> RunResult {
         self.run_on(line, false).await
     }
 
-    async fn run_on(&self, line: &str, terminal: bool) -> Told {
+    async fn run_on(&self, line: &str, terminal: bool) -> RunResult {
         self.run_as(line, terminal, false).await
     }
 
-    async fn run_as(&self, line: &str, terminal: bool, json: bool) -> Told {
+    async fn run_as(&self, line: &str, terminal: bool, json: bool) -> RunResult {
         let mut console = Console {
             out: Vec::new(),
             err: Vec::new(),
@@ -122,15 +122,16 @@ impl Bench {
             json,
         };
         let (broker, command) = (Broker::Memory(self.local.clone()), parse(line).unwrap());
-        let mut stage =
-            CommandContext { broker: &broker, names: &self.names, console: &mut console, stop: &self.stop };
+        let mut context = CommandContext::new(&broker, &self.names, &mut console, &self.stop);
         let ending = match command {
-            // The fleet's leave is tried on a real one.
-            Command::Replay(args) => super::replay::replay(&args, &Leave::not_needed(), &mut stage).await,
+            // The fleet's permission is tried on a real one.
+            DeadCommand::Replay(args) => {
+                super::replay::replay(&args, &ReplayPermission::not_needed(), &mut context).await
+            }
             command => run(DeadArgs { command }, &broker, &self.names, &mut console, &self.stop).await,
         };
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Told { ending, out: text(console.out), err: text(console.err) }
+        RunResult { ending, out: text(console.out), err: text(console.err) }
     }
 
     fn ids(&self, queue: &str) -> Vec<String> {
