@@ -1,14 +1,10 @@
 //! The figures of a replica in Prometheus' text format. docs/METRICS.md lists them, and a test compares.
 //!
-//! Nothing is counted here while jobs are worked on: at each request the worker's present readings are written to a recorder that is made
-//! for this request alone, so that a figure that does not apply any more is simply not there.
+//! Nothing is counted here while jobs are worked on: each request writes the worker's present readings, so that a figure that does not
+//! apply any more is simply not there.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-use metrics::{Key, Label, SharedString, counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::formatting::{write_help_line, write_metric_line, write_type_line};
-use metrics_exporter_prometheus::{LabelSet, PrometheusBuilder};
 
 use super::ready::obstacles;
 use crate::broker::QueueDepth;
@@ -18,7 +14,7 @@ use crate::domain::time::Timestamp;
 use crate::fleet::Snapshot;
 use crate::histogram::Distribution;
 use crate::solver::CallTimes;
-use crate::worker::{Durations, FailedByCode, Reading, Spent, WorkerHandle};
+use crate::worker::{Durations, Reading, WorkerHandle};
 
 /// Of the text format that every Prometheus reads.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
@@ -26,27 +22,24 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 /// All figures now.
 pub(super) fn rendered(view: &WorkerHandle) -> String {
     let (seen, reading) = (view.seen(), view.reading());
-    let recorder = PrometheusBuilder::new().build_recorder();
-    metrics::with_local_recorder(&recorder, || {
-        guard(&seen);
-        if let Some(state) = &seen.state {
-            funds(state);
-        }
-        replica(view, &seen);
-        held(view);
-        queues(view);
-        money(&reading);
-        work(&reading);
-    });
-    let mut text = recorder.handle().render();
-    write(&mut text, view, &reading);
-    text
+    let mut out = Exposition::default();
+    guard(&mut out, &seen);
+    if let Some(state) = &seen.state {
+        funds(&mut out, state);
+    }
+    replica(&mut out, view, &seen);
+    held(&mut out, view);
+    queues(&mut out, view);
+    money(&mut out, &reading);
+    work(&mut out, &reading);
+    durations(&mut out, view, &reading.times);
+    out.text
 }
 
-fn guard(seen: &Snapshot) {
+fn guard(out: &mut Exposition, seen: &Snapshot) {
     let phase = seen.state.as_ref().map(|state| state.phase);
     let phases = Phase::ALL.map(|known| (known.name(), number(phase == Some(known))));
-    gauges(
+    out.gauges(
         "captcha_guard_state",
         "1 for the state of the account's guard as this replica knows it, 0 for the others; unknown: no leader has reported it yet",
         "state",
@@ -55,7 +48,7 @@ fn guard(seen: &Snapshot) {
     let mut reasons = seen.state.as_ref().map(|state| state.reasons()).unwrap_or_default();
     // With an address of its own, a replica's ban stands in no record of the fleet.
     reasons.extend(seen.held());
-    gauges(
+    out.gauges(
         "captcha_guard_reason",
         "1 while work is stopped for this reason, for the fleet or for this replica alone, else 0",
         "reason",
@@ -63,7 +56,7 @@ fn guard(seen: &Snapshot) {
     );
     let state = seen.state.as_ref().filter(|state| state.phase == Phase::Tripped);
     if let Some(trip) = state.and_then(|state| state.trip.as_ref()) {
-        gauge(
+        out.gauge(
             "captcha_guard_next_probe_timestamp_seconds",
             "Time of the leader's next probe of the account; only while tripped",
             seconds(trip.next_probe_at),
@@ -71,20 +64,20 @@ fn guard(seen: &Snapshot) {
     }
 }
 
-fn funds(state: &State) {
+fn funds(out: &mut Exposition, state: &State) {
     let Some(funds) = &state.funds else { return };
-    gauge(
+    out.gauge(
         "captcha_balance",
         "Balance at the last probe, in the account's currency; absent while unknown",
         funds.amount,
     );
-    gauge(
+    out.gauge(
         "captcha_balance_timestamp_seconds",
         "Time of the last probe that returned the balance; absent while unknown",
         seconds(funds.at),
     );
     if let Some(per_hour) = funds.per_hour {
-        gauge(
+        out.gauge(
             "captcha_balance_change_per_hour",
             "Change of the balance per hour over the last probes, negative while it is spent; absent while unknown",
             per_hour,
@@ -92,35 +85,39 @@ fn funds(state: &State) {
     }
 }
 
-fn replica(view: &WorkerHandle, seen: &Snapshot) {
+fn replica(out: &mut Exposition, view: &WorkerHandle, seen: &Snapshot) {
     let version = [(env!("CARGO_PKG_VERSION"), 1.0)];
-    gauges("captcha_build_info", "Always 1; the version is the label", "version", version);
-    gauge("captcha_ready", "1 while /readyz reports ready", number(obstacles(view).is_empty()));
-    gauge("captcha_connected", "1 while there is a session with the broker", number(view.is_connected()));
-    gauge("captcha_leader", "1 while this replica leads the fleet", number(seen.leads));
-    gauge("captcha_replicas", "Replicas of the fleet, as the leader counts them", size(seen.replicas));
-    gauge(
+    out.gauges("captcha_build_info", "Always 1; the version is the label", "version", version);
+    out.gauge("captcha_ready", "1 while /readyz reports ready", number(obstacles(view).is_empty()));
+    out.gauge("captcha_connected", "1 while there is a session with the broker", number(view.is_connected()));
+    out.gauge("captcha_leader", "1 while this replica leads the fleet", number(seen.leads));
+    out.gauge("captcha_replicas", "Replicas of the fleet, as the leader counts them", size(seen.replicas));
+    out.gauge(
         "captcha_quarantined_proxies",
         "Proxies in quarantine: the API called them banned, and the fleet does not use them for a while",
         size(view.quarantined_proxies()),
     );
-    gauge(
+    out.gauge(
         "captcha_shut_types",
         "Task types whose circuit breaker is open: the API has no slots for them or createTask fails, so their jobs wait in a retry queue without a call",
         size(view.shut_types().len()),
     );
 }
 
-fn held(view: &WorkerHandle) {
-    gauge("captcha_in_flight", "Tickets and submissions that this replica holds", size(view.in_flight()));
-    gauge("captcha_tickets_open", "Paid tasks whose tickets this replica holds", size(view.tickets_open()));
-    gauge(
+fn held(out: &mut Exposition, view: &WorkerHandle) {
+    out.gauge("captcha_in_flight", "Tickets and submissions that this replica holds", size(view.in_flight()));
+    out.gauge(
+        "captcha_tickets_open",
+        "Paid tasks whose tickets this replica holds",
+        size(view.tickets_open()),
+    );
+    out.gauge(
         "captcha_polls_overdue",
         "Polls that have been due for more than 5 s and have not begun",
         size(view.overdue_polls()),
     );
     let buffers = view.buffers();
-    gauges(
+    out.gauges(
         "captcha_buffer_depth",
         "What waits inside this replica: deliveries that are not started, jobs in flight that wait for their call of createTask, and publishes that are not confirmed",
         "buffer",
@@ -131,17 +128,17 @@ fn held(view: &WorkerHandle) {
         ],
     );
     let vitals = view.vitals();
-    gauge("captcha_call_window", "Limit of concurrent API calls of this replica", size(vitals.window));
-    gauges(
+    out.gauge("captcha_call_window", "Limit of concurrent API calls of this replica", size(vitals.window));
+    out.gauges(
         "captcha_type_window",
         "Limit of concurrent submissions of the type; only for types whose limit the API's refusals have lowered",
         "task_type",
-        vitals.types.iter().map(|(task_type, window)| (label(task_type), size(*window))),
+        vitals.types.iter().map(|(task_type, window)| (task_type, size(*window))),
     );
 }
 
 /// Told by the leader alone, so that a sum over replicas counts nothing twice.
-fn queues(view: &WorkerHandle) {
+fn queues(out: &mut Exposition, view: &WorkerHandle) {
     let queues = view.queues();
     if queues.is_empty() {
         return;
@@ -149,13 +146,13 @@ fn queues(view: &WorkerHandle) {
     let of = |what: fn(&QueueDepth) -> u64| {
         queues.iter().map(move |(name, depth)| (name.clone(), whole(what(depth))))
     };
-    gauges(
+    out.gauges(
         "captcha_queue_ready",
         "Messages that are ready in a queue of the namespace; from the leader only, every 15 s",
         "queue",
         of(|depth| depth.ready),
     );
-    gauges(
+    out.gauges(
         "captcha_queue_consumers",
         "Consumers of a queue of the namespace; from the leader only, every 15 s",
         "queue",
@@ -163,21 +160,27 @@ fn queues(view: &WorkerHandle) {
     );
 }
 
-fn money(reading: &Reading) {
-    count("captcha_submissions_total", "Calls of createTask", reading.submissions);
-    counts(
+fn money(out: &mut Exposition, reading: &Reading) {
+    out.count("captcha_submissions_total", "Calls of createTask", reading.submissions);
+    out.counts(
         "captcha_submissions_paid_total",
         "Submissions that the API accepted, and that are therefore paid",
         "task_type",
-        reading.spent.iter().map(|(task_type, spent)| (label(task_type), spent.accepted)),
+        reading.spent.iter().map(|(task_type, spent)| (task_type, spent.accepted)),
     );
-    counts(
+    out.counts(
         "captcha_submissions_wasted_total",
         "Paid submissions that brought no solution, by the class they ended in",
         "class",
         by_class(&reading.wasted),
     );
-    counts(
+    out.values(
+        "counter",
+        "captcha_cost_total",
+        "Cost of solved tasks, in the account's currency, as far as the API reports it",
+        reading.spent.iter().map(|(task_type, spent)| ([("task_type", task_type)], spent.cost)),
+    );
+    out.counts(
         "captcha_possibly_paid_twice_total",
         "Submissions that may have been paid for a second time, by the letter of the double-payment window",
         "window",
@@ -185,34 +188,41 @@ fn money(reading: &Reading) {
     );
 }
 
-fn work(reading: &Reading) {
-    count("captcha_jobs_taken_total", "Deliveries from the job queue", reading.jobs_taken);
-    count("captcha_tickets_taken_total", "Deliveries from the ticket queue", reading.tickets_taken);
-    count("captcha_polls_total", "Calls of getTaskResult", reading.polls);
-    count("captcha_jobs_solved_total", "Outcomes published with a solution", reading.solved);
-    counts(
+fn work(out: &mut Exposition, reading: &Reading) {
+    out.count("captcha_jobs_taken_total", "Deliveries from the job queue", reading.jobs_taken);
+    out.count("captcha_tickets_taken_total", "Deliveries from the ticket queue", reading.tickets_taken);
+    out.count("captcha_polls_total", "Calls of getTaskResult", reading.polls);
+    out.count("captcha_jobs_solved_total", "Outcomes published with a solution", reading.solved);
+    out.counts(
         "captcha_jobs_failed_total",
         "Outcomes published without a solution, by class",
         "class",
         by_class(&reading.failed_by_class),
     );
-    count("captcha_jobs_parked_total", "Jobs sent to a retry queue", reading.parked);
-    count(
+    let by_code = reading.failed_by_code.iter();
+    out.values(
+        "counter",
+        "captcha_jobs_failed_by_code_total",
+        "Outcomes published without a solution, by class and code; codes that this version does not know count as (other)",
+        by_code.map(|failed| ([("class", failed.class), ("code", failed.code)], whole(failed.count))),
+    );
+    out.count("captcha_jobs_parked_total", "Jobs sent to a retry queue", reading.parked);
+    out.count(
         "captcha_reply_failures_total",
         "Copies of outcomes that could not be sent to reply_to",
         reading.reply_failures,
     );
-    count(
+    out.count(
         "captcha_broker_sessions_lost_total",
         "Sessions with the broker that were lost",
         reading.sessions_lost,
     );
-    count(
+    out.count(
         "captcha_stale_outcomes_total",
         "Outcomes whose delivery was lost before it was settled: the outcome is repeated, or its task is polled again",
         reading.stale_outcomes,
     );
-    count(
+    out.count(
         "captcha_recognised_deliveries_total",
         "Deliveries recognised after a lost connection or a missed confirm: neither handled nor paid for a second time",
         reading.recognised,
@@ -226,40 +236,6 @@ fn by_class(counted: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, u64
     all
 }
 
-fn count(name: &'static str, help: &'static str, value: u64) {
-    describe_counter!(name, help);
-    counter!(name).absolute(value);
-}
-
-fn counts<L: Into<SharedString>>(
-    name: &'static str,
-    help: &'static str,
-    label: &'static str,
-    values: impl IntoIterator<Item = (L, u64)>,
-) {
-    describe_counter!(name, help);
-    for (of, value) in values {
-        counter!(name, label => of).absolute(value);
-    }
-}
-
-fn gauge(name: &'static str, help: &'static str, value: f64) {
-    describe_gauge!(name, help);
-    gauge!(name).set(value);
-}
-
-fn gauges<L: Into<SharedString>>(
-    name: &'static str,
-    help: &'static str,
-    label: &'static str,
-    values: impl IntoIterator<Item = (L, f64)>,
-) {
-    describe_gauge!(name, help);
-    for (of, value) in values {
-        gauge!(name, label => of).set(value);
-    }
-}
-
 fn number(yes: bool) -> f64 {
     f64::from(u8::from(yes))
 }
@@ -270,7 +246,7 @@ fn size(number: usize) -> f64 {
 }
 
 /// The same of a counter.
-pub(super) fn whole(number: u64) -> f64 {
+fn whole(number: u64) -> f64 {
     number as f64
 }
 
@@ -278,40 +254,8 @@ fn seconds(moment: Timestamp) -> f64 {
     moment.as_millis() as f64 / 1_000.0
 }
 
-/// All of them.
-pub(super) fn write(text: &mut String, view: &WorkerHandle, reading: &Reading) {
-    by_code(text, &reading.failed_by_code);
-    cost(text, &reading.spent);
-    durations(text, &reading.times);
-    let help = "From handing a publish to the broker's channel until its confirm";
-    Family::histogram(text, "captcha_confirm_seconds", help).spans(vec![], &view.confirms());
-    calls(text, &view.call_times());
-}
-
-fn by_code(text: &mut String, failed: &[FailedByCode]) {
-    if failed.is_empty() {
-        return;
-    }
-    let help = "Outcomes published without a solution, by class and code; codes that this version does not know count as (other)";
-    let mut family = Family::counter(text, "captcha_jobs_failed_by_code_total", help);
-    for failed in failed {
-        family.value(vec![("class", failed.class), ("code", failed.code)], whole(failed.count));
-    }
-}
-
-fn cost(text: &mut String, spent: &BTreeMap<String, Spent>) {
-    if spent.is_empty() {
-        return;
-    }
-    let help = "Cost of solved tasks, in the account's currency, as far as the API reports it";
-    let mut family = Family::counter(text, "captcha_cost_total", help);
-    for (task_type, spent) in spent {
-        family.value(vec![("task_type", task_type)], spent.cost);
-    }
-}
-
-fn durations(text: &mut String, times: &Durations) {
-    let mut write = |name, help, spans| Family::histogram(text, name, help).spans(vec![], spans);
+fn durations(out: &mut Exposition, view: &WorkerHandle, times: &Durations) {
+    let mut write = |name, help, spans| out.histograms::<0>(name, help, [([], spans)]);
     write(
         "captcha_poll_lateness_seconds",
         "Time from when a poll is due until it starts",
@@ -332,82 +276,122 @@ fn durations(text: &mut String, times: &Durations) {
         "From the time when a replica first saw a job until the API accepts it",
         &times.submission_wait,
     );
-    if times.solving.is_empty() {
-        return;
+    write(
+        "captcha_confirm_seconds",
+        "From handing a publish to the broker's channel until its confirm",
+        &view.confirms(),
+    );
+    if !times.solving.is_empty() {
+        let help = "From the acceptance of a task until its answer is read";
+        let by_type = times.solving.iter().map(|(task_type, spans)| ([("task_type", &**task_type)], spans));
+        out.histograms("captcha_solve_seconds", help, by_type);
     }
-    let help = "From the acceptance of a task until its answer is read";
-    let mut family = Family::histogram(text, "captcha_solve_seconds", help);
-    for (task_type, spans) in &times.solving {
-        family.spans(vec![("task_type", task_type)], spans);
-    }
-}
-
-fn calls(text: &mut String, calls: &[CallTimes]) {
     let help = "API calls, from the start of the request until the answer is read";
-    let mut family = Family::histogram(text, "captcha_api_call_seconds", help);
-    for CallTimes { call, status, times } in calls {
-        family.spans(vec![("call", call), ("status", status)], times);
-    }
+    let calls = view.call_times();
+    let by_call = calls
+        .iter()
+        .map(|CallTimes { call, status, times }| ([("call", &**call), ("status", &**status)], times));
+    out.histograms("captcha_api_call_seconds", help, by_call);
 }
 
-/// Labels with their values.
-type Labels<'a> = Vec<(&'static str, &'a str)>;
-
-/// A family of one type, and what it means.
-struct Family<'a> {
-    text: &'a mut String,
-    name: &'static str,
+/// The text, family by family. A family without values is left out.
+#[derive(Default)]
+struct Exposition {
+    text: String,
 }
 
-impl<'a> Family<'a> {
-    fn counter(text: &'a mut String, name: &'static str, help: &str) -> Self {
-        Self::begin(text, name, help, "counter")
+impl Exposition {
+    fn count(&mut self, name: &str, help: &str, value: u64) {
+        self.values::<0, &str>("counter", name, help, [([], whole(value))]);
     }
 
-    fn histogram(text: &'a mut String, name: &'static str, help: &str) -> Self {
-        Self::begin(text, name, help, "histogram")
+    fn counts<L: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) {
+        let values = values.into_iter().map(|(of, value)| ([(label, of)], whole(value)));
+        self.values("counter", name, help, values);
     }
 
-    fn begin(text: &'a mut String, name: &'static str, help: &str, kind: &str) -> Self {
-        write_help_line(text, name, None, None, help);
-        write_type_line(text, name, None, None, kind);
-        Self { text, name }
+    fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        self.values::<0, &str>("gauge", name, help, [([], value)]);
     }
 
-    fn labels(&self, labels: Labels<'_>) -> LabelSet {
-        let labels: Vec<_> = labels.into_iter().map(|(name, value)| Label::new(name, label(value))).collect();
-        LabelSet::from_key_and_global(&Key::from_parts(self.name, labels), &Default::default())
+    fn gauges<L: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        values: impl IntoIterator<Item = (L, f64)>,
+    ) {
+        self.values("gauge", name, help, values.into_iter().map(|(of, value)| ([(label, of)], value)));
     }
 
-    /// One value of it.
-    fn value(&mut self, labels: Labels<'_>, value: f64) {
-        let labels = self.labels(labels);
-        write_metric_line::<&str, f64>(self.text, self.name, None, &labels, None, value, None);
-    }
-
-    /// One histogram of it, in seconds.
-    fn spans(&mut self, labels: Labels<'_>, spans: &Distribution) {
-        let (labels, name) = (self.labels(labels), self.name);
-        for (bound_ms, count) in &spans.buckets {
-            let bound = Duration::from_millis(*bound_ms).as_secs_f64();
-            write_metric_line(self.text, name, Some("bucket"), &labels, Some(("le", bound)), *count, None);
+    fn values<const N: usize, L: AsRef<str>>(
+        &mut self,
+        kind: &str,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([(&'static str, L); N], f64)>,
+    ) {
+        let mut values = values.into_iter().peekable();
+        if values.peek().is_some() {
+            self.head(kind, name, help);
         }
-        write_metric_line(self.text, name, Some("bucket"), &labels, Some(("le", "+Inf")), spans.count, None);
-        let sum = spans.sum.as_secs_f64();
-        write_metric_line::<&str, f64>(self.text, name, Some("sum"), &labels, None, sum, None);
-        write_metric_line::<&str, u64>(self.text, name, Some("count"), &labels, None, spans.count, None);
+        for (labels, value) in values {
+            let labels: Vec<_> = labels.iter().map(|(label, of)| (*label, of.as_ref())).collect();
+            self.sample(name, &labels, value);
+        }
+    }
+
+    /// In seconds.
+    fn histograms<'a, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([(&'static str, &'a str); N], &'a Distribution)>,
+    ) {
+        self.head("histogram", name, help);
+        for (labels, spans) in values {
+            let bounds = spans.buckets.iter().map(|(bound_ms, count)| {
+                (Duration::from_millis(*bound_ms).as_secs_f64().to_string(), *count)
+            });
+            for (bound, count) in bounds.chain([("+Inf".to_owned(), spans.count)]) {
+                let labels: Vec<_> = labels.into_iter().chain([("le", &*bound)]).collect();
+                self.sample(&format!("{name}_bucket"), &labels, whole(count));
+            }
+            self.sample(&format!("{name}_sum"), &labels, spans.sum.as_secs_f64());
+            self.sample(&format!("{name}_count"), &labels, whole(spans.count));
+        }
+    }
+
+    fn head(&mut self, kind: &str, name: &str, help: &str) {
+        self.text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let labels: Vec<String> =
+            labels.iter().map(|(label, of)| format!("{label}=\"{}\"", escaped(of))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        self.text.push_str(&format!("{name}{labels} {value}\n"));
     }
 }
 
-/// A type is what publishers write. The exporter's escapes make one of names that differ by backslashes only, and no series may stand twice.
-pub(super) fn label(task_type: &str) -> String {
-    let mut label = String::with_capacity(task_type.len());
-    for c in task_type.chars() {
+/// A label's value. A type is what publishers write: what would end the value or the line, and what could steer a terminal, is written as
+/// percent signs and digits.
+fn escaped(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for c in value.chars() {
         if c.is_control() || matches!(c, '\\' | '%') {
-            label.push_str(&format!("%{:02X}", u32::from(c)));
+            escaped.push_str(&format!("%{:02X}", u32::from(c)));
+        } else if c == '"' {
+            escaped.push_str("\\\"");
         } else {
-            label.push(c);
+            escaped.push(c);
         }
     }
-    label
+    escaped
 }
