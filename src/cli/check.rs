@@ -141,7 +141,8 @@ fn key(settings: &Settings) -> Finding {
     }
 }
 
-/// A submission under way when the drain begins must be able to end: its answer, and the confirm of its ticket.
+/// A submission under way when the drain begins must be able to end: its answer, and the confirm of
+/// its ticket.
 fn drain(settings: &Settings) -> Finding {
     let needed = settings.solver.request_timeout + settings.broker.confirm_timeout;
     let drain = settings.worker.drain_timeout;

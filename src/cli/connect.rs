@@ -66,7 +66,8 @@ fn options(solver: &SolverSettings, api_key: SecretString) -> SolverOptions {
     }
 }
 
-/// What makes spans and sends them; nothing does where no collector is named. `name`: the replica's.
+/// What makes spans and sends them; nothing does where no collector is named. `name`: the
+/// replica's.
 pub(super) fn tracer(settings: &Settings, name: &str) -> Result<Tracer, CommandError> {
     let traces = &settings.traces;
     let Some(endpoint) = &traces.endpoint else { return Ok(Tracer::off()) };
@@ -74,7 +75,8 @@ pub(super) fn tracer(settings: &Settings, name: &str) -> Result<Tracer, CommandE
         .map_err(|error| CommandError::Failed(format!("traces.otlp_endpoint cannot be used: {error}")))
 }
 
-/// The worker's name in outcomes, logs and the broker's tools: the configured one, or host and process.
+/// The worker's name in outcomes, logs and the broker's tools: the configured one, or host and
+/// process.
 pub(super) fn worker_name(settings: &Settings) -> String {
     let name = &settings.worker.name;
     if !name.is_empty() {

@@ -50,7 +50,8 @@ impl<O: Write, E: Write> Console<O, E> {
         writeln!(self.out, "{json}")
     }
 
-    /// Writes a line to standard error. That nobody may be able to read it is no reason to stop the work.
+    /// Writes a line to standard error. That nobody may be able to read it is no reason to stop the
+    /// work.
     pub fn note(&mut self, line: impl fmt::Display) {
         let _ = writeln!(self.err, "{line}").and_then(|()| self.err.flush());
     }

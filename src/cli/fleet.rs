@@ -1,4 +1,5 @@
-//! `status`, `pause`, `resume`: how the fleet and the account stand, and an operator's hand on both.
+//! `status`, `pause`, `resume`: how the fleet and the account stand, and an operator's hand on
+//! both.
 
 use std::time::Duration;
 
@@ -119,8 +120,8 @@ Examples:
 Exit codes: 0 every replica follows; 1 there is no leader, or not all followed within 15 s.";
 
 const RESUME_EXAMPLES: &str = "\
-Ends a pause. Where the account itself is the matter (a wrong key, no funds), it is looked at once by the leader, at most
-every 20 s, instead of waiting for the next look; a ban is not looked at before its time.
+Ends a pause. If the account is the reason (a wrong key, no funds), the leader probes it at once, at most every 20 s,
+instead of at the next scheduled time. It never probes during a ban.
 
 Examples:
   captcha-worker resume
@@ -130,7 +131,7 @@ Exit codes: 0 every replica follows; 1 there is no leader, or not all followed w
 #[derive(Debug, Args)]
 #[command(after_help = PAUSE_EXAMPLES)]
 pub(super) struct PauseArgs {
-    /// Why, for whoever looks at `status` or `/readyz`
+    /// The reason, shown by `status` and `/readyz`
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

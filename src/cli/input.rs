@@ -1,4 +1,5 @@
-//! Jobs on their way in: lines of NDJSON, or images, read one at a time so that an input of any size fits in memory.
+//! Jobs on their way in: lines of NDJSON, or images, read one at a time so that an input of any
+//! size fits in memory.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
@@ -13,7 +14,8 @@ use tokio::sync::mpsc;
 
 use crate::domain::time::Timestamp;
 
-/// The longest message that the worker takes for a job, in bytes; a longer one would be rejected whole.
+/// The longest message that the worker takes for a job, in bytes; a longer one would be rejected
+/// whole.
 pub const MAX_BODY: usize = 1 << 20;
 /// AMQP's short string: what a message id must fit into.
 const MAX_MESSAGE_ID: usize = 255;
@@ -78,7 +80,8 @@ impl<R: BufRead> Lines<R> {
         Self { reader, number: 0, broken: false }
     }
 
-    /// The next line without its end; `Ok(Err(..))` where it is too long, and then it has been skipped.
+    /// The next line without its end; `Ok(Err(..))` where it is too long, and then it has been
+    /// skipped.
     fn next_line(&mut self) -> io::Result<Option<Result<Vec<u8>, String>>> {
         let mut line = Vec::new();
         // The longest line with its "\r\n".
@@ -160,8 +163,9 @@ fn read_id(line: &[u8]) -> Result<Option<String>, (usize, String)> {
 
 /// Reads entries on a thread of their own, a few ahead of whoever takes them.
 ///
-/// Not on the runtime's blocking pool: a read from a terminal or a silent pipe cannot be interrupted, and the runtime would wait for it
-/// on its way out, where the process simply leaves this thread behind.
+/// Not on the runtime's blocking pool: a read from a terminal or a silent pipe cannot be
+/// interrupted, and the runtime would wait for it on its way out, where the process simply leaves
+/// this thread behind.
 ///
 /// # Errors
 /// Where the system gives no thread.
@@ -210,7 +214,8 @@ struct ImageMetadata<'a> {
 }
 
 impl Images {
-    /// The jobs of these files. Ids are the files' names, or `id_prefix` and a number from 1. `deadline` counts from when a job is made.
+    /// The jobs of these files. Ids are the files' names, or `id_prefix` and a number from 1.
+    /// `deadline` counts from when a job is made.
     #[must_use]
     pub fn new(paths: Vec<PathBuf>, id_prefix: Option<String>, deadline: Option<Duration>) -> Self {
         Self { paths: paths.into_iter(), id_prefix, deadline, count: 0 }

@@ -1,7 +1,7 @@
 //! The command line: one file a command.
 //!
-//! A command gets its arguments, the settings and where to print, and ends in an [`Exit`]. Settings are loaded, and
-//! every fault in them told, before anything is opened.
+//! A command gets its arguments, the settings and where to print, and ends in an [`Exit`]. Settings
+//! are loaded, and every fault in them told, before anything is opened.
 
 mod check;
 mod completions;
@@ -41,8 +41,8 @@ pub use exit::{CommandError, Exit};
 const EXAMPLES: &str = "\
 Examples:
   captcha-worker demo                           see it work, with nothing installed
-  captcha-worker check                          what is in force, and whether it works
-  captcha-worker topology declare               make exchanges, queues and bindings
+  captcha-worker check                          show the settings, and test them
+  captcha-worker topology declare               create exchanges, queues and bindings
   captcha-worker --config prod.toml run         work until SIGTERM
   CAPTCHA_WORKER__SOLVER__API_KEY_FILE=/run/secrets/key captcha-worker run
 
@@ -51,8 +51,8 @@ Settings come from built-in defaults, ./config/*.toml, --config FILE, the enviro
 
 Exit codes: 0 fine; 1 failed; 2 the command line or the settings cannot be used.";
 
-/// Takes captcha-recognition jobs from RabbitMQ, has them solved by a recognition API, and routes every outcome to the
-/// result queue or to the dead-letter queue of its class.
+/// Takes captcha-recognition jobs from RabbitMQ, has them solved by a recognition API, and routes
+/// every outcome to the result queue or to the dead-letter queue of its class.
 #[derive(Debug, Parser)]
 #[command(name = "captcha-worker", version, after_help = EXAMPLES, max_term_width = 120)]
 pub struct Cli {
@@ -71,7 +71,8 @@ struct Globals {
     /// Print JSON, which is the default where standard output is not a terminal
     #[arg(long, global = true)]
     json: bool,
-    /// What to log to stderr, over log.level: error, warn, info, debug, or such as `info,captcha_worker=debug`
+    /// What to log to stderr, over log.level: error, warn, info, debug, or such as
+    /// `info,captcha_worker=debug`
     #[arg(long, value_name = "LEVEL", global = true)]
     log: Option<String>,
 }
@@ -80,7 +81,8 @@ struct Globals {
 enum Command {
     #[command(flatten)]
     Configured(Configured),
-    /// Hold a demonstration in one process: 1,000 jobs through every class; exit code 1 if anything is not as promised
+    /// Run a demonstration in one process: 1,000 jobs through every class; exit code 1 if a result
+    /// differs from the expected one
     Demo,
     /// Print a shell's completion script
     Completions(completions::CompletionsArgs),
@@ -89,36 +91,38 @@ enum Command {
 /// The commands that need the settings. The others must not fail for settings of another purpose.
 #[derive(Debug, Subcommand)]
 enum Configured {
-    /// Work: take jobs, submit them, poll, deliver the outcomes, until SIGTERM or Ctrl-C
+    /// Run a replica: take jobs, submit them, poll, deliver the outcomes, until SIGTERM or Ctrl-C
     Run(run::RunArgs),
-    /// Show the settings in force and where they come from, and try the broker and the API
+    /// Show the settings and where they come from, and test the broker and the API
     Check(check::CheckArgs),
-    /// How the fleet and the account stand: leader, replicas, guard, balance, backlog
+    /// Show the state of the fleet and the account: leader, replicas, guard, balance, backlog
     Status(fleet::StatusArgs),
-    /// Watch the fleet: replicas, guard, throughput, classes, types, backlog, balance, latest failures
+    /// Watch the fleet: replicas, guard, throughput, classes, types, backlog, balance, latest
+    /// failures
     Top(top::TopArgs),
-    /// Have every replica stop taking jobs, until `resume`
+    /// Stop all replicas from taking jobs, until `resume`
     Pause(fleet::PauseArgs),
-    /// End a pause, and look at a guarded account at once
+    /// End a pause, and probe a tripped account at once
     Resume(fleet::ResumeArgs),
-    /// Exchanges, queues and bindings on the broker
+    /// Declare, check or export exchanges, queues and bindings
     Topology(topology::TopologyArgs),
     /// Print the contract for machines: JSON Schemas of job and outcome, and an AsyncAPI document
     Schema(schema::SchemaArgs),
     /// Publish jobs: NDJSON from a file or standard input, or images
     Publish(publish::PublishArgs),
-    /// Look at, or take, outcomes: results or a dead-letter queue
+    /// Print outcomes, or take them: results or a dead-letter queue
     Outcomes(outcomes::OutcomesArgs),
-    /// Dead letters: find, understand, replay, export or remove them
+    /// Find, inspect, replay, export or remove dead letters
     Dead(dead::DeadArgs),
-    /// Publish outcomes again that no queue was bound for
+    /// Publish again the outcomes that had no queue
     Reroute(reroute::RerouteArgs),
-    /// Stand in for the recognition API, over HTTP
+    /// Simulate the recognition API, over HTTP
     Simulate(simulate::SimulateArgs),
 }
 
 impl Configured {
-    /// Whether it runs for long, and so logs at the configured level. The others answer and end: they keep to warnings.
+    /// Whether it runs for long, and so logs at the configured level. The others answer and end:
+    /// they keep to warnings.
     fn is_service(&self) -> bool {
         matches!(self, Configured::Run(_) | Configured::Simulate(_))
     }

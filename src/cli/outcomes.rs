@@ -24,9 +24,10 @@ const LOOK: u64 = 100;
 
 /// Print outcomes: results, dead letters, or what no queue was bound for.
 ///
-/// Without --ack this is a look: up to --limit outcomes are taken from the queue, printed, and put back. A look counts as a delivery of each
-/// (the broker dead-letters a message after 1,000 of them), and hides them from other consumers while it lasts.
-/// With --ack each outcome is printed and flushed first and removed then, so that a crash may print one twice but loses none.
+/// Without --ack this is a look: up to --limit outcomes are taken from the queue, printed, and put
+/// back. A look counts as a delivery of each (the broker dead-letters a message after 1,000 of
+/// them), and hides them from other consumers while it lasts. With --ack each outcome is printed
+/// and flushed first and removed then, so that a crash may print one twice but loses none.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -45,7 +46,8 @@ pub struct OutcomesArgs {
     /// Outcomes that no queue was bound for, instead of results
     #[arg(long, conflicts_with = "dead")]
     pub unrouted: bool,
-    /// Print at most so many. Without it: 100 for a look (2,000 at most), all that is there with --ack, no end with --follow
+    /// Print at most so many. Without it: 100 for a look (2,000 at most), all that is there with
+    /// --ack, no end with --follow
     #[arg(long, value_name = "N")]
     pub limit: Option<NonZeroU64>,
     /// Remove each outcome once it is printed
@@ -142,8 +144,9 @@ impl OutcomesArgs {
 /// Runs the command. When `stop` is cancelled, what was printed is settled and the rest goes back.
 ///
 /// # Errors
-/// Where the arguments do not go together, the broker cannot be reached or is lost (with `--follow` it is connected to again), the queue
-/// does not exist, or the output cannot be written. A closed pipe is no error.
+/// Where the arguments do not go together, the broker cannot be reached or is lost (with
+/// `--follow` it is connected to again), the queue does not exist, or the output cannot be written.
+/// A closed pipe is no error.
 pub async fn outcomes<O: Write, E: Write>(
     args: OutcomesArgs,
     broker: &Broker,
@@ -218,7 +221,7 @@ impl<'a, O: Write, E: Write> Reading<'a, O, E> {
     pub(super) fn warn(&mut self) {
         if !self.args.ack {
             self.console.note(format_args!(
-                "a look at '{}': each outcome is put back, with one more of its 1,000 deliveries counted, and is hidden from other consumers meanwhile",
+                "reading '{}' without --ack: each outcome is put back; that counts as one of its 1,000 deliveries, and hides it from other consumers meanwhile",
                 self.queue
             ));
         }
@@ -256,7 +259,8 @@ impl<'a, O: Write, E: Write> Reading<'a, O, E> {
         }
     }
 
-    /// Reads over one session. `idle`: read what is there now, and wait no longer than that for each.
+    /// Reads over one session. `idle`: read what is there now, and wait no longer than that for
+    /// each.
     async fn session(&mut self, idle: Option<Duration>) -> Result<Stopped, CommandError> {
         let (stop, broker) = (self.stop, self.broker);
         let session = tokio::select! {
@@ -324,7 +328,7 @@ impl<'a, O: Write, E: Write> Reading<'a, O, E> {
         if self.stale > 0 {
             let stale = self.stale;
             self.console.note(format_args!(
-                "{stale} printed outcomes could not be removed, and may come again: drop what has an id twice"
+                "{stale} printed outcomes could not be removed and may come again: drop repeated ids"
             ));
         }
         let closed = matches!(&stopped, Stopped::Output(error) if error.kind() == io::ErrorKind::BrokenPipe);

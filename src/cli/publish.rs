@@ -1,6 +1,7 @@
 //! `captcha-worker publish`: jobs from NDJSON or from image files, each confirmed by the broker.
 //!
-//! Publishes are pipelined: up to `--window` wait for their confirms at once, and all go through one channel in the input's order.
+//! Publishes are pipelined: up to `--window` wait for their confirms at once, and all go through
+//! one channel in the input's order.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{File, Metadata};
@@ -35,9 +36,10 @@ const READ_BUFFER: usize = 256 << 10;
 
 /// Publish jobs and wait until the broker has confirmed each.
 ///
-/// Every line goes out as it is; whether it is a good job is for the worker to say, whose verdict comes as an outcome.
-/// The first line that is not JSON, or is over 1 MiB, stops the run with its number; so does the first publish that the broker does
-/// not confirm. What had been confirmed until then is told, and the exit code is 1.
+/// Every line goes out as it is; whether it is a good job is for the worker to say, whose verdict
+/// comes as an outcome. The first line that is not JSON, or is over 1 MiB, stops the run with its
+/// number; so does the first publish that the broker does not confirm. What had been confirmed
+/// until then is told, and the exit code is 1.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -51,7 +53,8 @@ pub struct PublishArgs {
     /// NDJSON with one job a line; '-' is standard input
     #[arg(value_name = "FILE", required_unless_present = "images", conflicts_with = "images")]
     pub file: Option<PathBuf>,
-    /// Publish each of these images as a job of type `ImageToTextTask`, its id being the file's name
+    /// Publish each of these images as a job of type `ImageToTextTask`, its id being the file's
+    /// name
     #[arg(long = "image", value_name = "FILE", num_args = 1..)]
     pub images: Vec<PathBuf>,
     /// Number the ids of images instead: PREFIX1, PREFIX2, … in the order given
@@ -69,7 +72,8 @@ pub struct PublishArgs {
 }
 
 impl PublishArgs {
-    /// Readers of outcomes drop what has an id twice, so two images of one name would be answered once.
+    /// Readers of outcomes drop what has an id twice, so two images of one name would be answered
+    /// once.
     fn refuse_repeated_names(&self) -> Result<(), CommandError> {
         let mut names = BTreeSet::new();
         let repeated = self.images.iter().find(|path| !names.insert(path.file_name()));
@@ -83,12 +87,14 @@ impl PublishArgs {
     }
 }
 
-/// Runs the command. When `stop` is cancelled nothing more is sent, and what is under way is waited for, 30 s at the most.
+/// Runs the command. When `stop` is cancelled nothing more is sent, and what is under way is waited
+/// for, 30 s at the most.
 ///
 /// The report goes to `console.out`, faults to `console.err`.
 ///
 /// # Errors
-/// Where images share a file name, the input cannot be opened, the broker cannot be reached, or the job queue does not exist.
+/// Where images share a file name, the input cannot be opened, the broker cannot be
+/// reached, or the job queue does not exist.
 pub async fn publish<O: Write, E: Write>(
     args: PublishArgs,
     broker: &Broker,
@@ -191,7 +197,8 @@ impl<'a> Pipeline<'a> {
                 biased;
                 () = stop.cancelled() => self.report.interrupted = true,
                 Some(end) = self.flights.next(), if !self.flights.is_empty() => {
-                    // What comes after would most likely fare the same, and would no longer be in order.
+                    // What comes after would most likely fare the same, and would no longer be in
+                    // order.
                     self.report.interrupted = end.is_err();
                     self.land(end);
                 }
@@ -212,7 +219,8 @@ impl<'a> Pipeline<'a> {
         self.waiting.len() < self.window && self.bytes < MOST_BYTES_IN_FLIGHT
     }
 
-    /// Sends a job, and after a stop does not: sending may have to wait until the channel's owner has room.
+    /// Sends a job, and after a stop does not: sending may have to wait until the channel's owner
+    /// has room.
     async fn send(&mut self, job: NewJob, stop: &CancellationToken) {
         let bytes = job.body.len();
         let message = message(job.body, job.id);

@@ -1,9 +1,10 @@
 //! Reads a queue in order, for the commands that look at messages or take them.
 //!
-//! Messages are consumed, not got one by one: a `basic.get` costs a write to the disk of each node of a quorum queue. What is not removed is
-//! held unsettled, without its body, and goes back when its channel closes. A channel delivers a few messages at most: while they are held,
-//! the next channel takes over. So no more bodies are under way than one channel may hold, and since channels are closed in the order in
-//! which they were opened, everything goes back in order.
+//! Messages are consumed, not got one by one: a `basic.get` costs a write to the disk of each node
+//! of a quorum queue. What is not removed is held unsettled, without its body, and goes back when
+//! its channel closes. A channel delivers a few messages at most: while they are held, the next
+//! channel takes over. So no more bodies are under way than one channel may hold, and since
+//! channels are closed in the order in which they were opened, everything goes back in order.
 
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Session, Stale};
 
-/// Acks before the broker is waited for. Within this many, none waits inside of it for those before, see [`Consumer::flush`]; and as many
-/// again may be on their way while the next are published, so that 32 at most can be repeated.
+/// Acks before the broker is waited for. Within this many, none waits inside of it for those
+/// before, see [`Consumer::flush`]; and as many again may be on their way while the next are
+/// published, so that 32 at most can be repeated.
 pub(super) const ACK_BATCH: usize = 16;
 /// For messages that are under way already when reading ends.
 const UNDER_WAY: Duration = Duration::from_millis(100);
@@ -21,6 +23,7 @@ const UNDER_WAY: Duration = Duration::from_millis(100);
 const CLOSE: Duration = Duration::from_secs(10);
 
 /// What came next.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is returned")]
 pub(super) enum Next {
     Delivery(Delivery),
     /// As many as were wanted have been read.
@@ -103,7 +106,8 @@ impl QueueReader {
         self.held.push(receipt);
     }
 
-    /// The message is removed; whether the broker has done it is not waited for. It must be of the last channel.
+    /// The message is removed; whether the broker has done it is not waited for. It must be of the
+    /// last channel.
     ///
     /// # Errors
     /// The channel is gone: the message comes back.
@@ -113,8 +117,9 @@ impl QueueReader {
         Ok(())
     }
 
-    /// The messages are removed, and the broker is known to have removed them. They must be of the last channel, which they are where they
-    /// are settled before [`QueueReader::next`] is called on a full one.
+    /// The messages are removed, and the broker is known to have removed them. They must be of the
+    /// last channel, which they are where they are settled before [`QueueReader::next`] is called
+    /// on a full one.
     ///
     /// # Errors
     /// The channel is gone: up to [`ACK_BATCH`] of them may come back.
@@ -131,13 +136,13 @@ impl QueueReader {
         Ok(())
     }
 
-    /// Puts back what was kept, in order. Whether the broker has closed every channel in time; once the session is closed too, what this
-    /// returns can be dropped.
+    /// Puts back what was kept, in order. Whether the broker has closed every channel in time; once
+    /// the session is closed too, what this returns can be dropped.
     pub(super) async fn close(mut self) -> (bool, Vec<Receipt>) {
         let mut in_time = true;
         if let Some(last) = self.channels.last_mut().filter(|_| !self.held.is_empty()) {
-            // While it has room it would be given what the channels before it give back. What has come already is held too: a message that
-            // is given back before them would come first.
+            // While it has room it would be given what the channels before it give back. What has
+            // come already is held too: a message that is given back before them would come first.
             while self.room > 0
                 && let Ok(Some(delivery)) = timeout(UNDER_WAY, last.recv()).await
             {

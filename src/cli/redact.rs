@@ -1,7 +1,8 @@
 //! Credentials hidden in JSON that is otherwise left byte for byte as it was.
 //!
-//! A failed outcome carries its whole job for replay, and with it the publisher's proxy credentials. Parsing and writing anew would
-//! change numbers and the order of keys, so the values are cut out of the text instead.
+//! A failed outcome carries its whole job for replay, and with it the publisher's proxy
+//! credentials. Parsing and writing anew would change numbers and the order of keys, so the values
+//! are cut out of the text instead.
 
 use std::borrow::Cow;
 
@@ -40,7 +41,8 @@ pub(super) fn masked(json: &str) -> Cow<'_, str> {
     scan.finish()
 }
 
-/// Whether a text that is not JSON, or no longer, may show credentials: a secret's name, and what looks like a value after it.
+/// Whether a text that is not JSON, or no longer, may show credentials: a secret's name, and what
+/// looks like a value after it.
 pub(super) fn shows_secret(text: &str) -> bool {
     SECRET_KEYS.iter().any(|name| {
         let bytes = text.as_bytes();
@@ -82,7 +84,8 @@ fn is_secret(key: &str) -> bool {
     SECRET_KEYS.iter().any(|name| name.eq_ignore_ascii_case(key))
 }
 
-/// Whether a string value has credentials in it: a job that was no JSON is kept as text, or in base64, under `body`.
+/// Whether a string value has credentials in it: a job that was no JSON is kept as text, or in
+/// base64, under `body`.
 fn reveals(key: &str, text: &str) -> bool {
     // Descriptions name fields in sentences, with a colon after them, and never carry a value.
     if key == "description" {
@@ -94,7 +97,8 @@ fn reveals(key: &str, text: &str) -> bool {
     key == "body" && STANDARD.decode(text).is_ok_and(|bytes| shows_secret(&String::from_utf8_lossy(&bytes)))
 }
 
-/// The text of a string token. One that cannot be read (a lone surrogate) is taken as it is written.
+/// The text of a string token. One that cannot be read (a lone surrogate) is taken as it is
+/// written.
 fn decoded(token: &str) -> Cow<'_, str> {
     let inner = token.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(token);
     if !inner.contains('\\') {

@@ -22,8 +22,9 @@ pub enum Format {
 
 /// A message as one line of JSON, without the line end.
 ///
-/// A body that is JSON stays byte for byte, save that line breaks between its values become spaces, and credentials become `"***"` unless
-/// `show_secrets`. What is not JSON comes as `{"raw":{"encoding":"utf-8"|"base64","body":…},"x_death":…}`.
+/// A body that is JSON stays byte for byte, save that line breaks between its values become spaces,
+/// and credentials become `"***"` unless `show_secrets`. What is not JSON comes as
+/// `{"raw":{"encoding":"utf-8"|"base64","body":…},"x_death":…}`.
 #[must_use]
 pub fn ndjson(message: &Message, show_secrets: bool) -> String {
     let text = str::from_utf8(&message.body);
@@ -91,7 +92,8 @@ pub fn table_head() -> String {
     line(COLUMNS.map(|(name, _)| name.to_owned()))
 }
 
-/// A message as a row of the table. Control characters become dots: what a site or a publisher wrote must not steer the terminal.
+/// A message as a row of the table. Control characters become dots: what a site or a publisher
+/// wrote must not steer the terminal.
 #[must_use]
 pub fn table_row(message: &Message) -> String {
     match serde_json::from_slice::<Json>(&message.body) {
@@ -173,7 +175,8 @@ fn line(cells: [String; 7]) -> String {
     line
 }
 
-/// A text of somebody else's that cannot steer the terminal, show a secret, or be longer than so many characters.
+/// A text of somebody else's that cannot steer the terminal, show a secret, or be longer than so
+/// many characters.
 pub(super) fn cut(text: &str, width: usize) -> String {
     let text = if shows_secret(text) { HELD_BACK } else { text };
     shown(text, width)

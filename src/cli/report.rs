@@ -10,7 +10,8 @@ use super::input::{BadEntry, Origin};
 use super::{CommandError, Exit};
 use crate::broker::PublishError;
 
-/// Faults that are kept one by one; the rest are only counted, so that a bad input of any size fits in memory.
+/// Faults that are kept one by one; the rest are only counted, so that a bad input of any size fits
+/// in memory.
 const MOST_FAULTS: usize = 1_000;
 
 /// What a fault means for the job.
@@ -127,7 +128,8 @@ impl PublishReport {
         self.list(origin, None, kind, reason(error));
     }
 
-    /// Faults to standard error, the sum to standard output: a sentence for people, JSON for programs.
+    /// Faults to standard error, the sum to standard output: a sentence for people, JSON for
+    /// programs.
     ///
     /// # Errors
     /// Where the output cannot be written.

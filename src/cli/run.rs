@@ -23,7 +23,7 @@ const EXAMPLES: &str = "\
 The first SIGTERM or Ctrl-C drains: no more jobs are taken, submissions under way are finished, paid tasks are handed to
 other replicas, within worker.drain_timeout. A second one ends at once; what is unfinished returns to its queue.
 SIGHUP takes the account's key and log.level anew from where they were configured, both or, where a setting cannot be used,
-neither; the log says why. The leader has another key tried before it is used.
+neither; the log says why. The leader has a new key verified before it is used.
 
 Examples:
   CAPTCHA_WORKER__SOLVER__API_KEY_FILE=/run/secrets/key captcha-worker run
@@ -94,7 +94,7 @@ fn serve_ops(ops: &OpsSettings, view: WorkerHandle, stop: CancellationToken) -> 
     let server = match Server::bind(address) {
         Ok(server) => server,
         Err(error) if ops.is_default => {
-            tracing::warn!(%address, %error, "nobody listens for health and metrics: the default of ops.listen cannot be had, taken by another replica perhaps");
+            tracing::warn!(%address, %error, "health and metrics are not served: cannot listen on the default of ops.listen, perhaps another replica does");
             return Ok(());
         }
         Err(error) => return Err(cannot(error)),
@@ -179,7 +179,7 @@ impl Reload {
                 if let Err(refused) = taken {
                     tracing::error!(
                         refused,
-                        "SIGHUP: these settings cannot be used; key and log level stay as they are"
+                        "SIGHUP: these settings cannot be used; key and log level are unchanged"
                     );
                 }
             }
@@ -212,9 +212,9 @@ impl Reload {
         }
         self.level = level;
         if self.view.key() == key_before {
-            tracing::info!("SIGHUP: the key is the one in use");
+            tracing::info!("SIGHUP: API key unchanged");
         } else {
-            tracing::info!(key = %self.view.key(), "SIGHUP: another key; it is tried before it is used");
+            tracing::info!(key = %self.view.key(), "SIGHUP: API key changed; verifying it");
         }
         tell_waiting(&self.started_with, &loaded);
         Ok(())
@@ -232,7 +232,7 @@ fn tell_waiting(started_with: &[SettingLine], loaded: &Loaded) {
         let settings = waiting.join(", ");
         tracing::warn!(
             settings,
-            "SIGHUP: other settings have changed, too; they are taken at the next start only"
+            "SIGHUP: other settings have changed too; they take effect at the next start"
         );
     }
 }

@@ -25,7 +25,8 @@ pub(super) struct SchemaArgs {
     /// Which one to print
     #[arg(value_enum, default_value_t = Document::Asyncapi)]
     document: Document,
-    /// Write all of them into this folder instead: job.schema.json, outcome.schema.json, asyncapi.json
+    /// Write all of them into this folder instead: job.schema.json, outcome.schema.json,
+    /// asyncapi.json
     #[arg(long, value_name = "DIR", conflicts_with = "document")]
     out: Option<PathBuf>,
 }

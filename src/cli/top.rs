@@ -1,7 +1,8 @@
 //! `top`: the fleet on a terminal, again and again.
 //!
-//! What is shown is the model that the console shows too; here it is made from what the replicas answer over the broker. Asking goes on beside
-//! the terminal: a replica that is silent for its 2.5 s keeps no key waiting.
+//! What is shown is the model that the console shows too; here it is made from what the replicas
+//! answer over the broker. Asking goes on beside the terminal: a replica that is silent for its 2.5
+//! s keeps no key waiting.
 
 mod layout;
 mod ops;
@@ -204,7 +205,7 @@ pub(super) async fn watch(poller: Poller, every: Duration, logging: &Logging) ->
 
 /// How long the thread may stay when nobody reads any more.
 const LOOK: Duration = Duration::from_millis(100);
-/// KeyReader that are typed ahead.
+/// Keys that are typed ahead.
 const AHEAD: usize = 64;
 
 pub(super) struct KeyReader(mpsc::Receiver<Event>);

@@ -120,7 +120,8 @@ async fn on_session<T>(
     done
 }
 
-/// Exchanges, queues and bindings of a virtual host. The virtual host itself, users and policies are the operator's.
+/// Exchanges, queues and bindings of a virtual host. The virtual host itself, users and policies
+/// are the operator's.
 fn definitions(topology: &Topology, vhost: &str) -> Json {
     let exchanges: Vec<_> = topology
         .exchanges

@@ -1,7 +1,7 @@
 //! AsyncAPI 3: who meets whom where on the broker, and with which message.
 //!
-//! The application that it describes is the worker: it receives jobs and sends outcomes. Whoever publishes jobs or consumes outcomes reads
-//! each operation the other way round.
+//! The application that it describes is the worker: it receives jobs and sends outcomes. Whoever
+//! publishes jobs or consumes outcomes reads each operation the other way round.
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -119,7 +119,8 @@ fn send(channel: &ChannelKind, message: &str, summary: &str) -> Value {
     })
 }
 
-/// Extension that names what is bound to what: AsyncAPI's own binding holds either an exchange or a queue.
+/// Extension that names what is bound to what: AsyncAPI's own binding holds either an exchange or a
+/// queue.
 const BOUND: &str = "x-bound-to";
 
 /// What is met.
@@ -271,7 +272,8 @@ impl Channel {
     }
 }
 
-/// The types, by what AsyncAPI's own schemas are made after: draft 7, with every name under `components`.
+/// The types, by what AsyncAPI's own schemas are made after: draft 7, with every name under
+/// `components`.
 pub(super) fn schemas() -> Value {
     let draft = settings(SchemaSettings::draft07()).with(|settings| {
         settings.definitions_path = "/components/schemas".into();

@@ -1,7 +1,9 @@
-//! The contract as machines read it: JSON Schemas of job and outcome, and an AsyncAPI document of who meets whom where on the broker.
+//! The contract as machines read it: JSON Schemas of job and outcome, and an AsyncAPI document of
+//! who meets whom where on the broker.
 //!
-//! An outcome is described by the type that writes it. A job is described by a type of its own, since it is read by hand, to be kept byte
-//! for byte. That both say the same is what `tests/contract` is for.
+//! An outcome is described by the type that writes it. A job is described by a type of its own,
+//! since it is read by hand, to be kept byte for byte. That both say the same is what
+//! `tests/contract` is for.
 
 mod asyncapi;
 mod job;
@@ -34,7 +36,8 @@ fn root_of<T: JsonSchema>(name: &str) -> Value {
     schema.to_value()
 }
 
-/// As what is written, where a field that may be absent is never null. Without Rust's own formats, which strict validators refuse.
+/// As what is written, where a field that may be absent is never null. Without Rust's own formats,
+/// which strict validators refuse.
 fn settings(draft: SchemaSettings) -> SchemaSettings {
     draft.for_serialize().with_transform(RecursiveTransform(|schema: &mut Schema| {
         let is_rusts = |format: &Value| format.as_str().is_some_and(|format| format.starts_with("uint"));

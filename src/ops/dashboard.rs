@@ -1,7 +1,8 @@
 //! The page for people: the fleet as this replica sees it, written whole on the server.
 //!
-//! Nothing on it is a script, and nothing is fetched from anywhere: its one stylesheet stands in it, and is allowed by its hash alone. What
-//! replicas tell is foreign text, which the templates escape.
+//! Nothing on it is a script, and nothing is fetched from anywhere: its one stylesheet stands in
+//! it, and is allowed by its hash alone. What replicas tell is foreign text, which the templates
+//! escape.
 
 use std::sync::LazyLock;
 
@@ -245,7 +246,8 @@ fn this_replica(here: &Here) -> Markup {
     }
 }
 
-/// A table under its heading. Where it is wider than the window it is moved by itself, by keys too, and never the page.
+/// A table under its heading. Where it is wider than the window it is moved by itself, by keys too,
+/// and never the page.
 fn table(
     id: &str,
     title: &str,

@@ -1,7 +1,8 @@
-//! The figures of a replica in Prometheus' text format. docs/METRICS.md lists them, and a test compares.
+//! The figures of a replica in Prometheus' text format. docs/METRICS.md lists them, and a test
+//! compares.
 //!
-//! Nothing is counted here while jobs are worked on: each request writes the worker's present readings, so that a figure that does not
-//! apply any more is simply not there.
+//! Nothing is counted here while jobs are worked on: each request writes the worker's present
+//! readings, so that a figure that does not apply any more is simply not there.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -380,8 +381,8 @@ impl Exposition {
     }
 }
 
-/// A label's value. A type is what publishers write: what would end the value or the line, and what could steer a terminal, is written as
-/// percent signs and digits.
+/// A label's value. A type is what publishers write: what would end the value or the line, and what
+/// could steer a terminal, is written as percent signs and digits.
 fn escaped(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
     for c in value.chars() {

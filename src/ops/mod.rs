@@ -6,7 +6,8 @@
 //! * `/status`: all that it knows, as JSON.
 //! * `/metrics`: its figures for Prometheus, by the names in docs/METRICS.md.
 //!
-//! All of it is read only. The server has a thread and a runtime of its own: it takes no time from the work, and answers where that is stuck.
+//! All of it is read only. The server has a thread and a runtime of its own: it takes no time from
+//! the work, and answers where that is stuck.
 
 mod dashboard;
 mod metrics;
@@ -34,7 +35,8 @@ use crate::overview::{FleetFacts, Overview, RateTracker};
 use crate::worker::WorkerHandle;
 use serve::AnyName;
 
-/// How long the worker's runtime may take to answer before it counts as stuck. Nothing that it does in one go takes a tenth of a second.
+/// How long the worker's runtime may take to answer before it counts as stuck. Nothing that it does
+/// in one go takes a tenth of a second.
 const STUCK: Duration = Duration::from_secs(5);
 
 /// A listening ops server.

@@ -5,7 +5,8 @@ use crate::domain::lifecycle::Origin;
 use crate::fleet::Snapshot;
 use crate::worker::WorkerHandle;
 
-/// Why a replica takes no jobs now, or does not get on with those it has; empty where it does, or would if there were any.
+/// Why a replica takes no jobs now, or does not get on with those it has; empty where it does, or
+/// would if there were any.
 pub(super) fn obstacles(view: &WorkerHandle) -> Vec<String> {
     let mut reasons = Vec::new();
     if view.is_leaving() {
@@ -17,7 +18,7 @@ pub(super) fn obstacles(view: &WorkerHandle) -> Vec<String> {
     }
     let seen = view.seen();
     let Some(state) = &seen.state else {
-        reasons.push("the state of the account is not known yet: no word from a leader".to_owned());
+        reasons.push("the state of the account is not known yet: no leader has reported it".to_owned());
         return reasons;
     };
     guarded(state, &seen, &mut reasons);
@@ -40,7 +41,8 @@ fn guarded(state: &State, seen: &Snapshot, reasons: &mut Vec<String>) {
             let (reason, since, next) = (trip.reason, trip.since, trip.next_probe_at);
             reasons.push(format!("{reason} since {since}, next probe at {next}: {}", reason.advice()));
         }
-        // A fleet without jobs has none to try the account with: a canary takes one as soon as it comes.
+        // A fleet without jobs has none to try the account with: a canary takes one as soon as it
+        // comes.
         (Phase::Active | Phase::Canary | Phase::Tripped, _) => {}
     }
     if let Some(paused) = &state.paused {
@@ -56,10 +58,10 @@ fn guarded(state: &State, seen: &Snapshot, reasons: &mut Vec<String>) {
 fn keyless(view: &WorkerHandle, state: &State, reasons: &mut Vec<String>) {
     match state.keys.standing(&view.key()) {
         KeyStanding::Refused if state.phase != Phase::Tripped => {
-            reasons.push("the API refuses this replica's key, and takes that of others".to_owned());
+            reasons.push("the API refuses this replica's key, but accepts those of others".to_owned());
         }
         KeyStanding::Unknown if !state.keys.good.is_empty() => {
-            reasons.push("this replica's key has not been tried yet".to_owned());
+            reasons.push("this replica's key is not verified yet".to_owned());
         }
         KeyStanding::Good | KeyStanding::Refused | KeyStanding::Unknown => {}
     }

@@ -1,6 +1,7 @@
 //! Connections, bounded in number and in time.
 //!
-//! They share file descriptors with the worker: whoever opened a thousand and said nothing would keep it from its broker and the API.
+//! They share file descriptors with the worker: whoever opened a thousand and said nothing would
+//! keep it from its broker and the API.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,12 +22,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Connections at once. Probes, a scraper or two and some browsers need a handful; the oldest makes room for a new one, so that a probe is
-/// answered whatever the others do.
+/// Connections at once. Probes, a scraper or two and some browsers need a handful; the oldest makes
+/// room for a new one, so that a probe is answered whatever the others do.
 const MOST: usize = 64;
 /// For a request to arrive in.
 const HEADER: Duration = Duration::from_secs(5);
-/// For a connection from its beginning to its end. The slowest answer is that of a stuck runtime's health, after 5 s.
+/// For a connection from its beginning to its end. The slowest answer is that of a stuck runtime's
+/// health, after 5 s.
 const LIFE: Duration = Duration::from_secs(15);
 /// Without file descriptors there is nothing to accept; a moment later there may be.
 const BREATH: Duration = Duration::from_secs(1);
@@ -81,7 +83,8 @@ impl AnyName {
     }
 }
 
-/// Refuses who calls this machine by a name that is not its own, and forbids browsers whatever no page here needs.
+/// Refuses who calls this machine by a name that is not its own, and forbids browsers whatever no
+/// page here needs.
 pub(super) async fn guarded(State(AnyName(any)): State<AnyName>, request: Request, next: Next) -> Response {
     let mut response = if any || names_this_machine(request.uri(), request.headers()) {
         next.run(request).await

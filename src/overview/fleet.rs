@@ -107,7 +107,8 @@ pub(super) fn replicas(
     ordered.iter().take(MAX_REPLICAS).map(row).collect()
 }
 
-/// Every class in which a job has failed, in the contract's order; names that this version does not know stand last.
+/// Every class in which a job has failed, in the contract's order; names that this version does not
+/// know stand last.
 pub(super) fn classes(told: &[&Heartbeat]) -> Vec<ClassRow> {
     let mut counted: BTreeMap<String, u64> = BTreeMap::new();
     for detail in told.iter().filter_map(|replica| replica.vitals.detail.as_ref()) {

@@ -1,7 +1,9 @@
-//! What is shown of a fleet, by the console and by `top` alike: one model, made from what replicas have told.
+//! What is shown of a fleet, by the console and by `top` alike: one model, made from what replicas
+//! have told.
 //!
-//! Pure: no clock, no I/O. All foreign text in it is fit to be shown ([`shown`]), and every list is bounded, whoever has told it. It can be
-//! written and read, so that one process shows what another has seen.
+//! Pure: no clock, no I/O. All foreign text in it is fit to be shown ([`shown`]), and every list is
+//! bounded, whoever has told it. It can be written and read, so that one process shows what another
+//! has seen.
 
 mod fleet;
 pub mod format;
@@ -122,9 +124,9 @@ const REASON: usize = 200;
 const UNKNOWN: &str = "unknown";
 
 /// The guard.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Guard {
-    /// `open`, `probing`, `canary`, `tripped` or `unknown`.
+    /// `active`, `probing`, `canary`, `tripped` or `unknown`.
     pub state: String,
     /// What that means for jobs.
     pub meaning: String,
@@ -189,14 +191,7 @@ impl Guard {
             return Self {
                 state: UNKNOWN.to_owned(),
                 meaning: "no leader reports the state of the account: no API calls".to_owned(),
-                reasons: Vec::new(),
-                since: None,
-                next_probe_at: None,
-                failed_probes: 0,
-                advice: Vec::new(),
-                paused: None,
-                epoch: None,
-                balance: None,
+                ..Self::default()
             };
         };
         let (reasons, trip) = (state.reasons(), state.tripped());

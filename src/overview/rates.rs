@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::HISTORY;
 use crate::fleet::Heartbeat;
 
-/// What is shown is the mean over this long: replicas tell their counters every 2 s, and each at another moment.
+/// What is shown is the mean over this long: replicas tell their counters every 2 s, and each at
+/// another moment.
 const WINDOW: Duration = Duration::from_secs(10);
 /// The past is kept in finer steps.
 const STEP: Duration = Duration::from_secs(4);
@@ -32,7 +33,8 @@ pub struct Rates {
 type Counters = [u64; 4];
 type Series = VecDeque<(Duration, Counters)>;
 
-/// The counters of the last seconds, by replica, and the fleet's rates of the last minutes. Moments are counted from any start.
+/// The counters of the last seconds, by replica, and the fleet's rates of the last minutes. Moments
+/// are counted from any start.
 #[derive(Debug, Default)]
 pub struct RateTracker {
     replicas: BTreeMap<String, Series>,

@@ -67,12 +67,12 @@ fn another_log_level_is_in_force_at_once() {
     assert!(!worker.log.seen.contains("INFO"), "{}", worker.log.seen);
     worker.hang_up("info", "pl4nted-one", "");
     assert_eq!(worker.log.find("another log level")["log_level"], "info");
-    worker.log.find("the key is the one in use");
+    worker.log.find("API key unchanged");
     worker.hang_up("error", "pl4nted-two", "");
     worker.log.find("another log level");
     worker.hang_up("info", "pl4nted-two", "");
-    worker.log.find("the key is the one in use");
-    assert_eq!(worker.log.seen.matches("another key").count(), 0, "it came while only errors were told");
+    worker.log.find("API key unchanged");
+    assert_eq!(worker.log.seen.matches("API key changed").count(), 0, "it came while only errors were told");
     worker.end();
 }
 
@@ -94,9 +94,9 @@ fn a_refused_reload_leaves_key_and_level_as_they_are_and_says_why() {
         assert!(refused["refused"].as_str().is_some_and(|text| text.contains(why)), "{refused}");
     }
     worker.hang_up("info", "pl4nted-one", "");
-    worker.log.find("the key is the one in use");
+    worker.log.find("API key unchanged");
     let seen = worker.end();
-    assert!(!seen.contains("another log level") && !seen.contains("another key"), "{seen}");
+    assert!(!seen.contains("another log level") && !seen.contains("API key changed"), "{seen}");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_level_of_the_command_line_stays_and_other_settings_wait_for_the_next_start(
     let mut worker = Running::start("error", &["--log", "info"]);
     worker.log.find("starting");
     worker.hang_up("off", "pl4nted-two", "max_connections = 7\n[worker]\nlinger = '5ms'");
-    worker.log.find("another key");
+    worker.log.find("API key changed");
     let waiting = worker.log.find("at the next start only");
     assert_eq!(waiting["settings"], "solver.max_connections, worker.linger");
     let seen = worker.end();

@@ -17,7 +17,8 @@ use crate::clock::Clock;
 
 /// Copy chosen letters, whole, as NDJSON. They stay where they are.
 ///
-/// Each line is `{"queue":…,"x_death":…,"properties":…,"letter":…}`: `jq -c .letter.job` gives the jobs.
+/// Each line is `{"queue":…,"x_death":…,"properties":…,"letter":…}`: `jq -c .letter.job` gives the
+/// jobs.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A look: every letter is put back, with one more of its 1,000 deliveries counted, and is hidden from others while it lasts.
@@ -33,7 +34,8 @@ pub(super) struct ExportArgs {
     filters: Filters,
     #[command(flatten)]
     scan_limit: ScanLimit,
-    /// Write credentials too (of publishers' proxies); without it they are '***', and such jobs cannot be run from the file
+    /// Write credentials too (of publishers' proxies); without it they are '***', and such jobs
+    /// cannot be run from the file
     #[arg(long)]
     show_secrets: bool,
     /// Where to; '-', the default, is standard output. A file must not exist yet
@@ -75,11 +77,7 @@ struct Export<'a> {
 }
 
 impl Walker for Export<'_> {
-    async fn go_through(
-        &mut self,
-        scan: &mut Scan,
-        context: &mut CommandContext<'_>,
-    ) -> Result<(), CommandError> {
+    async fn visit(&mut self, scan: &mut Scan, context: &mut CommandContext<'_>) -> Result<(), CommandError> {
         self.to.open()?;
         let bar = bar(&context.console, scan);
         while let Some(delivery) = scan.next(context.stop).await? {
@@ -105,7 +103,8 @@ impl Walker for Export<'_> {
 enum Copies<'a> {
     /// Standard output.
     Out,
-    /// A file that is made once a queue has been reached: a broker that cannot be must permission none behind.
+    /// A file that is made once a queue has been reached: a broker that cannot be must leave none
+    /// behind.
     To(&'a Path),
     File(BufWriter<File>),
 }
@@ -134,7 +133,8 @@ impl Copies<'_> {
     }
 }
 
-/// A new file that its owner alone can read: letters hold whole jobs. Its name is on the disk before anything is in it.
+/// A new file that its owner alone can read: letters hold whole jobs. Its name is on the disk
+/// before anything is in it.
 pub(super) fn created(path: &Path) -> Result<File, CommandError> {
     use std::os::unix::fs::OpenOptionsExt;
     let made = File::options().write(true).create_new(true).mode(0o600).open(path).and_then(|file| {

@@ -16,7 +16,8 @@ const LONG: usize = 200;
 /// What is shown of a longer one.
 const BEGINNING: usize = 60;
 
-/// A whole letter as one line of JSON, which says where it lay. Credentials become `"***"` unless `show_secrets`.
+/// A whole letter as one line of JSON, which says where it lay. Credentials become `"***"` unless
+/// `show_secrets`.
 pub(super) fn line(queue: &str, message: &Message, show_secrets: bool) -> String {
     let given = &message.properties;
     let headers: Map<String, Json> = given

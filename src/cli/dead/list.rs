@@ -17,8 +17,8 @@ use crate::domain::time::Timestamp;
 /// Count dead letters by class, code, type and age.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A look: every letter is put back, with one more of its 1,000 deliveries counted, and is hidden from others while it lasts. \
-Letters that the filters permission out have been scanned, and are not counted in the table.
+Every letter is put back. That counts as one of its 1,000 deliveries, and hides it from other consumers meanwhile. \
+Letters that the filters leave out have been scanned, and are not counted in the table.
 
 Examples:
   captcha-worker dead list
@@ -64,11 +64,7 @@ struct List<'a> {
 }
 
 impl Walker for List<'_> {
-    async fn go_through(
-        &mut self,
-        scan: &mut Scan,
-        context: &mut CommandContext<'_>,
-    ) -> Result<(), CommandError> {
+    async fn visit(&mut self, scan: &mut Scan, context: &mut CommandContext<'_>) -> Result<(), CommandError> {
         let bar = bar(&context.console, scan);
         while let Some(delivery) = scan.next(context.stop).await? {
             match scan.read(&delivery.message) {
@@ -115,7 +111,7 @@ impl Found {
             let unreadable = self.unreadable;
             writeln!(
                 out,
-                "{unreadable} messages are no letters: nobody but workers should write to these queues"
+                "{unreadable} messages are not dead letters: only workers should write to these queues"
             )?;
         }
         Ok(())

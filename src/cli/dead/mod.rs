@@ -1,6 +1,7 @@
 //! `captcha-worker dead`: what failed, found, understood and run again.
 //!
-//! Every command here is a bounded scan of the queues of dead letters; see [`scan`] for what it costs.
+//! Every command here is a bounded scan of the queues of dead letters; see [`scan`] for what it
+//! costs.
 
 mod export;
 mod letters;
@@ -41,7 +42,7 @@ Examples:
   captcha-worker dead export --class unknown unknown.ndjson        copies; the letters stay
   captcha-worker dead purge --class expired --until 7d --to old.ndjson
 
-docs/DEAD-LETTERS.md tells more.";
+More: docs/DEAD-LETTERS.md.";
 
 /// Dead letters: find, understand, replay, export or remove them.
 #[derive(Debug, Args)]

@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::time::Timestamp;
 
-/// Remove chosen letters. What the filters permission out stays.
+/// Remove chosen letters. What the filters leave out stays.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 With --to each letter is written, and the file synced to the disk, before it is removed: an end in between removes none that is not \
@@ -56,7 +56,7 @@ pub(super) struct PurgeArgs {
 
 pub(super) async fn run(args: &PurgeArgs, context: &mut CommandContext<'_>) -> Result<Exit, CommandError> {
     if args.filters.is_everything() && !args.all {
-        return Err(CommandError::Usage("dead purge: say which letters, or --all".to_owned()));
+        return Err(CommandError::Usage("dead purge: give a filter, or --all".to_owned()));
     }
     if !args.dry_run && !args.yes && !agreed(context).await? {
         return Ok(Exit::Failed);
@@ -79,7 +79,9 @@ pub(super) async fn run(args: &PurgeArgs, context: &mut CommandContext<'_>) -> R
 /// Asks whoever sits at the terminal.
 async fn agreed(context: &mut CommandContext<'_>) -> Result<bool, CommandError> {
     if !(stdin().is_terminal() && context.console.err_is_terminal) {
-        return Err(CommandError::Usage("dead purge: add --yes, since nobody can be asked here".to_owned()));
+        return Err(CommandError::Usage(
+            "dead purge: add --yes, because there is no terminal to ask at".to_owned(),
+        ));
     }
     context.console.note("remove the chosen letters for good? Type 'yes' and Enter:");
     let line = || {
@@ -89,8 +91,8 @@ async fn agreed(context: &mut CommandContext<'_>) -> Result<bool, CommandError> 
     Ok(answer(line, context.stop).await?.is_some_and(|answer| answer.trim() == "yes"))
 }
 
-/// What is typed; `None` where Ctrl-C comes first. On a thread that nobody waits for: a read of a terminal cannot be called off, and the
-/// runtime would not end before it.
+/// What is typed; `None` where Ctrl-C comes first. On a thread that nobody waits for: a read of a
+/// terminal cannot be called off, and the runtime would not end before it.
 async fn answer(
     line: impl FnOnce() -> io::Result<String> + Send + 'static,
     stop: &CancellationToken,
@@ -116,11 +118,7 @@ struct Purge<'a> {
 }
 
 impl Walker for Purge<'_> {
-    async fn go_through(
-        &mut self,
-        scan: &mut Scan,
-        context: &mut CommandContext<'_>,
-    ) -> Result<(), CommandError> {
+    async fn visit(&mut self, scan: &mut Scan, context: &mut CommandContext<'_>) -> Result<(), CommandError> {
         let done = self.remove_chosen(scan, context).await;
         // What is left of them was not removed.
         self.doomed.drain(..).for_each(|(receipt, _)| scan.keep(receipt));
@@ -138,7 +136,7 @@ impl Purge<'_> {
         scan: &mut Scan,
         context: &mut CommandContext<'_>,
     ) -> Result<(), CommandError> {
-        // Not before a queue has been reached: a broker that cannot be must permission no file behind.
+        // Not before a queue has been reached: a broker that cannot be must leave no file behind.
         if let (None, false, Some(path)) = (&self.file, self.args.dry_run, &self.args.to) {
             self.file = Some(created(path)?);
         }

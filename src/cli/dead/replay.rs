@@ -28,14 +28,15 @@ use crate::domain::time::Timestamp;
 
 /// Publish the jobs of chosen letters again, each of which is paid anew. What is not chosen stays.
 ///
-/// A job keeps its id, and carries `captcha-replay-id` and `captcha-replays` (1 for its first replay), which its outcome echoes. Each letter is
-/// removed once the broker has confirmed its job on `jobs`. An end in between, kill -9 included, loses nothing and repeats at most 32
-/// jobs, each with the replay id that it had: run the same command again.
+/// A job keeps its id, and carries `captcha-replay-id` and `captcha-replays` (1 for its first
+/// replay), which its outcome echoes. Each letter is removed once the broker has confirmed its job
+/// on `jobs`. An end in between, kill -9 included, loses nothing and repeats at most 32 jobs, each
+/// with the replay id that it had: run the same command again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Not published, though chosen, and counted by reason: jobs replayed as often as --max-replays allows, jobs whose deadline is over, \
 messages over 1 MiB, tickets in dead.raw (their tasks were paid), what is no job, what its publisher let expire (unless --code expired \
-is given), and twins of what this run has published. They stay.
+is given), and copies of what this run has published. They stay.
 
 What it costs: a replay's attempts and budgets begin anew, and each is paid as a new job's are. Try --dry-run and --limit first.
 
@@ -63,7 +64,7 @@ pub(super) struct ReplayArgs {
     /// Publish no faster than this, evenly: 50/s, 10/m, 100/h
     #[arg(long, value_name = "N/s")]
     rate: Option<Rate>,
-    /// ReplayPermission jobs that have been replayed so often already
+    /// Leave jobs that have been replayed so often already
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_replays: u32,
     /// Say what would be published, and publish nothing
@@ -73,7 +74,7 @@ pub(super) struct ReplayArgs {
 
 pub(super) async fn run(args: &ReplayArgs, context: &mut CommandContext<'_>) -> Result<Exit, CommandError> {
     if args.filters.is_everything() && !args.all && !args.dry_run {
-        return Err(CommandError::Usage("dead replay: say which letters, or --all".to_owned()));
+        return Err(CommandError::Usage("dead replay: give a filter, or --all".to_owned()));
     }
     let permission = if args.dry_run {
         ReplayPermission::not_needed()
@@ -101,6 +102,7 @@ pub(super) async fn replay(
         pace: Pace::new(args.rate),
         left: args.limit.map_or(u64::MAX, NonZeroU64::get),
         published: BTreeSet::new(),
+        batch: PublishBatch::new(context.names.jobs()),
         report: ReplayReport::default(),
     };
     let failure = walk(&mut replay, &args.filters, &args.scan_limit, context).await;
@@ -120,26 +122,23 @@ struct Replay<'a> {
     pace: Pace,
     /// Jobs that may still be published.
     left: u64,
-    /// By what the letters are known whose jobs have been published: 32 bytes for each that a scan looks at, at most.
+    /// By what the letters are known whose jobs have been published: 32 bytes for each that a scan
+    /// looks at, at most.
     published: BTreeSet<MessageHash>,
+    batch: PublishBatch,
     report: ReplayReport,
 }
 
 impl Walker for Replay<'_> {
     /// Whatever is in hand when it ends is settled: published and removed, or kept.
-    async fn go_through(
-        &mut self,
-        scan: &mut Scan,
-        context: &mut CommandContext<'_>,
-    ) -> Result<(), CommandError> {
+    async fn visit(&mut self, scan: &mut Scan, context: &mut CommandContext<'_>) -> Result<(), CommandError> {
         let bar = bar(&context.console, scan);
-        let mut batch = PublishBatch::new(context.names.jobs());
         let mut more = Ok(true);
         while matches!(more, Ok(true)) && !context.stop.is_cancelled() && !self.is_over() {
-            more = self.step(scan, &mut batch, context).await;
+            more = self.step(scan, context).await;
             bar.looked(scan.progress().0, || self.report.short());
         }
-        let settled = batch.settle(scan, &mut self.report).await;
+        let settled = self.batch.settle(scan, &mut self.report).await;
         bar.clear();
         more.and(settled)
     }
@@ -155,14 +154,9 @@ impl Walker for Replay<'_> {
 
 impl Replay<'_> {
     /// Takes the next letter; whether there was one.
-    async fn step(
-        &mut self,
-        scan: &mut Scan,
-        batch: &mut PublishBatch,
-        context: &CommandContext<'_>,
-    ) -> Result<bool, CommandError> {
-        if batch.is_full() || scan.is_full() {
-            batch.settle(scan, &mut self.report).await?;
+    async fn step(&mut self, scan: &mut Scan, context: &CommandContext<'_>) -> Result<bool, CommandError> {
+        if self.batch.is_full() || scan.is_full() {
+            self.batch.settle(scan, &mut self.report).await?;
         }
         let Some(delivery) = scan.next(context.stop).await? else { return Ok(false) };
         let Some(letter) = scan.read(&delivery.message) else {
@@ -171,7 +165,7 @@ impl Replay<'_> {
             return Ok(true);
         };
         if self.chosen.takes(&letter) {
-            self.again(letter, delivery, scan, batch, context).await?;
+            self.again(letter, delivery, scan, context).await?;
         } else {
             self.report.left_out += 1;
             scan.keep(delivery.receipt);
@@ -185,7 +179,6 @@ impl Replay<'_> {
         letter: DeadLetter,
         delivery: Delivery,
         scan: &mut Scan,
-        batch: &mut PublishBatch,
         context: &CommandContext<'_>,
     ) -> Result<(), CommandError> {
         let job = match self.job_of(&letter, &delivery.message) {
@@ -203,13 +196,13 @@ impl Replay<'_> {
             scan.keep(delivery.receipt);
             return Ok(());
         }
-        if !self.turn(scan, batch, context).await? {
+        if !self.turn(scan, context).await? {
             scan.keep(delivery.receipt);
             return Ok(());
         }
         self.left -= 1;
         self.published.extend(letter.marks());
-        batch.publish(job, letter, delivery.receipt, scan).await
+        self.batch.publish(job, letter, delivery.receipt, scan).await
     }
 
     fn job_of(&self, letter: &DeadLetter, message: &Message) -> Result<Message, SkipReason> {
@@ -223,16 +216,11 @@ impl Replay<'_> {
         Ok(job)
     }
 
-    /// Waits for the next turn; whether it has come before the scan's time is over: a letter that is held for longer is given to somebody else.
-    /// What is in hand is not kept waiting for it.
-    async fn turn(
-        &mut self,
-        scan: &mut Scan,
-        batch: &mut PublishBatch,
-        context: &CommandContext<'_>,
-    ) -> Result<bool, CommandError> {
-        if batch.is_old_by(self.pace.due()) {
-            batch.settle(scan, &mut self.report).await?;
+    /// Waits for the next turn; whether it has come before the scan's time is over: a letter that
+    /// is held for longer is given to somebody else. What is in hand is not kept waiting for it.
+    async fn turn(&mut self, scan: &mut Scan, context: &CommandContext<'_>) -> Result<bool, CommandError> {
+        if self.batch.is_old_by(self.pace.due()) {
+            self.batch.settle(scan, &mut self.report).await?;
         }
         tokio::select! {
             biased;
@@ -261,8 +249,9 @@ struct UnderWay {
     receipt: Receipt,
 }
 
-/// Up to [`ACK_BATCH`] of them. They are settled together: every confirm is awaited, then the letters are removed, and the broker is waited for; so that an
-/// end at any moment repeats no more than one batch, and what the broker may not yet have written down of the one before.
+/// Up to [`ACK_BATCH`] of them. They are settled together: every confirm is awaited, then the
+/// letters are removed, and the broker is waited for; so that an end at any moment repeats no more
+/// than one batch, and what the broker may not yet have written down of the one before.
 pub(super) struct PublishBatch {
     jobs: String,
     under_way: Vec<UnderWay>,
@@ -319,7 +308,8 @@ impl PublishBatch {
     /// Removes the letters whose jobs the broker has confirmed. The others are kept.
     ///
     /// # Errors
-    /// A job was not confirmed: refused, returned by an exchange without its queue, or not answered in time. Or the connection is lost.
+    /// A job was not confirmed: refused, returned by an exchange without its queue, or not
+    /// answered in time. Or the connection is lost.
     pub(super) async fn settle(
         &mut self,
         scan: &mut Scan,
@@ -417,7 +407,8 @@ impl ReplayReport {
     }
 }
 
-/// How far a clock that ticks in milliseconds may fall behind and catch up; anything more would be a burst.
+/// How far a clock that ticks in milliseconds may fall behind and catch up; anything more would be
+/// a burst.
 const CATCH_UP: Duration = Duration::from_millis(20);
 /// The quickest rate that is told apart from none.
 const MOST_A_SECOND: f64 = 100_000.0;

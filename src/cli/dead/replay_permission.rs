@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Widest text of somebody else's, in characters.
 const WIDTH: usize = 100;
 
-/// ReplayPermission to publish, for as long as it lasts.
+/// Permission to publish, for as long as it lasts.
 pub(super) struct ReplayPermission {
     ended: CancellationToken,
     why: Arc<OnceLock<String>>,
@@ -72,13 +72,14 @@ impl ReplayPermission {
     }
 }
 
-/// Asks again and again until the answer is no, and hears what the leader tells in between: it tells at once where the account is not well.
+/// Asks again and again until the answer is no, and hears what the leader tells in between: it
+/// tells at once where the account is not well.
 async fn refused(client: &mut Client) -> String {
     loop {
         match asked(client).await {
             Ok(Ok(())) => {}
             Ok(Err(refusal)) => return refusal,
-            Err(error) => return format!("the fleet cannot be asked how the account stands: {error}"),
+            Err(error) => return format!("cannot ask the fleet for the state of the account: {error}"),
         }
     }
 }
@@ -96,8 +97,8 @@ async fn asked(client: &mut Client) -> Result<Result<(), String>, BrokerError> {
 fn judge(survey: &Survey) -> Result<(), String> {
     let Some(leader) = &survey.leader else {
         return Err(match survey.replicas.len() {
-            0 => "no worker answers, so that nobody can say whether the account is well; start one, and say it again".to_owned(),
-            n => format!("{n} workers answer, and none of them leads; wait a few seconds, and say it again"),
+            0 => "no worker answers, so the state of the account is unknown: start one and run the command again".to_owned(),
+            n => format!("{n} workers answer, and none of them leads: wait a few seconds and run the command again"),
         });
     };
     judge_state(&leader.state)
@@ -106,12 +107,12 @@ fn judge(survey: &Survey) -> Result<(), String> {
 fn judge_state(state: &State) -> Result<(), String> {
     if let Some(paused) = &state.paused {
         let by = shown(&paused.by, WIDTH);
-        return Err(format!("the fleet is paused by {by}; `captcha-worker resume` first"));
+        return Err(format!("the fleet is paused by {by}; run `captcha-worker resume` first"));
     }
     match state.phase {
         Phase::Active | Phase::Canary => Ok(()),
         Phase::Probing => Err(
-            "the guard is probing: whether the account is well is not known yet; see `captcha-worker status`"
+            "the guard is probing, so the state of the account is not known yet; see `captcha-worker status`"
                 .to_owned(),
         ),
         Phase::Tripped => {

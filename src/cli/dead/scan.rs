@@ -17,7 +17,8 @@ use crate::cli::{CommandError, Exit};
 use crate::domain::dead_letter::{DeadLetter, LetterQueue};
 use crate::domain::message::Message;
 
-/// Letters of a class that one channel holds: an outcome has at most 3 MiB, and few have more than 100 kB.
+/// Letters of a class that one channel holds: an outcome has at most 3 MiB, and few have more than
+/// 100 kB.
 const HOLDS: u16 = 128;
 /// The same for dead.raw, where a message may have any size that the broker takes.
 const HOLDS_RAW: u16 = 16;
@@ -100,7 +101,8 @@ impl Scan {
         (self.seen.looked_at, self.most)
     }
 
-    /// Whether no more can come before something is settled: what the caller has in hand had better be, or another channel is opened.
+    /// Whether no more can come before something is settled: what the caller has in hand had better
+    /// be, or another channel is opened.
     pub(super) fn is_full(&self) -> bool {
         self.reader.is_full()
     }
@@ -165,12 +167,9 @@ impl Scan {
 
 /// What a command does with each queue.
 pub(super) trait Walker {
-    /// Goes through one queue. Whatever is in hand when it ends has been settled, or is the scan's to put back.
-    async fn go_through(
-        &mut self,
-        scan: &mut Scan,
-        context: &mut CommandContext<'_>,
-    ) -> Result<(), CommandError>;
+    /// Goes through one queue. Whatever is in hand when it ends has been settled, or is the scan's
+    /// to put back.
+    async fn visit(&mut self, scan: &mut Scan, context: &mut CommandContext<'_>) -> Result<(), CommandError>;
 
     /// Where it is told what was looked at.
     fn looked(&mut self) -> &mut ScanReport;
@@ -206,7 +205,7 @@ async fn look_into(
     context: &mut CommandContext<'_>,
 ) -> Result<(), CommandError> {
     let mut scan = Scan::begin(context.broker, context.names, queue, limit.scan).await?;
-    let done = walker.go_through(&mut scan, context).await;
+    let done = walker.visit(&mut scan, context).await;
     walker.looked().left(scan.end().await);
     done
 }
@@ -279,18 +278,18 @@ impl ScanReport {
             let (queue, there, missed) = (seen.queue.name(), seen.there, seen.not_scanned());
             if seen.took_too_long {
                 console.note(format_args!(
-                    "{queue}: stopped after 20 minutes, {missed} of {there} letters not scanned: the broker takes back what is held for 30; run it again"
+                    "{queue}: stopped after 20 minutes, {missed} of {there} letters not scanned: the broker takes back what is held for 30; run the command again"
                 ));
             } else if seen.ended_early {
                 console.note(format_args!(
-                    "{queue}: {missed} of {there} letters did not come within 10 s: somebody else has them, or they are gone; run it again"
+                    "{queue}: {missed} of {there} letters were not delivered within 10 s: another consumer holds them, or they are gone; run the command again"
                 ));
             } else if missed > 0 {
                 console.note(format_args!("{queue}: {missed} of {there} letters not scanned; see --scan"));
             }
         }
         if let Some(why) = &self.stopped {
-            console.note(format_args!("stopped: {why}; what was not come to stays, run it again then"));
+            console.note(format_args!("stopped: {why}; the remaining letters stay, run the command again"));
         }
     }
 }
@@ -302,7 +301,8 @@ fn queue_json(seen: &QueueScan) -> Json {
     })
 }
 
-/// How a run ends. What failed comes first: a report that nobody could read must not hide it, nor end as if all were well.
+/// How a run ends. What failed comes first: a report that nobody could read must not hide it, nor
+/// end as if all were well.
 pub(super) fn ended(
     failure: Option<CommandError>,
     told: Result<(), CommandError>,

@@ -22,10 +22,12 @@ pub(super) struct ScanLimit {
 /// Which letters are meant. Each option narrows; several values of one option widen.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Filters {
-    /// Letters of this class's queue; 'raw' is what the broker itself dead-lettered. May be repeated
+    /// Letters of this class's queue; 'raw' is what the broker itself dead-lettered. May be
+    /// repeated
     #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', value_parser = dead_letters())]
     classes: Vec<DeadLetters>,
-    /// Letters with this code, such as `ERROR_NO_SLOT_AVAILABLE`; in dead.raw the broker's reason, such as `expired`. May be repeated
+    /// Letters with this code, such as `ERROR_NO_SLOT_AVAILABLE`; in dead.raw the broker's reason,
+    /// such as `expired`. May be repeated
     #[arg(long = "code", value_name = "CODE", value_delimiter = ',')]
     codes: Vec<String>,
     /// Letters of this task type. May be repeated
@@ -34,7 +36,8 @@ pub(super) struct Filters {
     /// Letters of the job with this id. May be repeated
     #[arg(long = "id", value_name = "ID")]
     ids: Vec<String>,
-    /// Letters that ended not before this: a time such as 2026-11-23T10:00:00Z, or how long ago, such as 2h
+    /// Letters that ended not before this: a time such as 2026-11-23T10:00:00Z, or how long ago,
+    /// such as 2h
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Moment>,
     /// Letters that ended before this, told as for --since

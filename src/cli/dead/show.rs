@@ -23,7 +23,8 @@ const WIDTH: usize = 200;
 
 /// Print every letter of a job: what failed, its attempts and times, and the job itself.
 ///
-/// Credentials are masked, and long texts such as images cut to their beginnings: `export` has them whole.
+/// Credentials are masked, and long texts such as images cut to their beginnings: `export` has them
+/// whole.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Every queue is scanned for it unless --class says which: a look, which puts all back, with one more of each letter's 1,000 \
@@ -79,11 +80,7 @@ struct Search<'a> {
 }
 
 impl Walker for Search<'_> {
-    async fn go_through(
-        &mut self,
-        scan: &mut Scan,
-        context: &mut CommandContext<'_>,
-    ) -> Result<(), CommandError> {
+    async fn visit(&mut self, scan: &mut Scan, context: &mut CommandContext<'_>) -> Result<(), CommandError> {
         let bar = bar(&context.console, scan);
         while let Some(delivery) = scan.next(context.stop).await? {
             let letter = scan.read(&delivery.message).filter(|letter| self.chosen.takes(letter));
@@ -114,7 +111,8 @@ fn show(
     let parsed: Option<Json> = serde_json::from_str(whole).ok();
     let is_human = context.console.is_human();
     let Some(mut whole) = parsed else {
-        // JSON allows what is not read into a value: numbers beyond all bounds, halves of characters, any depth.
+        // JSON allows what is not read into a value: numbers beyond all bounds, halves of
+        // characters, any depth.
         if is_human {
             as_it_is(letter, whole, now, &mut context.console.out)?;
         } else {

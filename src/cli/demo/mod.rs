@@ -1,6 +1,7 @@
 //! `captcha-worker demo`: the whole road in one process, with nothing else installed.
 //!
-//! Act one: 1,000 jobs that cover every class. Act two: a key that the API refuses, which must stop the worker after one call.
+//! Act one: 1,000 jobs that cover every class. Act two: a key that the API refuses, which must stop
+//! the worker after one call.
 
 mod jobs;
 mod report;

@@ -10,7 +10,8 @@ use super::screen::Screen;
 use super::theme::{HEADS, Tones, WIDE, wrapped};
 use crate::overview::{Overview, format};
 
-/// Throughput and backlog: a title, and three lines; where there is room, more of them for the drawing.
+/// Throughput and backlog: a title, and three lines; where there is room, more of them for the
+/// drawing.
 const FIGURES: u16 = 4;
 const ROOMY: u16 = 6;
 /// From here on there is room.
@@ -82,7 +83,8 @@ fn count(number: usize) -> u16 {
     u16::try_from(number).unwrap_or(u16::MAX)
 }
 
-/// Replicas, then types beside classes, then failures; what finds no room is left out, the last first.
+/// Replicas, then types beside classes, then failures; what finds no room is left out, the last
+/// first.
 fn tables_in(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &Overview) {
     let rows = |rows: usize| count(rows).saturating_add(HEADS);
     let first = rows(fleet.replicas.len().max(1));

@@ -1,4 +1,5 @@
-//! What ops servers tell by `/status`: how single replicas stand, and the fleet where the broker is out of reach.
+//! What ops servers tell by `/status`: how single replicas stand, and the fleet where the broker is
+//! out of reach.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -188,7 +189,8 @@ fn fit(fleet: Overview) -> Overview {
                 items.iter_mut().for_each(walk);
             }
             serde_json::Value::Object(fields) => {
-                // Some of them are maps, whose keys are told as well; no field's own name is as long as that.
+                // Some of them are maps, whose keys are told as well; no field's own name is as
+                // long as that.
                 *fields = std::mem::take(fields)
                     .into_iter()
                     .take(200)

@@ -84,7 +84,8 @@ pub(super) fn ops<'a>(told: &OpsStatus, tones: &Tones) -> Vec<Line<'a>> {
     lines
 }
 
-/// The account's own trouble stands with the guard already: a trip and a pause, in the words of /readyz.
+/// The account's own trouble stands with the guard already: a trip and a pause, in the words of
+/// /readyz.
 fn is_told_above(reason: &str) -> bool {
     reason.contains(", next probe at ") || reason.starts_with("operator: paused since ")
 }
@@ -118,7 +119,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, fleet: &Overview, tones: &
     frame.render_widget(Paragraph::new(lines).block(block), queues);
 }
 
-/// Rates, and what was solved over the last minutes: under them, or where that is one line beside them.
+/// Rates, and what was solved over the last minutes: under them, or where that is one line beside
+/// them.
 fn throughput(frame: &mut Frame<'_>, area: Rect, fleet: &Overview, tones: &Tones) {
     let block = titled(Line::styled("Throughput ", tones.bold), tones);
     let inner = block.inner(area);
@@ -131,7 +133,8 @@ fn throughput(frame: &mut Frame<'_>, area: Rect, fleet: &Overview, tones: &Tones
         Layout::horizontal([Constraint::Length(width), Constraint::Min(0)]).areas(inner)
     };
     frame.render_widget(Paragraph::new(rates), words);
-    // A point for each column, the latest at the right; never negative, and far from what does not fit.
+    // A point for each column, the latest at the right; never negative, and far from what does not
+    // fit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float's cast saturates")]
     let tenths = |rates: &Rates| (rates.solved * TENTHS).round() as u64;
     let width = usize::from(past.width);

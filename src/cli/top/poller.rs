@@ -57,7 +57,8 @@ impl PollResult {
 
 impl PollResult {
     fn by_ops(ops: Vec<OpsStatus>, broker: &str) -> Self {
-        // Who hears a leader, and the most replicas, knows the fleet best; of equals the first, so that the picture does not jump.
+        // Who hears a leader, and the most replicas, knows the fleet best; of equals the first, so
+        // that the picture does not jump.
         let knowing = ops.iter().filter_map(|told| Some((told.fleet.clone()?, told.address.clone())));
         let (fleet, told_by) =
             knowing.min_by_key(|(fleet, _)| Reverse((fleet.leader.is_some(), fleet.heard_replicas))).unzip();
@@ -76,7 +77,8 @@ struct BrokerSource {
 }
 
 impl BrokerSource {
-    /// Asks the replicas on a new connection, and where it `asks` again; else takes in what they have said by themselves.
+    /// Asks the replicas on a new connection, and where it `asks` again; else takes in what they
+    /// have said by themselves.
     async fn look(&mut self, asks: bool) -> Result<(), BrokerError> {
         let is_new = self.client.is_none();
         let client = match &mut self.client {
@@ -141,8 +143,8 @@ impl Poller {
         }
     }
 
-    /// Looks once, and meanwhile tells by `early` what is known without the broker, if that takes long. Never fails: what cannot be asked is
-    /// told as such.
+    /// Looks once, and meanwhile tells by `early` what is known without the broker, if that takes
+    /// long. Never fails: what cannot be asked is told as such.
     pub(in crate::cli) async fn look(&mut self, asks: bool, early: impl Fn(PollResult)) -> PollResult {
         if self.error.is_some() && Instant::now() < self.try_again_at {
             return self.without_broker().await;

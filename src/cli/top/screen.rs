@@ -71,7 +71,8 @@ impl Screen {
         self.taken = Some(Instant::now());
     }
 
-    /// How old the picture is, where that is older than it should be. One that is held is so because it was wanted.
+    /// How old the picture is, where that is older than it should be. One that is held is so
+    /// because it was wanted.
     pub(super) fn age(&self) -> Option<Duration> {
         let age = self.taken.filter(|_| !self.is_held())?.elapsed();
         (age > self.old).then_some(age)

@@ -1,4 +1,5 @@
-//! A dead letter: what failed, as far as its message tells, and the job that a replay of it publishes.
+//! A dead letter: what failed, as far as its message tells, and the job that a replay of it
+//! publishes.
 
 mod skip_reason;
 #[cfg(test)]
@@ -26,7 +27,8 @@ pub use skip_reason::SkipReason;
 
 /// What a reply-to begins with that belongs to a connection of the publisher's.
 const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to";
-/// Longest code that is kept, in bytes. The API's have 40 at most; what a foreign hand wrote may have any length.
+/// Longest code that is kept, in bytes. The API's have 40 at most; what a foreign hand wrote may
+/// have any length.
 const MAX_CODE: usize = 100;
 /// The broker's reason for a message whose time in its queue was over.
 const EXPIRED: &str = "expired";
@@ -42,15 +44,16 @@ pub struct LetterQueue<'a> {
     pub tickets: &'a str,
 }
 
-/// A letter, read once. Its texts are cut to what the contract allows. A job can hold a publisher's proxy password, so `Debug` tells its
-/// length alone.
+/// A letter, read once. Its texts are cut to what the contract allows. A job can hold a publisher's
+/// proxy password, so `Debug` tells its length alone.
 #[derive(Clone, PartialEq)]
 pub struct DeadLetter {
     /// The job's id; empty where none is told.
     pub id: String,
     /// The class it failed in; `None` for what the broker itself dead-lettered.
     pub class: Option<Class>,
-    /// The code; of what the broker dead-lettered its reason: `expired`, `rejected`, `delivery_limit`, `maxlen`.
+    /// The code; of what the broker dead-lettered its reason: `expired`, `rejected`,
+    /// `delivery_limit`, `maxlen`.
     pub code: String,
     /// The task's type.
     pub task_type: Option<String>,
@@ -173,8 +176,8 @@ impl DeadLetter {
         self.class.is_none() && self.code == EXPIRED
     }
 
-    /// By what copies of it are known, and letters that copies of one replay have become: the id that its next replay has, and the replay that ended
-    /// here.
+    /// By what copies of it are known, and letters that copies of one replay have become: the id
+    /// that its next replay has, and the replay that ended here.
     pub fn marks(&self) -> impl Iterator<Item = MessageHash> {
         [identity_of_next(&self.identity, self.replays)].into_iter().chain(self.ended_replay)
     }
@@ -249,7 +252,8 @@ fn of_outcome(outcome: &Properties) -> Properties {
     }
 }
 
-/// The publisher's properties of a job that is as it was, without what belongs to one hop, one user or one connection.
+/// The publisher's properties of a job that is as it was, without what belongs to one hop, one user
+/// or one connection.
 fn of_job(job: &Properties) -> Properties {
     let mut headers = publishers_headers(&job.headers);
     headers.remove(REPLAY_ID);

@@ -60,16 +60,16 @@ impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SkipReason::TooOften => "replayed as often as --max-replays allows",
-            SkipReason::TooLate => "deadline over: would fail at once",
+            SkipReason::TooLate => "deadline passed: it would fail at once",
             SkipReason::TooLarge => "over 1 MiB, or its headers over 32 KiB: no worker reads it",
             SkipReason::Ticket => "a ticket: its task was paid, and a new one would be paid again",
             SkipReason::Solved => "a solved outcome, moved here from the results",
-            SkipReason::RejectedMessage => "no job can be made out in it",
+            SkipReason::RejectedMessage => "it contains no job",
             SkipReason::Unreadable => {
                 "its properties are not UTF-8 or cannot be read: it would be another job"
             }
             SkipReason::Expired => "its publisher let it expire; --code expired replays such jobs",
-            SkipReason::Repeated => "its twin has just been published",
+            SkipReason::Repeated => "a copy of it has just been published",
         })
     }
 }

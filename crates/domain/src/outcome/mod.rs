@@ -54,7 +54,8 @@ impl Outcome {
     }
 }
 
-/// In which class, and by which code, an outcome with this routing key failed; `None` where it was solved.
+/// In which class, and by which code, an outcome with this routing key failed; `None` where it was
+/// solved.
 #[must_use]
 pub fn failure_of(routing_key: &str) -> Option<(Class, &str)> {
     let (class, code) = routing_key.strip_prefix("dead.")?.split_once('.')?;
@@ -81,10 +82,13 @@ pub struct Task<'a> {
     pub polls: u32,
 }
 
-/// How a job ended. Delivery is at least once: drop repeats by the AMQP property message_id, which is the job's id; where jobs are
-/// replayed, by it and replay_id together. Readers ignore fields that they do not know.
-// The one type of an outcome: it is written, described for readers (their doc comments are the schema's descriptions), and read again as
-// a dead letter. Whatever a replay does not need is not read, so that a letter of another version can be replayed too.
+/// How a job ended. Delivery is at least once: drop repeats by the AMQP property message_id, which
+/// is the job's id; where jobs are replayed, by it and replay_id together. Readers ignore fields
+/// that they do not know.
+#[expect(clippy::doc_markdown, reason = "doc comments here are descriptions in the schema: plain text")]
+// The one type of an outcome: it is written, described for readers (their doc comments are the
+// schema's descriptions), and read again as a dead letter. Whatever a replay does not need is not
+// read, so that a letter of another version can be replayed too.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Outcome", transform = schema::by_status)]
 #[schemars(example = schema::solved_example(), example = schema::failed_example())]
@@ -133,7 +137,8 @@ pub struct OutcomeBody<'a> {
     #[serde(skip_deserializing)]
     #[schemars(length(min = 1))]
     worker: &'a str,
-    /// Of a replayed job: which dead letter it was published again from; absent for a job that was never replayed.
+    /// Of a replayed job: which dead letter it was published again from; absent for a job that was
+    /// never replayed.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = MAX_REPLAY_ID), regex(pattern = REPLAY_ID_PATTERN))]
     pub(crate) replay_id: Option<Cow<'a, str>>,
@@ -304,7 +309,8 @@ impl<'a> OutcomeBody<'a> {
     }
 }
 
-/// Whether JSON writes it as six characters: a message of such would be six times as large in its outcome.
+/// Whether JSON writes it as six characters: a message of such would be six times as large in its
+/// outcome.
 fn is_written_long(character: char) -> bool {
     character.is_ascii_control() && !matches!(character, '\t' | '\n' | '\r')
 }
@@ -337,7 +343,8 @@ fn dead_key(fault: &Fault) -> String {
     format!("dead.{}.{}", fault.class, key_part(&fault.code))
 }
 
-/// A word of a routing key: what comes from outside must not add levels to it, nor exceed AMQP's short string.
+/// A word of a routing key: what comes from outside must not add levels to it, nor exceed AMQP's
+/// short string.
 fn key_part(text: &str) -> String {
     text.chars()
         .take(MAX_KEY_PART)
