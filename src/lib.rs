@@ -1,24 +1,30 @@
-//! captcha-worker: a distributed worker between a message queue and a slow, paid, poll-based recognition API.
+//! captcha-worker: a distributed worker between a message queue and a slow, paid, poll-based
+//! recognition API.
 //!
 //! ```text
-//! jobs ─▶ door (domain::job) ─▶ gate (worker::gate) ─▶ createTask (solver) ─▶ ticket ─▶ getTaskResult … ─▶ outcome
-//!  ▲                                   │ unpaid, passing                                                      │
-//!  └───────── retry queues ◀───────────┘                                results, dead letters, unrouted ◀─────┘
+//! job ─▶ admission ─▶ createTask ─▶ ticket ─▶ getTaskResult … ─▶ outcome
+//!  ▲                      │ unpaid, passing            results, dead letters, unrouted
+//!  └──── retry queues ◀───┘
 //! ```
 //!
-//! A delivery comes to [`worker`], which asks the pure [`domain`] what to do with each event, has it done by [`solver`] and [`broker`], and
-//! acks only what has a confirmed successor. [`fleet`] tells all replicas of an account when to stop and when to go on.
+//! [`worker`] takes a delivery, asks the pure [`domain`] what to do about each event, calls the API
+//! through [`solver`], publishes through [`broker`], and acks only what has a confirmed successor.
+//! [`fleet`] says to all replicas of an account when to stop and when to go on.
 //!
-//! * [`domain`]: jobs, tickets, outcomes, classes, pacing and the guard, as values. No I/O, no clock, no dice.
-//! * [`broker`], [`solver`]: the seams to the queue and to the recognition API.
-//! * [`worker`], [`fleet`], [`ops`]: one replica's work, what replicas know together, and what they tell over HTTP.
-//! * [`simulator`]: the API's stand-in, which shares nothing with `solver`.
+//! * [`domain`]: jobs, tickets, outcomes, error classes, poll schedules and the guard, as values.
+//!   No I/O, no clock, no random numbers.
+//! * [`broker`], [`solver`]: the seams to the message broker and to the recognition API.
+//! * [`worker`], [`fleet`], [`ops`]: one replica's work, what replicas share, the HTTP server.
+//! * [`simulator`]: the API's stand-in. It shares no type with `solver`.
 //! * [`cli`], [`config`], [`telemetry`], [`trace`]: commands, settings, logs, spans.
-//! * [`clock`], [`linger`], [`histogram`], [`tls`], [`failpoint`]: time and dice; going out together; histograms; certificates; faults for tests.
+//! * [`clock`], [`linger`], [`histogram`], [`tls`], [`failpoint`]: time and jitter, batching,
+//!   histograms, certificates, deliberate faults for tests.
 //!
-//! `main → cli → {worker, fleet, ops, simulator} → {broker, solver} → domain`; a test holds these arrows.
+//! `main → cli → {worker, fleet, ops, simulator} → {broker, solver} → domain`; a test holds these
+//! arrows. docs/ARCHITECTURE.md has the components, the state machine and a glossary.
 //!
-//! Absent on purpose: recognition, evasion, callbacks of the API, state outside of the broker, and a second API.
+//! Absent on purpose: recognition, evasion, callbacks of the API, state outside of the broker, and
+//! a second API.
 
 pub mod broker;
 pub mod cli;

@@ -1,13 +1,17 @@
 //! What this replica's polls are answered: counted for the fleet, and made one by one after a
 //! silence.
 //!
-//! After an outage, a take-over, a start or a trip, all open tickets are due at once. Were they asked for in one burst, no bound on wrong ids
-//! could act before the burst has left. So a replica is on probation until an answer shows that the API knows its tasks: it makes one call at
-//! a time (the worker's window), replicas begin one after another, and a wrong id, here or elsewhere, makes them wait for the leader's verdict.
+//! After an outage, a take-over, a start or a trip, all open tickets are due at once. Were they
+//! asked for in one burst, no bound on wrong ids could act before the burst has left. So a replica
+//! is on probation until an answer shows that the API knows its tasks: it makes one call at a time
+//! (the worker's window), replicas begin one after another, and a wrong id, here or elsewhere,
+//! makes them wait for the leader's verdict.
 //!
-//! A service can forget its tasks without any silence before it, and then the minute of good answers says nothing. So every wrong id, here or
-//! elsewhere, makes the next poll of each replica a single one, and wrong ids in a row, with no known task between, make it wait ever longer:
-//! after the fourth all counts begin anew. Where single tasks are lost, the next answer is about a known one, and all goes on at once.
+//! A service can forget its tasks without any silence before it, and then the minute of good
+//! answers says nothing. So every wrong id, here or elsewhere, makes the next poll of each replica
+//! a single one, and wrong ids in a row, with no known task between, make it wait ever longer:
+//! after the fourth all counts begin anew. Where single tasks are lost, the next answer is about a
+//! known one, and all goes on at once.
 
 use std::time::Duration;
 
@@ -26,7 +30,8 @@ const AFTER_WRONG_ID: Duration = Duration::from_secs(2);
 /// Other replicas' wrong ids hold a probation up no longer than this: where some tasks are lost
 /// every second, it must end.
 const HELD_BY_OTHERS: Duration = Duration::from_secs(5);
-/// So many wrong ids in a row, of all replicas that are heard, with no known task between: what was answered before says nothing.
+/// So many wrong ids in a row, of all replicas that are heard, with no known task between: what was
+/// answered before says nothing.
 pub(super) const RUN: u32 = 4;
 
 /// Wrong ids in the course of work are reported together: a report has the counts so far.

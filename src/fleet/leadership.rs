@@ -197,8 +197,8 @@ impl Lead {
         self.wrong_ids_since.filter(|since| now.since(*since) < ONE_ROW)
     }
 
-    /// A replica has met a wrong id, as one of so many in a row. After many, all that was answered before is left out; what replicas have counted
-    /// until they are heard next, too.
+    /// A replica has met a wrong id, as one of so many in a row. After many, all that was answered
+    /// before is left out; what replicas have counted until they are heard next, too.
     pub(super) fn wrong_id(&mut self, in_a_row: u32, now: Timestamp) {
         // Those that are met at the same moment are the first of one row.
         if in_a_row <= 1 && self.wrong_ids_since.is_none_or(|since| now.since(since) >= AT_ONCE) {

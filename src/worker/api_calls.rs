@@ -19,7 +19,8 @@ use crate::failpoint::Failpoint;
 const NEXT_CANARY: Duration = Duration::from_secs(1);
 /// Between two tasks in doubt after a wrong id.
 const NEXT_DOUBTFUL: Duration = Duration::from_secs(2);
-/// A job whose submission got no answer leaves it to others for so long to find out whether the API accepts tasks.
+/// A job whose submission got no answer leaves it to others for so long to find out whether the API
+/// accepts tasks.
 const OTHERS_TRY_FOR: Duration = Duration::from_secs(60);
 /// How often a lapsed lease is looked at again.
 const LEASE_RECHECK: Duration = Duration::from_millis(250);
@@ -44,7 +45,8 @@ impl Call<'_> {
         if let Some(canary) = &mut self.canary
             && ids_in_doubt(ctx)
         {
-            // Its answer shows whether the API keeps what it accepts; without it, more jobs show no more.
+            // Its answer shows whether the API keeps what it accepts; without it, more jobs show no
+            // more.
             **canary = Some(Instant::now() + NEXT_CANARY);
         }
     }
@@ -67,8 +69,9 @@ pub(super) async fn submit<'a>(
     if let Some(event) = submission_blocked(ctx, run) {
         return Some((event, None));
     }
-    // Another submission without an answer would be its last: it waits until another has been accepted,
-    // or for a minute where there is none. The canary follows a probe of the API that went well.
+    // Another submission without an answer would be its last: it waits until another has been
+    // accepted, or for a minute where there is none. The canary follows a probe of the API that
+    // went well.
     let unanswered_at = run.history.unanswered_at();
     let is_canary = ctx.standing().permit().jobs == Jobs::Canary;
     if let Some(at) = unanswered_at.filter(|_| !is_canary) {
@@ -116,8 +119,8 @@ pub(super) async fn submit<'a>(
     Some((Event::Submitted { sent_at, end, canary: shows }, Some(call)))
 }
 
-/// Waits for a place, and for the lease where it has lapsed: a replica that is cut off hears of no trip, and others may have been given its
-/// jobs. `None`: the job is no longer ours.
+/// Waits for a place, and for the lease where it has lapsed: a replica that is cut off hears of no
+/// trip, and others may have been given its jobs. `None`: the job is no longer ours.
 async fn permit_under_lease<'a>(
     ctx: &'a Context,
     scope: &Scope,
@@ -147,7 +150,8 @@ fn submission_blocked(ctx: &Context, run: &JobRun) -> Option<Event> {
     if job.is_late(now) && !Failpoint::DeadlineIgnored.in_force() {
         return Some(Event::Taken);
     }
-    // What came as a ticket has not passed admission here, and the policy may have changed since its job did.
+    // What came as a ticket has not passed admission here, and the policy may have changed since
+    // its job did.
     if run.origin == Origin::Ticket
         && let Err(fault) = job.recheck(&ctx.policy)
     {
@@ -163,7 +167,8 @@ fn submission_blocked(ctx: &Context, run: &JobRun) -> Option<Event> {
     })
 }
 
-/// Whether the canary is to show that the API knows the tasks that it has accepted, which takes an answer to a poll.
+/// Whether the canary is to show that the API knows the tasks that it has accepted, which takes an
+/// answer to a poll.
 fn ids_in_doubt(ctx: &Context) -> bool {
     ctx.standing().state().is_some_and(|state| state.awaits_known_id())
 }
@@ -188,7 +193,8 @@ pub(super) async fn wait<'a>(ctx: &Context, scope: &Scope, due: Instant) -> Opti
     }
 }
 
-/// Calls getTaskResult under a lease that holds and a guard that allows it. `None`: the ticket is to be handed back.
+/// Calls getTaskResult under a lease that holds and a guard that allows it. `None`: the ticket is
+/// to be handed back.
 pub(super) async fn poll<'a>(
     ctx: &'a Context,
     scope: &Scope,
@@ -265,14 +271,14 @@ fn is_doubtful(ctx: &Context, task: &OpenTask) -> bool {
     ctx.standing().state().is_some_and(|state| state.doubts(task.accepted_at))
 }
 
-/// Whether polls are made one by one: while this replica is on probation, and where the task is in doubt. The window on calls would not do,
-/// since submissions that are accepted meanwhile widen it.
+/// Whether polls are made one by one: while this replica is on probation, and where the task is in
+/// doubt. The window on calls would not do, since submissions that are accepted meanwhile widen it.
 fn goes_one_by_one(ctx: &Context, task: &OpenTask) -> bool {
     ctx.standing().is_on_probation() || is_doubtful(ctx, task)
 }
 
-/// Waits for the turn of a poll among those that are made one by one; `Some(None)`: for longer than the result is kept. `None`: the ticket is to
-/// be handed back.
+/// Waits for the turn of a poll among those that are made one by one; `Some(None)`: for longer than
+/// the result is kept. `None`: the ticket is to be handed back.
 async fn turn_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Option<Turn<'a>>> {
     let left = MAX_AGE.saturating_sub(task.age(ctx.uptime()));
     let turn = async {
@@ -287,14 +293,16 @@ async fn turn_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> O
     }
 }
 
-/// A place that is free now, as it is for most polls: those who need not wait need no timers either.
+/// A place that is free now, as it is for most polls: those who need not wait need no timers
+/// either.
 fn place_at_once<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<CallPermit<'a>> {
     let allowed = ctx.standing().permit().polls.allow(task.accepted_at);
     let may_poll = allowed && !scope.tickets_cancelled.is_cancelled();
     if may_poll { ctx.lanes.poll_at_once() } else { None }
 }
 
-/// Waits for the guard and for a place; `Some(None)`: for longer than the result is kept. `None`: the ticket is to be handed back.
+/// Waits for the guard and for a place; `Some(None)`: for longer than the result is kept. `None`:
+/// the ticket is to be handed back.
 async fn place_in_time<'a>(
     ctx: &'a Context,
     scope: &Scope,

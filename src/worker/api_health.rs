@@ -1,4 +1,5 @@
-//! Whether the API is there, as far as the calls of this replica tell. A storm of failed calls is one piece of news.
+//! Whether the API is there, as far as the calls of this replica tell. A storm of failed calls is
+//! one piece of news.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -11,7 +12,8 @@ use crate::domain::fault::ApiSign;
 
 /// So many failed calls in a row are news; single ones are everyday.
 const IN_A_ROW: u32 = 8;
-/// So many calls in a row that found nobody listening: a process that was restarted may have forgotten everything.
+/// So many calls in a row that found nobody listening: a process that was restarted may have
+/// forgotten everything.
 const NOBODY_LISTENS: u32 = 2;
 /// And none was answered for so long.
 const NOBODY_FOR: Duration = Duration::from_secs(1);
@@ -45,16 +47,17 @@ struct LastCalls {
 pub(super) struct Noted {
     /// With this one it is lost, or found to be still so.
     pub(super) is_lost: bool,
-    /// It answers, and so many answers in a row say nothing but that it fails, or nothing that is known.
+    /// It answers, and so many answers in a row say nothing but that it fails, or nothing that is
+    /// known.
     pub(super) is_suspect: bool,
     /// It begins to be silent: what it answered before says nothing about what it knows afterwards.
     pub(super) silence_begins: bool,
 }
 
 impl ApiHealth {
-    /// A call has ended with this sign; `text` says how it failed.
-    /// A job that fails again and again is its own trouble: it counts once, so that the failed ones of a
-    /// busy minute do not stop those that come when they are the only ones left.
+    /// A call has ended with this sign; `text` says how it failed. A job that fails again and again
+    /// is its own trouble: it counts once, so that the failed ones of a busy minute do not stop
+    /// those that come when they are the only ones left.
     pub(super) fn note(&self, sign: ApiSign, text: &str, job: &str) -> Noted {
         let now = Instant::now();
         let mut last = self.lock();

@@ -48,7 +48,8 @@ pub(super) struct Context {
     pub(super) gate: Arc<InFlight>,
     pub(super) reach: ApiHealth,
     pub(super) memory: Memory,
-    /// A place in them is taken before the last look at lease and guard, so that nothing waits between that look and the call.
+    /// A place in them is taken before the last look at lease and guard, so that nothing waits
+    /// between that look and the call.
     pub(super) lanes: CallLimits,
     pub(super) solve_times: Mutex<SolveTimes>,
     /// The live session, for what must be published whichever session it began on.

@@ -1,9 +1,11 @@
-//! Deliveries that this replica has handled already, or is handling: they are not handled a second time.
+//! Deliveries that this replica has handled already, or is handling: they are not handled a second
+//! time.
 //!
-//! A delivery whose successor is confirmed, or about to be, but that could not be acked, comes again. With one
-//! replica that is every lost connection; with n of them, about one delivery in n. What another replica gets is
-//! a double-payment window, and counted. And a ticket that was published twice, since its first confirm was
-//! never heard, can come to one replica twice: the second waits for the first.
+//! A delivery whose successor is confirmed, or about to be, but that could not be acked, comes
+//! again. With one replica that is every lost connection; with n of them, about one delivery in n.
+//! What another replica gets is a double-payment window, and counted. And a ticket that was
+//! published twice, since its first confirm was never heard, can come to one replica twice: the
+//! second waits for the first.
 
 use super::context::{Context, Scope};
 use super::settlement::End;
@@ -29,8 +31,8 @@ pub(super) struct Memory {
     pub(super) succession: Succession,
 }
 
-/// Lets a delivery go on, with its task in hand where there is one. What has a safe successor already, or is about to, is not handled again:
-/// that is an end.
+/// Lets a delivery go on, with its task in hand where there is one. What has a safe successor
+/// already, or is about to, is not handled again: that is an end.
 pub(super) async fn recognise(
     ctx: &Context,
     scope: &Scope,
@@ -91,7 +93,8 @@ impl Succession {
         settled
     }
 
-    /// A delivery is lost whose successor is being published: it is safe once the token is cancelled.
+    /// A delivery is lost whose successor is being published: it is safe once the token is
+    /// cancelled.
     pub(super) fn expect(&self, identity: MessageHash) -> CancellationToken {
         let safe = CancellationToken::new();
         self.remember(identity, safe.clone());
@@ -112,7 +115,8 @@ impl Succession {
         self.expect(identity).cancel();
     }
 
-    /// Whether a redelivered message is one of them; then it is to be acked once its successor is safe, and is forgotten here.
+    /// Whether a redelivered message is one of them; then it is to be acked once its successor is
+    /// safe, and is forgotten here.
     pub(super) fn take(&self, identity: MessageHash) -> Option<CancellationToken> {
         let mut settled = self.lock();
         let place = settled.iter().position(|known| known.identity == identity)?;
@@ -125,15 +129,16 @@ impl Succession {
     }
 }
 
-/// What becomes of a ticket in hand, for those who wait to know: as a rule there is nobody, and then there is no such thing.
+/// What becomes of a ticket in hand, for those who wait to know: as a rule there is nobody, and
+/// then there is no such thing.
 #[derive(Debug, Default)]
 struct Fate {
     settled: AtomicBool,
     gone: CancellationToken,
 }
 
-/// All that are in hand, by what two copies of a ticket have in common and tickets of two jobs have not. The task's id alone would not do: an
-/// API that gives one id twice must not cost a job.
+/// All that are in hand, by what two copies of a ticket have in common and tickets of two jobs have
+/// not. The task's id alone would not do: an API that gives one id twice must not cost a job.
 #[derive(Debug, Default)]
 pub(super) struct Custody {
     tasks: Mutex<Tasks>,
@@ -154,7 +159,8 @@ impl Custody {
         self.tasks.lock()
     }
 
-    /// Takes a job's ticket in hand, after whoever has another copy of it here. `None`: that one has settled it.
+    /// Takes a job's ticket in hand, after whoever has another copy of it here. `None`: that one
+    /// has settled it.
     pub(super) async fn take(self: &Arc<Self>, job: &Job, task: &OpenTask) -> Option<Held> {
         let key: Arc<str> =
             format!("{} {} {}", task.id.as_json(), task.accepted_at.as_millis(), job.id).into();

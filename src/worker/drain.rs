@@ -1,4 +1,5 @@
-//! Leaving in order: nothing new is begun, what is begun is finished, and what is paid is handed to others.
+//! Leaving in order: nothing new is begun, what is begun is finished, and what is paid is handed to
+//! others.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,12 +18,14 @@ const RETRY: Duration = Duration::from_secs(5);
 /// What a drain left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
-    /// Deliveries that were not settled in time. Their messages go back to their queues when the connection closes.
+    /// Deliveries that were not settled in time. Their messages go back to their queues when the
+    /// connection closes.
     pub unfinished: usize,
 }
 
 impl Worker {
-    /// Stops taking jobs, finishes submissions, hands tickets back, and closes the session: in this order, and in a bounded time.
+    /// Stops taking jobs, finishes submissions, hands tickets back, and closes the session: in this
+    /// order, and in a bounded time.
     pub(super) async fn drain(&self, mut serving: Serving) -> Drained {
         let deadline = Instant::now() + self.drain_timeout;
         let session = serving.scope.session.clone();
@@ -31,8 +34,8 @@ impl Worker {
         self.ctx.fleet.step_down();
         let stopped = timeout_at(deadline, async {
             serving.stop_jobs().await;
-            // Until submissions have ended tickets are polled on, so that as few as possible change hands; but a poll that is begun late might
-            // outlast the drain.
+            // Until submissions have ended tickets are polled on, so that as few as possible change
+            // hands; but a poll that is begun late might outlast the drain.
             if !Failpoint::DrainHurried.in_force() {
                 let _ = timeout(self.drain_timeout / 3, self.ctx.lanes.submissions_ended()).await;
             }
@@ -71,7 +74,8 @@ impl Worker {
         session.link().close().await;
     }
 
-    /// Leaves while there is no session. A paid task whose ticket is not safe yet is worth one more, for as long as the drain may take.
+    /// Leaves while there is no session. A paid task whose ticket is not safe yet is worth one
+    /// more, for as long as the drain may take.
     pub(super) async fn drain_unconnected(&self, within: Duration) -> Drained {
         self.ctx.leaving.store(true, Ordering::Relaxed);
         self.attempts.close();

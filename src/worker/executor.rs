@@ -28,11 +28,13 @@ use crate::domain::ticket::{self, Kept};
 use crate::failpoint::Failpoint;
 use crate::trace::{self, Came};
 
-/// The largest message on the ticket queue that is kept in an outcome although no worker has written it. The prefetch of that queue runs into
-/// thousands, and each such outcome is held several times over until it is published.
+/// The largest message on the ticket queue that is kept in an outcome although no worker has
+/// written it. The prefetch of that queue runs into thousands, and each such outcome is held
+/// several times over until it is published.
 const MAX_FOREIGN: usize = 8 * 1024;
 
-/// A delivery at hand. It outlives a panic in its own handling, so that the message can still be settled.
+/// A delivery at hand. It outlives a panic in its own handling, so that the message can still be
+/// settled.
 struct Held {
     receipt: Receipt,
     /// Until it has become a run.
@@ -47,10 +49,12 @@ struct Held {
     trace: trace::Span,
 }
 
-/// Handles a delivery off the job or ticket queue. The pass counts it against the gate until it is settled.
+/// Handles a delivery off the job or ticket queue. The pass counts it against the gate until it is
+/// settled.
 ///
-/// Thousands of these wait at once, each for its next poll. What a future is begun with, and what it still holds when it waits, takes room twice;
-/// so the delivery is put aside before, and whatever is not the wait itself has its future on the heap while it lasts.
+/// Thousands of these wait at once, each for its next poll. What a future is begun with, and what
+/// it still holds when it waits, takes room twice; so the delivery is put aside before, and
+/// whatever is not the wait itself has its future on the heap while it lasts.
 pub(super) fn attempt(
     ctx: Arc<Context>,
     scope: Arc<Scope>,
@@ -166,7 +170,8 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
     }
 }
 
-/// The executor: it carries an action out, has the core decide about what happened, and so on to the end.
+/// The executor: it carries an action out, has the core decide about what happened, and so on to
+/// the end.
 async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> End {
     let Held { receipt, run: Some(run), answered_at, trace, .. } = held else {
         return End::Returned;
@@ -196,7 +201,8 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
     }
 }
 
-/// Has the core decide, and applies what the event shows before the call's permit is free for another.
+/// Has the core decide, and applies what the event shows before the call's permit is free for
+/// another.
 fn decide(ctx: &Context, run: &mut JobRun, limiter: &TypeLimiter, (event, call): Next<'_>) -> Action {
     if Failpoint::BudgetRunsOn.in_force() {
         let age = ctx.clock.now().since(run.history.first_seen);

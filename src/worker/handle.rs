@@ -88,7 +88,8 @@ impl WorkerHandle {
         self.ctx.solver.call_times()
     }
 
-    /// The queues as this replica last saw them, by their names without the namespace; none where it does not lead.
+    /// The queues as this replica last saw them, by their names without the namespace; none where
+    /// it does not lead.
     #[must_use]
     pub fn queues(&self) -> BTreeMap<String, QueueDepth> {
         self.ctx.outlook.queues()
@@ -118,7 +119,8 @@ impl WorkerHandle {
         self.ctx.leaving.load(Ordering::Relaxed)
     }
 
-    /// Whether the runtime that the worker lives in answers within this time. To be asked from another runtime.
+    /// Whether the runtime that the worker lives in answers within this time. To be asked from
+    /// another runtime.
     pub async fn makes_progress(&self, within: Duration) -> bool {
         self.ctx.pulse.is_felt(within).await
     }
@@ -147,7 +149,8 @@ impl WorkerHandle {
         self.ctx.vitals()
     }
 
-    /// The replicas of its fleet that it hears, itself included, and how long ago each of them was heard.
+    /// The replicas of its fleet that it hears, itself included, and how long ago each of them was
+    /// heard.
     #[must_use]
     pub fn replicas(&self) -> Vec<(Arc<Heartbeat>, Duration)> {
         self.ctx.fleet.replicas()

@@ -1,7 +1,8 @@
 //! The one line that a finished job gets in the log, and the span that all its lines are in.
 //!
-//! Jobs that failed are told at `info`, solved ones at `debug`, since there can be hundreds of them a second and their outcomes say the same:
-//! see docs/decisions/0021. The target of both is `job`, so that `log.level = "info,job=debug"` tells of every job, once.
+//! Jobs that failed are told at `info`, solved ones at `debug`, since there can be hundreds of them
+//! a second and their outcomes say the same: see docs/decisions/0021. The target of both is `job`,
+//! so that `log.level = "info,job=debug"` tells of every job, once.
 
 use std::time::Duration;
 

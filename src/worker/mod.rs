@@ -1,7 +1,8 @@
 //! The worker: takes jobs and tickets off the broker, and sees each to its end.
 //!
-//! [`Worker::run`] makes a session, serves it until it ends, and makes the next, until it is told to drain.
-//! The pure core, `domain::lifecycle`, decides about a job; `executor` carries that out, and `settlement` alone acks.
+//! [`Worker::run`] makes a session, serves it until it ends, and makes the next, until it is told
+//! to drain. The pure core, `domain::lifecycle`, decides about a job; `executor` carries that out,
+//! and `settlement` alone acks.
 
 mod api_calls;
 mod api_health;
@@ -180,7 +181,8 @@ impl Worker {
             topology: options.declare_topology.then(|| Topology::new(&ctx.names)),
             attempts: TaskTracker::new(),
             job_prefetch: prefetch(options.limits.submit_concurrency),
-            // Twice what is held on purpose, since the tickets of a replica that died land here too.
+            // Twice what is held on purpose, since the tickets of a replica that died land here
+            // too.
             ticket_prefetch: prefetch(options.max_in_flight.saturating_mul(2)),
             drain_timeout: options.drain_timeout,
             ctx: Arc::new(ctx),
@@ -196,7 +198,8 @@ impl Worker {
     /// Works until `drain` is cancelled, and then leaves in order.
     ///
     /// # Errors
-    /// Where the broker refuses the very first session for a reason that waiting cannot mend (log-in, virtual host, a queue with other arguments).
+    /// Where the broker refuses the very first session for a reason that waiting cannot mend
+    /// (log-in, virtual host, a queue with other arguments).
     pub async fn run(self, drain: CancellationToken) -> Result<Drained, BrokerError> {
         let ctx = Arc::clone(&self.ctx);
         let _pulse = AbortOnDropHandle::new(tokio::spawn(async move { ctx.pulse.beat().await }));
@@ -209,8 +212,9 @@ impl Worker {
                     served_before = true;
                     let began = Instant::now();
                     let end = self.serve(serving, &drain).await;
-                    // One that opens and dies at once, for want of a right or an exchange, must not be made anew four times a second:
-                    // each end returns the jobs at hand, and charges them for it.
+                    // One that opens and dies at once, for want of a right or an exchange, must not
+                    // be made anew four times a second: each end returns the jobs at hand, and
+                    // charges them for it.
                     if began.elapsed() >= SETTLED {
                         backoff.reset();
                     }

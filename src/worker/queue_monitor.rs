@@ -1,4 +1,5 @@
-//! How full the queues are, looked at while a session lasts: by the leader all of them, by every replica those that outcomes go to.
+//! How full the queues are, looked at while a session lasts: by the leader all of them, by every
+//! replica those that outcomes go to.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -60,7 +61,8 @@ impl QueueMonitor {
             leads = seen.borrow().leads;
             let unroutable = unroutable(&ctx, &session).await;
             let (queues, is_whole) = if leads { all(&ctx, &session).await } else { (BTreeMap::new(), false) };
-            // Else the former reading stands, and its time tells how old it is: what was not seen is not empty.
+            // Else the former reading stands, and its time tells how old it is: what was not seen
+            // is not empty.
             if is_whole {
                 let ready = queues.iter().map(|(name, depth)| (name.clone(), depth.ready)).collect();
                 ctx.standing().note_queues(Some(Depths { at: ctx.clock.now(), ready }));
@@ -70,7 +72,8 @@ impl QueueMonitor {
     }
 }
 
-/// Every queue that can be seen, and whether all could be asked for. Of one that does not exist it is known that nothing is in it.
+/// Every queue that can be seen, and whether all could be asked for. Of one that does not exist it
+/// is known that nothing is in it.
 async fn all(ctx: &Context, session: &Session) -> (BTreeMap<String, QueueDepth>, bool) {
     let prefix = format!("{}.", ctx.names.namespace());
     let (mut seen, mut is_whole) = (BTreeMap::new(), true);
@@ -87,7 +90,8 @@ async fn all(ctx: &Context, session: &Session) -> (BTreeMap<String, QueueDepth>,
     (seen, is_whole)
 }
 
-/// AMQP shows no bindings. But what no queue is bound for is caught by the alternate exchange, and can be seen there.
+/// AMQP shows no bindings. But what no queue is bound for is caught by the alternate exchange, and
+/// can be seen there.
 async fn unroutable(ctx: &Context, session: &Session) -> Option<String> {
     let (results, unrouted) = (ctx.names.results(), ctx.names.unrouted());
     if let Err(BrokerError::Missing { .. }) = session.link().depth(&results).await {

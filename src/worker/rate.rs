@@ -1,7 +1,8 @@
 //! This replica's share of the calls a second that the whole fleet may make.
 //!
-//! Time is cut into slots, which the replicas take in turns: so calls of the fleet come evenly too, and not all replicas' at once. What a slot
-//! is stands fast by the wall clock; where clocks differ the turns shift against each other, and the rate is the same.
+//! Time is cut into slots, which the replicas take in turns: so calls of the fleet come evenly too,
+//! and not all replicas' at once. What a slot is stands fast by the wall clock; where clocks differ
+//! the turns shift against each other, and the rate is the same.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -29,7 +30,8 @@ pub(super) struct Rate {
     /// Calls a second of the whole fleet; `None`: no limit.
     fleet: Option<NonZeroU32>,
     clock: Clock,
-    /// The last slot taken, and of which share. Held by whoever waits for the next, so that turns go in order and one timer runs.
+    /// The last slot taken, and of which share. Held by whoever waits for the next, so that turns
+    /// go in order and one timer runs.
     taken: Mutex<Option<(Share, i128)>>,
 }
 
@@ -75,7 +77,8 @@ impl Slots {
         }
     }
 
-    /// The slot that a call takes at this moment, and how long to wait for it. `last`: the one taken before; without one, the next to begin.
+    /// The slot that a call takes at this moment, and how long to wait for it. `last`: the one
+    /// taken before; without one, the next to begin.
     fn next(&self, last: Option<i128>, now: i128) -> (i128, Duration) {
         let current = (now - self.offset).div_euclid(self.every);
         let at_once = current - TICK_NS / self.every;

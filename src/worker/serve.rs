@@ -48,7 +48,8 @@ enum SessionEvent {
 }
 
 impl Serving {
-    /// A session that takes part in the fleet, and consumes nothing yet: what it may, the fleet must tell first.
+    /// A session that takes part in the fleet, and consumes nothing yet: what it may, the fleet
+    /// must tell first.
     pub(super) fn open(worker: &Worker, session: Session) -> Self {
         let ctx = &worker.ctx;
         let seen = ctx.standing().watch();
@@ -85,7 +86,8 @@ impl Serving {
             ended = &mut self.fleet => SessionEvent::Closed(ended.unwrap_or_else(|_| "the fleet's part panicked".to_owned())),
             ticket = receive(tickets) => SessionEvent::Ticket(ticket),
             job = async {
-                // One canary more does no harm, and without it a full replica would keep the whole fleet waiting.
+                // One canary more does no harm, and without it a full replica would keep the whole
+                // fleet waiting.
                 if taking != Jobs::Canary {
                     gate.room().await;
                 }
@@ -107,7 +109,8 @@ impl Serving {
             worker.ctx.consumers.set(Origin::Ticket, None);
             self.stop_tickets().await;
         }
-        // At the closing, so that what waits for the opening finds the window small; and at the opening.
+        // At the closing, so that what waits for the opening finds the window small; and at the
+        // opening.
         if permit.polls != self.asking || permit.jobs != self.taking {
             worker.ctx.lanes.restart();
         }
@@ -136,8 +139,9 @@ impl Serving {
         self.scope.session.link().consume(ConsumeSpec { tag, queue, prefetch }).await
     }
 
-    /// No more jobs for now. What has been delivered goes on its way, and back to the queue by way of a retry queue: a plain return would be
-    /// charged to the broker's delivery counter each time that the guard trips.
+    /// No more jobs for now. What has been delivered goes on its way, and back to the queue by way
+    /// of a retry queue: a plain return would be charged to the broker's delivery counter each time
+    /// that the guard trips.
     async fn leave_jobs_queued(&mut self, worker: &Worker) {
         let Some(mut jobs) = self.jobs.take() else { return };
         worker.ctx.consumers.set(Origin::Job, None);
@@ -178,7 +182,8 @@ impl Worker {
                 }
                 SessionEvent::Ticket(Some(delivery)) => {
                     self.begin_attempt(&serving, delivery, Origin::Ticket);
-                    // Those that came with it: looking at everything else that may happen costs more than a ticket does.
+                    // Those that came with it: looking at everything else that may happen costs
+                    // more than a ticket does.
                     while let Some(delivery) = serving.tickets.as_mut().and_then(Consumer::try_recv) {
                         self.begin_attempt(&serving, delivery, Origin::Ticket);
                     }

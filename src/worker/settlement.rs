@@ -1,4 +1,5 @@
-//! The one place that acks: a successor is published and confirmed first, then what came to hand is settled.
+//! The one place that acks: a successor is published and confirmed first, then what came to hand is
+//! settled.
 
 use super::context::{Context, Scope};
 use super::job_log;
@@ -76,7 +77,8 @@ pub(super) struct Done {
     pub(super) routing_key: Option<String>,
 }
 
-/// Carries an end out. Who waits for a copy of the outcome goes with it, and when the API's answer to it was read, if it is one.
+/// Carries an end out. Who waits for a copy of the outcome goes with it, and when the API's answer
+/// to it was read, if it is one.
 pub(super) async fn carry_out(
     ctx: &Context,
     scope: &Scope,
@@ -98,7 +100,8 @@ pub(super) async fn carry_out(
             ctx.known(held);
             done(true, "known")
         }
-        // Carried out by the channel's owner; where that is gone, the broker has requeued the message already.
+        // Carried out by the channel's owner; where that is gone, the broker has requeued the
+        // message already.
         End::Rejected => {
             let _ = held.receipt.reject();
             done(false, "rejected")
@@ -149,13 +152,15 @@ async fn deliver(
     Done { safe: settled != Settled::No, came_to, routing_key: Some(routing_key) }
 }
 
-/// Returns a delivery once its consumer is cancelled: before that it would come straight in again, and be charged for it each time.
+/// Returns a delivery once its consumer is cancelled: before that it would come straight in again,
+/// and be charged for it each time.
 async fn give_back(scope: &Scope, origin: Origin, receipt: Receipt) {
     scope.cancelled(origin).cancelled().await;
     drop(receipt);
 }
 
-/// How long an outcome is held in memory while nobody takes it; then it is kept on the ticket queue.
+/// How long an outcome is held in memory while nobody takes it; then it is kept on the ticket
+/// queue.
 const HOLD: Duration = Duration::from_secs(60);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long a refusal lasts before a second channel is asked.
@@ -189,20 +194,23 @@ enum PublishResult {
     /// The broker has it by a second channel, and refuses it on the session's own: once what came
     /// to hand is settled, the session ends.
     Elsewhere,
-    /// What came to hand is no longer ours: the broker delivers it again, so its successor is somebody else's.
+    /// What came to hand is no longer ours: the broker delivers it again, so its successor is
+    /// somebody else's.
     Stale,
     /// Not taken within the time given.
     Refused(Arc<Message>),
 }
 
 impl Context {
-    /// Publishes a ticket, whatever happens to the session in between: its task is paid, and nobody else knows its id.
+    /// Publishes a ticket, whatever happens to the session in between: its task is paid, and nobody
+    /// else knows its id.
     pub(super) async fn keep_ticket(&self, held: Settling<'_>, ticket: Message, origin: Origin) {
         let (mut backoff, ticket) = (Backoff::new(RETRY.0, RETRY.1), Arc::new(ticket));
         let (mut expected, mut doubted) = (None, None);
         let began = Instant::now();
         while !Failpoint::TicketSkipped.in_force() {
-            // Should what came to hand be delivered here again before the ticket is safe, it must not be paid once more.
+            // Should what came to hand be delivered here again before the ticket is safe, it must
+            // not be paid once more.
             if expected.is_none() && !held.receipt.is_live() {
                 expected = held.run.map(|run| self.memory.succession.expect(run.identity()));
             }
@@ -329,7 +337,8 @@ impl Context {
         let mut tried = false;
         while receipt.is_live() {
             let copy = Arc::clone(&message);
-            // An outcome is fetched again where it is lost; a parked job waits for nobody, since its own copy may be paid for.
+            // An outcome is fetched again where it is lost; a parked job waits for nobody, since
+            // its own copy may be paid for.
             let end = match patience {
                 Some(_) => scope.session.publish_soon(exchange, routing_key, copy).await,
                 None => scope.session.publish_once(exchange, routing_key, copy).await,
@@ -349,8 +358,8 @@ impl Context {
                 }
                 Err(error) => warn_unpublished("message", &message, routing_key, &error),
             }
-            // A worker that leaves has no time to wait, and once it has left nobody else knows the answer. Tried twice, since the ticket may
-            // come straight back to it.
+            // A worker that leaves has no time to wait, and once it has left nobody else knows the
+            // answer. Tried twice, since the ticket may come straight back to it.
             let leaving = tried && scope.submissions_shut.is_cancelled();
             tried = true;
             if patience.is_some_and(|patience| leaving || began.elapsed() >= patience) {
@@ -361,7 +370,8 @@ impl Context {
         PublishResult::Stale
     }
 
-    /// A copy of an outcome to whom the publisher named. It may fail: the durable one is safe already.
+    /// A copy of an outcome to whom the publisher named. It may fail: the durable one is safe
+    /// already.
     pub(super) async fn reply(&self, scope: &Scope, reply_to: &str, outcome: &Message) {
         let prefix = &self.reply_to_prefix;
         let allowed = reply_to.starts_with(DIRECT_REPLY)
@@ -373,10 +383,12 @@ impl Context {
         }
     }
 
-    /// Acks what has a successor now. What can no longer be acked is remembered, since it will be delivered again.
+    /// Acks what has a successor now. What can no longer be acked is remembered, since it will be
+    /// delivered again.
     fn acked(&self, held: Settling<'_>, what: Stale) {
         let Settling { receipt, run } = held;
-        // What comes again for a job or a parked copy may be paid for again; what comes again for an outcome is only repeated.
+        // What comes again for a job or a parked copy may be paid for again; what comes again for
+        // an outcome is only repeated.
         let acked = if what == Stale::Outcome { receipt.ack_batched() } else { receipt.ack() };
         if acked.is_err() {
             self.tally.stale(what);

@@ -27,7 +27,8 @@ pub(super) async fn short(environment: &Environment, row: &mut Row, of: &str, fa
 }
 
 pub(super) async fn long(environment: &Environment, row: &mut Row, of: &str, fault: &str) {
-    // The default budget of unknown codes is 2 minutes, and an outage that outlasts it ends jobs by the operator's own word.
+    // The default budget of unknown codes is 2 minutes, and an outage that outlasts it ends jobs by
+    // the operator's own word.
     let settings = [("RETRY__UNKNOWN_TIMEOUT", "10m".to_owned())].into();
     play(environment, row, (of, fault), LONG, Setup { settings, ..Setup::default() }).await;
 }

@@ -1,4 +1,5 @@
-//! How many calls may be under way at once: slow start, then additive increase, and multiplicative decrease.
+//! How many calls may be under way at once: slow start, then additive increase, and multiplicative
+//! decrease.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ const ONE_CUT: Duration = Duration::from_secs(1);
 const SHORT_AFTER: u32 = 3;
 /// A type whose window is at 1 is shut after so many refusals in a row.
 const SHUT_AFTER: u32 = 5;
-/// A type is shut, however wide its window, after so many submissions that failed with no other answer between: with one in ten failing by
-/// itself that comes once in a hundred million.
+/// A type is shut, however wide its window, after so many submissions that failed with no other
+/// answer between: with one in ten failing by itself that comes once in a hundred million.
 const FAILING_AFTER: u32 = 8;
 
 /// A window on calls.
@@ -40,8 +41,8 @@ impl LastCalls {
         self.known = (self.known + 1).min(u16::BITS);
     }
 
-    /// Whether failures are most of what comes back. One call in ten that hangs is its job's trouble: fewer calls for all would make the others
-    /// wait behind it.
+    /// Whether failures are most of what comes back. One call in ten that hangs is its job's
+    /// trouble: fewer calls for all would make the others wait behind it.
     fn are_mostly_failures(self) -> bool {
         self.known >= LEAST_KNOWN && self.failed.count_ones() * 2 >= self.known
     }
@@ -135,7 +136,8 @@ impl TypeWindow {
         self.shut
     }
 
-    /// Whether the API is short of slots for it, so that more than can be under way had better not wait here.
+    /// Whether the API is short of slots for it, so that more than can be under way had better not
+    /// wait here.
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.refused_in_a_row >= SHORT_AFTER
@@ -162,7 +164,8 @@ impl TypeWindow {
         self.failed_in_a_row = 0;
     }
 
-    /// A submission of it failed in a way that says nothing about its job. Tells whether this shut it.
+    /// A submission of it failed in a way that says nothing about its job. Tells whether this shut
+    /// it.
     pub fn failed(&mut self) -> bool {
         self.failed_in_a_row = self.failed_in_a_row.saturating_add(1);
         let shuts = !self.shut && self.failed_in_a_row >= FAILING_AFTER;

@@ -26,7 +26,8 @@ macro_rules! codes {
                 match text { $( $name $(| $spelling)* => Some(Code::$variant), )* _ => None }
             }
 
-            /// What it means for a job, before the operator's overrides and before it is known whether the job brought a proxy.
+            /// What it means for a job, before the operator's overrides and before it is known
+            /// whether the job brought a proxy.
             #[must_use]
             pub const fn class(self) -> Class {
                 match self { $( Code::$variant => Class::$class, )* }
@@ -104,7 +105,8 @@ codes! {
     IpBlocked = "ERROR_IP_BLOCKED" => Account,
 }
 
-/// The operator's word on single codes, over the built-in table. Codes that this version does not know can be named too.
+/// The operator's word on single codes, over the built-in table. Codes that this version does not
+/// know can be named too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides(BTreeMap<String, Class>);
 
@@ -117,7 +119,8 @@ impl Overrides {
 
     /// The class of a code as the API sent it.
     ///
-    /// `own_proxy`: the job brought a proxy, so that a time-out of the site's check is laid at the proxy's door.
+    /// `own_proxy`: the job brought a proxy, so that a time-out of the site's check is laid at the
+    /// proxy's door.
     #[must_use]
     pub fn class_of(&self, code: &str, own_proxy: bool) -> Class {
         if let Some(class) = self.0.get(code) {

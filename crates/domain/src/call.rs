@@ -6,9 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// The API's id of a task: a JSON string or number, kept as the text it came in, and sent back as just that.
+/// The API's id of a task: a JSON string or number, kept as the text it came in, and sent back as
+/// just that.
 ///
-/// Documented as an integer; related services answer UUID strings and integers beyond 2^32, so nothing is read into it.
+/// Documented as an integer; related services answer UUID strings and integers beyond 2^32, so
+/// nothing is read into it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "Box<RawValue>")]
 pub struct TaskId(Box<RawValue>);
@@ -30,7 +32,8 @@ impl TaskId {
     /// Longest id that is accepted, in bytes of JSON.
     pub const MAX_LEN: usize = 256;
 
-    /// An id, where the value can be one: a non-empty string or a number other than 0 (which the API answers beside errors).
+    /// An id, where the value can be one: a non-empty string or a number other than 0 (which the
+    /// API answers beside errors).
     #[must_use]
     pub fn from_raw(raw: &RawValue) -> Option<Self> {
         let text = raw.get();
@@ -101,8 +104,8 @@ pub struct Refusal {
 
 /// Whose word the body of a refusal is.
 ///
-/// A firewall or a gateway before the API answers with pages and JSON of its own, under the same statuses as the API:
-/// such a body says nothing about the account.
+/// A firewall or a gateway before the API answers with pages and JSON of its own, under the same
+/// statuses as the API: such a body says nothing about the account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyBody {
     /// The API's own: a JSON object with one of its error fields.

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What a refusal means for a job. The names are part of the contract: queues, routing keys, metrics and outcomes carry them.
+/// What a refusal means for a job. The names are part of the contract: queues, routing keys,
+/// metrics and outcomes carry them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
@@ -79,8 +80,8 @@ impl Class {
         }
     }
 
-    /// Whether a job can end in this class, and so whether it has a dead-letter queue.
-    /// `pending` and `throttled` only slow a job down; what they can end in is `unsolved` or `transient`.
+    /// Whether a job can end in this class, and so whether it has a dead-letter queue. `pending`
+    /// and `throttled` only slow a job down; what they can end in is `unsolved` or `transient`.
     #[must_use]
     pub fn is_final(self) -> bool {
         !matches!(self, Class::Pending | Class::Throttled)

@@ -88,7 +88,8 @@ impl Fault {
             (Some(Code::ZeroBalance), _) | (None, "HTTP_402") => Reason::NoFunds,
             (Some(Code::IpNotAllowed), _) => Reason::IpNotAllowed,
             (Some(Code::IpBanned | Code::IpBlocked), _) => Reason::IpBanned,
-            // What else an operator calls an account fault is treated as the one that stops every call.
+            // What else an operator calls an account fault is treated as the one that stops every
+            // call.
             _ => Reason::KeyInvalid,
         })
     }
@@ -144,8 +145,9 @@ fn classify_refusal(refusal: &Refusal, stage: Stage, own_proxy: bool, overrides:
     Fault { class, code, description, stage, retry_after: refusal.retry_after }
 }
 
-/// Whether a call was refused with a status that speaks of the account, but not by the API's own word: a firewall or a gateway before the API
-/// may dislike one payload. The balance shows which it is.
+/// Whether a call was refused with a status that speaks of the account, but not by the API's own
+/// word: a firewall or a gateway before the API may dislike one payload. The balance shows which it
+/// is.
 #[must_use]
 pub fn doubts_account(error: &CallError) -> bool {
     let CallError::Refused(Refusal { code: None, status: 401..=403, body, .. }) = error else { return false };
@@ -175,7 +177,8 @@ pub fn sign_of(error: &CallError, fault: &Fault) -> ApiSign {
         CallError::NoAnswer { .. } => return ApiSign::Silent,
         CallError::Refused(refusal) => refusal,
     };
-    // Without a code, and with a status that says nothing about the pace, it is not the API's own word.
+    // Without a code, and with a status that says nothing about the pace, it is not the API's own
+    // word.
     let says_something = match refusal.status {
         200..=299 | 429 => true,
         401..=403 => refusal.body == ReplyBody::Api,
@@ -206,15 +209,17 @@ fn class_of_status(status: u16, body: ReplyBody) -> Class {
         429 => Class::Throttled,
         // The API said "error" and nothing more.
         200..=299 => Class::Unknown,
-        // An answer without a code is not the API's own word: a gateway's page, or a wrong base URL. It is no verdict on a job.
+        // An answer without a code is not the API's own word: a gateway's page, or a wrong base
+        // URL. It is no verdict on a job.
         _ => Class::Transient,
     }
 }
 
 /// Whether a failed createTask may have been accepted, and so paid.
 ///
-/// A refusal in a JSON body, a client-side error and 503 (not processed) say no. Any other 5xx comes from something that may already have
-/// passed the request on, so it is counted with the answers that never came.
+/// A refusal in a JSON body, a client-side error and 503 (not processed) say no. Any other 5xx
+/// comes from something that may already have passed the request on, so it is counted with the
+/// answers that never came.
 #[must_use]
 pub fn charge_of(error: &CallError) -> Charge {
     match error {

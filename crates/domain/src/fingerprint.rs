@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Eight bytes of a SHA-256, in hex: enough to tell whether two are the same, and of no use for finding out what was hashed where that is
-/// as random as a key. (A proxy's address can be guessed; its mark keeps it out of logs, not from who may read the control queue.)
+/// Eight bytes of a SHA-256, in hex: enough to tell whether two are the same, and of no use for
+/// finding out what was hashed where that is as random as a key. (A proxy's address can be guessed;
+/// its mark keeps it out of logs, not from who may read the control queue.)
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(String);

@@ -1,4 +1,5 @@
-//! What a job has been through: it rides in a header that the worker owns, so that it survives every hand-over.
+//! What a job has been through: it rides in a header that the worker owns, so that it survives
+//! every hand-over.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,8 +22,9 @@ pub const HISTORY_HEADER: &str = "x-captcha-history";
 pub const VERSION: u32 = 1;
 /// Submissions of one job that are remembered; settings allow fewer.
 pub const MAX_ATTEMPTS: usize = 16;
-/// Bound on a publisher's own headers, in bytes. All properties of a message travel in one frame, of 128 KiB by default, and the broker ends
-/// the connection over a larger one: what a job's own headers leave room for must hold a ticket.
+/// Bound on a publisher's own headers, in bytes. All properties of a message travel in one frame,
+/// of 128 KiB by default, and the broker ends the connection over a larger one: what a job's own
+/// headers leave room for must hold a ticket.
 pub const MAX_PUBLISHERS_HEADERS: usize = 32 * 1024;
 /// Longest code that is remembered, in bytes.
 const MAX_CODE: usize = 256;
@@ -69,7 +71,8 @@ pub struct History {
     pub retries: u32,
     /// Its submissions so far.
     pub attempts: Vec<Attempt>,
-    /// What it has spent of its retry budgets, if anything. Most jobs have not, and thousands wait at once.
+    /// What it has spent of its retry budgets, if anything. Most jobs have not, and thousands wait
+    /// at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retried: Option<Box<Retried>>,
 }
@@ -78,10 +81,11 @@ pub struct History {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Retried {
-    /// What it has spent of its retry budgets, in milliseconds by class. Only time in the retry queues counts: a backlog, a tripped guard or a
-    /// withheld type is not the job's fault.
+    /// What it has spent of its retry budgets, in milliseconds by class. Only time in the retry
+    /// queues counts: a backlog, a tripped guard or a withheld type is not the job's fault.
     pub spent_ms: BTreeMap<Class, u64>,
-    /// How often it waited without a call of its own, since createTask failed for others of its type.
+    /// How often it waited without a call of its own, since createTask failed for others of its
+    /// type.
     pub withheld: u32,
     /// The last code of createTask that this version does not know, where the job has met one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,7 +148,8 @@ impl History {
 
     /// Reads the history off a job's headers, where it has one.
     ///
-    /// It is believed only where the broker itself says that the message came out of one of the retry queues, and only within bounds.
+    /// It is believed only where the broker itself says that the message came out of one of the
+    /// retry queues, and only within bounds.
     ///
     /// # Errors
     /// A fault that names the header: only the worker sets headers under its prefix.
@@ -191,8 +196,9 @@ impl History {
             && self.attempts.iter().all(|attempt| attempt.submitted_at.as_millis() >= 0)
     }
 
-    /// The same as seen by a clock that lags behind the writer's: what it says of the future is taken for now, and never for a forgery,
-    /// since a replica with a slow clock must not throw away what the others have paid for.
+    /// The same as seen by a clock that lags behind the writer's: what it says of the future is
+    /// taken for now, and never for a forgery, since a replica with a slow clock must not throw
+    /// away what the others have paid for.
     #[must_use]
     pub fn no_later_than(mut self, now: Timestamp) -> Self {
         self.first_seen = self.first_seen.min(now);
@@ -220,10 +226,12 @@ fn was_parked(headers: &Headers, retry_prefix: &str) -> bool {
     })
 }
 
-/// The publisher's headers: without the worker's own, and without the broker's record of earlier hops.
+/// The publisher's headers: without the worker's own, and without the broker's record of earlier
+/// hops.
 ///
-/// That record must not be published again: the broker would take the next hop for a cycle, and drop the message. Neither must `CC` and
-/// `BCC`: RabbitMQ would copy the message to the queues they name on every hop.
+/// That record must not be published again: the broker would take the next hop for a cycle, and
+/// drop the message. Neither must `CC` and `BCC`: RabbitMQ would copy the message to the queues
+/// they name on every hop.
 #[must_use]
 pub fn publishers_headers(headers: &Headers) -> Headers {
     let brokers = |name: &str| {

@@ -1,19 +1,22 @@
-//! What pace, caps, slots, solve times and figures are kept by: a task's type, or `type/class` where the task has a class.
+//! What pace, caps, slots, solve times and figures are kept by: a task's type, or `type/class`
+//! where the task has a class.
 //!
-//! `CustomTask` and `ComplexImageTask` stand for many kinds of work, told apart by the task's field `class`. How long it
-//! takes, and whether the API has a slot for it, belongs to the class [documented for this dialect].
+//! `CustomTask` and `ComplexImageTask` stand for many kinds of work, told apart by the task's field
+//! `class`. How long it takes, and whether the API has a slot for it, belongs to the class
+//! [documented for this dialect].
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::job::MAX_TYPE;
 
-/// Classes of one type that are told apart; the rest go by their bare type. A type whose class is a word that its
-/// publishers make up takes no other type's place.
+/// Classes of one type that are told apart; the rest go by their bare type. A type whose class is a
+/// word that its publishers make up takes no other type's place.
 const MAX_CLASSES: usize = 16;
 
-/// `type/class`; `None` where the class cannot be part of a name: it is empty, holds control characters, or makes the name
-/// longer than a type may be. Such a task goes by its type alone, since only the API can say that the class is wrong.
+/// `type/class`; `None` where the class cannot be part of a name: it is empty, holds control
+/// characters, or makes the name longer than a type may be. Such a task goes by its type alone,
+/// since only the API can say that the class is wrong.
 pub(super) fn of(task_type: &str, class: &str) -> Option<Box<str>> {
     let fits = task_type.len() + 1 + class.len() <= MAX_TYPE;
     (fits && !class.is_empty() && !class.contains(char::is_control))
@@ -33,8 +36,9 @@ pub fn find<'a, T>(entries: &'a BTreeMap<String, T>, kind: &str) -> Option<(&'a 
     found.map(|(name, entry)| (name.as_str(), entry))
 }
 
-/// The name under which a kind stands, or is to stand, in a table of so many entries at most: its own; its bare type's once
-/// 16 classes of that are told apart, or the table is full; `None` where that has no room either.
+/// The name under which a kind stands, or is to stand, in a table of so many entries at most: its
+/// own; its bare type's once 16 classes of that are told apart, or the table is full; `None` where
+/// that has no room either.
 #[must_use]
 pub fn place<'a, T>(entries: &BTreeMap<String, T>, kind: &'a str, most: usize) -> Option<&'a str> {
     if entries.contains_key(kind) {

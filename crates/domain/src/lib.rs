@@ -1,6 +1,8 @@
-//! The pure core: what a job, a ticket and an outcome are, what every answer of the API means, and when to do what.
+//! The pure core: what a job, a ticket and an outcome are, what every answer of the API means, and
+//! when to do what.
 //!
-//! Nothing here does I/O, reads a clock or draws a random number: time and randomness are arguments.
+//! Nothing here does I/O, reads a clock or draws a random number: time and randomness are
+//! arguments.
 
 pub mod aimd;
 pub mod api_code;

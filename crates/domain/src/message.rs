@@ -1,4 +1,5 @@
-//! What surrounds a message's bytes: AMQP basic properties and headers as plain values, free of any client library.
+//! What surrounds a message's bytes: AMQP basic properties and headers as plain values, free of any
+//! client library.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +8,8 @@ use bytes::Bytes;
 
 use super::time::Timestamp;
 
-/// A header value: the field types of AMQP 0-9-1 that RabbitMQ carries, widened where the width says nothing (all integers are `Int`).
+/// A header value: the field types of AMQP 0-9-1 that RabbitMQ carries, widened where the width
+/// says nothing (all integers are `Int`).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// No value.
@@ -96,7 +98,8 @@ impl From<i64> for Value {
 /// A table of headers, ordered by name.
 pub type Headers = BTreeMap<String, Value>;
 
-/// The basic properties of a message. Delivery mode is not among them: everything durable is published persistent, see [`Message::transient`].
+/// The basic properties of a message. Delivery mode is not among them: everything durable is
+/// published persistent, see [`Message::transient`].
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Properties {
     /// MIME type of the body.
@@ -111,7 +114,8 @@ pub struct Properties {
     pub correlation_id: Option<String>,
     /// Where a copy of the outcome is wanted.
     pub reply_to: Option<String>,
-    /// Milliseconds, as a decimal string. Belongs to one hop, so it is dropped when a message is republished.
+    /// Milliseconds, as a decimal string. Belongs to one hop, so it is dropped when a message is
+    /// republished.
     pub expiration: Option<String>,
     /// At most 255 bytes (an AMQP short string).
     pub message_id: Option<String>,
@@ -119,7 +123,8 @@ pub struct Properties {
     pub timestamp: Option<u64>,
     /// AMQP's `type`: the contract's name and version.
     pub kind: Option<String>,
-    /// Verified by the broker where set. Another user's republishing with it would be refused, so it is dropped there.
+    /// Verified by the broker where set. Another user's republishing with it would be refused, so
+    /// it is dropped there.
     pub user_id: Option<String>,
     /// The publishing application.
     pub app_id: Option<String>,
@@ -134,11 +139,12 @@ impl Properties {
     }
 }
 
-/// Bytes with their properties: what is published and what is delivered. A body can hold a publisher's proxy password, so `Debug` tells its
-/// length alone.
+/// Bytes with their properties: what is published and what is delivered. A body can hold a
+/// publisher's proxy password, so `Debug` tells its length alone.
 #[derive(Clone, Default, PartialEq)]
 pub struct Message {
-    /// The body, verbatim. Clones share it: a job's bytes are held once, whatever they are on their way into.
+    /// The body, verbatim. Clones share it: a job's bytes are held once, whatever they are on their
+    /// way into.
     pub body: Bytes,
     /// Its properties.
     pub properties: Properties,

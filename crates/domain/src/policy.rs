@@ -1,6 +1,7 @@
 //! Which sites the operator is authorised to automate.
 //!
-//! Nothing leaves for a site that is not listed: a task bound to one is refused here, before any call.
+//! Nothing leaves for a site that is not listed: a task bound to one is refused here, before any
+//! call.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! When to ask for a result: the API's limits, kept whatever the settings say, and the pace of each task type within them.
+//! When to ask for a result: the API's limits, kept whatever the settings say, and the pace of each
+//! task type within them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,11 +10,13 @@ use super::kind;
 pub const SPACING: Duration = Duration::from_secs(2);
 /// Polls of one task, at the most. Documented; beyond it the account can be locked.
 pub const MAX_POLLS: u32 = 120;
-/// The API keeps a result for 5 minutes from the upload. Nobody asks in the last 20 seconds of them, which leaves room for clocks that differ.
+/// The API keeps a result for 5 minutes from the upload. Nobody asks in the last 20 seconds of
+/// them, which leaves room for clocks that differ.
 pub const MAX_AGE: Duration = Duration::from_secs(280);
 /// How long one proof of ownership of a ticket is good for: nobody polls past it.
 pub const LEASE: Duration = Duration::from_secs(5);
-/// What a new owner waits before its first poll: until the earlier owner's lease is over, and the spacing after that.
+/// What a new owner waits before its first poll: until the earlier owner's lease is over, and the
+/// spacing after that.
 pub const HANDOVER_WAIT: Duration = LEASE.saturating_add(SPACING);
 
 /// By how much the clocks of two replicas may differ.
@@ -70,9 +73,11 @@ impl PollSchedule {
         Ok(Self { first_delay, interval, timeout })
     }
 
-    /// When a ticket that has just come to hand is first polled. `age`: since the task was accepted; `polls`: already used.
+    /// When a ticket that has just come to hand is first polled. `age`: since the task was
+    /// accepted; `polls`: already used.
     ///
-    /// Past the type's time-out it is still asked for once: the answer is paid, and may have waited while nobody could ask.
+    /// Past the type's time-out it is still asked for once: the answer is paid, and may have waited
+    /// while nobody could ask.
     #[must_use]
     pub fn first(&self, age: Duration, polls: u32) -> Next {
         if age >= MAX_AGE {
@@ -90,9 +95,12 @@ impl PollSchedule {
         self.first_delay
     }
 
-    /// When the next poll is due after an answer received now, so that two polls stay apart on the API's side too.
+    /// When the next poll is due after an answer received now, so that two polls stay apart on the
+    /// API's side too.
     ///
-    /// `age`: since the task was accepted; `pursued`: what of it counts against the time-out; `slower`: how often the API has asked for less; `retry_after`: what it asked for; `jitter` in `[0, 1)` spreads polls that began together.
+    /// `age`: since the task was accepted; `pursued`: what of it counts against the time-out;
+    /// `slower`: how often the API has asked for less; `retry_after`: what it asked for; `jitter`
+    /// in `[0, 1)` spreads polls that began together.
     #[must_use]
     pub fn after_answer(
         &self,
@@ -115,7 +123,8 @@ impl PollSchedule {
         let left = self.timeout - pursued;
         match retry_after {
             _ if wait <= left => Next::After(wait),
-            // A pause that the API asked for may outlast the type's time-out, as long as the result is kept.
+            // A pause that the API asked for may outlast the type's time-out, as long as the result
+            // is kept.
             Some(pause) if pause > left => {
                 if age + wait < MAX_AGE {
                     Next::After(wait)
@@ -123,15 +132,17 @@ impl PollSchedule {
                     Next::Over
                 }
             }
-            // The last poll is made at the time-out itself rather than skipped, unless that would break the spacing.
+            // The last poll is made at the time-out itself rather than skipped, unless that would
+            // break the spacing.
             _ if left >= SPACING => Next::After(left),
             _ => Next::Over,
         }
     }
 }
 
-/// How many polls a ticket's earlier owners have used, or may still use, judged by its age alone: as many as the spacing allows until the
-/// earlier owner's lease is over. The age is that between two machines' clocks.
+/// How many polls a ticket's earlier owners have used, or may still use, judged by its age alone:
+/// as many as the spacing allows until the earlier owner's lease is over. The age is that between
+/// two machines' clocks.
 #[must_use]
 pub fn assumed_polls(age: Duration) -> u32 {
     let age = age + LEASE + CLOCKS;

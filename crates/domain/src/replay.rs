@@ -3,8 +3,9 @@
 use super::message::{Headers, Value};
 use super::message_hash::MessageHash;
 
-/// Header of a replayed job, and of its outcome: which letter it was made of. Publishers' headers ride along by themselves; those that begin
-/// with the worker's own prefix would be refused at admission.
+/// Header of a replayed job, and of its outcome: which letter it was made of. Publishers' headers
+/// ride along by themselves; those that begin with the worker's own prefix would be refused at
+/// admission.
 pub const REPLAY_ID: &str = "captcha-replay-id";
 /// Header of a replayed job, and of its outcome: the how manieth replay of the job it is, from 1.
 pub const REPLAYS: &str = "captcha-replays";
@@ -16,7 +17,8 @@ pub const MAX_REPLAYS: u32 = 1_000_000;
 /// What a replayed job says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replayed {
-    /// The same however often one letter is published: an end in between shows as two jobs with one id.
+    /// The same however often one letter is published: an end in between shows as two jobs with one
+    /// id.
     pub id: String,
     /// 1 for a job's first replay.
     pub count: u32,
@@ -34,7 +36,8 @@ impl Replayed {
         Some(Self { id: id.to_owned(), count })
     }
 
-    /// The next replay, of the letter that is known by `letter`, of a job that has been replayed so often before.
+    /// The next replay, of the letter that is known by `letter`, of a job that has been replayed so
+    /// often before.
     #[must_use]
     pub fn next(letter: &MessageHash, replays: u32) -> Self {
         Self { id: identity_of_next(letter, replays).to_string(), count: replays.saturating_add(1) }

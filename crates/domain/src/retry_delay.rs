@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// How long a job is parked: one queue for each delay, since messages expire only at the head of a queue.
+/// How long a job is parked: one queue for each delay, since messages expire only at the head of a
+/// queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RetryDelay {
     /// The queue's suffix.
@@ -27,13 +28,15 @@ pub const RETRY_DELAYS: [RetryDelay; 4] = [
     RetryDelay { label: "10m", millis: 600_000 },
 ];
 
-/// The shortest wait, and the first step of the backoff. The API asks for no less when it has no free slot.
+/// The shortest wait, and the first step of the backoff. The API asks for no less when it has no
+/// free slot.
 pub const SHORTEST: RetryDelay = RETRY_DELAYS[0];
 
 /// The queue for the next wait; `None` where even the shortest would outlast what is left.
 ///
-/// The backoff doubles from 5 s. As the delays of the queues are fixed, a wait between two of them goes to either, in the proportion that
-/// gives the wait on average: so jobs that were refused together come back apart. `jitter` is in `[0, 1)`.
+/// The backoff doubles from 5 s. As the delays of the queues are fixed, a wait between two of them
+/// goes to either, in the proportion that gives the wait on average: so jobs that were refused
+/// together come back apart. `jitter` is in `[0, 1)`.
 #[must_use]
 pub fn park(retries: u32, at_least: Option<Duration>, left: Duration, jitter: f64) -> Option<RetryDelay> {
     // A pause that the API asked for is not cut short to fit a budget.

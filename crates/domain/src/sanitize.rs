@@ -1,4 +1,5 @@
-//! Foreign text made fit to be shown: what a publisher, an API or a host's name wrote must not steer a terminal or a page, nor fill it.
+//! Foreign text made fit to be shown: what a publisher, an API or a host's name wrote must not
+//! steer a terminal or a page, nor fill it.
 
 use std::borrow::Cow;
 
@@ -7,7 +8,8 @@ const HIDDEN: char = '·';
 /// Stands for what was cut off.
 const CUT: char = '…';
 
-/// The text without what steers a terminal or turns the direction of writing, at most this many characters long.
+/// The text without what steers a terminal or turns the direction of writing, at most this many
+/// characters long.
 #[must_use]
 pub fn shown(text: &str, most: usize) -> String {
     let mut shown: String = text.chars().take(most + 1).map(|c| if steers(c) { HIDDEN } else { c }).collect();
@@ -25,8 +27,8 @@ pub fn shown_lines(text: &str) -> String {
     text.chars().map(|c| if steers(c) && c != '\n' { HIDDEN } else { c }).collect()
 }
 
-/// JSON of the same meaning without what steers a terminal: escaped, not hidden. Control characters below space are so already inside of its
-/// texts, and between its values they are its white space.
+/// JSON of the same meaning without what steers a terminal: escaped, not hidden. Control characters
+/// below space are so already inside of its texts, and between its values they are its white space.
 #[must_use]
 pub fn escaped_json(json: &str) -> Cow<'_, str> {
     let is_meant = |c: char| !c.is_ascii() && steers(c) || c == '\u{7f}';
@@ -44,7 +46,8 @@ pub fn escaped_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Control characters, and those that are not seen but change what is: of direction, joining and line ends.
+/// Control characters, and those that are not seen but change what is: of direction, joining and
+/// line ends.
 fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')

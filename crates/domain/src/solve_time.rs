@@ -1,4 +1,5 @@
-//! How long the API takes for each kind of task, as seen here: what a deadline is measured against before anything is paid.
+//! How long the API takes for each kind of task, as seen here: what a deadline is measured against
+//! before anything is paid.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -19,7 +20,8 @@ const RENEW_EVERY: u32 = 10;
 /// When a deadline is out of reach.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reach {
-    /// A job is refused where fewer than this share of answers came in the time that is left; 0 refuses none.
+    /// A job is refused where fewer than this share of answers came in the time that is left; 0
+    /// refuses none.
     pub quantile: f64,
     /// Answers of a type before anything of it is refused.
     pub least_answers: usize,
@@ -71,9 +73,11 @@ impl SolveTimes {
         }
     }
 
-    /// The time within which the share of answers came that the settings name; `None` until enough is learned.
+    /// The time within which the share of answers came that the settings name; `None` until enough
+    /// is learned.
     ///
-    /// What was learned long ago is forgotten: were every job refused by it, nothing new would ever be learned.
+    /// What was learned long ago is forgotten: were every job refused by it, nothing new would ever
+    /// be learned.
     #[must_use]
     pub fn least(&mut self, kind: &str, now: Timestamp) -> Option<Duration> {
         let name = kind::place(&self.by_type, kind, MAX_TYPES)?;

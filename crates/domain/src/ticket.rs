@@ -1,4 +1,5 @@
-//! The ticket of a paid task: the job's bytes, with all that another replica needs to finish it in a header.
+//! The ticket of a paid task: the job's bytes, with all that another replica needs to finish it in
+//! a header.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,12 +15,13 @@ use super::unreadable::UNREADABLE_HEADER;
 
 /// Carries the ticket; the body is the job's, byte for byte.
 pub const TICKET_HEADER: &str = "x-captcha-ticket";
-/// Carries the routing key of an outcome that could not be published yet; the body is the outcome's.
+/// Carries the routing key of an outcome that could not be published yet; the body is the
+/// outcome's.
 pub const ANSWER_HEADER: &str = "x-captcha-answer";
 /// Longest routing key that AMQP can hold, in bytes.
 const MAX_KEY: usize = 255;
-/// The largest outcome that a worker keeps: it holds a job and its metadata once more, or metadata and a solution, each within
-/// [`MAX_MESSAGE`], and a few KiB of its own.
+/// The largest outcome that a worker keeps: it holds a job and its metadata once more, or metadata
+/// and a solution, each within [`MAX_MESSAGE`], and a few KiB of its own.
 pub const MAX_KEPT_OUTCOME: usize = 3 * MAX_MESSAGE;
 
 /// What a ticket says beside the job's bytes.
@@ -71,7 +73,8 @@ pub enum Kept {
     },
 }
 
-/// The publisher's properties for another hop: without what belongs to one hop or one user, and with the id that the job goes by.
+/// The publisher's properties for another hop: without what belongs to one hop or one user, and
+/// with the id that the job goes by.
 fn next_hop(job: &Job) -> Message {
     let from = &job.properties;
     let properties = Properties {
@@ -128,7 +131,8 @@ pub fn answered(routing_key: &str, outcome: &Message) -> Message {
     message
 }
 
-/// Whether the message is larger than anything that a worker puts on the ticket queue, so that it need not be read.
+/// Whether the message is larger than anything that a worker puts on the ticket queue, so that it
+/// need not be read.
 #[must_use]
 pub fn is_too_large(message: &Message) -> bool {
     let most = match message.properties.headers.contains_key(ANSWER_HEADER) {
@@ -187,8 +191,8 @@ fn opened(ticket: Ticket, mut message: Message, now: Timestamp) -> Kept {
     }
 }
 
-/// The outcome as it was before it was kept. The two properties are in none of ours, and the broker ends the channel over a message that
-/// carries another's.
+/// The outcome as it was before it was kept. The two properties are in none of ours, and the broker
+/// ends the channel over a message that carries another's.
 fn unwrapped(mut outcome: Message) -> Message {
     let properties = &mut outcome.properties;
     properties.headers = publishers_headers(&properties.headers);
@@ -197,7 +201,8 @@ fn unwrapped(mut outcome: Message) -> Message {
     outcome
 }
 
-/// The key of an answered ticket, where an outcome can have it: another would be published in vain for ever.
+/// The key of an answered ticket, where an outcome can have it: another would be published in vain
+/// for ever.
 fn routing_key(headers: &Headers, key: &Value) -> Result<String, String> {
     let ours = |key: &&str| (key.starts_with("solved.") || key.starts_with("dead.")) && key.len() <= MAX_KEY;
     match key.as_text().filter(ours) {
@@ -206,7 +211,8 @@ fn routing_key(headers: &Headers, key: &Value) -> Result<String, String> {
     }
 }
 
-/// Whether the message can be published again beside what a worker adds to it: see [`MAX_PUBLISHERS_HEADERS`].
+/// Whether the message can be published again beside what a worker adds to it: see
+/// [`MAX_PUBLISHERS_HEADERS`].
 fn leaves_room(headers: &Headers) -> bool {
     wire_size(&publishers_headers(headers)) <= MAX_PUBLISHERS_HEADERS
 }

@@ -1,4 +1,5 @@
-//! Absolute time as it stands in messages: milliseconds since the Unix epoch, written as RFC 3339 in UTC.
+//! Absolute time as it stands in messages: milliseconds since the Unix epoch, written as RFC 3339
+//! in UTC.
 
 use std::fmt;
 use std::time::Duration;
@@ -43,7 +44,8 @@ impl Timestamp {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        // An offset can carry a time past the years that can be written; "never" must stay far away, and "long ago" readable.
+        // An offset can carry a time past the years that can be written; "never" must stay far
+        // away, and "long ago" readable.
         let millis = i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok()?;
         Some(Self(millis.clamp(WRITABLE.0, WRITABLE.1)))
     }
@@ -65,7 +67,8 @@ impl fmt::Display for Timestamp {
         let (hour, minute, second, milli) =
             (moment.hour(), moment.minute(), moment.second(), moment.millisecond());
         let year = u16::try_from(year).unwrap_or(0);
-        // Five of these stand in each outcome: digit by digit they cost a tenth of what a format of seven numbers does.
+        // Five of these stand in each outcome: digit by digit they cost a tenth of what a format of
+        // seven numbers does.
         let mut text = *b"0000-00-00T00:00:00.000Z";
         digits(&mut text[0..4], year);
         digits(&mut text[5..7], month.into());

@@ -25,7 +25,8 @@ pub struct Parent<'a> {
     pub state: Option<&'a str>,
 }
 
-/// The span that a message comes from; `None` where the headers name none, or not as the standard has it.
+/// The span that a message comes from; `None` where the headers name none, or not as the standard
+/// has it.
 #[must_use]
 pub fn parent(headers: &Headers) -> Option<Parent<'_>> {
     let text = |name| headers.get(name).and_then(Value::as_text).filter(|text| text.len() <= MAX_TRACE);
@@ -50,8 +51,9 @@ fn read(text: &str) -> Option<(u128, u64, u8)> {
     Some((trace_id, span_id, u8::from_str_radix(flags, 16).ok()?))
 }
 
-/// Lets whatever is made of a message come from this span. Where it begins a trace, what stood there of another is gone; and where a job's
-/// headers leave no room for one more, they stay as they are, since a ticket must still fit beside them.
+/// Lets whatever is made of a message come from this span. Where it begins a trace, what stood
+/// there of another is gone; and where a job's headers leave no room for one more, they stay as
+/// they are, since a ticket must still fit beside them.
 pub fn carry_on(headers: &mut Headers, trace_id: u128, span_id: u64, sampled: bool) {
     if parent(headers).is_none() {
         if wire_size(&publishers_headers(headers)) + ROOM > MAX_PUBLISHERS_HEADERS {

@@ -1,4 +1,5 @@
-//! Something for each kind of task, and no more of it than is good: type and class are what publishers write.
+//! Something for each kind of task, and no more of it than is good: type and class are what
+//! publishers write.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -9,7 +10,8 @@ use crate::domain::kind;
 const MAX_TYPES: usize = 64;
 pub(crate) const OTHERS: &str = "(others)";
 
-/// A value for each of the first 64 kinds of task, of each type 16 classes at most, and one for all others.
+/// A value for each of the first 64 kinds of task, of each type 16 classes at most, and one for all
+/// others.
 #[derive(Debug)]
 pub(crate) struct ByType<T>(Mutex<BTreeMap<String, T>>);
 
@@ -25,7 +27,8 @@ impl<T> ByType<T> {
         self.0.lock()
     }
 
-    /// Works on the value of a kind, which is made where there is none yet, for the name that it is to stand under.
+    /// Works on the value of a kind, which is made where there is none yet, for the name that it is
+    /// to stand under.
     pub(crate) fn with<R>(
         &self,
         task_type: &str,

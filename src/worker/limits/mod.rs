@@ -1,4 +1,5 @@
-//! When a call of the API may begin: the windows on all calls and on each type's submissions, the caps, and the fleet's rate.
+//! When a call of the API may begin: the windows on all calls and on each type's submissions, the
+//! caps, and the fleet's rate.
 
 pub(crate) mod by_type;
 pub(crate) mod in_flight;
@@ -36,8 +37,9 @@ pub struct Limits {
     pub submit_concurrency: usize,
     /// Calls a second of the whole fleet; `None`: no limit.
     pub max_calls_per_second: Option<NonZeroU32>,
-    /// Open tasks and submissions that this replica holds at once, by type or by `type/class`. A class with a cap of its own
-    /// does not count against its type's; all the others of the type do, together.
+    /// Open tasks and submissions that this replica holds at once, by type or by `type/class`. A
+    /// class with a cap of its own does not count against its type's; all the others of the type
+    /// do, together.
     pub caps: BTreeMap<String, usize>,
 }
 
@@ -163,7 +165,8 @@ impl CallLimits {
             Some(TypeBreaker::Try) => return Ok(()),
             None => lane.reopen(),
         }
-        // While the API is short of slots, as many may wait as are under way; more would stand in the way of other types.
+        // While the API is short of slots, as many may wait as are under way; more would stand in
+        // the way of other types.
         let (size, short) = {
             let window = lane.window.lock();
             (window.size(), window.is_short())
@@ -207,7 +210,8 @@ impl CallLimits {
         place
     }
 
-    /// The same without a wait, where that can be. Where calls are rationed, each has a turn of its own to wait for.
+    /// The same without a wait, where that can be. Where calls are rationed, each has a turn of its
+    /// own to wait for.
     pub(crate) fn poll_at_once(&self) -> Option<CallPermit<'_>> {
         if self.rate.is_limited() { None } else { self.calls.place().now_or_never() }
     }
@@ -280,7 +284,8 @@ impl CallLimits {
 }
 
 impl TypeLimiter {
-    /// Under which name the fleet tells of its slots: that of all who share it. A replica's own mixture of others has none.
+    /// Under which name the fleet tells of its slots: that of all who share it. A replica's own
+    /// mixture of others has none.
     pub(crate) fn name_of<'a>(&'a self, kind: &'a str) -> &'a str {
         if &*self.name == OTHERS { kind } else { &self.name }
     }
@@ -300,7 +305,8 @@ impl TypeLimiter {
         self.change(TypeWindow::answered);
     }
 
-    /// A submission of it failed in a way that says nothing about its job. Tells whether that shuts the type.
+    /// A submission of it failed in a way that says nothing about its job. Tells whether that shuts
+    /// the type.
     pub(crate) fn failed(&self) -> bool {
         self.change(TypeWindow::failed)
     }

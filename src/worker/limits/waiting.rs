@@ -1,4 +1,5 @@
-//! What waits for its turn to call the API, so that it can be told when something waits for too long.
+//! What waits for its turn to call the API, so that it can be told when something waits for too
+//! long.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
@@ -8,7 +9,8 @@ use tokio::time::Instant;
 
 type Due = (Instant, u64);
 
-/// Submissions and polls that wait for a place. A poll that gets its place at once, as most do, is never in here.
+/// Submissions and polls that wait for a place. A poll that gets its place at once, as most do, is
+/// never in here.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     submissions: AtomicUsize,

@@ -52,7 +52,8 @@ pub struct Spent {
     pub cost: f64,
 }
 
-/// A delivery whose channel was gone when it was to be settled: the broker delivers it again, beside its successor.
+/// A delivery whose channel was gone when it was to be settled: the broker delivers it again,
+/// beside its successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stale {
     /// (c): a job whose ticket is confirmed.
@@ -88,8 +89,9 @@ pub struct Reading {
     pub parked: u64,
     /// Paid submissions that brought no solution, by the class they ended in.
     pub wasted: BTreeMap<&'static str, u64>,
-    /// Submissions that may have been paid for a second time, by the window's letter: (a) not answered, (c) to (e) not acked in time,
-    /// (g) repeated by rule. Of (b) and (f) no worker learns.
+    /// Submissions that may have been paid for a second time, by the window's letter: (a) not
+    /// answered, (c) to (e) not acked in time, (g) repeated by rule. Of (b) and (f) no worker
+    /// learns.
     pub paid_twice_possible: BTreeMap<&'static str, u64>,
     /// Outcomes whose delivery was gone when they were published: repeated, or asked for again.
     pub stale_outcomes: u64,

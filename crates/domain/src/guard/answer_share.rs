@@ -1,8 +1,11 @@
-//! Whether wrong task ids are the trouble of single jobs or of the account: by their share of the answers, never by their number.
+//! Whether wrong task ids are the trouble of single jobs or of the account: by their share of the
+//! answers, never by their number.
 //!
-//! Services lose some tasks every day, and each costs exactly one call with a wrong id. A provider that has forgotten all of them, or a key
-//! of another account, shows in most of what comes back. The difference is a share, and a share of few answers proves little: so the
-//! share must be exceeded beyond chance (the lower bound of Wilson's interval at three standard deviations), not just touched.
+//! Services lose some tasks every day, and each costs exactly one call with a wrong id. A provider
+//! that has forgotten all of them, or a key of another account, shows in most of what comes back.
+//! The difference is a share, and a share of few answers proves little: so the share must be
+//! exceeded beyond chance (the lower bound of Wilson's interval at three standard deviations), not
+//! just touched.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,13 +16,15 @@ use super::Rules;
 const SPAN: Duration = Duration::from_secs(60);
 /// Answers are counted by the second.
 const BUCKET: Duration = Duration::from_secs(1);
-/// Within this much, a run that is nearly all wrong shows that tasks have just been forgotten, though the minute before was good.
+/// Within this much, a run that is nearly all wrong shows that tasks have just been forgotten,
+/// though the minute before was good.
 const RECENT: Duration = Duration::from_secs(5);
 /// "Nearly all": the share that recent answers must exceed, beyond chance.
 const RECENT_SHARE: f64 = 0.5;
 /// Recent wrong ids for that, as a multiple of `wrong_ids_least`.
 const RECENT_LEAST: u64 = 4;
-/// Standard deviations. One false alarm in some hundred starts with a true share of a tenth, and none later on.
+/// Standard deviations. One false alarm in some hundred starts with a true share of a tenth, and
+/// none later on.
 const SIGMAS: f64 = 3.0;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +42,8 @@ pub struct AnswerShare {
 }
 
 impl AnswerShare {
-    /// Adds answers, `wrong` of them about ids that the API does not know. `uptime`: a steady clock's reading.
+    /// Adds answers, `wrong` of them about ids that the API does not know. `uptime`: a steady
+    /// clock's reading.
     pub fn note(&mut self, answers: u64, wrong: u64, uptime: Duration) {
         self.buckets.retain(|bucket| uptime.saturating_sub(bucket.at) < SPAN);
         match self.buckets.back_mut().filter(|bucket| uptime.saturating_sub(bucket.at) < BUCKET) {

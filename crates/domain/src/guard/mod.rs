@@ -14,8 +14,9 @@
 //!              └────────────── nothing heard for long ────────────────────────┘
 //! ```
 //!
-//! An operator's pause stands beside the phase. The record ([`State`]) is the leader's alone to write; every replica derives from it what it
-//! may do ([`Permit`]). Nothing here does I/O or reads a clock.
+//! An operator's pause stands beside the phase. The record ([`State`]) is the leader's alone to
+//! write; every replica derives from it what it may do ([`Permit`]). Nothing here does I/O or reads
+//! a clock.
 
 mod answer_share;
 mod permit;
@@ -42,7 +43,8 @@ pub use transition::{CanaryEnd, GuardEvent, ProbeEnd};
 /// The operator's settings, as far as they decide about the account.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
-    /// How long nothing is called after a refusal for a ban. Documented: 10 minutes, longer if the calls go on.
+    /// How long nothing is called after a refusal for a ban. Documented: 10 minutes, longer if the
+    /// calls go on.
     pub ban_pause: Duration,
     /// The guard trips at this balance, or below it, before the API says no.
     pub min_balance: f64,
@@ -52,7 +54,8 @@ pub struct Rules {
     pub balance_interval: Duration,
     /// How long a proxy that the API called banned is left alone.
     pub quarantine: Duration,
-    /// Wrong task ids trip the guard where they are more than this share of the fleet's answers within a minute, beyond chance.
+    /// Wrong task ids trip the guard where they are more than this share of the fleet's answers
+    /// within a minute, beyond chance.
     pub wrong_ids_share: f64,
     /// And at least so many.
     pub wrong_ids_least: u64,

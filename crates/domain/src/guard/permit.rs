@@ -21,7 +21,8 @@ pub enum Jobs {
 pub enum Polls {
     /// None; paid tasks wait.
     None,
-    /// Those accepted since this moment: the API may have forgotten what was open before, and the leader finds out with its own.
+    /// Those accepted since this moment: the API may have forgotten what was open before, and the
+    /// leader finds out with its own.
     Since(Timestamp),
     /// All.
     All,
@@ -46,7 +47,8 @@ pub struct Permit {
     pub jobs: Jobs,
     /// getTaskResult.
     pub polls: Polls,
-    /// Holding tickets. One that may not poll for a reason of its own must leave them to others; one that waits with all the others keeps them.
+    /// Holding tickets. One that may not poll for a reason of its own must leave them to others;
+    /// one that waits with all the others keeps them.
     pub tickets: bool,
 }
 

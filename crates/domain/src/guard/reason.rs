@@ -1,4 +1,5 @@
-//! Why the account is not to be used, what each reason stops, and when to look whether it has passed.
+//! Why the account is not to be used, what each reason stops, and when to look whether it has
+//! passed.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Rules;
 
-/// Why the account is not to be used. The names are part of the contract: metrics, status and control messages carry them.
+/// Why the account is not to be used. The names are part of the contract: metrics, status and
+/// control messages carry them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -34,11 +36,13 @@ pub struct Stops {
     pub submissions: bool,
     /// getTaskResult of paid tasks.
     pub polls: bool,
-    /// getBalance, until the time for the next probe has come. All other reasons can be looked into earlier by a `resume`.
+    /// getBalance, until the time for the next probe has come. All other reasons can be looked into
+    /// earlier by a `resume`.
     pub probes: bool,
 }
 
-/// When the leader looks whether a reason has passed: after `first`, then twice as long each time, up to `longest`.
+/// When the leader looks whether a reason has passed: after `first`, then twice as long each time,
+/// up to `longest`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
     first: Duration,
@@ -78,8 +82,8 @@ impl Reason {
 
     /// The one table of what each reason stops.
     ///
-    /// Paid tasks can still be asked for without money, and while an operator pauses; every other refusal would be repeated by a poll, and
-    /// repeated refusals earn a ban.
+    /// Paid tasks can still be asked for without money, and while an operator pauses; every other
+    /// refusal would be repeated by a poll, and repeated refusals earn a ban.
     #[must_use]
     pub fn stops(self) -> Stops {
         let (submissions, polls, probes) = match self {
@@ -92,7 +96,8 @@ impl Reason {
         Stops { submissions, polls, probes }
     }
 
-    /// Whether it is about the address that calls come from: with `guard.egress = "own"` it concerns the replica that met it alone.
+    /// Whether it is about the address that calls come from: with `guard.egress = "own"` it
+    /// concerns the replica that met it alone.
     #[must_use]
     pub fn is_of_the_address(self) -> bool {
         match self {
@@ -108,9 +113,11 @@ impl Reason {
             // Never by itself; the value is not used.
             Reason::Operator => (MINUTE, MINUTE),
             Reason::NoFunds => (MINUTE, 10 * MINUTE),
-            // What is down is asked often: it costs the account nothing, and work goes on soon after it is back.
+            // What is down is asked often: it costs the account nothing, and work goes on soon
+            // after it is back.
             Reason::ProviderDown => (2 * SECOND, 5 * SECOND),
-            // The second time until every task that may be forgotten is past the age at which it is asked for.
+            // The second time until every task that may be forgotten is past the age at which it is
+            // asked for.
             Reason::WrongIds => (MINUTE, 5 * MINUTE),
             Reason::IpNotAllowed | Reason::KeyInvalid => (MINUTE, 30 * MINUTE),
             Reason::IpBanned => (rules.ban_pause, rules.ban_pause * 6),
@@ -118,10 +125,11 @@ impl Reason {
         Schedule { first, longest }
     }
 
-    /// How soon the leader looks for the first time, where the account was in use and good until this moment.
+    /// How soon the leader looks for the first time, where the account was in use and good until
+    /// this moment.
     ///
-    /// One wrong word among good answers happens: a key that is revoked stays refused, and one more look at it is far from
-    /// what earns a ban.
+    /// One wrong word among good answers happens: a key that is revoked stays refused, and one more
+    /// look at it is far from what earns a ban.
     #[must_use]
     pub fn first_look(self, rules: &Rules) -> Duration {
         match self {

@@ -8,7 +8,8 @@ use super::spend::SHORTEST_LOOK;
 use super::state::{MOST_SKEW, Phase, State};
 use crate::time::Timestamp;
 
-/// Between two calls of getBalance, whatever wants them: fewer within a minute than what earns a ban.
+/// Between two calls of getBalance, whatever wants them: fewer within a minute than what earns a
+/// ban.
 const PROBE_GAP: Duration = Duration::from_secs(20);
 /// The same while the API is down, when no call is an offence.
 const PROBE_GAP_WHILE_DOWN: Duration = Duration::from_secs(2);
@@ -18,7 +19,8 @@ const PROBE_GAP_WHILE_DOWN: Duration = Duration::from_secs(2);
 pub struct Pressure {
     /// Replicas find the API down.
     pub suspected: bool,
-    /// A call was refused by something that is not the API's own word: a firewall, or a gateway before it.
+    /// A call was refused by something that is not the API's own word: a firewall, or a gateway
+    /// before it.
     pub doubted: bool,
     /// So much was submitted since the last look that a good part of the balance may be gone.
     pub spending: bool,
@@ -53,7 +55,8 @@ impl State {
         Some(wanted.max(self.after_gap(gap, now)))
     }
 
-    /// When a key that nobody knows may be tried. It is no matter of the account's state, but a wrong one would count against it.
+    /// When a key that nobody knows may be tried. It is no matter of the account's state, but a
+    /// wrong one would count against it.
     #[must_use]
     pub fn proof_due(&self, rules: &Rules, now: Timestamp) -> Timestamp {
         let free = match self.tripped() {
@@ -65,8 +68,8 @@ impl State {
         free.max(self.after_gap(self.gap(rules), now))
     }
 
-    /// A call whose end nobody has seen may have been an offence, and leaders that keep dying must not repeat it any faster than one that
-    /// has seen the key refused.
+    /// A call whose end nobody has seen may have been an offence, and leaders that keep dying must
+    /// not repeat it any faster than one that has seen the key refused.
     fn gap(&self, rules: &Rules) -> Duration {
         match self.unended.checked_sub(1) {
             Some(before) => Reason::KeyInvalid.schedule(rules).wait(before),

@@ -10,7 +10,8 @@ use crate::time::Timestamp;
 pub(super) const SHORTEST_LOOK: Duration = Duration::from_secs(5);
 /// Two looks nearer than this tell too little about the rate.
 const LEAST_SPAN: Duration = Duration::from_secs(4);
-/// Looks that found no more money than was refused, after which one job is tried all the same: with the longest wait between two of them.
+/// Looks that found no more money than was refused, after which one job is tried all the same: with
+/// the longest wait between two of them.
 const TRY_ANYWAY_AFTER: u32 = 4;
 const HOUR: f64 = 3_600.0;
 /// How much of a new rate is taken into the old one.
@@ -28,7 +29,8 @@ impl State {
 
     pub(super) fn balance_told(&mut self, amount: f64, rules: &Rules, now: Timestamp) {
         let broke = self.tripped().filter(|trip| trip.reason == Reason::NoFunds);
-        // Above zero, and still too little for what was submitted: a top-up helps, and what else may have changed is tried now and then.
+        // Above zero, and still too little for what was submitted: a top-up helps, and what else
+        // may have changed is tried now and then.
         let patient = broke.is_some_and(|trip| trip.failures < TRY_ANYWAY_AFTER);
         let no_more =
             patient && broke.and_then(|trip| trip.refused_at).is_some_and(|before| amount <= before);
@@ -44,7 +46,8 @@ impl State {
         }
     }
 
-    /// When the balance is to be looked at again: soon while it runs out, so that the guard trips before the API says no.
+    /// When the balance is to be looked at again: soon while it runs out, so that the guard trips
+    /// before the API says no.
     pub(super) fn next_look(&self, rules: &Rules) -> Timestamp {
         let Some(funds) = &self.funds else {
             // The API may not tell it at all.

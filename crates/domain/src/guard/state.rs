@@ -1,4 +1,5 @@
-//! The account's state as the fleet keeps it: one record, written by the leader alone, on the broker.
+//! The account's state as the fleet keeps it: one record, written by the leader alone, on the
+//! broker.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use crate::fingerprint::Fingerprint;
 use crate::poll_schedule::MAX_AGE;
 use crate::time::Timestamp;
 
-/// Two leaders' clocks differ by less; what is further ahead was written by a clock that has been set back since.
+/// Two leaders' clocks differ by less; what is further ahead was written by a clock that has been
+/// set back since.
 pub(super) const MOST_SKEW: Duration = Duration::from_secs(60);
 /// Version of the record.
 pub const VERSION: u32 = 1;
@@ -59,7 +61,8 @@ impl Phase {
     }
 }
 
-/// Why, since when, and when the leader looks again. Kept through the canary, and as a memory once open.
+/// Why, since when, and when the leader looks again. Kept through the canary, and as a memory once
+/// open.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trip {
     /// Why.
@@ -154,7 +157,8 @@ pub struct Funds {
     pub amount: f64,
     /// When it was asked for.
     pub at: Timestamp,
-    /// Its change, in the account's currency per hour, over the last looks; negative while it is spent.
+    /// Its change, in the account's currency per hour, over the last looks; negative while it is
+    /// spent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_hour: Option<f64>,
 }
@@ -168,13 +172,14 @@ pub struct Quarantined {
     pub until: Timestamp,
 }
 
-/// Tasks that the API may have forgotten, since most answers about such ids were that it does not know them.
+/// Tasks that the API may have forgotten, since most answers about such ids were that it does not
+/// know them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
     /// Those accepted before this moment.
     pub before: Timestamp,
-    /// The leader has asked for some of its own since: they are forgotten, and nobody asks for any. Each is submitted again once it is past
-    /// the age at which results are kept.
+    /// The leader has asked for some of its own since: they are forgotten, and nobody asks for any.
+    /// Each is submitted again once it is past the age at which results are kept.
     pub lost: bool,
 }
 
@@ -185,7 +190,8 @@ pub struct State {
     pub v: u32,
     /// Grows with every record that is written; the highest is the one in force.
     pub epoch: u64,
-    /// The epoch at which the phase began. A refusal of a call that began under an earlier one is old news.
+    /// The epoch at which the phase began. A refusal of a call that began under an earlier one is
+    /// old news.
     pub term: u64,
     /// Where the account stands.
     pub phase: Phase,
@@ -197,7 +203,8 @@ pub struct State {
     /// An operator's pause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
-    /// The last call of getBalance, written before it is made, so that a leader that dies over it is followed by one that knows.
+    /// The last call of getBalance, written before it is made, so that a leader that dies over it
+    /// is followed by one that knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probed_at: Option<Timestamp>,
     /// Calls of getBalance of which no leader has lived to see the end.
@@ -224,7 +231,8 @@ pub struct State {
 }
 
 impl State {
-    /// That of an account about which nothing is known, or nothing any more. `beyond`: the highest epoch that anybody remembers.
+    /// That of an account about which nothing is known, or nothing any more. `beyond`: the highest
+    /// epoch that anybody remembers.
     #[must_use]
     pub fn unknown(beyond: u64, now: Timestamp) -> Self {
         let epoch = beyond.saturating_add(1);
@@ -247,7 +255,8 @@ impl State {
         }
     }
 
-    /// The record after its message was lost: what is remembered of it, and nothing taken for granted.
+    /// The record after its message was lost: what is remembered of it, and nothing taken for
+    /// granted.
     #[must_use]
     pub fn recreated(self, now: Timestamp) -> Self {
         let epoch = self.epoch.saturating_add(1);
@@ -271,7 +280,8 @@ impl State {
     /// The record as it is written.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        // Plain data with string keys and finite numbers: there is nothing in it that could fail to be written.
+        // Plain data with string keys and finite numbers: there is nothing in it that could fail to
+        // be written.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
@@ -303,20 +313,23 @@ impl State {
         self.doubt.is_some_and(|doubt| accepted_at < doubt.before)
     }
 
-    /// Whether the canary is to show that the API knows the tasks that it accepts, which takes an answer to a poll.
+    /// Whether the canary is to show that the API knows the tasks that it accepts, which takes an
+    /// answer to a poll.
     #[must_use]
     pub fn awaits_known_id(&self) -> bool {
         self.phase == Phase::Canary && self.tripped().is_some_and(|trip| trip.reason == Reason::WrongIds)
     }
 
-    /// Whether all that was in doubt is past the age at which anybody asks for it, or the clock has been set back since.
+    /// Whether all that was in doubt is past the age at which anybody asks for it, or the clock has
+    /// been set back since.
     #[must_use]
     pub fn doubt_is_over(&self, now: Timestamp) -> bool {
         self.doubt
             .is_some_and(|doubt| now.since(doubt.before) >= MAX_AGE || doubt.before > now.plus(MOST_SKEW))
     }
 
-    /// The proxies in quarantine. The record keeps those that are out of it until the next one comes in.
+    /// The proxies in quarantine. The record keeps those that are out of it until the next one
+    /// comes in.
     pub fn quarantined(&self, now: Timestamp) -> impl Iterator<Item = &Fingerprint> {
         self.quarantine.iter().filter(move |entry| entry.until > now).map(|entry| &entry.proxy)
     }

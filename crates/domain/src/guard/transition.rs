@@ -28,7 +28,8 @@ pub enum ProbeEnd {
     },
     /// The API took the key, as another replica tells.
     KeyTaken,
-    /// The API answered, and neither told a balance nor refused the account. The canary must show what is the matter.
+    /// The API answered, and neither told a balance nor refused the account. The canary must show
+    /// what is the matter.
     Unsupported,
     /// The API refused the account.
     Refused(Reason),
@@ -90,7 +91,8 @@ pub enum GuardEvent<'a> {
     Resume(&'a str),
     /// The API called a proxy banned.
     ProxyBanned(&'a Fingerprint),
-    /// The leader has asked for tasks that were in doubt, or they are past the age at which anybody asks: whether they are lost.
+    /// The leader has asked for tasks that were in doubt, or they are past the age at which anybody
+    /// asks: whether they are lost.
     DoubtfulTasks {
         /// The API does not know them.
         lost: bool,
@@ -98,7 +100,8 @@ pub enum GuardEvent<'a> {
 }
 
 impl State {
-    /// Takes the news in. Tells whether the record has changed, and so must be written before anything is done about it.
+    /// Takes the news in. Tells whether the record has changed, and so must be written before
+    /// anything is done about it.
     pub fn learn(&mut self, news: GuardEvent<'_>, rules: &Rules, now: Timestamp) -> bool {
         let before = self.clone();
         match news {
@@ -120,7 +123,8 @@ impl State {
                 if let (Some(since), Some(doubt)) = (since, &mut self.doubt)
                     && doubted != Some(*doubt)
                 {
-                    // Wrong ids that come with the first polls after an opening are of an API that had forgotten before it.
+                    // Wrong ids that come with the first polls after an opening are of an API that
+                    // had forgotten before it.
                     let just_opened =
                         before.phase == Phase::Active && since.since(before.since) < JUST_OPENED;
                     doubt.before = if just_opened { before.since } else { since };
@@ -160,7 +164,8 @@ impl State {
 
     fn take_over(&mut self, now: Timestamp) {
         let stale = self.verified_at.is_none_or(|at| now.since(at) > STALE);
-        // Whether the canary of the leader before was submitted is not known; the balance is asked first, so that no crash repeats it freely.
+        // Whether the canary of the leader before was submitted is not known; the balance is asked
+        // first, so that no crash repeats it freely.
         if self.phase == Phase::Canary || (self.phase == Phase::Active && stale) {
             self.phase = Phase::Probing;
         }
@@ -224,7 +229,8 @@ impl State {
         }
     }
 
-    /// One unanswered look proves nothing while work goes on; together with replicas that find the same it does.
+    /// One unanswered look proves nothing while work goes on; together with replicas that find the
+    /// same it does.
     fn unanswered(&mut self, suspected: bool, rules: &Rules, now: Timestamp) {
         match self.phase {
             Phase::Active | Phase::Canary if !suspected => {}
@@ -232,7 +238,8 @@ impl State {
                 self.trip(Reason::ProviderDown, Looked::Again, rules, now);
             }
             Phase::Tripped => {
-                // Nothing was learned about the reason, so its waits do not grow; it is looked at again all the same.
+                // Nothing was learned about the reason, so its waits do not grow; it is looked at
+                // again all the same.
                 if let Some(trip) = &mut self.trip {
                     let down = trip.reason == Reason::ProviderDown;
                     trip.failures = trip.failures.saturating_add(u32::from(down));
@@ -255,7 +262,8 @@ impl State {
         }
     }
 
-    /// A key that is refused while others are good and in use concerns only the replicas that have it.
+    /// A key that is refused while others are good and in use concerns only the replicas that have
+    /// it.
     fn key_refused(&mut self, key: &Fingerprint, peers: bool, looked: Looked, rules: &Rules, now: Timestamp) {
         self.keys.refuse(key);
         if !peers || self.keys.good.is_empty() {
@@ -287,7 +295,8 @@ impl State {
             Some(trip) if self.phase == Phase::Tripped && trip.reason > reason && looked == Looked::Met => {
                 return;
             }
-            // What was under way together tells the same thing many times. Of a ban it tells too that it began anew.
+            // What was under way together tells the same thing many times. Of a ban it tells too
+            // that it began anew.
             Some(trip) if self.phase == Phase::Tripped && trip.reason == reason && looked == Looked::Met => {
                 let until =
                     if reason.stops().probes { now.plus(rules.ban_pause) } else { trip.next_probe_at };
@@ -306,7 +315,8 @@ impl State {
         let wait = if was_good { reason.first_look(rules) } else { reason.schedule(rules).wait(failures) };
         let next_probe_at = now.plus(wait);
         if reason == Reason::WrongIds {
-            // What was accepted since work last began was accepted by an API that has forgotten the rest already.
+            // What was accepted since work last began was accepted by an API that has forgotten the
+            // rest already.
             let began_lately = self.phase == Phase::Active && now.since(self.since) < MAX_AGE;
             self.doubt = Some(Doubt { before: if began_lately { self.since } else { now }, lost: false });
         }
@@ -314,7 +324,8 @@ impl State {
         self.trip = Some(Trip { reason, since: since.unwrap_or(now), next_probe_at, failures, refused_at });
     }
 
-    /// The operator's word: go on, or look at once whether that is possible. A ban is not looked at before its time.
+    /// The operator's word: go on, or look at once whether that is possible. A ban is not looked at
+    /// before its time.
     fn resume(&mut self, now: Timestamp) {
         self.paused = None;
         self.unended = 0;

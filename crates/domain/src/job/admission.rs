@@ -130,7 +130,8 @@ pub(super) fn task_of<'a>(fields: &JobFields<'a>) -> Result<TaskFields<'a>, Faul
         return Err(Fault::malformed(local_code::WRONG_TYPE, "field 'task' must be an object"));
     }
     let task = TaskFields::read(task)?;
-    // Which of two values the API would read is not known, and the policy must judge the one it reads.
+    // Which of two values the API would read is not known, and the policy must judge the one it
+    // reads.
     if let Some(name) = task.duplicate.first() {
         return Err(Fault::malformed(
             local_code::DUPLICATE_FIELD,

@@ -9,8 +9,9 @@ use memchr::memchr_iter;
 /// The shortest picture that is worth the work.
 const WORTH_PACKING: usize = 1024;
 
-/// The bytes of a job, verbatim. Thousands of jobs wait for an answer at once, most of them a picture in base64, which takes a third more room
-/// than the picture does. They can hold a publisher's proxy password, so `Debug` tells their length alone.
+/// The bytes of a job, verbatim. Thousands of jobs wait for an answer at once, most of them a
+/// picture in base64, which takes a third more room than the picture does. They can hold a
+/// publisher's proxy password, so `Debug` tells their length alone.
 #[derive(Clone, PartialEq)]
 pub struct JobBody(Form);
 
@@ -42,7 +43,8 @@ impl JobBody {
         Self(Form::Plain(bytes))
     }
 
-    /// The same in less room, where it holds a long text in base64 that is written in the one way in which it is written back.
+    /// The same in less room, where it holds a long text in base64 that is written in the one way
+    /// in which it is written back.
     #[must_use]
     pub fn packed(bytes: Bytes) -> Self {
         let Some((from, to)) = longest_string(&bytes).filter(|(from, to)| to - from >= WORTH_PACKING) else {

@@ -27,7 +27,8 @@ use fields::JobFields;
 pub use body::JobBody;
 pub use shape::{IMAGE_BYTES, MAX_DEPTH};
 
-/// The largest message that is read at all. A larger one is rejected whole, so that it need not be copied.
+/// The largest message that is read at all. A larger one is rejected whole, so that it need not be
+/// copied.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
 /// The longest id: it travels as an AMQP short string.
 pub const MAX_ID: usize = 255;
@@ -75,7 +76,8 @@ pub struct RejectedMessage {
 impl Job {
     /// Reads a message. `fresh_id` is used where neither the job nor its `message_id` names one.
     ///
-    /// The message is taken only once it has been judged: were there a bug in the judging that panics, its caller still has it.
+    /// The message is taken only once it has been judged: were there a bug in the judging that
+    /// panics, its caller still has it.
     ///
     /// # Errors
     /// What is wrong with it, naming the field, with the message inside.
@@ -107,7 +109,8 @@ impl Job {
         }
     }
 
-    /// What its pace, cap, slots, solve time and figures are kept by: `type/class`, or the type where there is no class.
+    /// What its pace, cap, slots, solve time and figures are kept by: `type/class`, or the type
+    /// where there is no class.
     #[must_use]
     pub fn kind(&self) -> &str {
         self.kind.as_deref().unwrap_or(&self.task_type)
@@ -136,7 +139,8 @@ impl Job {
     /// The publisher's metadata, verbatim.
     #[must_use]
     pub fn metadata(&self) -> Option<Box<RawValue>> {
-        // Without its name in the text there is none, and most jobs have none. An escape may write the name otherwise.
+        // Without its name in the text there is none, and most jobs have none. An escape may write
+        // the name otherwise.
         let frame = self.body.frame();
         if memchr(b'\\', frame).is_none() && memmem::find(frame, b"\"metadata\"").is_none() {
             return None;
@@ -165,7 +169,8 @@ impl Job {
         check_task(&task, &type_of(&task)?, policy)
     }
 
-    /// The fault of a deadline that leaves less time than the API needs even for its quicker answers.
+    /// The fault of a deadline that leaves less time than the API needs even for its quicker
+    /// answers.
     #[must_use]
     pub fn unreachable(&self, now: Timestamp, least: Option<Duration>) -> Option<Fault> {
         let (deadline, least) = (self.deadline?, least?);

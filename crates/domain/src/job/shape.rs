@@ -8,7 +8,8 @@ use crate::fault::Stage;
 
 /// Levels of arrays and objects that a message may nest.
 pub const MAX_DEPTH: usize = 64;
-/// Smallest and largest image the API takes, in bytes of the picture. Documented; that the decoded bytes are meant is our assumption.
+/// Smallest and largest image the API takes, in bytes of the picture. Documented; that the decoded
+/// bytes are meant is our assumption.
 pub const IMAGE_BYTES: std::ops::RangeInclusive<usize> = 100..=50_000;
 
 /// Whether the JSON nests deeper than [`MAX_DEPTH`]. Says nothing about bytes that are not JSON.
@@ -44,8 +45,8 @@ fn end_of_string(json: &[u8], from: usize) -> usize {
     json.len()
 }
 
-/// Whether all of it is base64's digits, of either alphabet. Without a branch, so that many bytes are looked at together: this is most of what
-/// admission does to a picture.
+/// Whether all of it is base64's digits, of either alphabet. Without a branch, so that many bytes
+/// are looked at together: this is most of what admission does to a picture.
 fn all_digits(text: &[u8]) -> bool {
     let within = |byte: u8, first: u8, last: u8| byte.wrapping_sub(first) <= last - first;
     text.iter().fold(true, |all, &byte| {
@@ -56,7 +57,8 @@ fn all_digits(text: &[u8]) -> bool {
     })
 }
 
-/// Checks an image's base64 text: standard or URL-safe alphabet, padded or not, line breaks ignored, since decoders differ in these.
+/// Checks an image's base64 text: standard or URL-safe alphabet, padded or not, line breaks
+/// ignored, since decoders differ in these.
 pub(super) fn check_image(text: &str) -> Result<(), Fault> {
     let fault = |code, what: String| Err(Fault::local(Class::Invalid, code, Stage::Admission, what));
     let (mut digits, mut padding) = (0_usize, 0_usize);

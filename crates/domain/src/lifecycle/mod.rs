@@ -1,4 +1,5 @@
-//! A job's run as a state machine: each event moves it on, and says what to do next and what else it shows.
+//! A job's run as a state machine: each event moves it on, and says what to do next and what else
+//! it shows.
 //!
 //! ```text
 //!             retry, requeue, outcome
@@ -9,9 +10,9 @@
 //!             └──── submitted again ───────┴─┴──▶ outcome
 //! ```
 //!
-//! Nothing here waits, calls, or reads a clock: time and jitter are arguments. The worker carries each
-//! [`Action`] out, applies the [`Effect`]s before the call's permit is free for another, and comes back
-//! with the next [`Event`]. `tests/table.rs` prints every state, event and action.
+//! Nothing here waits, calls, or reads a clock: time and jitter are arguments. The worker carries
+//! each [`Action`] out, applies the [`Effect`]s before the call's permit is free for another, and
+//! comes back with the next [`Event`]. `tests/table.rs` prints every state, event and action.
 
 #[cfg(test)]
 mod tests;
@@ -35,8 +36,8 @@ use super::poll_schedule::{self, Next, PollSchedules};
 use super::retry_delay::{self, RetryDelay};
 use super::time::Timestamp;
 
-/// What a retry takes beside its delay: the way through the broker, and the call. It is charged with
-/// it, so that a budget is kept by the clock as well.
+/// What a retry takes beside its delay: the way through the broker, and the call. It is charged
+/// with it, so that a budget is kept by the clock as well.
 const HOP: Duration = Duration::from_secs(1);
 
 /// So many waits without a call are short ones.
@@ -174,7 +175,8 @@ pub enum Event {
     },
     /// createTask has ended.
     Submitted {
-        /// When it was sent: the API counts a result's 5 minutes from there, and its answer can be long on its way.
+        /// When it was sent: the API counts a result's 5 minutes from there, and its answer can be
+        /// long on its way.
         sent_at: Timestamp,
         /// How.
         end: Result<Accepted, CallError>,
@@ -197,9 +199,11 @@ pub enum Event {
     },
     /// It would have been submitted now, but admission would no longer let it in.
     Refused(Fault),
-    /// It would have been submitted now, but the API is known to have no slot for its type: it waits without a call.
+    /// It would have been submitted now, but the API is known to have no slot for its type: it
+    /// waits without a call.
     Deferred(Fault),
-    /// It would have been submitted now, but createTask is known to fail for its type: it waits without a call.
+    /// It would have been submitted now, but createTask is known to fail for its type: it waits
+    /// without a call.
     TypeFailing,
 }
 
@@ -208,7 +212,8 @@ pub enum Event {
 pub struct Canary {
     /// Why the account tripped.
     pub reason: Option<Reason>,
-    /// Its task's answer is to show that the API knows what it accepts; its acceptance alone does not.
+    /// Its task's answer is to show that the API knows what it accepts; its acceptance alone does
+    /// not.
     pub awaits_known_id: bool,
 }
 
@@ -269,7 +274,8 @@ pub enum Effect {
     TypeAccepted,
     /// The API had no slot for the type, or none at this pace.
     TypeRefused,
-    /// A submission failed in a way that says nothing about its job. `first`: the job has not failed so before.
+    /// A submission failed in a way that says nothing about its job. `first`: the job has not
+    /// failed so before.
     TypeFailed {
         /// Only a job's first failure says something about its type.
         first: bool,
@@ -441,7 +447,8 @@ impl JobRun {
         let mut effects = shown_by(&error, &fault);
         effects.extend(match fault.class {
             Class::Capacity | Class::Throttled => Some(Effect::TypeRefused),
-            // Without a budget for them, unknown codes are the jobs' own fault by the operator's word.
+            // Without a budget for them, unknown codes are the jobs' own fault by the operator's
+            // word.
             Class::Unknown if at.rules.unknown_timeout.is_zero() => Some(Effect::TypeAnswered),
             Class::Transient | Class::Pending | Class::Unknown => {
                 Some(Effect::TypeFailed { first: self.history.retries == 0 })
@@ -463,12 +470,14 @@ impl JobRun {
     fn submission_refused(&mut self, fault: Fault, charge: Charge, at: &DecisionInput<'_>) -> Step {
         match fault.class {
             Class::Capacity | Class::Throttled => self.retry_within(at.rules.capacity_timeout, fault, at),
-            // "Not ready" is no answer to a submission; it is treated as the passing trouble that it must be.
+            // "Not ready" is no answer to a submission; it is treated as the passing trouble that
+            // it must be.
             Class::Transient | Class::Pending => match charge {
                 Charge::None => self.retry_within(at.rules.transient_timeout, fault, at),
                 Charge::Possible => self.submission_unanswered(fault, at),
             },
-            // Nothing was paid, and the code may be about the API rather than the job: trying again costs nothing.
+            // Nothing was paid, and the code may be about the API rather than the job: trying again
+            // costs nothing.
             Class::Unknown => {
                 self.history.met_unknown(&fault.code);
                 self.retry_within(at.rules.unknown_timeout, fault, at)
@@ -507,7 +516,8 @@ impl JobRun {
         }
     }
 
-    /// A wrong key takes the job that met it along, so that somebody sees it. For every other reason the job is not to blame, and goes back.
+    /// A wrong key takes the job that met it along, so that somebody sees it. For every other
+    /// reason the job is not to blame, and goes back.
     fn account_refused(&mut self, fault: Fault) -> Step {
         match fault.reason() {
             Some(Reason::KeyInvalid) | None => Step::fail(fault),
@@ -515,10 +525,12 @@ impl JobRun {
         }
     }
 
-    /// Back unpaid. A leaving worker returns a job as it came; what came as a ticket must not be polled again, so it goes to a retry queue as a job.
+    /// Back unpaid. A leaving worker returns a job as it came; what came as a ticket must not be
+    /// polled again, so it goes to a retry queue as a job.
     ///
-    /// Where the account is refused every job takes the way of the retry queue: a plain return is charged by the broker's delivery counter,
-    /// and a fleet whose replicas meet the refusal one after another would use the counter up.
+    /// Where the account is refused every job takes the way of the retry queue: a plain return is
+    /// charged by the broker's delivery counter, and a fleet whose replicas meet the refusal one
+    /// after another would use the counter up.
     fn put_back(&mut self, for_the_account: bool) -> Step {
         match self.origin {
             Origin::Job if !for_the_account => Action::Finish(Disposition::Requeue).into(),
@@ -548,16 +560,19 @@ impl JobRun {
         }
     }
 
-    /// Waits its turn without a call, as others have found that createTask fails for their type. The budget stands still, since it is not the
-    /// job that failed. One that has met an unknown code itself may be what shuts its type: it cannot wait for ever for others to be accepted.
+    /// Waits its turn without a call, as others have found that createTask fails for their type.
+    /// The budget stands still, since it is not the job that failed. One that has met an unknown
+    /// code itself may be what shuts its type: it cannot wait for ever for others to be accepted.
     fn type_failing(&mut self, at: &DecisionInput<'_>) -> Step {
-        // Most outages are short; and the longer queues would keep the job for minutes after the API is back.
+        // Most outages are short; and the longer queues would keep the job for minutes after the
+        // API is back.
         let withheld = self.history.withheld();
         let soon = withheld <= AT_FIRST || at.jitter < 0.25;
         let mut park = if soon { retry_delay::SHORTEST } else { retry_delay::RETRY_DELAYS[1] };
         if let Some(code) = self.history.unknown_code() {
             let left = at.rules.unknown_timeout.saturating_sub(self.history.spent(Class::Unknown));
-            // A longer wait than is left of the budget must not end a job that a shorter one would not.
+            // A longer wait than is left of the budget must not end a job that a shorter one would
+            // not.
             if park.delay().saturating_add(HOP) > left {
                 park = retry_delay::SHORTEST;
             }
@@ -583,12 +598,14 @@ impl JobRun {
         let mut wait_at_least = Duration::ZERO;
         if redelivered {
             task.polls = poll_schedule::assumed_polls(age);
-            // An earlier owner may go on until its lease ends, and the API wants its polls apart from ours.
+            // An earlier owner may go on until its lease ends, and the API wants its polls apart
+            // from ours.
             wait_at_least = poll_schedule::HANDOVER_WAIT;
         }
         let pace = at.rules.pacing.of(self.job.kind());
-        // How much of its past it could be asked for in is not known here, and until its first poll nobody may ask for it. The API's own
-        // limits hold either way, and a paid answer is worth the type's time-out once more.
+        // How much of its past it could be asked for in is not known here, and until its first poll
+        // nobody may ask for it. The API's own limits hold either way, and a paid answer is worth
+        // the type's time-out once more.
         task.withheld = (age + wait_at_least).saturating_sub(pace.first_delay());
         let next = pace.first(age, task.polls);
         match next {
@@ -659,7 +676,8 @@ impl JobRun {
                 task.unheard = Some(Box::new(fault));
                 self.ask_again(task, pause, at)
             }
-            // The task is paid, and the code may be about the API rather than the task: it is asked for on, ever more seldom.
+            // The task is paid, and the code may be about the API rather than the task: it is asked
+            // for on, ever more seldom.
             Class::Unknown => {
                 task.slower += 1;
                 let pause = fault.retry_after;
@@ -678,7 +696,8 @@ impl JobRun {
         }
     }
 
-    /// The task is paid and may still be answered, so its ticket is kept, and asked for again once the guard allows it.
+    /// The task is paid and may still be answered, so its ticket is kept, and asked for again once
+    /// the guard allows it.
     fn poll_refused_for_the_account(
         &mut self,
         task: OpenTask,
@@ -686,7 +705,8 @@ impl JobRun {
         at: &DecisionInput<'_>,
     ) -> Step {
         let pace = at.rules.pacing.of(self.job.kind());
-        // That poll told nothing about the task, so the type's time-out does not end it: it is asked for once more, if it is kept so long.
+        // That poll told nothing about the task, so the type's time-out does not end it: it is
+        // asked for once more, if it is kept so long.
         let next = pace.after_answer(
             task.age(at.uptime),
             Duration::ZERO,
@@ -715,7 +735,8 @@ impl JobRun {
         Action::Wait(wait).into()
     }
 
-    /// The polls are over without an answer: in time or number, or because the API has forgotten the task.
+    /// The polls are over without an answer: in time or number, or because the API has forgotten
+    /// the task.
     fn no_more_polls(&mut self, mut task: OpenTask, why: Next, at: &DecisionInput<'_>) -> Step {
         if self.job.is_late(at.now) {
             self.state = JobState::Pending(task);
@@ -803,8 +824,8 @@ fn canary_end(canary: Canary, fault: &Fault) -> Option<CanaryEnd> {
         Class::Transient | Class::Pending => Some(CanaryEnd::Down),
         // A code that is not known may well be about the account.
         Class::Throttled | Class::Unknown => None,
-        // Refused for the job's own sake: the account was good enough to look at it. Whether there is
-        // money for it is not known.
+        // Refused for the job's own sake: the account was good enough to look at it. Whether there
+        // is money for it is not known.
         Class::Capacity
         | Class::Lost
         | Class::Unsolved

@@ -1,5 +1,5 @@
-//! The state machine as a table: what follows upon each event in each state. It stands in docs/ARCHITECTURE.md, and
-//! `UPDATE_DOCS=1 cargo test -p captcha-domain table` writes it there.
+//! The state machine as a table: what follows upon each event in each state. It stands in
+//! docs/ARCHITECTURE.md, and `UPDATE_DOCS=1 cargo test -p captcha-domain table` writes it there.
 
 use std::path::Path;
 
