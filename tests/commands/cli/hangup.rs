@@ -105,7 +105,7 @@ fn a_level_of_the_command_line_stays_and_other_settings_wait_for_the_next_start(
     worker.log.find("starting");
     worker.hang_up("off", "pl4nted-two", "max_connections = 7\n[worker]\nlinger = '5ms'");
     worker.log.find("API key changed");
-    let waiting = worker.log.find("at the next start only");
+    let waiting = worker.log.find("they take effect at the next start");
     assert_eq!(waiting["settings"], "solver.max_connections, worker.linger");
     let seen = worker.end();
     assert!(!seen.contains("another log level"), "{seen}");
