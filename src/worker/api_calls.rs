@@ -210,10 +210,11 @@ pub(super) async fn poll<'a>(
             one_by_one = None;
         } else if one_by_one.is_none() {
             waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-            match turn_in_time(ctx, scope, task).await? {
-                Some(turn) => one_by_one = Some(turn),
-                None => return Some((Event::Due, None)),
+            let turn = turn_in_time(ctx, scope, task).await?;
+            if turn.is_none() {
+                return Some((Event::Due, None));
             }
+            one_by_one = turn;
             // It may have become known meanwhile that nobody need wait any more.
             continue;
         }
@@ -221,10 +222,10 @@ pub(super) async fn poll<'a>(
             Some(place) => place,
             None => {
                 waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-                match place_in_time(ctx, scope, task).await? {
-                    Some(place) => place,
-                    None => return Some((Event::Due, None)),
-                }
+                let Some(place) = place_in_time(ctx, scope, task).await? else {
+                    return Some((Event::Due, None));
+                };
+                place
             }
         };
         if !receipt.is_live() || scope.tickets_cancelled.is_cancelled() {

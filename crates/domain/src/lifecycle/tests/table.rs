@@ -5,8 +5,11 @@ use std::path::Path;
 
 use super::*;
 
-/// A run in each state, by its name.
-fn states() -> [(&'static str, fn() -> Scene); 3] {
+/// Something by its name, made anew for each row.
+type Named<T> = (&'static str, fn() -> T);
+
+/// A run in each state.
+fn states() -> [Named<Scene>; 3] {
     [
         ("Received", Scene::plain),
         ("Submitting", || {
@@ -32,7 +35,7 @@ fn fault(class: Class) -> Fault {
 }
 
 /// Every kind of event, with the ends of calls that differ.
-fn events() -> Vec<(&'static str, fn() -> Event)> {
+fn events() -> Vec<Named<Event>> {
     vec![
         ("delivered as a job", || Event::Taken),
         ("delivered as a ticket", || Event::TicketTaken { redelivered: false }),
