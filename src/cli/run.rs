@@ -143,7 +143,7 @@ fn options(
         drain_timeout: worker.drain_timeout,
         reply_to_prefix: settings.broker.reply_to_prefix.clone(),
         clock: Clock::System,
-        dice: Rng::Thread,
+        rng: Rng::Thread,
         tracer,
     })
 }

@@ -73,27 +73,27 @@ pub(super) async fn submit<'a>(
     // accepted, or for a minute where there is none. The canary follows a probe of the API that
     // went well.
     let unanswered_at = run.history.unanswered_at();
-    let is_canary = ctx.standing().permit().jobs == Jobs::Canary;
+    let is_canary = ctx.account().permit().jobs == Jobs::Canary;
     if let Some(at) = unanswered_at.filter(|_| !is_canary) {
-        let waits = ctx.clock.now().since(at) < OTHERS_TRY_FOR && !ctx.lanes.accepted_since(at);
-        if waits || ctx.reach.was_lost_lately() {
+        let waits = ctx.clock.now().since(at) < OTHERS_TRY_FOR && !ctx.limits.accepted_since(at);
+        if waits || ctx.api_health.was_lost_lately() {
             return Some((Event::TypeFailing, None));
         }
     }
-    let admitted = ctx.lanes.admit(limiter, run.job.kind(), unanswered_at.is_some(), ctx.standing());
+    let admitted = ctx.limits.admit(limiter, run.job.kind(), unanswered_at.is_some(), ctx.account());
     if let Err(event) = admitted {
         return Some((event, None));
     }
     let waiting = ctx.waiting.submission();
-    let shut = ctx.standing().until(|permit| permit.jobs == Jobs::None);
+    let shut = ctx.account().until(|permit| permit.jobs == Jobs::None);
     let permit = tokio::select! {
         biased;
         () = scope.submissions_shut.cancelled() => return Some((shut_event(ctx), None)),
         () = shut => return Some((shut_event(ctx), None)),
         permit = permit_under_lease(ctx, scope, receipt, run.origin, limiter) => permit?,
     };
-    let canary = match ctx.standing().permit().jobs {
-        Jobs::Canary => Some(ctx.lanes.canary().await),
+    let canary = match ctx.account().permit().jobs {
+        Jobs::Canary => Some(ctx.limits.canary().await),
         Jobs::All | Jobs::None => None,
     };
     drop(waiting);
@@ -104,13 +104,13 @@ pub(super) async fn submit<'a>(
     if let Some(event) = submission_blocked(ctx, run) {
         return Some((event, None));
     }
-    let (term, began_at) = (ctx.standing().permit_and_term().1, Instant::now());
+    let (term, began_at) = (ctx.account().permit_and_term().1, Instant::now());
     let task = run.job.task()?;
-    ctx.tally.submitted();
+    ctx.counters.submitted();
     let sent_at = ctx.clock.now();
     let end = ctx.solver.create_task(&task).await;
     let shows = canary.is_some().then(|| {
-        let state = ctx.standing().state();
+        let state = ctx.account().state();
         let trip = state.as_ref().and_then(|state| state.tripped().map(|trip| trip.reason));
         Canary { reason: trip, awaits_known_id: ids_in_doubt(ctx) }
     });
@@ -126,10 +126,10 @@ async fn permit_under_lease<'a>(
     scope: &Scope,
     receipt: &Receipt,
     origin: Origin,
-    lane: &'a TypeLimiter,
+    limiter: &'a TypeLimiter,
 ) -> Option<SubmissionPermit<'a>> {
     loop {
-        let place = ctx.lanes.submission(lane, ctx.standing()).await;
+        let place = ctx.limits.submission(limiter, ctx.account()).await;
         if scope.owns(origin) {
             return Some(place);
         }
@@ -144,7 +144,7 @@ async fn permit_under_lease<'a>(
 /// Why a job is not to be submitted at this moment, if anything.
 fn submission_blocked(ctx: &Context, run: &JobRun) -> Option<Event> {
     let (job, now) = (&run.job, ctx.clock.now());
-    if ctx.standing().permit().jobs == Jobs::None {
+    if ctx.account().permit().jobs == Jobs::None {
         return Some(shut_event(ctx));
     }
     if job.is_late(now) && !Failpoint::DeadlineIgnored.in_force() {
@@ -160,7 +160,7 @@ fn submission_blocked(ctx: &Context, run: &JobRun) -> Option<Event> {
     if let Some(fault) = job.unreachable(now, ctx.least_solve_time(job.kind())) {
         return Some(Event::Refused(fault));
     }
-    let quarantined = job.proxy.as_ref().is_some_and(|proxy| ctx.standing().quarantines(proxy, now));
+    let quarantined = job.proxy.as_ref().is_some_and(|proxy| ctx.account().quarantines(proxy, now));
     quarantined.then(|| {
         let text = "the API has called this proxy banned; it is left alone for a while, since using it again endangers the account";
         Event::Refused(Fault::local(Class::Proxy, local_code::PROXY_QUARANTINED, Stage::Submit, text))
@@ -170,12 +170,12 @@ fn submission_blocked(ctx: &Context, run: &JobRun) -> Option<Event> {
 /// Whether the canary is to show that the API knows the tasks that it has accepted, which takes an
 /// answer to a poll.
 fn ids_in_doubt(ctx: &Context) -> bool {
-    ctx.standing().state().is_some_and(|state| state.awaits_known_id())
+    ctx.account().state().is_some_and(|state| state.awaits_known_id())
 }
 
 /// Why nothing may be submitted.
 fn shut_event(ctx: &Context) -> Event {
-    Event::SubmissionsShut { for_the_account: ctx.standing().permit().jobs == Jobs::None }
+    Event::SubmissionsShut { for_the_account: ctx.account().permit().jobs == Jobs::None }
 }
 
 /// When a wait that begins now is over.
@@ -236,13 +236,13 @@ pub(super) async fn poll<'a>(
         if task.age(ctx.uptime()) >= MAX_AGE || run.job.is_late(now) {
             return Some((Event::Due, None));
         }
-        let (permit, term) = ctx.standing().permit_and_term();
-        let held_until = ctx.standing().polls_held_until();
+        let (permit, term) = ctx.account().permit_and_term();
+        let held_until = ctx.account().polls_held_until();
         let allowed = permit.polls.allow(task.accepted_at);
         if allowed && held_until.is_none() && scope.owns(Origin::Ticket) {
             drop(waiting);
             let late = due.elapsed();
-            ctx.tally.polled(late);
+            ctx.counters.polled(late);
             let withheld = if Failpoint::TimeoutRunsOn.in_force() { Duration::ZERO } else { late };
             let began_at = Instant::now();
             let end = ctx.solver.task_state(&task.id).await;
@@ -269,13 +269,13 @@ pub(super) async fn poll<'a>(
 
 /// Whether the API may have forgotten the task, with others that it knew.
 fn is_doubtful(ctx: &Context, task: &OpenTask) -> bool {
-    ctx.standing().state().is_some_and(|state| state.doubts(task.accepted_at))
+    ctx.account().state().is_some_and(|state| state.doubts(task.accepted_at))
 }
 
 /// Whether polls are made one by one: while this replica is on probation, and where the task is in
 /// doubt. The window on calls would not do, since submissions that are accepted meanwhile widen it.
 fn goes_one_by_one(ctx: &Context, task: &OpenTask) -> bool {
-    ctx.standing().is_on_probation() || is_doubtful(ctx, task)
+    ctx.account().is_on_probation() || is_doubtful(ctx, task)
 }
 
 /// Waits for the turn of a poll among those that are made one by one; `Some(None)`: for longer than
@@ -283,8 +283,8 @@ fn goes_one_by_one(ctx: &Context, task: &OpenTask) -> bool {
 async fn turn_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Option<Turn<'a>>> {
     let left = MAX_AGE.saturating_sub(task.age(ctx.uptime()));
     let turn = async {
-        ctx.standing().until(|permit| permit.polls.allow(task.accepted_at)).await;
-        ctx.lanes.one_by_one().await
+        ctx.account().until(|permit| permit.polls.allow(task.accepted_at)).await;
+        ctx.limits.one_by_one().await
     };
     tokio::select! {
         biased;
@@ -297,9 +297,9 @@ async fn turn_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> O
 /// A place that is free now, as it is for most polls: those who need not wait need no timers
 /// either.
 fn place_at_once<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<CallPermit<'a>> {
-    let allowed = ctx.standing().permit().polls.allow(task.accepted_at);
+    let allowed = ctx.account().permit().polls.allow(task.accepted_at);
     let may_poll = allowed && !scope.tickets_cancelled.is_cancelled();
-    if may_poll { ctx.lanes.poll_at_once() } else { None }
+    if may_poll { ctx.limits.poll_at_once() } else { None }
 }
 
 /// Waits for the guard and for a place; `Some(None)`: for longer than the result is kept. `None`:
@@ -311,8 +311,8 @@ async fn place_in_time<'a>(
 ) -> Option<Option<CallPermit<'a>>> {
     let left = MAX_AGE.saturating_sub(task.age(ctx.uptime()));
     let place = async {
-        ctx.standing().until(|permit| permit.polls.allow(task.accepted_at)).await;
-        ctx.lanes.poll(ctx.standing()).await
+        ctx.account().until(|permit| permit.polls.allow(task.accepted_at)).await;
+        ctx.limits.poll(ctx.account()).await
     };
     tokio::select! {
         biased;

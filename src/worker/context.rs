@@ -40,25 +40,25 @@ pub(super) struct Context {
     pub(super) policy: Policy,
     pub(super) names: Names,
     pub(super) clock: Clock,
-    pub(super) dice: Rng,
+    pub(super) rng: Rng,
     pub(super) linger: Linger,
     pub(super) tracer: Tracer,
     pub(super) fleet: Fleet,
-    pub(super) tally: Arc<Counters>,
-    pub(super) gate: Arc<InFlight>,
-    pub(super) reach: ApiHealth,
-    pub(super) memory: Memory,
+    pub(super) counters: Arc<Counters>,
+    pub(super) in_flight: Arc<InFlight>,
+    pub(super) api_health: ApiHealth,
+    pub(super) dedup: Memory,
     /// A place in them is taken before the last look at lease and guard, so that nothing waits
     /// between that look and the call.
-    pub(super) lanes: CallLimits,
+    pub(super) limits: CallLimits,
     pub(super) solve_times: Mutex<SolveTimes>,
     /// The live session, for what must be published whichever session it began on.
     pub(super) live: Live,
     pub(super) consumers: Consumers,
-    pub(super) outlook: QueueMonitor,
+    pub(super) queue_monitor: QueueMonitor,
     pub(super) waiting: Waiting,
     pub(super) meter: Arc<Meter>,
-    pub(super) pulse: Watchdog,
+    pub(super) watchdog: Watchdog,
     /// It is to leave, and takes no more jobs.
     pub(super) leaving: AtomicBool,
     pub(super) worker: String,
@@ -67,7 +67,7 @@ pub(super) struct Context {
 
 impl Context {
     /// How the account stands.
-    pub(super) fn standing(&self) -> &AccountState {
+    pub(super) fn account(&self) -> &AccountState {
         self.fleet.account()
     }
 
@@ -80,9 +80,9 @@ impl Context {
     /// The answer to a task has come.
     pub(super) fn solved(&self, task_type: &str, task: &OpenTask) {
         let (now, age) = (self.clock.now(), task.age(self.uptime()));
-        self.tally.times.solved(task_type, age);
+        self.counters.times.solved(task_type, age);
         // A task that was open through a trip tells how long the trip was.
-        let undisturbed = self.standing().state().is_some_and(|state| state.since <= task.accepted_at);
+        let undisturbed = self.account().state().is_some_and(|state| state.since <= task.accepted_at);
         if undisturbed {
             let mut solve_times = self.solve_times.lock();
             solve_times.note(task_type, age, now);
@@ -91,21 +91,21 @@ impl Context {
 
     /// What it tells the fleet of itself.
     pub(super) fn vitals(&self) -> Vitals {
-        let counters = self.tally.read();
+        let counters = self.counters.read();
         let leaving = self.leaving.load(Ordering::Relaxed);
-        let (answered, wrong_ids) = self.standing().answer_counts();
+        let (answered, wrong_ids) = self.account().answer_counts();
         Vitals {
-            ready: !leaving && self.standing().permit().jobs != Jobs::None,
-            in_flight: self.gate.held(),
-            window: self.lanes.window(),
-            types: self.lanes.narrowed(),
+            ready: !leaving && self.account().permit().jobs != Jobs::None,
+            in_flight: self.in_flight.held(),
+            window: self.limits.window(),
+            types: self.limits.narrowed(),
             calls: counters.submissions + counters.polls,
             accepted: counters.accepted,
             solved: counters.solved,
             failed: counters.failed,
             answered,
             wrong_ids,
-            detail: Some(failures::detail(&counters, &self.tally.failures, self.lanes.by_type())),
+            detail: Some(failures::detail(&counters, &self.counters.failures, self.limits.by_type())),
         }
     }
 
@@ -122,7 +122,7 @@ impl Context {
             rules: &self.rules,
             now: self.clock.now(),
             uptime: self.uptime(),
-            jitter: self.dice.jitter(),
+            jitter: self.rng.jitter(),
         }
     }
 

@@ -40,14 +40,14 @@ pub(super) async fn recognise(
     redelivered: bool,
 ) -> Result<Option<Held>, End> {
     let cancelled = scope.cancelled(run.origin);
-    if redelivered && !ctx.memory.succession.is_empty() {
+    if redelivered && !ctx.dedup.succession.is_empty() {
         let identity = run.identity();
-        if let Some(safe) = ctx.memory.succession.take(identity) {
+        if let Some(safe) = ctx.dedup.succession.take(identity) {
             return tokio::select! {
                 biased;
                 () = safe.cancelled() => Err(End::Known),
                 () = cancelled.cancelled() => {
-                    ctx.memory.succession.remember(identity, safe.clone());
+                    ctx.dedup.succession.remember(identity, safe.clone());
                     Err(End::Returned)
                 }
             };
@@ -56,7 +56,7 @@ pub(super) async fn recognise(
     let Some(task) = run.task() else { return Ok(None) };
     tokio::select! {
         biased;
-        taken = ctx.memory.custody.take(&run.job, task) => taken.map(Some).ok_or(End::Known),
+        taken = ctx.dedup.custody.take(&run.job, task) => taken.map(Some).ok_or(End::Known),
         () = cancelled.cancelled() => Err(End::Returned),
     }
 }

@@ -30,14 +30,14 @@ impl Worker {
         let deadline = Instant::now() + self.drain_timeout;
         let session = serving.scope.session.clone();
         self.ctx.leaving.store(true, Ordering::Relaxed);
-        tracing::info!(in_flight = self.ctx.gate.held(), "draining: no more jobs are taken");
+        tracing::info!(in_flight = self.ctx.in_flight.held(), "draining: no more jobs are taken");
         self.ctx.fleet.step_down();
         let stopped = timeout_at(deadline, async {
             serving.stop_jobs().await;
             // Until submissions have ended tickets are polled on, so that as few as possible change
             // hands; but a poll that is begun late might outlast the drain.
             if !Failpoint::DrainHurried.in_force() {
-                let _ = timeout(self.drain_timeout / 3, self.ctx.lanes.submissions_ended()).await;
+                let _ = timeout(self.drain_timeout / 3, self.ctx.limits.submissions_ended()).await;
             }
             serving.stop_tickets().await;
             self.attempts.close();
@@ -54,7 +54,7 @@ impl Worker {
                 return self.drain_unconnected(deadline.saturating_duration_since(Instant::now())).await;
             }
         };
-        let unfinished = self.ctx.gate.held();
+        let unfinished = self.ctx.in_flight.held();
         let closing = self.close(serving);
         let closed = timeout_at(deadline.max(Instant::now() + CLOSING), closing).await.is_ok();
         if !(in_time && closed) {
@@ -97,10 +97,10 @@ impl Worker {
         };
         if timeout(within, finished).await.is_err() {
             tracing::warn!(
-                unfinished = self.ctx.gate.held(),
+                unfinished = self.ctx.in_flight.held(),
                 "the broker could not be reached in time; paid tasks may be lost"
             );
         }
-        Drained { unfinished: self.ctx.gate.held() }
+        Drained { unfinished: self.ctx.in_flight.held() }
     }
 }

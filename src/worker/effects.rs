@@ -14,20 +14,20 @@ pub(super) fn apply(
     call: Option<&Call<'_>>,
     effect: Effect,
 ) {
-    let (account, now) = (ctx.standing(), ctx.clock.now());
+    let (account, now) = (ctx.account(), ctx.clock.now());
     let kind = run.job.kind();
     let name = limiter.name_of(kind);
     match (effect, call) {
         (Effect::TripAccount(reason), Some(call)) => account.refused(reason, call.term, call.began_at, now),
         (Effect::Api(sign, text), Some(call)) => {
-            let noted = ctx.reach.note(sign, &text, &run.job.id);
+            let noted = ctx.api_health.note(sign, &text, &run.job.id);
             if noted.silence_begins {
-                ctx.lanes.restart();
+                ctx.limits.restart();
                 account.silence();
             }
             match sign {
-                ApiSign::Silent | ApiSign::Unreachable => ctx.lanes.unanswered(now),
-                ApiSign::Answers | ApiSign::Fails => ctx.lanes.answered(),
+                ApiSign::Silent | ApiSign::Unreachable => ctx.limits.unanswered(now),
+                ApiSign::Answers | ApiSign::Fails => ctx.limits.answered(),
                 ApiSign::KnowsNoSuchId => {}
             }
             if noted.is_lost {
@@ -47,10 +47,10 @@ pub(super) fn apply(
         ) => tracing::error!("a bug: an effect of a call that was not made"),
         (Effect::DoubtAccount, _) => account.doubted(),
         (Effect::TypeAccepted, _) => {
-            ctx.tally.accepted(kind);
-            ctx.tally.times.submission_wait.note(now.since(run.history.first_seen));
+            ctx.counters.accepted(kind);
+            ctx.counters.times.submission_wait.note(now.since(run.history.first_seen));
             limiter.accepted();
-            ctx.lanes.accepted(now);
+            ctx.limits.accepted(now);
             account.slots_back(name);
         }
         (Effect::TypeRefused, _) if limiter.refused() => account.shut(name, false),
@@ -63,7 +63,7 @@ pub(super) fn apply(
             account.works_again(name);
         }
         (Effect::Solved(cost), _) => {
-            ctx.tally.cost(kind, cost);
+            ctx.counters.cost(kind, cost);
             if let Some(task) = run.task() {
                 ctx.solved(kind, task);
             }
@@ -73,7 +73,7 @@ pub(super) fn apply(
                 account.proxy_banned(proxy.clone(), now);
             }
         }
-        (Effect::DoublePayment(risk), _) => ctx.tally.window(risk),
-        (Effect::Wasted(class), _) => ctx.tally.wasted(class),
+        (Effect::DoublePayment(risk), _) => ctx.counters.window(risk),
+        (Effect::Wasted(class), _) => ctx.counters.wasted(class),
     }
 }

@@ -134,9 +134,9 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
     let now = ctx.clock.now();
     let history = History::of_job(&held.message.properties.headers, &ctx.names.retry_prefix(), now);
     if let (Ok(None), Some(published_at)) = (&history, held.message.properties.published_at()) {
-        ctx.tally.times.queue_wait.note(now.since(published_at));
+        ctx.counters.times.queue_wait.note(now.since(published_at));
     }
-    let read = Job::read(&mut held.message, &ctx.policy, || ctx.dice.fresh_id());
+    let read = Job::read(&mut held.message, &ctx.policy, || ctx.rng.fresh_id());
     let (job, history) = match (read, history) {
         (Ok(job), Ok(history)) => (job, history.unwrap_or_else(|| History::begin(now))),
         (Ok(job), Err(fault)) => {
@@ -164,7 +164,7 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
         Err(refusal) if refusal.1.body.len() > MAX_FOREIGN => Err(too_large(&refusal.1)),
         Err(refusal) => {
             let (fault, message) = *refusal;
-            let id = message.properties.message_id.clone().unwrap_or_else(|| ctx.dice.fresh_id());
+            let id = message.properties.message_id.clone().unwrap_or_else(|| ctx.rng.fresh_id());
             Err(refused(ctx, &RejectedMessage { id, task_type: None, fault, message }))
         }
     }
@@ -176,7 +176,7 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
     let Held { receipt, run: Some(run), answered_at, trace, .. } = held else {
         return End::Returned;
     };
-    let of_type = ctx.lanes.hold(run.job.kind());
+    let of_type = ctx.limits.hold(run.job.kind());
     let limiter = of_type.limiter();
     let mut action = decide(ctx, run, limiter, (first, None));
     let mut due = Instant::now();
@@ -235,7 +235,7 @@ fn poisoned(ctx: &Context, held: &mut Held) -> End {
         }
         None => {
             let message = std::mem::take(&mut *held.message);
-            let id = message.properties.message_id.clone().unwrap_or_else(|| ctx.dice.fresh_id());
+            let id = message.properties.message_id.clone().unwrap_or_else(|| ctx.rng.fresh_id());
             refused(ctx, &RejectedMessage { id, task_type: None, fault, message })
         }
     }

@@ -45,19 +45,19 @@ impl WorkerHandle {
     /// Its counters.
     #[must_use]
     pub fn reading(&self) -> Reading {
-        self.ctx.tally.read()
+        self.ctx.counters.read()
     }
 
     /// Tickets and submissions held.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.ctx.gate.held()
+        self.ctx.in_flight.held()
     }
 
     /// Of what is held, tickets.
     #[must_use]
     pub fn tickets_open(&self) -> usize {
-        self.ctx.gate.tickets()
+        self.ctx.in_flight.tickets()
     }
 
     /// Polls that have been due for more than 5 s, and have not begun.
@@ -92,13 +92,13 @@ impl WorkerHandle {
     /// it does not lead.
     #[must_use]
     pub fn queues(&self) -> BTreeMap<String, QueueDepth> {
-        self.ctx.outlook.queues()
+        self.ctx.queue_monitor.queues()
     }
 
     /// Why outcomes do not reach those who wait for them, if anything is known about that.
     #[must_use]
     pub fn unroutable(&self) -> Option<String> {
-        self.ctx.outlook.unroutable()
+        self.ctx.queue_monitor.unroutable()
     }
 
     /// Whether the broker is known to deliver here what comes to hand in this way.
@@ -110,7 +110,7 @@ impl WorkerHandle {
     /// What the account's guard allows.
     #[must_use]
     pub fn permit(&self) -> Permit {
-        self.ctx.standing().permit()
+        self.ctx.account().permit()
     }
 
     /// Whether it was told to leave.
@@ -122,25 +122,25 @@ impl WorkerHandle {
     /// Whether the runtime that the worker lives in answers within this time. To be asked from
     /// another runtime.
     pub async fn makes_progress(&self, within: Duration) -> bool {
-        self.ctx.pulse.is_felt(within).await
+        self.ctx.watchdog.is_felt(within).await
     }
 
     /// Places held in windows, caps and limits on calls; 0 when nothing is under way.
     #[must_use]
     pub fn places_held(&self) -> usize {
-        self.ctx.lanes.in_use()
+        self.ctx.limits.in_use()
     }
 
     /// The account's state as this replica knows it.
     #[must_use]
     pub fn seen(&self) -> Snapshot {
-        self.ctx.standing().snapshot()
+        self.ctx.account().snapshot()
     }
 
     /// For awaiting a change of it.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Snapshot> {
-        self.ctx.standing().watch()
+        self.ctx.account().watch()
     }
 
     /// What it tells the fleet of itself.
@@ -159,7 +159,7 @@ impl WorkerHandle {
     /// The queues as the leader, be it this replica or another, saw them last.
     #[must_use]
     pub fn depths(&self) -> Option<Depths> {
-        self.ctx.standing().queues()
+        self.ctx.account().queues()
     }
 
     /// Its name in outcomes.
@@ -183,7 +183,7 @@ impl WorkerHandle {
     /// The mark of its key, as the account's state names it.
     #[must_use]
     pub fn key(&self) -> Fingerprint {
-        self.ctx.standing().key()
+        self.ctx.account().key()
     }
 
     /// Takes another key; see [`crate::fleet::Fleet::replace_key`].
@@ -197,19 +197,19 @@ impl WorkerHandle {
     /// Task types that the API has no slots for.
     #[must_use]
     pub fn shut_types(&self) -> Vec<String> {
-        self.ctx.standing().shut_types()
+        self.ctx.account().shut_types()
     }
 
     /// Proxies that are left alone now.
     #[must_use]
     pub fn quarantined_proxies(&self) -> usize {
-        self.ctx.standing().state().map_or(0, |state| state.quarantined(self.ctx.clock.now()).count())
+        self.ctx.account().state().map_or(0, |state| state.quarantined(self.ctx.clock.now()).count())
     }
 
     /// Whether the API answered when it was last called.
     #[must_use]
     pub fn reaches_api(&self) -> bool {
-        !self.ctx.reach.is_lost()
+        !self.ctx.api_health.is_lost()
     }
 
     /// Whether it has a session with the broker.

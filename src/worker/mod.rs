@@ -103,7 +103,7 @@ pub struct WorkerOptions {
     /// Where the time comes from.
     pub clock: Clock,
     /// Where randomness comes from.
-    pub dice: Rng,
+    pub rng: Rng,
     /// What makes spans.
     pub tracer: Tracer,
 }
@@ -138,7 +138,7 @@ fn fleet(options: &WorkerOptions) -> Fleet {
         egress: options.egress,
         solver: options.solver.clone(),
         clock: options.clock.clone(),
-        rng: options.dice.clone(),
+        rng: options.rng.clone(),
     })
 }
 
@@ -154,23 +154,23 @@ impl Worker {
             solver: options.solver,
             rules: options.rules,
             policy: options.policy,
-            lanes: CallLimits::new(options.limits.clone(), options.clock.clone()),
+            limits: CallLimits::new(options.limits.clone(), options.clock.clone()),
             clock: options.clock,
-            dice: options.dice,
+            rng: options.rng,
             linger: options.linger,
             tracer: options.tracer,
             fleet,
-            tally: Arc::default(),
-            gate: InFlight::new(options.max_in_flight),
-            reach: ApiHealth::default(),
-            memory: Memory::default(),
+            counters: Arc::default(),
+            in_flight: InFlight::new(options.max_in_flight),
+            api_health: ApiHealth::default(),
+            dedup: Memory::default(),
             solve_times: Mutex::new(SolveTimes::new(options.deadlines)),
             live: Live::default(),
             consumers: Consumers::default(),
-            outlook: QueueMonitor::default(),
+            queue_monitor: QueueMonitor::default(),
             waiting: Waiting::default(),
             meter: Arc::default(),
-            pulse: Watchdog::default(),
+            watchdog: Watchdog::default(),
             leaving: AtomicBool::new(false),
             worker: options.name,
             reply_to_prefix: options.reply_to_prefix,
@@ -202,7 +202,7 @@ impl Worker {
     /// (log-in, virtual host, a queue with other arguments).
     pub async fn run(self, drain: CancellationToken) -> Result<Drained, BrokerError> {
         let ctx = Arc::clone(&self.ctx);
-        let _pulse = AbortOnDropHandle::new(tokio::spawn(async move { ctx.pulse.beat().await }));
+        let _pulse = AbortOnDropHandle::new(tokio::spawn(async move { ctx.watchdog.beat().await }));
         let mut served_before = false;
         let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
         loop {
@@ -221,7 +221,7 @@ impl Worker {
                     match end {
                         End::Drained(drained) => return Ok(drained),
                         End::Lost(reason) => {
-                            self.ctx.tally.session_lost();
+                            self.ctx.counters.session_lost();
                             BrokerError::Lost(reason)
                         }
                     }
@@ -231,8 +231,8 @@ impl Worker {
             };
             self.ctx.live.set(None);
             self.ctx.consumers.forget();
-            self.ctx.outlook.forget();
-            let wait = backoff.jittered(self.ctx.dice.jitter());
+            self.ctx.queue_monitor.forget();
+            let wait = backoff.jittered(self.ctx.rng.jitter());
             tracing::warn!(%error, retry_in_ms = wait.as_millis(), "no session with the broker that broker.url names; trying again");
             tokio::select! {
                 biased;

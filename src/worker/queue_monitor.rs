@@ -51,7 +51,7 @@ impl QueueMonitor {
     pub(super) async fn keep(ctx: Arc<Context>, session: Session) {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut seen, mut leads) = (ctx.standing().watch(), false);
+        let (mut seen, mut leads) = (ctx.account().watch(), false);
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
@@ -65,9 +65,9 @@ impl QueueMonitor {
             // is not empty.
             if is_whole {
                 let ready = queues.iter().map(|(name, depth)| (name.clone(), depth.ready)).collect();
-                ctx.standing().note_queues(Some(Depths { at: ctx.clock.now(), ready }));
+                ctx.account().note_queues(Some(Depths { at: ctx.clock.now(), ready }));
             }
-            *ctx.outlook.lock() = Seen { queues, unroutable };
+            *ctx.queue_monitor.lock() = Seen { queues, unroutable };
         }
     }
 }

@@ -52,7 +52,7 @@ impl Serving {
     /// must tell first.
     pub(super) fn open(worker: &Worker, session: Session) -> Self {
         let ctx = &worker.ctx;
-        let seen = ctx.standing().watch();
+        let seen = ctx.account().watch();
         let fleet = tokio::spawn({
             let (ctx, session) = (Arc::clone(ctx), session.clone());
             async move { ctx.fleet.serve(&session, &|| ctx.vitals()).await }
@@ -76,7 +76,7 @@ impl Serving {
 
     /// Waits for what happens next. Paid work goes first: tickets before jobs.
     async fn next(&mut self, worker: &Worker, drain: &CancellationToken) -> SessionEvent {
-        let gate = &worker.ctx.gate;
+        let gate = &worker.ctx.in_flight;
         let (scope, jobs, tickets, taking) = (&self.scope, &mut self.jobs, &mut self.tickets, self.taking);
         tokio::select! {
             biased;
@@ -112,7 +112,7 @@ impl Serving {
         // At the closing, so that what waits for the opening finds the window small; and at the
         // opening.
         if permit.polls != self.asking || permit.jobs != self.taking {
-            worker.ctx.lanes.restart();
+            worker.ctx.limits.restart();
         }
         self.asking = permit.polls;
         if permit.jobs != self.taking {
@@ -206,10 +206,10 @@ impl Worker {
 
     fn begin_attempt(&self, serving: &Serving, delivery: Delivery, origin: Origin) {
         match origin {
-            Origin::Job => self.ctx.tally.job_taken(),
-            Origin::Ticket => self.ctx.tally.ticket_taken(),
+            Origin::Job => self.ctx.counters.job_taken(),
+            Origin::Ticket => self.ctx.counters.ticket_taken(),
         }
-        let pass = self.ctx.gate.enter(origin);
+        let pass = self.ctx.in_flight.enter(origin);
         let (ctx, scope) = (Arc::clone(&self.ctx), Arc::clone(&serving.scope));
         self.attempts.spawn(attempt(ctx, scope, delivery, origin, pass));
     }

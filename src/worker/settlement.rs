@@ -132,17 +132,17 @@ async fn deliver(
     if settled == Settled::Published {
         match failure {
             Some((class, code)) => {
-                ctx.tally.failed(class, code);
+                ctx.counters.failed(class, code);
                 let (id, task_type) = match run {
                     Some(run) => (Some(&*run.job.id), Some(run.job.kind())),
                     None => (id.as_deref(), refused_type.as_deref()),
                 };
-                ctx.tally.failures.note(ctx.clock.now(), id, task_type, (class, code));
+                ctx.counters.failures.note(ctx.clock.now(), id, task_type, (class, code));
             }
-            None => ctx.tally.solved(),
+            None => ctx.counters.solved(),
         }
         if let Some(answered_at) = answered_at {
-            ctx.tally.times.delivery.note(answered_at.elapsed());
+            ctx.counters.times.delivery.note(answered_at.elapsed());
         }
         job_log::finished(ctx, run, id.as_deref(), failure);
         if let Some((reply_to, message)) = copy {
@@ -212,7 +212,7 @@ impl Context {
             // Should what came to hand be delivered here again before the ticket is safe, it must
             // not be paid once more.
             if expected.is_none() && !held.receipt.is_live() {
-                expected = held.run.map(|run| self.memory.succession.expect(run.identity()));
+                expected = held.run.map(|run| self.dedup.succession.expect(run.identity()));
             }
             let session = self.live.session().await;
             if Failpoint::AckBeforeConfirm.in_force() {
@@ -235,7 +235,7 @@ impl Context {
             if Failpoint::TicketGivenUp.in_force() {
                 return;
             }
-            sleep(backoff.jittered(self.dice.jitter())).await;
+            sleep(backoff.jittered(self.rng.jitter())).await;
         }
         let what = match origin {
             Origin::Job => Stale::Job,
@@ -244,7 +244,7 @@ impl Context {
         match expected {
             Some(safe) => {
                 safe.cancel();
-                self.tally.stale(what);
+                self.counters.stale(what);
             }
             None => self.acked(held, what),
         }
@@ -266,10 +266,10 @@ impl Context {
         let safe = self.publish_for(&held.receipt, scope, "", queue, job, None).await;
         let parked = matches!(safe, PublishResult::Yes | PublishResult::Elsewhere);
         if parked {
-            self.tally.parked();
+            self.counters.parked();
             self.acked(held, Stale::Parked);
         } else {
-            self.tally.stale(Stale::Parked);
+            self.counters.stale(Stale::Parked);
         }
         if matches!(safe, PublishResult::Elsewhere) {
             scope.session.end(STALE_CHANNEL);
@@ -297,7 +297,7 @@ impl Context {
                 Settled::Published
             }
             PublishResult::Stale => {
-                self.tally.stale(Stale::Outcome);
+                self.counters.stale(Stale::Outcome);
                 Settled::No
             }
             PublishResult::Refused(message) => {
@@ -365,7 +365,7 @@ impl Context {
             if patience.is_some_and(|patience| leaving || began.elapsed() >= patience) {
                 return PublishResult::Refused(message);
             }
-            sleep(backoff.jittered(self.dice.jitter())).await;
+            sleep(backoff.jittered(self.rng.jitter())).await;
         }
         PublishResult::Stale
     }
@@ -379,7 +379,7 @@ impl Context {
         let copy = Message { transient: true, ..outcome.clone() };
         // Not mandatory: RabbitMQ returns what goes to a direct reply-to although it delivers it.
         if !allowed || scope.session.publisher().publish("", reply_to, false, copy).await.is_err() {
-            self.tally.reply_failed();
+            self.counters.reply_failed();
         }
     }
 
@@ -391,16 +391,16 @@ impl Context {
         // an outcome is only repeated.
         let acked = if what == Stale::Outcome { receipt.ack_batched() } else { receipt.ack() };
         if acked.is_err() {
-            self.tally.stale(what);
+            self.counters.stale(what);
             if let Some(run) = run {
-                self.memory.succession.note(run.identity());
+                self.dedup.succession.note(run.identity());
             }
         }
     }
 
     /// Acks a delivery that was known again.
     pub(super) fn known(&self, held: Settling<'_>) {
-        self.tally.recognised();
+        self.counters.recognised();
         self.acked(held, Stale::Outcome);
     }
 }

@@ -113,7 +113,7 @@ impl Environment {
             drain_timeout: CALL_TIMEOUT * 2,
             reply_to_prefix: String::new(),
             clock: Clock::System,
-            dice: Rng::Thread,
+            rng: Rng::Thread,
             tracer: Tracer::off(),
         });
         let view = worker.view();

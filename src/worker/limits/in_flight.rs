@@ -17,16 +17,16 @@ pub(crate) struct InFlight {
     freed: Notify,
 }
 
-/// One place in the gate, given back when dropped.
+/// One place in the in_flight, given back when dropped.
 #[derive(Debug)]
 #[must_use = "the place is given back when this is dropped"]
 pub(crate) struct InFlightPermit {
-    gate: Arc<InFlight>,
+    in_flight: Arc<InFlight>,
     origin: Origin,
 }
 
 impl InFlight {
-    /// A gate for this many.
+    /// A in_flight for this many.
     #[must_use]
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -37,14 +37,14 @@ impl InFlight {
         })
     }
 
-    /// Takes a place. A ticket takes one even when the gate is full: it is paid already, and the
+    /// Takes a place. A ticket takes one even when the in_flight is full: it is paid already, and the
     /// broker bounds how many come.
     pub(crate) fn enter(self: &Arc<Self>, origin: Origin) -> InFlightPermit {
         self.held.fetch_add(1, Ordering::AcqRel);
         if origin == Origin::Ticket {
             self.tickets.fetch_add(1, Ordering::Relaxed);
         }
-        InFlightPermit { gate: Arc::clone(self), origin }
+        InFlightPermit { in_flight: Arc::clone(self), origin }
     }
 
     /// How many of those held are tickets.
@@ -80,12 +80,12 @@ impl InFlight {
 impl Drop for InFlightPermit {
     fn drop(&mut self) {
         if self.origin == Origin::Ticket {
-            self.gate.tickets.fetch_sub(1, Ordering::Relaxed);
+            self.in_flight.tickets.fetch_sub(1, Ordering::Relaxed);
         }
-        let before = self.gate.held.fetch_sub(1, Ordering::AcqRel);
+        let before = self.in_flight.held.fetch_sub(1, Ordering::AcqRel);
         // Only the fall below the bound is news, and one waiter hears it.
-        if before <= self.gate.limit {
-            self.gate.freed.notify_one();
+        if before <= self.in_flight.limit {
+            self.in_flight.freed.notify_one();
         }
     }
 }
@@ -96,12 +96,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_gate_opens_when_a_place_is_given_back() {
-        let gate = InFlight::new(2);
-        let (first, second) = (gate.enter(Origin::Job), gate.enter(Origin::Job));
-        assert!(!gate.has_room());
+        let in_flight = InFlight::new(2);
+        let (first, second) = (in_flight.enter(Origin::Job), in_flight.enter(Origin::Job));
+        assert!(!in_flight.has_room());
         let waiting = tokio::spawn({
-            let gate = Arc::clone(&gate);
-            async move { gate.room().await }
+            let in_flight = Arc::clone(&in_flight);
+            async move { in_flight.room().await }
         });
         drop(first);
         tokio::time::timeout(std::time::Duration::from_secs(5), waiting)
@@ -109,13 +109,13 @@ mod tests {
             .expect("opens")
             .expect("no panic");
         drop(second);
-        assert_eq!(gate.held(), 0);
+        assert_eq!(in_flight.held(), 0);
     }
 
     #[test]
     fn tickets_enter_a_full_gate_and_shut_it_for_jobs() {
-        let gate = InFlight::new(1);
-        let _tickets = [gate.enter(Origin::Ticket), gate.enter(Origin::Ticket)];
-        assert_eq!((gate.held(), gate.tickets(), gate.has_room()), (2, 2, false));
+        let in_flight = InFlight::new(1);
+        let _tickets = [in_flight.enter(Origin::Ticket), in_flight.enter(Origin::Ticket)];
+        assert_eq!((in_flight.held(), in_flight.tickets(), in_flight.has_room()), (2, 2, false));
     }
 }

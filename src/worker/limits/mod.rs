@@ -69,20 +69,20 @@ pub(crate) struct TypeLimiter {
 
 /// Counts against the cap of a type, while it is held.
 pub(crate) struct HeldOfType {
-    lane: Arc<TypeLimiter>,
+    limiter: Arc<TypeLimiter>,
     capped: Option<Arc<AtomicUsize>>,
 }
 
 impl HeldOfType {
     /// The limits on submissions of the type.
     pub(crate) fn limiter(&self) -> &TypeLimiter {
-        &self.lane
+        &self.limiter
     }
 }
 
 impl Drop for HeldOfType {
     fn drop(&mut self) {
-        self.lane.held.fetch_sub(1, Ordering::AcqRel);
+        self.limiter.held.fetch_sub(1, Ordering::AcqRel);
         if let Some(capped) = &self.capped {
             capped.fetch_sub(1, Ordering::AcqRel);
         }
@@ -112,7 +112,7 @@ impl CallLimits {
         }
     }
 
-    /// The lane of a type.
+    /// The limiter of a type.
     pub(crate) fn of_type(&self, task_type: &str) -> Arc<TypeLimiter> {
         let make = |name: &str| {
             let most = self.limits.submit_concurrency.max(1);
@@ -124,27 +124,27 @@ impl CallLimits {
                 held: AtomicUsize::new(0),
             })
         };
-        self.types.with(task_type, make, |lane| Arc::clone(lane))
+        self.types.with(task_type, make, |limiter| Arc::clone(limiter))
     }
 
     /// Counts a job or ticket at hand against its type's cap.
     pub(crate) fn hold(&self, task_type: &str) -> HeldOfType {
-        let lane = self.of_type(task_type);
-        lane.held.fetch_add(1, Ordering::AcqRel);
+        let limiter = self.of_type(task_type);
+        limiter.held.fetch_add(1, Ordering::AcqRel);
         let capped = kind::find(&self.capped, task_type).map(|(_, held)| Arc::clone(held));
         if let Some(capped) = &capped {
             capped.fetch_add(1, Ordering::AcqRel);
         }
-        HeldOfType { lane, capped }
+        HeldOfType { limiter, capped }
     }
 
     /// Whether a job of a type may ask for a place now; else why it waits its turn without a call.
     pub(crate) fn admit(
         &self,
-        lane: &TypeLimiter,
+        limiter: &TypeLimiter,
         task_type: &str,
         unanswered: bool,
-        standing: &AccountState,
+        account: &AccountState,
     ) -> Result<(), Event> {
         let cap = kind::find(&self.limits.caps, task_type);
         let held = |name: &str| self.capped.get(name).map_or(0, |held| held.load(Ordering::Acquire));
@@ -152,26 +152,26 @@ impl CallLimits {
             let text = format!("this replica holds as many tasks of type {name} as [caps] allows");
             return Err(no_slot(local_code::TYPE_CAP_REACHED, text));
         }
-        match standing.shut_type(lane.name_of(task_type), unanswered) {
+        match account.shut_type(limiter.name_of(task_type), unanswered) {
             Some(TypeBreaker::NoSlots) => {
-                lane.shut();
+                limiter.shut();
                 let text = format!("the API has no free slot for type {task_type}, as other jobs have found");
                 return Err(no_slot(local_code::NO_SLOT_EXPECTED, text));
             }
             Some(TypeBreaker::Failing) => {
-                lane.shut();
+                limiter.shut();
                 return Err(Event::TypeFailing);
             }
             Some(TypeBreaker::Try) => return Ok(()),
-            None => lane.reopen(),
+            None => limiter.reopen(),
         }
         // While the API is short of slots, as many may wait as are under way; more would stand in
         // the way of other types.
         let (size, short) = {
-            let window = lane.window.lock();
+            let window = limiter.window.lock();
             (window.size(), window.is_short())
         };
-        if short && lane.asking.load(Ordering::Acquire) >= size {
+        if short && limiter.asking.load(Ordering::Acquire) >= size {
             let text = format!("the API has few free slots for type {task_type} at the moment");
             return Err(no_slot(local_code::NO_SLOT_EXPECTED, text));
         }
@@ -191,22 +191,22 @@ impl CallLimits {
     /// Waits until a submission may begin.
     pub(crate) async fn submission<'a>(
         &'a self,
-        lane: &'a TypeLimiter,
-        standing: &AccountState,
+        limiter: &'a TypeLimiter,
+        account: &AccountState,
     ) -> SubmissionPermit<'a> {
-        let _asking = Asking::new(&lane.asking);
+        let _asking = Asking::new(&limiter.asking);
         // In this order: whoever waits to submit must not hold a call that a poll could use.
-        let type_place = lane.places.place().await;
+        let type_place = limiter.places.place().await;
         let submission = self.submissions.acquire().await.ok();
         let call = self.calls.place().await;
-        self.rate.turn(|| share(standing)).await;
+        self.rate.turn(|| share(account)).await;
         SubmissionPermit { _type: type_place, _submission: submission, _call: call }
     }
 
     /// Waits until a poll may begin.
-    pub(crate) async fn poll(&self, standing: &AccountState) -> CallPermit<'_> {
+    pub(crate) async fn poll(&self, account: &AccountState) -> CallPermit<'_> {
         let place = self.calls.place().await;
-        self.rate.turn(|| share(standing)).await;
+        self.rate.turn(|| share(account)).await;
         place
     }
 
@@ -258,21 +258,22 @@ impl CallLimits {
     /// The windows of the types that are narrower than they may be.
     pub(crate) fn narrowed(&self) -> BTreeMap<String, usize> {
         let most = self.limits.submit_concurrency;
-        let mut sizes = self.types.read(|lane| lane.window.lock().size());
+        let mut sizes = self.types.read(|limiter| limiter.window.lock().size());
         sizes.retain(|_, size| *size < most);
         sizes
     }
 
     /// What is held of each type, and the type's window.
     pub(crate) fn by_type(&self) -> BTreeMap<String, (usize, usize)> {
-        self.types.read(|lane| (lane.held.load(Ordering::Acquire), lane.window.lock().size()))
+        self.types.read(|limiter| (limiter.held.load(Ordering::Acquire), limiter.window.lock().size()))
     }
 
     /// Places in use, of all kinds together.
     pub(crate) fn in_use(&self) -> usize {
         let submissions =
             self.limits.submit_concurrency.max(1).saturating_sub(self.submissions.available_permits());
-        let of_type = |lane: &Arc<TypeLimiter>| lane.places.in_use() + lane.held.load(Ordering::Acquire);
+        let of_type =
+            |limiter: &Arc<TypeLimiter>| limiter.places.in_use() + limiter.held.load(Ordering::Acquire);
         self.calls.in_use() + submissions + self.types.read(of_type).values().sum::<usize>()
     }
 
@@ -348,8 +349,8 @@ async fn turn(calls: &OneByOne) -> Turn<'_> {
     turn
 }
 
-fn share(standing: &AccountState) -> Share {
-    let (replicas, rank) = standing.share();
+fn share(account: &AccountState) -> Share {
+    let (replicas, rank) = account.share();
     Share { replicas, rank }
 }
 

@@ -235,7 +235,7 @@ impl Scene {
             drain_timeout: Duration::from_secs(45),
             reply_to_prefix: "replies.".to_owned(),
             clock: self.clock.clone(),
-            dice: Rng::seeded(number as u64 + 1),
+            rng: Rng::seeded(number as u64 + 1),
             tracer: Tracer::off(),
         });
         let (view, drain) = (worker.view(), CancellationToken::new());

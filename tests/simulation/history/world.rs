@@ -145,7 +145,7 @@ impl World {
     }
 
     fn options(&self, plan: &Plan, place: usize, name: &str, road: &Arc<Road>) -> WorkerOptions {
-        let dice = plan.seed.wrapping_mul(64).wrapping_add(place as u64 * 8 + u64::from(self.started[place]));
+        let rng = plan.seed.wrapping_mul(64).wrapping_add(place as u64 * 8 + u64::from(self.started[place]));
         WorkerOptions {
             // As by default: what waits together is a history of its own.
             linger: Linger::every(Duration::from_millis(10)),
@@ -178,7 +178,7 @@ impl World {
             drain_timeout: DRAIN,
             reply_to_prefix: String::new(),
             clock: self.clocks[place].0.clone(),
-            dice: Rng::seeded(dice),
+            rng: Rng::seeded(rng),
             tracer: Tracer::off(),
         }
     }

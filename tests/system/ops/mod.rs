@@ -85,7 +85,7 @@ fn worker(
         drain_timeout: second(5),
         reply_to_prefix: String::new(),
         clock: Clock::System,
-        dice: Rng::Thread,
+        rng: Rng::Thread,
         tracer: Tracer::off(),
     })
 }
