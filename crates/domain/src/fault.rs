@@ -41,7 +41,7 @@ const MAX_DESCRIPTION: usize = 1_000;
 pub struct Fault {
     /// What it means for the job.
     pub class: Class,
-    /// The API's code verbatim, or one of [`codes`].
+    /// The API's code verbatim, or one of [`local_code`].
     pub code: Cow<'static, str>,
     /// For people.
     pub description: Cow<'static, str>,
