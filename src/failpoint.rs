@@ -36,7 +36,7 @@ failpoints! {
     /// A ticket's age is counted from when it was delivered.
     AgeForgotten,
     /// A job is acked before its copy in a retry queue is confirmed.
-    AckBeforeParked,
+    AckBeforeRetried,
     /// A publish that the broker refused is taken for confirmed.
     RefusedIsConfirmed,
     /// A job is submitted although its deadline has passed meanwhile.

@@ -16,7 +16,7 @@ use crate::wait;
 /// From a fault's mending to the first outcome: the longest pause before a connection is made again
 /// (22.5 s), and one job's way from there.
 pub(crate) const LONGEST_STALL: Duration = Duration::from_secs(30);
-/// Outcomes of all jobs, those parked for two minutes included.
+/// Outcomes of all jobs, those retried for two minutes included.
 pub(crate) const SETTLE_WITHIN: Duration = Duration::from_secs(300);
 
 /// What a fault may cost at most.
@@ -39,7 +39,7 @@ pub(crate) fn tell(harness: &Harness, ledger: &Ledger, phase: &Phase) {
     }
 }
 
-/// What each fault may cost. A job that was parked by one may be paid in the next phase, and a task
+/// What each fault may cost. A job that was retried by one may be paid in the next phase, and a task
 /// that has got two owners is polled on in it.
 fn judge_bounds(harness: &Harness, ledger: &Ledger, phases: &[Phase]) {
     let (mut paid_twice, mut windows, mut carried) = (0, 0, 0);

@@ -20,7 +20,7 @@ pub(crate) struct Lengths {
     pub(crate) outage: Duration,
     /// Calls for one job that a fault meets before it passes.
     pub(crate) calls: usize,
-    /// How long jobs that were hit may take to their end: those that are parked again and again
+    /// How long jobs that were hit may take to their end: those that are retried again and again
     /// come back after minutes.
     pub(crate) hit_end: Duration,
 }
@@ -77,7 +77,7 @@ impl Environment {
         folder
     }
 
-    /// Waits until this case may load the machine. What only waits for parked jobs to come back
+    /// Waits until this case may load the machine. What only waits for retried jobs to come back
     /// needs no turn.
     pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
         self.turns.acquire().await.expect("turns are never closed")

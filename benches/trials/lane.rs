@@ -89,8 +89,8 @@ impl Lane {
     /// What waits, in all queues that a job that has not ended can wait in, and in `dead.account`.
     pub(crate) async fn waiting(&self) -> Waiting {
         let mut retry = 0;
-        for park in RETRY_DELAYS {
-            retry += self.ready(&self.names.retry(park)).await;
+        for delay in RETRY_DELAYS {
+            retry += self.ready(&self.names.retry(delay)).await;
         }
         Waiting {
             jobs: self.ready(&self.names.jobs()).await,

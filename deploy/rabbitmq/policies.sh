@@ -8,7 +8,7 @@
 # Where the results are full, raise RESULTS and run it again before you clear: a quorum queue whose limit is taken away tells no channel that it
 # takes messages again, and workers would wait until their next session.
 #
-# Jobs, tickets, parked jobs and the guard's state are never bounded: a full queue there would stall what dead-letters into it, and an expired
+# Jobs, tickets, retried jobs and the guard's state are never bounded: a full queue there would stall what dead-letters into it, and an expired
 # job is a lost one.
 #
 #   RESULTS=1000000        results kept; then the broker takes no more, and workers keep answers in tickets and take no jobs

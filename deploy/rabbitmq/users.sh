@@ -49,7 +49,7 @@ user() {
 }
 
 #                configure      write                                              read
-# Tickets, parked jobs, the guard's state and replies go by the default exchange, which is called amq.default here. Whoever may write to it
+# Tickets, retried jobs, the guard's state and replies go by the default exchange, which is called amq.default here. Whoever may write to it
 # reaches every queue of the virtual host, so that the worker alone may.
 user worker    "^$own\$"      "^(amq\\.default|$n\\.outcomes|$n\\.control|$own)\$" "^($n\\.(jobs|tickets|guard|control)|$own)\$"
 # Direct reply-to needs no permission.

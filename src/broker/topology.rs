@@ -51,8 +51,8 @@ impl Names {
 
     /// Queue of one delay.
     #[must_use]
-    pub fn retry(&self, park: RetryDelay) -> String {
-        self.under(&format!("retry.{}", park.label))
+    pub fn retry(&self, delay: RetryDelay) -> String {
+        self.under(&format!("retry.{}", delay.label))
     }
 
     /// What every retry queue's name begins with.
@@ -233,9 +233,9 @@ fn queues(names: &Names) -> Vec<Queue> {
     all.extend(plain.into_iter().map(|name| queue(name, DELIVERY_LIMIT, names.dead_raw())));
     // The last stop needs a way out too, or a message past the limit would be dropped.
     all.push(queue(names.dead_raw(), DELIVERY_LIMIT, names.unrouted()));
-    for park in RETRY_DELAYS {
-        let mut retry = queue(names.retry(park), DELIVERY_LIMIT, names.jobs());
-        let millis = i64::try_from(park.millis).unwrap_or(i64::MAX);
+    for delay in RETRY_DELAYS {
+        let mut retry = queue(names.retry(delay), DELIVERY_LIMIT, names.jobs());
+        let millis = i64::try_from(delay.millis).unwrap_or(i64::MAX);
         retry.arguments.insert("x-message-ttl".into(), millis.into());
         all.push(retry);
     }

@@ -207,7 +207,7 @@ fn work(out: &mut Exposition, reading: &Reading) {
         "Outcomes published without a solution, by class and code; codes that this version does not know count as (other)",
         by_code.map(|failed| ([("class", failed.class), ("code", failed.code)], whole(failed.count))),
     );
-    out.count("captcha_jobs_parked_total", "Jobs sent to a retry queue", reading.parked);
+    out.count("captcha_jobs_retried_total", "Jobs sent to a retry queue", reading.retried);
     out.count(
         "captcha_reply_failures_total",
         "Copies of outcomes that could not be sent to reply_to",

@@ -286,7 +286,7 @@ pub struct Backlog {
     pub jobs: u64,
     /// Paid tasks that nobody holds.
     pub tickets: u64,
-    /// Jobs that are parked.
+    /// Jobs that are retried.
     pub retry: u64,
     /// Results that nobody has fetched.
     pub results: u64,

@@ -33,7 +33,7 @@ pub struct TraceError(String);
 /// What an attempt has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Came<'a> {
-    /// `ticket`, `parked`, `solved`, `failed`, `known`, `rejected` or `returned`.
+    /// `ticket`, `retried`, `solved`, `failed`, `known`, `rejected` or `returned`.
     pub to: &'static str,
     /// Where it failed: in which class, and by which code.
     pub failure: Option<(Class, &'a str)>,

@@ -54,7 +54,7 @@ pub(super) fn end_of(ctx: &Context, run: &mut JobRun, disposition: Disposition) 
             if Failpoint::HistoryForgotten.in_force() {
                 run.history = History::begin(ctx.clock.now());
             }
-            End::Retry(ctx.names.retry(delay), Box::new(ticket::parked(&run.job, &run.history)))
+            End::Retry(ctx.names.retry(delay), Box::new(ticket::retried(&run.job, &run.history)))
         }
         (Disposition::Requeue, _) => End::Returned,
         // Neither comes about without a task; were it to, nothing must be lost.
@@ -93,7 +93,7 @@ pub(super) async fn carry_out(
             ctx.keep_ticket(held, *ticket, origin).await;
             done(true, "ticket")
         }
-        End::Retry(queue, job) => done(ctx.park(scope, held, &queue, *job).await, "retry"),
+        End::Retry(queue, job) => done(ctx.retry(scope, held, &queue, *job).await, "retry"),
         End::Outcome(outcome) => deliver(ctx, scope, held, (*outcome, None), wanted).await,
         End::Refused(refused) => deliver(ctx, scope, held, *refused, wanted).await,
         End::Known => {
@@ -254,27 +254,27 @@ impl Context {
     }
 
     /// Parks a job in a retry queue.
-    pub(super) async fn park(&self, scope: &Scope, held: Settling<'_>, queue: &str, job: Message) -> bool {
+    pub(super) async fn retry(&self, scope: &Scope, held: Settling<'_>, queue: &str, job: Message) -> bool {
         if !held.receipt.is_live() {
             return false;
         }
-        if Failpoint::AckBeforeParked.in_force() {
-            self.acked(held, Stale::Parked);
+        if Failpoint::AckBeforeRetried.in_force() {
+            self.acked(held, Stale::Retried);
             drop(scope.session.publish_once("", queue, job).await);
             return true;
         }
         let safe = self.publish_for(&held.receipt, scope, "", queue, job, None).await;
-        let parked = matches!(safe, PublishResult::Yes | PublishResult::Elsewhere);
-        if parked {
-            self.counters.parked();
-            self.acked(held, Stale::Parked);
+        let retried = matches!(safe, PublishResult::Yes | PublishResult::Elsewhere);
+        if retried {
+            self.counters.retried();
+            self.acked(held, Stale::Retried);
         } else {
-            self.counters.stale(Stale::Parked);
+            self.counters.stale(Stale::Retried);
         }
         if matches!(safe, PublishResult::Elsewhere) {
             scope.session.end(STALE_CHANNEL);
         }
-        parked
+        retried
     }
 
     /// Publishes an outcome, or keeps it on the ticket queue where it is not taken.
@@ -337,7 +337,7 @@ impl Context {
         let mut tried = false;
         while receipt.is_live() {
             let copy = Arc::clone(&message);
-            // An outcome is fetched again where it is lost; a parked job waits for nobody, since
+            // An outcome is fetched again where it is lost; a retried job waits for nobody, since
             // its own copy may be paid for.
             let end = match patience {
                 Some(_) => scope.session.publish_soon(exchange, routing_key, copy).await,
@@ -387,7 +387,7 @@ impl Context {
     /// delivered again.
     fn acked(&self, held: Settling<'_>, what: Stale) {
         let Settling { receipt, run } = held;
-        // What comes again for a job or a parked copy may be paid for again; what comes again for
+        // What comes again for a job or a retried copy may be paid for again; what comes again for
         // an outcome is only repeated.
         let acked = if what == Stale::Outcome { receipt.ack_batched() } else { receipt.ack() };
         if acked.is_err() {

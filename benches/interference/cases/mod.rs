@@ -230,10 +230,10 @@ pub(crate) fn is_known(name: &String) -> bool {
 
 /// No case takes half as long; one that does hangs.
 const LONGEST: Duration = Duration::from_secs(40 * 60);
-/// Scenes that may wait for parked jobs beside those that are under load.
+/// Scenes that may wait for retried jobs beside those that are under load.
 const WAITING: usize = 6;
 
-/// Each case in a scene of its own. While one waits for its parked jobs, which loads little, the
+/// Each case in a scene of its own. While one waits for its retried jobs, which loads little, the
 /// next ones begin.
 pub(crate) async fn each(environment: &Environment, cases: Vec<(&'static str, Case)>) -> Vec<Row> {
     let running = cases.into_iter().enumerate().map(|(place, (group, case))| async move {

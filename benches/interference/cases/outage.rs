@@ -18,7 +18,7 @@ const CALLS_PER_SECOND: f64 = 3.0;
 const FULL_RATE_WITHIN: Duration = Duration::from_secs(15);
 /// For how long the full rate is waited for.
 const WATCHED: Duration = Duration::from_secs(40);
-/// Jobs may be parked for 10 minutes.
+/// Jobs may be retried for 10 minutes.
 const FINISH_WITHIN: Duration = Duration::from_secs(720);
 const LONG: Duration = Duration::from_secs(300);
 

@@ -24,7 +24,7 @@ const BACK_AFTER: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_secs(5);
 /// From the start of the load to the end of the last window, and a little more.
 const OFFERED_SECONDS: u32 = 10 + 15 + 60 + 10 + 5 + 3;
-/// Unpaid jobs may be parked for 2 minutes.
+/// Unpaid jobs may be retried for 2 minutes.
 const FINISH_WITHIN: Duration = Duration::from_secs(200);
 
 pub(crate) async fn run(harness: Arc<Harness>) {

@@ -14,9 +14,9 @@ pub enum Class {
     Pending,
     /// Too many requests: slower.
     Throttled,
-    /// No free slot at the API: parked, its budget being time.
+    /// No free slot at the API: retried, its budget being time.
     Capacity,
-    /// 5xx, time-out, cut or unreadable: parked while unpaid, polled again once paid.
+    /// 5xx, time-out, cut or unreadable: retried while unpaid, polled again once paid.
     Transient,
     /// The API forgot the task.
     Lost,

@@ -16,7 +16,7 @@ use super::unreadable;
 
 /// Headers that begin with this are the worker's alone.
 pub const OWNED_PREFIX: &str = "x-captcha-";
-/// Carries the [`History`] of a parked job.
+/// Carries the [`History`] of a retried job.
 pub const HISTORY_HEADER: &str = "x-captcha-history";
 /// Version of the header's content.
 pub const VERSION: u32 = 1;
@@ -67,7 +67,7 @@ pub struct History {
     pub v: u32,
     /// When a worker first held the job.
     pub first_seen: Timestamp,
-    /// How often it was parked.
+    /// How often it was retried.
     pub retries: u32,
     /// Its submissions so far.
     pub attempts: Vec<Attempt>,
@@ -175,8 +175,8 @@ impl History {
         let Some(value) = headers.get(HISTORY_HEADER) else {
             return Ok(None);
         };
-        if !was_parked(headers, retry_prefix) {
-            return forged(HISTORY_HEADER, "the job was never parked");
+        if !was_retried(headers, retry_prefix) {
+            return forged(HISTORY_HEADER, "the job was never retried");
         }
         let read = value.as_text().filter(|text| text.len() <= MAX_HEADER);
         match read.and_then(|text| serde_json::from_str::<History>(text).ok()) {
@@ -214,7 +214,7 @@ impl History {
 }
 
 /// Whether the broker has dead-lettered the message out of a retry queue.
-fn was_parked(headers: &Headers, retry_prefix: &str) -> bool {
+fn was_retried(headers: &Headers, retry_prefix: &str) -> bool {
     let Some(Value::Array(deaths)) = headers.get("x-death") else {
         return false;
     };
@@ -256,7 +256,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
-    fn parked(history: Value) -> Headers {
+    fn retried(history: Value) -> Headers {
         let death = Headers::from([("queue".to_owned(), "captcha.retry.5s".into())]);
         Headers::from([
             ("x-death".to_owned(), Value::Array(vec![Value::Table(death)])),
@@ -275,8 +275,8 @@ mod tests {
     }
 
     #[test]
-    fn a_history_reads_back_from_a_parked_job() {
-        assert_eq!(read(&parked(some_history().to_header())), Ok(Some(some_history())));
+    fn a_history_reads_back_from_a_retried_job() {
+        assert_eq!(read(&retried(some_history().to_header())), Ok(Some(some_history())));
         assert_eq!(some_history().count(Ended::Failed(Class::Unsolved)), 1);
         assert_eq!(some_history().count(Ended::Failed(Class::Lost)), 0);
         assert_eq!(some_history().count(Ended::Ambiguous), 1);
@@ -290,20 +290,20 @@ mod tests {
     #[test]
     fn a_time_ahead_of_this_clock_is_taken_for_now() {
         let ahead = History::begin(NOW.plus(std::time::Duration::from_secs(3_600)));
-        assert_eq!(read(&parked(ahead.to_header())), Ok(Some(History::begin(NOW))));
+        assert_eq!(read(&retried(ahead.to_header())), Ok(Some(History::begin(NOW))));
     }
 
     #[test]
     fn a_history_that_no_worker_wrote_is_refused_by_the_headers_name() {
-        let mut never_parked = parked(some_history().to_header());
-        never_parked.remove("x-death");
+        let mut never_retried = retried(some_history().to_header());
+        never_retried.remove("x-death");
         let other_version = History { v: 2, ..some_history() };
         let cases = [
-            never_parked,
-            parked("{}".into()),
-            parked(Value::Int(7)),
-            parked(" ".repeat(MAX_HEADER + 1).into()),
-            parked(other_version.to_header()),
+            never_retried,
+            retried("{}".into()),
+            retried(Value::Int(7)),
+            retried(" ".repeat(MAX_HEADER + 1).into()),
+            retried(other_version.to_header()),
             Headers::from([("x-captcha-ticket".to_owned(), "{}".into())]),
         ];
         for headers in cases {
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_publishers_headers_are_kept_and_the_hops_are_not() {
-        let mut headers = parked(some_history().to_header());
+        let mut headers = retried(some_history().to_header());
         headers.insert("tenant".to_owned(), "blue".into());
         headers.insert("x-first-death-queue".to_owned(), "captcha.retry.5s".into());
         headers.insert("x-delivery-count".to_owned(), Value::Int(3));

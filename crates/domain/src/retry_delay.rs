@@ -1,8 +1,8 @@
-//! How long an unpaid job is parked before it is tried again.
+//! How long an unpaid job is retried before it is tried again.
 
 use std::time::Duration;
 
-/// How long a job is parked: one queue for each delay, since messages expire only at the head of a
+/// How long a job is retried: one queue for each delay, since messages expire only at the head of a
 /// queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RetryDelay {
@@ -38,14 +38,15 @@ pub const SHORTEST: RetryDelay = RETRY_DELAYS[0];
 /// goes to either, in the proportion that gives the wait on average: so jobs that were refused
 /// together come back apart. `jitter` is in `[0, 1)`.
 #[must_use]
-pub fn park(retries: u32, at_least: Option<Duration>, left: Duration, jitter: f64) -> Option<RetryDelay> {
+pub fn delay(retries: u32, at_least: Option<Duration>, left: Duration, jitter: f64) -> Option<RetryDelay> {
     // A pause that the API asked for is not cut short to fit a budget.
     if at_least.is_some_and(|least| least > left) {
         return None;
     }
     let doubled = SHORTEST.delay() * 2_u32.pow(retries.min(10));
     let wanted = doubled.max(at_least.unwrap_or_default());
-    let above = RETRY_DELAYS.iter().position(|park| park.delay() >= wanted).unwrap_or(RETRY_DELAYS.len() - 1);
+    let above =
+        RETRY_DELAYS.iter().position(|delay| delay.delay() >= wanted).unwrap_or(RETRY_DELAYS.len() - 1);
     let chosen = match above.checked_sub(1) {
         Some(below)
             if wanted < RETRY_DELAYS[above].delay()
@@ -62,7 +63,7 @@ pub fn park(retries: u32, at_least: Option<Duration>, left: Duration, jitter: f6
     RETRY_DELAYS[..=chosen]
         .iter()
         .rev()
-        .find(|park| park.delay() <= left && park.delay() >= shortest)
+        .find(|delay| delay.delay() <= left && delay.delay() >= shortest)
         .copied()
 }
 
@@ -76,20 +77,20 @@ mod tests {
     #[test]
     fn the_wait_grows_with_each_retry() {
         let waits: Vec<_> =
-            (0..9).filter_map(|n| park(n, None, LONG, 0.999)).map(|park| park.label).collect();
+            (0..9).filter_map(|n| delay(n, None, LONG, 0.999)).map(|delay| delay.label).collect();
         assert_eq!(waits, ["5s", "5s", "5s", "30s", "30s", "2m", "2m", "10m", "10m"]);
     }
 
     #[test]
     fn jobs_refused_together_come_back_apart() {
-        assert_eq!(park(2, None, LONG, 0.5).map(|p| p.label), Some("30s"));
-        assert_eq!(park(2, None, LONG, 0.7).map(|p| p.label), Some("5s"));
+        assert_eq!(delay(2, None, LONG, 0.5).map(|p| p.label), Some("30s"));
+        assert_eq!(delay(2, None, LONG, 0.7).map(|p| p.label), Some("5s"));
     }
 
     #[test]
-    fn nothing_is_parked_past_what_is_left() {
-        assert_eq!(park(8, None, Duration::from_secs(31), 0.0).map(|p| p.label), Some("30s"));
-        assert_eq!(park(0, None, Duration::from_millis(4_999), 0.0), None);
+    fn nothing_is_retried_past_what_is_left() {
+        assert_eq!(delay(8, None, Duration::from_secs(31), 0.0).map(|p| p.label), Some("30s"));
+        assert_eq!(delay(0, None, Duration::from_millis(4_999), 0.0), None);
     }
 
     proptest! {
@@ -98,10 +99,10 @@ mod tests {
             retries in 0_u32..12, least in 0_u64..600, left in 0_u64..1_200, jitter in 0.0_f64..1.0,
         ) {
             let (least, left) = (Duration::from_secs(least), Duration::from_secs(left));
-            if let Some(chosen) = park(retries, Some(least), left, jitter) {
+            if let Some(chosen) = delay(retries, Some(least), left, jitter) {
                 prop_assert!(chosen.delay() >= least && chosen.delay() >= SHORTEST.delay() && chosen.delay() <= left);
             }
-            prop_assert!(park(retries, Some(least), LONG, jitter).is_some());
+            prop_assert!(delay(retries, Some(least), LONG, jitter).is_some());
         }
     }
 }

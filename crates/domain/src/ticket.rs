@@ -94,9 +94,9 @@ fn next_hop(job: &Job) -> Message {
     Message { body: job.body.bytes(), properties, transient: false }
 }
 
-/// A job to be parked, with its history.
+/// A job to be retried, with its history.
 #[must_use]
-pub fn parked(job: &Job, history: &History) -> Message {
+pub fn retried(job: &Job, history: &History) -> Message {
     let mut message = next_hop(job);
     message.properties.headers.insert(HISTORY_HEADER.to_owned(), history.to_header());
     message
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn republishing_keeps_the_publishers_properties_save_what_belongs_to_one_hop() {
-        let message = parked(&job(), &History::begin(NOW));
+        let message = retried(&job(), &History::begin(NOW));
         let properties = &message.properties;
         assert_eq!(properties.correlation_id.as_deref(), Some("c-1"));
         assert_eq!(properties.kind.as_deref(), Some("their.type"));
@@ -313,8 +313,8 @@ mod tests {
         else {
             panic!("must be an open ticket")
         };
-        let parked = parked(&job, &history);
-        assert_eq!(parked.properties.headers.keys().collect::<Vec<_>>(), ["tenant", HISTORY_HEADER]);
+        let retried = retried(&job, &history);
+        assert_eq!(retried.properties.headers.keys().collect::<Vec<_>>(), ["tenant", HISTORY_HEADER]);
     }
 
     #[test]

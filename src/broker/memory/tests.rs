@@ -107,18 +107,18 @@ async fn a_broker_out_of_reach_makes_no_sessions_until_it_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_parked_message_comes_back_after_exactly_its_delay() {
+async fn every_retried_message_comes_back_after_exactly_its_delay() {
     let broker = MemoryBroker::new();
     let session = declared(&broker).await;
     let mut consumer = consume(&session, &names().jobs(), 10).await;
     let begun = Instant::now();
-    for park in RETRY_DELAYS.iter().rev() {
-        session.publish("", &names().retry(*park), message(park.label)).await.unwrap();
+    for delay in RETRY_DELAYS.iter().rev() {
+        session.publish("", &names().retry(*delay), message(delay.label)).await.unwrap();
     }
-    for park in RETRY_DELAYS {
+    for delay in RETRY_DELAYS {
         let delivery = timeout(Duration::from_secs(3_600), consumer.recv()).await.unwrap().unwrap();
-        assert_eq!(delivery.message.body, park.label.as_bytes());
-        assert_eq!(begun.elapsed(), Duration::from_millis(park.millis));
+        assert_eq!(delivery.message.body, delay.label.as_bytes());
+        assert_eq!(begun.elapsed(), Duration::from_millis(delay.millis));
         delivery.receipt.ack().unwrap();
     }
 }

@@ -35,7 +35,7 @@ use crate::trace::Tracer;
 use crate::worker::{Clock, Limits, Rng, Worker, WorkerHandle, WorkerOptions};
 
 /// Unpaid jobs are given up after this long, so that nobody has to watch for ten minutes. They are
-/// parked for 5 s once.
+/// retried for 5 s once.
 const UNPAID_BUDGET: Duration = Duration::from_secs(8);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CALLS: usize = 64;

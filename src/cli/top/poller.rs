@@ -242,7 +242,7 @@ impl Poller {
 /// The depth of every queue that is told of.
 async fn depths(session: &Session, names: &Names) -> Result<Depths, BrokerError> {
     let mut queues = vec![names.jobs(), names.tickets(), names.results(), names.dead_raw(), names.unrouted()];
-    queues.extend(RETRY_DELAYS.map(|park| names.retry(park)));
+    queues.extend(RETRY_DELAYS.map(|delay| names.retry(delay)));
     queues.extend(Class::finals().map(|class| names.dead(class)));
     let prefix = format!("{}.", names.namespace());
     let mut depths = Depths { at: Clock::System.now(), ready: std::collections::BTreeMap::new() };

@@ -25,13 +25,13 @@ pub struct Counters {
     accepted: AtomicU64,
     polls: AtomicU64,
     solved: AtomicU64,
-    parked: AtomicU64,
+    retried: AtomicU64,
     failed: [AtomicU64; Class::ALL.len()],
     wasted: [AtomicU64; Class::ALL.len()],
     ambiguous: AtomicU64,
     resubmitted: AtomicU64,
     stale_jobs: AtomicU64,
-    stale_parked: AtomicU64,
+    stale_retried: AtomicU64,
     stale_tickets: AtomicU64,
     stale_outcomes: AtomicU64,
     recognised: AtomicU64,
@@ -58,8 +58,8 @@ pub struct Spent {
 pub(crate) enum Stale {
     /// (c): a job whose ticket is confirmed.
     Job,
-    /// (d): a job whose parked copy is, or may be, stored.
-    Parked,
+    /// (d): a job whose retried copy is, or may be, stored.
+    Retried,
     /// (e): a ticket whose successor is confirmed.
     Ticket,
     /// An outcome that is repeated, or fetched again; nothing is paid for that.
@@ -85,8 +85,8 @@ pub struct Reading {
     pub failed: u64,
     /// The same by class.
     pub failed_by_class: BTreeMap<&'static str, u64>,
-    /// Jobs parked in a retry queue.
-    pub parked: u64,
+    /// Jobs retried in a retry queue.
+    pub retried: u64,
     /// Paid submissions that brought no solution, by the class they ended in.
     pub wasted: BTreeMap<&'static str, u64>,
     /// Submissions that may have been paid for a second time, by the window's letter: (a) not
@@ -173,8 +173,8 @@ impl Counters {
         add(&self.solved);
     }
 
-    pub(crate) fn parked(&self) {
-        add(&self.parked);
+    pub(crate) fn retried(&self) {
+        add(&self.retried);
     }
 
     pub(crate) fn failed(&self, class: Class, code: &str) {
@@ -203,7 +203,7 @@ impl Counters {
     pub(crate) fn stale(&self, what: Stale) {
         add(match what {
             Stale::Job => &self.stale_jobs,
-            Stale::Parked => &self.stale_parked,
+            Stale::Retried => &self.stale_retried,
             Stale::Ticket => &self.stale_tickets,
             Stale::Outcome => &self.stale_outcomes,
         });
@@ -223,7 +223,7 @@ impl Counters {
         let windows = [
             ("a", &self.ambiguous),
             ("c", &self.stale_jobs),
-            ("d", &self.stale_parked),
+            ("d", &self.stale_retried),
             ("e", &self.stale_tickets),
             ("g", &self.resubmitted),
         ];
@@ -236,7 +236,7 @@ impl Counters {
             solved: read(&self.solved),
             failed: self.failed.iter().map(read).sum(),
             failed_by_class: by_class(&self.failed),
-            parked: read(&self.parked),
+            retried: read(&self.retried),
             wasted: by_class(&self.wasted),
             paid_twice_possible: windows.map(|(letter, counter)| (letter, read(counter))).into(),
             stale_outcomes: read(&self.stale_outcomes),

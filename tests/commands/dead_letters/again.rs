@@ -9,7 +9,7 @@ use crate::support::jobs;
 async fn a_job_that_fails_again_carries_its_replays_through_ticket_and_retry_up_to_the_limit() {
     let lane = Lane::new("[types.ImageToTextTask]\nsolve_ms = { fixed = 50 }\n").await;
     let _replica = lane.working().await;
-    // Parked once by each run, then accepted, polled and not recognised.
+    // Retried once by each run, then accepted, polled and not recognised.
     let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"], "result": ["ERROR_TOKEN_EXPIRED"]});
     lane.publish(&jobs::image("stubborn", &script), Properties::default()).await;
     let mut before = None;

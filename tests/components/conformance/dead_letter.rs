@@ -10,12 +10,12 @@ use crate::conformance::fixtures::{
     nothing_comes, put, queue, ready, text, topology, until_ready, with_queues, within,
 };
 
-/// How long messages are parked here, in milliseconds.
-const PARKED: i64 = 400;
+/// How long messages are retried here, in milliseconds.
+const RETRIED: i64 = 400;
 
 fn parking(own: &str, target: &str) -> Queue {
     let mut further = dead_letters_to(target);
-    further.push(("x-message-ttl", Value::Int(PARKED)));
+    further.push(("x-message-ttl", Value::Int(RETRIED)));
     queue(own, &further)
 }
 
@@ -85,40 +85,40 @@ pub(crate) async fn a_rejected_message_is_dead_lettered_with_its_history(broker:
     dead.receipt.ack().unwrap();
 }
 
-pub(crate) async fn a_parked_message_goes_on_after_its_time(broker: Broker, names: Names) {
-    let [park, jobs] = ["park", "jobs"].map(|suffix| name(&names, suffix));
-    let session = with_queues(&broker, vec![queue(&jobs, &[]), parking(&park, &jobs)]).await;
+pub(crate) async fn a_retried_message_goes_on_after_its_time(broker: Broker, names: Names) {
+    let [delay, jobs] = ["delay", "jobs"].map(|suffix| name(&names, suffix));
+    let session = with_queues(&broker, vec![queue(&jobs, &[]), parking(&delay, &jobs)]).await;
     let mut consumer = consume(&session, &jobs, 1).await;
-    let parked_at = Instant::now();
-    put(&session, &park, &["m"]).await;
+    let retried_at = Instant::now();
+    put(&session, &delay, &["m"]).await;
     let delivery = next(&mut consumer).await;
     // The broker's clock began before ours saw the confirm, and counts whole milliseconds.
-    assert!(parked_at.elapsed() >= Duration::from_millis(PARKED as u64 - 2), "{:?}", parked_at.elapsed());
+    assert!(retried_at.elapsed() >= Duration::from_millis(RETRIED as u64 - 2), "{:?}", retried_at.elapsed());
     assert!(!delivery.redelivered);
     let history = deaths(&delivery.message);
     assert_eq!(history.len(), 1);
     let expected = [
         ("count", Value::Int(1)),
         ("reason", "expired".into()),
-        ("queue", park.as_str().into()),
+        ("queue", delay.as_str().into()),
         ("exchange", "".into()),
-        ("routing-keys", Value::Array(vec![park.as_str().into()])),
+        ("routing-keys", Value::Array(vec![delay.as_str().into()])),
     ];
     assert_fields(&history[0], &expected);
     delivery.receipt.ack().unwrap();
-    assert_eq!(ready(&session, &park).await, 0);
+    assert_eq!(ready(&session, &delay).await, 0);
 }
 
-pub(crate) async fn a_message_parked_twice_round_is_not_dropped(broker: Broker, names: Names) {
-    let [park, jobs] = ["park", "jobs"].map(|suffix| name(&names, suffix));
-    let session = with_queues(&broker, vec![queue(&jobs, &[]), parking(&park, &jobs)]).await;
+pub(crate) async fn a_message_retried_twice_round_is_not_dropped(broker: Broker, names: Names) {
+    let [delay, jobs] = ["delay", "jobs"].map(|suffix| name(&names, suffix));
+    let session = with_queues(&broker, vec![queue(&jobs, &[]), parking(&delay, &jobs)]).await;
     let mut consumer = consume(&session, &jobs, 1).await;
     put(&session, &jobs, &["m"]).await;
     for _ in 0..3 {
         let delivery = next(&mut consumer).await;
         assert_eq!(text(&delivery.message), "m");
         // As it came, with the history in its headers, which is what brokers look for cycles in.
-        publish(&session, "", &park, delivery.message).await;
+        publish(&session, "", &delay, delivery.message).await;
         delivery.receipt.ack().unwrap();
     }
     let last = next(&mut consumer).await;
@@ -142,12 +142,12 @@ pub(crate) async fn a_message_expires_only_at_the_head_of_its_queue(broker: Brok
 }
 
 pub(crate) async fn the_shorter_of_the_queues_time_and_the_messages_own_counts(broker: Broker, names: Names) {
-    let [park, jobs] = ["park", "jobs"].map(|suffix| name(&names, suffix));
-    let session = with_queues(&broker, vec![queue(&jobs, &[]), parking(&park, &jobs)]).await;
+    let [delay, jobs] = ["delay", "jobs"].map(|suffix| name(&names, suffix));
+    let session = with_queues(&broker, vec![queue(&jobs, &[]), parking(&delay, &jobs)]).await;
     let mut consumer = consume(&session, &jobs, 10).await;
-    for (own, at_least, at_most) in [("3600000", PARKED - 2, 15_000), ("50", 48, PARKED - 1)] {
+    for (own, at_least, at_most) in [("3600000", RETRIED - 2, 15_000), ("50", 48, RETRIED - 1)] {
         let begun = Instant::now();
-        publish(&session, "", &park, expiring("m", own)).await;
+        publish(&session, "", &delay, expiring("m", own)).await;
         next(&mut consumer).await.receipt.ack().unwrap();
         let took = i64::try_from(begun.elapsed().as_millis()).expect("fits");
         assert!((at_least..at_most).contains(&took), "{own} ms of its own, and {took} ms passed");

@@ -146,7 +146,7 @@ async fn a_few_refusals_between_acceptances_shut_nothing() {
     }
     scene.wait_for(&scene.names.results(), 200).await;
     assert!(running.view.shut_types().is_empty());
-    assert_eq!(running.view.reading().parked, 20, "those that were refused, once each");
+    assert_eq!(running.view.reading().retried, 20, "those that were refused, once each");
     running.drain().await;
 }
 

@@ -161,9 +161,9 @@ impl Ledger {
             steps.stored += 1;
             steps.confirmed += u32::from(is_confirmed);
         }
-        if let Some(park) = key.strip_prefix(&self.names.retry_prefix()) {
+        if let Some(delay) = key.strip_prefix(&self.names.retry_prefix()) {
             self.resubmitted(replica, &job, true, now);
-            self.parked(replica, &job, park);
+            self.retried(replica, &job, delay);
         }
         if is_outcome {
             self.ended(&job, key, message, now);
@@ -187,7 +187,7 @@ impl Ledger {
     /// A job waits in a retry queue: for what its last submission came to. Without one it is want
     /// of slots that it is charged for, or the unknown code that it has met itself; which of them
     /// is not told apart.
-    fn parked(&mut self, replica: &str, job: &str, park: &str) {
+    fn retried(&mut self, replica: &str, job: &str, delay: &str) {
         let Some(met) = self.accounts.get_mut(job).map(|account| &mut account.met) else { return };
         let budgets = match met.last.remove(replica) {
             None if met.spent.contains_key(&Said::Unknown) => vec![Said::Capacity, Said::Unknown],
@@ -195,8 +195,10 @@ impl Ledger {
             Some(Said::Transient | Said::Ambiguous) => vec![Said::Transient],
             Some(said) => vec![said],
         };
-        let delay =
-            RETRY_DELAYS.iter().find(|other| other.label == park).map_or(Duration::ZERO, |park| park.delay());
+        let delay = RETRY_DELAYS
+            .iter()
+            .find(|other| other.label == delay)
+            .map_or(Duration::ZERO, |delay| delay.delay());
         for budget in budgets {
             *met.spent.entry(budget).or_default() += delay + HOP;
         }
@@ -300,7 +302,7 @@ impl Ledger {
     }
 
     /// A holder of a ticket submits its job again, or parks it for that. What is submitted in vain
-    /// is parked after it, and counted once.
+    /// is retried after it, and counted once.
     fn resubmitted(&mut self, replica: &str, job: &str, parks: bool, now: Instant) {
         let Some(steps) = self.steps(replica, job).copied() else { return };
         let counts = |hand: &&Hand| {

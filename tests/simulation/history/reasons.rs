@@ -15,7 +15,7 @@ use super::world::EPOCH;
 
 /// The shortest wait in a retry queue: where less than it and its charge is left of a budget, that
 /// cannot be used.
-const SHORTEST_PARK: Duration = Duration::from_secs(5);
+const SHORTEST_RETRY: Duration = Duration::from_secs(5);
 /// What a retry is charged beside its wait.
 pub(super) const HOP: Duration = Duration::from_secs(1);
 /// A task is asked for no more when its time-out comes before the next poll could.
@@ -137,12 +137,12 @@ fn budget_left(account: &Account, class: &str, now: Instant) -> Option<String> {
         // One whose calls were throttled ends as transient, by the budget of those without a slot.
         _ => left(Said::Transient, TRANSIENT_TIMEOUT).min(left(Said::Capacity, CAPACITY_TIMEOUT)),
     };
-    // What a job is parked for must end before its deadline too. And which of two copies has spent
+    // What a job is retried for must end before its deadline too. And which of two copies has spent
     // how much is not told apart.
     let excused = account.doubled
         || account
             .deadline
-            .is_some_and(|deadline| deadline.saturating_duration_since(now) < SHORTEST_PARK + HOP);
-    (left >= SHORTEST_PARK + HOP && !excused)
+            .is_some_and(|deadline| deadline.saturating_duration_since(now) < SHORTEST_RETRY + HOP);
+    (left >= SHORTEST_RETRY + HOP && !excused)
         .then(|| format!("{left:?} of its budget are left, and {} submissions were ambiguous", met.ambiguous))
 }

@@ -272,8 +272,8 @@ impl World {
     /// Messages that are neither outcomes nor dead letters, whoever holds them.
     pub(crate) fn unfinished(&self) -> usize {
         let fixed = [self.names.jobs(), self.names.tickets()];
-        let parked = RETRY_DELAYS.iter().map(|park| self.names.retry(*park));
-        fixed.into_iter().chain(parked).map(|queue| self.broker.queue_total(&queue)).sum()
+        let retried = RETRY_DELAYS.iter().map(|delay| self.names.retry(*delay));
+        fixed.into_iter().chain(retried).map(|queue| self.broker.queue_total(&queue)).sum()
     }
 
     /// Whether all is done: every queue is empty, every job has an end, and nobody holds anything

@@ -70,7 +70,7 @@ async fn one_trace_goes_on_over_a_retry_and_a_replica_that_is_killed() {
     // Long enough for what a has to tell to go out, which takes seconds, before it is killed.
     let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"], "solve_ms": 20_000});
     lane.publish("one", jobs::image("one", &script), &[("traceparent", &traceparent)]).await;
-    let parked = collector.wait_for("parked", |span| is_end(span, "a", "process job", "parked")).await;
+    let retried = collector.wait_for("retried", |span| is_end(span, "a", "process job", "retry")).await;
     let submitting =
         collector.wait_for("a's ticket", |span| is_end(span, "a", "process job", "ticket")).await;
     a.kill().await;
@@ -80,8 +80,8 @@ async fn one_trace_goes_on_over_a_retry_and_a_replica_that_is_killed() {
     let solving =
         collector.wait_for("b's outcome", |span| is_end(span, "b", "process ticket", "solved")).await;
     assert_eq!(
-        [&parked.parent, &submitting.parent, &solving.parent],
-        [PUBLISHERS, &parked.span_id, &submitting.span_id]
+        [&retried.parent, &submitting.parent, &solving.parent],
+        [PUBLISHERS, &retried.span_id, &submitting.span_id]
     );
     assert_eq!((&*arrived.trace_id, &arrived.span_id), (TRACE, &solving.span_id));
     assert_eq!(simulator.stats().await["accepted_tasks"], 1, "b asks for what a has paid for");
@@ -90,19 +90,19 @@ async fn one_trace_goes_on_over_a_retry_and_a_replica_that_is_killed() {
 }
 
 #[tokio::test]
-async fn a_parked_job_and_a_failed_one_stay_in_their_traces_and_the_publishers_word_is_kept() {
+async fn a_retried_job_and_a_failed_one_stay_in_their_traces_and_the_publishers_word_is_kept() {
     let mut lane = Lane::new("dead.unknown").await;
     let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
     let mut worker = start(&lane, &simulator, &collector.url, "w", &[]);
     let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ERROR_OF_NEXT_YEAR"]});
     let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
-    lane.publish("parked", jobs::image("parked", &script), &[("traceparent", &traceparent)]).await;
-    let arrived = lane.outcome("parked").await;
-    let parked = collector.wait_for("parked", |span| is_end(span, "w", "process job", "parked")).await;
+    lane.publish("retried", jobs::image("retried", &script), &[("traceparent", &traceparent)]).await;
+    let arrived = lane.outcome("retried").await;
+    let retried = collector.wait_for("retried", |span| is_end(span, "w", "process job", "retry")).await;
     let failed = collector.wait_for("failed", |span| is_end(span, "w", "process job", "failed")).await;
     assert_eq!(
-        (&*parked.parent, &failed.parent, &arrived.span_id),
-        (PUBLISHERS, &parked.span_id, &failed.span_id)
+        (&*retried.parent, &failed.parent, &arrived.span_id),
+        (PUBLISHERS, &retried.span_id, &failed.span_id)
     );
     let told = ["captcha.class", "error.type"].map(|name| failed.attributes[name].as_str());
     assert_eq!((told, failed.failed), (["unknown", "ERROR_OF_NEXT_YEAR"], true));

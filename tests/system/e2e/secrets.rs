@@ -52,7 +52,7 @@ fn messages() -> Vec<(Vec<u8>, &'static str)> {
     vec![
         (jobs::image("solved", &json!({})).into_bytes(), "results"),
         (
-            jobs::image("parked", &json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"]})).into_bytes(),
+            jobs::image("retried", &json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"]})).into_bytes(),
             "results",
         ),
         (proxied(1, "good.example", &json!({})), "results"),

@@ -72,7 +72,7 @@ async fn eventful() -> Scene {
         .wait_until("each has come to its end", |view| {
             let reading = view.reading();
             (reading.solved, reading.failed) == (1, 1)
-                && reading.parked > 0
+                && reading.retried > 0
                 && view.quarantined_proxies() == 1
         })
         .await;

@@ -548,11 +548,11 @@ impl JobRun {
         };
         let left = budget.saturating_sub(self.history.spent(class));
         let left = self.job.deadline.map_or(left, |deadline| left.min(deadline.since(at.now)));
-        match retry_delay::park(self.history.retries, fault.retry_after, left, at.jitter) {
-            Some(park) => {
-                self.history.charge(class, park.delay().saturating_add(HOP));
+        match retry_delay::delay(self.history.retries, fault.retry_after, left, at.jitter) {
+            Some(delay) => {
+                self.history.charge(class, delay.delay().saturating_add(HOP));
                 self.history.retries = self.history.retries.saturating_add(1);
-                Step::retry(park)
+                Step::retry(delay)
             }
             // An exhausted budget needs a class that a job can end in.
             None if fault.class.is_final() => Step::fail(fault),
@@ -568,15 +568,15 @@ impl JobRun {
         // API is back.
         let withheld = self.history.withheld();
         let soon = withheld <= AT_FIRST || at.jitter < 0.25;
-        let mut park = if soon { retry_delay::SHORTEST } else { retry_delay::RETRY_DELAYS[1] };
+        let mut delay = if soon { retry_delay::SHORTEST } else { retry_delay::RETRY_DELAYS[1] };
         if let Some(code) = self.history.unknown_code() {
             let left = at.rules.unknown_timeout.saturating_sub(self.history.spent(Class::Unknown));
             // A longer wait than is left of the budget must not end a job that a shorter one would
             // not.
-            if park.delay().saturating_add(HOP) > left {
-                park = retry_delay::SHORTEST;
+            if delay.delay().saturating_add(HOP) > left {
+                delay = retry_delay::SHORTEST;
             }
-            let cost = park.delay().saturating_add(HOP);
+            let cost = delay.delay().saturating_add(HOP);
             if cost > left {
                 return Step::fail(Fault {
                     class: Class::Unknown,
@@ -590,7 +590,7 @@ impl JobRun {
             self.history.charge(Class::Unknown, cost);
         }
         // It has not failed, so that its own backoff does not grow.
-        Step::retry(park)
+        Step::retry(delay)
     }
 
     fn ticket_taken(&mut self, mut task: OpenTask, redelivered: bool, at: &DecisionInput<'_>) -> Step {

@@ -140,12 +140,12 @@ fn depth(value: &Value) -> usize {
 }
 
 fn goes_round_by_the_retry_queue(job: &Job, history: &History, policy: &Policy) {
-    let mut parked = ticket::parked(job, history);
-    is_republished(job, &parked);
-    parked.properties.headers.insert("x-death".to_owned(), died_in("captcha.retry.30s"));
-    let known = History::of_job(&parked.properties.headers, RETRY_PREFIX, NOW);
-    assert_eq!(known, Ok(Some(history.clone())), "a parked job is never taken for a forgery");
-    let again = Job::read(&mut parked, policy, || panic!("it has an id")).expect("what was let in once");
+    let mut retried = ticket::retried(job, history);
+    is_republished(job, &retried);
+    retried.properties.headers.insert("x-death".to_owned(), died_in("captcha.retry.30s"));
+    let known = History::of_job(&retried.properties.headers, RETRY_PREFIX, NOW);
+    assert_eq!(known, Ok(Some(history.clone())), "a retried job is never taken for a forgery");
+    let again = Job::read(&mut retried, policy, || panic!("it has an id")).expect("what was let in once");
     same_job(job, &again);
 }
 

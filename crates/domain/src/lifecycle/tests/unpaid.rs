@@ -6,13 +6,13 @@ fn no_free_slot_parks_the_job_until_its_budget_is_used_up() {
     let mut waited = Duration::ZERO;
     loop {
         let step = scene.submit_refused("ERROR_NO_SLOT_AVAILABLE");
-        let Action::Finish(Disposition::Retry(park)) = step.action else {
+        let Action::Finish(Disposition::Retry(delay)) = step.action else {
             assert_eq!(ends_in(&step), "capacity/ERROR_NO_SLOT_AVAILABLE");
             break;
         };
-        assert!(park.delay() >= secs(5), "the API wants 5 s at least");
-        waited += park.delay() + secs(1);
-        scene.now = scene.now.plus(park.delay());
+        assert!(delay.delay() >= secs(5), "the API wants 5 s at least");
+        waited += delay.delay() + secs(1);
+        scene.now = scene.now.plus(delay.delay());
     }
     assert!(waited > secs(594) && waited <= secs(601), "{waited:?}");
     assert_eq!(scene.case.history.attempts, [], "nothing was paid");
@@ -115,8 +115,8 @@ fn an_unknown_code_costs_nothing_to_try_again_and_ends_the_job_after_its_budget(
     let mut scene = Scene::plain();
     let end = loop {
         let step = scene.submit_refused("ERROR_OF_NEXT_YEAR");
-        let Action::Finish(Disposition::Retry(park)) = step.action else { break step };
-        scene.now = scene.now.plus(park.delay());
+        let Action::Finish(Disposition::Retry(delay)) = step.action else { break step };
+        scene.now = scene.now.plus(delay.delay());
     };
     assert_eq!(ends_in(&end), "unknown/ERROR_OF_NEXT_YEAR");
     let took = scene.now.since(START);
@@ -129,10 +129,10 @@ fn what_waits_without_a_call_since_its_type_fails_spends_nothing() {
     let mut scene = Scene::plain();
     for _ in 0..50 {
         scene.on(Event::Taken);
-        let Action::Finish(Disposition::Retry(park)) = scene.on(Event::TypeFailing).action else {
+        let Action::Finish(Disposition::Retry(delay)) = scene.on(Event::TypeFailing).action else {
             panic!("must wait")
         };
-        assert!(park.delay() <= secs(30), "soon back once the API is");
+        assert!(delay.delay() <= secs(30), "soon back once the API is");
     }
     let spent = Class::ALL.map(|class| scene.case.history.spent(class));
     assert_eq!((spent, scene.case.history.retries), ([Duration::ZERO; 14], 0));
