@@ -57,7 +57,7 @@ pub(super) async fn run(
     }
 }
 
-fn show(loaded: &Loaded, findings: &[Finding], fine: bool, output: &mut Output) -> io::Result<()> {
+fn show(loaded: &Loaded, findings: &[CheckFinding], fine: bool, output: &mut Output) -> io::Result<()> {
     if output.is_json() {
         return output.value(&json!({ "ok": fine, "settings": loaded.report(), "checks": findings }));
     }
@@ -101,14 +101,14 @@ impl CheckResult {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Finding {
+struct CheckFinding {
     pub(super) check: &'static str,
     pub(super) verdict: CheckResult,
     pub(super) detail: String,
     pub(super) advice: Cow<'static, str>,
 }
 
-impl Finding {
+impl CheckFinding {
     fn fine(check: &'static str, detail: impl Into<String>) -> Self {
         Self { check, verdict: CheckResult::Fine, detail: detail.into(), advice: Cow::Borrowed("") }
     }
@@ -123,27 +123,27 @@ impl Finding {
 }
 
 /// What the settings say about themselves.
-fn of_settings(settings: &Settings) -> Vec<Finding> {
+fn of_settings(settings: &Settings) -> Vec<CheckFinding> {
     vec![key(settings), drain(settings), policy(settings)]
 }
 
 /// What broker and API say. They are asked at the same time.
-async fn of_network(settings: &Settings) -> Vec<Finding> {
+async fn of_network(settings: &Settings) -> Vec<CheckFinding> {
     let (broker, api) = tokio::join!(broker(settings), api(settings));
     broker.into_iter().chain(api).collect()
 }
 
-fn key(settings: &Settings) -> Finding {
+fn key(settings: &Settings) -> CheckFinding {
     if settings.solver.api_key.is_some() {
-        Finding::fine("key", "solver.api_key is set")
+        CheckFinding::fine("key", "solver.api_key is set")
     } else {
-        Finding::failed("key", "there is no key for the API", connect::NO_KEY)
+        CheckFinding::failed("key", "there is no key for the API", connect::NO_KEY)
     }
 }
 
 /// A submission under way when the drain begins must be able to end: its answer, and the confirm of
 /// its ticket.
-fn drain(settings: &Settings) -> Finding {
+fn drain(settings: &Settings) -> CheckFinding {
     let needed = settings.solver.request_timeout + settings.broker.confirm_timeout;
     let drain = settings.worker.drain_timeout;
     let detail = format!(
@@ -152,32 +152,32 @@ fn drain(settings: &Settings) -> Finding {
         format_duration(needed)
     );
     if drain > needed {
-        Finding::fine("drain", detail)
+        CheckFinding::fine("drain", detail)
     } else {
         let advice = "raise worker.drain_timeout above that sum, or a submission under way at the end may be paid twice";
-        Finding::note("drain", detail, advice)
+        CheckFinding::note("drain", detail, advice)
     }
 }
 
-fn policy(settings: &Settings) -> Finding {
+fn policy(settings: &Settings) -> CheckFinding {
     if settings.policy == Policy::default() {
         let detail = "policy.allowed_domains is empty: every task that is bound to a site is refused";
         let advice = "list the sites that you are authorised to automate, if there are to be any";
-        Finding::note("policy", detail, advice)
+        CheckFinding::note("policy", detail, advice)
     } else {
-        Finding::fine("policy", "sites or task types are listed")
+        CheckFinding::fine("policy", "sites or task types are listed")
     }
 }
 
-async fn broker(settings: &Settings) -> Vec<Finding> {
+async fn broker(settings: &Settings) -> Vec<CheckFinding> {
     match connect::broker(settings, "captcha-worker check") {
         Ok(broker) => broker_findings(&broker, settings).await,
-        Err(error) => vec![Finding::failed("broker", error.to_string(), "correct broker.url")],
+        Err(error) => vec![CheckFinding::failed("broker", error.to_string(), "correct broker.url")],
     }
 }
 
 /// Reaching it, and its topology.
-async fn broker_findings(broker: &Broker, settings: &Settings) -> Vec<Finding> {
+async fn broker_findings(broker: &Broker, settings: &Settings) -> Vec<CheckFinding> {
     let names = Names::new(&settings.broker.namespace);
     let (url, namespace) = (&settings.broker.url, names.namespace());
     let connected = timeout(longest(settings), broker.connect()).await;
@@ -186,15 +186,16 @@ async fn broker_findings(broker: &Broker, settings: &Settings) -> Vec<Finding> {
         Err(error) => return vec![failed_broker("broker", &error)],
     };
     let reached =
-        Finding::fine("broker", format!("{url}: reached, logged in, virtual host '{}'", url.vhost()));
+        CheckFinding::fine("broker", format!("{url}: reached, logged in, virtual host '{}'", url.vhost()));
     let compared = timeout(longest(settings), session.link().check(&Topology::new(&names))).await;
     let topology = match compared.unwrap_or(Err(BrokerError::TimedOut { call: "declare" })) {
-        Ok(mismatches) if mismatches.is_empty() => {
-            Finding::fine("topology", format!("exchanges and queues of '{namespace}' are as they should be"))
-        }
+        Ok(mismatches) if mismatches.is_empty() => CheckFinding::fine(
+            "topology",
+            format!("exchanges and queues of '{namespace}' are as they should be"),
+        ),
         Ok(mismatches) => {
             let lines: Vec<_> = mismatches.iter().map(ToString::to_string).collect();
-            Finding::failed("topology", lines.join("\n"), REMEDY)
+            CheckFinding::failed("topology", lines.join("\n"), REMEDY)
         }
         Err(error) => failed_broker("topology", &error),
     };
@@ -207,41 +208,41 @@ fn longest(settings: &Settings) -> Duration {
     2 * (settings.broker.connect_timeout + settings.broker.call_timeout)
 }
 
-fn failed_broker(check: &'static str, error: &BrokerError) -> Finding {
-    Finding::failed(check, error.to_string(), connect::advice(error))
+fn failed_broker(check: &'static str, error: &BrokerError) -> CheckFinding {
+    CheckFinding::failed(check, error.to_string(), connect::advice(error))
 }
 
 /// One getBalance. Without a key there is none: repeated calls with a wrong key earn a ban.
-async fn api(settings: &Settings) -> Option<Finding> {
+async fn api(settings: &Settings) -> Option<CheckFinding> {
     settings.solver.api_key.as_ref().filter(|key| !key.expose_secret().is_empty())?;
     let solver = match connect::solver(settings) {
         Ok(solver) => solver,
-        Err(error) => return Some(Finding::failed("api", error.to_string(), "correct [solver]")),
+        Err(error) => return Some(CheckFinding::failed("api", error.to_string(), "correct [solver]")),
     };
     let base_url = &settings.solver.base_url;
     let longest = settings.solver.connect_timeout + settings.solver.request_timeout;
     Some(match timeout(longest, solver.balance()).await {
-        Ok(Ok(balance)) => Finding::fine(
+        Ok(Ok(balance)) => CheckFinding::fine(
             "api",
             format!("{base_url}: reached, the key is accepted, balance {}", balance.text),
         ),
         Ok(Err(error)) => failed_api(&error, settings),
-        Err(_) => Finding::failed("api", format!("{base_url}: no answer in time"), UNREACHED),
+        Err(_) => CheckFinding::failed("api", format!("{base_url}: no answer in time"), UNREACHED),
     })
 }
 
 const UNREACHED: &str = "see that solver.base_url is right and that this machine may reach it, or raise the time-outs of \
     [solver]";
 
-fn failed_api(error: &CallError, settings: &Settings) -> Finding {
+fn failed_api(error: &CallError, settings: &Settings) -> CheckFinding {
     let base_url = &settings.solver.base_url;
     let fault = fault::classify(error, Stage::Submit, false, &settings.codes);
     let detail = format!("{base_url}: {} ({}: {})", fault.class, fault.code, fault.description);
     match (error, fault.reason()) {
-        (CallError::Refused(_), Some(reason)) => Finding::failed("api", detail, reason.advice()),
+        (CallError::Refused(_), Some(reason)) => CheckFinding::failed("api", detail, reason.advice()),
         (CallError::Refused(_), None) => {
-            Finding::failed("api", detail, "the API was reached and refused the call; try again later")
+            CheckFinding::failed("api", detail, "the API was reached and refused the call; try again later")
         }
-        _ => Finding::failed("api", detail, UNREACHED),
+        _ => CheckFinding::failed("api", detail, UNREACHED),
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
-use super::queue_reader::{Next, QueueReader};
+use super::queue_reader::{NextMessage, QueueReader};
 use super::render::{Format, ndjson, table_head, table_row};
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
@@ -155,7 +155,7 @@ pub async fn outcomes<O: Write, E: Write>(
     stop: &CancellationToken,
 ) -> Result<Exit, CommandError> {
     let follow = args.follow;
-    let mut reading = Reading::try_new(args, broker, names, console, stop)?;
+    let mut reading = OutcomeReading::try_new(args, broker, names, console, stop)?;
     reading.warn();
     if follow { reading.follow().await } else { reading.once().await }
 }
@@ -180,7 +180,7 @@ enum Stopped {
 }
 
 /// One run of the command.
-pub(super) struct Reading<'a, O, E> {
+pub(super) struct OutcomeReading<'a, O, E> {
     args: OutcomesArgs,
     queue: String,
     broker: &'a Broker,
@@ -194,7 +194,7 @@ pub(super) struct Reading<'a, O, E> {
     stale: u64,
 }
 
-impl<'a, O: Write, E: Write> Reading<'a, O, E> {
+impl<'a, O: Write, E: Write> OutcomeReading<'a, O, E> {
     /// # Errors
     /// Where the limit is more than a look may hold back.
     pub(super) fn try_new(
@@ -283,9 +283,9 @@ impl<'a, O: Write, E: Write> Reading<'a, O, E> {
         let mut reader = QueueReader::new(session, &self.queue, "outcomes", PREFETCH, most);
         let stopped = loop {
             let delivery = match reader.next(self.stop, idle).await {
-                Ok(Next::Delivery(delivery)) => delivery,
-                Ok(Next::Done | Next::Idle) => break Stopped::Done,
-                Ok(Next::Stopped) => break Stopped::Cancelled,
+                Ok(NextMessage::Delivery(delivery)) => delivery,
+                Ok(NextMessage::Done | NextMessage::Idle) => break Stopped::Done,
+                Ok(NextMessage::Stopped) => break Stopped::Cancelled,
                 Err(error) if error.is_passing() => break Stopped::Lost(error),
                 Err(error) => return Err(error.into()),
             };

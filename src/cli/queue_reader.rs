@@ -24,7 +24,7 @@ const CLOSE: Duration = Duration::from_secs(10);
 
 /// What came next.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart where it is returned")]
-pub(super) enum Next {
+pub(super) enum NextMessage {
     Delivery(Delivery),
     /// As many as were wanted have been read.
     Done,
@@ -69,12 +69,12 @@ impl QueueReader {
         &mut self,
         stop: &CancellationToken,
         idle: Option<Duration>,
-    ) -> Result<Next, BrokerError> {
+    ) -> Result<NextMessage, BrokerError> {
         if stop.is_cancelled() {
-            return Ok(Next::Stopped);
+            return Ok(NextMessage::Stopped);
         }
         if self.left == 0 {
-            return Ok(Next::Done);
+            return Ok(NextMessage::Done);
         }
         if self.room == 0 {
             let prefetch = u16::try_from(self.left).unwrap_or(self.holds).clamp(1, self.holds);
@@ -82,7 +82,7 @@ impl QueueReader {
             self.channels.push(self.session.link().consume(spec).await?);
             self.room = usize::from(prefetch);
         }
-        let Some(consumer) = self.channels.last_mut() else { return Ok(Next::Done) };
+        let Some(consumer) = self.channels.last_mut() else { return Ok(NextMessage::Done) };
         let arrival = async {
             match idle {
                 Some(idle) => timeout(idle, consumer.recv()).await,
@@ -91,14 +91,14 @@ impl QueueReader {
         };
         let arrival = tokio::select! {
             biased;
-            () = stop.cancelled() => return Ok(Next::Stopped),
+            () = stop.cancelled() => return Ok(NextMessage::Stopped),
             arrival = arrival => arrival,
         };
-        let Ok(arrival) = arrival else { return Ok(Next::Idle) };
+        let Ok(arrival) = arrival else { return Ok(NextMessage::Idle) };
         let delivery = arrival.ok_or_else(lost)?;
         self.left -= 1;
         self.room -= 1;
-        Ok(Next::Delivery(delivery))
+        Ok(NextMessage::Delivery(delivery))
     }
 
     /// The message goes back when reading ends.

@@ -18,7 +18,7 @@ pub(super) const HELD_BACK: &str = "*** (credentials; see --show-secrets)";
 
 /// Hides credentials in a text that is valid JSON. Everything else stays as it is.
 pub(super) fn masked(json: &str) -> Cow<'_, str> {
-    let mut scan = Scan { json, at: 0, copied: 0, out: String::new() };
+    let mut scan = RedactScan { json, at: 0, copied: 0, out: String::new() };
     let mut key = Cow::Borrowed("");
     while let Some(start) = json.as_bytes()[scan.at..].iter().position(|byte| *byte == b'"') {
         let start = scan.at + start;
@@ -56,14 +56,14 @@ pub(super) fn shows_secret(text: &str) -> bool {
     })
 }
 
-struct Scan<'a> {
+struct RedactScan<'a> {
     json: &'a str,
     at: usize,
     copied: usize,
     out: String,
 }
 
-impl<'a> Scan<'a> {
+impl<'a> RedactScan<'a> {
     fn replace(&mut self, start: usize, end: usize, by: &str) {
         self.out.push_str(&self.json[self.copied..start]);
         self.out.push_str(by);

@@ -184,9 +184,9 @@ fn figures(fleet: &Overview) -> Markup {
             @match &fleet.guard.balance {
                 Some(balance) => {
                     @let rate = balance.per_hour.map_or_else(String::new, |rate| format!(", {}", format::per_hour(rate)));
-                    (tile("Balance", &balance.text, &format!("at {} UTC{rate}", format::moment(balance.at, fleet.at))))
+                    (tile("BalanceView", &balance.text, &format!("at {} UTC{rate}", format::moment(balance.at, fleet.at))))
                 }
-                None => { (tile("Balance", format::UNKNOWN, "not told yet")) }
+                None => { (tile("BalanceView", format::UNKNOWN, "not told yet")) }
             }
         }
     }

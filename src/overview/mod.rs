@@ -145,7 +145,7 @@ pub struct Guard {
     /// The number of the record that says so.
     pub epoch: Option<u64>,
     /// The account's balance; `None` while unknown.
-    pub balance: Option<Balance>,
+    pub balance: Option<BalanceView>,
 }
 
 /// How good a state is.
@@ -172,7 +172,7 @@ pub struct Pause {
 
 /// The balance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Balance {
+pub struct BalanceView {
     /// The decimal as the API wrote it.
     pub text: String,
     /// The same as a number.
@@ -200,7 +200,7 @@ impl Guard {
             since: paused.since,
             reason: paused.reason.as_deref().map(|reason| shown(reason, REASON)),
         };
-        let balance = |funds: &Funds| Balance {
+        let balance = |funds: &Funds| BalanceView {
             text: shown(&funds.text, 24),
             amount: funds.amount,
             at: funds.at,

@@ -29,9 +29,9 @@ pub struct Rates {
     pub calls: f64,
 }
 
-/// Counters at a moment: solved, failed, accepted, calls.
-type Counters = [u64; 4];
-type Series = VecDeque<(Duration, Counters)>;
+/// RateCounters at a moment: solved, failed, accepted, calls.
+type RateCounters = [u64; 4];
+type Series = VecDeque<(Duration, RateCounters)>;
 
 /// The counters of the last seconds, by replica, and the fleet's rates of the last minutes. Moments
 /// are counted from any start.
@@ -88,7 +88,7 @@ impl RateTracker {
     }
 }
 
-fn extend(series: &mut Series, at: Duration, counters: Counters) {
+fn extend(series: &mut Series, at: Duration, counters: RateCounters) {
     if let Some((last, known)) = series.back() {
         if at < *last + SAME {
             return;
@@ -106,7 +106,7 @@ fn extend(series: &mut Series, at: Duration, counters: Counters) {
 
 fn rates(series: &Series, window: Duration) -> Option<Rates> {
     let (end, last) = series.back()?;
-    let begins_by = |(at, _): &&(Duration, Counters)| *at + window <= *end;
+    let begins_by = |(at, _): &&(Duration, RateCounters)| *at + window <= *end;
     let (begin, first) = series.iter().rev().find(begins_by).or_else(|| series.front())?;
     let seconds = end.saturating_sub(*begin).as_secs_f64();
     if seconds <= 0.0 {

@@ -38,7 +38,7 @@ pub(super) async fn recognise(
     scope: &Scope,
     run: &JobRun,
     redelivered: bool,
-) -> Result<Option<Held>, End> {
+) -> Result<Option<TicketClaim>, End> {
     let cancelled = scope.cancelled(run.origin);
     if redelivered && !ctx.dedup.succession.is_empty() {
         let identity = run.identity();
@@ -148,7 +148,7 @@ type Tasks = HashMap<Arc<str>, Option<Arc<Fate>>>;
 
 /// A ticket in hand, until dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct TicketClaim {
     custody: Arc<Custody>,
     key: Arc<str>,
 }
@@ -161,14 +161,14 @@ impl Custody {
 
     /// Takes a job's ticket in hand, after whoever has another copy of it here. `None`: that one
     /// has settled it.
-    pub(super) async fn take(self: &Arc<Self>, job: &Job, task: &OpenTask) -> Option<Held> {
+    pub(super) async fn take(self: &Arc<Self>, job: &Job, task: &OpenTask) -> Option<TicketClaim> {
         let key: Arc<str> =
             format!("{} {} {}", task.id.as_json(), task.accepted_at.as_millis(), job.id).into();
         loop {
             let other = match self.lock().entry(key.clone()) {
                 Entry::Vacant(free) => {
                     free.insert(None);
-                    return Some(Held { custody: Arc::clone(self), key });
+                    return Some(TicketClaim { custody: Arc::clone(self), key });
                 }
                 Entry::Occupied(mut taken) => Arc::clone(taken.get_mut().get_or_insert_default()),
             };
@@ -180,7 +180,7 @@ impl Custody {
     }
 }
 
-impl Held {
+impl TicketClaim {
     /// The task's successor is confirmed: an outcome, or the job once more.
     pub(super) fn settled(&self) {
         let fate = self.custody.lock().get(&self.key).cloned().flatten();
@@ -190,7 +190,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for TicketClaim {
     fn drop(&mut self) {
         let fate = self.custody.lock().remove(&self.key).flatten();
         if let Some(fate) = fate {

@@ -43,7 +43,7 @@ struct Held {
     reply_to: Option<String>,
     run: Option<JobRun>,
     /// Of a ticket's task.
-    custody: Option<dedup::Held>,
+    custody: Option<dedup::TicketClaim>,
     /// When the API's answer was read.
     answered_at: Option<Instant>,
     trace: trace::Span,

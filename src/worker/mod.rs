@@ -56,7 +56,7 @@ use limits::CallLimits;
 use limits::in_flight::InFlight;
 use limits::waiting::Waiting;
 use queue_monitor::QueueMonitor;
-use serve::End;
+use serve::SessionEnd;
 use watchdog::Watchdog;
 
 /// First and longest wait before the broker is tried again.
@@ -219,8 +219,8 @@ impl Worker {
                         backoff.reset();
                     }
                     match end {
-                        End::Drained(drained) => return Ok(drained),
-                        End::Lost(reason) => {
+                        SessionEnd::Drained(drained) => return Ok(drained),
+                        SessionEnd::Lost(reason) => {
                             self.ctx.counters.session_lost();
                             BrokerError::Lost(reason)
                         }

@@ -17,7 +17,7 @@ use crate::domain::lifecycle::Origin;
 use crate::fleet::Snapshot;
 
 /// Why serving ended.
-pub(super) enum End {
+pub(super) enum SessionEnd {
     /// The worker was told to leave, and has.
     Drained(Drained),
     /// The session is gone.
@@ -171,7 +171,7 @@ impl Serving {
 
 impl Worker {
     /// Serves a session until it is gone or the worker is told to leave.
-    pub(super) async fn serve(&self, mut serving: Serving, drain: &CancellationToken) -> End {
+    pub(super) async fn serve(&self, mut serving: Serving, drain: &CancellationToken) -> SessionEnd {
         // The fleet may have spoken before this listens.
         serving.seen.mark_changed();
         loop {
@@ -193,14 +193,14 @@ impl Worker {
                     Ok(()) => continue,
                     Err(error) => error.to_string(),
                 },
-                SessionEvent::Drain => return End::Drained(self.drain(serving).await),
+                SessionEvent::Drain => return SessionEnd::Drained(self.drain(serving).await),
                 SessionEvent::Job(None) => "the job consumer ended".to_owned(),
                 SessionEvent::Ticket(None) => "the ticket consumer ended".to_owned(),
                 SessionEvent::Closed(reason) => reason,
             };
             serving.scope.end();
             serving.scope.session.link().close().await;
-            return End::Lost(lost);
+            return SessionEnd::Lost(lost);
         }
     }
 

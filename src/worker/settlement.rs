@@ -3,7 +3,7 @@
 
 use super::context::{Context, Scope};
 use super::job_log;
-use super::stats::counters::Stale;
+use super::stats::counters::StaleDelivery;
 use crate::broker::{PublishError, Receipt};
 use crate::clock::Backoff;
 use crate::domain::history::History;
@@ -238,8 +238,8 @@ impl Context {
             sleep(backoff.jittered(self.rng.jitter())).await;
         }
         let what = match origin {
-            Origin::Job => Stale::Job,
-            Origin::Ticket => Stale::Ticket,
+            Origin::Job => StaleDelivery::Job,
+            Origin::Ticket => StaleDelivery::Ticket,
         };
         match expected {
             Some(safe) => {
@@ -259,7 +259,7 @@ impl Context {
             return false;
         }
         if Failpoint::AckBeforeRetried.in_force() {
-            self.acked(held, Stale::Retried);
+            self.acked(held, StaleDelivery::Retried);
             drop(scope.session.publish_once("", queue, job).await);
             return true;
         }
@@ -267,9 +267,9 @@ impl Context {
         let retried = matches!(safe, PublishResult::Yes | PublishResult::Elsewhere);
         if retried {
             self.counters.retried();
-            self.acked(held, Stale::Retried);
+            self.acked(held, StaleDelivery::Retried);
         } else {
-            self.counters.stale(Stale::Retried);
+            self.counters.stale(StaleDelivery::Retried);
         }
         if matches!(safe, PublishResult::Elsewhere) {
             scope.session.end(STALE_CHANNEL);
@@ -288,16 +288,16 @@ impl Context {
         let exchange = self.names.outcomes();
         match self.publish_for(&held.receipt, scope, &exchange, routing_key, message, Some(HOLD)).await {
             PublishResult::Yes => {
-                self.acked(held, Stale::Outcome);
+                self.acked(held, StaleDelivery::Outcome);
                 Settled::Published
             }
             PublishResult::Elsewhere => {
-                self.acked(held, Stale::Outcome);
+                self.acked(held, StaleDelivery::Outcome);
                 scope.session.end(STALE_CHANNEL);
                 Settled::Published
             }
             PublishResult::Stale => {
-                self.counters.stale(Stale::Outcome);
+                self.counters.stale(StaleDelivery::Outcome);
                 Settled::No
             }
             PublishResult::Refused(message) => {
@@ -313,7 +313,7 @@ impl Context {
                 if !matches!(kept, PublishResult::Yes | PublishResult::Elsewhere) {
                     return Settled::No;
                 }
-                self.acked(held, Stale::Outcome);
+                self.acked(held, StaleDelivery::Outcome);
                 if matches!(kept, PublishResult::Elsewhere) {
                     scope.session.end(STALE_CHANNEL);
                 }
@@ -385,11 +385,11 @@ impl Context {
 
     /// Acks what has a successor now. What can no longer be acked is remembered, since it will be
     /// delivered again.
-    fn acked(&self, held: Settling<'_>, what: Stale) {
+    fn acked(&self, held: Settling<'_>, what: StaleDelivery) {
         let Settling { receipt, run } = held;
         // What comes again for a job or a retried copy may be paid for again; what comes again for
         // an outcome is only repeated.
-        let acked = if what == Stale::Outcome { receipt.ack_batched() } else { receipt.ack() };
+        let acked = if what == StaleDelivery::Outcome { receipt.ack_batched() } else { receipt.ack() };
         if acked.is_err() {
             self.counters.stale(what);
             if let Some(run) = run {
@@ -401,7 +401,7 @@ impl Context {
     /// Acks a delivery that was known again.
     pub(super) fn known(&self, held: Settling<'_>) {
         self.counters.recognised();
-        self.acked(held, Stale::Outcome);
+        self.acked(held, StaleDelivery::Outcome);
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::exchange::{ExchangeState, route};
-use super::observer::{BrokerEvent, DeliveryEnd, Fate, ObserverSlot};
+use super::observer::{BrokerEvent, DeliveryEnd, MessageFate, ObserverSlot};
 use super::queue::{DeadLetterTarget, QueueState, QueuedMessage, Reason, Routed, dead_letter, is_cycle};
 use crate::broker::{CloseSignal, Delivery, Lease, PublishError, Receipt, Settlement};
 use crate::domain::message::{Message, Value};
@@ -451,7 +451,7 @@ impl Core {
                 if let Some((queue, entry, fate)) = self.settled(id, tag, DeliveryEnd::Acked) {
                     self.forget(&entry);
                     self.run(BTreeSet::from([queue]));
-                    if fate == Fate::Cut
+                    if fate == MessageFate::Cut
                         && let Some(session) = self.channels.get(&id).map(|channel| channel.session)
                     {
                         self.end_session(session, "connection cut");
@@ -486,7 +486,12 @@ impl Core {
 
     /// Takes a message out of a consumer's hands, as it asked. One that is not there is a fault for
     /// which the channel is closed.
-    fn settled(&mut self, id: u64, tag: u64, how: DeliveryEnd) -> Option<(String, QueuedMessage, Fate)> {
+    fn settled(
+        &mut self,
+        id: u64,
+        tag: u64,
+        how: DeliveryEnd,
+    ) -> Option<(String, QueuedMessage, MessageFate)> {
         let connection = &*self.channels.get(&id)?.connection.clone();
         let delivery = (id, tag);
         let Some((queue, entry)) = self.release(id, tag) else {

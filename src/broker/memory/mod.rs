@@ -30,7 +30,7 @@ use self::requests::USER;
 use super::{BrokerError, Session};
 use crate::domain::message::Message;
 
-pub use observer::{BrokerEvent, DeliveryEnd, DeliveryId, Fate, Observer};
+pub use observer::{BrokerEvent, DeliveryEnd, DeliveryId, MessageFate, Observer};
 
 /// A broker in process. Clones are the same broker.
 #[derive(Clone)]

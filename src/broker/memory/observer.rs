@@ -81,7 +81,7 @@ pub enum DeliveryEnd {
 
 /// What is to happen after a publish or an ack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum MessageFate {
     /// What happens always.
     Usual,
     /// No confirm is sent before the session ends.
@@ -94,7 +94,7 @@ pub enum Fate {
 pub trait Observer: Send + Sync {
     /// Called under the broker's lock: it must not call the broker. What it wants for other events
     /// than publishes and acks is ignored.
-    fn saw(&self, event: &BrokerEvent<'_>) -> Fate;
+    fn saw(&self, event: &BrokerEvent<'_>) -> MessageFate;
 }
 
 /// The observer, if there is one.
@@ -112,8 +112,8 @@ impl ObserverSlot {
     }
 
     /// Shows it the event, and returns what is to happen.
-    pub(super) fn of(&self, event: &BrokerEvent<'_>) -> Fate {
-        self.0.as_ref().map_or(Fate::Usual, |observer| observer.saw(event))
+    pub(super) fn of(&self, event: &BrokerEvent<'_>) -> MessageFate {
+        self.0.as_ref().map_or(MessageFate::Usual, |observer| observer.saw(event))
     }
 }
 

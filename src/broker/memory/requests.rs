@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::exchange::{ExchangeState, NoExchange, route};
-use super::observer::{BrokerEvent, Fate};
+use super::observer::{BrokerEvent, MessageFate};
 use super::queue::QueueState;
 use crate::broker::topology::{self, Arguments, Mismatch, Topology};
 use crate::broker::{BrokerError, PublishError, PublishRequest};
@@ -47,7 +47,7 @@ impl Core {
                 Err(PublishError::Unknown(reason))
             }
         };
-        let wanted = copy.map_or(Fate::Usual, |message| {
+        let wanted = copy.map_or(MessageFate::Usual, |message| {
             self.observer.of(&BrokerEvent::Published {
                 connection: &self.connection(session),
                 exchange: &exchange,
@@ -60,7 +60,7 @@ impl Core {
         if loses {
             self.confirms_to_lose -= 1;
         }
-        if (loses || wanted != Fate::Usual)
+        if (loses || wanted != MessageFate::Usual)
             && let Some(state) = self.sessions.get_mut(&session)
         {
             state.lost_confirms.push(reply);
@@ -68,7 +68,7 @@ impl Core {
             // A publisher that no longer waits has given the message's fate up as unknown.
             let _ = reply.send(fate);
         }
-        if wanted == Fate::Cut {
+        if wanted == MessageFate::Cut {
             self.end_session(session, "connection cut");
         }
     }

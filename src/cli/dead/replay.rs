@@ -63,7 +63,7 @@ pub(super) struct ReplayArgs {
     limit: Option<NonZeroU64>,
     /// Publish no faster than this, evenly: 50/s, 10/m, 100/h
     #[arg(long, value_name = "N/s")]
-    rate: Option<Rate>,
+    rate: Option<Pacer>,
     /// Leave jobs that have been replayed so often already
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_replays: u32,
@@ -418,11 +418,11 @@ const LONGEST_GAP: Duration = Duration::from_secs(600);
 
 /// A rate as it is typed: `50/s`, `50`, `10/m`, `100/h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rate {
+pub(super) struct Pacer {
     gap: Duration,
 }
 
-impl FromStr for Rate {
+impl FromStr for Pacer {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -453,7 +453,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Without a rate each turn is due at once.
-    pub(super) fn new(rate: Option<Rate>) -> Self {
+    pub(super) fn new(rate: Option<Pacer>) -> Self {
         Self { gap: rate.map_or(Duration::ZERO, |rate| rate.gap), due: Instant::now() }
     }
 
@@ -476,7 +476,7 @@ mod tests {
 
     #[test]
     fn rates_are_read_and_nonsense_is_refused() {
-        let gap = |text: &str| text.parse::<Rate>().map(|rate| rate.gap);
+        let gap = |text: &str| text.parse::<Pacer>().map(|rate| rate.gap);
         assert_eq!(gap("50/s"), Ok(Duration::from_millis(20)));
         assert_eq!(gap("50"), Ok(Duration::from_millis(20)));
         assert_eq!(gap("10/m"), Ok(Duration::from_secs(6)));

@@ -12,7 +12,7 @@ use super::{CommandContext, DynConsole};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, Delivery, Receipt, Session};
 use crate::cli::outcomes::DeadLetters;
-use crate::cli::queue_reader::{Next, QueueReader};
+use crate::cli::queue_reader::{NextMessage, QueueReader};
 use crate::cli::{CommandError, Exit};
 use crate::domain::dead_letter::{DeadLetter, LetterQueue};
 use crate::domain::message::Message;
@@ -133,12 +133,12 @@ impl Scan {
             return Ok(None);
         }
         match self.reader.next(stop, Some(IDLE)).await? {
-            Next::Delivery(delivery) => {
+            NextMessage::Delivery(delivery) => {
                 self.seen.looked_at += 1;
                 return Ok(Some(delivery));
             }
-            Next::Idle => self.seen.ended_early = true,
-            Next::Done | Next::Stopped => {}
+            NextMessage::Idle => self.seen.ended_early = true,
+            NextMessage::Done | NextMessage::Stopped => {}
         }
         Ok(None)
     }

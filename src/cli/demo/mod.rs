@@ -24,7 +24,7 @@ use crate::solver::{HttpTransport, RawReply, SolverConfigError, Transport, Trans
 use crate::worker::WorkerHandle;
 use jobs::{Goal, PANICKING_TYPE, Planned};
 use report::{AccountAct, DemoReport};
-use scenario::{Arrivals, Consumers, Environment};
+use scenario::{Arrivals, DemoConsumers, Environment};
 
 /// How long act one may take. A demo that takes longer has found something.
 const PATIENCE: Duration = Duration::from_secs(55);
@@ -71,7 +71,7 @@ async fn every_class() -> Result<(Arrivals, Stats, BTreeMap<Goal, usize>), DemoE
     let planned = jobs::all(SEED);
     let total = planned.len();
     let expected = count(&planned);
-    let consumers = Consumers::gather(&environment.session, &environment.names).await?;
+    let consumers = DemoConsumers::gather(&environment.session, &environment.names).await?;
     let (worker, view) = environment.worker("simulator-key")?;
     let drain = CancellationToken::new();
     let running = tokio::spawn(worker.run(drain.clone()));
@@ -90,7 +90,7 @@ async fn every_class() -> Result<(Arrivals, Stats, BTreeMap<Goal, usize>), DemoE
 
 async fn refused_key() -> Result<AccountAct, DemoError> {
     let environment = Environment::set().await?;
-    let consumers = Consumers::gather(&environment.session, &environment.names).await?;
+    let consumers = DemoConsumers::gather(&environment.session, &environment.names).await?;
     let (worker, view) = environment.worker("a-key-that-nobody-issued")?;
     environment.publish(jobs::plain(ACCOUNT_JOBS, SEED)).await?;
     let drain = CancellationToken::new();

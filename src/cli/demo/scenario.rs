@@ -167,7 +167,7 @@ impl Arrivals {
 
 /// The consumers, and what they have seen.
 #[derive(Default)]
-pub(super) struct Consumers {
+pub(super) struct DemoConsumers {
     seen: Mutex<Arrivals>,
     arrived: Notify,
     consumers: TaskTracker,
@@ -184,7 +184,7 @@ struct OutcomeTimes {
     solved_at: Option<Timestamp>,
 }
 
-impl Consumers {
+impl DemoConsumers {
     /// Consumes from every queue that a job can end in.
     pub(super) async fn gather(session: &Session, names: &Names) -> Result<Arc<Self>, BrokerError> {
         let consumers = Arc::new(Self::default());

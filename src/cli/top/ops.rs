@@ -43,12 +43,12 @@ pub(super) struct ReplicaStatus {
     pub(super) ready: bool,
     pub(super) reasons: Vec<String>,
     pub(super) polls_overdue: usize,
-    pub(super) buffers: Buffers,
+    pub(super) buffers: BufferFigures,
 }
 
 /// What waits inside of it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Buffers {
+pub(super) struct BufferFigures {
     pub(super) deliveries: usize,
     pub(super) submissions: usize,
     pub(super) publishes: usize,

@@ -34,7 +34,7 @@ pub(in crate::cli) fn guard<'a>(guard: &Guard, now: Timestamp, tones: &Tones) ->
     if let Some(balance) = &guard.balance {
         let rate = balance.per_hour.map(|rate| format!(", {}", format::per_hour(rate))).unwrap_or_default();
         lines.push(Line::from(vec![
-            Span::raw("Balance  "),
+            Span::raw("BalanceView  "),
             Span::styled(balance.text.clone(), tones.bold),
             Span::raw(format!(" at {}{rate}", format::moment(balance.at, now))),
         ]));

@@ -55,7 +55,7 @@ pub struct Spent {
 /// A delivery whose channel was gone when it was to be settled: the broker delivers it again,
 /// beside its successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stale {
+pub(crate) enum StaleDelivery {
     /// (c): a job whose ticket is confirmed.
     Job,
     /// (d): a job whose retried copy is, or may be, stored.
@@ -200,12 +200,12 @@ impl Counters {
         });
     }
 
-    pub(crate) fn stale(&self, what: Stale) {
+    pub(crate) fn stale(&self, what: StaleDelivery) {
         add(match what {
-            Stale::Job => &self.stale_jobs,
-            Stale::Retried => &self.stale_retried,
-            Stale::Ticket => &self.stale_tickets,
-            Stale::Outcome => &self.stale_outcomes,
+            StaleDelivery::Job => &self.stale_jobs,
+            StaleDelivery::Retried => &self.stale_retried,
+            StaleDelivery::Ticket => &self.stale_tickets,
+            StaleDelivery::Outcome => &self.stale_outcomes,
         });
     }
 

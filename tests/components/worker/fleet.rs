@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use captcha_worker::broker::memory::{BrokerEvent, DeliveryId, Fate, Observer};
+use captcha_worker::broker::memory::{BrokerEvent, DeliveryId, MessageFate, Observer};
 use captcha_worker::broker::{ConsumeSpec, Consumer};
 use captcha_worker::domain::guard::{Phase, Reason, State};
 use captcha_worker::domain::message::Properties;
@@ -425,7 +425,7 @@ async fn with_an_address_of_its_own_a_banned_replica_stops_alone() {
 struct RecordsInHand(Mutex<(HashMap<DeliveryId, Instant>, Duration)>);
 
 impl Observer for RecordsInHand {
-    fn saw(&self, event: &BrokerEvent<'_>) -> Fate {
+    fn saw(&self, event: &BrokerEvent<'_>) -> MessageFate {
         let mut seen = self.0.lock().expect("no panic");
         match event {
             BrokerEvent::Delivered { queue: "captcha.guard", delivery, .. } => {
@@ -438,7 +438,7 @@ impl Observer for RecordsInHand {
             }
             _ => {}
         }
-        Fate::Usual
+        MessageFate::Usual
     }
 }
 

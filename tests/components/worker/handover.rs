@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use captcha_worker::broker::memory::{BrokerEvent, Fate, Observer};
+use captcha_worker::broker::memory::{BrokerEvent, MessageFate, Observer};
 use captcha_worker::domain::message::Properties;
 use captcha_worker::simulator::SimulatorConfig;
 use serde_json::json;
@@ -72,15 +72,15 @@ async fn a_broker_that_is_away_at_the_start_is_waited_for() {
 struct TicketsUnheard(AtomicUsize);
 
 impl Observer for TicketsUnheard {
-    fn saw(&self, event: &BrokerEvent<'_>) -> Fate {
+    fn saw(&self, event: &BrokerEvent<'_>) -> MessageFate {
         let is_ticket =
             matches!(event, BrokerEvent::Published { routing_key, .. } if routing_key.ends_with(".tickets"));
         let left = self.0.load(Ordering::Relaxed);
         if !is_ticket || left == 0 {
-            return Fate::Usual;
+            return MessageFate::Usual;
         }
         self.0.store(left - 1, Ordering::Relaxed);
-        Fate::Unconfirmed
+        MessageFate::Unconfirmed
     }
 }
 

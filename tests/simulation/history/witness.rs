@@ -4,7 +4,7 @@
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 
-use captcha_worker::broker::memory::{BrokerEvent, DeliveryEnd, Fate, Observer};
+use captcha_worker::broker::memory::{BrokerEvent, DeliveryEnd, MessageFate, Observer};
 use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
@@ -27,14 +27,14 @@ pub(crate) struct BrokerWitness {
 }
 
 impl BrokerWitness {
-    fn published(&self, replica: &str, event: &BrokerEvent<'_>) -> Fate {
+    fn published(&self, replica: &str, event: &BrokerEvent<'_>) -> MessageFate {
         let BrokerEvent::Published { exchange, routing_key, message, fate, .. } = event else {
-            return Fate::Usual;
+            return MessageFate::Usual;
         };
         let id = message.properties.message_id.as_deref().unwrap_or_default();
         let is_record = exchange.is_empty() && routing_key.ends_with(".guard");
         if fate.is_err() || !(is_record || open(&self.books).accounts.contains_key(id)) {
-            return Fate::Usual;
+            return MessageFate::Usual;
         }
         let then = self.snares.step(replica, Step::Publish);
         if then.is_some() {
@@ -48,31 +48,31 @@ impl BrokerWitness {
             format!("{replica} published to {exchange:?} {routing_key}: {what}{end}")
         });
         match then {
-            None => Fate::Usual,
-            Some(Then::Lose) => Fate::Unconfirmed,
-            Some(Then::Cut | Then::Kill) => Fate::Cut,
+            None => MessageFate::Usual,
+            Some(Then::Lose) => MessageFate::Unconfirmed,
+            Some(Then::Cut | Then::Kill) => MessageFate::Cut,
         }
     }
 
-    fn settled(&self, replica: &str, event: &BrokerEvent<'_>) -> Fate {
-        let BrokerEvent::Settled { delivery, how, .. } = event else { return Fate::Usual };
+    fn settled(&self, replica: &str, event: &BrokerEvent<'_>) -> MessageFate {
+        let BrokerEvent::Settled { delivery, how, .. } = event else { return MessageFate::Usual };
         let known = open(&self.books).settled(*delivery, *how);
-        let Some(what) = known else { return Fate::Usual };
+        let Some(what) = known else { return MessageFate::Usual };
         self.chronicle.tell(|| format!("{replica}: {what} {how:?}"));
         if *how != DeliveryEnd::Acked {
-            return Fate::Usual;
+            return MessageFate::Usual;
         }
         let then = self.snares.step(replica, Step::Ack);
         if then.is_some() {
             open(&self.books).disturb(replica);
             self.chronicle.tell(|| format!("{replica}: and then {then:?}"));
         }
-        if then.is_some() { Fate::Cut } else { Fate::Usual }
+        if then.is_some() { MessageFate::Cut } else { MessageFate::Usual }
     }
 }
 
 impl Observer for BrokerWitness {
-    fn saw(&self, event: &BrokerEvent<'_>) -> Fate {
+    fn saw(&self, event: &BrokerEvent<'_>) -> MessageFate {
         match event {
             BrokerEvent::Published { connection, .. } => self.published(connection, event),
             BrokerEvent::Settled { connection, .. } => self.settled(connection, event),
@@ -82,12 +82,12 @@ impl Observer for BrokerWitness {
                     let again = if *redelivered { " again" } else { "" };
                     self.chronicle.tell(|| format!("{connection} was given {what}{again}"));
                 }
-                Fate::Usual
+                MessageFate::Usual
             }
             BrokerEvent::UnknownTag { connection, delivery } => {
                 open(&self.books)
                     .break_promise(format!("{connection} settled {delivery:?}, which is not in its hands"));
-                Fate::Usual
+                MessageFate::Usual
             }
             BrokerEvent::DeadLettered { queue, message, copies } => {
                 let id = message.properties.message_id.as_deref().unwrap_or_default();
@@ -95,7 +95,7 @@ impl Observer for BrokerWitness {
                     open(&self.books).another_copy(id);
                 }
                 self.chronicle.tell(|| format!("{id} left {queue} as a dead letter, {copies} times"));
-                Fate::Usual
+                MessageFate::Usual
             }
         }
     }
