@@ -92,7 +92,7 @@ async fn kill_leader(
     }
     let bounds = Bounds { early: Fault::BrokerKill.shared_tasks(0), paid_twice: Fault::BrokerKill.windows() };
     let mut phase = over(harness, environment, (name, before), killed, bounds).await;
-    // The other two go on, so that nothing need be mended first: any gap is a stall.
+    // The other two go on, so that nothing need be fixed first: any gap is a stall.
     let gap = environment.ledger.span(phase.before.at, phase.after.at).gap;
     if gap > LONGEST_STALL {
         harness.check(

@@ -1,4 +1,4 @@
-//! How each fault is done, and mended.
+//! How each fault is done, and fixed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(crate) fn shorten_consumer_timeout(node: &RabbitNode) {
     block_in_place(|| node.ctl(&["eval", &both]));
 }
 
-/// Does it and mends it.
+/// Does it and fixes it.
 pub(crate) async fn inject(
     harness: &Harness,
     fault: Fault,

@@ -39,8 +39,8 @@ pub(crate) fn tell(harness: &Harness, ledger: &Ledger, phase: &Phase) {
     }
 }
 
-/// What each fault may cost. A job that was retried by one may be paid in the next phase, and a task
-/// that has got two owners is polled on in it.
+/// What each fault may cost. A job that was retried by one may be paid in the next phase, and a
+/// task that has got two owners is polled on in it.
 fn judge_bounds(harness: &Harness, ledger: &Ledger, phases: &[Phase]) {
     let (mut paid_twice, mut windows, mut carried) = (0, 0, 0);
     let (mut broken, mut early) = (Vec::new(), 0);

@@ -12,7 +12,7 @@ use crate::trace::Tracer;
 
 /// What the API sees as the client.
 pub(super) const USER_AGENT: &str = concat!("captcha-worker/", env!("CARGO_PKG_VERSION"));
-/// How a missing key is told and mended.
+/// How a missing key is told and fixed.
 pub(super) const NO_KEY: &str = "solver.api_key is not set: put the account's key into a file and name it by \
     solver.api_key_file (CAPTCHA_WORKER__SOLVER__API_KEY_FILE), or set CAPTCHA_WORKER__SOLVER__API_KEY";
 
@@ -37,7 +37,7 @@ pub(super) fn lingering_broker(
         // Between 5 and 60 by the settings.
         heartbeat_secs: u16::try_from(broker.heartbeat.as_secs()).unwrap_or(u16::MAX),
         connection_name: name.to_owned(),
-        // Each job or ticket at hand has at most one message on its way out.
+        // Each job or ticket in flight has at most one message on its way out.
         publish_depth: settings.worker.max_in_flight,
         linger,
     };

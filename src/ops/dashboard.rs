@@ -184,9 +184,9 @@ fn figures(fleet: &Overview) -> Markup {
             @match &fleet.guard.balance {
                 Some(balance) => {
                     @let rate = balance.per_hour.map_or_else(String::new, |rate| format!(", {}", format::per_hour(rate)));
-                    (tile("BalanceView", &balance.text, &format!("at {} UTC{rate}", format::moment(balance.at, fleet.at))))
+                    (tile("Balance", &balance.text, &format!("at {} UTC{rate}", format::moment(balance.at, fleet.at))))
                 }
-                None => { (tile("BalanceView", format::UNKNOWN, "not told yet")) }
+                None => { (tile("Balance", format::UNKNOWN, "not reported yet")) }
             }
         }
     }
@@ -296,7 +296,7 @@ fn replicas(fleet: &Overview) -> Markup {
     }
     if fleet.terse_replicas > 0 {
         note.push_str(&format!(
-            " {} of an earlier version tell no types, classes and failures.",
+            " {} of an earlier version report no types, classes and failures.",
             fleet.terse_replicas
         ));
     }
@@ -383,7 +383,14 @@ fn failures(fleet: &Overview) -> Markup {
 fn backlog(fleet: &Overview) -> Markup {
     let head = [("queue", false), ("ready", true)];
     let Some(backlog) = &fleet.backlog else {
-        return table("backlog", "Backlog", "", &head, &html! {}, Some("The leader has not told it yet."));
+        return table(
+            "backlog",
+            "Backlog",
+            "",
+            &head,
+            &html! {},
+            Some("The leader has not reported it yet."),
+        );
     };
     let row = |name: &str, ready: u64| {
         html! { tr { th scope="row" { (name) } td.number { (format::count(ready)) } } }

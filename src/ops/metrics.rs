@@ -69,7 +69,7 @@ fn funds(out: &mut Exposition, state: &State) {
     let Some(funds) = &state.funds else { return };
     out.gauge(
         "captcha_balance",
-        "BalanceView at the last probe, in the account's currency; absent while unknown",
+        "Balance at the last probe, in the account's currency; absent while unknown",
         funds.amount,
     );
     out.gauge(

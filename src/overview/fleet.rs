@@ -19,7 +19,7 @@ const MAX_TYPES: usize = 24;
 /// Types that are taken from one replica, whatever it tells.
 const MAX_TYPES_OF_ONE: usize = 32;
 /// Stands for the class of what replicas of earlier versions count, and tell no classes of.
-const NOT_TOLD: &str = "(not told)";
+const NOT_TOLD: &str = "(not reported)";
 /// Failures that are shown.
 const MAX_SHOWN: usize = 20;
 

@@ -29,7 +29,7 @@ pub struct Rates {
     pub calls: f64,
 }
 
-/// RateCounters at a moment: solved, failed, accepted, calls.
+/// Counters at a moment: solved, failed, accepted, calls.
 type RateCounters = [u64; 4];
 type Series = VecDeque<(Duration, RateCounters)>;
 

@@ -70,7 +70,7 @@ fn classes_types_and_failures_of_all_replicas_are_taken_together_and_older_repli
     }
     let told = overview(&fleet);
     let classes: Vec<(&str, u64)> = told.classes.iter().map(|row| (&*row.class, row.jobs)).collect();
-    assert_eq!(classes, [("unsolved", 2), ("proxy", 4), ("of_next_year", 2), ("(not told)", 5)]);
+    assert_eq!(classes, [("unsolved", 2), ("proxy", 4), ("of_next_year", 2), ("(not reported)", 5)]);
     let types: Vec<(&str, u64, bool)> =
         told.types.iter().map(|row| (&*row.name, row.figures.accepted, row.shut)).collect();
     assert_eq!(types, [("A", 6, false), ("Scarce", 0, true)]);

@@ -148,12 +148,12 @@ impl Consumers {
         *self.lock() = [None, None];
     }
 
-    /// Whether what comes to hand in this way is known to be delivered here.
+    /// Whether deliveries from this queue are known to come here.
     pub(super) fn is_consuming(&self, origin: Origin) -> bool {
         self.lock()[origin as usize].as_ref().is_some_and(ConsumerWatch::is_consuming)
     }
 
-    /// Deliveries at hand that are not begun.
+    /// Deliveries in flight that are not begun.
     pub(super) fn waiting(&self) -> usize {
         self.lock().iter().flatten().map(ConsumerWatch::waiting).sum()
     }
@@ -200,7 +200,7 @@ pub(super) struct Scope {
     pub(super) submissions_shut: CancellationToken,
     /// No more jobs are delivered: one that is handed back now does not come straight in again.
     pub(super) jobs_cancelled: CancellationToken,
-    /// No more tickets are delivered, and those at hand are handed back.
+    /// No more tickets are delivered, and those in flight are handed back.
     pub(super) tickets_cancelled: CancellationToken,
 }
 
@@ -227,7 +227,7 @@ impl Scope {
         Self { job_lease: lease, ..self.clone() }
     }
 
-    /// What is cancelled once no more is delivered of what comes to hand in this way.
+    /// Cancelled once no more is delivered from this queue.
     pub(super) fn cancelled(&self, origin: Origin) -> &CancellationToken {
         match origin {
             Origin::Job => &self.jobs_cancelled,
@@ -235,7 +235,7 @@ impl Scope {
         }
     }
 
-    /// Whether this replica is still known to own what came to hand in this way.
+    /// Whether this replica is still known to own deliveries from this queue.
     pub(super) fn owns(&self, origin: Origin) -> bool {
         let lease = match origin {
             Origin::Job => &self.job_lease,

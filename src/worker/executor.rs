@@ -33,7 +33,7 @@ use crate::trace::{self, Came};
 /// several times over until it is published.
 const MAX_FOREIGN: usize = 8 * 1024;
 
-/// A delivery at hand. It outlives a panic in its own handling, so that the message can still be
+/// A delivery in flight. It outlives a panic in its own handling, so that the message can still be
 /// settled.
 struct Held {
     receipt: Receipt,
@@ -99,7 +99,7 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
         Origin::Ticket => ticket::is_too_large(&held.message),
     };
     if is_too_large {
-        // Not kept until the broker has been told: many of them are at hand at once.
+        // Not kept until the broker has been told: many of them are in flight at once.
         return too_large(&std::mem::take(&mut held.message));
     }
     let first = match origin {

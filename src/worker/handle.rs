@@ -29,7 +29,7 @@ const OVERDUE: Duration = Duration::from_secs(5);
 pub struct Buffers {
     /// Received from the broker, and not begun.
     pub deliveries: usize,
-    /// Jobs at hand that wait for their call of createTask.
+    /// Jobs in flight that wait for their call of createTask.
     pub submissions: usize,
     /// Handed to the broker, and not confirmed yet.
     pub publishes: usize,
@@ -101,7 +101,7 @@ impl WorkerHandle {
         self.ctx.queue_monitor.unroutable()
     }
 
-    /// Whether the broker is known to deliver here what comes to hand in this way.
+    /// Whether the broker is known to deliver this queue's messages here.
     #[must_use]
     pub fn is_consuming(&self, origin: Origin) -> bool {
         self.ctx.consumers.is_consuming(origin)

@@ -198,7 +198,7 @@ impl Worker {
     /// Works until `drain` is cancelled, and then leaves in order.
     ///
     /// # Errors
-    /// Where the broker refuses the very first session for a reason that waiting cannot mend
+    /// Where the broker refuses the very first session for a reason that waiting cannot fix
     /// (log-in, virtual host, a queue with other arguments).
     pub async fn run(self, drain: CancellationToken) -> Result<Drained, BrokerError> {
         let ctx = Arc::clone(&self.ctx);
@@ -213,7 +213,7 @@ impl Worker {
                     let began = Instant::now();
                     let end = self.serve(serving, &drain).await;
                     // One that opens and dies at once, for want of a right or an exchange, must not
-                    // be made anew four times a second: each end returns the jobs at hand, and
+                    // be made anew four times a second: each end returns the jobs in flight, and
                     // charges them for it.
                     if began.elapsed() >= SETTLED {
                         backoff.reset();

@@ -1,4 +1,4 @@
-//! The one place that acks: a successor is published and confirmed first, then what came to hand is
+//! The one place that acks: a successor is published and confirmed first, then the delivery is
 //! settled.
 
 use super::context::{Context, Scope};
@@ -69,7 +69,7 @@ pub(super) fn refused(ctx: &Context, no_job: &RejectedMessage) -> End {
 
 /// How an end was carried out.
 pub(super) struct Done {
-    /// A successor of what came to hand is safe now.
+    /// A successor of the delivery is safe now.
     pub(super) safe: bool,
     /// What it came to, in a word.
     pub(super) came_to: &'static str,
@@ -170,7 +170,7 @@ const STALE_CHANNEL: &str = "the publishing channel refuses what another one tak
 /// RabbitMQ's pseudo-queue for answers: what a consumer of it puts into `reply_to`.
 const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to.";
 
-/// What is to be settled: the right to, and what came to hand, where that is known.
+/// What is to be settled: the right to, and the job, where that is known.
 pub(super) struct Settling<'a> {
     pub(super) receipt: Receipt,
     pub(super) run: Option<&'a JobRun>,
@@ -183,7 +183,7 @@ pub(super) enum Settled {
     Published,
     /// It is on the ticket queue.
     Kept,
-    /// Nothing: what came to hand is no longer ours.
+    /// Nothing: the delivery is no longer ours.
     No,
 }
 
@@ -194,7 +194,7 @@ enum PublishResult {
     /// The broker has it by a second channel, and refuses it on the session's own: once what came
     /// to hand is settled, the session ends.
     Elsewhere,
-    /// What came to hand is no longer ours: the broker delivers it again, so its successor is
+    /// The delivery is no longer ours: the broker delivers it again, so its successor is
     /// somebody else's.
     Stale,
     /// Not taken within the time given.
@@ -209,7 +209,7 @@ impl Context {
         let (mut expected, mut doubted) = (None, None);
         let began = Instant::now();
         while !Failpoint::TicketSkipped.in_force() {
-            // Should what came to hand be delivered here again before the ticket is safe, it must
+            // Should the message be delivered here again before the ticket is safe, it must
             // not be paid once more.
             if expected.is_none() && !held.receipt.is_live() {
                 expected = held.run.map(|run| self.dedup.succession.expect(run.identity()));

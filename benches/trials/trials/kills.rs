@@ -69,7 +69,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     scene.close(&harness, &mut *fleet.lock().await).await;
 }
 
-/// The key is revoked with tickets in flight, and mended after a while.
+/// The key is revoked with tickets in flight, and fixed after a while.
 async fn revoke(harness: &Harness, scene: &Scene) -> BTreeSet<String> {
     let slow = jobs::site_bound("revoked", IN_FLIGHT_JOBS);
     let ids = jobs::ids(&slow);

@@ -47,7 +47,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     scene.close(&harness, &mut fleet).await;
 }
 
-/// Jobs that were at hand when the guard tripped are on their way back for a moment.
+/// Jobs that were in flight when the guard tripped are on their way back for a moment.
 async fn nothing_ended(harness: &Harness, scene: &Scene) {
     wait::comes_true(Duration::from_secs(10), async || {
         let waiting = scene.lane.waiting().await;

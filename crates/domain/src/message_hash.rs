@@ -11,8 +11,8 @@ use super::message::Value;
 /// Sixteen bytes of a SHA-256 over what stays the same from one delivery to the next: the
 /// publisher's id, the worker's headers, and the body.
 ///
-/// A job and its retried copy differ by the history; two jobs that a publisher repeats byte for byte
-/// do not, and need not: one stands for the other.
+/// A job and its retried copy differ by the history; two jobs that a publisher repeats byte for
+/// byte do not, and need not: one stands for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MessageHash([u8; 16]);
 

@@ -136,7 +136,7 @@ fn host_of(text: &str) -> Result<String, String> {
     if text.chars().any(|c| c == '\\' || c.is_whitespace() || c.is_control()) {
         return Err("it holds a backslash, white space or a control character".to_owned());
     }
-    // The parser would mend `https:example.com` and `https:///example.com` in its own way.
+    // The parser would fix `https:example.com` and `https:///example.com` in its own way.
     let scheme = text.get(..8).filter(|s| s.eq_ignore_ascii_case("https://"));
     let rest = match scheme.or_else(|| text.get(..7).filter(|s| s.eq_ignore_ascii_case("http://"))) {
         Some(scheme) => &text[scheme.len()..],

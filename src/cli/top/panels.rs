@@ -34,7 +34,7 @@ pub(in crate::cli) fn guard<'a>(guard: &Guard, now: Timestamp, tones: &Tones) ->
     if let Some(balance) = &guard.balance {
         let rate = balance.per_hour.map(|rate| format!(", {}", format::per_hour(rate))).unwrap_or_default();
         lines.push(Line::from(vec![
-            Span::raw("BalanceView  "),
+            Span::raw("Balance  "),
             Span::styled(balance.text.clone(), tones.bold),
             Span::raw(format!(" at {}{rate}", format::moment(balance.at, now))),
         ]));
@@ -112,7 +112,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, fleet: &Overview, tones: &
     let lines = match &fleet.backlog {
         Some(backlog) if is_wide => queue_lines(backlog, tones),
         Some(backlog) => vec![queue_line(backlog, tones)],
-        None => vec![Line::styled("not told yet", tones.dim)],
+        None => vec![Line::styled("not reported yet", tones.dim)],
     };
     let lines: Vec<Line<'_>> =
         lines.iter().flat_map(|line| wrapped(line, usize::from(queues.width))).collect();

@@ -37,8 +37,8 @@ impl InFlight {
         })
     }
 
-    /// Takes a place. A ticket takes one even when the in_flight is full: it is paid already, and the
-    /// broker bounds how many come.
+    /// Takes a place. A ticket takes one even when the in_flight is full: it is paid already, and
+    /// the broker bounds how many come.
     pub(crate) fn enter(self: &Arc<Self>, origin: Origin) -> InFlightPermit {
         self.held.fetch_add(1, Ordering::AcqRel);
         if origin == Origin::Ticket {

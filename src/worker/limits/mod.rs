@@ -127,7 +127,7 @@ impl CallLimits {
         self.types.with(task_type, make, |limiter| Arc::clone(limiter))
     }
 
-    /// Counts a job or ticket at hand against its type's cap.
+    /// Counts a job or ticket in flight against its type's cap.
     pub(crate) fn hold(&self, task_type: &str) -> HeldOfType {
         let limiter = self.of_type(task_type);
         limiter.held.fetch_add(1, Ordering::AcqRel);

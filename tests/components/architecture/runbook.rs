@@ -1,5 +1,5 @@
 //! docs/OPERATIONS.md says of everything that can go wrong what it means, what to look at and what
-//! mends it; and its commands can be typed.
+//! fixes it; and its commands can be typed.
 
 use std::collections::BTreeSet;
 

@@ -9,7 +9,7 @@ use crate::fingerprint::Fingerprint;
 use crate::poll_schedule::MAX_AGE;
 use crate::time::Timestamp;
 
-/// An account that tripped this soon after it opened has not been mended: the waits grow on.
+/// An account that tripped this soon after it opened has not been fixed: the waits grow on.
 const RELAPSE: Duration = Duration::from_secs(600);
 /// Wrong ids so soon after an opening have to do with what it was shut for.
 const JUST_OPENED: Duration = Duration::from_secs(10);
@@ -329,7 +329,7 @@ impl State {
     fn resume(&mut self, now: Timestamp) {
         self.paused = None;
         self.unended = 0;
-        // Perhaps it was the keys that were mended: each is tried once more.
+        // Perhaps it was the keys that were fixed: each is tried once more.
         self.keys.refused.clear();
         let soonest = self.soonest_probe(now);
         if self.phase == Phase::Tripped
