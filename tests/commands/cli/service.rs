@@ -65,7 +65,7 @@ fn nobody_has_said_where_to_listen_and_a_second_replica_on_the_machine_works_all
         .spawn()
         .unwrap();
     let mut log = Log::of(&mut child);
-    let warned = log.find("nobody listens for health and metrics");
+    let warned = log.find("health and metrics are not served");
     assert_eq!((&warned["level"], &warned["address"]), (&"WARN".into(), &"127.0.0.1:9464".into()));
     log.find("no session with the broker");
     terminate(&child);

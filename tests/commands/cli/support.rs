@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use tempfile::TempDir;
@@ -73,9 +73,11 @@ impl Log {
 
     /// The next line that holds a text.
     pub(crate) fn find(&mut self, text: &str) -> serde_json::Value {
+        // A process that goes on logging must not keep a test that waits for another line.
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let line =
-                self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {text} in {}", self.seen));
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no {text} in {}", self.seen));
             self.seen += &line;
             if line.contains(text) {
                 return serde_json::from_str(&line).unwrap();
