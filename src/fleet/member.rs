@@ -371,13 +371,13 @@ impl<'a> Member<'a> {
             ReplicaReport::Down => {
                 if let Some(lead) = &mut self.lead {
                     lead.suspected = true;
-                    lead.forget_answers();
+                    lead.note_silence();
                     self.perform_duty().await;
                 }
             }
             ReplicaReport::Silence => {
                 if let Some(lead) = &mut self.lead {
-                    lead.forget_answers();
+                    lead.note_silence();
                 }
             }
             ReplicaReport::Doubted => {

@@ -60,6 +60,15 @@ impl AnswerShare {
         self.buckets.clear();
     }
 
+    /// Forgets all, unless nothing but wrong ids was answered: replicas notice one silence one
+    /// after another, and what the first of them meets after it must still count when the last one
+    /// says so.
+    pub fn clear_good(&mut self) {
+        if self.buckets.iter().any(|bucket| bucket.wrong < bucket.answers) {
+            self.clear();
+        }
+    }
+
     /// Answers, and wrong ids among them, within this much time.
     fn within(&self, span: Duration, uptime: Duration) -> (u64, u64) {
         let recent = self.buckets.iter().filter(|bucket| uptime.saturating_sub(bucket.at) < span);
@@ -94,6 +103,19 @@ fn surely_above(wrong: u64, answers: u64, share: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_silence_forgets_good_answers_and_not_the_wrong_ids_that_came_after_it() {
+        let (rules, now) = (Rules::default(), Duration::ZERO);
+        let mut share = AnswerShare::default();
+        share.note(1_000, 0, now);
+        for _ in 0..3 {
+            share.clear_good();
+            assert!(!share.is_too_high(&rules, now));
+            share.note(1, 1, now);
+        }
+        assert!(share.is_too_high(&rules, now), "three of three, whoever says when that there was a silence");
+    }
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
