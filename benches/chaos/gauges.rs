@@ -141,6 +141,6 @@ impl Replica {
         }
         self.living = counts;
         self.works = value("captcha_connected") == Some(1.0)
-            && value("captcha_guard_state{state=\"open\"}") == Some(1.0);
+            && value("captcha_guard_state{state=\"active\"}") == Some(1.0);
     }
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "alerts"))
 
 import pika  # noqa: E402
-from stage import Lane, Stage, until  # noqa: E402
+from harness import Lane, Harness, until  # noqa: E402
 
 MOST_REPEATED = 32
 RATE = 500
@@ -250,7 +250,7 @@ def main():
     told = arguments.parse_args()
     told.folder.mkdir(parents=True, exist_ok=True)
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(dir=told.folder.resolve(), prefix="dead-letters-"))
-    stage = Stage(told.worker.resolve(), folder)
+    stage = Harness(told.worker.resolve(), folder)
     try:
         stage.broker()
         trial = Trial(stage)

@@ -114,7 +114,7 @@ async fn look(ports: Vec<u16>, looks: Arc<Mutex<Vec<Look>>>) {
         let mut look = Look { at: Instant::now(), open: 0, reasons: BTreeSet::new() };
         for said in said.into_iter().flatten() {
             look.open +=
-                usize::from(said.lines().any(|line| line == "captcha_guard_state{state=\"open\"} 1"));
+                usize::from(said.lines().any(|line| line == "captcha_guard_state{state=\"active\"} 1"));
             look.reasons.extend(said.lines().filter_map(reason));
         }
         looks.lock().push(look);
