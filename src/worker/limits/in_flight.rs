@@ -17,7 +17,7 @@ pub(crate) struct InFlight {
     freed: Notify,
 }
 
-/// One place in the in_flight, given back when dropped.
+/// One of the places for jobs and tickets in flight, given back when dropped.
 #[derive(Debug)]
 #[must_use = "the place is given back when this is dropped"]
 pub(crate) struct InFlightPermit {
@@ -26,7 +26,7 @@ pub(crate) struct InFlightPermit {
 }
 
 impl InFlight {
-    /// A in_flight for this many.
+    /// Room for this many.
     #[must_use]
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -37,7 +37,7 @@ impl InFlight {
         })
     }
 
-    /// Takes a place. A ticket takes one even when the in_flight is full: it is paid already, and
+    /// Takes a place. A ticket takes one even when all are taken: it is paid already, and
     /// the broker bounds how many come.
     pub(crate) fn enter(self: &Arc<Self>, origin: Origin) -> InFlightPermit {
         self.held.fetch_add(1, Ordering::AcqRel);
