@@ -1,7 +1,7 @@
 //! This replica's share of the calls a second that the whole fleet may make.
 //!
 //! Time is cut into slots, which the replicas take in turns: so calls of the fleet come evenly too,
-//! and not all replicas' at once. What a slot is stands fast by the wall clock; where clocks differ
+//! and not all replicas' at once. What a slot is is fixed to the wall clock; where clocks differ
 //! the turns shift against each other, and the rate is the same.
 
 use std::num::NonZeroU32;

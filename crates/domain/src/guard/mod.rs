@@ -6,7 +6,7 @@
 //!                              ▼
 //!              ┌──────────▶ Probing ──balance told──┐
 //!      leader  │              │ refused             ▼
-//!      changed │              ▼                   Canary ──a job accepted──▶ Open
+//!      changed │              ▼                   Canary ──a job accepted──▶ Active
 //!              │           Tripped ──balance told──▲ │                        │
 //!              │              ▲    (by schedule,   │ └── refused ──┐          │
 //!              │              │     or resume)     └───────────────┼──────────┤

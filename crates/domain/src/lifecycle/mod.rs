@@ -2,12 +2,11 @@
 //! it shows.
 //!
 //! ```text
-//!             retry, requeue, outcome
-//!                 ▲           ▲
-//! job ──▶ Received ─▶ Submitting ──▶ Pending ──▶ ticket
-//!             ▲   submit         accepted  │ ▲
-//! ticket ─────│──────────────────────────▶ │ │ wait, poll
-//!             └──── submitted again ───────┴─┴──▶ outcome
+//! job ────▶ Received ── submit ──▶ Submitting ── accepted ──▶ ticket
+//!                                    │   ▲
+//!          outcome, retry, requeue ◀─┘   │ submitted again
+//!                                        │
+//! ticket ─▶ Pending ── wait, poll ───────┴──▶ outcome
 //! ```
 //!
 //! Nothing here waits, calls, or reads a clock: time and jitter are arguments. The worker carries
@@ -413,15 +412,14 @@ impl JobRun {
     }
 
     /// The deadline is over: nobody waits for the answer, so nothing more is spent on it.
-    fn too_late(&self, stage: Stage) -> Step {
+    fn late(&self, stage: Stage) -> Fault {
         let deadline = self.job.deadline.map(|at| at.to_string()).unwrap_or_default();
         let text = format!("the deadline {deadline} has passed");
-        let step = Step::fail(Fault::local(Class::Expired, local_code::DEADLINE_PASSED, stage, text));
-        if self.task().is_some() { step.with(Effect::Wasted(Class::Expired)) } else { step }
+        Fault::local(Class::Expired, local_code::DEADLINE_PASSED, stage, text)
     }
 
     fn before_submission(&mut self, at: &DecisionInput<'_>) -> Step {
-        if self.job.is_late(at.now) { self.too_late(Stage::Admission) } else { self.submit() }
+        if self.job.is_late(at.now) { Step::fail(self.late(Stage::Admission)) } else { self.submit() }
     }
 
     fn after_submission(
@@ -603,9 +601,8 @@ impl JobRun {
             wait_at_least = poll_schedule::HANDOVER_WAIT;
         }
         let pace = at.rules.pacing.of(self.job.kind());
-        // How much of its past it could be asked for in is not known here, and until its first poll
-        // nobody may ask for it. The API's own limits hold either way, and a paid answer is worth
-        // the type's time-out once more.
+        // For how long earlier owners could poll it is not known here, and until its first poll
+        // nobody may. So its age so far does not count against the type's time-out.
         task.withheld = (age + wait_at_least).saturating_sub(pace.first_delay());
         let next = pace.first(age, task.polls);
         match next {
@@ -616,8 +613,8 @@ impl JobRun {
 
     fn poll_due(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
         if self.job.is_late(at.now) {
-            self.state = JobState::Pending(task);
-            return self.too_late(Stage::Poll);
+            let fault = self.late(Stage::Poll);
+            return self.fail_paid(task, fault);
         }
         if task.age(at.uptime) >= poll_schedule::MAX_AGE {
             return self.no_more_polls(task, Next::Gone, at);
@@ -676,8 +673,8 @@ impl JobRun {
                 task.unheard = Some(Box::new(fault));
                 self.ask_again(task, pause, at)
             }
-            // The task is paid, and the code may be about the API rather than the task: it is asked
-            // for on, ever more seldom.
+            // The task is paid, and the code may be about the API rather than the task: polling goes
+            // on, at growing intervals.
             Class::Unknown => {
                 task.slower += 1;
                 let pause = fault.retry_after;
@@ -739,8 +736,8 @@ impl JobRun {
     /// the task.
     fn no_more_polls(&mut self, mut task: OpenTask, why: Next, at: &DecisionInput<'_>) -> Step {
         if self.job.is_late(at.now) {
-            self.state = JobState::Pending(task);
-            return self.too_late(Stage::Poll);
+            let fault = self.late(Stage::Poll);
+            return self.fail_paid(task, fault);
         }
         if why == Next::Gone {
             let text = "the API keeps a result for 5 minutes, and they are over";

@@ -28,6 +28,8 @@ fn a_job_past_its_deadline_is_never_submitted_nor_polled() {
     let mut scene = Scene::with_ticket();
     scene.case.job.deadline = Some(START.plus(secs(3)));
     assert_eq!(ends_in(&scene.after(secs(3), Event::Due)), "expired/DEADLINE_PASSED");
+    let ended = Ended::Failed(Class::Expired);
+    assert_eq!(scene.case.history.count(ended), 1, "its task is paid, and so it is listed");
 }
 
 #[test]
