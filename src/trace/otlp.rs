@@ -240,7 +240,8 @@ impl Span {
             Event::Taken
             | Event::TicketTaken { .. }
             | Event::Due
-            | Event::SubmissionsShut { .. }
+            | Event::DeadlinePassed
+            | Event::SubmissionBlocked { .. }
             | Event::Refused(_)
             | Event::Deferred(_)
             | Event::TypeFailing => {}

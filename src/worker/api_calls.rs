@@ -30,11 +30,11 @@ pub(super) struct Call<'a> {
     /// The guard's term in which it began.
     pub(super) term: u64,
     pub(super) began_at: Instant,
-    _permit: Permit<'a>,
+    _permit: HeldPermits<'a>,
     canary: Option<Turn<'a>>,
 }
 
-enum Permit<'a> {
+enum HeldPermits<'a> {
     Submission { _permit: SubmissionPermit<'a> },
     Poll { _permit: CallPermit<'a>, _turn: Option<Turn<'a>> },
 }
@@ -114,7 +114,7 @@ pub(super) async fn submit<'a>(
         let trip = state.as_ref().and_then(|state| state.tripped().map(|trip| trip.reason));
         Canary { reason: trip, awaits_known_id: ids_in_doubt(ctx) }
     });
-    let permit = Permit::Submission { _permit: permit };
+    let permit = HeldPermits::Submission { _permit: permit };
     let call = Call { term, began_at, _permit: permit, canary };
     Some((Event::Submitted { sent_at, end, canary: shows }, Some(call)))
 }
@@ -148,7 +148,7 @@ fn submission_blocked(ctx: &Context, run: &JobRun) -> Option<Event> {
         return Some(shut_event(ctx));
     }
     if job.is_late(now) && !Failpoint::DeadlineIgnored.in_force() {
-        return Some(Event::Taken);
+        return Some(Event::DeadlinePassed);
     }
     // What came as a ticket has not passed admission here, and the policy may have changed since
     // its job did.
@@ -175,7 +175,7 @@ fn ids_in_doubt(ctx: &Context) -> bool {
 
 /// Why nothing may be submitted.
 fn shut_event(ctx: &Context) -> Event {
-    Event::SubmissionsShut { for_the_account: ctx.account().permit().jobs == Jobs::None }
+    Event::SubmissionBlocked { by_guard: ctx.account().permit().jobs == Jobs::None }
 }
 
 /// When a wait that begins now is over.
@@ -243,7 +243,7 @@ pub(super) async fn poll<'a>(
             drop(waiting);
             let late = due.elapsed();
             ctx.counters.polled(late);
-            let withheld = if Failpoint::TimeoutRunsOn.in_force() { Duration::ZERO } else { late };
+            let late_by = if Failpoint::TimeoutRunsOn.in_force() { Duration::ZERO } else { late };
             let began_at = Instant::now();
             let end = ctx.solver.task_state(&task.id).await;
             if let Some(next) = &mut one_by_one
@@ -252,9 +252,9 @@ pub(super) async fn poll<'a>(
             {
                 **next = Some(Instant::now() + NEXT_DOUBTFUL);
             }
-            let permit = Permit::Poll { _permit: place, _turn: one_by_one };
+            let permit = HeldPermits::Poll { _permit: place, _turn: one_by_one };
             let call = Call { term, began_at, _permit: permit, canary: None };
-            return Some((Event::Answered { end, withheld }, Some(call)));
+            return Some((Event::Answered { end, late_by }, Some(call)));
         }
         drop(place);
         waiting.get_or_insert_with(|| ctx.waiting.poll(due));

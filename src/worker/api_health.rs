@@ -37,7 +37,7 @@ struct LastCalls {
     failed_jobs: VecDeque<(u64, Instant)>,
     answered_at: Option<Instant>,
     /// Calls in a row that found nobody listening.
-    unheard: u32,
+    unreachable_in_a_row: u32,
     /// It was said that there is a silence, and nothing was answered since.
     silence_said: bool,
 }
@@ -61,7 +61,8 @@ impl ApiHealth {
     pub(super) fn note(&self, sign: ApiSign, text: &str, job: &str) -> Noted {
         let now = Instant::now();
         let mut last = self.lock();
-        last.unheard = if sign == ApiSign::Unreachable { last.unheard.saturating_add(1) } else { 0 };
+        last.unreachable_in_a_row =
+            if sign == ApiSign::Unreachable { last.unreachable_in_a_row.saturating_add(1) } else { 0 };
         let unanswered = match sign {
             ApiSign::Silent | ApiSign::Unreachable => true,
             ApiSign::Fails => false,
@@ -86,7 +87,7 @@ impl ApiHealth {
             );
         }
         // One dead address of several is no silence: others answer meanwhile.
-        let nobody = last.unheard >= NOBODY_LISTENS
+        let nobody = last.unreachable_in_a_row >= NOBODY_LISTENS
             && last.answered_at.is_none_or(|at| now.duration_since(at) >= NOBODY_FOR);
         let is_lost = last.failures >= IN_A_ROW && unanswered;
         let silent = is_lost || nobody;

@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// Tasks in hand.
-    pub(super) custody: Arc<Custody>,
+    pub(super) custody: Arc<HeldTickets>,
     /// Deliveries that have a successor.
-    pub(super) succession: Succession,
+    pub(super) succession: SettledDeliveries,
 }
 
 /// Lets a delivery go on, with its task in hand where there is one. What has a safe successor
@@ -77,11 +77,11 @@ struct Successor {
 
 /// All that are remembered.
 #[derive(Debug, Default)]
-pub(super) struct Succession {
+pub(super) struct SettledDeliveries {
     settled: Mutex<VecDeque<Successor>>,
 }
 
-impl Succession {
+impl SettledDeliveries {
     /// Those that are not too old to be remembered.
     fn lock(&self) -> MutexGuard<'_, VecDeque<Successor>> {
         // Each entry is whole at every moment.
@@ -132,7 +132,7 @@ impl Succession {
 /// What becomes of a ticket in hand, for those who wait to know: as a rule there is nobody, and
 /// then there is no such thing.
 #[derive(Debug, Default)]
-struct Fate {
+struct TicketResult {
     settled: AtomicBool,
     gone: CancellationToken,
 }
@@ -140,20 +140,20 @@ struct Fate {
 /// All that are in hand, by what two copies of a ticket have in common and tickets of two jobs have
 /// not. The task's id alone would not do: an API that gives one id twice must not cost a job.
 #[derive(Debug, Default)]
-pub(super) struct Custody {
+pub(super) struct HeldTickets {
     tasks: Mutex<Tasks>,
 }
 
-type Tasks = HashMap<Arc<str>, Option<Arc<Fate>>>;
+type Tasks = HashMap<Arc<str>, Option<Arc<TicketResult>>>;
 
 /// A ticket in hand, until dropped.
 #[derive(Debug)]
 pub(super) struct TicketClaim {
-    custody: Arc<Custody>,
+    custody: Arc<HeldTickets>,
     key: Arc<str>,
 }
 
-impl Custody {
+impl HeldTickets {
     fn lock(&self) -> MutexGuard<'_, Tasks> {
         // Each entry is whole at every moment.
         self.tasks.lock()
@@ -225,7 +225,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_ticket_waits_for_the_first_and_learns_what_became_of_it() {
-        let (custody, task, one, other) = (Arc::new(Custody::default()), task(), job("one"), job("other"));
+        let (custody, task, one, other) =
+            (Arc::new(HeldTickets::default()), task(), job("one"), job("other"));
         let first = custody.take(&one, &task).await.expect("free");
         assert!(
             custody.take(&other, &task).now_or_never().is_some(),
@@ -249,7 +250,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_is_known_again_once_and_for_a_time() {
-        let succession = Succession::default();
+        let succession = SettledDeliveries::default();
         succession.note(identity(1));
         let safe = succession.expect(identity(2));
         assert!(succession.take(identity(1)).expect("known").is_cancelled());

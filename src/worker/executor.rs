@@ -55,12 +55,12 @@ struct Held {
 /// Thousands of these wait at once, each for its next poll. What a future is begun with, and what
 /// it still holds when it waits, takes room twice; so the delivery is put aside before, and
 /// whatever is not the wait itself has its future on the heap while it lasts.
-pub(super) fn attempt(
+pub(super) fn handle_delivery(
     ctx: Arc<Context>,
     scope: Arc<Scope>,
     delivery: Delivery,
     origin: Origin,
-    pass: InFlightPermit,
+    permit: InFlightPermit,
 ) -> impl Future<Output = ()> + Send {
     let Delivery { mut message, redelivered, receipt, .. } = delivery;
     let reply_to = message.properties.reply_to.clone();
@@ -75,10 +75,10 @@ pub(super) fn attempt(
         let span = job_log::span(held.run.as_ref());
         Box::pin(finish(&ctx, &scope, held, origin, end).instrument(span)).await;
         if Failpoint::PassLeaked.in_force() {
-            std::mem::forget(pass);
+            std::mem::forget(permit);
             return;
         }
-        drop(pass);
+        drop(permit);
     }
 }
 
@@ -87,7 +87,7 @@ async fn finish(ctx: &Context, scope: &Scope, held: Box<Held>, origin: Origin, e
     let settling = Settling { receipt, run: run.as_ref() };
     let done = carry_out(ctx, scope, settling, origin, end, (reply_to, answered_at)).await;
     let failure = done.routing_key.as_deref().and_then(outcome::failure_of);
-    trace.end(Came { to: done.came_to, failure });
+    trace.end(Came { to: done.end_name, failure });
     if let Some(custody) = custody.filter(|_| done.safe) {
         custody.settled();
     }

@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Worker;
 use super::context::Scope;
 use super::drain::Drained;
-use super::executor::attempt;
+use super::executor::handle_delivery;
 use super::queue_monitor::QueueMonitor;
 use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::guard::{Jobs, Polls};
@@ -30,12 +30,12 @@ pub(super) struct Serving {
     pub(super) jobs: Option<Consumer>,
     pub(super) tickets: Option<Consumer>,
     /// As which the job consumer was opened.
-    taking: Jobs,
+    jobs_allowed: Jobs,
     /// What could be asked for then.
-    asking: Polls,
+    polls_allowed: Polls,
     seen: watch::Receiver<Snapshot>,
     fleet: AbortOnDropHandle<String>,
-    _outlook: AbortOnDropHandle<()>,
+    _queue_monitor: AbortOnDropHandle<()>,
 }
 
 /// What happens next on a session.
@@ -58,7 +58,7 @@ impl Serving {
             async move { ctx.fleet.serve(&session, &|| ctx.vitals()).await }
         });
         ctx.live.set(Some(session.clone()));
-        let outlook =
+        let queue_monitor =
             AbortOnDropHandle::new(tokio::spawn(QueueMonitor::keep(Arc::clone(ctx), session.clone())));
         let scope = Arc::new(Scope::new(session));
         let fleet = AbortOnDropHandle::new(fleet);
@@ -66,18 +66,19 @@ impl Serving {
             scope,
             jobs: None,
             tickets: None,
-            taking: Jobs::None,
-            asking: Polls::None,
+            jobs_allowed: Jobs::None,
+            polls_allowed: Polls::None,
             seen,
             fleet,
-            _outlook: outlook,
+            _queue_monitor: queue_monitor,
         }
     }
 
     /// Waits for what happens next. Paid work goes first: tickets before jobs.
     async fn next(&mut self, worker: &Worker, drain: &CancellationToken) -> SessionEvent {
-        let gate = &worker.ctx.in_flight;
-        let (scope, jobs, tickets, taking) = (&self.scope, &mut self.jobs, &mut self.tickets, self.taking);
+        let in_flight = &worker.ctx.in_flight;
+        let (scope, jobs, tickets, jobs_allowed) =
+            (&self.scope, &mut self.jobs, &mut self.tickets, self.jobs_allowed);
         tokio::select! {
             biased;
             () = drain.cancelled() => SessionEvent::Drain,
@@ -88,8 +89,8 @@ impl Serving {
             job = async {
                 // One canary more does no harm, and without it a full replica would keep the whole
                 // fleet waiting.
-                if taking != Jobs::Canary {
-                    gate.room().await;
+                if jobs_allowed != Jobs::Canary {
+                    in_flight.room().await;
                 }
                 receive(jobs).await
             } => SessionEvent::Job(job),
@@ -111,11 +112,11 @@ impl Serving {
         }
         // At the closing, so that what waits for the opening finds the window small; and at the
         // opening.
-        if permit.polls != self.asking || permit.jobs != self.taking {
+        if permit.polls != self.polls_allowed || permit.jobs != self.jobs_allowed {
             worker.ctx.limits.restart();
         }
-        self.asking = permit.polls;
-        if permit.jobs != self.taking {
+        self.polls_allowed = permit.polls;
+        if permit.jobs != self.jobs_allowed {
             self.leave_jobs_queued(worker).await;
             let prefetch = match permit.jobs {
                 Jobs::None => None,
@@ -129,7 +130,7 @@ impl Serving {
                 self.jobs = Some(jobs);
                 tracing::info!(namespace = worker.ctx.names.namespace(), prefetch, "taking jobs");
             }
-            self.taking = permit.jobs;
+            self.jobs_allowed = permit.jobs;
         }
         Ok(())
     }
@@ -146,7 +147,7 @@ impl Serving {
         let Some(mut jobs) = self.jobs.take() else { return };
         worker.ctx.consumers.set(Origin::Job, None);
         while let Some(delivery) = jobs.try_recv() {
-            worker.begin_attempt(self, delivery, Origin::Job);
+            worker.spawn_handler(self, delivery, Origin::Job);
         }
         jobs.cancel().await;
     }
@@ -177,15 +178,15 @@ impl Worker {
         loop {
             let lost = match serving.next(self, drain).await {
                 SessionEvent::Job(Some(delivery)) => {
-                    self.begin_attempt(&serving, delivery, Origin::Job);
+                    self.spawn_handler(&serving, delivery, Origin::Job);
                     continue;
                 }
                 SessionEvent::Ticket(Some(delivery)) => {
-                    self.begin_attempt(&serving, delivery, Origin::Ticket);
+                    self.spawn_handler(&serving, delivery, Origin::Ticket);
                     // Those that came with it: looking at everything else that may happen costs
                     // more than a ticket does.
                     while let Some(delivery) = serving.tickets.as_mut().and_then(Consumer::try_recv) {
-                        self.begin_attempt(&serving, delivery, Origin::Ticket);
+                        self.spawn_handler(&serving, delivery, Origin::Ticket);
                     }
                     continue;
                 }
@@ -204,13 +205,13 @@ impl Worker {
         }
     }
 
-    fn begin_attempt(&self, serving: &Serving, delivery: Delivery, origin: Origin) {
+    fn spawn_handler(&self, serving: &Serving, delivery: Delivery, origin: Origin) {
         match origin {
             Origin::Job => self.ctx.counters.job_taken(),
             Origin::Ticket => self.ctx.counters.ticket_taken(),
         }
-        let pass = self.ctx.in_flight.enter(origin);
+        let place = self.ctx.in_flight.enter(origin);
         let (ctx, scope) = (Arc::clone(&self.ctx), Arc::clone(&serving.scope));
-        self.attempts.spawn(attempt(ctx, scope, delivery, origin, pass));
+        self.attempts.spawn(handle_delivery(ctx, scope, delivery, origin, place));
     }
 }

@@ -72,7 +72,7 @@ pub(super) struct Done {
     /// A successor of the delivery is safe now.
     pub(super) safe: bool,
     /// What it came to, in a word.
-    pub(super) came_to: &'static str,
+    pub(super) end_name: &'static str,
     /// Of an outcome.
     pub(super) routing_key: Option<String>,
 }
@@ -87,7 +87,7 @@ pub(super) async fn carry_out(
     end: End,
     wanted: (Option<String>, Option<Instant>),
 ) -> Done {
-    let done = |safe, came_to| Done { safe, came_to, routing_key: None };
+    let done = |safe, end_name| Done { safe, end_name, routing_key: None };
     match end {
         End::Ticket(ticket) => {
             ctx.keep_ticket(held, *ticket, origin).await;
@@ -123,7 +123,7 @@ async fn deliver(
 ) -> Done {
     let Outcome { routing_key, message } = outcome;
     let failure = failure_of(&routing_key);
-    let came_to = if failure.is_some() { "failed" } else { "solved" };
+    let end_name = if failure.is_some() { "failed" } else { "solved" };
     let copy = reply_to.map(|reply_to| (reply_to, message.clone()));
     let run = held.run;
     // What was no job has its id from the message alone.
@@ -149,7 +149,7 @@ async fn deliver(
             ctx.reply(scope, &reply_to, &message).await;
         }
     }
-    Done { safe: settled != Settled::No, came_to, routing_key: Some(routing_key) }
+    Done { safe: settled != Settled::No, end_name, routing_key: Some(routing_key) }
 }
 
 /// Returns a delivery once its consumer is cancelled: before that it would come straight in again,
@@ -193,7 +193,7 @@ enum PublishResult {
     Yes,
     /// The broker has it by a second channel, and refuses it on the session's own: once what came
     /// to hand is settled, the session ends.
-    Elsewhere,
+    OnSecondChannel,
     /// The delivery is no longer ours: the broker delivers it again, so its successor is
     /// somebody else's.
     Stale,
@@ -264,14 +264,14 @@ impl Context {
             return true;
         }
         let safe = self.publish_for(&held.receipt, scope, "", queue, job, None).await;
-        let retried = matches!(safe, PublishResult::Yes | PublishResult::Elsewhere);
+        let retried = matches!(safe, PublishResult::Yes | PublishResult::OnSecondChannel);
         if retried {
             self.counters.retried();
             self.acked(held, StaleDelivery::Retried);
         } else {
             self.counters.stale(StaleDelivery::Retried);
         }
-        if matches!(safe, PublishResult::Elsewhere) {
+        if matches!(safe, PublishResult::OnSecondChannel) {
             scope.session.end(STALE_CHANNEL);
         }
         retried
@@ -291,7 +291,7 @@ impl Context {
                 self.acked(held, StaleDelivery::Outcome);
                 Settled::Published
             }
-            PublishResult::Elsewhere => {
+            PublishResult::OnSecondChannel => {
                 self.acked(held, StaleDelivery::Outcome);
                 scope.session.end(STALE_CHANNEL);
                 Settled::Published
@@ -310,11 +310,11 @@ impl Context {
                 let kept = ticket::answered(routing_key, &message);
                 let kept =
                     self.publish_for(&held.receipt, scope, "", &self.names.tickets(), kept, None).await;
-                if !matches!(kept, PublishResult::Yes | PublishResult::Elsewhere) {
+                if !matches!(kept, PublishResult::Yes | PublishResult::OnSecondChannel) {
                     return Settled::No;
                 }
                 self.acked(held, StaleDelivery::Outcome);
-                if matches!(kept, PublishResult::Elsewhere) {
+                if matches!(kept, PublishResult::OnSecondChannel) {
                     scope.session.end(STALE_CHANNEL);
                 }
                 Settled::Kept
@@ -352,7 +352,7 @@ impl Context {
                 Err(PublishError::Rejected) if began.elapsed() >= DOUBT_AFTER => {
                     let copy = Arc::clone(&message);
                     if scope.session.publish_elsewhere(exchange, routing_key, copy).await {
-                        return PublishResult::Elsewhere;
+                        return PublishResult::OnSecondChannel;
                     }
                     warn_unpublished("message", &message, routing_key, &PublishError::Rejected);
                 }

@@ -37,10 +37,10 @@ use super::time::Timestamp;
 
 /// What a retry takes beside its delay: the way through the broker, and the call. It is charged
 /// with it, so that a budget is kept by the clock as well.
-const HOP: Duration = Duration::from_secs(1);
+const RETRY_OVERHEAD: Duration = Duration::from_secs(1);
 
-/// So many waits without a call are short ones.
-const AT_FIRST: u32 = 12;
+/// This many waits without a call use the shortest retry queue.
+const SHORT_WAITS: u32 = 12;
 
 /// What to do with a submission that was sent and not answered readably.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,13 +102,13 @@ pub struct OpenTask {
     /// Polls used, those of earlier owners as far as they must be assumed.
     pub polls: u32,
     /// How often the API has asked for fewer calls.
-    slower: u32,
+    backoff_steps: u32,
     /// The last poll's fault, where it brought no word about the task.
-    unheard: Option<Box<Fault>>,
+    last_poll_fault: Option<Box<Fault>>,
     /// Its age when this process took it, and the steady clock's reading then.
     taken: (Duration, Duration),
     /// For how long nobody could ask for it: the time-out of its type stands still meanwhile.
-    withheld: Duration,
+    unpollable: Duration,
 }
 
 impl OpenTask {
@@ -116,7 +116,15 @@ impl OpenTask {
     #[must_use]
     pub fn new(id: TaskId, accepted_at: Timestamp, now: Timestamp, uptime: Duration) -> Self {
         let taken = (now.since(accepted_at), uptime);
-        Self { id, accepted_at, polls: 0, slower: 0, unheard: None, taken, withheld: Duration::ZERO }
+        Self {
+            id,
+            accepted_at,
+            polls: 0,
+            backoff_steps: 0,
+            last_poll_fault: None,
+            taken,
+            unpollable: Duration::ZERO,
+        }
     }
 
     /// Its age. The wall clock was read once, when this process took it: a step of that clock makes
@@ -129,7 +137,7 @@ impl OpenTask {
 
     /// What of its age counts against the time-out of its type.
     fn pursued(&self, uptime: Duration) -> Duration {
-        self.age(uptime).saturating_sub(self.withheld)
+        self.age(uptime).saturating_sub(self.unpollable)
     }
 
     /// As the outcome shows it.
@@ -189,12 +197,14 @@ pub enum Event {
         /// How.
         end: Result<TaskState, CallError>,
         /// How much later than due it was called: the guard, a limit or a lapsed lease withheld it.
-        withheld: Duration,
+        late_by: Duration,
     },
+    /// It would have been submitted now, but its deadline has passed.
+    DeadlinePassed,
     /// It would have been submitted now, but nothing may be.
-    SubmissionsShut {
+    SubmissionBlocked {
         /// The guard is shut; else the worker is leaving.
-        for_the_account: bool,
+        by_guard: bool,
     },
     /// It would have been submitted now, but admission would no longer let it in.
     Refused(Fault),
@@ -383,18 +393,18 @@ impl JobRun {
         use JobState::{Pending, Received, Submitting};
         match (std::mem::replace(&mut self.state, Received), event) {
             (Received, Event::Taken) => self.before_submission(at),
-            (Submitting, Event::Taken) => self.before_submission(at),
+            (Submitting, Event::DeadlinePassed) => Step::fail(self.late(Stage::Admission)),
             (Submitting, Event::Submitted { sent_at, end, canary }) => {
                 self.after_submission(sent_at, end, canary, at)
             }
-            (Submitting, Event::SubmissionsShut { for_the_account }) => self.put_back(for_the_account),
+            (Submitting, Event::SubmissionBlocked { by_guard }) => self.put_back(by_guard),
             (Submitting, Event::Refused(fault)) => Step::fail(fault),
             (Submitting, Event::Deferred(fault)) => self.retry_within(at.rules.capacity_timeout, fault, at),
             (Submitting, Event::TypeFailing) => self.type_failing(at),
             (Pending(task), Event::TicketTaken { redelivered }) => self.ticket_taken(task, redelivered, at),
             (Pending(task), Event::Due) => self.poll_due(task, at),
-            (Pending(mut task), Event::Answered { end, withheld }) => {
-                task.withheld = task.withheld.saturating_add(withheld);
+            (Pending(mut task), Event::Answered { end, late_by }) => {
+                task.unpollable = task.unpollable.saturating_add(late_by);
                 self.after_poll(task, end, at)
             }
             // No executor does this; were one to, the job must end, and its task must not be lost.
@@ -529,9 +539,9 @@ impl JobRun {
     /// Where the account is refused every job takes the way of the retry queue: a plain return is
     /// charged by the broker's delivery counter, and a fleet whose replicas meet the refusal one
     /// after another would use the counter up.
-    fn put_back(&mut self, for_the_account: bool) -> Step {
+    fn put_back(&mut self, by_guard: bool) -> Step {
         match self.origin {
-            Origin::Job if !for_the_account => Action::Finish(Disposition::Requeue).into(),
+            Origin::Job if !by_guard => Action::Finish(Disposition::Requeue).into(),
             // It has not failed, so that its backoff does not grow.
             Origin::Job | Origin::Ticket => Step::retry(retry_delay::SHORTEST),
         }
@@ -548,7 +558,7 @@ impl JobRun {
         let left = self.job.deadline.map_or(left, |deadline| left.min(deadline.since(at.now)));
         match retry_delay::delay(self.history.retries, fault.retry_after, left, at.jitter) {
             Some(delay) => {
-                self.history.charge(class, delay.delay().saturating_add(HOP));
+                self.history.charge(class, delay.delay().saturating_add(RETRY_OVERHEAD));
                 self.history.retries = self.history.retries.saturating_add(1);
                 Step::retry(delay)
             }
@@ -565,16 +575,16 @@ impl JobRun {
         // Most outages are short; and the longer queues would keep the job for minutes after the
         // API is back.
         let withheld = self.history.withheld();
-        let soon = withheld <= AT_FIRST || at.jitter < 0.25;
+        let soon = withheld <= SHORT_WAITS || at.jitter < 0.25;
         let mut delay = if soon { retry_delay::SHORTEST } else { retry_delay::RETRY_DELAYS[1] };
         if let Some(code) = self.history.unknown_code() {
             let left = at.rules.unknown_timeout.saturating_sub(self.history.spent(Class::Unknown));
             // A longer wait than is left of the budget must not end a job that a shorter one would
             // not.
-            if delay.delay().saturating_add(HOP) > left {
+            if delay.delay().saturating_add(RETRY_OVERHEAD) > left {
                 delay = retry_delay::SHORTEST;
             }
-            let cost = delay.delay().saturating_add(HOP);
+            let cost = delay.delay().saturating_add(RETRY_OVERHEAD);
             if cost > left {
                 return Step::fail(Fault {
                     class: Class::Unknown,
@@ -603,7 +613,7 @@ impl JobRun {
         let pace = at.rules.pacing.of(self.job.kind());
         // For how long earlier owners could poll it is not known here, and until its first poll
         // nobody may. So its age so far does not count against the type's time-out.
-        task.withheld = (age + wait_at_least).saturating_sub(pace.first_delay());
+        task.unpollable = (age + wait_at_least).saturating_sub(pace.first_delay());
         let next = pace.first(age, task.polls);
         match next {
             Next::After(wait) => self.wait(task, wait.max(wait_at_least)),
@@ -643,7 +653,7 @@ impl JobRun {
                 Step { action, effects: answers() }.with(Effect::Solved(cost))
             }
             Ok(TaskState::Processing) => {
-                task.unheard = None;
+                task.last_poll_fault = None;
                 self.ask_again(task, None, at).after(answers())
             }
             Err(error) => {
@@ -661,29 +671,29 @@ impl JobRun {
     fn poll_refused(&mut self, mut task: OpenTask, fault: Fault, at: &DecisionInput<'_>) -> Step {
         match fault.class {
             Class::Pending => {
-                task.unheard = None;
+                task.last_poll_fault = None;
                 self.ask_again(task, fault.retry_after, at)
             }
             Class::Throttled => {
-                task.slower += 1;
+                task.backoff_steps += 1;
                 self.ask_again(task, fault.retry_after, at)
             }
             Class::Capacity | Class::Transient => {
                 let pause = fault.retry_after;
-                task.unheard = Some(Box::new(fault));
+                task.last_poll_fault = Some(Box::new(fault));
                 self.ask_again(task, pause, at)
             }
             // The task is paid, and the code may be about the API rather than the task: polling goes
             // on, at growing intervals.
             Class::Unknown => {
-                task.slower += 1;
+                task.backoff_steps += 1;
                 let pause = fault.retry_after;
-                task.unheard = Some(Box::new(fault));
+                task.last_poll_fault = Some(Box::new(fault));
                 self.ask_again(task, pause, at)
             }
             Class::Lost => self.submit_again(task, fault, 1, at),
             Class::Unsolved => self.submit_again(task, fault, at.rules.max_resubmissions, at),
-            Class::Account => self.poll_refused_for_the_account(task, &fault, at),
+            Class::Account => self.poll_refused_by_guard(task, &fault, at),
             Class::Invalid
             | Class::Forbidden
             | Class::Expired
@@ -695,12 +705,7 @@ impl JobRun {
 
     /// The task is paid and may still be answered, so its ticket is kept, and asked for again once
     /// the guard allows it.
-    fn poll_refused_for_the_account(
-        &mut self,
-        task: OpenTask,
-        fault: &Fault,
-        at: &DecisionInput<'_>,
-    ) -> Step {
+    fn poll_refused_by_guard(&mut self, task: OpenTask, fault: &Fault, at: &DecisionInput<'_>) -> Step {
         let pace = at.rules.pacing.of(self.job.kind());
         // That poll told nothing about the task, so the type's time-out does not end it: it is
         // asked for once more, if it is kept so long.
@@ -708,7 +713,7 @@ impl JobRun {
             task.age(at.uptime),
             Duration::ZERO,
             task.polls,
-            task.slower,
+            task.backoff_steps,
             fault.retry_after,
             at.jitter,
         );
@@ -721,7 +726,7 @@ impl JobRun {
     fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &DecisionInput<'_>) -> Step {
         let pace = at.rules.pacing.of(self.job.kind());
         let (age, pursued) = (task.age(at.uptime), task.pursued(at.uptime));
-        match pace.after_answer(age, pursued, task.polls, task.slower, pause, at.jitter) {
+        match pace.after_answer(age, pursued, task.polls, task.backoff_steps, pause, at.jitter) {
             Next::After(wait) => self.wait(task, wait),
             end @ (Next::Over | Next::Gone) => self.no_more_polls(task, end, at),
         }
@@ -744,7 +749,7 @@ impl JobRun {
             let fault = Fault::local(Class::Lost, local_code::RESULT_EXPIRED, Stage::Poll, text);
             return self.submit_again(task, fault, 1, at);
         }
-        if let Some(fault) = task.unheard.take() {
+        if let Some(fault) = task.last_poll_fault.take() {
             let class = if fault.class == Class::Unknown { Class::Unknown } else { Class::Transient };
             return self.fail_paid(task, Fault { class, ..*fault });
         }

@@ -104,7 +104,7 @@ fn task_id() -> TaskId {
 }
 
 fn answered(end: Result<TaskState, CallError>) -> Event {
-    Event::Answered { end, withheld: Duration::ZERO }
+    Event::Answered { end, late_by: Duration::ZERO }
 }
 
 fn submitted(end: Result<Accepted, CallError>) -> Event {

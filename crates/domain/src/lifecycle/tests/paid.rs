@@ -169,7 +169,7 @@ fn the_time_out_of_a_type_stands_still_while_nobody_may_ask() {
     scene.on(Event::TicketTaken { redelivered: false });
     // Due after 1 s, and asked for after a trip of 4 minutes, when the API fails once.
     scene.after(secs(241), Event::Due);
-    let step = scene.on(Event::Answered { end: Err(cut()), withheld: secs(240) });
+    let step = scene.on(Event::Answered { end: Err(cut()), late_by: secs(240) });
     assert!(matches!(step.action, Action::Wait(_)), "{step:?}");
     // What the API keeps no longer is not asked for all the same.
     let gone = scene.after(secs(39), Event::Due);

@@ -22,7 +22,7 @@ fn states() -> [Named<Scene>; 3] {
 }
 
 fn slow() -> Event {
-    Event::Answered { end: Err(cut()), withheld: Duration::ZERO }
+    Event::Answered { end: Err(cut()), late_by: Duration::ZERO }
 }
 
 fn ready() -> Event {
@@ -39,8 +39,9 @@ fn events() -> Vec<Named<Event>> {
     vec![
         ("delivered as a job", || Event::Taken),
         ("delivered as a ticket", || Event::TicketTaken { redelivered: false }),
-        ("submission blocked by the guard", || Event::SubmissionsShut { for_the_account: true }),
-        ("submission blocked by shutdown", || Event::SubmissionsShut { for_the_account: false }),
+        ("deadline passed before submission", || Event::DeadlinePassed),
+        ("submission blocked by the guard", || Event::SubmissionBlocked { by_guard: true }),
+        ("submission blocked by shutdown", || Event::SubmissionBlocked { by_guard: false }),
         ("submission refused locally", || Event::Refused(fault(Class::Proxy))),
         ("type without slots", || Event::Deferred(fault(Class::Capacity))),
         ("type failing", || Event::TypeFailing),

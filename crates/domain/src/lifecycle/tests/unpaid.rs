@@ -88,11 +88,11 @@ fn a_wrong_key_takes_its_job_along_and_other_account_faults_give_it_back() {
 
 #[test]
 fn what_may_not_be_submitted_now_goes_back_without_being_charged_or_polled_again() {
-    let leaving = || Event::SubmissionsShut { for_the_account: false };
+    let leaving = || Event::SubmissionBlocked { by_guard: false };
     let mut job = Scene::plain();
     job.on(Event::Taken);
     assert!(matches!(job.on(leaving()).action, Action::Finish(Disposition::Requeue)));
-    let for_the_account = job.on(Event::SubmissionsShut { for_the_account: true });
+    let for_the_account = job.on(Event::SubmissionBlocked { by_guard: true });
     assert!(
         matches!(for_the_account.action, Action::Finish(Disposition::Retry(_))),
         "a return would be charged by the delivery counter"
