@@ -28,6 +28,8 @@ const NO_MORE_IN_DOUBT: Duration = Duration::from_secs(10);
 const MAX_COUNTED: usize = 4_096;
 /// Counts begin anew no more often than this, however often wrong ids come in a row.
 const ANEW_AGAIN: Duration = Duration::from_secs(30);
+/// What a report of a wrong id takes.
+const REPORTED_WITHIN_MS: i64 = 100;
 /// First wrong ids of several replicas within this much are of one row.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// A row that began longer ago is not what a trip is about.
@@ -202,7 +204,8 @@ impl Lead {
     pub(super) fn wrong_id(&mut self, in_a_row: u32, now: Timestamp) {
         // Those that are met at the same moment are the first of one row.
         if in_a_row <= 1 && self.wrong_ids_since.is_none_or(|since| now.since(since) >= AT_ONCE) {
-            self.wrong_ids_since = Some(now);
+            // Its job is submitted again before the report of it is here.
+            self.wrong_ids_since = Some(Timestamp::from_millis(now.as_millis() - REPORTED_WITHIN_MS));
         }
         let answers = &mut self.answers;
         if in_a_row >= RUN && answers.anew_at.is_none_or(|at| at.elapsed() >= ANEW_AGAIN) {
