@@ -14,7 +14,7 @@
 //!
 //! ```
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use captcha_worker::simulator::{Reply, Simulator, SimulatorConfig};
+//! use captcha_simulator::{Reply, Simulator, SimulatorConfig};
 //!
 //! let simulator = Simulator::new(SimulatorConfig::default())?;
 //! let reply = simulator.call("getBalance", br#"{"clientKey":"simulator-key"}"#).await;
