@@ -115,7 +115,7 @@ impl Environment {
         let fallen = self.fleet.fallen();
         for place in 0..REPLICAS {
             let name = crate::harness::fleet::name(place);
-            if fallen.iter().any(|told| told.starts_with(&format!("{name} "))) {
+            if fallen.iter().any(|fallen_name| fallen_name.starts_with(&format!("{name} "))) {
                 self.fleet.start_again(place);
             }
         }

@@ -102,11 +102,11 @@ async fn look(ports: Vec<u16>, seen: Arc<Mutex<Vec<Replica>>>) {
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let told = ports.iter().map(|port| ask(&client, *port));
-        let told = futures_util::future::join_all(told).await;
+        let listed = ports.iter().map(|port| ask(&client, *port));
+        let listed = futures_util::future::join_all(listed).await;
         let mut seen = seen.lock();
-        for (replica, told) in seen.iter_mut().zip(told) {
-            replica.hear(told.as_deref());
+        for (replica, listed) in seen.iter_mut().zip(listed) {
+            replica.hear(listed.as_deref());
         }
     }
 }
@@ -117,13 +117,13 @@ async fn ask(client: &reqwest::Client, port: u16) -> Option<String> {
 }
 
 impl Replica {
-    fn hear(&mut self, told: Option<&str>) {
-        let Some(told) = told else {
+    fn hear(&mut self, listed: Option<&str>) {
+        let Some(listed) = listed else {
             self.works = false;
             return;
         };
         let value = |name: &str| -> Option<f64> {
-            told.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            listed.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
         };
         let counts: Counts = WINDOWS
             .iter()

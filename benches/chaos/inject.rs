@@ -95,11 +95,11 @@ async fn freeze(environment: &mut Environment, schedule: &mut Schedule, span: Du
 
 async fn restart(harness: &Harness, environment: &mut Environment) {
     let bad = environment.roll().await;
-    harness.check("a rolling restart in the storm: exit 0 each", told(&bad), bad.is_empty());
+    harness.check("a rolling restart in the storm: exit 0 each", listed(&bad), bad.is_empty());
 }
 
 /// What went wrong, or that nothing did.
-pub(crate) fn told(bad: &[String]) -> String {
+pub(crate) fn listed(bad: &[String]) -> String {
     if bad.is_empty() { "so it is".to_owned() } else { bad.join(", ") }
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct Told {
 #[derive(Debug)]
 struct Arrival {
     at: Instant,
-    told: Told,
+    listed: Told,
     /// The broker's repetition of a message that had arrived before, since its ack was lost.
     again: bool,
 }
@@ -121,15 +121,15 @@ impl Ledger {
         pages.settled.push((Instant::now(), fate));
     }
 
-    pub(crate) fn arrived(&self, told: Told) {
+    pub(crate) fn arrived(&self, listed: Told) {
         let mut pages = self.pages();
-        let id = told.id.clone().unwrap_or_default();
+        let id = listed.id.clone().unwrap_or_default();
         let before = pages.by_id.get(&id).into_iter().flatten();
-        let again = told.redelivered
-            && before.into_iter().any(|place| pages.arrivals[*place].told.digest == told.digest);
+        let again = listed.redelivered
+            && before.into_iter().any(|place| pages.arrivals[*place].listed.digest == listed.digest);
         let place = pages.arrivals.len();
         pages.by_id.entry(id).or_default().push(place);
-        pages.arrivals.push(Arrival { at: Instant::now(), told, again });
+        pages.arrivals.push(Arrival { at: Instant::now(), listed, again });
     }
 
     /// Jobs of which the publisher has said this.
@@ -174,7 +174,7 @@ impl Ledger {
         let pages = self.pages();
         let mut places = BTreeMap::new();
         for arrival in pages.arrivals.iter().filter(|arrival| !arrival.again) {
-            *places.entry(arrival.told.queue.clone()).or_default() += 1;
+            *places.entry(arrival.listed.queue.clone()).or_default() += 1;
         }
         places
     }
@@ -185,11 +185,11 @@ impl Ledger {
         let mut text = String::new();
         for (id, places) in pages.by_id.iter().filter(|(_, places)| places.len() > 1) {
             for arrival in places.iter().map(|place| &pages.arrivals[*place]) {
-                let (told, seconds) = (&arrival.told, (arrival.at - began).as_secs_f64());
-                let from = told.outcome.as_ref().map(|outcome| &outcome["worker"]);
-                let line = json!({"id": id, "seconds": seconds, "queue": told.queue, "digest": told.digest,
-                    "redelivered": told.redelivered, "again": arrival.again, "worker": from,
-                    "attempts": told.outcome.as_ref().map(|outcome| &outcome["attempts"])});
+                let (listed, seconds) = (&arrival.listed, (arrival.at - began).as_secs_f64());
+                let from = listed.outcome.as_ref().map(|outcome| &outcome["worker"]);
+                let line = json!({"id": id, "seconds": seconds, "queue": listed.queue, "digest": listed.digest,
+                    "redelivered": listed.redelivered, "again": arrival.again, "worker": from,
+                    "attempts": listed.outcome.as_ref().map(|outcome| &outcome["attempts"])});
                 text.push_str(&format!("{line}\n"));
             }
         }
@@ -208,7 +208,7 @@ impl Ledger {
                 continue;
             };
             let outcomes: Vec<&Value> =
-                places.iter().filter_map(|place| pages.arrivals[*place].told.outcome.as_ref()).collect();
+                places.iter().filter_map(|place| pages.arrivals[*place].listed.outcome.as_ref()).collect();
             if !agree(&outcomes) {
                 faults.disagreeing.insert(id.clone());
             }

@@ -21,7 +21,7 @@ pub(crate) struct Phase {
     pub(crate) before: Fingerprint,
     pub(crate) after: Fingerprint,
     /// When the fault was over.
-    pub(crate) mended: Instant,
+    pub(crate) fixed_at: Instant,
     /// From there to the first outcome; `None` where none came.
     pub(crate) stall: Option<Duration>,
     pub(crate) bounds: Bounds,
@@ -75,7 +75,7 @@ pub(crate) fn table(ledger: &Ledger, phases: &[Phase]) -> String {
     let began = first.before.at;
     for phase in phases {
         let stall = phase.stall.map_or_else(|| "-".to_owned(), seconds);
-        let times = [seconds(phase.before.at - began), seconds(phase.mended - phase.before.at)];
+        let times = [seconds(phase.before.at - began), seconds(phase.fixed_at - phase.before.at)];
         table.add_row(row(&phase.name, times, &cost(ledger, &phase.before, &phase.after), stall));
     }
     let times = [String::new(), seconds(last.after.at - began)];

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::environment::{Environment, Fingerprint};
 use crate::faults::{Fault, Schedule};
-use crate::inject::{inject, shorten_consumer_timeout, told};
+use crate::inject::{inject, listed, shorten_consumer_timeout};
 use crate::log::{self, Phase};
 use crate::report::Harness;
 use crate::support::rabbit::RabbitNode;
@@ -43,8 +43,8 @@ async fn strict(harness: &Harness, environment: &mut Environment) -> Phase {
     let before = environment.mark().await;
     sleep(CALM).await;
     let bad = environment.roll().await;
-    let mended = Instant::now();
-    harness.check("rolling restart under load: exit 0 each", told(&bad), bad.is_empty());
+    let fixed_at = Instant::now();
+    harness.check("rolling restart under load: exit 0 each", listed(&bad), bad.is_empty());
     let settled = environment.settle(SETTLE_WITHIN).await;
     let after = environment.mark().await;
     let cost = log::cost(&environment.ledger, &before, &after);
@@ -57,7 +57,7 @@ async fn strict(harness: &Harness, environment: &mut Environment) -> Phase {
         name: "strict: rolling restart".to_owned(),
         before,
         after,
-        mended,
+        fixed_at,
         stall: None,
         bounds: Bounds::default(),
     }
@@ -83,15 +83,15 @@ pub(crate) async fn over(
     harness: &Harness,
     environment: &mut Environment,
     (name, before): (String, Fingerprint),
-    mended: Instant,
+    fixed_at: Instant,
     bounds: Bounds,
 ) -> Phase {
-    let stall = wait::until(LONGEST_STALL * 2, async || environment.ledger.first_after(mended)).await;
-    let stall = stall.map(|first| first - mended);
+    let stall = wait::until(LONGEST_STALL * 2, async || environment.ledger.first_after(fixed_at)).await;
+    let stall = stall.map(|first| first - fixed_at);
     let fallen = environment.raise();
     let all = environment.all_work().await;
     sleep(CALM).await;
-    let phase = Phase { name, before, after: environment.mark().await, mended, stall, bounds };
+    let phase = Phase { name, before, after: environment.mark().await, fixed_at, stall, bounds };
     if !fallen.is_empty() {
         harness.check(format_args!("{}: no replica ends by itself", phase.name), fallen.join(", "), false);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::environment::{DRAIN_TIMEOUT, Environment, REPLICAS};
-use crate::inject::{filled, told};
+use crate::inject::{filled, listed};
 use crate::ledger::Ledger;
 use crate::log::{self, Phase};
 use crate::report::Harness;
@@ -56,12 +56,12 @@ fn judge_bounds(harness: &Harness, ledger: &Ledger, phases: &[Phase]) {
         }
         carried = phase.bounds.early;
     }
-    let told = if broken.is_empty() {
+    let listed = if broken.is_empty() {
         format!("{paid_twice} paid twice of {windows} that could be; {early} early polls")
     } else {
         broken.join("; ")
     };
-    harness.check("what each fault may cost at most", told, broken.is_empty());
+    harness.check("what each fault may cost at most", listed, broken.is_empty());
 }
 
 /// The calm at the end, the table, and the verdict.
@@ -82,7 +82,7 @@ pub(crate) async fn close(
 /// The end: everything ends, the fleet leaves, and the queues are empty.
 async fn calm(harness: &Harness, environment: &mut Environment, node: &RabbitNode) -> Phase {
     let before = environment.mark().await;
-    let mended = Instant::now();
+    let fixed_at = Instant::now();
     environment.settle(SETTLE_WITHIN).await;
     // What was paid twice may still be on its way, and the guard's one message stays.
     let guard = environment.names.guard();
@@ -96,11 +96,11 @@ async fn calm(harness: &Harness, environment: &mut Environment, node: &RabbitNod
             bad.push(format!("{}: {code:?}", crate::harness::fleet::name(place)));
         }
     }
-    harness.check("the fleet leaves with exit 0", told(&bad), bad.is_empty());
+    harness.check("the fleet leaves with exit 0", listed(&bad), bad.is_empty());
     let left: Vec<String> = left().into_iter().map(|(queue, count)| format!("{count} in {queue}")).collect();
-    harness.check("all queues are empty", told(&left), left.is_empty());
+    harness.check("all queues are empty", listed(&left), left.is_empty());
     let after = environment.mark().await;
-    Phase { name: "calm".to_owned(), before, after, mended, stall: None, bounds: Bounds::default() }
+    Phase { name: "calm".to_owned(), before, after, fixed_at, stall: None, bounds: Bounds::default() }
 }
 
 fn judge_all(harness: &Harness, environment: &Environment, phases: &[Phase]) {
