@@ -90,12 +90,18 @@ pub(super) struct NotedAnswer {
 pub(super) struct Answers(Mutex<AnswerLog>);
 
 impl AnswerLog {
-    /// There is one more wrong id, here or elsewhere: polls are single ones from now on.
-    fn one_more(&mut self) -> (&mut Probation, u32) {
+    /// There is one more wrong id, here or elsewhere: polls are single ones from now on. Returns
+    /// when this one allows the next.
+    fn one_more(&mut self, rank: usize) -> (&mut Probation, Instant) {
         self.counts.in_a_row = self.counts.in_a_row.saturating_add(1);
         let now = Instant::now();
         let single = Probation { began: now, held_until: now, after_silence: false };
-        (self.probation.get_or_insert(single), self.counts.in_a_row)
+        let probation = self.probation.get_or_insert(single);
+        if self.counts.in_a_row == RUN && !probation.after_silence {
+            self.share.clear();
+        }
+        let until = now + probation.wait(self.counts.in_a_row, rank);
+        (probation, until)
     }
 }
 
@@ -124,18 +130,16 @@ impl Answers {
         log.share.note(1, u64::from(wrong_id), uptime);
         log.counts.answered += 1;
         log.counts.wrong_ids += u64::from(wrong_id);
-        let mut counts_anew = false;
+        let too_many = wrong_id && log.share.is_too_high(rules, uptime);
+        if too_many {
+            log.share.clear();
+        }
         if wrong_id {
-            let (probation, in_a_row) = log.one_more();
-            probation.held_until = now + probation.wait(in_a_row, rank);
-            counts_anew = in_a_row == RUN && !probation.after_silence;
+            let (probation, until) = log.one_more(rank);
+            probation.held_until = until;
         } else {
             log.counts.in_a_row = 0;
             log.probation = None;
-        }
-        let too_many = wrong_id && log.share.is_too_high(rules, uptime);
-        if too_many || counts_anew {
-            log.share.clear();
         }
         NotedAnswer { counts: log.counts, is_due, too_many }
     }
@@ -143,12 +147,8 @@ impl Answers {
     /// Another replica has met a wrong id.
     pub(super) fn heard_wrong_id(&self, rank: usize) {
         let mut log = self.0.lock();
-        let (probation, in_a_row) = log.one_more();
-        let until = Instant::now() + probation.wait(in_a_row, rank);
+        let (probation, until) = log.one_more(rank);
         probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
-        if in_a_row == RUN && !probation.after_silence {
-            log.share.clear();
-        }
     }
 
     /// What was answered before says nothing any more.

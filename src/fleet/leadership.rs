@@ -218,17 +218,19 @@ impl Lead {
     /// A replica was not answered for a moment: good answers before that say nothing any more.
     pub(super) fn note_silence(&mut self) {
         self.answers.share.clear_good();
-        self.answers.known = 0;
         self.doubtful.clear_good();
-        self.known_doubtful = 0;
-        self.doubt_quiet_since = Instant::now();
+        self.count_known_anew();
     }
 
     /// What was answered before says nothing about what is now.
     pub(super) fn forget_answers(&mut self) {
         self.answers.share.clear();
-        self.answers.known = 0;
         self.doubtful.clear();
+        self.count_known_anew();
+    }
+
+    fn count_known_anew(&mut self) {
+        self.answers.known = 0;
         self.known_doubtful = 0;
         self.doubt_quiet_since = Instant::now();
     }

@@ -210,7 +210,7 @@ pub(super) async fn poll<'a>(
             one_by_one = None;
         } else if one_by_one.is_none() {
             waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-            let turn = turn_in_time(ctx, scope, task).await?;
+            let turn = in_time(ctx, scope, task, ctx.limits.one_by_one()).await?;
             if turn.is_none() {
                 return Some((Event::Due, None));
             }
@@ -222,7 +222,7 @@ pub(super) async fn poll<'a>(
             Some(place) => place,
             None => {
                 waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-                let Some(place) = place_in_time(ctx, scope, task).await? else {
+                let Some(place) = in_time(ctx, scope, task, ctx.limits.poll(ctx.account())).await? else {
                     return Some((Event::Due, None));
                 };
                 place
@@ -278,22 +278,6 @@ fn goes_one_by_one(ctx: &Context, task: &OpenTask) -> bool {
     ctx.account().is_on_probation() || is_doubtful(ctx, task)
 }
 
-/// Waits for the turn of a poll among those that are made one by one; `Some(None)`: for longer than
-/// the result is kept. `None`: the ticket is to be handed back.
-async fn turn_in_time<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<Option<Turn<'a>>> {
-    let left = MAX_AGE.saturating_sub(task.age(ctx.uptime()));
-    let turn = async {
-        ctx.account().until(|permit| permit.polls.allow(task.accepted_at)).await;
-        ctx.limits.one_by_one().await
-    };
-    tokio::select! {
-        biased;
-        () = scope.tickets_cancelled.cancelled() => None,
-        turn = turn => Some(Some(turn)),
-        () = sleep(left) => Some(None),
-    }
-}
-
 /// A place that is free now, as it is for most polls: those who need not wait need no timers
 /// either.
 fn place_at_once<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<CallPermit<'a>> {
@@ -302,22 +286,23 @@ fn place_at_once<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option
     if may_poll { ctx.limits.poll_at_once() } else { None }
 }
 
-/// Waits for the guard and for a place; `Some(None)`: for longer than the result is kept. `None`:
-/// the ticket is to be handed back.
-async fn place_in_time<'a>(
-    ctx: &'a Context,
+/// Waits for the guard, and then for what else a poll needs; `Some(None)`: for longer than the result
+/// is kept. `None`: the ticket is to be handed back.
+async fn in_time<T>(
+    ctx: &Context,
     scope: &Scope,
     task: &OpenTask,
-) -> Option<Option<CallPermit<'a>>> {
+    needed: impl Future<Output = T>,
+) -> Option<Option<T>> {
     let left = MAX_AGE.saturating_sub(task.age(ctx.uptime()));
-    let place = async {
+    let needed = async {
         ctx.account().until(|permit| permit.polls.allow(task.accepted_at)).await;
-        ctx.limits.poll(ctx.account()).await
+        needed.await
     };
     tokio::select! {
         biased;
         () = scope.tickets_cancelled.cancelled() => None,
-        place = place => Some(Some(place)),
+        needed = needed => Some(Some(needed)),
         () = sleep(left) => Some(None),
     }
 }

@@ -49,7 +49,7 @@ struct Held {
     trace: trace::Span,
 }
 
-/// Handles a delivery off the job or ticket queue. The pass counts it against the gate until it is
+/// Handles a delivery off the job or ticket queue. The permit counts it as in flight until it is
 /// settled.
 ///
 /// Thousands of these wait at once, each for its next poll. What a future is begun with, and what
@@ -211,9 +211,7 @@ fn decide(ctx: &Context, run: &mut JobRun, limiter: &TypeLimiter, (event, call):
         }
     }
     let step = run.advance(event, &ctx.decision_input());
-    for effect in step.effects {
-        effects::apply(ctx, run, limiter, call.as_ref(), effect);
-    }
+    effects::apply(ctx, run, limiter, call.as_ref(), step.effects);
     if let Some(call) = call {
         call.end(ctx);
     }

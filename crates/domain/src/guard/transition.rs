@@ -118,16 +118,11 @@ impl State {
             GuardEvent::Refused { reason, key, term, peers, since }
                 if term >= self.term || self.is_graver(reason) =>
             {
-                let doubted = self.doubt;
-                self.refused(reason, key, peers, rules, now);
-                if let (Some(since), Some(doubt)) = (since, &mut self.doubt)
-                    && doubted != Some(*doubt)
-                {
-                    // Wrong ids that come with the first polls after an opening are of an API that
-                    // had forgotten before it.
-                    let just_opened =
-                        before.phase == Phase::Active && since.since(before.since) < JUST_OPENED;
-                    doubt.before = if just_opened { before.since } else { since };
+                let looked = Looked::Met { since };
+                if reason == Reason::KeyInvalid {
+                    self.key_refused(key, peers, looked, rules, now);
+                } else {
+                    self.trip(reason, looked, rules, now);
                 }
             }
             GuardEvent::Canary(end, term, key) if term >= self.term && self.phase == Phase::Canary => {
@@ -254,14 +249,6 @@ impl State {
         self.phase == Phase::Tripped && self.trip.as_ref().is_some_and(|trip| reason > trip.reason)
     }
 
-    fn refused(&mut self, reason: Reason, key: &Fingerprint, peers: bool, rules: &Rules, now: Timestamp) {
-        if reason == Reason::KeyInvalid {
-            self.key_refused(key, peers, Looked::Met, rules, now);
-        } else {
-            self.trip(reason, Looked::Met, rules, now);
-        }
-    }
-
     /// A key that is refused while others are good and in use concerns only the replicas that have
     /// it.
     fn key_refused(&mut self, key: &Fingerprint, peers: bool, looked: Looked, rules: &Rules, now: Timestamp) {
@@ -289,15 +276,16 @@ impl State {
 
     /// Trips, unless something graver stands already.
     pub(super) fn trip(&mut self, reason: Reason, looked: Looked, rules: &Rules, now: Timestamp) {
+        let met = matches!(looked, Looked::Met { .. });
         let standing =
             self.trip.as_ref().filter(|_| self.phase != Phase::Active || now.since(self.since) < RELAPSE);
         let failures = match standing {
-            Some(trip) if self.phase == Phase::Tripped && trip.reason > reason && looked == Looked::Met => {
+            Some(trip) if self.phase == Phase::Tripped && trip.reason > reason && met => {
                 return;
             }
             // What was under way together tells the same thing many times. Of a ban it tells too
             // that it began anew.
-            Some(trip) if self.phase == Phase::Tripped && trip.reason == reason && looked == Looked::Met => {
+            Some(trip) if self.phase == Phase::Tripped && trip.reason == reason && met => {
                 let until =
                     if reason.stops().probes { now.plus(rules.ban_pause) } else { trip.next_probe_at };
                 let until = until.max(trip.next_probe_at);
@@ -315,10 +303,14 @@ impl State {
         let wait = if was_good { reason.first_look(rules) } else { reason.schedule(rules).wait(failures) };
         let next_probe_at = now.plus(wait);
         if reason == Reason::WrongIds {
-            // What was accepted since work last began was accepted by an API that has forgotten the
-            // rest already.
-            let began_lately = self.phase == Phase::Active && now.since(self.since) < MAX_AGE;
-            self.doubt = Some(Doubt { before: if began_lately { self.since } else { now }, lost: false });
+            // Wrong ids that come soon after work began are of an API that had forgotten before it:
+            // what was accepted since then, it knows.
+            let (first, lately) = match looked {
+                Looked::Met { since: Some(since) } => (since, JUST_OPENED),
+                Looked::Met { since: None } | Looked::Again => (now, MAX_AGE),
+            };
+            let began_lately = self.phase == Phase::Active && first.since(self.since) < lately;
+            self.doubt = Some(Doubt { before: if began_lately { self.since } else { first }, lost: false });
         }
         self.phase = Phase::Tripped;
         self.trip = Some(Trip { reason, since: since.unwrap_or(now), next_probe_at, failures, refused_at });
@@ -349,8 +341,11 @@ fn reason_of(trip: &Trip) -> Reason {
 /// How a reason came to be known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Looked {
-    /// In the course of work.
-    Met,
+    /// In the course of work; since when, where that is known.
+    Met {
+        /// Of the first of those that were met.
+        since: Option<Timestamp>,
+    },
     /// By a call whose purpose it was to find out.
     Again,
 }

@@ -453,44 +453,28 @@ impl JobRun {
         };
         let fault = classify(&error, Stage::Submit, self.job.own_proxy, &at.rules.overrides);
         let mut effects = shown_by(&error, &fault);
-        effects.extend(match fault.class {
-            Class::Capacity | Class::Throttled => Some(Effect::TypeRefused),
-            // Without a budget for them, unknown codes are the jobs' own fault by the operator's
-            // word.
-            Class::Unknown if at.rules.unknown_timeout.is_zero() => Some(Effect::TypeAnswered),
-            Class::Transient | Class::Pending | Class::Unknown => {
-                Some(Effect::TypeFailed { first: self.history.retries == 0 })
+        let canary_ended = canary.and_then(|canary| canary_end(canary, &fault)).map(Effect::CanaryEnded);
+        let failed = Effect::TypeFailed { first: self.history.retries == 0 };
+        let (of_type, step) = match fault.class {
+            Class::Capacity | Class::Throttled => {
+                (Some(Effect::TypeRefused), self.retry_within(at.rules.capacity_timeout, fault, at))
             }
-            Class::Account => None,
-            Class::Lost
-            | Class::Unsolved
-            | Class::Invalid
-            | Class::Forbidden
-            | Class::Expired
-            | Class::Proxy
-            | Class::Malformed
-            | Class::Poison => Some(Effect::TypeAnswered),
-        });
-        effects.extend(canary.and_then(|canary| canary_end(canary, &fault)).map(Effect::CanaryEnded));
-        self.submission_refused(fault, charge_of(&error), at).after(effects)
-    }
-
-    fn submission_refused(&mut self, fault: Fault, charge: Charge, at: &DecisionInput<'_>) -> Step {
-        match fault.class {
-            Class::Capacity | Class::Throttled => self.retry_within(at.rules.capacity_timeout, fault, at),
             // "Not ready" is no answer to a submission; it is treated as the passing trouble that
             // it must be.
-            Class::Transient | Class::Pending => match charge {
-                Charge::None => self.retry_within(at.rules.transient_timeout, fault, at),
-                Charge::Possible => self.submission_unanswered(fault, at),
+            Class::Transient | Class::Pending => match charge_of(&error) {
+                Charge::None => (Some(failed), self.retry_within(at.rules.transient_timeout, fault, at)),
+                Charge::Possible => (Some(failed), self.submission_unanswered(fault, at)),
             },
             // Nothing was paid, and the code may be about the API rather than the job: trying again
-            // costs nothing.
+            // costs nothing. Without a budget for it, it is the job's own fault by the operator's
+            // setting.
             Class::Unknown => {
                 self.history.met_unknown(&fault.code);
-                self.retry_within(at.rules.unknown_timeout, fault, at)
+                let is_own = at.rules.unknown_timeout.is_zero();
+                let of_type = if is_own { Effect::TypeAnswered } else { failed };
+                (Some(of_type), self.retry_within(at.rules.unknown_timeout, fault, at))
             }
-            Class::Account => self.account_refused(fault),
+            Class::Account => (None, self.account_refused(fault)),
             Class::Lost
             | Class::Unsolved
             | Class::Invalid
@@ -498,8 +482,11 @@ impl JobRun {
             | Class::Expired
             | Class::Proxy
             | Class::Malformed
-            | Class::Poison => Step::fail(fault),
-        }
+            | Class::Poison => (Some(Effect::TypeAnswered), Step::fail(fault)),
+        };
+        effects.extend(of_type);
+        effects.extend(canary_ended);
+        step.after(effects)
     }
 
     /// The task may have been accepted, and paid: it is submitted again once at most.
