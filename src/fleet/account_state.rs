@@ -442,10 +442,23 @@ impl AccountState {
             return;
         }
         let noted = self.parts.answers.note(wrong_id, awaited, rank, &self.parts.rules, uptime);
+        if noted.begins_anew {
+            let AnswerCounts { answered, wrong_ids, .. } = noted.counts;
+            self.report_silence(answered - 1, wrong_ids - 1);
+        }
         if noted.is_due {
             let AnswerCounts { answered, wrong_ids, in_a_row } = noted.counts;
             let from = self.parts.id.clone();
-            self.report(ReplicaReport::Answered { from, term, answered, wrong_ids, wrong_id, in_a_row });
+            let after_silence = noted.after_silence;
+            self.report(ReplicaReport::Answered {
+                from,
+                term,
+                answered,
+                wrong_ids,
+                wrong_id,
+                in_a_row,
+                after_silence,
+            });
         }
         let trip = LocalTrip { reason: Reason::WrongIds, term, until: None, mine: true };
         if noted.too_many && self.trip(trip) {
@@ -454,14 +467,36 @@ impl AccountState {
     }
 
     /// Another replica has met a wrong id.
-    pub(super) fn heard_wrong_id(&self) {
-        self.parts.answers.heard_wrong_id(self.parts.snapshot.borrow().rank);
+    pub(super) fn heard_wrong_id(&self, after_silence: bool) {
+        let (rank, term) = {
+            let snapshot = self.parts.snapshot.borrow();
+            (snapshot.rank, snapshot.term())
+        };
+        let trip = LocalTrip { reason: Reason::WrongIds, term, until: None, mine: true };
+        if self.parts.answers.heard_wrong_id(after_silence, rank, &self.parts.rules) && self.trip(trip) {
+            self.report_refused(Reason::WrongIds, term);
+        }
+    }
+
+    /// Another replica has found that there was a silence.
+    pub(super) fn heard_silence(&self) {
+        self.parts.answers.heard_silence();
     }
 
     /// There was a silence: polls begin one by one, and the leader counts anew.
     pub fn silence(&self) {
         self.parts.answers.begin_probation(self.parts.snapshot.borrow().rank);
-        self.report(ReplicaReport::Silence);
+        let (answered, wrong_ids) = self.answer_counts();
+        self.report_silence(answered, wrong_ids);
+    }
+
+    fn report_silence(&self, answered: u64, wrong_ids: u64) {
+        self.report(ReplicaReport::Silence { from: self.parts.id.clone(), answered, wrong_ids });
+    }
+
+    /// A call found nobody listening, or its connection was cut: the API may have been restarted.
+    pub fn interrupted(&self) {
+        self.parts.answers.interrupted();
     }
 
     /// Whether polls are made one by one, since there was a silence and no answer has shown yet

@@ -12,6 +12,15 @@
 //! a single one, and wrong ids in a row, with no known task between, make it wait ever longer:
 //! after the fourth all counts begin anew. Where single tasks are lost, the next answer is about a
 //! known one, and all goes on at once.
+//!
+//! A restart of the API can be too short for a silence. A connection that is cut or refused may be
+//! one, and is an everyday thing as well. So it makes the next poll a single one, and no more; a
+//! wrong id that comes before a known task is then taken for the end of a silence, which all
+//! replicas hear of: some of them have had no call under way while nobody listened.
+//!
+//! After a silence so many wrong ids in a row as make too many, of all replicas that have met no
+//! known task since, are enough: each replica judges by those that it hears of, and waits for no
+//! leader's sum.
 
 use std::time::Duration;
 
@@ -34,6 +43,9 @@ const HELD_BY_OTHERS: Duration = Duration::from_secs(5);
 /// answered before says nothing.
 pub(super) const RUN: u32 = 4;
 
+/// What others meet within this much of a silence's end, they have asked for before they heard.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
 /// Wrong ids in the course of work are reported together: a report has the counts so far.
 const WRONG_ID_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -50,14 +62,23 @@ pub(super) struct AnswerCounts {
 struct Probation {
     began: Instant,
     held_until: Instant,
-    after_silence: bool,
+    cause: Cause,
+}
+
+/// Why polls are made one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    WrongId,
+    /// A connection was cut or refused.
+    Interruption,
+    Silence,
 }
 
 impl Probation {
     /// What one more wrong id makes it wait, if it is that many in a row.
     fn wait(&self, in_a_row: u32, rank: usize) -> Duration {
         let wait = match in_a_row {
-            _ if self.after_silence => AFTER_WRONG_ID,
+            _ if self.cause == Cause::Silence => AFTER_WRONG_ID,
             0 | 1 => return Duration::ZERO,
             2 => Duration::from_millis(100),
             3 => Duration::from_millis(500),
@@ -83,6 +104,10 @@ pub(super) struct NotedAnswer {
     pub(super) is_due: bool,
     /// Wrong ids are too many of this replica's answers.
     pub(super) too_many: bool,
+    /// What was answered before this one says nothing any more, as the fleet is to know.
+    pub(super) begins_anew: bool,
+    /// A wrong id, and no known task since a silence.
+    pub(super) after_silence: bool,
 }
 
 /// This replica's answers.
@@ -90,14 +115,41 @@ pub(super) struct NotedAnswer {
 pub(super) struct Answers(Mutex<AnswerLog>);
 
 impl AnswerLog {
+    /// The wrong id that is noted next is the first answer after an interruption, which was a
+    /// silence then. Returns whether that is so.
+    fn ends_silence(&mut self) -> bool {
+        let Some(probation) = self.probation.as_mut().filter(|known| known.cause == Cause::Interruption)
+        else {
+            return false;
+        };
+        probation.cause = Cause::Silence;
+        self.share.clear();
+        self.counts.in_a_row = 0;
+        true
+    }
+
+    /// Whether wrong ids in a row, here and elsewhere, are too many after a silence. Then counting
+    /// begins anew.
+    fn are_too_many_in_a_row(&mut self, rules: &Rules) -> bool {
+        let after_silence = self.probation.is_some_and(|probation| probation.cause == Cause::Silence);
+        let mut row = AnswerShare::default();
+        row.note(self.counts.in_a_row.into(), self.counts.in_a_row.into(), Duration::ZERO);
+        let too_many = after_silence && row.is_too_high(rules, Duration::ZERO);
+        if too_many {
+            self.share.clear();
+            self.counts.in_a_row = 0;
+        }
+        too_many
+    }
+
     /// There is one more wrong id, here or elsewhere: polls are single ones from now on. Returns
     /// when this one allows the next.
     fn one_more(&mut self, rank: usize) -> (&mut Probation, Instant) {
         self.counts.in_a_row = self.counts.in_a_row.saturating_add(1);
         let now = Instant::now();
-        let single = Probation { began: now, held_until: now, after_silence: false };
+        let single = Probation { began: now, held_until: now, cause: Cause::WrongId };
         let probation = self.probation.get_or_insert(single);
-        if self.counts.in_a_row == RUN && !probation.after_silence {
+        if self.counts.in_a_row == RUN && probation.cause == Cause::WrongId {
             self.share.clear();
         }
         let until = now + probation.wait(self.counts.in_a_row, rank);
@@ -127,28 +179,56 @@ impl Answers {
         if is_due {
             log.reported_at = Some(now);
         }
+        let begins_anew = wrong_id && log.ends_silence();
         log.share.note(1, u64::from(wrong_id), uptime);
         log.counts.answered += 1;
         log.counts.wrong_ids += u64::from(wrong_id);
-        let too_many = wrong_id && log.share.is_too_high(rules, uptime);
+        let mut after_silence = false;
+        let counts;
+        let mut too_many = wrong_id && log.share.is_too_high(rules, uptime);
         if too_many {
             log.share.clear();
         }
         if wrong_id {
             let (probation, until) = log.one_more(rank);
             probation.held_until = until;
+            after_silence = probation.cause == Cause::Silence;
+            counts = log.counts;
+            too_many |= log.are_too_many_in_a_row(rules);
         } else {
             log.counts.in_a_row = 0;
             log.probation = None;
+            counts = log.counts;
         }
-        NotedAnswer { counts: log.counts, is_due, too_many }
+        NotedAnswer { counts, is_due, too_many, begins_anew, after_silence }
     }
 
-    /// Another replica has met a wrong id.
-    pub(super) fn heard_wrong_id(&self, rank: usize) {
+    /// Another replica has met a wrong id; `after_silence`: and no known task since a silence.
+    /// Returns whether they are too many now.
+    pub(super) fn heard_wrong_id(&self, after_silence: bool, rank: usize, rules: &Rules) -> bool {
         let mut log = self.0.lock();
+        log.ends_silence();
         let (probation, until) = log.one_more(rank);
         probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
+        let is_single =
+            probation.cause == Cause::Silence && !after_silence && probation.began.elapsed() >= AT_ONCE;
+        if is_single {
+            // It is at work, and has lost a single task.
+            log.counts.in_a_row -= 1;
+        }
+        log.are_too_many_in_a_row(rules)
+    }
+
+    /// Another replica has found that there was a silence.
+    pub(super) fn heard_silence(&self) {
+        let mut log = self.0.lock();
+        if log.probation.is_none_or(|probation| probation.cause != Cause::Silence) {
+            log.share.clear();
+            log.counts.in_a_row = 0;
+            let now = Instant::now();
+            let held_until = log.probation.map_or(now, |probation| probation.held_until);
+            log.probation = Some(Probation { began: now, held_until, cause: Cause::Silence });
+        }
     }
 
     /// What was answered before says nothing any more.
@@ -157,7 +237,18 @@ impl Answers {
         log.share.clear();
         log.counts.in_a_row = 0;
         let began = Instant::now();
-        log.probation = Some(Probation { began, held_until: began + stagger(rank), after_silence: true });
+        log.probation = Some(Probation { began, held_until: began + stagger(rank), cause: Cause::Silence });
+    }
+
+    /// A connection was cut or refused.
+    pub(super) fn interrupted(&self) {
+        let mut log = self.0.lock();
+        let now = Instant::now();
+        let single = Probation { began: now, held_until: now, cause: Cause::Interruption };
+        let probation = log.probation.get_or_insert(single);
+        if probation.cause == Cause::WrongId {
+            probation.cause = Cause::Interruption;
+        }
     }
 
     /// Whether no answer has shown yet that the API knows this replica's tasks.
@@ -191,11 +282,11 @@ mod tests {
         first.begin_probation(0);
         second.begin_probation(1);
         assert_eq!((held(&first), held(&second)), (None, Some(STAGGER)));
-        second.heard_wrong_id(1);
+        assert!(!second.heard_wrong_id(true, 1, &Rules::default()));
         assert_eq!(held(&second), Some(AFTER_WRONG_ID + STAGGER));
         second.note(false, false, 1, &Rules::default(), NOW);
         assert_eq!(held(&second), None);
-        second.heard_wrong_id(1);
+        assert!(!second.heard_wrong_id(false, 1, &Rules::default()));
         assert_eq!(held(&second), None, "it is at work, and a lost task elsewhere makes it wait for nothing");
         assert!(second.on_probation(), "but its next poll is a single one");
         second.note(false, false, 1, &Rules::default(), NOW);
@@ -227,8 +318,9 @@ mod tests {
     async fn wrong_ids_of_others_cannot_hold_a_probation_up_for_ever() {
         let answers = Answers::default();
         answers.begin_probation(0);
+        tokio::time::advance(AT_ONCE).await;
         for _ in 0..20 {
-            answers.heard_wrong_id(0);
+            assert!(!answers.heard_wrong_id(false, 0, &Rules::default()), "they are at work");
             tokio::time::advance(Duration::from_millis(500)).await;
         }
         assert_eq!(held(&answers), None);
@@ -245,5 +337,43 @@ mod tests {
         let third = wrong_id();
         assert!(third.too_many);
         assert_eq!(third.counts, AnswerCounts { answered: 3, wrong_ids: 3, in_a_row: 3 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_id_right_after_a_cut_connection_ends_a_silence_and_a_known_task_shows_that_there_was_none()
+     {
+        let (answers, rules) = (Answers::default(), Rules::default());
+        let note = |wrong_id| answers.note(wrong_id, false, 0, &rules, NOW);
+        for _ in 0..10_000 {
+            note(false);
+        }
+        answers.interrupted();
+        assert_eq!((answers.on_probation(), held(&answers)), (true, None), "the next poll is a single one");
+        note(false);
+        assert!(!answers.on_probation());
+        assert!(!note(true).begins_anew, "a lost task among good answers");
+        answers.interrupted();
+        assert!(note(true).begins_anew);
+        assert_eq!(held(&answers), Some(AFTER_WRONG_ID));
+        let again = note(true);
+        assert!(!again.begins_anew && !again.too_many);
+        assert!(note(true).too_many, "the third, whatever was answered before");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_silence_the_wrong_ids_of_all_replicas_are_one_row() {
+        let (answers, rules) = (Answers::default(), Rules::default());
+        for _ in 0..10_000 {
+            answers.note(false, false, 0, &rules, NOW);
+        }
+        answers.heard_silence();
+        assert!(!answers.heard_wrong_id(true, 0, &rules));
+        answers.heard_silence();
+        assert!(!answers.heard_wrong_id(true, 0, &rules), "one silence, of which several say so");
+        assert!(answers.note(true, false, 0, &rules, NOW).too_many);
+        answers.note(false, false, 0, &rules, NOW);
+        for _ in 0..10 {
+            assert!(!answers.heard_wrong_id(false, 0, &rules), "without a silence the share counts");
+        }
     }
 }

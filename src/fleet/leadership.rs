@@ -215,6 +215,13 @@ impl Lead {
         }
     }
 
+    /// So much was answered to a replica before what it reports next.
+    pub(super) fn count_from(&mut self, replica: &str, counts: (u64, u64)) {
+        if let Some(counted) = self.answers.counted.get_mut(replica) {
+            *counted = counts;
+        }
+    }
+
     /// A replica was not answered for a moment: good answers before that say nothing any more.
     pub(super) fn note_silence(&mut self) {
         self.answers.share.clear_good();

@@ -357,9 +357,17 @@ impl<'a> Member<'a> {
                 let since = lead.and_then(|lead| lead.wrong_ids_since(now));
                 self.learn(GuardEvent::Refused { reason, key: &key, term, peers, since }).await;
             }
-            ReplicaReport::Answered { from, term, answered, wrong_ids, wrong_id, in_a_row } => {
+            ReplicaReport::Answered {
+                from,
+                term,
+                answered,
+                wrong_ids,
+                wrong_id,
+                in_a_row,
+                after_silence,
+            } => {
                 if wrong_id && from != self.fleet.id {
-                    self.fleet.account.heard_wrong_id();
+                    self.fleet.account.heard_wrong_id(after_silence);
                 }
                 if let Some(lead) = &mut self.lead
                     && wrong_id
@@ -375,8 +383,12 @@ impl<'a> Member<'a> {
                     self.perform_duty().await;
                 }
             }
-            ReplicaReport::Silence => {
+            ReplicaReport::Silence { from, answered, wrong_ids } => {
+                if from != self.fleet.id {
+                    self.fleet.account.heard_silence();
+                }
                 if let Some(lead) = &mut self.lead {
+                    lead.count_from(&from, (answered, wrong_ids));
                     lead.note_silence();
                 }
             }

@@ -116,6 +116,9 @@ pub(super) enum ReplicaReport {
         /// Wrong ids in a row that it knows of, with no answer about a known task between.
         #[serde(default)]
         in_a_row: u32,
+        /// A wrong id, and this replica has met no known task since a silence.
+        #[serde(default)]
+        after_silence: bool,
     },
     /// The API does not answer this replica.
     Down,
@@ -123,7 +126,17 @@ pub(super) enum ReplicaReport {
     Doubted,
     /// Nobody listened to this replica's calls for a moment: what was answered before says nothing
     /// any more.
-    Silence,
+    Silence {
+        /// The replica's id.
+        #[serde(default)]
+        from: String,
+        /// Its answers to polls before that, since it runs.
+        #[serde(default)]
+        answered: u64,
+        /// Those of them about ids that the API did not know.
+        #[serde(default)]
+        wrong_ids: u64,
+    },
     /// The API does not take a type.
     Shut {
         /// The task type.

@@ -64,7 +64,7 @@ impl ApiHealth {
         last.unreachable_in_a_row =
             if sign == ApiSign::Unreachable { last.unreachable_in_a_row.saturating_add(1) } else { 0 };
         let unanswered = match sign {
-            ApiSign::Silent | ApiSign::Unreachable => true,
+            ApiSign::Silent | ApiSign::Cut | ApiSign::Unreachable => true,
             ApiSign::Fails => false,
             ApiSign::Answers | ApiSign::KnowsNoSuchId => {
                 if std::mem::take(&mut last.failures) >= IN_A_ROW {

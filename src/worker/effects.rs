@@ -32,7 +32,11 @@ pub(super) fn apply(
                     account.silence();
                 }
                 match sign {
-                    ApiSign::Silent | ApiSign::Unreachable => ctx.limits.unanswered(now),
+                    ApiSign::Cut | ApiSign::Unreachable => {
+                        account.interrupted();
+                        ctx.limits.unanswered(now);
+                    }
+                    ApiSign::Silent => ctx.limits.unanswered(now),
                     ApiSign::Answers | ApiSign::Fails => ctx.limits.answered(),
                     ApiSign::KnowsNoSuchId => {}
                 }

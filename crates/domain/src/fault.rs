@@ -165,6 +165,8 @@ pub enum ApiSign {
     Fails,
     /// It does not answer, or something else does in its place.
     Silent,
+    /// The connection ended before the answer.
+    Cut,
     /// Nobody listens at its address.
     Unreachable,
 }
@@ -174,6 +176,7 @@ pub enum ApiSign {
 pub fn sign_of(error: &CallError, fault: &Fault) -> ApiSign {
     let refusal = match error {
         CallError::NeverSent(_) => return ApiSign::Unreachable,
+        CallError::NoAnswer { kind: NoAnswer::Cut, .. } => return ApiSign::Cut,
         CallError::NoAnswer { .. } => return ApiSign::Silent,
         CallError::Refused(refusal) => refusal,
     };
