@@ -1,7 +1,10 @@
 //! What can go wrong with a broker.
 
+use serde::{Deserialize, Serialize};
+
 /// A publish without the wanted end.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PublishError {
     /// It never left: the broker cannot have it.
     #[error("not sent: {0}")]

@@ -1,9 +1,9 @@
 //! The broker seam: what the worker may ask of a message broker, whatever stands behind it.
 //!
-//! Two brokers stand behind it: [`amqp`] (RabbitMQ) and [`memory`] (in process). Both pass one
-//! conformance suite. The hot paths (a publish, a delivery, a settlement) are plain channels to the
+//! Three brokers stand behind it: [`amqp`] (RabbitMQ), [`memory`] (in process) and [`sqlite`] (in a
+//! file, for one machine). All pass one conformance suite. The hot paths (a publish, a delivery, a settlement) are plain channels to the
 //! task that owns the AMQP channel, so that there is one owner for each and the types here are the
-//! same for both brokers.
+//! same for all of them.
 
 pub mod amqp;
 mod close_signal;
@@ -11,6 +11,7 @@ mod consume;
 mod error;
 pub mod memory;
 mod publish;
+pub mod sqlite;
 pub mod topology;
 
 use parking_lot::Mutex;
@@ -212,6 +213,8 @@ pub enum Broker {
     Amqp(amqp::Connector),
     /// In process.
     Memory(memory::MemoryBroker),
+    /// In a file, for the processes of one machine.
+    Sqlite(sqlite::SqliteBroker),
 }
 
 impl Broker {
@@ -221,6 +224,7 @@ impl Broker {
         match self {
             Broker::Amqp(connector) => connector.user(),
             Broker::Memory(broker) => broker.user(),
+            Broker::Sqlite(broker) => broker.user(),
         }
     }
 
@@ -232,6 +236,7 @@ impl Broker {
         match self {
             Broker::Amqp(connector) => connector.connect().await,
             Broker::Memory(broker) => broker.connect().await,
+            Broker::Sqlite(broker) => broker.connect().await,
         }
     }
 }

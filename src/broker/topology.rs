@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::class::Class;
 use crate::domain::message::Value;
 pub use crate::domain::retry_delay::{RETRY_DELAYS, RetryDelay};
@@ -105,7 +107,8 @@ impl Names {
 }
 
 /// The kinds of exchange in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ExchangeKind {
     /// By exact routing key.
     Direct,
@@ -131,7 +134,7 @@ impl ExchangeKind {
 pub type Arguments = BTreeMap<String, Value>;
 
 /// A durable exchange.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Exchange {
     /// Full name.
     pub name: String,
@@ -142,7 +145,7 @@ pub struct Exchange {
 }
 
 /// A durable quorum queue.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Queue {
     /// Full name.
     pub name: String,
@@ -151,7 +154,7 @@ pub struct Queue {
 }
 
 /// A binding of a queue to an exchange.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
     /// Source exchange.
     pub exchange: String,
@@ -162,7 +165,7 @@ pub struct Binding {
 }
 
 /// All of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Topology {
     /// In an order in which they can be declared.
     pub exchanges: Vec<Exchange>,

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::time::Timestamp;
 
 /// A header value: the field types of AMQP 0-9-1 that RabbitMQ carries, widened where the width
 /// says nothing (all integers are `Int`).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Value {
     /// No value.
     Null,
@@ -19,7 +21,7 @@ pub enum Value {
     /// Any integer type of AMQP.
     Int(i64),
     /// Either float type of AMQP.
-    Double(f64),
+    Double(#[serde(with = "float_bits")] f64),
     /// A decimal, as (scale, unscaled value).
     Decimal(u8, u32),
     /// Seconds since the Unix epoch.
@@ -32,6 +34,19 @@ pub enum Value {
     Array(Vec<Value>),
     /// A nested table.
     Table(Headers),
+}
+
+/// JSON has no word for what is not a finite number.
+mod float_bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(number.to_bits())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        u64::deserialize(deserializer).map(f64::from_bits)
+    }
 }
 
 impl Value {
@@ -100,33 +115,46 @@ pub type Headers = BTreeMap<String, Value>;
 
 /// The basic properties of a message. Delivery mode is not among them: everything durable is
 /// published persistent, see [`Message::transient`].
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Properties {
     /// MIME type of the body.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     /// Encoding of the body.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub content_encoding: Option<String>,
     /// Publisher's headers and the worker's own.
+    #[serde(skip_serializing_if = "Headers::is_empty")]
     pub headers: Headers,
     /// 0 to 255.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<u8>,
     /// Echoed to the outcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
     /// Where a copy of the outcome is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
     /// Milliseconds, as a decimal string. Belongs to one hop, so it is dropped when a message is
     /// republished.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expiration: Option<String>,
     /// At most 255 bytes (an AMQP short string).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub message_id: Option<String>,
     /// Seconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<u64>,
     /// AMQP's `type`: the contract's name and version.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Verified by the broker where set. Another user's republishing with it would be refused, so
     /// it is dropped there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<String>,
     /// The publishing application.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub app_id: Option<String>,
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::exchange::{ExchangeState, route};
+use super::journal::{Change, Journal, Waiter};
 use super::observer::{BrokerEvent, DeliveryEnd, MessageFate, ObserverSlot};
 use super::queue::{DeadLetterTarget, QueueState, QueuedMessage, Reason, Routed, dead_letter, is_cycle};
 use crate::broker::{CloseSignal, Delivery, Lease, PublishError, Receipt, Settlement};
@@ -47,6 +48,8 @@ pub(super) struct Core {
     pub(super) messages: usize,
     /// The bytes of their bodies.
     pub(super) bytes: usize,
+    /// What a store is to write.
+    pub(super) journal: Journal,
 }
 
 impl Core {
@@ -66,6 +69,7 @@ impl Core {
             last_id: 0,
             messages: 0,
             bytes: 0,
+            journal: Journal::default(),
         }
     }
 
@@ -144,6 +148,7 @@ impl Core {
     pub(super) fn forget(&mut self, entry: &QueuedMessage) {
         self.messages -= 1;
         self.bytes -= entry.routed.message.body.len();
+        self.journal.note(entry.id, |id| Change::Removed { id });
     }
 
     /// Takes a message back from a consumer, on request (`asked`) or because its channel went; both
@@ -212,7 +217,16 @@ impl Core {
             };
             self.messages += 1;
             self.bytes += routed.message.body.len();
-            if let Some(pushed_out) = queue.push(routed.clone(), now) {
+            let id = if queue.exclusive.is_none() { self.journal.next_id() } else { 0 };
+            let expires = queue.expiry(&routed, now);
+            self.journal.note(id, |id| Change::Put {
+                id,
+                queue: name.clone(),
+                routed: Arc::clone(&routed),
+                lives_for: expires.map(|at| at - now),
+            });
+            let entry = QueuedMessage { id, routed: Arc::clone(&routed), expires, returned: 0 };
+            if let Some(pushed_out) = queue.push(entry) {
                 let more = self.bury(name, pushed_out, Reason::MaxLength);
                 self.run(more);
             }
@@ -291,7 +305,8 @@ pub(super) struct ConsumerChannel {
     /// By delivery tag. Messages in the outbox are among them: the consumer has them as far as the
     /// queue is concerned.
     unsettled: BTreeMap<u64, QueuedMessage>,
-    outbox: VecDeque<u64>,
+    /// With the batch of changes that must be stored before it may leave.
+    outbox: VecDeque<(u64, u64)>,
     last_tag: u64,
     // Held here rather than by the task, so that receipts are stale in the very moment the channel
     // goes.
@@ -333,6 +348,12 @@ impl ConsumerChannel {
 
     fn has_room(&self) -> bool {
         self.owner.is_some() && self.unsettled.len() < self.prefetch
+    }
+
+    /// Whether the first message in the outbox may leave: what is delivered to nobody yet is on
+    /// the disk before.
+    pub(super) fn may_leave(&self, journal: &Journal) -> bool {
+        self.outbox.front().is_some_and(|(_, batch)| journal.has_written(*batch))
     }
 
     /// How many messages it holds.
@@ -385,8 +406,9 @@ impl Core {
             if let Some(channel) = self.channels.get_mut(&id)
                 && let Some(entry) = queue.take()
             {
+                let batch = self.journal.note(entry.id, |id| Change::Delivered { id });
                 let tag = channel.hold(entry);
-                channel.outbox.push_back(tag);
+                channel.outbox.push_back((tag, batch));
                 channel.wake.notify_one();
             }
         }
@@ -396,7 +418,7 @@ impl Core {
     pub(super) fn take_outbox(&mut self, id: u64) -> Option<Delivery> {
         let channel = self.channels.get_mut(&id)?;
         let owner = channel.owner.clone()?;
-        let tag = channel.outbox.pop_front()?;
+        let (tag, _) = channel.outbox.pop_front()?;
         let quorum = self.queues.get(&channel.queue).is_some_and(|queue| queue.rules.quorum);
         let entry = channel.unsettled.get(&tag)?;
         let delivery = delivery(entry, quorum, Receipt::new(tag, owner));
@@ -412,7 +434,7 @@ impl Core {
 
     pub(super) fn outbox_waits(&self, id: u64) -> bool {
         let waits =
-            |channel: &ConsumerChannel| !channel.outbox.is_empty() && !self.is_cut_off(channel.session);
+            |channel: &ConsumerChannel| channel.may_leave(&self.journal) && !self.is_cut_off(channel.session);
         self.channels.get(&id).is_some_and(waits)
     }
 
@@ -476,10 +498,10 @@ impl Core {
                 self.cancel(id);
                 let _ = done.send(());
             }
-            Settlement::Flush(done) => drop(done.send(())),
+            Settlement::Flush(done) => self.journal.answer(Waiter::Done(done)),
             Settlement::Close(done) => {
                 self.close_channel(id);
-                let _ = done.send(());
+                self.journal.answer(Waiter::Done(done));
             }
         }
     }
@@ -520,7 +542,7 @@ impl Core {
     pub(super) fn cancel(&mut self, id: u64) {
         let mut touched = self.stop_consuming(id);
         let waiting = self.channels.get_mut(&id).map(|channel| std::mem::take(&mut channel.outbox));
-        for tag in waiting.unwrap_or_default() {
+        for (tag, _) in waiting.unwrap_or_default() {
             if let Some((queue, entry)) = self.release(id, tag) {
                 touched.extend(self.put_back(&queue, entry, true));
             }

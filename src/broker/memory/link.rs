@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::core::{ConsumerChannel, Core, delivery};
+use super::journal::{Change, Waiter};
 use super::queue::QueueState;
 use super::requests::missing;
 use crate::broker::topology::{Arguments, Mismatch, Topology};
@@ -42,11 +43,20 @@ impl BrokerState {
         // on with the state as it is.
         self.core.lock()
     }
+
+    /// Waits until all that has happened so far is stored, or cannot be.
+    pub(super) async fn stored(&self) {
+        let (done, answered) = oneshot::channel();
+        self.lock().journal.answer(Waiter::Done(done));
+        // Dropped unanswered, the store has failed, and with it the session.
+        let _ = answered.await;
+    }
 }
 
 impl Drop for BrokerState {
     fn drop(&mut self) {
         self.clock.notify_one();
+        self.core.get_mut().journal.end();
     }
 }
 
@@ -129,6 +139,7 @@ impl MemoryLink {
         let Some(entry) = state.take() else {
             return Ok(None);
         };
+        core.journal.note(entry.id, |id| Change::Delivered { id });
         let (owner, settlements) = mpsc::unbounded_channel();
         let mut channel = ConsumerChannel::new(
             (self.session, core.connection(self.session)),
@@ -174,14 +185,18 @@ impl Link for MemoryLink {
     fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>> {
         Box::pin(async move {
             self.heard().await;
-            self.take_one(queue)
+            let taken = self.take_one(queue)?;
+            self.inner.stored().await;
+            Ok(taken)
         })
     }
 
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move {
             self.heard().await;
-            self.core()?.declare(topology)
+            self.core()?.declare(topology)?;
+            self.inner.stored().await;
+            Ok(())
         })
     }
 
@@ -213,9 +228,12 @@ impl Link for MemoryLink {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let mut core = self.inner.lock();
-            core.settle_waiting(self.session);
-            core.close_session(self.session, "closed by this side");
+            {
+                let mut core = self.inner.lock();
+                core.settle_waiting(self.session);
+                core.close_session(self.session, "closed by this side");
+            }
+            self.inner.stored().await;
         })
     }
 }

@@ -3,30 +3,32 @@
 //! It behaves as RabbitMQ does in everything that a worker can see: routing, returns, refusals,
 //! expiry at the head of a queue, dead-lettering with its headers, delivery limits, single active
 //! consumers, and what a lost connection does to deliveries. One conformance suite holds both to
-//! that. Nothing is stored on disk: it lives as long as the process.
+//! that. By itself it lives as long as the process; [`super::sqlite`] keeps its durable part on the
+//! disk.
 //!
 //! All state is under one lock, in sections that never wait, and every order is fixed (sorted maps,
 //! no randomness), so that the same schedule of calls gives the same history. Time is tokio's.
 
 mod core;
 mod exchange;
+pub(super) mod journal;
 mod link;
 mod observer;
 mod queue;
 mod requests;
+pub(super) mod restore;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use self::core::Core;
 use self::link::{BrokerState, MemoryLink};
-use self::requests::USER;
+pub(super) use self::requests::USER;
 use super::{BrokerError, Session};
 use crate::domain::message::Message;
 
@@ -59,8 +61,7 @@ impl MemoryBroker {
     pub fn starting_at(unix_seconds: u64) -> Self {
         let clock = Arc::new(Notify::new());
         let core = Core::new(unix_seconds, clock.clone());
-        let inner = BrokerState { core: Mutex::new(core), clock, clock_task: Mutex::new(None) };
-        Self { inner: Arc::new(inner), connection: Arc::default() }
+        Self { inner: Arc::new(BrokerState::new(core, clock)), connection: Arc::default() }
     }
 
     /// The same broker, for a client whose connections go by this name.

@@ -21,16 +21,18 @@ const STALLED_RETRY: Duration = Duration::from_secs(180);
 
 /// A message as it was routed; one copy is shared by every queue that took it.
 #[derive(Debug)]
-pub(super) struct Routed {
-    pub(super) message: Message,
-    pub(super) exchange: String,
+pub(in crate::broker) struct Routed {
+    pub(in crate::broker) message: Message,
+    pub(in crate::broker) exchange: String,
     /// The routing key first, then those of a `CC` header.
-    pub(super) keys: Vec<String>,
+    pub(in crate::broker) keys: Vec<String>,
 }
 
 /// One message's place in one queue.
 #[derive(Debug, Clone)]
 pub(super) struct QueuedMessage {
+    /// What the store knows it by; 0 where it is not stored.
+    pub(super) id: u64,
     pub(super) routed: Arc<Routed>,
     pub(super) expires: Option<Instant>,
     /// How often it was delivered and came back.
@@ -136,9 +138,8 @@ impl QueueState {
         self.refusing || self.full
     }
 
-    /// Takes a message in. Gives back the oldest where a bound without `reject-publish` pushes it
-    /// out.
-    pub(super) fn push(&mut self, routed: Arc<Routed>, now: Instant) -> Option<QueuedMessage> {
+    /// Since when a message that comes in now has expired.
+    pub(super) fn expiry(&self, routed: &Routed, now: Instant) -> Option<Instant> {
         let own = routed
             .message
             .properties
@@ -150,12 +151,14 @@ impl QueueState {
             (Some(own), Some(queues)) => Some(own.min(queues)),
             (own, queues) => own.or(queues),
         };
-        self.fresh.push_back(QueuedMessage {
-            routed,
-            // A time to live of 0 still lets a waiting consumer have it.
-            expires: ttl.map(|ttl| now + ttl.max(Duration::from_millis(1))),
-            returned: 0,
-        });
+        // A time to live of 0 still lets a waiting consumer have it.
+        ttl.map(|ttl| now + ttl.max(Duration::from_millis(1)))
+    }
+
+    /// Takes a message in. Gives back the oldest where a bound without `reject-publish` pushes it
+    /// out.
+    pub(super) fn push(&mut self, entry: QueuedMessage) -> Option<QueuedMessage> {
+        self.fresh.push_back(entry);
         if self.rules.max_length.is_none_or(|most| self.occupied() <= most) {
             return None;
         }
@@ -166,6 +169,12 @@ impl QueueState {
             return None;
         }
         self.take()
+    }
+
+    /// Takes in what a store has kept: what was delivered before comes first.
+    pub(super) fn restore(&mut self, entry: QueuedMessage) {
+        let place = if entry.returned > 0 { &mut self.returned } else { &mut self.fresh };
+        place.push_back(entry);
     }
 
     /// Puts back what a consumer had.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::exchange::{ExchangeState, NoExchange, route};
+use super::journal::{Change, Waiter};
 use super::observer::{BrokerEvent, MessageFate};
 use super::queue::QueueState;
 use crate::broker::topology::{self, Arguments, Mismatch, Topology};
@@ -13,7 +14,7 @@ use crate::broker::{BrokerError, PublishError, PublishRequest};
 use crate::domain::message::{Message, Value};
 
 /// The user that every session is logged in as; a message's `user_id` must name it or nobody.
-pub(super) const USER: &str = "guest";
+pub(in crate::broker) const USER: &str = "guest";
 
 /// Messages in all queues together, past which publishes are refused.
 const MOST_MESSAGES: usize = 1_000_000;
@@ -64,6 +65,8 @@ impl Core {
             && let Some(state) = self.sessions.get_mut(&session)
         {
             state.lost_confirms.push(reply);
+        } else if fate.is_ok() {
+            self.journal.answer(Waiter::Publish(reply));
         } else {
             // A publisher that no longer waits has given the message's fate up as unknown.
             let _ = reply.send(fate);
@@ -85,6 +88,8 @@ impl Core {
         }
         if self.messages + reached.len() > MOST_MESSAGES
             || self.bytes + reached.len() * message.body.len() > MOST_BYTES
+            || self.journal.is_short_of_space()
+                && reached.iter().any(|name| self.queues[name].exclusive.is_none())
         {
             return Ok(Published::Refused);
         }
@@ -134,11 +139,13 @@ impl Core {
             if self.compare_exchange(wanted).or_mismatch("exchange", &wanted.name)? {
                 let (kind, arguments) = (wanted.kind, wanted.arguments.clone());
                 let made = ExchangeState { kind, arguments, bindings: BTreeSet::new() };
+                self.journal.declare(|| Change::Exchange(wanted.clone()));
                 self.exchanges.insert(wanted.name.clone(), made);
             }
         }
         for wanted in &topology.queues {
             if self.compare_queue(wanted).or_mismatch("queue", &wanted.name)? {
+                self.journal.declare(|| Change::Queue(wanted.clone()));
                 self.queues.insert(wanted.name.clone(), QueueState::new(wanted.arguments.clone(), None));
             }
         }
@@ -151,7 +158,9 @@ impl Core {
                 .exchanges
                 .get_mut(&binding.exchange)
                 .ok_or_else(|| missing("exchange", &binding.exchange))?;
-            exchange.bindings.insert((binding.routing_key.clone(), queue.clone()));
+            if exchange.bindings.insert((binding.routing_key.clone(), queue.clone())) {
+                self.journal.declare(|| Change::Binding(binding.clone()));
+            }
         }
         Ok(())
     }

@@ -12,13 +12,16 @@ mod topology;
 
 use std::time::Duration;
 
-use captcha_worker::broker::Broker;
 use captcha_worker::broker::amqp::{AmqpOptions, Connector};
 use captcha_worker::broker::memory::MemoryBroker;
+use captcha_worker::broker::sqlite::{SqliteBroker, SqliteOptions};
+use captcha_worker::broker::{Broker, Session};
 use captcha_worker::linger::Linger;
 use captcha_worker::tls::TlsFiles;
+use tempfile::TempDir;
 
-/// The tests of one broker: the function `$broker` supplies it, `$paused` says whether all its time
+/// The tests of one broker: the function `$broker` supplies it, with what is dropped after it;
+/// `$paused` says whether all its time
 /// is tokio's.
 macro_rules! tests {
     ($broker:ident, $paused:tt: $($room:ident::$behaviour:ident,)*) => {
@@ -26,7 +29,7 @@ macro_rules! tests {
             $(
                 #[tokio::test(start_paused = $paused)]
                 async fn $behaviour() {
-                    let broker = super::$broker().await;
+                    let (broker, _kept) = super::$broker().await;
                     crate::conformance::$room::$behaviour(broker, crate::conformance::fixtures::fresh_names()).await;
                 }
             )*
@@ -87,15 +90,15 @@ macro_rules! behaviours_on {
     };
 }
 
-async fn local() -> Broker {
-    Broker::Memory(MemoryBroker::new())
+async fn local() -> (Broker, ()) {
+    (Broker::Memory(MemoryBroker::new()), ())
 }
 
 // Paused: an await that nothing will answer fails at once.
 behaviours_on!(local, paused = true);
 
 /// The private node that `scripts/with-rabbitmq` has started.
-async fn amqp() -> Broker {
+async fn amqp() -> (Broker, ()) {
     let url = std::env::var("CAPTCHA_WORKER_TEST_AMQP")
         .expect("run this by `make test`, or under scripts/with-rabbitmq");
     let second = Duration::from_secs(1);
@@ -110,8 +113,38 @@ async fn amqp() -> Broker {
         publish_depth: 256,
         linger: Linger::none(),
     };
-    Broker::Amqp(Connector::new(options).expect("a URL that can be used"))
+    (Broker::Amqp(Connector::new(options).expect("a URL that can be used")), ())
 }
 
 // Not paused: a socket's time is real.
 behaviours_on!(amqp, paused = false);
+
+/// A file of this process's own.
+async fn sqlite() -> (Broker, TempDir) {
+    let folder = TempDir::new().expect("a folder");
+    (Broker::Sqlite(in_file(&folder)), folder)
+}
+
+/// A file that another connector has, as another process would.
+async fn sqlite_of_another() -> (Broker, (SqliteBroker, Session, TempDir)) {
+    let folder = TempDir::new().expect("a folder");
+    let other = in_file(&folder);
+    let session = other.connect().await.expect("the first session takes the file");
+    (Broker::Sqlite(in_file(&folder)), (other, session, folder))
+}
+
+fn in_file(folder: &TempDir) -> SqliteBroker {
+    let second = Duration::from_secs(1);
+    SqliteBroker::new(SqliteOptions {
+        path: folder.path().join("queue.db"),
+        connect_timeout: 10 * second,
+        call_timeout: 10 * second,
+        confirm_timeout: 10 * second,
+        connection_name: "conformance".to_owned(),
+        linger: Linger::none(),
+    })
+}
+
+// Not paused: a thread writes the file.
+behaviours_on!(sqlite, paused = false);
+behaviours_on!(sqlite_of_another, paused = false);

@@ -1,0 +1,206 @@
+//! What a store is to write, where there is one: the changes to durable queues, in batches.
+//!
+//! A batch is written as one transaction. A publisher has its confirm, and a consumer its delivery,
+//! once the batch that holds the change is on the disk. While one batch is written the next one
+//! fills, so that a busy broker needs few writes for many messages.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::queue::Routed;
+use crate::broker::PublishError;
+use crate::broker::topology::{Binding, Exchange, Queue};
+
+/// One change to what is durable.
+#[derive(Debug)]
+pub(in crate::broker) enum Change {
+    /// An exchange was declared.
+    Exchange(Exchange),
+    /// A queue was declared.
+    Queue(Queue),
+    /// A queue was bound.
+    Binding(Binding),
+    /// A message came into a queue.
+    Put {
+        /// Unique among all messages of the store, in all queues.
+        id: u64,
+        queue: String,
+        routed: Arc<Routed>,
+        /// From now until it expires.
+        lives_for: Option<Duration>,
+    },
+    /// A message leaves for a consumer.
+    Delivered { id: u64 },
+    /// A message is done with.
+    Removed { id: u64 },
+}
+
+/// Who waits until what happened before is stored.
+#[derive(Debug)]
+pub(in crate::broker) enum Waiter {
+    /// A publisher, for its confirm.
+    Publish(oneshot::Sender<Result<(), PublishError>>),
+    /// Anybody else.
+    Done(oneshot::Sender<()>),
+}
+
+impl Waiter {
+    fn stored(self) {
+        match self {
+            Waiter::Publish(reply) => drop(reply.send(Ok(()))),
+            Waiter::Done(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// Changes that are written together, and who waits for that.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct Batch {
+    pub(in crate::broker) number: u64,
+    pub(in crate::broker) changes: Vec<Change>,
+    waiters: Vec<Waiter>,
+}
+
+impl Batch {
+    /// It is on the disk.
+    pub(in crate::broker) fn stored(self) {
+        self.waiters.into_iter().for_each(Waiter::stored);
+    }
+
+    /// It is not, and may be or not be there after a restart.
+    pub(in crate::broker) fn failed(self, reason: &str) {
+        for waiter in self.waiters {
+            if let Waiter::Publish(reply) = waiter {
+                let _ = reply.send(Err(PublishError::Unknown(reason.to_owned())));
+            }
+        }
+    }
+}
+
+/// What wakes the store's writer.
+#[derive(Debug)]
+pub(in crate::broker) enum Wake {
+    /// There is a batch to take.
+    Batch,
+    /// The broker is gone; this is its last batch.
+    Last(Batch),
+}
+
+/// The changes so far, where a store takes them; else nothing is kept here, and everything is as
+/// good as stored.
+#[derive(Debug, Default)]
+pub(super) struct Journal(Option<StoreJournal>);
+
+#[derive(Debug)]
+struct StoreJournal {
+    filling: Batch,
+    written: u64,
+    last_id: u64,
+    wake: mpsc::Sender<Wake>,
+    woken: bool,
+    short_of_space: bool,
+}
+
+impl Journal {
+    /// For a store that has given ids up to `last_id`.
+    pub(super) fn of_store(wake: mpsc::Sender<Wake>, last_id: u64) -> Self {
+        let filling = Batch { number: 1, ..Batch::default() };
+        let journal =
+            StoreJournal { filling, written: 0, last_id, wake, woken: false, short_of_space: false };
+        Self(Some(journal))
+    }
+
+    /// For a message that is to be stored; 0 where nothing is.
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.0.as_mut().map_or(0, |journal| {
+            journal.last_id += 1;
+            journal.last_id
+        })
+    }
+
+    /// Notes a change to a message, unless it is not stored. Returns the batch that must be
+    /// written before anybody may rely on the change.
+    pub(super) fn note(&mut self, id: u64, change: impl FnOnce(u64) -> Change) -> u64 {
+        match &mut self.0 {
+            Some(journal) if id > 0 => {
+                journal.filling.changes.push(change(id));
+                journal.wake();
+                journal.filling.number
+            }
+            _ => 0,
+        }
+    }
+
+    /// Notes a declaration.
+    pub(super) fn declare(&mut self, change: impl FnOnce() -> Change) {
+        if let Some(journal) = &mut self.0 {
+            journal.filling.changes.push(change());
+            journal.wake();
+        }
+    }
+
+    /// Answers once everything so far is written.
+    pub(super) fn answer(&mut self, waiter: Waiter) {
+        match &mut self.0 {
+            Some(journal)
+                if !journal.filling.changes.is_empty() || journal.written + 1 < journal.filling.number =>
+            {
+                journal.filling.waiters.push(waiter);
+                journal.wake();
+            }
+            _ => waiter.stored(),
+        }
+    }
+
+    /// Whether a batch is on the disk.
+    pub(super) fn has_written(&self, batch: u64) -> bool {
+        self.0.as_ref().is_none_or(|journal| batch <= journal.written)
+    }
+
+    /// Whether there is no room for further messages.
+    pub(super) fn is_short_of_space(&self) -> bool {
+        self.0.as_ref().is_some_and(|journal| journal.short_of_space)
+    }
+
+    pub(super) fn set_short_of_space(&mut self, short: bool) {
+        if let Some(journal) = &mut self.0 {
+            journal.short_of_space = short;
+        }
+    }
+
+    /// Takes the changes so far, to write them.
+    pub(super) fn take(&mut self) -> Option<Batch> {
+        let journal = self.0.as_mut()?;
+        journal.woken = false;
+        let next = Batch { number: journal.filling.number + 1, ..Batch::default() };
+        Some(std::mem::replace(&mut journal.filling, next))
+    }
+
+    pub(super) fn set_written(&mut self, batch: u64) {
+        if let Some(journal) = &mut self.0 {
+            journal.written = batch;
+        }
+    }
+
+    /// The broker goes: its last changes are written without it.
+    pub(super) fn end(&mut self) {
+        if let Some(batch) = self.take()
+            && let Some(journal) = self.0.take()
+        {
+            // Refused where the writer has failed.
+            let _ = journal.wake.send(Wake::Last(batch));
+        }
+    }
+}
+
+impl StoreJournal {
+    fn wake(&mut self) {
+        if !std::mem::replace(&mut self.woken, true) {
+            // Refused where the writer has failed; then the sessions have ended.
+            let _ = self.wake.send(Wake::Batch);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The broker over a store: begun from what the store has kept, and told what the store has
+//! written since.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak, mpsc};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::MemoryBroker;
+use super::core::Core;
+use super::exchange::ExchangeState;
+use super::journal::{Batch, Journal, Wake};
+use super::link::BrokerState;
+use super::queue::{QueueState, QueuedMessage, Routed};
+use crate::broker::topology::Topology;
+use crate::domain::message::Message;
+
+/// A message that a store has kept.
+#[derive(Debug)]
+pub(in crate::broker) struct KeptMessage {
+    pub(in crate::broker) id: u64,
+    pub(in crate::broker) queue: String,
+    pub(in crate::broker) message: Message,
+    pub(in crate::broker) exchange: String,
+    pub(in crate::broker) keys: Vec<String>,
+    /// From now until it expires.
+    pub(in crate::broker) lives_for: Option<Duration>,
+    pub(in crate::broker) deliveries: u32,
+}
+
+/// All that a store has kept.
+#[derive(Debug)]
+pub(in crate::broker) struct Kept {
+    pub(in crate::broker) topology: Topology,
+    /// In the order of their ids.
+    pub(in crate::broker) messages: Vec<KeptMessage>,
+}
+
+impl MemoryBroker {
+    /// A broker that begins with what a store has kept, and wakes the store's writer for what
+    /// changes.
+    pub(in crate::broker) fn restored(kept: Kept, last_id: u64, wake: mpsc::Sender<Wake>) -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let clock = Arc::new(Notify::new());
+        let mut core = Core::new(since.map_or(0, |since| since.as_secs()), clock.clone());
+        core.restore(kept);
+        core.journal = Journal::of_store(wake, last_id);
+        Self { inner: Arc::new(BrokerState::new(core, clock)), connection: Arc::default() }
+    }
+
+    /// What the store's writer keeps: it does not keep the broker alive.
+    pub(in crate::broker) fn store_side(&self) -> StoreSide {
+        StoreSide(Arc::downgrade(&self.inner))
+    }
+
+    /// Whether sessions can be made.
+    pub(in crate::broker) fn is_reachable(&self) -> bool {
+        self.inner.lock().reachable
+    }
+}
+
+impl Core {
+    fn restore(&mut self, kept: Kept) {
+        for exchange in kept.topology.exchanges {
+            let state = ExchangeState {
+                kind: exchange.kind,
+                arguments: exchange.arguments,
+                bindings: BTreeSet::new(),
+            };
+            self.exchanges.insert(exchange.name, state);
+        }
+        for queue in kept.topology.queues {
+            self.queues.insert(queue.name, QueueState::new(queue.arguments, None));
+        }
+        for binding in kept.topology.bindings {
+            if let Some(exchange) = self.exchanges.get_mut(&binding.exchange) {
+                exchange.bindings.insert((binding.routing_key, binding.queue));
+            }
+        }
+        let now = Instant::now();
+        for KeptMessage { id, queue, message, exchange, keys, lives_for, deliveries } in kept.messages {
+            let Some(queue) = self.queues.get_mut(&queue) else { continue };
+            self.messages += 1;
+            self.bytes += message.body.len();
+            let expires = lives_for.map(|left| now + left);
+            let routed = Arc::new(Routed { message, exchange, keys });
+            queue.restore(QueuedMessage { id, routed, expires, returned: deliveries });
+        }
+    }
+
+    /// A batch is on the disk: what has waited for it may leave.
+    fn written(&mut self, batch: u64) {
+        self.journal.set_written(batch);
+        for channel in self.channels.values().filter(|channel| channel.may_leave(&self.journal)) {
+            channel.bell().notify_one();
+        }
+    }
+}
+
+/// The store's way to its broker.
+#[derive(Clone)]
+pub(in crate::broker) struct StoreSide(Weak<BrokerState>);
+
+impl StoreSide {
+    /// The broker itself, while it is there.
+    pub(in crate::broker) fn broker(&self) -> Option<MemoryBroker> {
+        Some(MemoryBroker { inner: self.0.upgrade()?, connection: Arc::default() })
+    }
+
+    /// The changes that are to be written next.
+    pub(in crate::broker) fn take(&self) -> Option<Batch> {
+        self.0.upgrade()?.lock().journal.take()
+    }
+
+    /// They are on the disk.
+    pub(in crate::broker) fn written(&self, batch: u64) {
+        if let Some(state) = self.0.upgrade() {
+            state.lock().written(batch);
+        }
+    }
+
+    /// Publishes are refused until there is room again.
+    pub(in crate::broker) fn set_short_of_space(&self, short: bool) {
+        if let Some(state) = self.0.upgrade() {
+            state.lock().journal.set_short_of_space(short);
+        }
+    }
+
+    /// The store has failed: all sessions end, and none can be made.
+    pub(in crate::broker) fn failed(&self, reason: &str) {
+        let Some(state) = self.0.upgrade() else { return };
+        let mut core = state.lock();
+        core.reachable = false;
+        while let Some(id) = core.sessions.keys().next().copied() {
+            core.end_session(id, reason);
+        }
+    }
+}
+
+impl BrokerState {
+    pub(super) fn new(core: Core, clock: Arc<Notify>) -> Self {
+        Self { core: Mutex::new(core), clock, clock_task: Mutex::new(None) }
+    }
+}

@@ -1,0 +1,532 @@
+//! A session with the process that has the file.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use super::wire::{
+    Answer, ConsumerCall, DEPTH, Envelope, Frame, How, Request, Response, VERSION, kind_of, read_frame,
+    write_frames,
+};
+use crate::broker::topology::{Mismatch, Topology};
+use crate::broker::{
+    BoxFuture, BrokerError, CloseSignal, ConsumeSpec, Consumer, ConsumerPort, Delivery, Lease, Link,
+    PublishError, PublishRequest, Publisher, QueueDepth, Receipt, Session, Settlement, consumer_channel,
+    publisher_channel,
+};
+use crate::domain::message::Message;
+
+/// Publishes that may wait for the channel's owner.
+const PUBLISHER_DEPTH: usize = 1_024;
+/// The process that has the file can neither be replaced while it lives nor end unseen, so a lease
+/// needs no renewal: it ends by being revoked.
+const WHOLE_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// Why everything ends with the other process.
+const GONE: &str = "the process that has the queue file has ended";
+
+/// Time-outs, as the settings say.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TimeOuts {
+    pub(super) call: Duration,
+    pub(super) confirm: Duration,
+}
+
+/// A session over the socket. An error of the connection itself: nobody serves there (yet).
+pub(super) async fn connect(
+    socket: &Path,
+    connection: &str,
+    time_outs: TimeOuts,
+) -> io::Result<Result<Session, BrokerError>> {
+    let (reader, writer) = UnixStream::connect(socket).await?.into_split();
+    let mut reader = BufReader::new(reader);
+    let (out, frames) = mpsc::channel(DEPTH);
+    tokio::spawn(write_frames(writer, frames));
+    let hello = Request::Hello { version: VERSION, connection: connection.to_owned() };
+    out.send(Frame::new(&hello, Bytes::new())?).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+    let welcome = timeout(time_outs.call, read_frame::<Response>(&mut reader)).await??;
+    match welcome {
+        Some((Response::Welcome { .. }, _)) => {}
+        Some((Response::Refused { reason }, _)) => {
+            let address = socket.display().to_string();
+            return Ok(Err(BrokerError::Unfit { address, reason }));
+        }
+        _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+    let shared = Arc::new(Shared {
+        out,
+        waiting: Mutex::default(),
+        closed: CloseSignal::default(),
+        last: AtomicU64::new(0),
+    });
+    tokio::spawn(read_all(reader, Arc::clone(&shared)));
+    let link = SocketLink { shared: Arc::clone(&shared), time_outs };
+    let publisher = link.publisher();
+    Ok(Ok(Session::new(Arc::new(link), publisher, shared.closed.clone())))
+}
+
+/// What a session's tasks share.
+struct Shared {
+    out: mpsc::Sender<Frame>,
+    waiting: Mutex<Waiting>,
+    closed: CloseSignal,
+    last: AtomicU64,
+}
+
+/// Who waits for what the other process says.
+#[derive(Default)]
+struct Waiting {
+    ended: bool,
+    answers: HashMap<u64, oneshot::Sender<Result<Answer, BrokerError>>>,
+    confirms: HashMap<u64, oneshot::Sender<Result<(), PublishError>>>,
+    /// Bounded by their prefetch.
+    consumers: HashMap<u64, mpsc::UnboundedSender<Arrived>>,
+}
+
+/// What comes for a consumer.
+enum Arrived {
+    Delivery {
+        tag: u64,
+        message: Message,
+        redelivered: bool,
+        routing_key: String,
+    },
+    Ended,
+    /// Answered once everything that was settled here is on its way.
+    Drain(oneshot::Sender<()>),
+}
+
+impl Shared {
+    fn next(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    async fn send(&self, request: &Request) -> Result<(), BrokerError> {
+        let frame =
+            Frame::new(request, Bytes::new()).map_err(|error| BrokerError::Lost(error.to_string()))?;
+        self.out.send(frame).await.map_err(|_| self.lost())
+    }
+
+    fn lost(&self) -> BrokerError {
+        BrokerError::Lost(if self.closed.is_ended() { self.closed.reason() } else { GONE.to_owned() })
+    }
+
+    /// Sends a request and waits for its answer.
+    async fn ask(&self, n: u64, request: Request) -> Result<Answer, BrokerError> {
+        let answered = {
+            let mut waiting = self.waiting.lock();
+            if waiting.ended || self.closed.is_ended() {
+                return Err(self.lost());
+            }
+            let (answer, answered) = oneshot::channel();
+            waiting.answers.insert(n, answer);
+            answered
+        };
+        self.send(&request).await?;
+        answered.await.unwrap_or_else(|_| Err(self.lost()))
+    }
+
+    /// The connection is gone: nobody is answered any more.
+    fn end(&self, reason: &str) {
+        let mut waiting = self.waiting.lock();
+        waiting.ended = true;
+        // Before anybody can learn of it otherwise: no receipt outlives the session.
+        self.closed.end(reason);
+        waiting.answers.clear();
+        waiting.consumers.clear();
+        let confirms = std::mem::take(&mut waiting.confirms);
+        drop(waiting);
+        for reply in confirms.into_values() {
+            let _ = reply.send(Err(PublishError::Unknown(self.closed.reason())));
+        }
+    }
+
+    fn arrived(&self, response: Response, body: Bytes) -> Result<(), String> {
+        let mut waiting = self.waiting.lock();
+        match response {
+            Response::Answer { n, answer } => {
+                if let Some(reply) = waiting.answers.remove(&n) {
+                    let _ = reply.send(answer.map_err(BrokerError::from));
+                }
+            }
+            Response::Published { n, fate } => {
+                if let Some(reply) = waiting.confirms.remove(&n) {
+                    let _ = reply.send(fate);
+                }
+            }
+            Response::Delivered { consumer, tag, redelivered, routing_key, envelope } => {
+                if let Some(known) = waiting.consumers.get(&consumer) {
+                    let message = envelope.with(body);
+                    let _ = known.send(Arrived::Delivery { tag, message, redelivered, routing_key });
+                }
+            }
+            Response::ConsumerEnded { consumer } => {
+                if let Some(known) = waiting.consumers.get(&consumer) {
+                    let _ = known.send(Arrived::Ended);
+                }
+            }
+            Response::Ended { reason } => return Err(reason),
+            Response::Welcome { .. } | Response::Refused { .. } => {
+                return Err("the process that has the queue file sent what nobody asked for".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn read_all(mut reader: impl AsyncRead + Unpin, shared: Arc<Shared>) {
+    let reading = async {
+        loop {
+            match read_frame::<Response>(&mut reader).await {
+                Ok(Some((response, body))) => {
+                    if let Err(reason) = shared.arrived(response, body) {
+                        return reason;
+                    }
+                }
+                Ok(None) => return GONE.to_owned(),
+                Err(error) => return format!("{GONE} ({error})"),
+            }
+        }
+    };
+    let reason = tokio::select! {
+        reason = reading => reason,
+        reason = shared.closed.ended() => reason,
+    };
+    shared.end(&reason);
+}
+
+struct SocketLink {
+    shared: Arc<Shared>,
+    time_outs: TimeOuts,
+}
+
+impl Drop for SocketLink {
+    fn drop(&mut self) {
+        self.shared.closed.end("the session was dropped");
+    }
+}
+
+impl SocketLink {
+    fn publisher(&self) -> Publisher {
+        let (publisher, requests) = publisher_channel(PUBLISHER_DEPTH, self.time_outs.confirm);
+        tokio::spawn(publish_all(Arc::clone(&self.shared), requests));
+        publisher
+    }
+
+    async fn call(
+        &self,
+        name: &'static str,
+        request: impl FnOnce(u64) -> Request,
+    ) -> Result<Answer, BrokerError> {
+        let n = self.shared.next();
+        self.call_as(n, name, request(n)).await
+    }
+
+    async fn call_as(&self, n: u64, name: &'static str, request: Request) -> Result<Answer, BrokerError> {
+        let answer = timeout(self.time_outs.call, self.shared.ask(n, request)).await;
+        answer.unwrap_or(Err(BrokerError::TimedOut { call: name }))
+    }
+
+    /// Somebody to whom deliveries go under this number.
+    fn expect_deliveries(&self, n: u64) -> mpsc::UnboundedReceiver<Arrived> {
+        let (arrive, arrived) = mpsc::unbounded_channel();
+        let mut waiting = self.shared.waiting.lock();
+        if !waiting.ended {
+            waiting.consumers.insert(n, arrive);
+        }
+        arrived
+    }
+
+    async fn begin(
+        &self,
+        name: &'static str,
+        request: impl FnOnce(u64) -> Request,
+    ) -> Result<Consumer, BrokerError> {
+        let n = self.shared.next();
+        let arrived = self.expect_deliveries(n);
+        if let Err(error) = self.call_as(n, name, request(n)).await {
+            self.shared.waiting.lock().consumers.remove(&n);
+            return Err(error);
+        }
+        let (consumer, port) = consumer_channel();
+        port.lease.renew(Instant::now() + WHOLE_LIFE);
+        let ConsumerPort { deliveries, settlements, owner, lease } = port;
+        let shared = Arc::clone(&self.shared);
+        let consuming = Consuming { shared, n, settlements, owner: Some(owner), lease };
+        tokio::spawn(consuming.serve(Some(deliveries), arrived));
+        Ok(consumer)
+    }
+}
+
+impl Link for SocketLink {
+    fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
+        let ConsumeSpec { queue, prefetch, tag } = spec;
+        Box::pin(self.begin("consume", move |n| Request::Consume { n, queue, prefetch, tag }))
+    }
+
+    fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>> {
+        Box::pin(async {
+            if self.shared.closed.is_ended() { Err(self.shared.lost()) } else { Ok(self.publisher()) }
+        })
+    }
+
+    fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>> {
+        Box::pin(async move {
+            let n = self.shared.next();
+            let mut arrived = self.expect_deliveries(n);
+            let answer = self.call_as(n, "get", Request::Get { n, queue: queue.to_owned() }).await;
+            // It comes before the answer.
+            let Ok(Arrived::Delivery { tag, message, redelivered, routing_key }) = arrived.try_recv() else {
+                self.shared.waiting.lock().consumers.remove(&n);
+                return answer.map(|_| None);
+            };
+            let (owner, settlements) = mpsc::unbounded_channel();
+            let receipt = Receipt::new(tag, owner);
+            let shared = Arc::clone(&self.shared);
+            let got = Consuming { shared, n, settlements, owner: None, lease: Lease::none() };
+            tokio::spawn(got.serve(None, arrived));
+            Ok(Some(Delivery { message, redelivered, routing_key, receipt }))
+        })
+    }
+
+    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            let topology = topology.clone();
+            self.call("declare", |n| Request::Declare { n, topology }).await.map(drop)
+        })
+    }
+
+    fn check<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<Vec<Mismatch>, BrokerError>> {
+        Box::pin(async move {
+            let topology = topology.clone();
+            match self.call("check", |n| Request::Check { n, topology }).await? {
+                Answer::Mismatches(found) => Ok(found
+                    .into_iter()
+                    .map(|(kind, name, problem)| Mismatch { kind: kind_of(&kind), name, problem })
+                    .collect()),
+                _ => Ok(Vec::new()),
+            }
+        })
+    }
+
+    fn subscribe<'a>(&'a self, exchange: &'a str) -> BoxFuture<'a, Result<Consumer, BrokerError>> {
+        let exchange = exchange.to_owned();
+        Box::pin(self.begin("subscribe", move |n| Request::Subscribe { n, exchange }))
+    }
+
+    fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<QueueDepth, BrokerError>> {
+        Box::pin(async move {
+            let queue = queue.to_owned();
+            match self.call("depth", |n| Request::Depth { n, queue }).await? {
+                Answer::Depth { ready, consumers } => Ok(QueueDepth { ready, consumers }),
+                _ => Ok(QueueDepth { ready: 0, consumers: 0 }),
+            }
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let drained: Vec<_> = {
+                let waiting = self.shared.waiting.lock();
+                let drain = |consumer: &mpsc::UnboundedSender<Arrived>| {
+                    let (done, drained) = oneshot::channel();
+                    consumer.send(Arrived::Drain(done)).ok().map(|()| drained)
+                };
+                waiting.consumers.values().filter_map(drain).collect()
+            };
+            for done in drained {
+                // Dropped where the consumer has just ended.
+                let _ = done.await;
+            }
+            let _ = self.call("close", |n| Request::Close { n }).await;
+            self.shared.end("closed by this side");
+        })
+    }
+}
+
+/// The owner of a publishing channel.
+async fn publish_all(shared: Arc<Shared>, mut requests: mpsc::Receiver<PublishRequest>) {
+    loop {
+        tokio::select! {
+            biased;
+            _ = shared.closed.ended() => break,
+            request = requests.recv() => match request {
+                Some(request) => publish(&shared, request).await,
+                None => return,
+            },
+        }
+    }
+    requests.close();
+    while let Some(request) = requests.recv().await {
+        let reason = "the session has ended".to_owned();
+        let _ = request.reply.send(Err(PublishError::NotSent(reason)));
+    }
+}
+
+async fn publish(shared: &Shared, request: PublishRequest) {
+    let PublishRequest { exchange, routing_key, mandatory, message, reply, .. } = request;
+    let n = shared.next();
+    let (envelope, body) = Envelope::of(&message);
+    let head = Request::Publish { n, exchange, routing_key, mandatory, envelope };
+    let frame = match Frame::new(&head, body) {
+        Ok(frame) => frame,
+        Err(error) => return drop(reply.send(Err(PublishError::NotSent(error.to_string())))),
+    };
+    {
+        let mut waiting = shared.waiting.lock();
+        if waiting.ended {
+            let reason = "the session has ended".to_owned();
+            return drop(reply.send(Err(PublishError::NotSent(reason))));
+        }
+        waiting.confirms.insert(n, reply);
+    }
+    // Where it is gone, its end answers all who wait.
+    let _ = shared.out.send(frame).await;
+}
+
+/// One consumer, or what one `get` has taken: deliveries come, settlements go.
+struct Consuming {
+    shared: Arc<Shared>,
+    n: u64,
+    settlements: mpsc::UnboundedReceiver<Settlement>,
+    /// For making receipts.
+    owner: Option<mpsc::UnboundedSender<Settlement>>,
+    lease: Lease,
+}
+
+impl Drop for Consuming {
+    fn drop(&mut self) {
+        self.lease.revoke();
+        self.shared.waiting.lock().consumers.remove(&self.n);
+    }
+}
+
+impl Consuming {
+    async fn serve(
+        mut self,
+        mut deliveries: Option<mpsc::Sender<Delivery>>,
+        mut arrived: mpsc::UnboundedReceiver<Arrived>,
+    ) {
+        // One delivery that waits for room in the consumer.
+        let mut next: Option<Delivery> = None;
+        loop {
+            // Its own handle, which keeps the consumer's stream open no longer than this turn.
+            let to = deliveries.clone();
+            let has_next = next.is_some();
+            let room = async {
+                match to {
+                    // An error: the consumer has been dropped.
+                    Some(deliveries) if has_next => deliveries.reserve_owned().await.map_err(drop),
+                    Some(deliveries) => {
+                        deliveries.closed().await;
+                        Err(())
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                settlement = self.settlements.recv() => match settlement {
+                    Some(Settlement::Cancel(done)) => {
+                        let _ = self.ask(ConsumerCall::Cancel).await;
+                        self.owner = None;
+                        deliveries = None;
+                        next = None;
+                        // What was on its way is not seen by anybody.
+                        while let Ok(message) = arrived.try_recv() {
+                            self.give_back(message).await;
+                        }
+                        let _ = done.send(());
+                    }
+                    Some(Settlement::Flush(done)) => {
+                        if self.ask(ConsumerCall::Flush).await.is_ok() {
+                            let _ = done.send(());
+                        }
+                    }
+                    Some(Settlement::Close(done)) => {
+                        let _ = self.ask(ConsumerCall::Close).await;
+                        self.lease.revoke();
+                        self.settlements.close();
+                        let _ = done.send(());
+                        return;
+                    }
+                    Some(settlement) => {
+                        if self.settle(settlement).await.is_err() {
+                            return;
+                        }
+                    }
+                    // Nobody is left who could settle anything.
+                    None => {
+                        let _ = self.shared.send(&Request::Drop { consumer: self.n }).await;
+                        return;
+                    }
+                },
+                room = room => match (room, next.take()) {
+                    (Ok(room), Some(delivery)) => drop(room.send(delivery)),
+                    _ => {
+                        deliveries = None;
+                        self.owner = None;
+                        let _ = self.shared.send(&Request::Drop { consumer: self.n }).await;
+                    }
+                },
+                message = arrived.recv(), if next.is_none() => match message {
+                    Some(Arrived::Delivery { tag, message, redelivered, routing_key }) => match &self.owner {
+                        Some(owner) => {
+                            let receipt = Receipt::new(tag, owner.clone());
+                            next = Some(Delivery { message, redelivered, routing_key, receipt });
+                        }
+                        None => self.requeue(tag).await,
+                    },
+                    Some(Arrived::Drain(done)) => {
+                        while let Ok(settlement) = self.settlements.try_recv() {
+                            if self.settle(settlement).await.is_err() {
+                                break;
+                            }
+                        }
+                        let _ = done.send(());
+                    }
+                    // The consumer, or the session.
+                    Some(Arrived::Ended) | None => return,
+                },
+            }
+        }
+    }
+
+    async fn ask(&self, call: ConsumerCall) -> Result<Answer, BrokerError> {
+        let n = self.shared.next();
+        self.shared.ask(n, Request::Consumer { n, consumer: self.n, call }).await
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<(), BrokerError> {
+        let (tag, how) = match settlement {
+            Settlement::Ack(tag) | Settlement::AckSoon(tag) => (tag, How::Ack),
+            Settlement::Requeue(tag) => (tag, How::Requeue),
+            Settlement::Reject(tag) => (tag, How::Reject),
+            // Calls wait for their turn; dropped, they are answered by the end of the session.
+            Settlement::Cancel(_) | Settlement::Flush(_) | Settlement::Close(_) => return Ok(()),
+        };
+        self.shared.send(&Request::Settle { consumer: self.n, tag, how }).await
+    }
+
+    async fn requeue(&self, tag: u64) {
+        // Where the connection is gone, it comes back by that.
+        let _ = self.shared.send(&Request::Settle { consumer: self.n, tag, how: How::Requeue }).await;
+    }
+
+    async fn give_back(&self, message: Arrived) {
+        match message {
+            Arrived::Delivery { tag, .. } => self.requeue(tag).await,
+            Arrived::Drain(done) => drop(done.send(())),
+            Arrived::Ended => {}
+        }
+    }
+}

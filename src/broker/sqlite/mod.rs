@@ -1,0 +1,147 @@
+//! The broker for one machine: the queues of [`super::memory`], kept in an SQLite file.
+//!
+//! One process has the file: the first one that opens it. It holds the queues in memory, writes
+//! every change to the file, and serves the others over a socket beside it. When it ends, however it
+//! ends, the others' sessions end as with any broker that restarts, and the first one that makes a
+//! new session has the file next. So there is one writer, nobody polls for new messages, and an idle
+//! process costs nothing.
+//!
+//! Beside `queue.db` stand `queue.db-lock` (locked by the process that has the file; left in place),
+//! `queue.db-sock` (the socket) and SQLite's own `queue.db-wal`.
+
+mod client;
+mod server;
+mod store;
+mod wire;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::client::TimeOuts;
+use self::store::{Store, beside};
+use super::memory::MemoryBroker;
+use super::{BrokerError, Session};
+use crate::linger::Linger;
+
+/// Between two tries, while the file changes hands.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// What a connector is made of.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// The file; made where there is none.
+    pub path: PathBuf,
+    /// Until a session is there or cannot be made.
+    pub connect_timeout: Duration,
+    /// Of any one call.
+    pub call_timeout: Duration,
+    /// From a publish to its confirm.
+    pub confirm_timeout: Duration,
+    /// How this process is called in the broker's logs.
+    pub connection_name: String,
+    /// How long a change may wait for others to be written with it.
+    pub linger: Linger,
+}
+
+/// A broker in a file. Clones are the same broker.
+#[derive(Clone)]
+pub struct SqliteBroker {
+    options: Arc<SqliteOptions>,
+    own: Arc<Mutex<Option<Own>>>,
+}
+
+/// The file is this process's.
+struct Own {
+    broker: MemoryBroker,
+    _server: AbortOnDropHandle<()>,
+}
+
+impl SqliteBroker {
+    /// For a file that is opened with the first session.
+    #[must_use]
+    pub fn new(options: SqliteOptions) -> Self {
+        Self { options: Arc::new(options), own: Arc::default() }
+    }
+
+    /// The user that its sessions are logged in as.
+    #[must_use]
+    pub fn user(&self) -> &'static str {
+        super::memory::USER
+    }
+
+    /// A new session: in this process where the file is its own, else with the process that has it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unfit`] where the file cannot be used; [`BrokerError::Unreachable`] where that
+    /// can change by itself.
+    pub async fn connect(&self) -> Result<Session, BrokerError> {
+        let options = &*self.options;
+        let path = &options.path;
+        let until = Instant::now() + options.connect_timeout;
+        let time_outs = TimeOuts { call: options.call_timeout, confirm: options.confirm_timeout };
+        let mut own = self.own.lock().await;
+        loop {
+            // A store that has failed is opened anew.
+            if own.as_ref().is_some_and(|own| !own.broker.is_reachable()) {
+                *own = None;
+            }
+            if own.is_none() {
+                *own = self.open().await?;
+            }
+            if let Some(Own { broker, .. }) = &*own {
+                return broker.named(&options.connection_name).connect().await;
+            }
+            let socket = beside(path, "-sock");
+            let error = match client::connect(&socket, &options.connection_name, time_outs).await {
+                Ok(session) => return session,
+                Err(error) => error,
+            };
+            if Instant::now() >= until {
+                return Err(BrokerError::Unreachable {
+                    address: path.display().to_string(),
+                    reason: format!(
+                        "another process has the file, and does not answer at {}: {error}",
+                        socket.display()
+                    ),
+                });
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Takes the file, unless another process has it.
+    async fn open(&self) -> Result<Option<Own>, BrokerError> {
+        let (path, linger) = (self.options.path.clone(), self.options.linger.span());
+        let opened = tokio::task::spawn_blocking(move || match Store::open(&path)? {
+            Some(store) => store.into_broker(linger).map(Some),
+            None => Ok(None),
+        });
+        let broker = opened.await.map_err(|error| BrokerError::Lost(error.to_string()))??;
+        let Some(broker) = broker else { return Ok(None) };
+        let socket = beside(&self.options.path, "-sock");
+        let listener = listen(&socket).map_err(|error| BrokerError::Unfit {
+            address: self.options.path.display().to_string(),
+            reason: format!("cannot listen at {}: {error}", socket.display()),
+        })?;
+        let server = AbortOnDropHandle::new(tokio::spawn(server::serve(listener, broker.store_side())));
+        tracing::info!(path = %self.options.path.display(), "this process has the queue file");
+        Ok(Some(Own { broker, _server: server }))
+    }
+}
+
+/// Listens in place of a process that is gone.
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(socket)
+}

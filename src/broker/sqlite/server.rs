@@ -1,0 +1,302 @@
+//! The process that has the file serves the others: each connection is a session of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::io::{AsyncRead, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::wire::{
+    Answer, ConsumerCall, DEPTH, Envelope, Frame, How, Request, Response, VERSION, WireError, read_frame,
+    write_frames,
+};
+use crate::broker::memory::restore::StoreSide;
+use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Session};
+
+/// Processes that are served at once.
+const MOST_CLIENTS: usize = 256;
+/// Until a client has said who it is.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// After a connection could not be accepted, which is for want of file descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Serves clients until dropped.
+pub(super) async fn serve(listener: UnixListener, side: StoreSide) {
+    let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
+        let side = side.clone();
+        tokio::spawn(async move {
+            let served = serve_client(stream, &side).await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "a client of the queue file is gone");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn serve_client(stream: UnixStream, side: &StoreSide) -> io::Result<()> {
+    let (reader, writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let (out, frames) = mpsc::channel(DEPTH);
+    let writing = AbortOnDropHandle::new(tokio::spawn(write_frames(writer, frames)));
+    let out = Out(out);
+    let hello = timeout(HELLO_WITHIN, read_frame::<Request>(&mut reader)).await??;
+    let Some((Request::Hello { version, connection }, _)) = hello else { return Ok(()) };
+    let session = match open(side, version, &connection).await {
+        Ok((session, user)) => {
+            out.say(&Response::Welcome { user }).await?;
+            session
+        }
+        Err(reason) => {
+            out.say(&Response::Refused { reason }).await?;
+            drop(out);
+            return writing.await?;
+        }
+    };
+    let mut client = Client { session, out, consumers: HashMap::new(), receipts: Arc::default() };
+    let (arrived, mut requests) = mpsc::channel(DEPTH);
+    // Apart, since reading a frame must not be cut short by what else happens.
+    let reading = AbortOnDropHandle::new(tokio::spawn(read_all(reader, arrived)));
+    loop {
+        tokio::select! {
+            request = requests.recv() => match request {
+                Some((request, body)) => {
+                    if !client.handle(request, body).await? {
+                        break;
+                    }
+                }
+                None => break,
+            },
+            reason = client.session.closed() => {
+                client.out.say(&Response::Ended { reason }).await?;
+                break;
+            }
+        }
+    }
+    drop(reading);
+    // Before its receipts are dropped: what it held comes back as after a lost connection.
+    client.session.link().close().await;
+    drop(client);
+    writing.await?
+}
+
+async fn read_all(
+    mut reader: impl AsyncRead + Unpin,
+    arrived: mpsc::Sender<(Request, Bytes)>,
+) -> io::Result<()> {
+    while let Some(frame) = read_frame(&mut reader).await? {
+        if arrived.send(frame).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn open(side: &StoreSide, version: u32, connection: &str) -> Result<(Session, String), String> {
+    if version != VERSION {
+        return Err(format!(
+            "the process that has the file runs another version of captcha-worker (protocol {VERSION}, this one {version})"
+        ));
+    }
+    let broker = side.broker().ok_or("the process that has the file is ending")?.named(connection);
+    let session = broker.connect().await.map_err(|error| error.to_string())?;
+    Ok((session, broker.user().to_owned()))
+}
+
+/// The way to a client.
+#[derive(Clone)]
+struct Out(mpsc::Sender<Frame>);
+
+impl Out {
+    async fn say(&self, response: &Response) -> io::Result<()> {
+        self.say_with(response, Bytes::new()).await
+    }
+
+    async fn say_with(&self, response: &impl Serialize, body: Bytes) -> io::Result<()> {
+        self.0.send(Frame::new(response, body)?).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    async fn answer(&self, n: u64, answer: Result<Answer, BrokerError>) -> io::Result<()> {
+        self.say(&Response::Answer { n, answer: answer.map_err(WireError::from) }).await
+    }
+
+    async fn deliver(
+        &self,
+        consumer: u64,
+        tag: u64,
+        Delivery { message, redelivered, routing_key, receipt }: Delivery,
+        receipts: &Receipts,
+    ) -> io::Result<()> {
+        receipts.lock().insert((consumer, tag), receipt);
+        let (envelope, body) = Envelope::of(&message);
+        let delivered = Response::Delivered { consumer, tag, redelivered, routing_key, envelope };
+        self.say_with(&delivered, body).await
+    }
+}
+
+/// What clients hold, by consumer and tag.
+type Receipts = Arc<Mutex<BTreeMap<(u64, u64), Receipt>>>;
+
+struct Client {
+    session: Session,
+    out: Out,
+    /// Dropped, a consumer ends.
+    consumers: HashMap<u64, mpsc::UnboundedSender<(u64, ConsumerCall)>>,
+    receipts: Receipts,
+}
+
+impl Client {
+    /// Whether the session goes on.
+    async fn handle(&mut self, request: Request, body: Bytes) -> io::Result<bool> {
+        let link = self.session.link();
+        match request {
+            Request::Hello { .. } => return Err(io::ErrorKind::InvalidData.into()),
+            Request::Publish { n, exchange, routing_key, mandatory, envelope } => {
+                let message = envelope.with(body);
+                let publisher = self.session.publisher();
+                match publisher.send(&exchange, &routing_key, mandatory, message).await {
+                    Ok(confirm) => {
+                        let out = self.out.clone();
+                        tokio::spawn(async move {
+                            let fate = confirm.answered_or_lost().await;
+                            // Refused where the client is gone.
+                            let _ = out.say(&Response::Published { n, fate }).await;
+                        });
+                    }
+                    Err(error) => self.out.say(&Response::Published { n, fate: Err(error) }).await?,
+                }
+            }
+            Request::Consume { n, queue, prefetch, tag } => {
+                let consumer = link.consume(ConsumeSpec { queue, prefetch, tag }).await;
+                self.begin(n, consumer).await?;
+            }
+            Request::Subscribe { n, exchange } => {
+                let consumer = link.subscribe(&exchange).await;
+                self.begin(n, consumer).await?;
+            }
+            Request::Get { n, queue } => match link.get(&queue).await {
+                Ok(Some(delivery)) => {
+                    // Before the answer, which says that it is there.
+                    self.out.deliver(n, 1, delivery, &self.receipts).await?;
+                    self.out.answer(n, Ok(Answer::Done)).await?;
+                }
+                Ok(None) => self.out.answer(n, Ok(Answer::Nothing)).await?,
+                Err(error) => self.out.answer(n, Err(error)).await?,
+            },
+            Request::Declare { n, topology } => {
+                let declared = link.declare(&topology).await;
+                self.out.answer(n, declared.map(|()| Answer::Done)).await?;
+            }
+            Request::Check { n, topology } => {
+                let found = link.check(&topology).await;
+                self.out.answer(n, found.map(Answer::mismatches)).await?;
+            }
+            Request::Depth { n, queue } => {
+                let depth = link.depth(&queue).await;
+                self.out.answer(n, depth.map(Answer::depth)).await?;
+            }
+            Request::Settle { consumer, tag, how } => {
+                let receipt = self.receipts.lock().remove(&(consumer, tag));
+                // Stale where its channel is gone, which the client is told otherwise.
+                let _ = receipt.map(|receipt| match how {
+                    How::Ack => receipt.ack(),
+                    How::Requeue => receipt.requeue(),
+                    How::Reject => receipt.reject(),
+                });
+            }
+            Request::Consumer { n, consumer, call } => {
+                let known = self.consumers.get(&consumer);
+                if known.is_none_or(|calls| calls.send((n, call)).is_err()) {
+                    self.out.answer(n, Err(BrokerError::Lost("the consumer has ended".to_owned()))).await?;
+                }
+            }
+            Request::Drop { consumer } => drop(self.consumers.remove(&consumer)),
+            Request::Close { n } => {
+                link.close().await;
+                self.out.answer(n, Ok(Answer::Done)).await?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn begin(&mut self, n: u64, consumer: Result<Consumer, BrokerError>) -> io::Result<()> {
+        match consumer {
+            Ok(consumer) => {
+                let (calls, asked) = mpsc::unbounded_channel();
+                self.consumers.insert(n, calls);
+                self.out.answer(n, Ok(Answer::Done)).await?;
+                tokio::spawn(serve_consumer(
+                    n,
+                    consumer,
+                    asked,
+                    self.out.clone(),
+                    Arc::clone(&self.receipts),
+                ));
+            }
+            Err(error) => self.out.answer(n, Err(error)).await?,
+        }
+        Ok(())
+    }
+}
+
+/// Hands a consumer's deliveries on, and carries out its calls, until either side ends it.
+async fn serve_consumer(
+    id: u64,
+    mut consumer: Consumer,
+    mut calls: mpsc::UnboundedReceiver<(u64, ConsumerCall)>,
+    out: Out,
+    receipts: Receipts,
+) -> io::Result<()> {
+    let mut tag = 0;
+    loop {
+        tokio::select! {
+            biased;
+            call = calls.recv() => match call {
+                // The client has dropped it.
+                None => {
+                    consumer.cancel().await;
+                    return Ok(());
+                }
+                Some((n, ConsumerCall::Cancel)) => {
+                    consumer.cancel().await;
+                    out.answer(n, Ok(Answer::Done)).await?;
+                }
+                Some((n, ConsumerCall::Flush)) => {
+                    let flushed = consumer.flush().await;
+                    let lost = |stale: crate::broker::Stale| BrokerError::Lost(stale.to_string());
+                    out.answer(n, flushed.map(|()| Answer::Done).map_err(lost)).await?;
+                }
+                Some((n, ConsumerCall::Close)) => {
+                    consumer.close().await;
+                    receipts.lock().retain(|(consumer, _), _| *consumer != id);
+                    return out.answer(n, Ok(Answer::Done)).await;
+                }
+            },
+            delivery = consumer.recv(), if !consumer.is_cancelled() => match delivery {
+                Some(delivery) => {
+                    tag += 1;
+                    out.deliver(id, tag, delivery, &receipts).await?;
+                }
+                None => {
+                    receipts.lock().retain(|(consumer, _), _| *consumer != id);
+                    return out.say(&Response::ConsumerEnded { consumer: id }).await;
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! The file: its schema, what is read from it at the start, and the thread that writes to it.
+
+use std::fmt::Display;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use rustix::fs::{statfs, statvfs};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::broker::BrokerError;
+use crate::broker::memory::MemoryBroker;
+use crate::broker::memory::journal::{Change, Wake};
+use crate::broker::memory::restore::{Kept, KeptMessage, StoreSide};
+use crate::broker::topology::{Binding, Exchange, Queue, Topology};
+use crate::domain::message::Message;
+
+/// Marks the file as ours: "capw" in ASCII.
+const APPLICATION_ID: i32 = 0x6361_7077;
+/// Each migration takes the schema from its number to the next one.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE exchanges (name TEXT PRIMARY KEY, kind TEXT NOT NULL, arguments TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE queues (name TEXT PRIMARY KEY, arguments TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE bindings (
+        exchange TEXT NOT NULL, routing_key TEXT NOT NULL, queue TEXT NOT NULL,
+        PRIMARY KEY (exchange, routing_key, queue)
+    ) WITHOUT ROWID;
+    CREATE TABLE messages (
+        id INTEGER PRIMARY KEY, queue TEXT NOT NULL, exchange TEXT NOT NULL, routing_keys TEXT NOT NULL,
+        expires_at_ms INTEGER, properties TEXT NOT NULL, body BLOB NOT NULL
+    );
+    -- Apart, since a row is written whole: a delivery must not write the body once more.
+    CREATE TABLE deliveries (message INTEGER PRIMARY KEY, count INTEGER NOT NULL);
+"];
+/// File systems whose locks do not hold between hosts: NFS, SMB 1 and 2, CIFS, Ceph, AFS, 9p.
+const NETWORK: [u32; 7] = [0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x00C3_6400, 0x5346_414F, 0x0102_1997];
+/// Free space, below which messages are refused, so that acks can still be written. In bytes.
+const RESERVE: u64 = 6 << 20;
+/// Between two looks at the free space.
+const LOOK_AT_SPACE: Duration = Duration::from_millis(100);
+/// Free pages in the file, past which they are given back to the file system. Of 4 KiB.
+const MOST_FREE_PAGES: i64 = 4_096;
+/// Pages that are given back at once.
+const GIVE_BACK: u32 = 1_024;
+/// So many batches are written between two looks at the free pages.
+const TIDY_EVERY: u64 = 256;
+/// Without a batch for so long, the write-ahead log is emptied.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The file, open and locked for this process.
+#[derive(Debug)]
+pub(super) struct Store {
+    path: PathBuf,
+    database: Connection,
+    // Held for as long as the database is open.
+    _lock: File,
+    room_seen_at: Option<Instant>,
+    short_of_space: bool,
+}
+
+/// The path of what stands beside the file.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn unfit(path: &Path, reason: impl Display) -> BrokerError {
+    BrokerError::Unfit { address: path.display().to_string(), reason: reason.to_string() }
+}
+
+/// What an error of SQLite comes to.
+fn failed(path: &Path, error: &rusqlite::Error) -> BrokerError {
+    let unreachable = |reason: &str| BrokerError::Unreachable {
+        address: path.display().to_string(),
+        reason: reason.to_owned(),
+    };
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => unreachable("the disk is full: free some space"),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            unreachable("another program has the file open: close it")
+        }
+        Some(ErrorCode::NotADatabase) => unfit(path, "the file is not an SQLite database"),
+        Some(ErrorCode::DatabaseCorrupt) => unfit(
+            path,
+            "the file is damaged: copy it, and save what can be read with `sqlite3 FILE .recover`, or begin with a new file",
+        ),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+            unfit(path, format!("this user may not write it, or its folder ({error})"))
+        }
+        _ => unfit(path, error),
+    }
+}
+
+impl Store {
+    /// Opens the file, and makes it where there is none. `None`: another process has it.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>, BrokerError> {
+        let Some(lock) = lock(path)? else { return Ok(None) };
+        let database = open_database(path).map_err(|error| failed(path, &error))?;
+        let mut store =
+            Self { path: path.to_owned(), database, _lock: lock, room_seen_at: None, short_of_space: false };
+        store.migrate()?;
+        Ok(Some(store))
+    }
+
+    /// Brings the schema of an earlier version up to date; refuses that of a later one.
+    fn migrate(&mut self) -> Result<(), BrokerError> {
+        let path = self.path.clone();
+        let fail = |error| failed(&path, &error);
+        let number =
+            |pragma: &str| self.database.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
+        let (id, version) = (number("application_id").map_err(fail)?, number("user_version").map_err(fail)?);
+        let is_new = id == 0 && version == 0 && number("schema_version").map_err(fail)? == 0;
+        if id != APPLICATION_ID && !is_new {
+            return Err(unfit(&path, "the file is an SQLite database of another program"));
+        }
+        let done = usize::try_from(version).unwrap_or_default();
+        if done > MIGRATIONS.len() {
+            let own = MIGRATIONS.len();
+            return Err(unfit(
+                &path,
+                format!(
+                    "a later version of captcha-worker wrote it (schema {version}; this one knows {own}): update this one"
+                ),
+            ));
+        }
+        if done == MIGRATIONS.len() {
+            return Ok(());
+        }
+        let change = self.database.transaction().map_err(fail)?;
+        for migration in &MIGRATIONS[done..] {
+            change.execute_batch(migration).map_err(fail)?;
+        }
+        change.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
+        change.pragma_update(None, "user_version", MIGRATIONS.len() as i64).map_err(fail)?;
+        change.commit().map_err(fail)
+    }
+
+    /// The broker with what the file holds. A thread of its own writes what changes from now on.
+    pub(super) fn into_broker(self, linger: Duration) -> Result<MemoryBroker, BrokerError> {
+        let kept = self.read()?;
+        let last_id = kept.messages.last().map_or(0, |message| message.id);
+        let (wake, woken) = mpsc::channel();
+        let broker = MemoryBroker::restored(kept, last_id, wake);
+        let (side, path) = (broker.store_side(), self.path.clone());
+        thread::Builder::new()
+            .name("queue-writer".to_owned())
+            .spawn(move || self.serve(&side, &woken, linger))
+            .map_err(|error| unfit(&path, format!("cannot start its writer: {error}")))?;
+        Ok(broker)
+    }
+
+    fn read(&self) -> Result<Kept, BrokerError> {
+        let topology = Topology {
+            exchanges: self
+                .rows("SELECT name, kind, arguments FROM exchanges", |row| {
+                    let kind: String = row.get(1)?;
+                    Ok((
+                        row.get(0)?,
+                        from_json(&format!("\"{kind}\""), 1)?,
+                        from_json(&row.get::<_, String>(2)?, 2)?,
+                    ))
+                })?
+                .into_iter()
+                .map(|(name, kind, arguments)| Exchange { name, kind, arguments })
+                .collect(),
+            queues: self.rows("SELECT name, arguments FROM queues", |row| {
+                Ok(Queue { name: row.get(0)?, arguments: from_json(&row.get::<_, String>(1)?, 1)? })
+            })?,
+            bindings: self.rows("SELECT exchange, queue, routing_key FROM bindings", |row| {
+                Ok(Binding { exchange: row.get(0)?, queue: row.get(1)?, routing_key: row.get(2)? })
+            })?,
+        };
+        let now = unix_millis();
+        let messages = self.rows(
+            "SELECT id, queue, exchange, routing_keys, expires_at_ms, properties, body, coalesce(count, 0)
+             FROM messages LEFT JOIN deliveries ON message = id ORDER BY id",
+            |row| {
+                let expires: Option<i64> = row.get(4)?;
+                let left = |at: i64| Duration::from_millis(u64::try_from(at - now).unwrap_or_default());
+                let message = Message {
+                    body: row.get::<_, Vec<u8>>(6)?.into(),
+                    properties: from_json(&row.get::<_, String>(5)?, 5)?,
+                    transient: false,
+                };
+                Ok(KeptMessage {
+                    id: u64::try_from(row.get::<_, i64>(0)?).unwrap_or_default(),
+                    queue: row.get(1)?,
+                    message,
+                    exchange: row.get(2)?,
+                    keys: from_json(&row.get::<_, String>(3)?, 3)?,
+                    lives_for: expires.map(left),
+                    deliveries: row.get(7)?,
+                })
+            },
+        )?;
+        Ok(Kept { topology, messages })
+    }
+
+    fn rows<T>(
+        &self,
+        query: &str,
+        read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, BrokerError> {
+        let rows = self.database.prepare(query).and_then(|mut query| query.query_map([], read)?.collect());
+        rows.map_err(|error| failed(&self.path, &error))
+    }
+
+    /// Writes one batch after another until the broker is gone.
+    fn serve(mut self, side: &StoreSide, woken: &mpsc::Receiver<Wake>, linger: Duration) {
+        let mut written = 0_u64;
+        let mut idle = false;
+        loop {
+            // Nothing to do, nothing to look at: it sleeps until the next change.
+            let wake = if idle { woken.recv().map_err(Into::into) } else { woken.recv_timeout(IDLE) };
+            let (batch, last) = match wake {
+                Ok(Wake::Batch) => {
+                    thread::sleep(linger);
+                    let Some(batch) = side.take() else { continue };
+                    (batch, false)
+                }
+                Ok(Wake::Last(batch)) => (batch, true),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if let Err(error) = self.tidy(true) {
+                        tracing::warn!(%error, path = %self.path.display(), "cannot tidy the queue file up");
+                    }
+                    idle = true;
+                    continue;
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            };
+            idle = false;
+            self.look_at_space(side);
+            if let Err(error) = self.write(&batch.changes) {
+                let error = failed(&self.path, &error).to_string();
+                tracing::error!(
+                    error,
+                    "cannot write the queue file: all sessions end; what was not confirmed may be lost"
+                );
+                batch.failed(&error);
+                side.failed(&error);
+                return;
+            }
+            side.written(batch.number);
+            batch.stored();
+            written += 1;
+            if last {
+                return;
+            }
+            if written.is_multiple_of(TIDY_EVERY)
+                && let Err(error) = self.tidy(false)
+            {
+                tracing::warn!(%error, path = %self.path.display(), "cannot tidy the queue file up");
+            }
+        }
+    }
+
+    /// Notes whether there is room for further messages.
+    fn look_at_space(&mut self, side: &StoreSide) {
+        if self.room_seen_at.is_some_and(|at| at.elapsed() < LOOK_AT_SPACE) {
+            return;
+        }
+        self.room_seen_at = Some(Instant::now());
+        let free =
+            statvfs(&self.path).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize));
+        let short = free < RESERVE;
+        if short != self.short_of_space {
+            if short {
+                tracing::error!(
+                    free_bytes = free,
+                    "the disk of the queue file is nearly full: messages are refused until there is space"
+                );
+            } else {
+                tracing::info!("the disk of the queue file has space again");
+            }
+            self.short_of_space = short;
+            side.set_short_of_space(short);
+        }
+    }
+
+    /// Writes changes as one transaction, which is on the disk when this returns.
+    fn write(&mut self, changes: &[Change]) -> rusqlite::Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let now = unix_millis();
+        let transaction = self.database.transaction()?;
+        for change in changes {
+            match change {
+                Change::Put { id, queue, routed, lives_for } => {
+                    let expires = lives_for
+                        .map(|left| now.saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX)));
+                    transaction
+                        .prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+                        .execute(params![
+                        row_id(*id),
+                        queue,
+                        routed.exchange,
+                        to_json(&routed.keys)?,
+                        expires,
+                        to_json(&routed.message.properties)?,
+                        &routed.message.body[..],
+                    ])?;
+                }
+                Change::Delivered { id } => {
+                    transaction
+                        .prepare_cached(
+                            "INSERT INTO deliveries VALUES (?1, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+                        )?
+                        .execute([row_id(*id)])?;
+                }
+                Change::Removed { id } => {
+                    transaction
+                        .prepare_cached("DELETE FROM messages WHERE id = ?1")?
+                        .execute([row_id(*id)])?;
+                    transaction
+                        .prepare_cached("DELETE FROM deliveries WHERE message = ?1")?
+                        .execute([row_id(*id)])?;
+                }
+                Change::Exchange(Exchange { name, kind, arguments }) => {
+                    transaction.execute(
+                        "INSERT OR REPLACE INTO exchanges VALUES (?1, ?2, ?3)",
+                        params![name, kind.name(), to_json(arguments)?],
+                    )?;
+                }
+                Change::Queue(Queue { name, arguments }) => {
+                    transaction.execute(
+                        "INSERT OR REPLACE INTO queues VALUES (?1, ?2)",
+                        params![name, to_json(arguments)?],
+                    )?;
+                }
+                Change::Binding(Binding { exchange, queue, routing_key }) => {
+                    transaction.execute(
+                        "INSERT OR REPLACE INTO bindings VALUES (?1, ?2, ?3)",
+                        params![exchange, routing_key, queue],
+                    )?;
+                }
+            }
+        }
+        transaction.commit()
+    }
+
+    /// Gives free pages back to the file system; `idle`: empties the write-ahead log, too.
+    fn tidy(&mut self, idle: bool) -> rusqlite::Result<()> {
+        loop {
+            let free: i64 = self.database.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+            if free <= MOST_FREE_PAGES {
+                break;
+            }
+            // Each step of the statement gives one page back.
+            let mut vacuum =
+                self.database.prepare_cached(&format!("PRAGMA incremental_vacuum({GIVE_BACK})"))?;
+            let mut rows = vacuum.query([])?;
+            while rows.next()?.is_some() {}
+            if !idle {
+                break;
+            }
+        }
+        if idle {
+            self.database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The right to use the file: no other process of this host has it. `None`: another one has.
+fn lock(path: &Path) -> Result<Option<File>, BrokerError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let found = statfs(folder).map_err(|error| unfit(path, format!("its folder: {error}")))?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a magic number of 32 bits")]
+    if NETWORK.contains(&(found.f_type as u32)) {
+        return Err(unfit(
+            path,
+            "it is on a network file system, whose locks do not keep other hosts out: use a local disk, or RabbitMQ for several hosts",
+        ));
+    }
+    let own = |path: &Path| {
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    };
+    let denied = |error: io::Error| match error.kind() {
+        io::ErrorKind::StorageFull => failed_for_space(path),
+        _ => unfit(path, format!("this user cannot write it, or its folder ({error})")),
+    };
+    let lock = own(&beside(path, "-lock")).map_err(denied)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => return Ok(None),
+        Err(fs::TryLockError::Error(error)) => {
+            return Err(unfit(path, format!("the file system has no locks ({error}): use a local disk")));
+        }
+    }
+    // SQLite would make it readable for everybody.
+    own(path).map_err(denied)?;
+    Ok(Some(lock))
+}
+
+fn failed_for_space(path: &Path) -> BrokerError {
+    BrokerError::Unreachable {
+        address: path.display().to_string(),
+        reason: "the disk is full: free some space".to_owned(),
+    }
+}
+
+fn open_database(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let database = Connection::open_with_flags(path, flags)?;
+    // Reached while the process that had the file before is still closing it.
+    database.busy_timeout(Duration::from_millis(500))?;
+    // Before the first table; without effect later.
+    database.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // No other process writes it, so it needs no shared memory for the log's index.
+    database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    database.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    // A commit returns when it is on the disk.
+    database.pragma_update(None, "synchronous", "FULL")?;
+    database.pragma_update_and_check(None, "journal_size_limit", 8 << 20, |_| Ok(()))?;
+    Ok(database)
+}
+
+fn row_id(id: u64) -> i64 {
+    i64::try_from(id).unwrap_or(i64::MAX)
+}
+
+fn unix_millis() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn to_json(value: &impl Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+fn from_json<T: DeserializeOwned>(text: &str, column: usize) -> rusqlite::Result<T> {
+    serde_json::from_str(text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into())
+    })
+}
