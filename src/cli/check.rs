@@ -16,7 +16,7 @@ use super::topology::REMEDY;
 use super::{CommandError, Exit, connect};
 use crate::broker::topology::{Names, Topology};
 use crate::broker::{Broker, BrokerError};
-use crate::config::{Loaded, Settings};
+use crate::config::{BrokerUrl, Loaded, Settings};
 use crate::domain::call::CallError;
 use crate::domain::fault::{self, Stage};
 use crate::domain::policy::Policy;
@@ -185,8 +185,13 @@ async fn broker_findings(broker: &Broker, settings: &Settings) -> Vec<CheckFindi
         Ok(session) => session,
         Err(error) => return vec![failed_broker("broker", &error)],
     };
-    let reached =
-        CheckFinding::fine("broker", format!("{url}: reached, logged in, virtual host '{}'", url.vhost()));
+    let reached = CheckFinding::fine(
+        "broker",
+        match url {
+            BrokerUrl::Amqp(url) => format!("{url}: reached, logged in, virtual host '{}'", url.vhost()),
+            BrokerUrl::Sqlite(_) => format!("{url}: can be read and written"),
+        },
+    );
     let compared = timeout(longest(settings), session.link().check(&Topology::new(&names))).await;
     let topology = match compared.unwrap_or(Err(BrokerError::TimedOut { call: "declare" })) {
         Ok(mismatches) if mismatches.is_empty() => CheckFinding::fine(

@@ -4,8 +4,10 @@ use secrecy::SecretString;
 
 use super::CommandError;
 use crate::broker::amqp::{AmqpOptions, Connector};
+use crate::broker::sqlite::{SqliteBroker, SqliteOptions};
+use crate::broker::topology::{Names, Topology};
 use crate::broker::{Broker, BrokerError};
-use crate::config::{Settings, SolverSettings};
+use crate::config::{BrokerUrl, Settings, SolverSettings};
 use crate::linger::Linger;
 use crate::solver::{Solver, SolverOptions};
 use crate::trace::Tracer;
@@ -28,8 +30,23 @@ pub(super) fn lingering_broker(
     linger: Linger,
 ) -> Result<Broker, CommandError> {
     let broker = &settings.broker;
+    let url = match &broker.url {
+        BrokerUrl::Amqp(url) => url,
+        BrokerUrl::Sqlite(path) => {
+            let topology = broker.declare_topology.then(|| Topology::new(&Names::new(&broker.namespace)));
+            return Ok(Broker::Sqlite(SqliteBroker::new(SqliteOptions {
+                path: path.clone(),
+                topology,
+                connect_timeout: broker.connect_timeout,
+                call_timeout: broker.call_timeout,
+                confirm_timeout: broker.confirm_timeout,
+                connection_name: name.to_owned(),
+                linger,
+            })));
+        }
+    };
     let options = AmqpOptions {
-        url: broker.url.secret().clone(),
+        url: url.secret().clone(),
         tls: broker.tls.clone(),
         connect_timeout: broker.connect_timeout,
         call_timeout: broker.call_timeout,
@@ -112,7 +129,7 @@ pub(super) fn advice(error: &BrokerError) -> &'static str {
         BrokerError::TimedOut { .. } => {
             "see whether the broker is overloaded or blocks publishers (memory or disk alarm), or raise broker.call_timeout"
         }
-        BrokerError::Unfit { .. } => "change the broker's setting, and restart it",
+        BrokerError::Unfit { .. } => "change what it names, or broker.url",
         BrokerError::Lost(_) => "see the broker's log for why it ended the connection",
     }
 }

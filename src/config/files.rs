@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::reader::{Raw, Reader};
-use super::values::AmqpUrl;
+use super::values::BrokerUrl;
 use crate::tls::{IdentityFiles, Role, TlsFault, TlsFiles, read_roots};
 
 /// Longest secret in a file, in bytes.
@@ -24,7 +24,7 @@ struct Given {
 }
 
 /// The broker's address. `None`: a fault was recorded.
-pub(super) fn broker_url(reader: &mut Reader) -> Option<AmqpUrl> {
+pub(super) fn broker_url(reader: &mut Reader) -> Option<BrokerUrl> {
     let (key, file_key) = ("broker.url", "broker.url_file");
     let raw = text_of(reader, key);
     let path = reader.text(file_key, "a path", |path| Ok(path.to_owned()));
@@ -32,10 +32,10 @@ pub(super) fn broker_url(reader: &mut Reader) -> Option<AmqpUrl> {
     // The default is not the operator's choice, so it stands in nobody's way.
     let is_own = raw.origin != "default";
     let given = choose(reader, raw, &path, is_own, file_key)?;
-    let url = AmqpUrl::try_new(&given.text)
-        .map_err(|problem| reader.fault(given.key, &given.origin, problem, AmqpUrl::ALLOWED))
+    let url = BrokerUrl::try_new(&given.text, reader.dir())
+        .map_err(|problem| reader.fault(given.key, &given.origin, problem, BrokerUrl::ALLOWED))
         .ok()?;
-    reader.show(key, url.shown().to_owned(), &given.origin, true);
+    reader.show(key, url.to_string(), &given.origin, true);
     Some(url)
 }
 
@@ -111,10 +111,12 @@ pub(super) fn reason(error: &io::Error) -> String {
 
 /// The files, each of which can be used as it is now. `None`: a fault was recorded. `url`: where it
 /// is good.
-pub(super) fn tls(reader: &mut Reader, url: Option<&AmqpUrl>) -> Option<TlsFiles> {
+pub(super) fn tls(reader: &mut Reader, url: Option<&BrokerUrl>) -> Option<TlsFiles> {
     let [ca, certificate, key] = [Role::Ca, Role::Certificate, Role::Key].map(|role| tls_path(reader, role));
     let (ca, certificate, key) = (ca?, certificate?, key?);
-    if url.is_some_and(|url| !url.is_tls()) && !refuse_without_tls(reader, &[&ca, &certificate, &key]) {
+    if let Some(why) = url.and_then(BrokerUrl::why_not_encrypted)
+        && !refuse_without_tls(reader, why, &[&ca, &certificate, &key])
+    {
         return None;
     }
     let identity = match (certificate, key) {
@@ -137,12 +139,12 @@ fn tls_path(reader: &mut Reader, role: Role) -> Option<Option<PathBuf>> {
 }
 
 /// Somebody who names such a file counts on TLS.
-fn refuse_without_tls(reader: &mut Reader, files: &[&Option<PathBuf>; 3]) -> bool {
+fn refuse_without_tls(reader: &mut Reader, why: &str, files: &[&Option<PathBuf>; 3]) -> bool {
     let mut fine = true;
     for (role, file) in [Role::Ca, Role::Certificate, Role::Key].into_iter().zip(files) {
         if file.is_some() {
             let origin = reader.shown_origin(role.setting());
-            let problem = "is set, but broker.url begins with amqp://, which is not encrypted";
+            let problem = format!("is set, but broker.url {why}");
             reader.fault(role.setting(), &origin, problem, "with amqps:// only");
             fine = false;
         }

@@ -33,7 +33,7 @@ pub use settings::{
     BrokerSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings,
     SolverSettings, TraceSettings, WorkerSettings,
 };
-pub use values::{AmqpUrl, LogFilter};
+pub use values::{AmqpUrl, BrokerUrl, LogFilter};
 
 /// What environment variables that carry settings begin with.
 pub const ENV_PREFIX: &str = "CAPTCHA_WORKER__";

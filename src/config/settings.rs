@@ -8,7 +8,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::values::{AmqpUrl, LogFilter};
+use super::values::{BrokerUrl, LogFilter};
 use crate::domain::api_code::Overrides;
 use crate::domain::guard;
 use crate::domain::lifecycle::Ambiguous;
@@ -50,7 +50,7 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub struct BrokerSettings {
     /// From `url`, or from the file `url_file`.
-    pub url: AmqpUrl,
+    pub url: BrokerUrl,
     /// From `tls_ca_file`, `tls_cert_file` and `tls_key_file`, each of which could be used when it
     /// was read; none with `amqp://`.
     pub tls: TlsFiles,

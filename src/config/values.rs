@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
@@ -132,7 +133,69 @@ pub(super) fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
     address.map(Some).map_err(|_| format!("{} is not an IP address and port", quoted(text)))
 }
 
-/// A broker's address. Its `Debug` and `Display` mask the password.
+/// Where the broker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BrokerUrl {
+    /// RabbitMQ.
+    Amqp(AmqpUrl),
+    /// A file, for the processes of one machine.
+    Sqlite(PathBuf),
+}
+
+impl BrokerUrl {
+    /// What it may look like.
+    pub(super) const ALLOWED: &str = "amqp://user:password@host:port/vhost or amqps://…, with \"%2f\" for the virtual host \"/\", \
+         or sqlite:///path/queue.db";
+
+    /// Parses an address. A relative path of a file begins in `folder`.
+    ///
+    /// # Errors
+    /// Says what is wrong without repeating any of the text, since a password may stand anywhere in
+    /// what does not parse.
+    pub fn try_new(text: &str, folder: &Path) -> Result<Self, String> {
+        let Some(path) = text.strip_prefix("sqlite:") else {
+            return AmqpUrl::try_new(text).map(Self::Amqp);
+        };
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.contains(['?', '#']) {
+            return Err("has '?' or '#' in its path: they are written %3f and %23".to_owned());
+        }
+        let path = percent_decoded(path).ok_or("has a path that is not UTF-8 once decoded")?;
+        if path.is_empty() || path.ends_with('/') {
+            return Err("names no file".to_owned());
+        }
+        Ok(Self::Sqlite(folder.join(path)))
+    }
+
+    /// The virtual host; that of a file is `/`.
+    #[must_use]
+    pub fn vhost(&self) -> &str {
+        match self {
+            BrokerUrl::Amqp(url) => url.vhost(),
+            BrokerUrl::Sqlite(_) => "/",
+        }
+    }
+
+    /// Why connections are not encrypted; `None` where they are.
+    pub(super) fn why_not_encrypted(&self) -> Option<&'static str> {
+        match self {
+            BrokerUrl::Amqp(url) if url.is_tls() => None,
+            BrokerUrl::Amqp(_) => Some("begins with amqp://, which is not encrypted"),
+            BrokerUrl::Sqlite(_) => Some("begins with sqlite:, which makes no connection to another machine"),
+        }
+    }
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BrokerUrl::Amqp(url) => url.fmt(f),
+            BrokerUrl::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+        }
+    }
+}
+
+/// RabbitMQ's address. Its `Debug` and `Display` mask the password.
 #[derive(Clone)]
 pub struct AmqpUrl {
     secret: SecretString,
@@ -142,10 +205,6 @@ pub struct AmqpUrl {
 }
 
 impl AmqpUrl {
-    /// What an address may look like.
-    pub(super) const ALLOWED: &str =
-        "amqp://user:password@host:port/vhost or amqps://…, with \"%2f\" for the virtual host \"/\"";
-
     /// Parses an address.
     ///
     /// # Errors
@@ -154,7 +213,7 @@ impl AmqpUrl {
     pub fn try_new(text: &str) -> Result<Self, String> {
         let mut url = Url::parse(text).map_err(|error| format!("is not an address ({error})"))?;
         if !matches!(url.scheme(), "amqp" | "amqps") {
-            return Err("does not begin with amqp:// or amqps://".to_owned());
+            return Err("does not begin with amqp://, amqps:// or sqlite:".to_owned());
         }
         if url.host_str().is_none_or(str::is_empty) {
             return Err("names no host".to_owned());

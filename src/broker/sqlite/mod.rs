@@ -28,6 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::client::TimeOuts;
 use self::store::{Store, beside};
 use super::memory::MemoryBroker;
+use super::topology::Topology;
 use super::{BrokerError, Session};
 use crate::linger::Linger;
 
@@ -39,6 +40,8 @@ const AGAIN: Duration = Duration::from_millis(20);
 pub struct SqliteOptions {
     /// The file; made where there is none.
     pub path: PathBuf,
+    /// Declared for each session: on a new file nobody else would.
+    pub topology: Option<Topology>,
     /// Until a session is there or cannot be made.
     pub connect_timeout: Duration,
     /// Of any one call.
@@ -83,6 +86,14 @@ impl SqliteBroker {
     /// [`BrokerError::Unfit`] where the file cannot be used; [`BrokerError::Unreachable`] where that
     /// can change by itself.
     pub async fn connect(&self) -> Result<Session, BrokerError> {
+        let session = self.open_session().await?;
+        if let Some(topology) = &self.options.topology {
+            session.link().declare(topology).await?;
+        }
+        Ok(session)
+    }
+
+    async fn open_session(&self) -> Result<Session, BrokerError> {
         let options = &*self.options;
         let path = &options.path;
         let until = Instant::now() + options.connect_timeout;

@@ -3,7 +3,7 @@
 
 mod consume;
 mod dead_letter;
-mod fixtures;
+pub(crate) mod fixtures;
 mod properties;
 mod publish;
 mod session;
@@ -137,6 +137,7 @@ fn in_file(folder: &TempDir) -> SqliteBroker {
     let second = Duration::from_secs(1);
     SqliteBroker::new(SqliteOptions {
         path: folder.path().join("queue.db"),
+        topology: None,
         connect_timeout: 10 * second,
         call_timeout: 10 * second,
         confirm_timeout: 10 * second,

@@ -1,0 +1,270 @@
+//! The embedded broker's file: what is in it after an end of any kind, and files that cannot be
+//! used.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use captcha_worker::broker::sqlite::{SqliteBroker, SqliteOptions};
+use captcha_worker::broker::{Broker, BrokerError, PublishError};
+use captcha_worker::domain::message::Value;
+use captcha_worker::linger::Linger;
+use rusqlite::Connection;
+use tempfile::TempDir;
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::conformance::fixtures::{
+    connect, consume, dead_letters_to, get, message, next, put, queue, ready, text, with_queues, within,
+};
+
+fn broker_in(path: &Path) -> Broker {
+    let second = Duration::from_secs(1);
+    Broker::Sqlite(SqliteBroker::new(SqliteOptions {
+        path: path.to_owned(),
+        topology: None,
+        connect_timeout: second,
+        call_timeout: 10 * second,
+        confirm_timeout: 10 * second,
+        connection_name: "test".to_owned(),
+        linger: Linger::none(),
+    }))
+}
+
+fn in_folder(folder: &TempDir) -> PathBuf {
+    folder.path().join("queue.db")
+}
+
+/// A copy of the file, with its log, as a loss of power leaves it.
+fn copied(folder: &TempDir) -> (TempDir, PathBuf) {
+    let copy = TempDir::new().unwrap();
+    for name in ["queue.db", "queue.db-wal"] {
+        fs::copy(folder.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let path = in_folder(&copy);
+    (copy, path)
+}
+
+/// Waits until nobody has the file: its broker ends after its last session.
+async fn released(path: &Path) {
+    let lock = OpenOptions::new().write(true).open(path.with_extension("db-lock")).unwrap();
+    let free = async {
+        while lock.try_lock().is_err() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("the file is free", free).await;
+}
+
+async fn refused(path: &Path) -> BrokerError {
+    match within("an error", broker_in(path).connect()).await {
+        Ok(_) => panic!("{} was opened", path.display()),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn what_was_confirmed_and_not_acked_is_there_again_in_its_order() {
+    let folder = TempDir::new().unwrap();
+    let broker = broker_in(&in_folder(&folder));
+    let session = with_queues(&broker, vec![queue("q", &[])]).await;
+    put(&session, "q", &["acked", "delivered", "waiting", "last"]).await;
+    let mut consumer = consume(&session, "q", 2).await;
+    next(&mut consumer).await.receipt.ack().unwrap();
+    let delivered = next(&mut consumer).await;
+    within("the ack", consumer.flush()).await.unwrap();
+    // The process is killed: nobody says anything to the broker.
+    let (_copy, path) = copied(&folder);
+    let session = connect(&broker_in(&path)).await;
+    let mut found = Vec::new();
+    for _ in 0..3 {
+        let delivery = get(&session, "q").await;
+        found.push((text(&delivery.message), delivery.redelivered));
+        delivery.receipt.ack().unwrap();
+    }
+    // The consumer had room for "waiting" once the first was acked, so it may have left.
+    assert_eq!(found[0], ("delivered".to_owned(), true));
+    assert_eq!(found[1], ("waiting".to_owned(), true));
+    assert_eq!(found[2], ("last".to_owned(), false));
+    assert_eq!(ready(&session, "q").await, 0);
+    drop(delivered);
+}
+
+#[tokio::test]
+async fn a_confirm_means_that_the_message_is_in_the_file() {
+    let folder = TempDir::new().unwrap();
+    let session = with_queues(&broker_in(&in_folder(&folder)), vec![queue("q", &[])]).await;
+    for count in 1..=20 {
+        put(&session, "q", &["m"]).await;
+        let (_copy, path) = copied(&folder);
+        let database = Connection::open(path).unwrap();
+        let kept: u64 = database
+            .query_row("SELECT count(*) FROM messages", [], |row| row.get::<_, i64>(0))
+            .map(|count| count.try_into().unwrap())
+            .unwrap();
+        assert_eq!(kept, count);
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_counts_toward_the_limit_though_the_process_is_killed_each_time() {
+    let mut folder = TempDir::new().unwrap();
+    let limit = [("x-delivery-limit", Value::Int(2))];
+    let further: Vec<_> = limit.into_iter().chain(dead_letters_to("dead")).collect();
+    let session =
+        with_queues(&broker_in(&in_folder(&folder)), vec![queue("q", &further), queue("dead", &[])]).await;
+    put(&session, "q", &["m"]).await;
+    drop(session);
+    for delivery in 0..3 {
+        let session = connect(&broker_in(&in_folder(&folder))).await;
+        let mut consumer = consume(&session, "q", 1).await;
+        assert_eq!(next(&mut consumer).await.redelivered, delivery > 0);
+        folder = copied(&folder).0;
+    }
+    let session = connect(&broker_in(&in_folder(&folder))).await;
+    let mut consumer = consume(&session, "q", 1).await;
+    let last = next(&mut consumer).await;
+    last.receipt.requeue().unwrap();
+    let mut dead = consume(&session, "dead", 1).await;
+    assert_eq!(text(&next(&mut dead).await.message), "m");
+}
+
+#[tokio::test]
+async fn the_time_to_live_runs_on_while_nobody_has_the_file() {
+    let folder = TempDir::new().unwrap();
+    let ttl = [("x-message-ttl", Value::Int(1_500))];
+    let further: Vec<_> = ttl.into_iter().chain(dead_letters_to("target")).collect();
+    let path = in_folder(&folder);
+    let session = with_queues(&broker_in(&path), vec![queue("retry", &further), queue("target", &[])]).await;
+    let published = Instant::now();
+    put(&session, "retry", &["m"]).await;
+    within("the close", session.link().close()).await;
+    drop(session);
+    let session = connect(&broker_in(&path)).await;
+    assert_eq!(ready(&session, "target").await, 0);
+    let mut target = consume(&session, "target", 1).await;
+    assert_eq!(text(&next(&mut target).await.message), "m");
+    let waited = published.elapsed();
+    assert!(waited >= Duration::from_millis(1_400) && waited < Duration::from_secs(5), "{waited:?}");
+}
+
+#[tokio::test]
+async fn when_the_process_that_has_the_file_ends_the_next_session_takes_it() {
+    let folder = TempDir::new().unwrap();
+    let (first, second) = (broker_in(&in_folder(&folder)), broker_in(&in_folder(&folder)));
+    let session = with_queues(&first, vec![queue("q", &[])]).await;
+    let other = connect(&second).await;
+    put(&other, "q", &["m"]).await;
+    let mut consumer = consume(&other, "q", 1).await;
+    let held = next(&mut consumer).await;
+    drop((session, first));
+    // Its own client still holds the broker: the file changes hands with the last session.
+    drop(other);
+    assert!(within("the end", consumer.recv()).await.is_none());
+    assert!(held.receipt.ack().is_err());
+    let session = connect(&second).await;
+    let delivery = get(&session, "q").await;
+    assert_eq!((text(&delivery.message).as_str(), delivery.redelivered), ("m", true));
+    delivery.receipt.ack().unwrap();
+}
+
+#[tokio::test]
+async fn nobody_else_may_read_it() {
+    let folder = TempDir::new().unwrap();
+    let _session = connect(&broker_in(&in_folder(&folder))).await;
+    for name in ["queue.db", "queue.db-lock", "queue.db-wal"] {
+        let mode = fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_a_queue_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    fs::write(&path, "a letter to a friend, long enough to be taken for something else".repeat(100)).unwrap();
+    let before = fs::read(&path).unwrap();
+    assert!(refused(&path).await.to_string().contains("not an SQLite database"));
+    assert_eq!(fs::read(&path).unwrap(), before);
+
+    fs::remove_file(&path).unwrap();
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE accounts (name TEXT)").unwrap();
+    assert!(refused(&path).await.to_string().contains("of another program"));
+}
+
+#[tokio::test]
+async fn a_file_of_a_later_version_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    drop(connect(&broker_in(&path)).await);
+    released(&path).await;
+    let database = Connection::open(&path).unwrap();
+    database.pragma_update(None, "user_version", 99).unwrap();
+    drop(database);
+    let error = refused(&path).await.to_string();
+    assert!(error.contains("later version") && error.contains("schema 99"), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_reported() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    let session = with_queues(&broker_in(&path), vec![queue("q", &[])]).await;
+    for _ in 0..200 {
+        put(&session, "q", &["some text that takes room".repeat(40).as_str()]).await;
+    }
+    within("the close", session.link().close()).await;
+    drop(session);
+    released(&path).await;
+    let length = fs::metadata(&path).unwrap().len();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[0xff; 4_096], (length / 2) & !4_095).unwrap();
+    let error = refused(&path).await.to_string();
+    assert!(error.contains("damaged") && error.contains("sqlite3 FILE .recover"), "{error}");
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_named() {
+    for path in ["/proc/self/queue.db", "/no/such/folder/queue.db"] {
+        let error = refused(Path::new(path)).await;
+        assert!(!error.is_passing(), "{error}");
+        assert!(error.to_string().contains(path), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_another_program_writes_is_reported() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    drop(connect(&broker_in(&path)).await);
+    released(&path).await;
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = refused(&path).await;
+    assert!(error.is_passing() && error.to_string().contains("another program"), "{error}");
+}
+
+#[tokio::test]
+async fn many_jobs_through_it_leave_a_small_file() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    let session = with_queues(&broker_in(&path), vec![queue("q", &[])]).await;
+    let body = "x".repeat(10_000);
+    // 40 MB wait at once.
+    for _ in 0..40 {
+        let all = (0..100).map(|_| session.publish("", "q", message(&body)));
+        for fate in futures_util::future::join_all(all).await {
+            assert_eq!(fate, Ok::<(), PublishError>(()));
+        }
+    }
+    let size = |name: &str| fs::metadata(folder.path().join(name)).unwrap().len();
+    assert!(size("queue.db") + size("queue.db-wal") > 40_000_000);
+    let mut consumer = consume(&session, "q", 1_000).await;
+    for _ in 0..4_000 {
+        next(&mut consumer).await.receipt.ack_batched().unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while size("queue.db") + size("queue.db-wal") > 20_000_000 {
+        assert!(Instant::now() < deadline, "{} + {}", size("queue.db"), size("queue.db-wal"));
+        sleep(Duration::from_millis(50)).await;
+    }
+}
