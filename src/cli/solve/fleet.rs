@@ -94,3 +94,52 @@ async fn lost(wanted: &Wanted, session: &Session, results: &str) -> End {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::broker::memory::MemoryBroker;
+    use crate::broker::topology::Topology;
+    use crate::cli::input::now;
+
+    async fn declared(broker: &MemoryBroker, names: &Names) -> Session {
+        let session = broker.connect().await.unwrap();
+        session.link().declare(&Topology::new(names)).await.unwrap();
+        session
+    }
+
+    fn wanted() -> Wanted {
+        let timeout = Duration::from_secs(60);
+        let (deadline, until) = (now().plus(timeout), Instant::now() + timeout);
+        Wanted { id: "solve-1".to_owned(), body: b"{}".to_vec(), timeout, deadline, until }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_connection_takes_the_reply_with_it_and_the_job_stays() {
+        let (broker, names) = (MemoryBroker::new(), Names::new("lane"));
+        let (session, wanted) = (declared(&broker, &names).await, wanted());
+        let replies = ask(&session, &names, &wanted).await.unwrap();
+        broker.drop_all_sessions();
+        let stop = CancellationToken::new();
+        let End::None { exit, text } = wait(&wanted, &session, replies, &names, &stop).await else {
+            panic!("there is no outcome")
+        };
+        assert_eq!((exit, broker.queue_len("lane.jobs")), (Exit::Unanswered, 1));
+        for words in ["connection cut", "job solve-1", &wanted.deadline.to_string(), "lane.results"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_no_queue_takes_is_told_with_what_to_do() {
+        let (broker, names) = (MemoryBroker::new(), Names::new("lane"));
+        let session = declared(&broker, &names).await;
+        broker.unbind("lane.jobs");
+        let error = ask(&session, &names, &wanted()).await.unwrap_err();
+        assert!(error.to_string().contains("captcha-worker topology declare"), "{error}");
+    }
+}
