@@ -11,6 +11,7 @@ mod consume;
 mod error;
 pub mod memory;
 mod publish;
+mod replies;
 pub mod sqlite;
 pub mod topology;
 
@@ -29,6 +30,7 @@ pub use consume::{
 };
 pub use error::{BrokerError, PublishError};
 pub use publish::{Confirm, Meter, PublishRequest, Publisher, publisher_channel};
+pub use replies::Replies;
 
 use crate::domain::message::Message;
 use topology::{Mismatch, Topology};
@@ -62,6 +64,8 @@ pub trait Link: Send + Sync {
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>>;
     /// Opens a further publishing channel with confirms, and its owner.
     fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>>;
+    /// Opens a further publishing channel, whose messages can ask for replies to this process.
+    fn open_replies(&self) -> BoxFuture<'_, Result<Replies, BrokerError>>;
     /// Takes one message without a consumer (`basic.get`), with the right to settle it; `None`
     /// where the queue is empty.
     fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>>;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::connect;
 use crate::broker::BrokerError;
 use crate::config::ConfigErrors;
+use crate::domain::class::Class;
 
 /// The program's exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,12 @@ pub enum Exit {
     Failed,
     /// 2: the command line or the settings cannot be used; nothing was begun.
     Usage,
+    /// 3 to 14, of `solve`: the job failed in this class. The numbers are fixed.
+    Job(Class),
+    /// 124, of `solve`: nobody has answered so far. The number is that of timeout(1).
+    Unanswered,
+    /// 130, of `solve`: ended by a signal, without an answer.
+    Interrupted,
 }
 
 impl Exit {
@@ -29,6 +36,24 @@ impl Exit {
             Exit::Fine => 0,
             Exit::Failed => 1,
             Exit::Usage => 2,
+            Exit::Job(class) => match class {
+                // No job ends in these two.
+                Class::Pending | Class::Throttled => 1,
+                Class::Capacity => 3,
+                Class::Transient => 4,
+                Class::Lost => 5,
+                Class::Unsolved => 6,
+                Class::Invalid => 7,
+                Class::Forbidden => 8,
+                Class::Expired => 9,
+                Class::Proxy => 10,
+                Class::Account => 11,
+                Class::Malformed => 12,
+                Class::Poison => 13,
+                Class::Unknown => 14,
+            },
+            Exit::Unanswered => 124,
+            Exit::Interrupted => 130,
         }
     }
 }

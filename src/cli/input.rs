@@ -17,6 +17,8 @@ use crate::domain::time::Timestamp;
 /// The longest message that the worker takes for a job, in bytes; a longer one would be rejected
 /// whole.
 pub const MAX_BODY: usize = 1 << 20;
+/// What an image is submitted as.
+pub(super) const IMAGE_TYPE: &str = "ImageToTextTask";
 /// AMQP's short string: what a message id must fit into.
 const MAX_MESSAGE_ID: usize = 255;
 /// Jobs read ahead of those being published: at most this many MiB.
@@ -229,11 +231,11 @@ impl Images {
     }
 
     fn job(&self, path: &Path, file: &str) -> Result<NewJob, String> {
-        let image = read_image(path)?;
+        let image = std::fs::File::open(path).map_err(cannot_read).and_then(read_image)?;
         let id = self.id(path);
         let job = ImageJob {
             id: &id,
-            task: ImageTask { r#type: "ImageToTextTask", body: &STANDARD.encode(image) },
+            task: ImageTask { r#type: IMAGE_TYPE, body: &STANDARD.encode(image) },
             deadline: self.deadline.map(|span| now().plus(span)),
             metadata: ImageMetadata { file },
         };
@@ -265,11 +267,9 @@ impl Iterator for Images {
 }
 
 /// Reads an image, and no more of a file than could be one.
-fn read_image(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read_image(file: impl Read) -> Result<Vec<u8>, String> {
     let mut image = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_BODY as u64).read_to_end(&mut image))
-        .map_err(|error| format!("cannot be read: {error}"))?;
+    file.take(MAX_BODY as u64).read_to_end(&mut image).map_err(cannot_read)?;
     match image.len() {
         0 => Err("is empty".to_owned()),
         // Base64 makes four bytes of three.
@@ -278,11 +278,15 @@ fn read_image(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-fn too_large() -> String {
+pub(super) fn cannot_read(error: io::Error) -> String {
+    format!("cannot be read: {error}")
+}
+
+pub(super) fn too_large() -> String {
     format!("is too large: as a job it would be over {MAX_BODY} bytes")
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(0).plus(since)
 }

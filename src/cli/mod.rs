@@ -23,6 +23,7 @@ mod run;
 mod schema;
 mod signals;
 mod simulate;
+mod solve;
 mod top;
 mod topology;
 
@@ -41,6 +42,7 @@ pub use exit::{CommandError, Exit};
 const EXAMPLES: &str = "\
 Examples:
   captcha-worker demo                           see it work, with nothing installed
+  captcha-worker solve captcha.png              solve one captcha, and print its text
   captcha-worker check                          show the settings, and test them
   captcha-worker topology declare               create exchanges, queues and bindings
   captcha-worker --config prod.toml run         work until SIGTERM
@@ -49,7 +51,7 @@ Examples:
 Settings come from built-in defaults, ./config/*.toml, --config FILE, the environment
 (CAPTCHA_WORKER__SECTION__KEY) and the command line, each over those before it.
 
-Exit codes: 0 fine; 1 failed; 2 the command line or the settings cannot be used.";
+Exit codes: 0 fine; 1 failed; 2 the command line or the settings cannot be used. `solve` has further ones.";
 
 /// Takes captcha-recognition jobs from RabbitMQ, has them solved by a recognition API, and routes
 /// every outcome to the result queue or to the dead-letter queue of its class.
@@ -91,6 +93,8 @@ enum Command {
 /// The commands that need the settings. The others must not fail for settings of another purpose.
 #[derive(Debug, Subcommand)]
 enum Configured {
+    /// Solve one captcha and print the answer: alone, or by the fleet that broker.url names
+    Solve(solve::SolveArgs),
     /// Run a replica: take jobs, submit them, poll, deliver the outcomes, until SIGTERM or Ctrl-C
     Run(run::RunArgs),
     /// Show the settings and where they come from, and test the broker and the API
@@ -121,10 +125,15 @@ enum Configured {
 }
 
 impl Configured {
-    /// Whether it runs for long, and so logs at the configured level. The others answer and end:
-    /// they keep to warnings.
-    fn is_service(&self) -> bool {
-        matches!(self, Configured::Run(_) | Configured::Simulate(_))
+    /// What is logged where nobody has set log.level; `None`: what its default says, for what runs
+    /// long. The others answer and end.
+    fn quiet_level(&self) -> Option<&'static str> {
+        match self {
+            Configured::Run(_) | Configured::Simulate(_) => None,
+            // It has a worker's warnings, and says itself what they come to.
+            Configured::Solve(_) => Some("off"),
+            _ => Some("warn"),
+        }
     }
 
     async fn run(
@@ -136,6 +145,9 @@ impl Configured {
     ) -> Result<Exit, CommandError> {
         let settings = &loaded.settings;
         match self {
+            Configured::Solve(args) => {
+                solve::run(&args, loaded, &mut Console::std(output.is_forced_json())).await
+            }
             Configured::Run(args) => run::run(&args, loaded, options, logging).await,
             Configured::Check(args) => check::run(&args, loaded, output).await,
             Configured::Status(args) => fleet::status(&args, settings, logging, output).await,
@@ -188,7 +200,7 @@ fn carry_out(cli: Cli) -> Result<Exit, CommandError> {
         Command::Configured(command) => {
             let options = globals.load_options();
             let loaded = Settings::load(&options)?;
-            let logging = start_logging(&loaded, command.is_service())?;
+            let logging = start_logging(&loaded, command.quiet_level())?;
             let end = on_runtime(command.run(&loaded, options, &logging, &mut output));
             logging.tell_rest();
             end
@@ -219,12 +231,11 @@ fn on_runtime<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<
     done
 }
 
-fn start_logging(loaded: &Loaded, is_service: bool) -> Result<Logging, CommandError> {
+fn start_logging(loaded: &Loaded, quiet_level: Option<&str>) -> Result<Logging, CommandError> {
     let log = &loaded.settings.log;
-    let quiet = !is_service && loaded.origin("log.level") == Some("default");
-    let level = match LogFilter::try_new("warn") {
-        Ok(warnings) if quiet => warnings,
-        _ => log.level.clone(),
+    let level = match quiet_level.filter(|_| loaded.origin("log.level") == Some("default")) {
+        Some(level) => LogFilter::try_new(level).map_err(CommandError::failed)?,
+        None => log.level.clone(),
     };
     telemetry::init(&level, log.format).map_err(CommandError::failed)
 }

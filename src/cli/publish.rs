@@ -268,7 +268,8 @@ impl<'a> Pipeline<'a> {
     }
 }
 
-fn message(body: Vec<u8>, id: Option<String>) -> Message {
+/// A job as it is published.
+pub(super) fn message(body: Vec<u8>, id: Option<String>) -> Message {
     Message {
         body: body.into(),
         properties: Properties {

@@ -48,7 +48,7 @@ pub fn ndjson(message: &Message, show_secrets: bool) -> String {
 }
 
 /// JSON without line breaks. Inside of strings there are none: they would be escaped there.
-fn on_one_line(json: &str) -> String {
+pub(super) fn on_one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }
 
@@ -150,10 +150,14 @@ fn raw_cells(message: &Message, id: &str, task_type: &str) -> [String; 7] {
 
 /// The text of a solution that has one, else all of it.
 fn answer(solution: &Json) -> String {
-    ["text", "token", "gRecaptchaResponse"]
-        .into_iter()
-        .find_map(|name| solution.get(name)?.as_str())
-        .map_or_else(|| masked(&solution.to_string()).into_owned(), str::to_owned)
+    main_text(solution).map_or_else(|| masked(&solution.to_string()).into_owned(), str::to_owned)
+}
+
+/// The one text that is wanted of a solution: what it is by name, or the only field that it has.
+pub(super) fn main_text(solution: &Json) -> Option<&str> {
+    let named = ["text", "token", "gRecaptchaResponse"];
+    let only = || solution.as_object().filter(|fields| fields.len() == 1)?.values().next()?.as_str();
+    named.into_iter().find_map(|name| solution.get(name)?.as_str()).or_else(only)
 }
 
 /// A text or a number; empty where there is neither.

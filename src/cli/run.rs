@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{CommandError, Exit, connect, signals};
+use crate::broker::Broker;
 use crate::broker::topology::Names;
 use crate::config::{ConfigErrors, LoadOptions, Loaded, LogFilter, OpsSettings, SettingLine, Settings};
 use crate::domain::lifecycle::Rules;
@@ -46,7 +47,9 @@ pub(super) async fn run(
     let name = connect::worker_name(settings);
     let tracer = connect::tracer(settings, &name)?;
     let solver = connect::solver(settings)?;
-    let worker = Worker::new(options(settings, name.clone(), solver, tracer.clone())?);
+    let linger = Linger::every(settings.worker.linger);
+    let broker = connect::lingering_broker(settings, &name, linger)?;
+    let worker = Worker::new(options(settings, name.clone(), (broker, linger), solver, tracer.clone()));
     let stop = signals::stop()?;
     let reload = Reload {
         options: load_options,
@@ -104,17 +107,18 @@ fn serve_ops(ops: &OpsSettings, view: WorkerHandle, stop: CancellationToken) -> 
     server.start(view, stop).map_err(CommandError::failed)
 }
 
-fn options(
+/// What the settings make a worker of, beside its broker.
+pub(super) fn options(
     settings: &Settings,
     name: String,
+    (broker, linger): (Broker, Linger),
     solver: Solver,
     tracer: Tracer,
-) -> Result<WorkerOptions, CommandError> {
+) -> WorkerOptions {
     let worker = &settings.worker;
-    let linger = Linger::every(worker.linger);
-    Ok(WorkerOptions {
+    WorkerOptions {
         solver,
-        broker: connect::lingering_broker(settings, &name, linger)?,
+        broker,
         linger,
         names: Names::new(&settings.broker.namespace),
         declare_topology: settings.broker.declare_topology,
@@ -145,7 +149,7 @@ fn options(
         clock: Clock::System,
         rng: Rng::Thread,
         tracer,
-    })
+    }
 }
 
 /// The settings that are taken anew; a change of any other waits for the next start.

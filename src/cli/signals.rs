@@ -9,11 +9,12 @@ use super::Exit;
 
 /// A token that the first SIGTERM or SIGINT cancels. Must be called in a runtime.
 pub(super) fn stop() -> io::Result<CancellationToken> {
-    stop_or(|| ())
+    stop_or(Exit::Failed, || ())
 }
 
-/// The same, and what is done before the second signal ends it: nothing is dropped then.
-pub(super) fn stop_or(last: impl FnOnce() + Send + 'static) -> io::Result<CancellationToken> {
+/// The same, with the exit code of the second signal, and what is done before it ends the process:
+/// nothing is dropped then.
+pub(super) fn stop_or(second: Exit, last: impl FnOnce() + Send + 'static) -> io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let token = CancellationToken::new();
@@ -30,7 +31,7 @@ pub(super) fn stop_or(last: impl FnOnce() + Send + 'static) -> io::Result<Cancel
         }
         last();
         tracing::warn!("a second signal: ending at once");
-        std::process::exit(i32::from(Exit::Failed.code()));
+        std::process::exit(i32::from(second.code()));
     });
     Ok(token)
 }

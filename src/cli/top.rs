@@ -172,7 +172,7 @@ impl Drop for Restoring {
 /// Shows the fleet until somebody ends it. Whether the last picture shows a leader.
 pub(super) async fn watch(poller: Poller, every: Duration, logging: &Logging) -> Result<bool, CommandError> {
     quieten(logging);
-    let stop = signals::stop_or(|| drop(Restoring))?;
+    let stop = signals::stop_or(Exit::Failed, || drop(Restoring))?;
     let (told, mut shots) = latest::channel(PollResult::default());
     let asking = AbortOnDropHandle::new(tokio::spawn(poller.ask_on(every, told)));
     // What fails half-way through has changed something already.

@@ -9,7 +9,7 @@ use crate::clock::Backoff;
 use crate::domain::history::History;
 use crate::domain::job::RejectedMessage;
 use crate::domain::lifecycle::{Disposition, JobRun, OpenTask, Origin, Verdict};
-use crate::domain::message::Message;
+use crate::domain::message::{DIRECT_REPLY, Message};
 use crate::domain::outcome::{self, Outcome, failure_of};
 use crate::domain::ticket;
 use crate::failpoint::Failpoint;
@@ -167,8 +167,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const DOUBT_AFTER: Duration = Duration::from_secs(2);
 /// Why a session ends whose channel was proved wrong.
 const STALE_CHANNEL: &str = "the publishing channel refuses what another one takes";
-/// RabbitMQ's pseudo-queue for answers: what a consumer of it puts into `reply_to`.
-const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to.";
 
 /// What is to be settled: the right to, and the job, where that is known.
 pub(super) struct Settling<'a> {
@@ -374,8 +372,8 @@ impl Context {
     /// already.
     pub(super) async fn reply(&self, scope: &Scope, reply_to: &str, outcome: &Message) {
         let prefix = &self.reply_to_prefix;
-        let allowed = reply_to.starts_with(DIRECT_REPLY)
-            || (!prefix.is_empty() && reply_to.starts_with(prefix.as_str()));
+        let direct = reply_to.strip_prefix(DIRECT_REPLY).is_some_and(|token| token.starts_with('.'));
+        let allowed = direct || (!prefix.is_empty() && reply_to.starts_with(prefix.as_str()));
         let copy = Message { transient: true, ..outcome.clone() };
         // Not mandatory: RabbitMQ returns what goes to a direct reply-to although it delivers it.
         if !allowed || scope.session.publisher().publish("", reply_to, false, copy).await.is_err() {

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::time::Timestamp;
 
+/// RabbitMQ's pseudo-queue for replies. A `reply_to` that begins with it belongs to one channel of
+/// the publisher's.
+pub const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to";
+
 /// A header value: the field types of AMQP 0-9-1 that RabbitMQ carries, widened where the width
 /// says nothing (all integers are `Int`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

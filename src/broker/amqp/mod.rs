@@ -6,6 +6,7 @@
 //!
 //! * `publish`: publishes in order, confirms awaited together; `returns` finds out whose an
 //!   unroutable message was.
+//! * `replies`: direct replies to what a publishing channel sends, on that same channel.
 //! * `consume` and `get`: deliveries out, settlements in, in order, on the channel their tags
 //!   belong to; the consumer's owner keeps the lease.
 //! * `filter`: what lapin cannot read is taken out of content headers before it reads them, so that
@@ -26,6 +27,7 @@ mod fault;
 pub mod filter;
 mod get;
 mod publish;
+mod replies;
 mod returns;
 mod settle;
 mod topology;
@@ -34,8 +36,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::Connection;
 use lapin::options::ConfirmSelectOptions;
+use lapin::{Channel, Connection};
 use tokio::time::timeout;
 
 pub use endpoint::{AmqpOptions, UrlError};
@@ -47,9 +49,10 @@ use self::publish::PublishOwner;
 use self::topology as declared;
 use super::topology::{Mismatch, Topology};
 use super::{
-    BoxFuture, BrokerError, ConsumeSpec, Consumer, Delivery, Link, Publisher, QueueDepth, Session,
+    BoxFuture, BrokerError, ConsumeSpec, Consumer, Delivery, Link, Publisher, QueueDepth, Replies, Session,
     publisher_channel,
 };
+use crate::domain::message::DIRECT_REPLY;
 use crate::linger::Linger;
 
 /// A RabbitMQ to connect to. Cloning is cheap.
@@ -140,10 +143,14 @@ impl AmqpLink {
 
     /// Opens a publishing channel. `vital`: the session ends with it.
     async fn publisher(&self, vital: bool) -> Result<Publisher, BrokerError> {
-        let patience = self.call_timeout;
-        let channel = connection::channel(&self.publishing, patience).await?;
+        let channel = connection::channel(&self.publishing, self.call_timeout).await?;
+        self.publisher_on(channel, vital).await
+    }
+
+    /// Publishes on a channel that nobody publishes on yet, and takes it over.
+    async fn publisher_on(&self, channel: Channel, vital: bool) -> Result<Publisher, BrokerError> {
         let selecting = channel.confirm_select(ConfirmSelectOptions::default());
-        fault::call("confirm.select", patience, selecting).await?;
+        fault::call("confirm.select", self.call_timeout, selecting).await?;
         let (publisher, requests) = publisher_channel(self.publish_depth, self.confirm_timeout);
         let owner = PublishOwner::new(
             channel,
@@ -178,6 +185,18 @@ impl Link for AmqpLink {
 
     fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>> {
         Box::pin(self.publisher(false))
+    }
+
+    fn open_replies(&self) -> BoxFuture<'_, Result<Replies, BrokerError>> {
+        Box::pin(async move {
+            let channel = connection::channel(&self.publishing, self.call_timeout).await?;
+            let stream = replies::consume(&channel, self.call_timeout).await?;
+            let publisher = self.publisher_on(channel, false).await?;
+            let (replies, messages) = Replies::new(publisher, DIRECT_REPLY.to_owned());
+            let forwarding = replies::forward(stream, messages, self.lifetime.close_signal());
+            self.lifetime.owners().spawn(forwarding);
+            Ok(replies)
+        })
     }
 
     fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>> {

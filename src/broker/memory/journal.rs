@@ -47,7 +47,29 @@ pub(in crate::broker) enum Waiter {
     Done(oneshot::Sender<()>),
 }
 
+fn takes(body: usize) -> u64 {
+    body as u64 + OVERHEAD
+}
+
+impl Change {
+    /// About how many bytes it takes; never less.
+    fn takes(&self) -> u64 {
+        match self {
+            Change::Put { routed, .. } => takes(routed.message.body.len()),
+            _ => 0,
+        }
+    }
+}
+
 impl Waiter {
+    fn failed(self, reason: &str) {
+        match self {
+            Waiter::Publish(reply) => drop(reply.send(Err(PublishError::Unknown(reason.to_owned())))),
+            // Dropped, it is answered by the end of the session.
+            Waiter::Done(_) => {}
+        }
+    }
+
     fn stored(self) {
         match self {
             Waiter::Publish(reply) => drop(reply.send(Ok(()))),
@@ -72,11 +94,7 @@ impl Batch {
 
     /// It is not, and may be or not be there after a restart.
     pub(in crate::broker) fn failed(self, reason: &str) {
-        for waiter in self.waiters {
-            if let Waiter::Publish(reply) = waiter {
-                let _ = reply.send(Err(PublishError::Unknown(reason.to_owned())));
-            }
-        }
+        self.waiters.into_iter().for_each(|waiter| waiter.failed(reason));
     }
 }
 
@@ -94,6 +112,9 @@ pub(in crate::broker) enum Wake {
 #[derive(Debug, Default)]
 pub(super) struct Journal(Option<StoreJournal>);
 
+/// What a message takes beside its body, and more. In bytes.
+const OVERHEAD: u64 = 4_096;
+
 #[derive(Debug)]
 struct StoreJournal {
     filling: Batch,
@@ -101,7 +122,10 @@ struct StoreJournal {
     last_id: u64,
     wake: mpsc::Sender<Wake>,
     woken: bool,
-    short_of_space: bool,
+    /// So many bytes of messages may still come.
+    room: u64,
+    /// Why the store takes nothing any more.
+    failed: Option<String>,
 }
 
 impl Journal {
@@ -109,7 +133,7 @@ impl Journal {
     pub(super) fn of_store(wake: mpsc::Sender<Wake>, last_id: u64) -> Self {
         let filling = Batch { number: 1, ..Batch::default() };
         let journal =
-            StoreJournal { filling, written: 0, last_id, wake, woken: false, short_of_space: false };
+            StoreJournal { filling, written: 0, last_id, wake, woken: false, room: u64::MAX, failed: None };
         Self(Some(journal))
     }
 
@@ -125,8 +149,10 @@ impl Journal {
     /// written before anybody may rely on the change.
     pub(super) fn note(&mut self, id: u64, change: impl FnOnce(u64) -> Change) -> u64 {
         match &mut self.0 {
-            Some(journal) if id > 0 => {
-                journal.filling.changes.push(change(id));
+            Some(journal) if id > 0 && journal.failed.is_none() => {
+                let change = change(id);
+                journal.room = journal.room.saturating_sub(change.takes());
+                journal.filling.changes.push(change);
                 journal.wake();
                 journal.filling.number
             }
@@ -136,7 +162,7 @@ impl Journal {
 
     /// Notes a declaration.
     pub(super) fn declare(&mut self, change: impl FnOnce() -> Change) {
-        if let Some(journal) = &mut self.0 {
+        if let Some(journal) = self.0.as_mut().filter(|journal| journal.failed.is_none()) {
             journal.filling.changes.push(change());
             journal.wake();
         }
@@ -145,6 +171,7 @@ impl Journal {
     /// Answers once everything so far is written.
     pub(super) fn answer(&mut self, waiter: Waiter) {
         match &mut self.0 {
+            Some(StoreJournal { failed: Some(reason), .. }) => waiter.failed(reason),
             Some(journal)
                 if !journal.filling.changes.is_empty() || journal.written + 1 < journal.filling.number =>
             {
@@ -160,14 +187,24 @@ impl Journal {
         self.0.as_ref().is_none_or(|journal| batch <= journal.written)
     }
 
-    /// Whether there is no room for further messages.
-    pub(super) fn is_short_of_space(&self) -> bool {
-        self.0.as_ref().is_some_and(|journal| journal.short_of_space)
+    /// Whether a message finds room on the disk.
+    pub(super) fn has_room(&self, body: usize) -> bool {
+        self.0.as_ref().is_none_or(|journal| takes(body) <= journal.room)
     }
 
-    pub(super) fn set_short_of_space(&mut self, short: bool) {
+    /// So many bytes are free for messages; those that wait to be written take their part of it.
+    pub(super) fn set_room(&mut self, free: u64) {
         if let Some(journal) = &mut self.0 {
-            journal.short_of_space = short;
+            let waiting = journal.filling.changes.iter().map(Change::takes).sum();
+            journal.room = free.saturating_sub(waiting);
+        }
+    }
+
+    /// The store takes nothing any more: nobody waits for it.
+    pub(super) fn fail(&mut self, reason: &str) {
+        if let Some(journal) = &mut self.0 {
+            journal.failed = Some(reason.to_owned());
+            std::mem::take(&mut journal.filling).failed(reason);
         }
     }
 

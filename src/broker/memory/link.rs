@@ -16,8 +16,9 @@ use super::requests::missing;
 use crate::broker::topology::{Arguments, Mismatch, Topology};
 use crate::broker::{
     BoxFuture, BrokerError, CloseSignal, ConsumeSpec, Consumer, Delivery, Lease, Link, PublishError,
-    PublishRequest, Publisher, QueueDepth, Receipt, Settlement, consumer_channel, publisher_channel,
+    PublishRequest, Publisher, QueueDepth, Receipt, Replies, Settlement, consumer_channel, publisher_channel,
 };
+use crate::domain::message::{DIRECT_REPLY, Message};
 
 /// Publishes that may wait for the channel's owner.
 const PUBLISHER_DEPTH: usize = 1_024;
@@ -25,6 +26,8 @@ const PUBLISHER_DEPTH: usize = 1_024;
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unsettled messages of a subscription.
 const SUBSCRIPTION_PREFETCH: usize = 256;
+/// Replies that are on their way to whoever waits for them.
+const REPLIES_PREFETCH: usize = 16;
 /// In one process nothing can come between owner and broker, so a lease needs no renewal: it ends
 /// by being revoked.
 const WHOLE_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -165,6 +168,32 @@ impl MemoryLink {
         core.queues.insert(name.clone(), QueueState::new(Arguments::new(), Some(self.session)));
         self.start_consumer(core, &name, SUBSCRIPTION_PREFETCH)
     }
+
+    /// An exclusive queue under a name that begins as a direct reply's address does.
+    fn start_replies(&self) -> Result<Replies, BrokerError> {
+        let mut core = self.core()?;
+        let address = format!("{DIRECT_REPLY}.{}", core.fresh_id());
+        core.queues.insert(address.clone(), QueueState::new(Arguments::new(), Some(self.session)));
+        let consumer = self.start_consumer(core, &address, REPLIES_PREFETCH)?;
+        let (replies, messages) = Replies::new(self.publisher(), address);
+        tokio::spawn(forward_replies(consumer, messages));
+        Ok(replies)
+    }
+}
+
+/// Hands replies on, each settled before: a reply is sent once.
+async fn forward_replies(mut consumer: Consumer, replies: mpsc::Sender<Message>) {
+    loop {
+        let reply = tokio::select! {
+            biased;
+            () = replies.closed() => return,
+            reply = consumer.recv() => reply,
+        };
+        let Some(Delivery { message, receipt, .. }) = reply else { return };
+        if receipt.ack().is_err() || replies.send(message).await.is_err() {
+            return;
+        }
+    }
 }
 
 impl Link for MemoryLink {
@@ -179,6 +208,13 @@ impl Link for MemoryLink {
         Box::pin(async move {
             self.heard().await;
             self.core().map(drop).map(|()| self.publisher())
+        })
+    }
+
+    fn open_replies(&self) -> BoxFuture<'_, Result<Replies, BrokerError>> {
+        Box::pin(async move {
+            self.heard().await;
+            self.start_replies()
         })
     }
 

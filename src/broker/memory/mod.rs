@@ -1,4 +1,4 @@
-//! The broker in process: for the demo, and for tests on paused time.
+//! The broker in process: for `demo` and `solve`, and for tests on paused time.
 //!
 //! It behaves as RabbitMQ does in everything that a worker can see: routing, returns, refusals,
 //! expiry at the head of a queue, dead-lettering with its headers, delivery limits, single active

@@ -88,7 +88,7 @@ impl Core {
         }
         if self.messages + reached.len() > MOST_MESSAGES
             || self.bytes + reached.len() * message.body.len() > MOST_BYTES
-            || self.journal.is_short_of_space()
+            || !self.journal.has_room(message.body.len())
                 && reached.iter().any(|name| self.queues[name].exclusive.is_none())
         {
             return Ok(Published::Refused);

@@ -122,10 +122,10 @@ impl StoreSide {
         }
     }
 
-    /// Publishes are refused until there is room again.
-    pub(in crate::broker) fn set_short_of_space(&self, short: bool) {
+    /// So many bytes are free for messages. What finds no room is refused.
+    pub(in crate::broker) fn set_room(&self, free: u64) {
         if let Some(state) = self.0.upgrade() {
-            state.lock().journal.set_short_of_space(short);
+            state.lock().journal.set_room(free);
         }
     }
 
@@ -134,6 +134,7 @@ impl StoreSide {
         let Some(state) = self.0.upgrade() else { return };
         let mut core = state.lock();
         core.reachable = false;
+        core.journal.fail(reason);
         while let Some(id) = core.sessions.keys().next().copied() {
             core.end_session(id, reason);
         }

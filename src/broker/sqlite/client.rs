@@ -21,8 +21,8 @@ use super::wire::{
 use crate::broker::topology::{Mismatch, Topology};
 use crate::broker::{
     BoxFuture, BrokerError, CloseSignal, ConsumeSpec, Consumer, ConsumerPort, Delivery, Lease, Link,
-    PublishError, PublishRequest, Publisher, QueueDepth, Receipt, Session, Settlement, consumer_channel,
-    publisher_channel,
+    PublishError, PublishRequest, Publisher, QueueDepth, Receipt, Replies, Session, Settlement,
+    consumer_channel, publisher_channel,
 };
 use crate::domain::message::Message;
 
@@ -279,6 +279,23 @@ impl Link for SocketLink {
         })
     }
 
+    fn open_replies(&self) -> BoxFuture<'_, Result<Replies, BrokerError>> {
+        Box::pin(async move {
+            let n = self.shared.next();
+            let arrived = self.expect_deliveries(n);
+            let reply_to = match self.call_as(n, "replies", Request::Replies { n }).await {
+                Ok(Answer::ReplyTo(reply_to)) => reply_to,
+                other => {
+                    self.shared.waiting.lock().consumers.remove(&n);
+                    return Err(other.err().unwrap_or_else(|| self.shared.lost()));
+                }
+            };
+            let (replies, messages) = Replies::new(self.publisher(), reply_to);
+            tokio::spawn(receive_replies(Arc::clone(&self.shared), n, arrived, messages));
+            Ok(replies)
+        })
+    }
+
     fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>> {
         Box::pin(async move {
             let n = self.shared.next();
@@ -351,6 +368,28 @@ impl Link for SocketLink {
             self.shared.end("closed by this side");
         })
     }
+}
+
+/// Hands replies on until either side ends them.
+async fn receive_replies(
+    shared: Arc<Shared>,
+    n: u64,
+    mut arrived: mpsc::UnboundedReceiver<Arrived>,
+    replies: mpsc::Sender<Message>,
+) {
+    loop {
+        tokio::select! {
+            () = replies.closed() => break,
+            message = arrived.recv() => match message {
+                Some(Arrived::Delivery { message, .. }) => drop(replies.send(message).await),
+                Some(Arrived::Drain(done)) => drop(done.send(())),
+                Some(Arrived::Ended) | None => break,
+            },
+        }
+    }
+    shared.waiting.lock().consumers.remove(&n);
+    // Where the connection is gone, so are they.
+    let _ = shared.send(&Request::Drop { consumer: n }).await;
 }
 
 /// The owner of a publishing channel.

@@ -19,7 +19,7 @@ use super::wire::{
     write_frames,
 };
 use crate::broker::memory::restore::StoreSide;
-use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Session};
+use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Replies, Session};
 
 /// Processes that are served at once.
 const MOST_CLIENTS: usize = 256;
@@ -188,6 +188,15 @@ impl Client {
                 let consumer = link.subscribe(&exchange).await;
                 self.begin(n, consumer).await?;
             }
+            Request::Replies { n } => match link.open_replies().await {
+                Ok(replies) => {
+                    let (calls, asked) = mpsc::unbounded_channel();
+                    self.consumers.insert(n, calls);
+                    self.out.answer(n, Ok(Answer::ReplyTo(replies.reply_to().to_owned()))).await?;
+                    tokio::spawn(serve_replies(n, replies, asked, self.out.clone()));
+                }
+                Err(error) => self.out.answer(n, Err(error)).await?,
+            },
             Request::Get { n, queue } => match link.get(&queue).await {
                 Ok(Some(delivery)) => {
                     // Before the answer, which says that it is there.
@@ -251,6 +260,34 @@ impl Client {
             Err(error) => self.out.answer(n, Err(error)).await?,
         }
         Ok(())
+    }
+}
+
+/// Hands replies on until either side ends them.
+async fn serve_replies(
+    id: u64,
+    mut replies: Replies,
+    mut calls: mpsc::UnboundedReceiver<(u64, ConsumerCall)>,
+    out: Out,
+) -> io::Result<()> {
+    loop {
+        tokio::select! {
+            biased;
+            call = calls.recv() => match call {
+                None => return Ok(()),
+                Some((n, _)) => out.answer(n, Ok(Answer::Done)).await?,
+            },
+            reply = replies.recv() => match reply {
+                Some(message) => {
+                    let (envelope, body) = Envelope::of(&message);
+                    let routing_key = String::new();
+                    let delivered =
+                        Response::Delivered { consumer: id, tag: 0, redelivered: false, routing_key, envelope };
+                    out.say_with(&delivered, body).await?;
+                }
+                None => return out.say(&Response::ConsumerEnded { consumer: id }).await,
+            },
+        }
     }
 }
 

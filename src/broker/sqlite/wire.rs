@@ -48,6 +48,10 @@ pub(super) enum Request {
         n: u64,
         exchange: String,
     },
+    /// Replies come as deliveries that need no settlement.
+    Replies {
+        n: u64,
+    },
     Get {
         n: u64,
         queue: String,
@@ -160,6 +164,8 @@ pub(super) enum Answer {
     Done,
     /// The queue is empty.
     Nothing,
+    /// Where replies go.
+    ReplyTo(String),
     Depth {
         ready: u64,
         consumers: u64,

@@ -89,6 +89,10 @@ async fn a_fleet_works_with_the_least_rights_and_only_an_operator_pauses_it() {
         taken.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].take()).collect();
     ids.sort_by_key(ToString::to_string);
     assert_eq!(ids, [json!("asked"), json!("published")]);
+    let task: Value = serde_json::from_str(&jobs::image("solved", &json!({}))).unwrap();
+    std::fs::write(&job, task["task"].to_string()).unwrap();
+    let solved = broker.done("publisher", &["solve", "--task", job.to_str().unwrap(), "--json"]);
+    assert!(solved.contains("\"status\":\"solved\""), "{solved}");
 
     let malformed = asked(&broker, "no job at all").await;
     assert_eq!(malformed["failure"]["class"], "malformed", "{malformed}");

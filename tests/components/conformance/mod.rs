@@ -6,6 +6,7 @@ mod dead_letter;
 pub(crate) mod fixtures;
 mod properties;
 mod publish;
+mod replies;
 mod session;
 mod sharing;
 mod topology;
@@ -86,6 +87,11 @@ macro_rules! behaviours_on {
             session::dropping_a_session_returns_what_it_held,
             session::a_lease_holds_while_the_channel_lives_and_not_after,
             session::further_publishers_publish_on_their_own,
+            replies::a_reply_reaches_who_asked_and_nobody_else,
+            replies::several_replies_come_in_their_order,
+            replies::a_request_that_no_queue_takes_is_unroutable,
+            replies::a_reply_to_who_has_gone_is_dropped,
+            replies::replies_end_with_their_session,
         }
     };
 }

@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 use super::class::Class;
 use super::history::{MAX_PUBLISHERS_HEADERS, publishers_headers};
 use super::job::{MAX_ID, MAX_MESSAGE, MAX_TYPE};
-use super::message::{Headers, Message, Properties, Value, wire_size};
+use super::message::{DIRECT_REPLY, Headers, Message, Properties, Value, wire_size};
 use super::message_hash::MessageHash;
 use super::outcome::{KIND, OutcomeBody};
 use super::replay::{REPLAY_ID, REPLAYS, Replayed, identity_of_next};
@@ -25,8 +25,6 @@ use super::unreadable::{UNREADABLE_HEADER, loses_properties};
 
 pub use skip_reason::SkipReason;
 
-/// What a reply-to begins with that belongs to a connection of the publisher's.
-const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to";
 /// Longest code that is kept, in bytes. The API's have 40 at most; what a foreign hand wrote may
 /// have any length.
 const MAX_CODE: usize = 100;

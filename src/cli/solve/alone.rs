@@ -1,0 +1,180 @@
+//! The job is worked on here: the real worker, on the broker in process.
+
+use std::future::pending;
+use std::time::Duration;
+
+use humantime::format_duration;
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::answer::{End, Spent};
+use super::{Wanted, ask};
+use crate::broker::Broker;
+use crate::broker::memory::MemoryBroker;
+use crate::broker::topology::{Names, RETRY_DELAYS, Topology};
+use crate::cli::{CommandError, Exit, connect, run};
+use crate::config::Settings;
+use crate::domain::class::Class;
+use crate::domain::guard::{Phase, Reason};
+use crate::domain::history::{HISTORY_HEADER, History};
+use crate::domain::message::{Message, Value};
+use crate::domain::ticket::{TICKET_HEADER, Ticket};
+use crate::linger::Linger;
+use crate::solver::Solver;
+use crate::worker::{Worker, WorkerHandle, WorkerOptions};
+
+/// How long the end of a call is awaited when nothing more is begun: it says what is paid.
+const LEAVING: Duration = Duration::from_secs(5);
+/// How long a reply that has been sent may take.
+const REPLY: Duration = Duration::from_secs(1);
+/// How often the queues are looked at while the account is refused.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Works until the job has its outcome, or nobody waits for it any more.
+pub(super) async fn solve(
+    wanted: &Wanted,
+    settings: &Settings,
+    solver: Solver,
+    stop: &CancellationToken,
+) -> Result<End, CommandError> {
+    let name = connect::worker_name(settings);
+    let tracer = connect::tracer(settings, &name)?;
+    let names = Names::new(&settings.broker.namespace);
+    let local = MemoryBroker::new();
+    let broker = Broker::Memory(local.clone());
+    let session = broker.connect().await?;
+    session.link().declare(&Topology::new(&names)).await?;
+    let mut replies = ask(&session, &names, wanted).await?;
+    let worker = Worker::new(WorkerOptions {
+        drain_timeout: LEAVING,
+        ..run::options(settings, name, (broker, Linger::none()), solver, tracer.clone())
+    });
+    let view = worker.view();
+    let queues = Queues { local, names };
+    let drain = CancellationToken::new();
+    let running = AbortOnDropHandle::new(tokio::spawn(worker.run(drain.clone())));
+    let (exit, why) = tokio::select! {
+        biased;
+        Some(outcome) = replies.recv() => {
+            drain.cancel();
+            // The answer is here, however the worker ends.
+            let _ = running.await;
+            tracer.flush().await;
+            return Ok(End::Outcome(outcome.into()));
+        }
+        () = stop.cancelled() => (Exit::Interrupted, "interrupted".to_owned()),
+        refused = refused(&view, &queues) => (Exit::Job(Class::Account), refused),
+        () = sleep_until(wanted.until) => {
+            let stopped = tripped(&view).map(|reason| format!("; API calls are stopped: {reason}"));
+            let timeout = format_duration(wanted.timeout);
+            (Exit::Unanswered, format!("no answer within {timeout}{}", stopped.unwrap_or_default()))
+        }
+    };
+    drain.cancel();
+    let unfinished = running.await.map_err(CommandError::failed)??.unfinished;
+    tracer.flush().await;
+    let left = queues.left();
+    // A job is in exactly one place: it has ended after all.
+    if left.is_empty()
+        && let Ok(Some(outcome)) = timeout(REPLY, replies.recv()).await
+    {
+        return Ok(End::Outcome(outcome.into()));
+    }
+    Ok(End::None { exit, text: format!("{why}\n{}", spent(&left, unfinished)) })
+}
+
+/// Why the worker makes no calls, if that is so: the graver reason of the account's and its own.
+fn tripped(view: &WorkerHandle) -> Option<Reason> {
+    let seen = view.seen();
+    // In the canary the trip is a memory.
+    let tripped = seen.state.as_ref().filter(|state| state.phase == Phase::Tripped);
+    let of_account = tripped.and_then(|state| state.tripped()).map(|trip| trip.reason);
+    seen.held().max(of_account)
+}
+
+/// Waits until the account is refused for longer than anybody waits for a captcha, and says why.
+/// Where paid tasks can be asked for all the same, not before there is none.
+async fn refused(view: &WorkerHandle, queues: &Queues) -> String {
+    let mut seen = view.watch();
+    loop {
+        seen.mark_unchanged();
+        let reason = tripped(view);
+        let text = match reason {
+            Some(Reason::KeyInvalid) => "the API refuses the key: correct solver.api_key",
+            Some(Reason::NoFunds) => {
+                "the balance is used up, or not above guard.min_balance: top up the account"
+            }
+            Some(Reason::IpNotAllowed) => {
+                "the API refuses this machine's address: allow it for the key in the provider's panel"
+            }
+            Some(Reason::IpBanned) => {
+                "the API has banned this machine's address: make no call for 10 minutes, each would prolong the ban"
+            }
+            // They pass.
+            Some(Reason::Operator | Reason::ProviderDown | Reason::WrongIds) | None => "",
+        };
+        if let Some(reason) = reason.filter(|_| !text.is_empty())
+            && (reason.stops().polls || !queues.is_under_way())
+        {
+            return format!("not solved: class account, reason {reason}: {text}");
+        }
+        tokio::select! {
+            changed = seen.changed() => if changed.is_err() {
+                return pending().await;
+            },
+            () = sleep(LOOK), if !text.is_empty() => {}
+        }
+    }
+}
+
+/// The queues that a job is in before it ends.
+struct Queues {
+    local: MemoryBroker,
+    names: Names,
+}
+
+impl Queues {
+    /// Whether the job is being submitted, or has a ticket.
+    fn is_under_way(&self) -> bool {
+        let jobs = self.names.jobs();
+        let submitting = self.local.queue_total(&jobs) > self.local.queue_len(&jobs);
+        submitting || self.local.queue_total(&self.names.tickets()) > 0
+    }
+
+    /// What the worker has left there.
+    fn left(&self) -> Vec<Message> {
+        let retry = RETRY_DELAYS.iter().map(|delay| self.names.retry(*delay));
+        let queues = [self.names.jobs(), self.names.tickets()].into_iter().chain(retry);
+        queues.flat_map(|queue| self.local.snapshot(&queue)).collect()
+    }
+}
+
+/// What the worker's own headers say of submissions.
+fn spent(left: &[Message], unfinished: usize) -> Spent {
+    let mut spent = Spent::default();
+    let mut has_ticket = false;
+    for message in left {
+        let header = |name: &str| message.properties.headers.get(name).and_then(Value::as_text);
+        let ticket = header(TICKET_HEADER).and_then(|text| serde_json::from_str::<Ticket>(text).ok());
+        let history = match &ticket {
+            Some(ticket) => Some(ticket.history.clone()),
+            None => header(HISTORY_HEADER).and_then(|text| serde_json::from_str::<History>(text).ok()),
+        };
+        for attempt in history.into_iter().flat_map(|history| history.attempts) {
+            match attempt.task_id {
+                Some(id) => spent.accepted(&id.to_string()),
+                None => spent.unanswered(),
+            }
+        }
+        if let Some(ticket) = ticket {
+            has_ticket = true;
+            spent.accepted(&ticket.task_id.to_string());
+        }
+    }
+    // A call that outlasts the worker is a submission, unless it asks for a ticket's task.
+    if unfinished > 0 && !has_ticket {
+        spent.unanswered();
+    }
+    spent
+}
