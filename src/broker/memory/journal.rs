@@ -187,9 +187,15 @@ impl Journal {
         self.0.as_ref().is_none_or(|journal| batch <= journal.written)
     }
 
-    /// Whether a message finds room on the disk.
-    pub(super) fn has_room(&self, body: usize) -> bool {
-        self.0.as_ref().is_none_or(|journal| takes(body) <= journal.room)
+    /// Whether a message finds room on the disk. Where it does not, the writer looks at the disk
+    /// once more.
+    pub(super) fn has_room(&mut self, body: usize) -> bool {
+        let Some(journal) = &mut self.0 else { return true };
+        let has_room = takes(body) <= journal.room;
+        if !has_room {
+            journal.wake();
+        }
+        has_room
     }
 
     /// So many bytes are free for messages; those that wait to be written take their part of it.

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 use rustix::fs::{statfs, statvfs};
@@ -40,10 +40,10 @@ const MIGRATIONS: [&str; 1] = ["
 "];
 /// File systems whose locks do not hold between hosts: NFS, SMB 1 and 2, CIFS, Ceph, AFS, 9p.
 const NETWORK: [u32; 7] = [0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x00C3_6400, 0x5346_414F, 0x0102_1997];
-/// Free space, below which messages are refused, so that acks can still be written. In bytes.
+/// Free space that messages leave, so that acks can still be written. In bytes.
 const RESERVE: u64 = 6 << 20;
-/// Between two looks at the free space.
-const LOOK_AT_SPACE: Duration = Duration::from_millis(100);
+/// How often a message is on the disk for a while: in the log, and in the file.
+const COPIES: u64 = 2;
 /// Free pages in the file, past which they are given back to the file system. Of 4 KiB.
 const MOST_FREE_PAGES: i64 = 4_096;
 /// Pages that are given back at once.
@@ -60,7 +60,6 @@ pub(super) struct Store {
     database: Connection,
     // Held for as long as the database is open.
     _lock: File,
-    room_seen_at: Option<Instant>,
     short_of_space: bool,
 }
 
@@ -103,8 +102,7 @@ impl Store {
     pub(super) fn open(path: &Path) -> Result<Option<Self>, BrokerError> {
         let Some(lock) = lock(path)? else { return Ok(None) };
         let database = open_database(path).map_err(|error| failed(path, &error))?;
-        let mut store =
-            Self { path: path.to_owned(), database, _lock: lock, room_seen_at: None, short_of_space: false };
+        let mut store = Self { path: path.to_owned(), database, _lock: lock, short_of_space: false };
         store.migrate()?;
         Ok(Some(store))
     }
@@ -143,12 +141,13 @@ impl Store {
     }
 
     /// The broker with what the file holds. A thread of its own writes what changes from now on.
-    pub(super) fn into_broker(self, linger: Duration) -> Result<MemoryBroker, BrokerError> {
+    pub(super) fn into_broker(mut self, linger: Duration) -> Result<MemoryBroker, BrokerError> {
         let kept = self.read()?;
         let last_id = kept.messages.last().map_or(0, |message| message.id);
         let (wake, woken) = mpsc::channel();
         let broker = MemoryBroker::restored(kept, last_id, wake);
         let (side, path) = (broker.store_side(), self.path.clone());
+        self.look_at_space(&side);
         thread::Builder::new()
             .name("queue-writer".to_owned())
             .spawn(move || self.serve(&side, &woken, linger))
@@ -236,7 +235,6 @@ impl Store {
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             };
             idle = false;
-            self.look_at_space(side);
             if let Err(error) = self.write(&batch.changes) {
                 let error = failed(&self.path, &error).to_string();
                 tracing::error!(
@@ -247,6 +245,8 @@ impl Store {
                 side.failed(&error);
                 return;
             }
+            // Before the publishers go on.
+            self.look_at_space(side);
             side.written(batch.number);
             batch.stored();
             written += 1;
@@ -261,27 +261,22 @@ impl Store {
         }
     }
 
-    /// Notes whether there is room for further messages.
+    /// Notes how much room there is for further messages.
     fn look_at_space(&mut self, side: &StoreSide) {
-        if self.room_seen_at.is_some_and(|at| at.elapsed() < LOOK_AT_SPACE) {
-            return;
-        }
-        self.room_seen_at = Some(Instant::now());
         let free =
             statvfs(&self.path).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize));
-        let short = free < RESERVE;
-        if short != self.short_of_space {
-            if short {
-                tracing::error!(
-                    free_bytes = free,
-                    "the disk of the queue file is nearly full: messages are refused until there is space"
-                );
-            } else {
-                tracing::info!("the disk of the queue file has space again");
-            }
-            self.short_of_space = short;
-            side.set_short_of_space(short);
+        let room = free.saturating_sub(RESERVE) / COPIES;
+        side.set_room(room);
+        let short = room == 0;
+        if short && !self.short_of_space {
+            tracing::error!(
+                free_bytes = free,
+                "the disk of the queue file is nearly full: messages are refused until there is space"
+            );
+        } else if !short && self.short_of_space {
+            tracing::info!("the disk of the queue file has space again");
         }
+        self.short_of_space = short;
     }
 
     /// Writes changes as one transaction, which is on the disk when this returns.
