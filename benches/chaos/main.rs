@@ -9,6 +9,7 @@ mod support;
 mod harness;
 
 mod cluster;
+mod embedded;
 mod environment;
 mod faults;
 mod foreign;
@@ -60,6 +61,8 @@ enum Play {
     Storm,
     /// Three nodes, of which the leader of each queue is killed in turn
     Cluster,
+    /// The embedded broker: `run` and `batch` are killed 50 times each
+    Embedded,
 }
 
 // Calls of the broker's command line block one thread each, while relays must go on.
@@ -86,12 +89,14 @@ async fn run(options: &Options) -> ExitCode {
     let name = match options.play {
         Play::Storm => "storm",
         Play::Cluster => "cluster",
+        Play::Embedded => "embedded",
     };
     let harness = Arc::new(Harness::new("chaos", name, "", options.seed));
     let acting = async {
         match options.play {
             Play::Storm => storm::run(Arc::clone(&harness), length, options.faults.clone()).await,
             Play::Cluster => cluster::run(Arc::clone(&harness)).await,
+            Play::Embedded => embedded::run(Arc::clone(&harness)).await,
         }
     };
     completion::to_its_end(&harness, length + BESIDE, acting).await;

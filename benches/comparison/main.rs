@@ -6,6 +6,7 @@
 mod harness;
 
 mod candidate;
+mod embedded;
 mod feed;
 mod figure;
 mod goals;
@@ -68,6 +69,9 @@ struct Options {
     /// Count instructions instead
     #[arg(long)]
     instructions: bool,
+    /// Compare the embedded broker with RabbitMQ instead
+    #[arg(long)]
+    embedded: bool,
     /// Given by cargo to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -130,6 +134,9 @@ async fn run(options: &Options, candidates: &[Candidate]) -> ExitCode {
     };
     if options.instructions {
         return instructions::compare(&setup).await;
+    }
+    if options.embedded {
+        return embedded::compare(&setup, options.jobs).await;
     }
     let began = Instant::now();
     let seed = options.seed.unwrap_or_else(rand::random);

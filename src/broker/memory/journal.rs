@@ -124,6 +124,8 @@ struct StoreJournal {
     woken: bool,
     /// So many bytes of messages may still come.
     room: u64,
+    /// Something found no room since the writer looked at the disk.
+    refused: bool,
     /// Why the store takes nothing any more.
     failed: Option<String>,
 }
@@ -132,8 +134,16 @@ impl Journal {
     /// For a store that has given ids up to `last_id`.
     pub(super) fn of_store(wake: mpsc::Sender<Wake>, last_id: u64) -> Self {
         let filling = Batch { number: 1, ..Batch::default() };
-        let journal =
-            StoreJournal { filling, written: 0, last_id, wake, woken: false, room: u64::MAX, failed: None };
+        let journal = StoreJournal {
+            filling,
+            written: 0,
+            last_id,
+            wake,
+            woken: false,
+            room: u64::MAX,
+            refused: false,
+            failed: None,
+        };
         Self(Some(journal))
     }
 
@@ -193,17 +203,19 @@ impl Journal {
         let Some(journal) = &mut self.0 else { return true };
         let has_room = takes(body) <= journal.room;
         if !has_room {
+            journal.refused = true;
             journal.wake();
         }
         has_room
     }
 
     /// So many bytes are free for messages; those that wait to be written take their part of it.
-    pub(super) fn set_room(&mut self, free: u64) {
-        if let Some(journal) = &mut self.0 {
-            let waiting = journal.filling.changes.iter().map(Change::takes).sum();
-            journal.room = free.saturating_sub(waiting);
-        }
+    /// Returns whether something has found no room since.
+    pub(super) fn set_room(&mut self, free: u64) -> bool {
+        let Some(journal) = &mut self.0 else { return false };
+        let waiting = journal.filling.changes.iter().map(Change::takes).sum();
+        journal.room = free.saturating_sub(waiting);
+        std::mem::take(&mut journal.refused)
     }
 
     /// The store takes nothing any more: nobody waits for it.

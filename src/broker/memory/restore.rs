@@ -122,11 +122,10 @@ impl StoreSide {
         }
     }
 
-    /// So many bytes are free for messages. What finds no room is refused.
-    pub(in crate::broker) fn set_room(&self, free: u64) {
-        if let Some(state) = self.0.upgrade() {
-            state.lock().journal.set_room(free);
-        }
+    /// So many bytes are free for messages. What finds no room is refused; returns whether
+    /// something was.
+    pub(in crate::broker) fn set_room(&self, free: u64) -> bool {
+        self.0.upgrade().is_some_and(|state| state.lock().journal.set_room(free))
     }
 
     /// The store has failed: all sessions end, and none can be made.

@@ -81,7 +81,10 @@ fn failed(path: &Path, error: &rusqlite::Error) -> BrokerError {
         reason: reason.to_owned(),
     };
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => unreachable("the disk is full: free some space"),
+        // In the log's own files a full disk shows as a failed write.
+        Some(ErrorCode::SystemIoFailure) if free_bytes(path) == 0 => failed_for_space(path),
+        Some(ErrorCode::SystemIoFailure) => unreachable(&format!("the disk fails: {error}")),
+        Some(ErrorCode::DiskFull) => failed_for_space(path),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             unreachable("another program has the file open: close it")
         }
@@ -263,20 +266,19 @@ impl Store {
 
     /// Notes how much room there is for further messages.
     fn look_at_space(&mut self, side: &StoreSide) {
-        let free =
-            statvfs(&self.path).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize));
+        let free = free_bytes(&self.path);
         let room = free.saturating_sub(RESERVE) / COPIES;
-        side.set_room(room);
-        let short = room == 0;
-        if short && !self.short_of_space {
+        let refused = side.set_room(room);
+        if refused && !self.short_of_space {
             tracing::error!(
                 free_bytes = free,
                 "the disk of the queue file is nearly full: messages are refused until there is space"
             );
-        } else if !short && self.short_of_space {
+            self.short_of_space = true;
+        } else if self.short_of_space && room > RESERVE {
             tracing::info!("the disk of the queue file has space again");
+            self.short_of_space = false;
         }
-        self.short_of_space = short;
     }
 
     /// Writes changes as one transaction, which is on the disk when this returns.
@@ -364,6 +366,11 @@ impl Store {
     }
 }
 
+/// Where that cannot be known, no message is refused for it.
+fn free_bytes(path: &Path) -> u64 {
+    statvfs(path).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// The right to use the file: no other process of this host has it. `None`: another one has.
 fn lock(path: &Path) -> Result<Option<File>, BrokerError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -407,10 +414,11 @@ fn open_database(path: &Path) -> rusqlite::Result<Connection> {
     let database = Connection::open_with_flags(path, flags)?;
     // Reached while the process that had the file before is still closing it.
     database.busy_timeout(Duration::from_millis(500))?;
+    // No other process writes it, so it needs no shared memory for the log's index. Before anything
+    // is read.
+    database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     // Before the first table; without effect later.
     database.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    // No other process writes it, so it needs no shared memory for the log's index.
-    database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     database.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // A commit returns when it is on the disk.
     database.pragma_update(None, "synchronous", "FULL")?;

@@ -1,6 +1,7 @@
 //! The command line as a shell sees it: what is printed where, and the exit codes.
 
 mod check;
+mod embedded;
 mod hangup;
 mod service;
 mod solve;

@@ -1,0 +1,163 @@
+//! Commands on a queue file: several processes of one machine, and no RabbitMQ.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command as Process, Stdio};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::cli::support::{Ended, Log, Simulator, end, json, terminate, worker};
+
+const FILE: &str = "sqlite:queue.db";
+
+fn job(id: &str, script: Option<&Value>) -> String {
+    let image: Vec<u8> = id.bytes().cycle().take(400).collect();
+    let mut task = json!({"type": "ImageToTextTask", "body": STANDARD.encode(image)});
+    if let Some(script) = script {
+        task["_sim"] = script.clone();
+    }
+    json!({"id": id, "task": task}).to_string()
+}
+
+fn command(dir: &TempDir, simulator: &Simulator, words: &[&str]) -> Ended {
+    end(worker(dir)
+        .args(words)
+        .env("CAPTCHA_WORKER__BROKER__URL", FILE)
+        .env("CAPTCHA_WORKER__SOLVER__BASE_URL", &simulator.url)
+        .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key"))
+}
+
+/// A replica, killed with the test.
+struct Replica(Child);
+
+impl Replica {
+    fn start(dir: &TempDir, simulator: &Simulator) -> (Self, Log) {
+        let mut child = Process::new(env!("CARGO_BIN_EXE_captcha-worker"))
+            .arg("run")
+            .current_dir(dir.path())
+            .env("CAPTCHA_WORKER__BROKER__URL", FILE)
+            .env("CAPTCHA_WORKER__SOLVER__BASE_URL", &simulator.url)
+            .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key")
+            .env("CAPTCHA_WORKER__OPS__LISTEN", "")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Log::of(&mut child);
+        (Self(child), log)
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        // It may have ended already, which is all that is wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn messages(path: &Path, queue: &str) -> i64 {
+    let database = Connection::open(path).unwrap();
+    database.query_row("SELECT count(*) FROM messages WHERE queue = ?1", [queue], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn every_command_works_on_a_file_beside_a_replica_that_has_it() {
+    let dir = TempDir::new().unwrap();
+    let simulator = Simulator::start(&dir);
+    let (mut replica, mut log) = Replica::start(&dir, &simulator);
+    log.find("this process has the queue file");
+    log.find("taking jobs");
+    let unsolvable = json!({"result": ["ERROR_CAPTCHA_UNSOLVABLE"], "submissions": 2});
+    let lines = [job("a", None), job("b", None), job("c", Some(&unsolvable))];
+    fs::write(dir.path().join("jobs.ndjson"), lines.join("\n")).unwrap();
+    let published = command(&dir, &simulator, &["publish", "jobs.ndjson"]);
+    assert_eq!(json(&published)["published"], 3, "{}{}", published.stdout, published.stderr);
+
+    let solved = command(&dir, &simulator, &["outcomes", "--follow", "--ack", "--limit", "2"]);
+    assert_eq!(solved.code, 0, "{}", solved.stderr);
+    let ids: Vec<String> = solved
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!((ids.contains(&"a".to_owned()), ids.contains(&"b".to_owned())), (true, true), "{ids:?}");
+    assert_eq!(log.find("ERROR_CAPTCHA_UNSOLVABLE")["id"], "c");
+    let listed = command(&dir, &simulator, &["dead", "list"]);
+    assert_eq!(json(&listed)["classes"], json!({"unsolved": 1}));
+    let replayed = command(&dir, &simulator, &["dead", "replay", "--class", "unsolved"]);
+    assert_eq!(replayed.code, 0, "{}", replayed.stderr);
+    // The script is over.
+    let again = command(&dir, &simulator, &["outcomes", "--follow", "--ack", "--limit", "1"]);
+    assert_eq!(json(&again)["id"], "c");
+
+    let paused = command(&dir, &simulator, &["pause", "--reason", "a test"]);
+    assert_eq!(paused.code, 0, "{}", paused.stderr);
+    let status = json(&command(&dir, &simulator, &["status"]));
+    assert_eq!(status["guard"]["paused"]["reason"], "a test");
+    assert_eq!(command(&dir, &simulator, &["resume"]).code, 0);
+    fs::write(dir.path().join("captcha.png"), [7; 400]).unwrap();
+    let text = command(&dir, &simulator, &["solve", "captcha.png"]);
+    assert_eq!((text.code, text.stderr.as_str()), (0, ""), "{}", text.stdout);
+
+    terminate(&replica.0);
+    log.find("stopped");
+    assert_eq!(replica.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn what_a_killed_replica_held_is_there_for_the_next_one() {
+    let dir = TempDir::new().unwrap();
+    let simulator = Simulator::start(&dir);
+    let lines: Vec<String> = (0..20).map(|n| job(&format!("job-{n}"), None)).collect();
+    fs::write(dir.path().join("jobs.ndjson"), lines.join("\n")).unwrap();
+    assert_eq!(command(&dir, &simulator, &["publish", "jobs.ndjson"]).code, 0);
+    let (mut replica, mut log) = Replica::start(&dir, &simulator);
+    log.find("taking jobs");
+    replica.0.kill().unwrap();
+    replica.0.wait().unwrap();
+    let (_second, mut log) = Replica::start(&dir, &simulator);
+    log.find("taking jobs");
+    let outcomes = command(&dir, &simulator, &["outcomes", "--follow", "--ack", "--limit", "20"]);
+    let ids: std::collections::BTreeSet<String> = outcomes
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(ids.len(), 20, "{}{}", outcomes.stdout, outcomes.stderr);
+}
+
+#[test]
+fn on_a_full_disk_publishers_are_refused_and_what_was_confirmed_is_kept() {
+    let dir = TempDir::new().unwrap();
+    // A file system of 20 MB in a mount namespace of its own, which ends with the shell.
+    let may_mount = Process::new("unshare").args(["--map-root-user", "--mount", "true"]).status();
+    assert!(
+        may_mount.is_ok_and(|status| status.success()),
+        "this test mounts a small file system: unprivileged user namespaces must be allowed"
+    );
+    let image: Vec<u8> = (0..45_000_u32).map(|at| (at * 7 % 251) as u8).collect();
+    let body = STANDARD.encode(image);
+    let line =
+        |n: usize| json!({"id": format!("big-{n}"), "task": {"type": "ImageToTextTask", "body": body}});
+    let lines: Vec<String> = (0..600).map(|n| line(n).to_string()).collect();
+    fs::write(dir.path().join("jobs.ndjson"), lines.join("\n")).unwrap();
+    let script = "mkdir small && mount -t tmpfs -o size=20m tmpfs small || exit 99
+        timeout 20 \"$WORKER\" publish jobs.ndjson > published.json
+        cp small/queue.db small/queue.db-wal .";
+    let ended = end(assert_cmd::Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script])
+        .current_dir(dir.path())
+        .env("WORKER", env!("CARGO_BIN_EXE_captcha-worker"))
+        .env("CAPTCHA_WORKER__BROKER__URL", "sqlite:small/queue.db"));
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(ended.stderr.contains("the disk of the queue file is nearly full"), "{}", ended.stderr);
+    let published: Value =
+        serde_json::from_str(&fs::read_to_string(dir.path().join("published.json")).unwrap()).unwrap();
+    let confirmed = published["published"].as_i64().unwrap();
+    assert!(confirmed > 50 && published["unknown"] == 0, "{published}");
+    assert_eq!(messages(&dir.path().join("queue.db"), "captcha.jobs"), confirmed);
+}
