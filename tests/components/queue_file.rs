@@ -171,7 +171,7 @@ async fn when_the_process_that_has_the_file_ends_the_next_session_takes_it() {
 async fn nobody_else_may_read_it() {
     let folder = TempDir::new().unwrap();
     let _session = connect(&broker_in(&in_folder(&folder))).await;
-    for name in ["queue.db", "queue.db-lock", "queue.db-wal"] {
+    for name in ["queue.db", "queue.db-lock", "queue.db-sock", "queue.db-wal"] {
         let mode = fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{name}");
     }
