@@ -103,6 +103,8 @@ impl Batch {
 pub(in crate::broker) enum Wake {
     /// There is a batch to take.
     Batch,
+    /// The same, and it may linger until others go with it.
+    Soon,
     /// The broker is gone; this is its last batch.
     Last(Batch),
 }
@@ -115,13 +117,23 @@ pub(super) struct Journal(Option<StoreJournal>);
 /// What a message takes beside its body, and more. In bytes.
 const OVERHEAD: u64 = 4_096;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Woken {
+    Not,
+    Soon,
+    Now,
+}
+
 #[derive(Debug)]
 struct StoreJournal {
     filling: Batch,
     written: u64,
     last_id: u64,
     wake: mpsc::Sender<Wake>,
-    woken: bool,
+    /// The writer knows of the batch.
+    woken: Woken,
+    /// What is being done may linger.
+    relaxed: bool,
     /// So many bytes of messages may still come.
     room: u64,
     /// Something found no room since the writer looked at the disk.
@@ -139,7 +151,8 @@ impl Journal {
             written: 0,
             last_id,
             wake,
-            woken: false,
+            woken: Woken::Not,
+            relaxed: false,
             room: u64::MAX,
             refused: false,
             failed: None,
@@ -161,9 +174,11 @@ impl Journal {
         match &mut self.0 {
             Some(journal) if id > 0 && journal.failed.is_none() => {
                 let change = change(id);
+                // Nobody waits for an ack.
+                let may_linger = journal.relaxed || matches!(change, Change::Removed { .. });
                 journal.room = journal.room.saturating_sub(change.takes());
                 journal.filling.changes.push(change);
-                journal.wake();
+                journal.wake(may_linger);
                 journal.filling.number
             }
             _ => 0,
@@ -174,7 +189,14 @@ impl Journal {
     pub(super) fn declare(&mut self, change: impl FnOnce() -> Change) {
         if let Some(journal) = self.0.as_mut().filter(|journal| journal.failed.is_none()) {
             journal.filling.changes.push(change());
-            journal.wake();
+            journal.wake(false);
+        }
+    }
+
+    /// Whether what follows may linger until others go with it.
+    pub(super) fn relax(&mut self, may_linger: bool) {
+        if let Some(journal) = &mut self.0 {
+            journal.relaxed = may_linger;
         }
     }
 
@@ -186,7 +208,7 @@ impl Journal {
                 if !journal.filling.changes.is_empty() || journal.written + 1 < journal.filling.number =>
             {
                 journal.filling.waiters.push(waiter);
-                journal.wake();
+                journal.wake(journal.relaxed);
             }
             _ => waiter.stored(),
         }
@@ -204,7 +226,7 @@ impl Journal {
         let has_room = takes(body) <= journal.room;
         if !has_room {
             journal.refused = true;
-            journal.wake();
+            journal.wake(false);
         }
         has_room
     }
@@ -229,7 +251,7 @@ impl Journal {
     /// Takes the changes so far, to write them.
     pub(super) fn take(&mut self) -> Option<Batch> {
         let journal = self.0.as_mut()?;
-        journal.woken = false;
+        journal.woken = Woken::Not;
         let next = Batch { number: journal.filling.number + 1, ..Batch::default() };
         Some(std::mem::replace(&mut journal.filling, next))
     }
@@ -252,10 +274,12 @@ impl Journal {
 }
 
 impl StoreJournal {
-    fn wake(&mut self) {
-        if !std::mem::replace(&mut self.woken, true) {
+    fn wake(&mut self, may_linger: bool) {
+        let (woken, wake) = if may_linger { (Woken::Soon, Wake::Soon) } else { (Woken::Now, Wake::Batch) };
+        if self.woken < woken {
+            self.woken = woken;
             // Refused where the writer has failed; then the sessions have ended.
-            let _ = self.wake.send(Wake::Batch);
+            let _ = self.wake.send(wake);
         }
     }
 }

@@ -31,12 +31,13 @@ enum Published {
 impl Core {
     /// Carries out a publish and answers it.
     pub(super) fn publish(&mut self, session: u64, request: PublishRequest) {
-        let PublishRequest { exchange, routing_key, mandatory, message, reply, .. } = request;
+        let PublishRequest { exchange, routing_key, mandatory, message, soon, reply } = request;
         if let Some(state) = self.sessions.get_mut(&session).filter(|state| state.cut_off) {
             state.lost_confirms.push(reply);
             return;
         }
         let unroutable = || PublishError::Unroutable(format!("exchange '{exchange}', key '{routing_key}'"));
+        self.journal.relax(soon);
         let copy = self.observer.is_anybody().then(|| message.clone());
         let fate = match self.store(&exchange, &routing_key, Arc::unwrap_or_clone(message)) {
             Ok(Published::Stored) => Ok(()),
@@ -71,6 +72,7 @@ impl Core {
             // A publisher that no longer waits has given the message's fate up as unknown.
             let _ = reply.send(fate);
         }
+        self.journal.relax(false);
         if wanted == MessageFate::Cut {
             self.end_session(session, "connection cut");
         }

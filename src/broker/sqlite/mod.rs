@@ -30,7 +30,7 @@ use self::client::TimeOuts;
 use self::store::{Store, beside};
 use super::memory::MemoryBroker;
 use super::topology::Topology;
-use super::{BrokerError, Session};
+use super::{BrokerError, CloseSignal, Session};
 use crate::linger::Linger;
 
 /// Between two tries, while the file changes hands.
@@ -113,7 +113,12 @@ impl SqliteBroker {
             }
             let socket = beside(path, "-sock");
             let error = match client::connect(&socket, &options.connection_name, time_outs).await {
-                Ok(session) => return session,
+                Ok(session) => {
+                    if let Ok(session) = &session {
+                        self.succeed(session.closed.clone());
+                    }
+                    return session;
+                }
                 Err(error) => error,
             };
             if Instant::now() >= until {
@@ -127,6 +132,24 @@ impl SqliteBroker {
             }
             sleep(AGAIN).await;
         }
+    }
+
+    /// Takes the file as soon as the process that has it ends. Commands that come and go would
+    /// else take it again and again before a process that stays makes its next session.
+    fn succeed(&self, closed: CloseSignal) {
+        let (options, own) = (Arc::clone(&self.options), Arc::downgrade(&self.own));
+        tokio::spawn(async move {
+            closed.ended().await;
+            let Some(own) = own.upgrade() else { return };
+            let broker = Self { options, own };
+            let mut own = broker.own.lock().await;
+            if own.is_none()
+                && let Ok(opened) = broker.open().await
+            {
+                // An error comes again with the next session, which reports it.
+                *own = opened;
+            }
+        });
     }
 
     /// Takes the file, unless another process has it.

@@ -165,10 +165,10 @@ impl Client {
         let link = self.session.link();
         match request {
             Request::Hello { .. } => return Err(io::ErrorKind::InvalidData.into()),
-            Request::Publish { n, exchange, routing_key, mandatory, envelope } => {
+            Request::Publish { n, exchange, routing_key, mandatory, soon, envelope } => {
                 let message = envelope.with(body);
                 let publisher = self.session.publisher();
-                match publisher.send(&exchange, &routing_key, mandatory, message).await {
+                match publisher.ask(&exchange, &routing_key, (mandatory, soon), message).await {
                     Ok(confirm) => {
                         let out = self.out.clone();
                         tokio::spawn(async move {

@@ -222,12 +222,22 @@ impl Store {
             // Nothing to do, nothing to look at: it sleeps until the next change.
             let wake = if idle { woken.recv().map_err(Into::into) } else { woken.recv_timeout(IDLE) };
             let (batch, last) = match wake {
-                Ok(Wake::Batch) => {
-                    thread::sleep(linger);
-                    let Some(batch) = side.take() else { continue };
-                    (batch, false)
-                }
                 Ok(Wake::Last(batch)) => (batch, true),
+                Ok(woke) => {
+                    let mut last = None;
+                    if matches!(woke, Wake::Soon)
+                        && let Ok(Wake::Last(batch)) = woken.recv_timeout(linger)
+                    {
+                        last = Some(batch);
+                    }
+                    match last {
+                        Some(batch) => (batch, true),
+                        None => match side.take() {
+                            Some(batch) => (batch, false),
+                            None => continue,
+                        },
+                    }
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     if let Err(error) = self.tidy(true) {
                         tracing::warn!(%error, path = %self.path.display(), "cannot tidy the queue file up");

@@ -36,6 +36,7 @@ pub(super) enum Request {
         exchange: String,
         routing_key: String,
         mandatory: bool,
+        soon: bool,
         envelope: Envelope,
     },
     Consume {
