@@ -177,7 +177,7 @@ pub(super) struct OperatorCommand {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Order {
-    /// Submit nothing, until told otherwise.
+    /// Submit nothing, until another order.
     Pause {
         /// Why, for the others.
         #[serde(default, skip_serializing_if = "Option::is_none")]
