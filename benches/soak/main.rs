@@ -1,4 +1,4 @@
-//! Histories until told to stop, or one of them in words; see docs/RELIABILITY.md. Run by `make
+//! Histories until asked to stop, or one of them in words; see docs/RELIABILITY.md. Run by `make
 //! soak`.
 
 #[path = "../../tests/simulation/history/mod.rs"]
