@@ -17,7 +17,6 @@ use tracing_subscriber::layer::Context;
 
 /// How many lines of a kind are written in a span of time.
 const MOST: u32 = 10;
-/// The span.
 const SPAN: Duration = Duration::from_secs(60);
 /// Kinds that are told apart. Each is a place in the source, so there are some hundred at most,
 /// those of libraries included.
