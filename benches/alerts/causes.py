@@ -1,4 +1,4 @@
-"""A lane for each alert: what is done to it, what must fire, what may fire beside it, and what mends it."""
+"""A lane for each alert: what is done to it, what must fire, what may fire beside it, and what fixes it."""
 
 import signal
 
@@ -9,20 +9,20 @@ TOO_LARGE = 1024 * 1024 + 5
 
 
 class Cause:
-    """`alert` has to fire after `inflict`, and to clear after `mend`; `beside` may fire as well. Without `mend` time alone clears it."""
+    """`alert` has to fire after `inflict`, and to clear after `fix`; `beside` may fire as well. Without `fix` time alone clears it."""
 
-    def __init__(self, alert, told, lane, inflict, mend=lambda: None, beside=()):
-        self.alert, self.told, self.lane = alert, told, lane
-        self.inflict, self.mend, self.beside = inflict, mend, {alert, *beside}
+    def __init__(self, alert, title, lane, inflict, fix=lambda: None, beside=()):
+        self.alert, self.title, self.lane = alert, title, lane
+        self.inflict, self.fix, self.beside = inflict, fix, {alert, *beside}
 
 
 def guard(harness):
     lane = Lane(harness, "guard", replicas=4)
 
-    def mend():
+    def fix():
         lane.control(key_valid=True)
         until("the guard opens", 90, lambda: lane.command("resume") and lane.status(0)["guard"]["state"] in ("active", "canary"))
-    return Cause("CaptchaGuardTripped", "the key is revoked", lane, lambda: (lane.feed(5), lane.control(key_valid=False)), mend)
+    return Cause("CaptchaGuardTripped", "the key is revoked", lane, lambda: (lane.feed(5), lane.control(key_valid=False)), fix)
 
 
 def paused(harness):
@@ -95,9 +95,9 @@ def balance(harness):
         relay.spoil = lambda path: path.endswith("getBalance")
         lane.feed(5)
 
-    def mend():
+    def fix():
         relay.spoil = lambda path: False
-    return Cause("CaptchaBalanceUnknown", "getBalance alone fails", lane, spoil, mend)
+    return Cause("CaptchaBalanceUnknown", "getBalance alone fails", lane, spoil, fix)
 
 
 def twice(harness):
@@ -139,10 +139,10 @@ def unrouted(harness):
             connection.channel().queue_unbind(f"{lane.job}.results", f"{lane.job}.outcomes", "solved.#")
         lane.publish(20)
 
-    def mend():
+    def fix():
         lane.command("topology", "declare")
         lane.command("reroute")
-    return Cause("CaptchaOutcomesUnrouted", "the results' binding taken away", lane, unbind, mend)
+    return Cause("CaptchaOutcomesUnrouted", "the results' binding taken away", lane, unbind, fix)
 
 
 def unconsumed(harness):

@@ -58,8 +58,8 @@ class Harness:
     def broker(self):
         self.node = self.folder / "broker"
         self.start("broker", [ROOT / "scripts/rabbitmq-node", "start", self.node])
-        told = until("the broker's ports", 60, lambda: (self.node / "node.env").exists() and (self.node / "node.env").read_text())
-        self.port = int(dict(line.split("=", 1) for line in told.split())["PORT"])
+        node_env = until("the broker's ports", 60, lambda: (self.node / "node.env").exists() and (self.node / "node.env").read_text())
+        self.port = int(dict(line.split("=", 1) for line in node_env.split())["PORT"])
         until("the broker takes clients", 120, lambda: self.connection().close() or True)
 
     def ctl(self, *arguments):

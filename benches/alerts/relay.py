@@ -114,7 +114,7 @@ def sent(sink, piece):
 
 
 def ended(end):
-    """Whoever reads from it is told, which closing alone does not do."""
+    """Whoever reads from it is notified, which closing alone does not do."""
     try:
         end.shutdown(socket.SHUT_RDWR)
     except OSError:

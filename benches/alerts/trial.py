@@ -85,11 +85,11 @@ class Trial(threading.Thread):
             self.fired = time.monotonic() - began
             self.say(f"fired after {self.fired:.0f} s")
             began = time.monotonic()
-            cause.mend()
+            cause.fix()
             until(f"{cause.alert} clears", self.patience, lambda: not self.watch.firing(cause.lane.job, cause.alert))
             self.cleared = time.monotonic() - began
             self.say(f"cleared after {self.cleared:.0f} s")
-        except Exception as error:  # A broken trial is told like one that failed, beside the others.
+        except Exception as error:  # A broken trial is reported like one that failed, beside the others.
             self.fault = f"{type(error).__name__}: {error}"
             self.say(self.fault)
 
@@ -97,12 +97,12 @@ class Trial(threading.Thread):
         """On the way, since all of it takes minutes."""
         print(f"{self.cause.alert}: {what}", file=sys.stderr, flush=True)
 
-    def told(self):
+    def row(self):
         strange = self.watch.ever(self.cause.lane.job) - self.cause.beside
         if strange:
             self.fault += f" fired beside it: {', '.join(sorted(strange))}"
         seconds = ["never" if span is None else f"{span:.0f} s" for span in (self.fired, self.cleared)]
-        return [self.cause.alert, self.cause.told, *seconds, self.fault or "fine"]
+        return [self.cause.alert, self.cause.title, *seconds, self.fault or "fine"]
 
 
 def carry_out(harness, wanted):
@@ -120,7 +120,7 @@ def carry_out(harness, wanted):
         trial.start()
     for trial in trials:
         trial.join()
-    rows = [trial.told() for trial in trials]
+    rows = [trial.row() for trial in trials]
     for lane in calm:
         fired = watch.ever(lane.job)
         rows.append(["none", f"the {lane.name} lane", "", "", ", ".join(sorted(fired)) or "fine"])
@@ -133,16 +133,16 @@ def main():
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--faster", type=float, default=10, metavar="N")
     arguments.add_argument("causes", nargs="*", metavar="CAUSE", help=", ".join(make.__name__ for make in causes.ALL))
-    told = arguments.parse_intermixed_args()
-    if unknown := set(told.causes) - {make.__name__ for make in causes.ALL}:
+    options = arguments.parse_intermixed_args()
+    if unknown := set(options.causes) - {make.__name__ for make in causes.ALL}:
         arguments.error(f"no such cause: {', '.join(sorted(unknown))}")
-    told.folder.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=told.folder.resolve(), prefix="alerts-"))
+    options.folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=options.folder.resolve(), prefix="alerts-"))
     # Ended like this, it would leave a hundred processes behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    harness = Harness(told.worker.resolve(), folder, told.faster)
+    harness = Harness(options.worker.resolve(), folder, options.faster)
     try:
-        rows = carry_out(harness, set(told.causes))
+        rows = carry_out(harness, set(options.causes))
     finally:
         harness.end()
     table = [["alert", "cause", "fired after", "cleared after", ""], *rows]
@@ -150,7 +150,7 @@ def main():
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
     broken = [row for row in rows if row[4] != "fine"]
-    print(f"{len(rows) - len(broken)} as expected, {len(broken)} not; spans divided by {told.faster:g}; logs in {folder}")
+    print(f"{len(rows) - len(broken)} as expected, {len(broken)} not; spans divided by {options.faster:g}; logs in {folder}")
     sys.exit(bool(broken))
 
 

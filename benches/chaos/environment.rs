@@ -136,8 +136,8 @@ impl Environment {
         answered && wait::comes_true(within, async || self.ledger.open() == 0).await
     }
 
-    /// SIGTERM to one replica after another, each started again at once; tells how those ended that
-    /// did not end well.
+    /// SIGTERM to one replica after another, each started again at once; returns how those ended
+    /// that did not end well.
     pub(crate) async fn roll(&mut self) -> Vec<String> {
         let mut bad = Vec::new();
         for place in 0..REPLICAS {

@@ -60,7 +60,7 @@ impl Publisher {
         }
     }
 
-    /// Offers no more for now, and tells whether all that was offered got its answer in time.
+    /// Offers no more for now, and returns whether all that was offered got its answer in time.
     pub(crate) async fn hold(&self, within: Duration) -> bool {
         self.offering.send_replace(Offering::Held);
         crate::wait::comes_true(within, async || self.ledger.count(Fate::Offered) == 0).await
@@ -138,7 +138,7 @@ impl Consumer {
         let ledger = ledger.clone();
         let reading = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                ledger.arrived(serde_json::from_str(&line).expect("the consumer tells JSON"));
+                ledger.arrived(serde_json::from_str(&line).expect("the consumer prints JSON"));
             }
         });
         Self { stdin, reading: AbortOnDropHandle::new(reading), _child: child }

@@ -1,4 +1,4 @@
-//! What replicas tell of themselves while they live: payments that may have been repeated, by
+//! What replicas report of themselves while they live: payments that may have been repeated, by
 //! window, and whether they work.
 
 use parking_lot::Mutex;
@@ -25,7 +25,7 @@ type Counts = BTreeMap<&'static str, u64>;
 struct Replica {
     ended: Counts,
     living: Counts,
-    /// Jobs taken in this life: what tells it from the one before.
+    /// Jobs taken in this life: what sets it apart from the one before.
     taken: f64,
     works: bool,
 }
@@ -54,7 +54,7 @@ impl Letters {
         self.0.values().sum()
     }
 
-    pub(crate) fn tell(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let mut text = String::new();
         for (letter, count) in self.0.iter().filter(|(_, count)| **count > 0) {
             write!(text, "{letter}{count} ").expect("a string takes it");

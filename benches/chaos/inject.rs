@@ -166,8 +166,8 @@ async fn fill(harness: &Harness, environment: &mut Environment, node: &RabbitNod
     let ((), ended) = tokio::join!(sleep(span), is_ended_for_keeping(&environment.amqp, KEPT, span));
     call(&environment.amqp, "queue_delete", &json!({"queue": KEPT})).await;
     harness.check("meanwhile a consumer that keeps a message is ended by the broker", ended, ended);
-    // Raised, not cleared: a quorum queue whose limit is taken away tells no channel that it takes
-    // messages again.
+    // Raised, not cleared: a quorum queue whose limit is taken away does not inform channels that
+    // it takes messages again.
     limit(1_000_000);
     environment.consumer.take_results().await;
 }

@@ -32,9 +32,9 @@ struct Entry {
     solution: Option<Value>,
 }
 
-/// An outcome as the foreign consumer tells it.
+/// An outcome as the foreign consumer reports it.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct ListedOutcome {
     queue: String,
     id: Option<String>,
     digest: String,
@@ -45,7 +45,7 @@ pub(crate) struct Told {
 #[derive(Debug)]
 struct Arrival {
     at: Instant,
-    listed: Told,
+    listed: ListedOutcome,
     /// The broker's repetition of a message that had arrived before, since its ack was lost.
     again: bool,
 }
@@ -121,7 +121,7 @@ impl Ledger {
         pages.settled.push((Instant::now(), fate));
     }
 
-    pub(crate) fn arrived(&self, listed: Told) {
+    pub(crate) fn arrived(&self, listed: ListedOutcome) {
         let mut pages = self.pages();
         let id = listed.id.clone().unwrap_or_default();
         let before = pages.by_id.get(&id).into_iter().flatten();
@@ -226,7 +226,7 @@ fn is_wrong(outcome: &Value, expected: Option<&Value>) -> bool {
     outcome["status"] == "solved" && Some(&outcome["solution"]) != expected
 }
 
-/// Whether outcomes of one id tell the same, or tell of more than one payment.
+/// Whether outcomes of one id say the same, or report more than one payment.
 fn agree(outcomes: &[&Value]) -> bool {
     let ends = outcomes.iter().map(|outcome| (&outcome["status"], &outcome["solution"]));
     let mut ends = ends;

@@ -90,7 +90,7 @@ fn row(name: &str, [from, lasted]: [String; 2], cost: &Cost, stall: String) -> V
     let mut cells = vec![name.to_owned(), from, lasted];
     cells.extend(numbers.map(|number| number.to_string()));
     cells.extend([
-        cost.letters.tell(),
+        cost.letters.summary(),
         cost.early.to_string(),
         cost.past_limit.to_string(),
         stall,

@@ -1,4 +1,4 @@
-//! A TCP relay between replicas and what they talk to, which can be told to treat them badly.
+//! A TCP relay between replicas and what they talk to, which can be asked to treat them badly.
 
 use std::io;
 use std::net::SocketAddr;

@@ -99,6 +99,6 @@ pub(crate) async fn over(
         let working = environment.gauges.working();
         harness.check(format_args!("{}: all replicas work again", phase.name), working, false);
     }
-    verdict::tell(harness, &environment.ledger, &phase);
+    verdict::report_phase(harness, &environment.ledger, &phase);
     phase
 }

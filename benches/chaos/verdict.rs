@@ -13,7 +13,7 @@ use crate::report::Harness;
 use crate::support::rabbit::RabbitNode;
 use crate::wait;
 
-/// From a fault's mending to the first outcome: the longest pause before a connection is made again
+/// From a fault's end to the first outcome: the longest pause before a connection is made again
 /// (22.5 s), and one job's way from there.
 pub(crate) const LONGEST_STALL: Duration = Duration::from_secs(30);
 /// Outcomes of all jobs, those retried for two minutes included.
@@ -26,8 +26,8 @@ pub(crate) struct Bounds {
     pub(crate) paid_twice: u64,
 }
 
-/// Tells of a phase; a stall too long is a finding.
-pub(crate) fn tell(harness: &Harness, ledger: &Ledger, phase: &Phase) {
+/// Reports a phase; a stall too long is a finding.
+pub(crate) fn report_phase(harness: &Harness, ledger: &Ledger, phase: &Phase) {
     let (name, cost) = (&phase.name, log::cost(ledger, &phase.before, &phase.after));
     let stall = phase.stall.map_or_else(|| "none came".to_owned(), wait::seconds);
     harness.say(format_args!(
@@ -122,7 +122,7 @@ fn judge_all(harness: &Harness, environment: &Environment, phases: &[Phase]) {
     harness.at_most("bans", last.after.stats.bans, 0);
     harness.note(
         "paid twice, by the API's stand-in; counted by replicas that lived to tell",
-        format!("{}; {} ({})", cost.paid_twice, cost.letters.sum(), cost.letters.tell()),
+        format!("{}; {} ({})", cost.paid_twice, cost.letters.sum(), cost.letters.summary()),
     );
     harness.note("outcomes repeated", cost.span.repeated);
     let longest = phases.iter().filter_map(|phase| Some((phase.stall?, &phase.name))).max();

@@ -86,7 +86,7 @@ impl Candidate {
         }
     }
 
-    /// How one of its processes is started; with a port on which ours tells of itself.
+    /// How one of its processes is started; with a port on which ours reports of itself.
     pub(crate) fn command(self, ground: &Ground, load: &Load, place: usize, ops: u16) -> Command {
         let command = match self {
             Self::Ours => ours(ground, load, place, ops),

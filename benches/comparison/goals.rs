@@ -96,7 +96,6 @@ fn spread_of(ledger: &Ledger, cases: [Case; 3]) -> Option<f64> {
     Some((most - least) / (most + least))
 }
 
-/// The table of it.
 pub(crate) fn table(goals: &[Goal]) -> String {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);

@@ -18,7 +18,7 @@ const FEW_JOBS: usize = 100;
 const MANY_JOBS: usize = 1_500;
 const OFFERED_IN: Duration = Duration::from_secs(20);
 
-/// Counts, tells, and fails where ours costs too much.
+/// Counts, prints, and fails where ours costs too much.
 pub(crate) async fn compare(setup: &Setup) -> ExitCode {
     let mut per_job = Vec::new();
     for candidate in [Candidate::Ticket, Candidate::Ours] {

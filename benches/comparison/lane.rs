@@ -97,9 +97,9 @@ impl Lane {
 
     async fn depth(&self, queue: &str) -> Depth {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let told = self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
-        let told = told.expect("the queue is there");
-        Depth { ready: told.message_count() as usize, consumers: told.consumer_count() }
+        let declared = self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
+        let declared = declared.expect("the queue is there");
+        Depth { ready: declared.message_count() as usize, consumers: declared.consumer_count() }
     }
 
     /// Reads all results out; what is wrong about them, or nothing.

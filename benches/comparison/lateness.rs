@@ -1,4 +1,4 @@
-//! How late polls were begun, as each candidate tells it.
+//! How late polls were begun, as each candidate reports it.
 
 use serde::Deserialize;
 
@@ -14,15 +14,15 @@ pub(crate) struct Lateness {
 }
 
 #[derive(Deserialize)]
-struct Told {
+struct PeerReport {
     late_ms: Lateness,
 }
 
 impl Lateness {
     /// From the line that a peer prints at its end.
     pub(crate) fn of_peer(output: &str) -> Option<Self> {
-        let told: Told = output.lines().rev().find_map(|line| serde_json::from_str(line).ok())?;
-        Some(told.late_ms)
+        let report: PeerReport = output.lines().rev().find_map(|line| serde_json::from_str(line).ok())?;
+        Some(report.late_ms)
     }
 
     /// From what replicas of ours show on /metrics. Each figure is the upper bound of the bucket

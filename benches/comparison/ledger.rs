@@ -75,7 +75,7 @@ impl Ledger {
             return "not told".to_owned();
         };
         let span = format!("{} / {} / {}", digits(min), digits(median), digits(max));
-        // Ours tells its lateness by buckets; what is no candidate's name is a case of ours.
+        // Ours reports its lateness by buckets; what is no candidate's name is a case of ours.
         if figure.is_lateness()
             && Candidate::called(case).is_none_or(|candidate| candidate == Candidate::Ours)
         {

@@ -1,12 +1,12 @@
-//! What processes have cost, as the kernel tells it. Linux only.
+//! What processes have cost, as the kernel reports it. Linux only.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-/// The entry of the auxiliary vector that tells the ticks in a second (`AT_CLKTCK`).
+/// The entry of the auxiliary vector that holds the ticks in a second (`AT_CLKTCK`).
 const TICKS_ENTRY: u64 = 17;
-/// What every Linux tells where it does not tell it there.
+/// What every Linux uses where it does not say so there.
 const USUAL_TICKS: u64 = 100;
 
 /// CPU time and resident memory of some processes with all their descendants.
@@ -59,9 +59,9 @@ fn family_of(roots: &[u32]) -> Vec<(u32, Stat)> {
 pub(crate) fn broker(port: u16) -> Option<u32> {
     let setting = format!("RABBITMQ_NODE_PORT={port}");
     processes().into_keys().find(|id| {
-        let told = |file| words(&fs::read(format!("/proc/{id}/{file}")).unwrap_or_default());
-        told("cmdline").first().is_some_and(|program| program.ends_with("beam.smp"))
-            && told("environ").contains(&setting)
+        let words_of = |file| words(&fs::read(format!("/proc/{id}/{file}")).unwrap_or_default());
+        words_of("cmdline").first().is_some_and(|program| program.ends_with("beam.smp"))
+            && words_of("environ").contains(&setting)
     })
 }
 

@@ -95,7 +95,7 @@ async fn main() -> ExitCode {
     // are dropped.
     tokio::select! {
         code = run(&options, &candidates) => code,
-        () = completion::told_to_stop() => ExitCode::from(130),
+        () = completion::asked_to_stop() => ExitCode::from(130),
     }
 }
 
@@ -144,7 +144,7 @@ async fn run(options: &Options, candidates: &[Candidate]) -> ExitCode {
     let absent = Candidate::ALL.into_iter().filter(|candidate| !candidate.is_there());
     absent.for_each(|candidate| println!("{} is not installed, and left out", candidate.name()));
     println!("seed of the order: {seed} (BENCH_SEED); logs are left in {}", setup.folder().display());
-    let told = json!({"seed": seed, "jobs": terms.jobs, "rounds": terms.rounds});
+    let settings = json!({"seed": seed, "jobs": terms.jobs, "rounds": terms.rounds});
     let mut order = StdRng::seed_from_u64(seed);
     let mut ledger = Ledger::default();
     let named =
@@ -162,10 +162,10 @@ async fn run(options: &Options, candidates: &[Candidate]) -> ExitCode {
                     "{:>7} round {round}, {}: {}",
                     wait::seconds(began.elapsed()),
                     case.label,
-                    tell(&result)
+                    summary(&result)
                 );
                 ledger.add(Entry { scene: scene.name, case: case.label.clone(), round, result });
-                ledger.keep(&options.json, &told);
+                ledger.keep(&options.json, &settings);
             }
         }
     }
@@ -177,7 +177,7 @@ async fn run(options: &Options, candidates: &[Candidate]) -> ExitCode {
 }
 
 /// The figures worth a look while it runs.
-fn tell(result: &Result<Figures, String>) -> String {
+fn summary(result: &Result<Figures, String>) -> String {
     const SHORT: [Figure; 6] = [
         Figure::CpuPerJob,
         Figure::JobsPerSecond,

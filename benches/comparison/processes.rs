@@ -43,7 +43,7 @@ impl Processes {
         self.processes.iter_mut().any(|process| process.ended().is_some())
     }
 
-    /// Has them end in order, and gathers how late their polls were, where they tell it.
+    /// Has them end in order, and gathers how late their polls were, where they report it.
     pub(crate) async fn leave(mut self, client: &reqwest::Client) -> Result<Option<Lateness>, String> {
         let shown = self.shown(client).await;
         for process in &self.processes {

@@ -30,7 +30,7 @@ const REPLICA_SOLVE: Duration = Duration::from_millis(2_500);
 /// Few, so that none still holds jobs which the others could have begun.
 const REPLICA_SUBMISSIONS: u32 = 16;
 const START_JOBS: usize = 200;
-/// Who plays where the others have nothing to tell.
+/// Who plays where the others have nothing to report.
 const OURS_AND_MEASURE: [Candidate; 2] = [Candidate::Ticket, Candidate::Ours];
 
 /// With fewer, the smallest load of `growth` would be none.
@@ -43,7 +43,7 @@ pub(crate) struct Terms {
     pub(crate) rounds: usize,
 }
 
-/// A row of runs that are told in one table.
+/// A row of runs that are shown in one table.
 pub(crate) struct Scene {
     pub(crate) name: &'static str,
     pub(crate) shows: &'static str,

@@ -75,7 +75,7 @@ def kinds():
 
 class Trial:
     def __init__(self, stage):
-        self.stage, self.kinds, self.faults, self.told = stage, kinds(), [], []
+        self.stage, self.kinds, self.faults, self.notes = stage, kinds(), [], []
         self.lane = Lane(stage, "dead", replicas=2, scenario="balance = 100000.0\n", consume=False, policy__allowed_domains="shop.example.com", retry__unknown_timeout="0s",
                          retry__max_resubmissions=0, log__level="error")
         self.total = sum(kind.count for kind in self.kinds)
@@ -118,7 +118,7 @@ class Trial:
         self.publish([kind for kind in self.kinds if not kind.expires])
         queues = sorted({f"dead.{kind.of[0]}" for kind in self.kinds})
         until("every job has failed", 120, lambda: self.depth(*queues) == self.total)
-        self.told.append(f"{self.total} dead letters made in {time.monotonic() - began:.0f} s")
+        self.notes.append(f"{self.total} dead letters made in {time.monotonic() - began:.0f} s")
 
     def counted(self, report):
         return {(kind["class"], kind["code"], kind["type"]): kind["count"] for kind in report["kinds"]}
@@ -129,7 +129,7 @@ class Trial:
         self.expect("unreadable letters", 0, report["unreadable"])
         self.found = self.counted(report)
         self.expect("kinds found", {kind.of: kind.count for kind in self.kinds}, self.found)
-        self.told.append(f"dead list: {report['scanned']} letters scanned in {seconds:.1f} s")
+        self.notes.append(f"dead list: {report['scanned']} letters scanned in {seconds:.1f} s")
 
     def filters(self):
         wanted = [kind.of for kind in self.kinds if kind.replayed]
@@ -164,7 +164,7 @@ class Trial:
             self.kills += doomed.poll() is None
             doomed.kill()
             doomed.wait()
-            # What it has published is solved, so that outcomes tell when the next one is under way.
+            # What it has published is solved, so that outcomes show when the next one is under way.
             until("its jobs are solved", 60, self.idle)
             # Published, and not removed: the next run publishes them once more. The canary is no replay.
             left, _ = self.dead("replay", *self.filters(), "--dry-run")
@@ -174,7 +174,7 @@ class Trial:
         began = time.monotonic()
         report = json.loads(self.lane.command(*command))
         seconds = time.monotonic() - began
-        self.told.append(f"the last run: {report['replayed']} jobs published again in {seconds:.1f} s, asked for {RATE}/s")
+        self.notes.append(f"the last run: {report['replayed']} jobs published again in {seconds:.1f} s, asked for {RATE}/s")
         left, _ = self.dead("replay", *self.filters(), "--dry-run")
         self.expect("chosen letters left", 0, left["chosen"])
 
@@ -218,7 +218,7 @@ class Trial:
         if max(self.repeated) > MOST_REPEATED:
             self.faults.append(f"a kill repeated more than {MOST_REPEATED} jobs: {self.repeated}")
         by_kill = ", ".join(map(str, self.repeated))
-        self.told.append(f"jobs repeated by each of {self.kills} kills, known by their replay_id: {by_kill} (allowed: {MOST_REPEATED})")
+        self.notes.append(f"jobs repeated by each of {self.kills} kills, known by their replay_id: {by_kill} (allowed: {MOST_REPEATED})")
 
     def carry_out(self):
         self.make()
@@ -247,10 +247,10 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("worker", type=Path)
     arguments.add_argument("folder", type=Path)
-    told = arguments.parse_args()
-    told.folder.mkdir(parents=True, exist_ok=True)
-    began, folder = time.monotonic(), Path(tempfile.mkdtemp(dir=told.folder.resolve(), prefix="dead-letters-"))
-    stage = Harness(told.worker.resolve(), folder)
+    options = arguments.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    began, folder = time.monotonic(), Path(tempfile.mkdtemp(dir=options.folder.resolve(), prefix="dead-letters-"))
+    stage = Harness(options.worker.resolve(), folder)
     try:
         stage.broker()
         trial = Trial(stage)
@@ -261,7 +261,7 @@ def main():
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    print(*trial.told, sep="\n")
+    print(*trial.notes, sep="\n")
     for fault in trial.faults[:20]:
         print(f"not as it should be: {fault[:300]}")
     accounted = "every one accounted for" if not trial.faults else f"{len(trial.faults)} faults"

@@ -31,14 +31,14 @@ pub(crate) struct Answer {
     pub(crate) text: String,
 }
 
-/// What pause and resume tell, as far as trials look at it.
+/// What pause and resume report, as far as trials look at it.
 #[derive(Debug, Deserialize)]
 struct Following {
     following: usize,
     replicas: usize,
 }
 
-/// What `status --json` tells, as far as trials look at it.
+/// What `status --json` reports, as far as trials look at it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Status {
@@ -64,16 +64,16 @@ pub(crate) struct Replica {
 }
 
 impl Answer {
-    /// Whether it succeeded and tells that so many follow, and that there are no more.
-    pub(crate) fn tells_all(&self, replicas: usize) -> bool {
-        let told: Option<Following> = serde_json::from_str(&self.text).ok();
-        self.succeeded && told.is_some_and(|told| told.following == replicas && told.replicas == replicas)
+    /// Whether it succeeded and reports that so many follow, and that there are no more.
+    pub(crate) fn all_follow(&self, replicas: usize) -> bool {
+        let reply: Option<Following> = serde_json::from_str(&self.text).ok();
+        self.succeeded && reply.is_some_and(|reply| reply.following == replicas && reply.replicas == replicas)
     }
 
-    pub(crate) fn tell(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let ended = if self.succeeded { "exit 0" } else { "failed" };
         let said = match serde_json::from_str::<Following>(&self.text) {
-            Ok(told) => format!("{} of {} follow", told.following, told.replicas),
+            Ok(reply) => format!("{} of {} follow", reply.following, reply.replicas),
             Err(_) => self.text.lines().next().unwrap_or_default().to_owned(),
         };
         format!("{said}, {ended} after {} ms", self.took.as_millis())
@@ -103,7 +103,7 @@ impl Operator {
         answer
     }
 
-    /// The fleet as it sees itself; `None` where it does not tell.
+    /// The fleet as it sees itself; `None` where it does not say.
     pub(crate) async fn status(&self) -> Option<Status> {
         serde_json::from_str(&self.call(&["status", "--json"]).await.text).ok()
     }

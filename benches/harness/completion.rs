@@ -13,7 +13,7 @@ use super::report::Harness;
 
 /// Waits for SIGTERM or Ctrl-C. Whatever ends the program in order also ends the processes that it
 /// has started: their owners are dropped.
-pub(crate) async fn told_to_stop() {
+pub(crate) async fn asked_to_stop() {
     let mut terminate = signal(SignalKind::terminate()).expect("signals can be awaited");
     let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be awaited");
     tokio::select! {

@@ -13,7 +13,7 @@ pub(crate) struct FleetOptions {
     pub(crate) api: String,
     pub(crate) folder: PathBuf,
     pub(crate) replicas: usize,
-    /// Ports for what each tells of itself, by its place; none where nobody asks.
+    /// Ports for what each reports of itself, by its place; none where nobody asks.
     pub(crate) ops_ports: Vec<u16>,
     /// Settings by their name in the environment, without the prefix.
     pub(crate) settings: Vec<(&'static str, String)>,

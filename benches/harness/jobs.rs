@@ -1,4 +1,4 @@
-//! Jobs: each with a payload of its own, so that the simulator can tell one from another.
+//! Jobs: each with a payload of its own, so that the simulator can distinguish them.
 
 use std::collections::BTreeSet;
 

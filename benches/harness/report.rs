@@ -108,7 +108,7 @@ impl Harness {
     }
 }
 
-/// Prints the table and the count, and tells how the program shall exit.
+/// Prints the table and the count, and returns the program's exit code.
 pub(crate) fn close(findings: &[Finding], began: Instant) -> ExitCode {
     println!("\n{}", table(findings));
     let broken = findings.iter().filter(|finding| finding.verdict == Verdict::Broken).count();

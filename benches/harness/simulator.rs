@@ -36,7 +36,7 @@ impl Calls {
     }
 }
 
-/// Calls after the caller had been told, by what.
+/// Calls after the caller knew better, by reason.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 pub(crate) struct Late {
     pub(crate) ban: u64,
@@ -114,8 +114,8 @@ impl Simulator {
         let mut line = String::new();
         let reading = timeout(START_WITHIN, lines.read_line(&mut line)).await;
         reading.expect("the simulator starts in time").expect("its output is read");
-        let hello: Value = serde_json::from_str(&line).expect("the simulator tells its address");
-        let url = hello["listening"].as_str().expect("the simulator tells its address").to_owned();
+        let hello: Value = serde_json::from_str(&line).expect("the simulator prints its address");
+        let url = hello["listening"].as_str().expect("the simulator prints its address").to_owned();
         (process, url)
     }
 

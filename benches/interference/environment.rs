@@ -16,7 +16,6 @@ pub(crate) struct Lengths {
     pub(crate) window: Duration,
     /// Of the load with lost tasks.
     pub(crate) lost: Duration,
-    /// Of an outage.
     pub(crate) outage: Duration,
     /// Calls for one job that a fault meets before it passes.
     pub(crate) calls: usize,

@@ -34,7 +34,7 @@ pub(crate) struct Offered {
 }
 
 impl Offered {
-    /// A picture of its own, so that the stand-in can tell one job from another.
+    /// A picture of its own, so that the stand-in can distinguish the jobs.
     pub(crate) fn picture(id: String) -> Self {
         Self::with(id, None, false)
     }

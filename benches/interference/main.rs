@@ -110,7 +110,7 @@ async fn main() -> ExitCode {
     // are dropped.
     let rows = tokio::select! {
         rows = running => rows,
-        () = completion::told_to_stop() => return ExitCode::from(130),
+        () = completion::asked_to_stop() => return ExitCode::from(130),
     };
     row::close(&rows, began, options.json.as_deref(), options.markdown.as_deref())
 }

@@ -94,9 +94,9 @@ impl Row {
     }
 
     pub(crate) fn trips(&mut self, trips: &crate::watch::Trips, allowed: bool) {
-        self.trips = trips.tell();
+        self.trips = trips.summary();
         if !allowed {
-            self.bound(format_args!("guard tripped: {}", trips.tell()), trips.is_none());
+            self.bound(format_args!("guard tripped: {}", trips.summary()), trips.is_none());
         }
     }
 
@@ -115,7 +115,7 @@ impl Row {
         }
     }
 
-    /// A bound, in words that tell how it was broken.
+    /// A bound, in words that say how it was broken.
     pub(crate) fn bound(&mut self, broken: impl Display, holds: bool) {
         if !holds {
             self.broken.push(broken.to_string());
@@ -148,7 +148,7 @@ impl Row {
         let good = self.good.map_or_else(String::new, |times| {
             format!("{:.2} / {:.2} / {:.2} s", times.p50_s, times.p99_s, times.max_s)
         });
-        let dead = if self.dead.is_empty() { "0".to_owned() } else { tell(&self.dead) };
+        let dead = if self.dead.is_empty() { "0".to_owned() } else { listed(&self.dead) };
         let calls = self.calls_down.map_or_else(String::new, |calls| format!("{calls:.2}"));
         let mut verdict =
             if self.is_broken() { format!("BROKEN: {}", self.broken.join("; ")) } else { "holds".to_owned() };
@@ -157,22 +157,22 @@ impl Row {
         }
         let trips = if self.trips == "none" { String::new() } else { self.trips.clone() };
         let case = format!("{}: {}", self.group, self.case);
-        [case, good, dead, tell(&self.hit), calls, seconds(self.full_rate_after_s), trips, verdict]
+        [case, good, dead, listed(&self.hit), calls, seconds(self.full_rate_after_s), trips, verdict]
     }
 
     /// The row on one line, as soon as it is known.
-    pub(crate) fn tell(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let cells = self.cells();
         let said = HEAD.iter().zip(&cells).skip(1).filter(|(_, cell)| !cell.is_empty());
         said.map(|(head, cell)| format!("{head} {cell}")).collect::<Vec<_>>().join(" | ")
     }
 }
 
-fn tell(places: &BTreeMap<String, usize>) -> String {
+fn listed(places: &BTreeMap<String, usize>) -> String {
     places.iter().map(|(place, count)| format!("{place} {count}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Prints the table, writes it where that is wanted, and tells how the program shall exit.
+/// Prints the table, writes it where that is wanted, and returns the program's exit code.
 pub(crate) fn close(rows: &[Row], began: Instant, json: Option<&Path>, markdown: Option<&Path>) -> ExitCode {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);

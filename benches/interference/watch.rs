@@ -83,7 +83,7 @@ impl Trips {
         self.reasons.is_empty()
     }
 
-    pub(crate) fn tell(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let reasons: Vec<&str> = self.reasons.iter().map(String::as_str).collect();
         if self.is_none() {
             "none".to_owned()

@@ -1,4 +1,4 @@
-//! Histories until told to stop, or one of them in words; see docs/RELIABILITY.md. Run by `make
+//! Histories until asked to stop, or one of them in words; see docs/RELIABILITY.md. Run by `make
 //! soak`.
 
 #[path = "../../tests/simulation/history/mod.rs"]
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use captcha_worker::failpoint::Failpoint;
 use clap::Parser;
 
-use history::sweep::{sweep, tell};
+use history::sweep::{describe, sweep};
 
 /// Histories played between two lines of progress.
 const BATCH: u64 = 2_000;
@@ -73,7 +73,7 @@ fn soak(options: &Options, failpoint: Option<Failpoint>) -> ExitCode {
         counts += swept.counts;
         from += swept.played;
         if let Some(failure) = swept.failure {
-            println!("{}", tell(&failure, failpoint));
+            println!("{}", describe(&failure, failpoint));
             return ExitCode::FAILURE;
         }
         let (played, seconds) = (from - options.from, began.elapsed().as_secs_f64());

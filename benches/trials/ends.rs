@@ -19,7 +19,7 @@ use crate::wait;
 
 const PREFETCH: u16 = 500;
 /// Between two progress lines, where there is progress.
-const TELL: Duration = Duration::from_secs(10);
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 type ById = BTreeMap<String, Vec<String>>;
 
@@ -57,11 +57,11 @@ impl Ledger {
         within: Duration,
     ) -> Ends {
         let began = Instant::now();
-        let (mut told, mut last) = (began, wanted.len());
+        let (mut reported, mut last) = (began, wanted.len());
         wait::comes_true(within, async || {
             let missing = self.missing(wanted);
-            if missing > 0 && missing != last && told.elapsed() >= TELL {
-                (told, last) = (Instant::now(), missing);
+            if missing > 0 && missing != last && reported.elapsed() >= REPORT_EVERY {
+                (reported, last) = (Instant::now(), missing);
                 harness.say(format_args!("{} of {} jobs have ended", wanted.len() - missing, wanted.len()));
             }
             missing == 0
@@ -130,7 +130,7 @@ impl Ends {
     }
 
     /// How many ids ended where, and what is wrong about it.
-    pub(crate) fn tell(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let mut by_place: BTreeMap<String, usize> = BTreeMap::new();
         for queues in self.seen.values() {
             let distinct: BTreeSet<&str> = queues.iter().map(String::as_str).collect();

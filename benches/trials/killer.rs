@@ -42,7 +42,7 @@ impl Killer {
         Self { stop, task: AbortOnDropHandle::new(task) }
     }
 
-    /// Starts the last victim again, and tells the count.
+    /// Starts the last victim again, and returns the count.
     pub(crate) async fn end(self) -> KillCount {
         self.stop.cancel();
         self.task.await.expect("the kills end in order")

@@ -60,7 +60,7 @@ async fn main() -> ExitCode {
     // are dropped.
     tokio::select! {
         code = run(&options) => code,
-        () = completion::told_to_stop() => ExitCode::from(130),
+        () = completion::asked_to_stop() => ExitCode::from(130),
     }
 }
 

@@ -84,7 +84,7 @@ impl Scene {
             format!("{}; {}", stats.repeated_submissions, stats.wrong_id_calls),
         );
         let fallen = fleet.fallen();
-        let told = if fallen.is_empty() { "none".to_owned() } else { fallen.join(", ") };
-        harness.check("replicas that ended by themselves: none", told, fallen.is_empty());
+        let measured = if fallen.is_empty() { "none".to_owned() } else { fallen.join(", ") };
+        harness.check("replicas that ended by themselves: none", measured, fallen.is_empty());
     }
 }

@@ -89,8 +89,8 @@ pub(super) fn parse_toml(text: &str, origin: &str) -> Result<Vec<Leaf>, String> 
             ConfigError::FileParse { cause, .. } => cause.to_string(),
             other => other.to_string(),
         };
-        let told = text.lines().map(str::trim).filter(|line| !is_excerpt(line));
-        told.collect::<Vec<_>>().join("; ")
+        let lines = text.lines().map(str::trim).filter(|line| !is_excerpt(line));
+        lines.collect::<Vec<_>>().join("; ")
     })?;
     Ok(leaves_of(table, origin))
 }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! `config/default.toml` is built in. It is the list of settings too: a key that does not stand
-//! there is not known, and what it holds tells of which shape a value must be. The tables
+//! there is not known, and its value there shows which shape a value must have. The tables
 //! `[codes]`, `[caps]` and `[polling.*]` are open: codes and task types are the API's to name.
 //!
 //! Nothing here, faults and `Debug` included, ever shows the API's key or the broker's password.

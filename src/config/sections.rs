@@ -234,7 +234,7 @@ fn pacing(reader: &mut Reader, name: &str, pace: TypePace, base: TypePace) -> Op
 
 /// `[codes]`
 fn codes(reader: &mut Reader) -> Option<Overrides> {
-    // Only this program can tell that a message is no job, or that handling it panicked.
+    // Only this program can see that a message is no job, or that handling it panicked.
     let ours = |class: &Class| matches!(class, Class::Malformed | Class::Poison);
     let allowed: Vec<_> = Class::ALL.iter().filter(|class| !ours(class)).map(|class| class.name()).collect();
     let allowed = allowed.join(", ");

@@ -127,7 +127,7 @@ impl Lead {
         }
     }
 
-    /// What this replica has been told itself is no less true for the loss of the message.
+    /// What this replica has learned itself stays true when the message is lost.
     pub(super) fn remember(&mut self, memory: &State) {
         if memory.epoch > self.state.epoch {
             self.state = memory.clone();

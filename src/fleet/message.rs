@@ -32,10 +32,7 @@ pub(super) enum Control {
     /// A replica is there.
     Replica(Box<Heartbeat>),
     /// A replica leaves.
-    Bye {
-        /// Its id.
-        id: String,
-    },
+    Bye { id: String },
     /// A replica has found something out.
     Report(ReplicaReport),
     /// The leader wants a replica to try its key with one call of getBalance.
@@ -139,25 +136,17 @@ pub(super) enum ReplicaReport {
     },
     /// The API does not take a type.
     Shut {
-        /// The task type.
         task_type: String,
         /// createTask fails for it; else it has no slots.
         #[serde(default)]
         failing: bool,
     },
     /// It has slots for it again.
-    Slots {
-        /// The task type.
-        task_type: String,
-    },
+    Slots { task_type: String },
     /// The API called a publisher's proxy banned.
-    ProxyBanned {
-        /// Its fingerprint.
-        proxy: Fingerprint,
-    },
+    ProxyBanned { proxy: Fingerprint },
     /// A key was tried, as the leader wanted.
     KeyTried {
-        /// Its fingerprint.
         key: Fingerprint,
         /// Whether the API took it; `None` where it did not say.
         good: Option<bool>,
@@ -177,7 +166,7 @@ pub(super) struct OperatorCommand {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Order {
-    /// Submit nothing, until told otherwise.
+    /// Submit nothing, until another order.
     Pause {
         /// Why, for the others.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,7 @@
 //! anything.
 //!
 //! Ids, types and codes are foreign text: they are made fit to be shown, and short, before they are
-//! told. No description, and no field of a task, is among them: those could hold a secret.
+//! reported. No description, and no field of a task, is among them: those could hold a secret.
 
 use std::collections::BTreeMap;
 
@@ -185,13 +185,13 @@ mod tests {
 
     #[test]
     fn what_a_replica_says_every_other_second_stays_below_8_kib_whatever_publishers_write() {
-        let told = serde_json::to_string(&worst()).unwrap();
-        assert!(told.len() < 8 * 1024, "{}", told.len());
-        assert!(!told.contains("\\u001b"), "{told}");
+        let json = serde_json::to_string(&worst()).unwrap();
+        assert!(json.len() < 8 * 1024, "{}", json.len());
+        assert!(!json.contains("\\u001b"), "{json}");
     }
 
     #[test]
-    fn types_beyond_the_bound_are_told_together_and_none_is_lost() {
+    fn types_beyond_the_bound_are_reported_together_and_none_is_lost() {
         let of = |number: u64| TypeFigures { in_flight: 1, accepted: number, ..Default::default() };
         let folded = Detail::fold((0..20).map(|number| (format!("Type{number:02}"), of(number))).collect());
         assert_eq!(folded.len(), MAX_TYPES + 1);
@@ -208,8 +208,8 @@ mod tests {
         let earlier = r#"{"ready":true,"in_flight":1,"window":2,"types":{},"calls":3,"accepted":4,"solved":5,"failed":6}"#;
         let read: Vitals = serde_json::from_str(earlier).unwrap();
         assert_eq!((read.solved, read.detail), (5, None));
-        let told = serde_json::to_string(&Vitals { solved: 7, ..worst() }).unwrap();
-        assert_eq!(serde_json::from_str::<Before>(&told).unwrap().solved, 7);
+        let json = serde_json::to_string(&Vitals { solved: 7, ..worst() }).unwrap();
+        assert_eq!(serde_json::from_str::<Before>(&json).unwrap().solved, 7);
         // What a later version might leave out, or add.
         let later: Detail = serde_json::from_str(r#"{"failed":{"proxy":1},"new":[]}"#).unwrap();
         assert_eq!(later.failed["proxy"], 1);

@@ -1,7 +1,7 @@
 //! The page for people: the fleet as this replica sees it, written whole on the server.
 //!
 //! Nothing on it is a script, and nothing is fetched from anywhere: its one stylesheet stands in
-//! it, and is allowed by its hash alone. What replicas tell is foreign text, which the templates
+//! it, and is allowed by its hash alone. What replicas report is foreign text, which the templates
 //! escape.
 
 use std::sync::LazyLock;
@@ -30,7 +30,7 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// What the page tells beside the fleet: how the replica stands that serves it.
+/// What the page shows beside the fleet: how the replica stands that serves it.
 struct Here {
     name: String,
     obstacles: Vec<String>,
@@ -211,14 +211,14 @@ fn past(history: &[Rates]) -> Markup {
         |(place, rate): (usize, f64)| format!("{:.1},{:.1}", begin + step * place as f64, height(rate));
     let line = solved().enumerate().map(point).collect::<Vec<_>>().join(" ");
     let least = solved().fold(most, f64::min);
-    let told = format!(
+    let label = format!(
         "Solved a second over the last two minutes: between {} and {}",
         format::rate(least),
         format::rate(most)
     );
     html! {
         @if history.len() > 1 {
-            svg.past viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img" aria-label=(told) {
+            svg.past viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img" aria-label=(label) {
                 polygon points={ (format!("{begin:.1},{HEIGHT} ")) (line) " " (WIDTH) "," (HEIGHT) } {}
                 polyline points=(line) {}
             }
@@ -347,7 +347,7 @@ fn types(fleet: &Overview) -> Markup {
             }
         }
     };
-    let rows = html! { @for told in &fleet.types { (row(told)) } };
+    let rows = html! { @for entry in &fleet.types { (row(entry)) } };
     let note = "All replicas together; counts are since they run. The window bounds submissions at once.";
     let empty = fleet.types.is_empty().then_some("No job has been taken yet.");
     table("types", "Task types", note, &head, &rows, empty)
@@ -374,7 +374,7 @@ fn failures(fleet: &Overview) -> Markup {
             }
         }
     };
-    let rows = html! { @for told in &fleet.latest_failures { (row(told)) } };
+    let rows = html! { @for failure in &fleet.latest_failures { (row(failure)) } };
     let note = "The latest 20 of each replica's last 10, the latest first, in UTC. What each means stands in the contract.";
     let empty = fleet.latest_failures.is_empty().then_some("No job has failed.");
     table("failures", "Latest failures", note, &head, &rows, empty)
@@ -418,7 +418,7 @@ fn classes(fleet: &Overview) -> Markup {
     };
     let rows = html! {
         (row("solved", fleet.solved))
-        @for told in &fleet.classes { (row(&told.class, told.jobs)) }
+        @for entry in &fleet.classes { (row(&entry.class, entry.jobs)) }
     };
     let empty = (all == 0).then_some("No job has ended yet.");
     table("classes", "Jobs by class", "Ended since the replicas run.", &head, &rows, empty)

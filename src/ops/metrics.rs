@@ -138,7 +138,7 @@ fn held(out: &mut Exposition, view: &WorkerHandle) {
     );
 }
 
-/// Told by the leader alone, so that a sum over replicas counts nothing twice.
+/// Reported by the leader alone, so that a sum over replicas counts nothing twice.
 fn queues(out: &mut Exposition, view: &WorkerHandle) {
     let queues = view.queues();
     if queues.is_empty() {

@@ -1,4 +1,4 @@
-//! What a replica tells about itself over HTTP.
+//! What a replica reports about itself over HTTP.
 //!
 //! * `/`: the fleet as this replica sees it, a page for people.
 //! * `/healthz`: whether the worker's runtime makes progress.
@@ -64,7 +64,7 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Answers on a thread of its own until told to stop.
+    /// Answers on a thread of its own until asked to stop.
     ///
     /// # Errors
     /// There is no thread or no runtime to be had.
@@ -141,8 +141,8 @@ async fn status(State(sampler): State<Sampler>) -> impl IntoResponse {
 }
 
 fn queues(view: &WorkerHandle) -> Value {
-    let told = |depth: crate::broker::QueueDepth| json!({"ready": depth.ready, "consumers": depth.consumers});
-    view.queues().into_iter().map(|(name, depth)| (name, told(depth))).collect()
+    let json = |depth: crate::broker::QueueDepth| json!({"ready": depth.ready, "consumers": depth.consumers});
+    view.queues().into_iter().map(|(name, depth)| (name, json(depth))).collect()
 }
 
 async fn measured(State(view): State<WorkerHandle>) -> impl IntoResponse {
@@ -153,7 +153,7 @@ fn body(json: &Value) -> impl IntoResponse + use<> {
     ([("content-type", "application/json")], format!("{json}\n"))
 }
 
-/// As often as replicas tell their counters.
+/// As often as replicas report their counters.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// A worker with the pace of its fleet over the last two minutes.

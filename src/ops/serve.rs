@@ -33,7 +33,7 @@ const LIFE: Duration = Duration::from_secs(15);
 /// Without file descriptors there is nothing to accept; a moment later there may be.
 const BREATH: Duration = Duration::from_secs(1);
 
-/// Answers until told to stop.
+/// Answers until asked to stop.
 pub(super) async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) {
     let mut open: VecDeque<AbortOnDropHandle<()>> = VecDeque::with_capacity(MOST);
     loop {

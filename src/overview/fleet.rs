@@ -1,4 +1,4 @@
-//! What the replicas tell, taken together.
+//! What the replicas report, taken together.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -16,10 +16,10 @@ use crate::fleet::{FailedJob, Heartbeat, MAX_FAILURES, OTHER_TYPES, TypeFigures,
 const MAX_REPLICAS: usize = 100;
 /// Types that are shown.
 const MAX_TYPES: usize = 24;
-/// Types that are taken from one replica, whatever it tells.
+/// Types that are taken from one replica, whatever it reports.
 const MAX_TYPES_OF_ONE: usize = 32;
-/// Stands for the class of what replicas of earlier versions count, and tell no classes of.
-const NOT_TOLD: &str = "(not reported)";
+/// Stands for the class of jobs that replicas of earlier versions count without a class.
+const NOT_REPORTED: &str = "(not reported)";
 /// Failures that are shown.
 const MAX_SHOWN: usize = 20;
 
@@ -72,19 +72,19 @@ pub struct TypeRow {
 /// A job that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureRow {
-    /// The replica that told it.
+    /// The replica that reported it.
     pub replica: String,
-    /// What it told.
+    /// What it reported.
     #[serde(flatten)]
     pub failure: FailedJob,
 }
 
 pub(super) fn replicas(
-    told: &[&Heartbeat],
+    heartbeats: &[&Heartbeat],
     leader_id: Option<&str>,
     tracker: &RateTracker,
 ) -> Vec<ReplicaRow> {
-    let mut ordered = told.to_vec();
+    let mut ordered = heartbeats.to_vec();
     ordered.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
     if ordered.len() > MAX_REPLICAS {
         ordered.sort_by_key(|replica| replica.vitals.ready && replica.held.is_none());
@@ -109,9 +109,9 @@ pub(super) fn replicas(
 
 /// Every class in which a job has failed, in the contract's order; names that this version does not
 /// know stand last.
-pub(super) fn classes(told: &[&Heartbeat]) -> Vec<ClassRow> {
+pub(super) fn classes(heartbeats: &[&Heartbeat]) -> Vec<ClassRow> {
     let mut counted: BTreeMap<String, u64> = BTreeMap::new();
-    for detail in told.iter().filter_map(|replica| replica.vitals.detail.as_ref()) {
+    for detail in heartbeats.iter().filter_map(|replica| replica.vitals.detail.as_ref()) {
         for (class, jobs) in detail.failed.iter().take(2 * Class::ALL.len()) {
             let sum = counted.entry(shown(class, 20)).or_default();
             *sum = sum.saturating_add(*jobs);
@@ -125,16 +125,16 @@ pub(super) fn classes(told: &[&Heartbeat]) -> Vec<ClassRow> {
     }
     let unknown = counted.into_iter().take(Class::ALL.len());
     rows.extend(unknown.map(|(class, jobs)| ClassRow { class, jobs }));
-    let terse = told.iter().filter(|replica| replica.vitals.detail.is_none());
+    let terse = heartbeats.iter().filter(|replica| replica.vitals.detail.is_none());
     let jobs = terse.map(|replica| replica.vitals.failed).fold(0, u64::saturating_add);
-    rows.extend((jobs > 0).then(|| ClassRow { class: NOT_TOLD.to_owned(), jobs }));
+    rows.extend((jobs > 0).then(|| ClassRow { class: NOT_REPORTED.to_owned(), jobs }));
     rows
 }
 
 /// The types with the most work first.
-pub(super) fn types(told: &[&Heartbeat], shut: &[String]) -> Vec<TypeRow> {
+pub(super) fn types(heartbeats: &[&Heartbeat], shut: &[String]) -> Vec<TypeRow> {
     let mut counted: BTreeMap<String, TypeFigures> = BTreeMap::new();
-    for detail in told.iter().filter_map(|replica| replica.vitals.detail.as_ref()) {
+    for detail in heartbeats.iter().filter_map(|replica| replica.vitals.detail.as_ref()) {
         for (name, figures) in detail.types.iter().take(MAX_TYPES_OF_ONE) {
             counted.entry(type_shown(name)).or_default().add(figures);
         }
@@ -162,9 +162,9 @@ pub(super) fn shut(shut: &[String]) -> Vec<String> {
 }
 
 /// The latest of all replicas' latest.
-pub(super) fn failures(told: &[&Heartbeat]) -> Vec<FailureRow> {
+pub(super) fn failures(heartbeats: &[&Heartbeat]) -> Vec<FailureRow> {
     let mut rows = Vec::new();
-    for replica in told {
+    for replica in heartbeats {
         let Some(detail) = &replica.vitals.detail else { continue };
         for failure in detail.failures.iter().take(MAX_FAILURES) {
             let FailedJob { at, id, class, code, task_type } = failure;

@@ -1,9 +1,9 @@
 //! What is shown of a fleet, by the console and by `top` alike: one model, made from what replicas
-//! have told.
+//! have reported.
 //!
 //! Pure: no clock, no I/O. All foreign text in it is fit to be shown ([`shown`]), and every list is
-//! bounded, whoever has told it. It can be written and read, so that one process shows what another
-//! has seen.
+//! bounded, whoever has reported it. It can be written and read, so that one process shows what
+//! another has seen.
 
 mod fleet;
 pub mod format;
@@ -32,7 +32,7 @@ pub struct FleetFacts<'a> {
     pub at: Timestamp,
     /// The fleet's namespace.
     pub namespace: &'a str,
-    /// The account's state; `None` where no leader has told it.
+    /// The account's state; `None` where no leader has reported it.
     pub state: Option<&'a State>,
     /// The leader's name.
     pub leader: Option<&'a str>,
@@ -40,7 +40,7 @@ pub struct FleetFacts<'a> {
     pub leader_id: Option<&'a str>,
     /// Replicas that the leader hears.
     pub expected: usize,
-    /// Those that have told of themselves.
+    /// Those that have reported.
     pub replicas: &'a [&'a Heartbeat],
     /// Types without slots.
     pub shut: &'a [String],
@@ -63,9 +63,9 @@ pub struct Overview {
     pub leader: Option<String>,
     /// Replicas that there should be.
     pub expected_replicas: usize,
-    /// Replicas that have told of themselves.
+    /// Replicas that have reported.
     pub heard_replicas: usize,
-    /// Of them, those whose version tells no types, classes and failures.
+    /// Of them, those whose version reports no types, classes and failures.
     pub terse_replicas: usize,
     /// The replicas, bounded.
     pub replicas: Vec<ReplicaRow>,
@@ -77,7 +77,7 @@ pub struct Overview {
     pub solved: u64,
     /// Failed jobs since the replicas run.
     pub failed: u64,
-    /// The same by class; what replicas of earlier versions do not tell by class stands last.
+    /// The same by class; what replicas of earlier versions do not report by class stands last.
     pub classes: Vec<ClassRow>,
     /// Work by task type, bounded.
     pub types: Vec<TypeRow>,
@@ -120,7 +120,7 @@ impl Overview {
 
 /// Characters of an operator's reason that are shown.
 const REASON: usize = 200;
-/// What stands for a state that nobody has told.
+/// What stands for a state that nobody has reported.
 const UNKNOWN: &str = "unknown";
 
 /// The guard.
@@ -274,7 +274,7 @@ fn meaning(state: &State) -> &'static str {
     }
 }
 
-/// More classes than this there are not, whatever is told.
+/// There are no more classes than this, whatever is reported.
 const MAX_CLASSES: usize = 32;
 
 /// Messages that are ready, by queue.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::HISTORY;
 use crate::fleet::Heartbeat;
 
-/// What is shown is the mean over this long: replicas tell their counters every 2 s, and each at
+/// What is shown is the mean over this long: replicas report their counters every 2 s, and each at
 /// another moment.
 const WINDOW: Duration = Duration::from_secs(10);
 /// The past is kept in finer steps.

@@ -68,17 +68,20 @@ fn classes_types_and_failures_of_all_replicas_are_taken_together_and_older_repli
     for (replica, failed) in fleet.iter_mut().zip([4, 4, 5]) {
         replica.vitals.failed = failed;
     }
-    let told = overview(&fleet);
-    let classes: Vec<(&str, u64)> = told.classes.iter().map(|row| (&*row.class, row.jobs)).collect();
+    let overview = overview(&fleet);
+    let classes: Vec<(&str, u64)> = overview.classes.iter().map(|row| (&*row.class, row.jobs)).collect();
     assert_eq!(classes, [("unsolved", 2), ("proxy", 4), ("of_next_year", 2), ("(not reported)", 5)]);
     let types: Vec<(&str, u64, bool)> =
-        told.types.iter().map(|row| (&*row.name, row.figures.accepted, row.shut)).collect();
+        overview.types.iter().map(|row| (&*row.name, row.figures.accepted, row.shut)).collect();
     assert_eq!(types, [("A", 6, false), ("Scarce", 0, true)]);
     let failures: Vec<(&str, &str)> =
-        told.latest_failures.iter().map(|row| (&*row.replica, &*row.failure.id)).collect();
+        overview.latest_failures.iter().map(|row| (&*row.replica, &*row.failure.id)).collect();
     assert_eq!(failures, [("b", "last"), ("a", "first")]);
-    assert_eq!((told.heard_replicas, told.terse_replicas, told.failed), (3, 1, 13));
-    assert_eq!(told.replicas.iter().filter(|row| row.leads).map(|row| &*row.name).collect::<Vec<_>>(), ["b"]);
+    assert_eq!((overview.heard_replicas, overview.terse_replicas, overview.failed), (3, 1, 13));
+    assert_eq!(
+        overview.replicas.iter().filter(|row| row.leads).map(|row| &*row.name).collect::<Vec<_>>(),
+        ["b"]
+    );
 }
 
 #[test]
@@ -89,7 +92,7 @@ fn of_two_replicas_of_one_name_the_leader_alone_is_marked() {
 }
 
 #[test]
-fn what_is_told_is_bounded_and_cannot_steer_whoever_has_told_it() {
+fn an_overview_is_bounded_and_free_of_control_characters_whoever_reported_it() {
     let mut hostile = failing(1, &"\u{1b}[2J".repeat(100));
     let failure = hostile.failures[0].clone();
     hostile.failures = vec![failure; 100];
@@ -98,9 +101,9 @@ fn what_is_told_is_bounded_and_cannot_steer_whoever_has_told_it() {
     let fleet: Vec<Heartbeat> = (0..150)
         .map(|n| presence(&format!("\u{1b}]0;{n}{}", "x".repeat(200)), Some(hostile.clone())))
         .collect();
-    let told = serde_json::to_string(&overview(&fleet)).unwrap();
-    assert!(told.len() < 64 * 1024, "{}", told.len());
-    assert!(!told.contains("\\u001b"));
+    let json = serde_json::to_string(&overview(&fleet)).unwrap();
+    assert!(json.len() < 64 * 1024, "{}", json.len());
+    assert!(!json.contains("\\u001b"));
 }
 
 #[test]

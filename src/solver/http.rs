@@ -65,7 +65,7 @@ impl HttpTransport {
             .http2_keep_alive_interval(KEEP_ALIVE)
             .http2_keep_alive_timeout(KEEP_ALIVE / 2)
             .build()
-            .map_err(|error| SolverConfigError::Client(told(&error)))?;
+            .map_err(|error| SolverConfigError::Client(with_causes(&error)))?;
         let permits = Semaphore::new(options.max_connections);
         let calls =
             [CREATE_TASK, GET_TASK_RESULT, GET_BALANCE].map(|path| (path, url(&options.base_url, path)));
@@ -145,7 +145,7 @@ async fn read_body(mut response: Response, status: u16) -> Result<Bytes, Transpo
 /// Anything that is not certainly before the first byte is reported as perhaps sent.
 fn failure(error: reqwest::Error, status: Option<u16>) -> TransportError {
     let error = error.without_url();
-    let detail = told(&error);
+    let detail = with_causes(&error);
     if status.is_none() && (error.is_connect() || error.is_builder()) {
         return TransportError::NeverSent(detail);
     }
@@ -154,7 +154,7 @@ fn failure(error: reqwest::Error, status: Option<u16>) -> TransportError {
 }
 
 /// The error with its causes: reqwest's own text names none of them.
-fn told(error: &reqwest::Error) -> String {
+fn with_causes(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -22,8 +22,8 @@ pub const GET_BALANCE: &str = "/getBalance";
 pub trait Transport: Send + Sync {
     /// Sends one JSON body to one of [`CREATE_TASK`], [`GET_TASK_RESULT`] or [`GET_BALANCE`].
     ///
-    /// Any HTTP status is an `Ok`. Errors tell requests that never left from those that may have
-    /// arrived.
+    /// Any HTTP status is an `Ok`. Errors separate requests that never left from those that may
+    /// have arrived.
     fn post<'a>(&'a self, path: &'static str, body: Bytes)
     -> BoxFuture<'a, Result<RawReply, TransportError>>;
 }

@@ -279,7 +279,7 @@ pub(super) fn text_of(raw: &RawValue) -> String {
     serde_json::from_str(raw.get()).unwrap_or_else(|_| bare(raw).to_owned())
 }
 
-/// A body as text: `Cow::Owned` tells that it was not UTF-8, so that nothing in it is what the API
+/// A body as text: `Cow::Owned` means that it was not UTF-8, so that nothing in it is what the API
 /// sent any more.
 pub(super) fn decode(body: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(body)

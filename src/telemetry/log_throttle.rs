@@ -17,14 +17,13 @@ use tracing_subscriber::layer::Context;
 
 /// How many lines of a kind are written in a span of time.
 const MOST: u32 = 10;
-/// The span.
 const SPAN: Duration = Duration::from_secs(60);
 /// Kinds that are told apart. Each is a place in the source, so there are some hundred at most,
 /// those of libraries included.
 const MAX_KINDS: usize = 1_024;
 /// Longest text that a line about lines left out repeats, in characters.
 const MAX_TEXT: usize = 200;
-/// The part that the lines about lines left out come from; they are throttle by how often they are
+/// The part that the lines about lines left out come from; they are throttled by how often they are
 /// asked for.
 const OWN: &str = "captcha_worker::telemetry";
 
@@ -105,8 +104,8 @@ impl ProcessThrottle {
     /// it, or all at the end.
     pub(super) fn report(&self, now: Instant, is_end: bool) {
         // Not under the lock, which the lines themselves would need.
-        let told = if is_end { self.lock().rest() } else { self.lock().due(now) };
-        for LeftOut { lines, text, .. } in told {
+        let dropped = if is_end { self.lock().rest() } else { self.lock().due(now) };
+        for LeftOut { lines, text, .. } in dropped {
             tracing::warn!(target: OWN, lines, like = text, "similar log lines were dropped");
         }
     }
@@ -190,23 +189,23 @@ mod tests {
         let (mut throttle, began) = (LogThrottle::default(), Instant::now());
         // A storm of two minutes and a half, a thousand lines a second.
         let mut written = 0;
-        let mut told = Vec::new();
+        let mut dropped = Vec::new();
         for millis in 0..150_000 {
             let now = began + Duration::from_millis(millis);
             written += u32::from(throttle.admit("one", now, || "trouble".to_owned()));
             if millis % 10_000 == 0 {
-                told.extend(throttle.due(now));
+                dropped.extend(throttle.due(now));
             }
         }
         assert_eq!(written, 3 * MOST);
         let end = began + seconds(150);
         assert!(throttle.admit("other", end, String::new), "another kind");
         assert!(throttle.due(end).is_empty(), "not a minute old");
-        told.extend(throttle.due(end + SPAN));
-        assert!(told.iter().all(|left_out| left_out.text == "trouble"));
-        assert_eq!(told.iter().map(|left_out| left_out.lines).sum::<u64>(), 150_000 - u64::from(written));
-        assert_eq!(told.len(), 3, "{told:?}");
-        assert!(throttle.rest().is_empty(), "told once");
+        dropped.extend(throttle.due(end + SPAN));
+        assert!(dropped.iter().all(|left_out| left_out.text == "trouble"));
+        assert_eq!(dropped.iter().map(|left_out| left_out.lines).sum::<u64>(), 150_000 - u64::from(written));
+        assert_eq!(dropped.len(), 3, "{dropped:?}");
+        assert!(throttle.rest().is_empty(), "reported once");
     }
 
     #[derive(Clone, Default)]

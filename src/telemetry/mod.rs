@@ -117,12 +117,12 @@ fn directives(level: &LogFilter) -> String {
 /// address with credentials.
 pub fn guard_panics() {
     panic::set_hook(Box::new(|info| {
-        let told = describe(info);
+        let text = describe(info);
         if tracing::enabled!(tracing::Level::ERROR) {
-            tracing::error!(panic = told, "a bug: this part of the program panicked");
+            tracing::error!(panic = text, "a bug: this part of the program panicked");
         } else {
             // There is nothing left to do about an error here.
-            let _ = writeln!(io::stderr(), "a bug: this program panicked at {told}");
+            let _ = writeln!(io::stderr(), "a bug: this program panicked at {text}");
         }
     }));
 }
@@ -149,16 +149,16 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_tells_its_place_and_no_formatted_text() {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&told);
+    fn a_panic_reports_its_place_and_no_formatted_text() {
+        let texts = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&texts);
         panic::set_hook(Box::new(move |info| seen.lock().unwrap().push(describe(info))));
         let secret = "pl4nted";
         let _ = panic::catch_unwind(|| panic!("could not use {secret}"));
         let _ = panic::catch_unwind(|| panic!("a fixed text"));
         let _ = panic::take_hook();
-        let told = told.lock().unwrap();
-        assert!(told[0].starts_with("src/telemetry/mod.rs:") && !told[0].contains(secret), "{told:?}");
-        assert!(told[1].ends_with(": a fixed text"), "{told:?}");
+        let texts = texts.lock().unwrap();
+        assert!(texts[0].starts_with("src/telemetry/mod.rs:") && !texts[0].contains(secret), "{texts:?}");
+        assert!(texts[1].ends_with(": a fixed text"), "{texts:?}");
     }
 }

@@ -233,7 +233,7 @@ impl Span {
                 let state = match end {
                     Ok(TaskState::Processing) => "processing".to_owned(),
                     Ok(TaskState::Ready { .. }) => "ready".to_owned(),
-                    Err(error) => told(error),
+                    Err(error) => error_code(error),
                 };
                 recording.span.add_event("getTaskResult", vec![KeyValue::new("captcha.state", state)]);
             }
@@ -271,7 +271,7 @@ impl Recording {
         let call = SpanBuilder::from_name("createTask").with_kind(SpanKind::Client).with_start_time(sent_at);
         let mut call = call.start_with_context(&self.tracer, &from);
         if let Some(error) = error {
-            let code = told(error);
+            let code = error_code(error);
             call.set_attribute(KeyValue::new("error.type", code.clone()));
             call.set_status(Status::error(code));
         }
@@ -279,8 +279,8 @@ impl Recording {
     }
 }
 
-/// A call's bad end in a word.
-fn told(error: &CallError) -> String {
+/// The code of a failed call.
+fn error_code(error: &CallError) -> String {
     let fault = classify(error, Stage::Submit, false, &Overrides::default());
     fault.code.chars().take(MAX_CODE).collect()
 }

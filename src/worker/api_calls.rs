@@ -286,8 +286,8 @@ fn place_at_once<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option
     if may_poll { ctx.limits.poll_at_once() } else { None }
 }
 
-/// Waits for the guard, and then for what else a poll needs; `Some(None)`: for longer than the result
-/// is kept. `None`: the ticket is to be handed back.
+/// Waits for the guard, and then for what else a poll needs; `Some(None)`: for longer than the
+/// result is kept. `None`: the ticket is to be handed back.
 async fn in_time<T>(
     ctx: &Context,
     scope: &Scope,

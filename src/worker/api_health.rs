@@ -1,4 +1,4 @@
-//! Whether the API is there, as far as the calls of this replica tell. A storm of failed calls is
+//! Whether the API is there, as far as the calls of this replica show. A storm of failed calls is
 //! one piece of news.
 
 use parking_lot::{Mutex, MutexGuard};

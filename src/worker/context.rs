@@ -81,7 +81,7 @@ impl Context {
     pub(super) fn solved(&self, task_type: &str, task: &OpenTask) {
         let (now, age) = (self.clock.now(), task.age(self.uptime()));
         self.counters.times.solved(task_type, age);
-        // A task that was open through a trip tells how long the trip was.
+        // The age of a task that was open through a trip says how long the trip was.
         let undisturbed = self.account().state().is_some_and(|state| state.since <= task.accepted_at);
         if undisturbed {
             let mut solve_times = self.solve_times.lock();
@@ -89,7 +89,7 @@ impl Context {
         }
     }
 
-    /// What it tells the fleet of itself.
+    /// What it reports of itself to the fleet.
     pub(super) fn vitals(&self) -> Vitals {
         let counters = self.counters.read();
         let leaving = self.leaving.load(Ordering::Relaxed);

@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 /// What this replica remembers of deliveries.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Tasks in hand.
-    pub(super) custody: Arc<HeldTickets>,
+    /// Tickets that are held here.
+    pub(super) held: Arc<HeldTickets>,
     /// Deliveries that have a successor.
     pub(super) succession: SettledDeliveries,
 }
@@ -56,7 +56,7 @@ pub(super) async fn recognise(
     let Some(task) = run.task() else { return Ok(None) };
     tokio::select! {
         biased;
-        taken = ctx.dedup.custody.take(&run.job, task) => taken.map(Some).ok_or(End::Known),
+        taken = ctx.dedup.held.take(&run.job, task) => taken.map(Some).ok_or(End::Known),
         () = cancelled.cancelled() => Err(End::Returned),
     }
 }
@@ -149,7 +149,7 @@ type Tasks = HashMap<Arc<str>, Option<Arc<TicketResult>>>;
 /// A ticket in hand, until dropped.
 #[derive(Debug)]
 pub(super) struct TicketClaim {
-    custody: Arc<HeldTickets>,
+    held: Arc<HeldTickets>,
     key: Arc<str>,
 }
 
@@ -168,7 +168,7 @@ impl HeldTickets {
             let other = match self.lock().entry(key.clone()) {
                 Entry::Vacant(free) => {
                     free.insert(None);
-                    return Some(TicketClaim { custody: Arc::clone(self), key });
+                    return Some(TicketClaim { held: Arc::clone(self), key });
                 }
                 Entry::Occupied(mut taken) => Arc::clone(taken.get_mut().get_or_insert_default()),
             };
@@ -183,7 +183,7 @@ impl HeldTickets {
 impl TicketClaim {
     /// The task's successor is confirmed: an outcome, or the job once more.
     pub(super) fn settled(&self) {
-        let fate = self.custody.lock().get(&self.key).cloned().flatten();
+        let fate = self.held.lock().get(&self.key).cloned().flatten();
         if let Some(fate) = fate {
             fate.settled.store(true, Ordering::Release);
         }
@@ -192,7 +192,7 @@ impl TicketClaim {
 
 impl Drop for TicketClaim {
     fn drop(&mut self) {
-        let fate = self.custody.lock().remove(&self.key).flatten();
+        let fate = self.held.lock().remove(&self.key).flatten();
         if let Some(fate) = fate {
             fate.gone.cancel();
         }
@@ -225,23 +225,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_ticket_waits_for_the_first_and_learns_what_became_of_it() {
-        let (custody, task, one, other) =
-            (Arc::new(HeldTickets::default()), task(), job("one"), job("other"));
-        let first = custody.take(&one, &task).await.expect("free");
+        let (held, task, one, other) = (Arc::new(HeldTickets::default()), task(), job("one"), job("other"));
+        let first = held.take(&one, &task).await.expect("free");
         assert!(
-            custody.take(&other, &task).now_or_never().is_some(),
+            held.take(&other, &task).now_or_never().is_some(),
             "another job, though its task has the same id"
         );
-        let mut second = Box::pin(custody.take(&one, &task));
+        let mut second = Box::pin(held.take(&one, &task));
         assert!((&mut second).now_or_never().is_none());
         drop(first);
         let second = second.await.expect("it was left, so this one goes on");
-        let mut third = Box::pin(custody.take(&one, &task));
+        let mut third = Box::pin(held.take(&one, &task));
         assert!((&mut third).now_or_never().is_none());
         second.settled();
         drop(second);
         assert!(third.await.is_none());
-        assert!(custody.take(&one, &task).await.is_some(), "what begins to wait later does not learn of it");
+        assert!(held.take(&one, &task).await.is_some(), "what begins to wait later does not learn of it");
     }
 
     fn identity(n: usize) -> MessageHash {

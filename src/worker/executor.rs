@@ -43,7 +43,7 @@ struct Held {
     reply_to: Option<String>,
     run: Option<JobRun>,
     /// Of a ticket's task.
-    custody: Option<dedup::TicketClaim>,
+    claim: Option<dedup::TicketClaim>,
     /// When the API's answer was read.
     answered_at: Option<Instant>,
     trace: trace::Span,
@@ -67,7 +67,7 @@ pub(super) fn handle_delivery(
     let trace = ctx.tracer.begin(origin, &mut message);
     let message = Box::new(message);
     let mut held =
-        Box::new(Held { receipt, message, reply_to, run: None, custody: None, answered_at: None, trace });
+        Box::new(Held { receipt, message, reply_to, run: None, claim: None, answered_at: None, trace });
     async move {
         let handled =
             AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered)).catch_unwind().await;
@@ -83,13 +83,13 @@ pub(super) fn handle_delivery(
 }
 
 async fn finish(ctx: &Context, scope: &Scope, held: Box<Held>, origin: Origin, end: End) {
-    let Held { receipt, reply_to, run, custody, answered_at, trace, .. } = *held;
+    let Held { receipt, reply_to, run, claim, answered_at, trace, .. } = *held;
     let settling = Settling { receipt, run: run.as_ref() };
     let done = carry_out(ctx, scope, settling, origin, end, (reply_to, answered_at)).await;
     let failure = done.routing_key.as_deref().and_then(outcome::failure_of);
     trace.end(Came { to: done.end_name, failure });
-    if let Some(custody) = custody.filter(|_| done.safe) {
-        custody.settled();
+    if let Some(claim) = claim.filter(|_| done.safe) {
+        claim.settled();
     }
 }
 
@@ -99,7 +99,7 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
         Origin::Ticket => ticket::is_too_large(&held.message),
     };
     if is_too_large {
-        // Not kept until the broker has been told: many of them are in flight at once.
+        // Not kept until the broker has its answer: many of them are in flight at once.
         return too_large(&std::mem::take(&mut held.message));
     }
     let first = match origin {
@@ -111,7 +111,7 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
             if let Some(run) = &held.run {
                 held.trace.of(run);
                 match Box::pin(recognise(ctx, scope, run, redelivered)).await {
-                    Ok(custody) => held.custody = custody,
+                    Ok(claim) => held.claim = claim,
                     Err(end) => return end,
                 }
             }

@@ -113,7 +113,7 @@ impl WorkerHandle {
         self.ctx.account().permit()
     }
 
-    /// Whether it was told to leave.
+    /// Whether it was asked to leave.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.ctx.leaving.load(Ordering::Relaxed)
@@ -143,7 +143,7 @@ impl WorkerHandle {
         self.ctx.account().watch()
     }
 
-    /// What it tells the fleet of itself.
+    /// What it reports of itself to the fleet.
     #[must_use]
     pub fn vitals(&self) -> Vitals {
         self.ctx.vitals()

@@ -1,8 +1,8 @@
 //! The one line that a finished job gets in the log, and the span that all its lines are in.
 //!
-//! Jobs that failed are told at `info`, solved ones at `debug`, since there can be hundreds of them
-//! a second and their outcomes say the same: see docs/decisions/0021. The target of both is `job`,
-//! so that `log.level = "info,job=debug"` tells of every job, once.
+//! Jobs that failed are logged at `info`, solved ones at `debug`, since there can be hundreds of
+//! them a second and their outcomes say the same: see docs/decisions/0021. The target of both is
+//! `job`, so that `log.level = "info,job=debug"` logs every job, once.
 
 use std::time::Duration;
 
@@ -13,24 +13,24 @@ use crate::domain::class::Class;
 use crate::domain::lifecycle::{JobRun, OpenTask};
 
 macro_rules! finished {
-    ($level:ident, $told:expr, $id:expr, $($own:tt)+) => {
+    ($level:ident, $line:expr, $id:expr, $($own:tt)+) => {
         tracing::$level!(
             target: "job",
             id = $id,
             $($own)+,
-            task_type = $told.task_type,
-            submissions = $told.submissions,
-            polls = $told.polls,
-            queued_ms = $told.queued_ms,
-            solving_ms = $told.solving_ms,
+            task_type = $line.task_type,
+            submissions = $line.submissions,
+            polls = $line.polls,
+            queued_ms = $line.queued_ms,
+            solving_ms = $line.solving_ms,
             "job finished"
         )
     };
 }
 
-/// What a line tells beside the job's end, as far as it is known.
+/// What a line says beside the job's end, as far as it is known.
 #[derive(Default)]
-struct Told<'a> {
+struct JobLine<'a> {
     task_type: Option<&'a str>,
     /// Those that were, or may have been, paid.
     submissions: usize,
@@ -40,7 +40,7 @@ struct Told<'a> {
     solving_ms: Option<u64>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> JobLine<'a> {
     fn of(ctx: &Context, run: Option<&'a JobRun>) -> Self {
         let Some(run @ JobRun { job, history, .. }) = run else { return Self::default() };
         let task = run.task();
@@ -70,9 +70,9 @@ pub(super) fn finished(
     let id = run.map_or(id, |run| Some(&run.job.id));
     match failure {
         Some((class, code)) => {
-            finished!(info, Told::of(ctx, run), id, status = "failed", class = class.name(), code = code);
+            finished!(info, JobLine::of(ctx, run), id, status = "failed", class = class.name(), code = code);
         }
-        None => finished!(debug, Told::of(ctx, run), id, status = "solved"),
+        None => finished!(debug, JobLine::of(ctx, run), id, status = "solved"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The worker: takes jobs and tickets off the broker, and sees each to its end.
 //!
-//! [`Worker::run`] makes a session, serves it until it ends, and makes the next, until it is told
+//! [`Worker::run`] makes a session, serves it until it ends, and makes the next, until it is asked
 //! to drain. The pure core, `domain::lifecycle`, decides about a job; `executor` carries that out,
 //! and `settlement` alone acks.
 

@@ -61,7 +61,7 @@ impl QueueMonitor {
             leads = seen.borrow().leads;
             let unroutable = unroutable(&ctx, &session).await;
             let (queues, is_whole) = if leads { all(&ctx, &session).await } else { (BTreeMap::new(), false) };
-            // Else the former reading stands, and its time tells how old it is: what was not seen
+            // Else the former reading stands, and its time says how old it is: what was not seen
             // is not empty.
             if is_whole {
                 let ready = queues.iter().map(|(name, depth)| (name.clone(), depth.ready)).collect();

@@ -18,7 +18,7 @@ use crate::fleet::Snapshot;
 
 /// Why serving ended.
 pub(super) enum SessionEnd {
-    /// The worker was told to leave, and has.
+    /// The worker was asked to leave, and has.
     Drained(Drained),
     /// The session is gone.
     Lost(String),
@@ -48,8 +48,8 @@ enum SessionEvent {
 }
 
 impl Serving {
-    /// A session that takes part in the fleet, and consumes nothing yet: what it may, the fleet
-    /// must tell first.
+    /// A session that takes part in the fleet, and consumes nothing yet: what it may do, the fleet
+    /// must say first.
     pub(super) fn open(worker: &Worker, session: Session) -> Self {
         let ctx = &worker.ctx;
         let seen = ctx.account().watch();
@@ -171,7 +171,7 @@ impl Serving {
 }
 
 impl Worker {
-    /// Serves a session until it is gone or the worker is told to leave.
+    /// Serves a session until it is gone or the worker is asked to leave.
     pub(super) async fn serve(&self, mut serving: Serving, drain: &CancellationToken) -> SessionEnd {
         // The fleet may have spoken before this listens.
         serving.seen.mark_changed();

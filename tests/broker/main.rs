@@ -21,7 +21,6 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// A message with an id and a body.
 fn message(id: &str, body: impl Into<Vec<u8>>) -> Message {
     Message {
         body: body.into().into(),

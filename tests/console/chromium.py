@@ -111,8 +111,8 @@ class Page:
 
     def complaints(self):
         """What stands in the console: errors, violations of the policy, whatever a script says."""
-        of = {"Log.entryAdded": lambda told: told["entry"]["text"], "Runtime.consoleAPICalled": lambda told: str(told["args"]),
-              "Runtime.exceptionThrown": lambda told: str(told["exceptionDetails"]), "Network.loadingFailed": lambda told: told["errorText"]}
+        of = {"Log.entryAdded": lambda params: params["entry"]["text"], "Runtime.consoleAPICalled": lambda params: str(params["args"]),
+              "Runtime.exceptionThrown": lambda params: str(params["exceptionDetails"]), "Network.loadingFailed": lambda params: params["errorText"]}
         self.call("Runtime.getIsolateId")
         own = [event for event in self.browser.events if event.get("sessionId") == self.session]
         return [of[event["method"]](event["params"]) for event in own if event["method"] in of]
@@ -128,7 +128,7 @@ class Page:
         return result["result"].get("value")
 
     def tree(self):
-        """What a screen reader is told: pairs of role and name."""
+        """What a screen reader gets: pairs of role and name."""
         nodes = self.call("Accessibility.getFullAXTree")["nodes"]
         return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node.get("ignored")]
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Looks at the console in headless Chromium, without JavaScript and with it, and tells what is wrong with it.
+"""Looks at the console in headless Chromium, without JavaScript and with it, and reports what is wrong with it.
 
 usage: look.py URL [TEXT…]    every TEXT must be on the page, as text
 """
@@ -46,9 +46,9 @@ def main(url, texts):
                 expect(page.width() <= width, f"{look}, {width} px: the page is {page.width()} px wide")
                 expect(page.complaints() == [], f"{look}, {width} px: {page.complaints()}")
             tree = page.tree()
-            told = " ".join(name for role, name in tree if role == "StaticText")
+            page_text = " ".join(name for role, name in tree if role == "StaticText")
             for text in texts:
-                expect(text in told, f"{look}: '{text}' is not on the page")
+                expect(text in page_text, f"{look}: '{text}' is not on the page")
             for heading in ["Replicas", "Task types", "Latest failures", "Backlog", "Jobs by class", "Guard"]:
                 expect(any(role == "heading" and heading in name for role, name in tree), f"{look}: no heading '{heading}'")
             for role in ["table", "columnheader", "rowheader", "main"]:
@@ -68,8 +68,8 @@ def main(url, texts):
         page.wait_for("Page.loadEventFired")
     page = urllib.request.urlopen(url).read()
     expect(b'http-equiv="refresh"' in page, "it does not refresh itself")
-    for told in wrong:
-        print(told)
+    for problem in wrong:
+        print(problem)
     return 1 if wrong else 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a program in a terminal of its own, types, and tells what stands on the screen.
+"""Runs a program in a terminal of its own, types, and prints what stands on the screen.
 
 usage: terminal.py COLUMNS LINES COMMAND…
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::history::{
     self,
-    sweep::{sweep, tell},
+    sweep::{describe, sweep},
 };
 
 /// How long new histories are begun.
@@ -16,7 +16,7 @@ fn half_a_minute_of_histories_breaks_no_promise() {
     let swept = sweep(1..1_000_000, Some(Instant::now() + SPAN), None);
     println!("{} histories: {:?}", swept.played, swept.counts);
     if let Some(failure) = swept.failure {
-        panic!("{}", tell(&failure, None));
+        panic!("{}", describe(&failure, None));
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn no_answer(kind: NoAnswer) -> Result<RawReply, TransportError> {
     Err(TransportError::NoAnswer { kind, status: None, detail: "as the script says".to_owned() })
 }
 
-/// What a transport tells of a reply; of one that hangs nothing, for ever.
+/// What a transport returns for a reply; of one that hangs nothing, for ever.
 pub(crate) async fn read(reply: Reply) -> Result<RawReply, TransportError> {
     match reply {
         Reply::Answer { status, retry_after, body, .. } => {

@@ -1,5 +1,5 @@
-//! Jobs for the trials: each with an image of its own, so that the simulator can tell one from
-//! another.
+//! Jobs for the trials: each with an image of its own, so that the simulator can distinguish one
+//! from another.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

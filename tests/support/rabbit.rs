@@ -201,7 +201,7 @@ impl RabbitNode {
         self.ctl(&["eval", "[dets:sync(Table) || Table <- dets:all()]."]);
     }
 
-    /// A crash: nothing is written, nobody is told.
+    /// A crash: nothing is written, nobody is informed.
     pub fn kill(&mut self) {
         self.signal("KILL");
         self.reap();
@@ -271,7 +271,7 @@ impl RabbitNode {
         }
     }
 
-    /// Waits until the node's folder tells its ports.
+    /// Waits until the node's folder shows its ports.
     pub(super) fn await_folder(&self) {
         let deadline = Instant::now() + START_WITHIN;
         while self.read("PORT=").is_none() {

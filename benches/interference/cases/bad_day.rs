@@ -41,8 +41,8 @@ pub(super) async fn back(scene: &Scene, from: Instant, within: Duration) -> Opti
     None
 }
 
-/// Waits a while, and tells how long after a moment the last window below the full rate ended; zero
-/// where there was none.
+/// Waits a while, and returns how long after a moment the last window below the full rate ended;
+/// zero where there was none.
 pub(super) async fn last_gap(scene: &Scene, from: Instant, watched: Duration) -> Option<Duration> {
     sleep_until(from + watched).await;
     let windows = (watched - WINDOW).as_millis() / STEP.as_millis();
@@ -50,7 +50,7 @@ pub(super) async fn last_gap(scene: &Scene, from: Instant, watched: Duration) ->
     let Some(last) = begins.filter(|begin| !is_full(scene, *begin)).last() else {
         return Some(Duration::ZERO);
     };
-    // One that ends with the watch tells nothing of what comes after it.
+    // One that ends with the watch says nothing of what comes after it.
     let ended = last + WINDOW - from;
     (ended + STEP <= watched).then_some(ended)
 }

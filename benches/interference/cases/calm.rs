@@ -16,7 +16,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) async fn run(environment: Arc<Environment>) -> Vec<Row> {
     let mut row = Row::new("calm", format!("{PER_SECOND} jobs/s, {} fleets at a time", environment.lanes));
     row.latency(environment.calm().await);
-    environment.say(row.case(), row.tell());
+    environment.say(row.case(), row.summary());
     vec![row]
 }
 
@@ -33,7 +33,7 @@ pub(crate) async fn measure(environment: &Environment) -> Latency {
         row.jobs(&entries);
         row.dead_at_most(0);
         scene.close(&mut row).await;
-        assert!(!row.is_broken(), "the calm run is not calm: {}", row.tell());
+        assert!(!row.is_broken(), "the calm run is not calm: {}", row.summary());
         entries
     });
     let entries: Vec<Entry> = join_all(scenes).await.into_iter().flatten().collect();

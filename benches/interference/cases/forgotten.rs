@@ -24,8 +24,8 @@ const WATCHED: Duration = Duration::from_secs(30);
 const MET_WITHIN: Duration = Duration::from_secs(180);
 /// Calls with an unknown id before the fleet stops, where there was a silence before them.
 const CALLS: u64 = 4;
-/// The same where the API forgets among good answers: polls that are due together go out together, so
-/// that each replica has some under way when the first one is answered.
+/// The same where the API forgets among good answers: polls that are due together go out together,
+/// so that each replica has some under way when the first one is answered.
 const CALLS_WITHOUT_SILENCE: u64 = 12;
 /// The API keeps no task longer than 5 minutes; then every job is submitted again.
 const FINISH_WITHIN: Duration = Duration::from_secs(900);

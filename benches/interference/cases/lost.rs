@@ -70,6 +70,6 @@ async fn play(environment: &Environment, share: Option<f64>, calm: Option<Durati
         );
     }
     scene.close(&mut row).await;
-    environment.say(row.case(), row.tell());
+    environment.say(row.case(), row.summary());
     (row, took)
 }

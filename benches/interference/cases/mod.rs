@@ -253,7 +253,7 @@ async fn to_its_end(environment: &Environment, mut row: Row, case: Case) -> Row 
         Ok(Err(panic)) => row.bound(completion::reason(panic.as_ref()), false),
         Err(_) => row.bound("it hangs", false),
     }
-    environment.say(row.case(), row.tell());
+    environment.say(row.case(), row.summary());
     row
 }
 

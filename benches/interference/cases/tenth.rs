@@ -119,6 +119,6 @@ async fn finish(environment: &Environment, scene: Scene, rows: Open) -> Vec<(usi
         last.at_most("bans", bans, 0);
         scene.close(last).await;
     }
-    closed.iter().for_each(|(_, row)| environment.say(row.case(), row.tell()));
+    closed.iter().for_each(|(_, row)| environment.say(row.case(), row.summary()));
     closed
 }

@@ -37,11 +37,11 @@ pub(crate) async fn call_budget(harness: &Harness, scene: &Scene, began: Instant
     }
 }
 
-/// Mends the key and has the fleet look at once.
-pub(crate) async fn mend_key(harness: &Harness, scene: &Scene) {
+/// Fixes the key and has the fleet look at once.
+pub(crate) async fn fix_key(harness: &Harness, scene: &Scene) {
     scene.simulator.control(&json!({"key_valid": true})).await;
     let answer = scene.operator().resume_at_last().await;
-    harness.note("the key is mended: resume", answer.tell());
+    harness.note("the key is mended: resume", answer.summary());
 }
 
 /// Waits until the money is gone, be it that the API says so or that the fleet has seen it coming;
@@ -62,7 +62,7 @@ pub(crate) async fn all_end(
     within: Duration,
 ) -> Ends {
     let ends = ledger.finish(harness, wanted, within).await;
-    harness.check(format_args!("all {} jobs end", wanted.len()), ends.tell(), ends.are_all());
+    harness.check(format_args!("all {} jobs end", wanted.len()), ends.summary(), ends.are_all());
     ends
 }
 

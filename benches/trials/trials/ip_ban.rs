@@ -41,12 +41,12 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     });
     assert!(met.await, "nobody called: there is nothing to see");
     pass(&scene.simulator, Instant::now() + GRACE).await;
-    let told = scene.simulator.stats().await;
+    let after_grace = scene.simulator.stats().await;
     pass(&scene.simulator, over).await;
     let end = scene.simulator.stats().await;
 
     harness.at_most("late calls for the ban", end.late_by_reason.ban, 0);
-    let calls = end.calls.all() - told.calls.all();
+    let calls = end.calls.all() - after_grace.calls.all();
     harness.at_most("calls of any kind from 1 s after the first refusal to the ban's end", calls, 0);
     harness.note("calls while banned, until the fleet was silent", end.calls_while_banned);
     prolonged(&harness, &scene, over).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::account::{FLEET_LIMIT, all_end, mend_key, no_ban};
+use super::account::{FLEET_LIMIT, all_end, fix_key, no_ban};
 use crate::ends::Ledger;
 use crate::jobs::{self, SITE};
 use crate::scene::{Harness, REPLICAS, Scene};
@@ -66,7 +66,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     harness.at_most("late calls in the minute after", after.late_calls - before.late_calls, 2);
     harness.note("calls of any kind in that minute", after.calls.all() - before.calls.all());
 
-    mend_key(&harness, &scene).await;
+    fix_key(&harness, &scene).await;
     let ends = all_end(&harness, &ledger, &ids, FINISH_WITHIN).await;
     harness.note("ids in dead-letter queues", ends.dead());
     no_ban(&harness, &scene).await;

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::account::{FLEET_LIMIT, all_end, call_budget, mend_key, no_ban, ran_out};
+use super::account::{FLEET_LIMIT, all_end, call_budget, fix_key, no_ban, ran_out};
 use crate::ends::Ledger;
 use crate::jobs::{self, SITE};
 use crate::killer::Killer;
@@ -52,7 +52,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     let ledger = Ledger::open(&scene.lane).await;
 
     call_budget(&harness, &scene, began, 2).await;
-    mend_key(&harness, &scene).await;
+    fix_key(&harness, &scene).await;
     all_end(&harness, &ledger, &ids, FINISH_WITHIN).await;
     ids.extend(revoke(&harness, &scene).await);
     all_end(&harness, &ledger, &ids, FINISH_WITHIN).await;
@@ -83,7 +83,7 @@ async fn revoke(harness: &Harness, scene: &Scene) -> BTreeSet<String> {
     pass(&scene.simulator, Instant::now() + SILENCE).await;
     let calls = scene.simulator.stats().await.calls.all() - before.calls.all();
     harness.note(format_args!("key revoked: calls of any kind in {SILENCE:?}"), calls);
-    mend_key(harness, scene).await;
+    fix_key(harness, scene).await;
     ids
 }
 
@@ -100,7 +100,7 @@ async fn run_out(harness: &Harness, scene: &Scene) -> BTreeSet<String> {
     harness.note(format_args!("no funds: createTask refused in {SILENCE:?}"), refused);
     scene.simulator.control(&json!({"add_credits": 10})).await;
     let answer = scene.operator().resume_at_last().await;
-    harness.say(format_args!("topped up; resume: {}", answer.tell()));
+    harness.say(format_args!("topped up; resume: {}", answer.summary()));
     pass(&scene.simulator, Instant::now() + SILENCE / 2).await;
     ids
 }

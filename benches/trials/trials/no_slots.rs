@@ -72,7 +72,7 @@ impl Run {
         self.scene.lane.publish(images).await;
         self.scene.ready(harness, &mut self.fleet).await;
         let ends = self.ledger.finish(harness, &ids, FINISH_WITHIN).await;
-        harness.say(format_args!("warm-up: {}", ends.tell()));
+        harness.say(format_args!("warm-up: {}", ends.summary()));
         self.solved_before = self.solved().await;
     }
 
@@ -103,7 +103,7 @@ async fn settle(harness: &Harness, mixed: &Run, images: &BTreeSet<String>) {
     let ends = mixed.ledger.finish(harness, &wanted, FINISH_WITHIN).await;
     harness.check(
         "all images end as results, and no other job ends",
-        ends.tell(),
+        ends.summary(),
         ends.are_all() && ends.dead() == 0,
     );
     let waiting = mixed.scene.lane.waiting().await;

@@ -78,7 +78,7 @@ async fn pause(harness: &Harness, scene: &Scene) {
     };
     let (answer, late) = tokio::join!(operator.pause("trial"), watch);
     harness.at_most("createTask later than 1 s after the pause was issued, in 5 s", late, 0);
-    tells_all(harness, "pause", &answer);
+    check_all_follow(harness, "pause", &answer);
     jobs_wait(harness, scene, "paused").await;
 }
 
@@ -88,23 +88,23 @@ async fn jobs_wait(harness: &Harness, scene: &Scene, when: &str) {
     harness.check(format_args!("{when}: jobs wait"), queued, queued > 0);
 }
 
-fn tells_all(harness: &Harness, verb: &str, answer: &Answer) {
+fn check_all_follow(harness: &Harness, verb: &str, answer: &Answer) {
     harness.check(
         format_args!("{verb} tells {REPLICAS} of {REPLICAS} within 1 s"),
-        answer.tell(),
-        answer.tells_all(REPLICAS) && answer.took <= FOLLOW,
+        answer.summary(),
+        answer.all_follow(REPLICAS) && answer.took <= FOLLOW,
     );
 }
 
-/// No submission for a while, and the state is still told.
+/// No submission for a while, and the state is still reported.
 async fn still_paused(harness: &Harness, scene: &Scene, after: &str) {
     let before = creates(scene).await;
     pass(&scene.simulator, Instant::now() + QUIET).await;
     harness.at_most(format_args!("{after}: createTask in 10 s"), creates(scene).await - before, 0);
     jobs_wait(harness, scene, after).await;
     let paused = scene.operator().status().await.and_then(|status| status.guard.paused);
-    let told = paused.as_ref().map_or_else(|| "not paused".to_owned(), ToString::to_string);
-    harness.check(format_args!("{after}: status says paused"), told, paused.is_some());
+    let measured = paused.as_ref().map_or_else(|| "not paused".to_owned(), ToString::to_string);
+    harness.check(format_args!("{after}: status says paused"), measured, paused.is_some());
 }
 
 async fn restart_fleet(harness: &Harness, scene: &Scene, fleet: &mut Fleet) {
@@ -139,7 +139,7 @@ async fn resume(harness: &Harness, scene: &Scene) {
         (creates(scene).await > before).then(|| issued.elapsed())
     });
     let (answer, first) = tokio::join!(operator.resume(), first);
-    tells_all(harness, "resume", &answer);
-    let told = first.map_or_else(|| "none in 30 s".to_owned(), wait::seconds);
-    harness.note("first createTask after the resume was issued", told);
+    check_all_follow(harness, "resume", &answer);
+    let measured = first.map_or_else(|| "none in 30 s".to_owned(), wait::seconds);
+    harness.note("first createTask after the resume was issued", measured);
 }

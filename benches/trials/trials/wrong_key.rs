@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::account::{NO_LIMIT, all_end, call_budget, mend_key, no_ban};
+use super::account::{NO_LIMIT, all_end, call_budget, fix_key, no_ban};
 use crate::ends::Ledger;
 use crate::jobs;
 use crate::scene::{Harness, Scene};
@@ -34,7 +34,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     if let Some(status) = scene.operator().status().await {
         harness.note("status", format!("{}: {}", status.guard.state, status.guard.reasons.join(", ")));
     }
-    mend_key(&harness, &scene).await;
+    fix_key(&harness, &scene).await;
     let ledger = Ledger::open(&scene.lane).await;
     let ends = all_end(&harness, &ledger, &ids, FINISH_WITHIN).await;
     let (dead, account) = (ends.dead(), ends.in_queue("dead.account"));

@@ -150,7 +150,7 @@ impl TypeWindow {
         self.window.good();
     }
 
-    /// The API has no slot for it, or wants fewer calls. Tells whether this shut it.
+    /// The API has no slot for it, or wants fewer calls. Returns whether this shut it.
     pub fn refused(&mut self) -> bool {
         self.refused_in_a_row = self.refused_in_a_row.saturating_add(1);
         self.window.halve();
@@ -164,8 +164,8 @@ impl TypeWindow {
         self.failed_in_a_row = 0;
     }
 
-    /// A submission of it failed in a way that says nothing about its job. Tells whether this shut
-    /// it.
+    /// A submission of it failed in a way that says nothing about its job. Returns whether this
+    /// shut it.
     pub fn failed(&mut self) -> bool {
         self.failed_in_a_row = self.failed_in_a_row.saturating_add(1);
         let shuts = !self.shut && self.failed_in_a_row >= FAILING_AFTER;

@@ -82,7 +82,7 @@ pub enum TaskState {
     Ready {
         /// The solution as raw JSON, byte for byte.
         solution: Box<RawValue>,
-        /// What the task cost, in the account's currency, where the API tells it.
+        /// What the task cost, in the account's currency, where the API reports it.
         cost: Option<f64>,
     },
 }

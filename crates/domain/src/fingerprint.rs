@@ -1,11 +1,11 @@
-//! A mark that stands for something that must not be told: the account's key, a publisher's proxy.
+//! A mark that stands for something that must not be shown: the account's key, a publisher's proxy.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Eight bytes of a SHA-256, in hex: enough to tell whether two are the same, and of no use for
+/// Eight bytes of a SHA-256, in hex: enough to see whether two are the same, and of no use for
 /// finding out what was hashed where that is as random as a key. (A proxy's address can be guessed;
 /// its mark keeps it out of logs, not from who may read the control queue.)
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -323,8 +323,8 @@ mod tests {
 
     #[test]
     fn a_job_whose_properties_could_not_be_read_is_refused_by_what_is_gone() {
-        let told = "PROPERTIES_NOT_UTF8 correlation_id is not UTF-8: M\\xfcller";
-        let headers = Headers::from([(unreadable::UNREADABLE_HEADER.to_owned(), told.into())]);
+        let text = "PROPERTIES_NOT_UTF8 correlation_id is not UTF-8: M\\xfcller";
+        let headers = Headers::from([(unreadable::UNREADABLE_HEADER.to_owned(), text.into())]);
         let fault = read(&headers).expect_err("must be refused");
         assert_eq!((fault.class, &*fault.code), (Class::Malformed, local_code::PROPERTIES_NOT_UTF8));
         let forged = Headers::from([(unreadable::UNREADABLE_HEADER.to_owned(), "whatever".into())]);

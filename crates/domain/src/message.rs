@@ -172,7 +172,7 @@ impl Properties {
 }
 
 /// Bytes with their properties: what is published and what is delivered. A body can hold a
-/// publisher's proxy password, so `Debug` tells its length alone.
+/// publisher's proxy password, so `Debug` shows its length alone.
 #[derive(Clone, Default, PartialEq)]
 pub struct Message {
     /// The body, verbatim. Clones share it: a job's bytes are held once, whatever they are on their

@@ -73,7 +73,7 @@ impl PollSchedule {
         Ok(Self { first_delay, interval, timeout })
     }
 
-    /// When a ticket that has just come to hand is first polled. `age`: since the task was
+    /// When a ticket that has just been delivered is first polled. `age`: since the task was
     /// accepted; `polls`: already used.
     ///
     /// Past the type's time-out it is still asked for once: the answer is paid, and may have waited

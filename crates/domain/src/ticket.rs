@@ -218,14 +218,14 @@ fn leaves_room(headers: &Headers) -> bool {
 }
 
 fn read_open(headers: &Headers) -> Result<Ticket, String> {
-    let told = |why: &str| format!("header '{TICKET_HEADER}' {why}");
-    let text = headers.get(TICKET_HEADER).and_then(Value::as_text).ok_or_else(|| told("is missing"))?;
-    let foreign = || told("holds what no worker writes");
+    let fault = |why: &str| format!("header '{TICKET_HEADER}' {why}");
+    let text = headers.get(TICKET_HEADER).and_then(Value::as_text).ok_or_else(|| fault("is missing"))?;
+    let foreign = || fault("holds what no worker writes");
     if text.len() > MAX_HEADER {
         return Err(foreign());
     }
     let ticket: Ticket =
-        serde_json::from_str(text).map_err(|error| told(&format!("cannot be read: {error}")))?;
+        serde_json::from_str(text).map_err(|error| fault(&format!("cannot be read: {error}")))?;
     let sound = ticket.history.is_plausible()
         && (1..=MAX_ID).contains(&ticket.job_id.len())
         && (1..=MAX_TYPE).contains(&ticket.task_type.len())

@@ -1,4 +1,4 @@
-//! The trace that a message belongs to, as its headers tell it (W3C Trace Context).
+//! The trace that a message belongs to, as its headers name it (W3C Trace Context).
 
 use super::history::{MAX_PUBLISHERS_HEADERS, publishers_headers};
 use super::message::{Headers, Value, wire_size};

@@ -1,4 +1,4 @@
-//! The account: its keys, its money, its bans, and whether its owner stops when told to.
+//! The account: its keys, its money, its bans, and whether its owner stops when asked to.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -15,7 +15,7 @@ const MAX_UNKNOWN_IDS: usize = 100_000;
 /// Answers to polls are counted by this part of the window, so that its memory does not follow
 /// traffic.
 const PARTS: u32 = 64;
-/// A caller that has been told has this long to stop: calls already on their way are no fault.
+/// A caller that has been refused has this long to stop: calls already on their way are no fault.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// When an account is banned, and for how long.
@@ -156,7 +156,7 @@ impl UnknownIds {
 /// Offences, and the ban they lead to.
 ///
 /// A service loses tasks of its own accord, so the first call with an id that it does not know is
-/// judged by the share of such calls; a caller that repeats one has been told.
+/// judged by the share of such calls; a caller that repeats one knew better.
 #[derive(Debug)]
 pub(super) struct BanLedger {
     rule: BanRule,
@@ -281,7 +281,7 @@ impl BanLedger {
 /// How an offence was judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct OffenceEffect {
-    /// The caller had been told of this fault already, or cannot but know it.
+    /// The caller knew of this fault from an earlier answer, or must know it anyway.
     pub(super) repeated: bool,
     pub(super) ban_begins: bool,
 }
@@ -298,17 +298,17 @@ pub(super) struct CallTimes {
 /// Refusals for one reason, from the first until the cause is fixed.
 #[derive(Debug, Default)]
 pub(super) struct RefusalStreak {
-    told_at: Option<Instant>,
+    answered_at: Option<Instant>,
 }
 
 impl RefusalStreak {
     /// Notes a refusal; whether the call that met it was late.
     pub(super) fn refuse(&mut self, at: CallTimes) -> bool {
-        let told_at = *self.told_at.get_or_insert(at.answered);
-        at.arrived.saturating_duration_since(told_at) > GRACE
+        let answered_at = *self.answered_at.get_or_insert(at.answered);
+        at.arrived.saturating_duration_since(answered_at) > GRACE
     }
 
     pub(super) fn end(&mut self) {
-        self.told_at = None;
+        self.answered_at = None;
     }
 }

@@ -14,7 +14,7 @@ use super::kinds;
 use super::script::Rule;
 use super::tasks::TaskIds;
 
-/// Everything a simulator can be told. Every field has a default, so a scenario names only what it
+/// All settings of a simulator. Every field has a default, so a scenario names only what it
 /// changes.
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -52,7 +52,7 @@ pub struct SimulatorConfig {
     /// Most tasks known at one time; above it `ERROR_NO_SLOT_AVAILABLE`. Bounds the memory (about
     /// 200 bytes a task).
     pub max_tasks: usize,
-    /// Most task digests remembered for telling repeated submissions (about 35 bytes each). Later
+    /// Most task digests remembered to identify repeated submissions (about 35 bytes each). Later
     /// tasks count as new ones, and are counted in `digests_not_remembered`.
     pub max_digests: usize,
 }

@@ -36,7 +36,7 @@ pub struct Stats {
     pub bad_key_calls: u64,
     /// Polls of a task id that is not known: never given, forgotten, or of another JSON type.
     pub wrong_id_calls: u64,
-    /// Those among them whose caller had been told: the id was answered as unknown before, or is
+    /// Those among them whose caller knew: the id was answered as unknown before, or is
     /// none at all.
     pub repeated_wrong_ids: u64,
     /// Error codes answered, scripted ones included. At most 256 codes; further ones count as
@@ -61,10 +61,10 @@ pub struct Stats {
     /// Calls made while banned.
     pub calls_while_banned: u64,
     /// Calls refused for the account (key, ban, or no funds for a createTask) that began more than
-    /// 1 s after the first such refusal had been answered: the caller had been told, and went on. A
+    /// 1 s after the first such refusal had been answered: the caller knew, and went on. A
     /// new streak begins once the cause is fixed.
     pub late_calls: u64,
-    /// `late_calls` by what the caller had been told.
+    /// `late_calls` by what the caller knew.
     pub late_by_reason: LateCalls,
     /// Tasks still known whose answer (or final error) has not been handed out.
     pub tasks_open: u64,
@@ -88,7 +88,7 @@ pub struct Calls {
     pub other: u64,
 }
 
-/// Late calls by what the caller had been told.
+/// Late calls by what the caller knew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LateCalls {

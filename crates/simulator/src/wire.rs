@@ -39,7 +39,7 @@ pub(super) struct CreateCall {
 pub(super) struct Submission {
     /// Place in [`KINDS`].
     pub(super) kind: usize,
-    /// Of the task's JSON bytes: tells a submission repeated.
+    /// Of the task's JSON bytes: identifies a repeated submission.
     pub(super) digest: u64,
     /// What the solution is derived from.
     pub(super) answer: u64,

@@ -285,7 +285,7 @@ impl CallLimits {
 }
 
 impl TypeLimiter {
-    /// Under which name the fleet tells of its slots: that of all who share it. A replica's own
+    /// Under which name the fleet reports its slots: that of all who share it. A replica's own
     /// mixture of others has none.
     pub(crate) fn name_of<'a>(&'a self, kind: &'a str) -> &'a str {
         if &*self.name == OTHERS { kind } else { &self.name }
@@ -296,7 +296,7 @@ impl TypeLimiter {
         self.change(TypeWindow::good);
     }
 
-    /// The API has no slot for it, or wants fewer calls. Tells whether that shuts the type.
+    /// The API has no slot for it, or wants fewer calls. Returns whether that shuts the type.
     pub(crate) fn refused(&self) -> bool {
         self.change(TypeWindow::refused)
     }
@@ -306,8 +306,8 @@ impl TypeLimiter {
         self.change(TypeWindow::answered);
     }
 
-    /// A submission of it failed in a way that says nothing about its job. Tells whether that shuts
-    /// the type.
+    /// A submission of it failed in a way that says nothing about its job. Returns whether that
+    /// shuts the type.
     pub(crate) fn failed(&self) -> bool {
         self.change(TypeWindow::failed)
     }
@@ -327,12 +327,12 @@ impl TypeLimiter {
     fn change<T>(&self, change: impl FnOnce(&mut TypeWindow) -> T) -> T {
         let mut window = self.window.lock();
         let before = window.size();
-        let told = change(&mut window);
+        let result = change(&mut window);
         if window.size() != before {
             // One place stays for the call that finds out whether slots are back.
             self.places.resize(window.size().max(1));
         }
-        told
+        result
     }
 }
 

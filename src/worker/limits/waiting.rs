@@ -1,4 +1,4 @@
-//! What waits for its turn to call the API, so that it can be told when something waits for too
+//! What waits for its turn to call the API, so that it can be seen when something waits for too
 //! long.
 
 use parking_lot::{Mutex, MutexGuard};

@@ -48,7 +48,7 @@ pub struct Counters {
 pub struct Spent {
     /// Submissions that the API accepted.
     pub accepted: u64,
-    /// What solved ones cost, in the account's currency, as far as the API tells it.
+    /// What solved ones cost, in the account's currency, as far as the API reports it.
     pub cost: f64,
 }
 

@@ -1,4 +1,4 @@
-//! The jobs that failed last, and what else a replica tells the fleet for those who look.
+//! The jobs that failed last, and what else a replica reports for those who look at the fleet.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
@@ -40,7 +40,7 @@ impl Failures {
     }
 }
 
-/// What a replica tells beside its figures.
+/// What a replica reports beside its figures.
 pub(crate) fn detail(
     counters: &Reading,
     failures: &Failures,
@@ -78,8 +78,8 @@ mod tests {
             let id = format!("job-{number}");
             failures.note(Timestamp::from_millis(number), Some(&id), None, (Class::Malformed, "NOT_JSON"));
         }
-        let told = detail(&Reading::default(), &failures, BTreeMap::new()).failures;
-        let ids: Vec<&str> = told.iter().map(|failure| &*failure.id).collect();
+        let kept = detail(&Reading::default(), &failures, BTreeMap::new()).failures;
+        let ids: Vec<&str> = kept.iter().map(|failure| &*failure.id).collect();
         assert_eq!((ids.len(), ids[0], ids[9]), (MAX_FAILURES, "job-13", "job-4"));
     }
 }

@@ -72,7 +72,7 @@ async fn the_lease_holds_while_the_broker_answers_and_runs_out_when_it_goes_sile
     })
     .await;
     assert!(frozen.elapsed() <= Lease::SPAN + Duration::from_secs(1), "{:?}", frozen.elapsed());
-    // Nothing was told by the broker; only the heartbeats stay away.
+    // The broker reported nothing; only the heartbeats stay away.
     let reason = within("the session's end", session.closed()).await;
     assert!(!reason.is_empty());
     assert!(within("the consumer's end", consumer.recv()).await.is_none());

@@ -72,7 +72,7 @@ async fn a_message_that_the_broker_grows_beyond_a_frame_comes_back_as_often_as_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_routing_key_that_is_not_utf8_is_told_by_get_and_by_a_consumer() {
+async fn a_routing_key_that_is_not_utf8_is_reported_by_get_and_by_a_consumer() {
     let rabbit = SharedRabbit::get().await;
     let queue = fresh_namespace();
     Foreign::connect(rabbit.url()).await.queue(&queue, &[]).await;
@@ -87,7 +87,7 @@ async fn a_routing_key_that_is_not_utf8_is_told_by_get_and_by_a_consumer() {
     let came = take(&mut consumer, 1).await.remove(0);
     for delivery in [got, came] {
         assert_eq!(delivery.routing_key, "k?");
-        let fault = unreadable::fault_of(&delivery.message.properties.headers).expect("it is told");
+        let fault = unreadable::fault_of(&delivery.message.properties.headers).expect("it is reported");
         assert_eq!(fault.code, local_code::PROPERTIES_NOT_UTF8);
         delivery.receipt.ack().unwrap();
     }
@@ -100,8 +100,8 @@ async fn a_broker_whose_frames_have_no_room_for_a_ticket_is_refused_at_once_and_
     let connector = Connector::new(options(&node.url())).unwrap();
     let Err(error) = within("the refusal", connector.connect()).await else { panic!("connected") };
     assert!(matches!(error, BrokerError::Unfit { .. }), "{error:?}");
-    let told = error.to_string();
-    assert!(told.contains("frame_max is 8192 bytes") && told.contains("65536"), "{told}");
+    let text = error.to_string();
+    assert!(text.contains("frame_max is 8192 bytes") && text.contains("65536"), "{text}");
     assert!(!error.is_passing());
     let error = Connector::new(options(&format!("{}?frame_max=8192", node.url()))).expect_err("too small");
     assert!(error.to_string().contains("frame_max must be 65536"), "{error}");
@@ -138,7 +138,7 @@ async fn headers_of_20_000_levels_cost_their_own_message_alone() {
     session.publish("", &queue, message("good", "good")).await.unwrap();
     let mut consumer = session.link().consume(spec(&queue, 2)).await.unwrap();
     let came = take(&mut consumer, 2).await;
-    let fault = unreadable::fault_of(&came[0].message.properties.headers).expect("it is told");
+    let fault = unreadable::fault_of(&came[0].message.properties.headers).expect("it is reported");
     assert_eq!(fault.code, local_code::HEADERS_UNREADABLE);
     assert_eq!(unreadable::fault_of(&came[1].message.properties.headers), None);
     assert!(!session.is_closed());

@@ -110,13 +110,13 @@ async fn thousands_of_concurrent_publishes_each_get_the_word_that_is_true_of_the
                 // Ids repeat across tasks, as the ids of jobs may.
                 let sent = message(&format!("id-{}", n % 7), format!("{task}/{n}"));
                 let outcome = session.publish("", &format!("{space}.{name}"), sent).await;
-                let told = match &outcome {
+                let reported = match &outcome {
                     Ok(()) => Some(Truth::Stored),
                     Err(PublishError::Rejected) => Some(Truth::Refused),
                     Err(PublishError::Unroutable(_)) => Some(Truth::NoQueue),
                     Err(PublishError::NotSent(_) | PublishError::Unknown(_)) => None,
                 };
-                if told != Some(truth) {
+                if reported != Some(truth) {
                     wrong.push((truth, outcome));
                 }
             }
@@ -145,8 +145,8 @@ async fn a_binding_that_comes_and_goes_never_makes_a_returned_message_look_store
         tasks.spawn(async move {
             let mut stored = Vec::new();
             for n in 0..EACH {
-                // One id for all: nothing that comes back with a returned message tells it from the
-                // others.
+                // One id for all: nothing that comes back with a returned message sets it apart
+                // from the others.
                 let body = format!("{task}/{n}").into_bytes();
                 if session.publish("amq.direct", &space, message("same", body.clone())).await.is_ok() {
                     stored.push(body);
@@ -176,7 +176,7 @@ async fn a_binding_that_comes_and_goes_never_makes_a_returned_message_look_store
             unbound.await.unwrap();
         }
     });
-    let told_stored = within("the publishes", tasks.join_all()).await.concat();
+    let confirmed = within("the publishes", tasks.join_all()).await.concat();
     flapping.abort();
     let depth = session.link().depth(&queue).await.unwrap().ready;
     assert!(0 < depth && depth < (TASKS * EACH) as u64, "the binding did not flap: {depth} stored");
@@ -187,8 +187,8 @@ async fn a_binding_that_comes_and_goes_never_makes_a_returned_message_look_store
         stored.insert(delivery.message.body.to_vec());
         delivery.receipt.ack().unwrap();
     }
-    let lost: Vec<_> = told_stored.iter().filter(|body| !stored.contains(*body)).collect();
-    assert!(lost.is_empty(), "{} of {} told stored are not", lost.len(), told_stored.len());
+    let lost: Vec<_> = confirmed.iter().filter(|body| !stored.contains(*body)).collect();
+    assert!(lost.is_empty(), "{} of {} confirmed are not stored", lost.len(), confirmed.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

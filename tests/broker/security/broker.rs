@@ -27,7 +27,7 @@ impl Broker {
             std::fs::write(broker.passwords.path().join(user), format!("{user}-pass w0rd\n")).unwrap();
         }
         let exported = broker.command("guest:guest", &["topology", "export"]);
-        assert!(exported.status.success(), "{}", told(&exported));
+        assert!(exported.status.success(), "{}", printed(&exported));
         let definitions = broker.passwords.path().join("definitions.json");
         std::fs::write(&definitions, &exported.stdout).unwrap();
         broker.node.ctl(&["import_definitions", definitions.to_str().unwrap()]);
@@ -54,8 +54,8 @@ impl Broker {
     /// A script of `deploy/rabbitmq`.
     pub(crate) fn script(&self, name: &str, arguments: &[&str], settings: &[(&str, &str)]) -> String {
         let output = self.try_script(name, arguments, settings);
-        assert!(output.status.success(), "{name}: {}", told(&output));
-        told(&output)
+        assert!(output.status.success(), "{name}: {}", printed(&output));
+        printed(&output)
     }
 
     pub(crate) fn try_script(&self, name: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Output {
@@ -94,20 +94,20 @@ impl Broker {
     /// What a command of the program printed, which ended well.
     pub(crate) fn done(&self, user: &str, arguments: &[&str]) -> String {
         let output = self.command(user, arguments);
-        assert!(output.status.success(), "{user}: {arguments:?}: {}", told(&output));
+        assert!(output.status.success(), "{user}: {arguments:?}: {}", printed(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// What a command of the program said, which was refused.
     pub(crate) fn denied(&self, user: &str, arguments: &[&str]) -> String {
         let output = self.command(user, arguments);
-        let told = told(&output);
-        assert_eq!(output.status.code(), Some(1), "{user}: {arguments:?}: {told}");
-        assert!(!told.contains("pass w0rd") && !told.contains("pass%20w0rd"), "{told}");
-        told
+        let printed = printed(&output);
+        assert_eq!(output.status.code(), Some(1), "{user}: {arguments:?}: {printed}");
+        assert!(!printed.contains("pass w0rd") && !printed.contains("pass%20w0rd"), "{printed}");
+        printed
     }
 }
 
-fn told(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

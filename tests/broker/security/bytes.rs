@@ -106,7 +106,8 @@ impl Arrivals {
         }
     }
 
-    /// Takes so many in all, and tells of each where it ended and by which id. What is dead stays.
+    /// Takes so many in all, and returns of each where it ended and by which id. What is dead
+    /// stays.
     async fn take(&mut self, count: usize, by: Instant) -> Vec<(&'static str, String, Value)> {
         let mut came = Vec::new();
         while came.len() < count {
@@ -131,8 +132,8 @@ impl Arrivals {
 }
 
 fn connections(broker: &Broker) -> BTreeSet<String> {
-    let told = broker.node.ctl(&["-q", "list_connections", "user", "pid"]);
-    told.lines().filter(|line| line.contains("-worker")).map(str::to_owned).collect()
+    let listed = broker.node.ctl(&["-q", "list_connections", "user", "pid"]);
+    listed.lines().filter(|line| line.contains("-worker")).map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

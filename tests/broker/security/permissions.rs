@@ -122,7 +122,7 @@ async fn publish(channel: &Channel, exchange: &str, key: &str) -> lapin::Result<
 fn allowed(user: &str, act: Act, outcome: lapin::Result<()>) -> bool {
     let Err(error) = outcome else { return true };
     match error.kind() {
-        ErrorKind::ProtocolError(told) if told.get_id() == ACCESS_REFUSED => false,
+        ErrorKind::ProtocolError(reply) if reply.get_id() == ACCESS_REFUSED => false,
         other => panic!("{user} {act:?}: {other:?}"),
     }
 }
@@ -193,8 +193,8 @@ async fn the_script_can_be_run_again_changes_passwords_and_takes_them_away() {
     assert!(!connecting("lane.a-publisher:publisher-pass%20w0rd").await);
 
     std::fs::remove_file(&publisher).unwrap();
-    let told = broker.script("users.sh", &[NAMESPACE, broker.passwords().to_str().unwrap()], &[]);
-    assert!(told.contains("lane.a-publisher: no password"), "{told}");
+    let printed = broker.script("users.sh", &[NAMESPACE, broker.passwords().to_str().unwrap()], &[]);
+    assert!(printed.contains("lane.a-publisher: no password"), "{printed}");
     assert!(!connecting("lane.a-publisher:another").await);
     for arguments in [&["Lane"][..], &[], &[NAMESPACE, "/nonexistent"]] {
         assert!(!broker.try_script("users.sh", arguments, &[]).status.success(), "{arguments:?}");

@@ -14,7 +14,7 @@ use crate::within;
 const SHOWN: &str = "broker.tls_cert_file";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_cannot_be_trusted_is_told_by_its_reason() {
+async fn a_broker_that_cannot_be_trusted_is_reported_with_its_reason() {
     let secured = Secured::start().await;
     let stranger = Authority::new("another authority");
     let other_ca = secured.path().join("other-ca.pem");
@@ -22,23 +22,23 @@ async fn a_broker_that_cannot_be_trusted_is_told_by_its_reason() {
 
     let good = secured.options();
     let distrusting = AmqpOptions { tls: TlsFiles { ca: Some(other_ca), ..secured.files() }, ..good.clone() };
-    let told = secured.refusal(distrusting).await;
-    assert!(told.contains("no authority that is trusted here: see broker.tls_ca_file"), "{told}");
+    let reason = secured.refusal(distrusting).await;
+    assert!(reason.contains("no authority that is trusted here: see broker.tls_ca_file"), "{reason}");
 
     let by_system = AmqpOptions { tls: TlsFiles { ca: None, ..secured.files() }, ..good.clone() };
-    let told = secured.refusal(by_system).await;
+    let reason = secured.refusal(by_system).await;
     assert!(
-        told.contains("no authority that is trusted here") || told.contains("TLS cannot be set up"),
-        "{told}"
+        reason.contains("no authority that is trusted here") || reason.contains("TLS cannot be set up"),
+        "{reason}"
     );
 
     let by_name = AmqpOptions { url: secured.url().replace("127.0.0.1", "localhost").into(), ..good.clone() };
-    let told = secured.refusal(by_name).await;
-    assert!(told.contains("not valid for name \"localhost\""), "{told}");
+    let reason = secured.refusal(by_name).await;
+    assert!(reason.contains("not valid for name \"localhost\""), "{reason}");
 
     secured.serve_now(&secured.authority.expired_server(&["127.0.0.1"]));
-    let told = secured.refusal(good.clone()).await;
-    assert!(told.contains("its certificate is not accepted: ") && told.contains("expired"), "{told}");
+    let reason = secured.refusal(good.clone()).await;
+    assert!(reason.contains("its certificate is not accepted: ") && reason.contains("expired"), "{reason}");
 
     secured.serve_now(&secured.authority.server(&["127.0.0.1"]));
     let connector = Connector::new(good).unwrap();
@@ -52,21 +52,21 @@ async fn a_client_that_the_broker_does_not_trust_learns_where_to_look() {
     let secured = Secured::start().await;
     let good = secured.options();
     let nobody = AmqpOptions { tls: TlsFiles { identity: None, ..secured.files() }, ..good.clone() };
-    let told = secured.refusal(nobody).await;
-    assert!(told.contains(SHOWN), "{told}");
+    let reason = secured.refusal(nobody).await;
+    assert!(reason.contains(SHOWN), "{reason}");
 
     let foreign = Authority::new("another authority").client("ann").write(secured.path(), "foreign");
-    let told =
+    let reason =
         secured.refusal(AmqpOptions { tls: secured.showing(foreign.0, foreign.1), ..good.clone() }).await;
-    assert!(told.contains(SHOWN), "{told}");
+    assert!(reason.contains(SHOWN), "{reason}");
 
     let expired = secured.authority.expired_client("ann").write(secured.path(), "expired");
     let tls = secured.showing(expired.0, expired.1);
     let connector = Connector::new(AmqpOptions { tls: tls.clone(), ..good.clone() }).unwrap();
-    let told = secured.refusal(AmqpOptions { tls, ..good }).await;
-    assert!(told.contains(SHOWN), "{told}");
+    let reason = secured.refusal(AmqpOptions { tls, ..good }).await;
+    assert!(reason.contains(SHOWN), "{reason}");
 
-    // Renewed in its place, with nothing told to the client.
+    // Renewed in its place, and the client is not informed.
     secured.authority.client("ann").write(secured.path(), "expired");
     let session = within("the session", connector.connect()).await.expect("the renewed certificate is shown");
     session.link().close().await;
@@ -80,18 +80,18 @@ async fn a_client_that_the_broker_does_not_trust_learns_where_to_look() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_without_tls_and_one_that_is_silent_are_told_in_time() {
+async fn a_port_without_tls_and_one_that_is_silent_are_reported_in_time() {
     let secured = Secured::start().await;
     let plain = format!("amqps://ann:{PASSWORD}@127.0.0.1:{}/%2f", secured.node.port());
-    let told = secured.refusal(AmqpOptions { url: plain.into(), ..secured.options() }).await;
-    assert!(told.contains("it does not speak TLS on this port"), "{told}");
+    let reason = secured.refusal(AmqpOptions { url: plain.into(), ..secured.options() }).await;
+    assert!(reason.contains("it does not speak TLS on this port"), "{reason}");
 
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("amqps://ann:{PASSWORD}@{}", silent.local_addr().unwrap());
     let began = Instant::now();
     let impatient =
         AmqpOptions { tls: secured.files(), connect_timeout: Duration::from_millis(500), ..options(&url) };
-    let told = secured.refusal(impatient).await;
-    assert!(told.contains("no AMQP answer within 500ms") || told.contains("timed out"), "{told}");
+    let reason = secured.refusal(impatient).await;
+    assert!(reason.contains("no AMQP answer within 500ms") || reason.contains("timed out"), "{reason}");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

@@ -29,8 +29,9 @@ async fn wait_for(session: &Session, queue: &str, count: u64) {
 
 /// The policy that each queue is under, where there is one.
 fn policies(broker: &Broker) -> BTreeMap<String, String> {
-    let told = broker.node.ctl(&["-q", "list_queues", "--no-table-headers", "name", "policy"]);
-    told.lines()
+    let listed = broker.node.ctl(&["-q", "list_queues", "--no-table-headers", "name", "policy"]);
+    listed
+        .lines()
         .filter_map(|line| line.split_once('\t'))
         .filter(|(_, policy)| !policy.is_empty())
         .map(|(queue, policy)| (queue.to_owned(), policy.to_owned()))
@@ -117,8 +118,9 @@ async fn discarded_dead_letters_are_gone_and_unrouted_outcomes_are_kept_as_long_
 
 /// All that the broker holds, ready or not.
 fn held(broker: &Broker) -> Vec<(String, u64)> {
-    let told = broker.node.ctl(&["-q", "list_queues", "--no-table-headers", "name", "messages"]);
-    told.lines()
+    let listed = broker.node.ctl(&["-q", "list_queues", "--no-table-headers", "name", "messages"]);
+    listed
+        .lines()
         .filter_map(|line| line.split_once('\t'))
         .map(|(queue, count)| (queue.to_owned(), count.parse().expect("a number")))
         .collect()

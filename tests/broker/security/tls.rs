@@ -42,14 +42,14 @@ async fn what_is_published_over_tls_arrives_over_tls() {
     assert!(unreadable::fault_of(&delivery.message.properties.headers).is_some());
     assert_eq!(delivery.message.body, body);
     delivery.receipt.ack().unwrap();
-    let told = secured.node.ctl(&["-q", "list_connections", "user", "ssl", "peer_cert_subject"]);
-    let ours: Vec<_> = told.lines().filter(|line| line.starts_with("ann")).collect();
+    let listed = secured.node.ctl(&["-q", "list_connections", "user", "ssl", "peer_cert_subject"]);
+    let ours: Vec<_> = listed.lines().filter(|line| line.starts_with("ann")).collect();
     assert!(
         // The third is the raw publisher's.
         ours.len() == 3
             && ours.iter().filter(|line| line.contains("true")).count() == 2
             && ours.iter().all(|line| !line.contains("true") || line.contains("CN=ann")),
-        "{told}"
+        "{listed}"
     );
     session.link().close().await;
 }
@@ -112,12 +112,12 @@ async fn a_job_is_solved_with_every_part_of_the_program_on_tls() {
     let job = secured.path().join("job.json");
     std::fs::write(&job, jobs::image("one", &json!({}))).unwrap();
     command(&secured, &["publish", job.to_str().unwrap()]).await;
-    let told =
+    let printed =
         command(&secured, &["outcomes", "--ack", "--follow", "--limit", "1", "--format", "ndjson"]).await;
-    let outcome: Value = serde_json::from_str(told.trim()).unwrap();
-    assert_eq!((&outcome["id"], &outcome["status"]), (&"one".into(), &"solved".into()), "{told}");
-    let told: Value = serde_json::from_str(&command(&secured, &["status", "--json"]).await).unwrap();
-    assert_eq!(told["expected_replicas"], 1, "{told}");
+    let outcome: Value = serde_json::from_str(printed.trim()).unwrap();
+    assert_eq!((&outcome["id"], &outcome["status"]), (&"one".into(), &"solved".into()), "{printed}");
+    let status: Value = serde_json::from_str(&command(&secured, &["status", "--json"]).await).unwrap();
+    assert_eq!(status["expected_replicas"], 1, "{status}");
     command(&secured, &["pause"]).await;
     command(&secured, &["topology", "check"]).await;
     assert_eq!(replica.terminate(Duration::from_secs(30)).await, Some(0));

@@ -1,4 +1,4 @@
-//! The whole road, each part of it as the user that it is for.
+//! The whole path of a job, each part of it as the user that it is for.
 
 use std::time::Duration;
 
@@ -53,8 +53,8 @@ async fn asked(broker: &Broker, job: &str) -> Value {
 fn finds_and_replays(broker: &Broker) {
     for user in ["publisher", "consumer"] {
         for command in [&["dead", "list"][..], &["dead", "replay", "--all"]] {
-            let told = broker.denied(user, command);
-            assert!(told.contains("ACCESS_REFUSED"), "{user} {command:?}: {told}");
+            let refusal = broker.denied(user, command);
+            assert!(refusal.contains("ACCESS_REFUSED"), "{user} {command:?}: {refusal}");
         }
     }
     let malformed = ["--class", "malformed", "--code", "NOT_JSON"];
@@ -97,21 +97,21 @@ async fn a_fleet_works_with_the_least_rights_and_only_an_operator_pauses_it() {
     let malformed = asked(&broker, "no job at all").await;
     assert_eq!(malformed["failure"]["class"], "malformed", "{malformed}");
     let dead = ["outcomes", "--dead", "malformed", "--ack", "--follow", "--limit", "1", "--format", "ndjson"];
-    let told = broker.denied("consumer", &dead);
-    assert!(told.contains("ACCESS_REFUSED") && told.contains("lane.a.dead.malformed"), "{told}");
+    let refusal = broker.denied("consumer", &dead);
+    assert!(refusal.contains("ACCESS_REFUSED") && refusal.contains("lane.a.dead.malformed"), "{refusal}");
     finds_and_replays(&broker);
     let malformed = asked(&broker, "no job at all").await;
     assert_eq!(malformed["failure"]["class"], "malformed", "{malformed}");
     assert!(broker.done("operator", &dead).contains("malformed"));
 
     for (user, queue) in [("publisher", "lane.a.results"), ("operator", "lane.a.results")] {
-        let told = broker.denied(user, &["outcomes", "--ack", "--follow", "--limit", "1"]);
-        assert!(told.contains("ACCESS_REFUSED") && told.contains(queue), "{user}: {told}");
+        let refusal = broker.denied(user, &["outcomes", "--ack", "--follow", "--limit", "1"]);
+        assert!(refusal.contains("ACCESS_REFUSED") && refusal.contains(queue), "{user}: {refusal}");
     }
     for user in ["publisher", "consumer"] {
         for command in [&["pause"][..], &["resume"], &["status"], &["topology", "declare"]] {
-            let told = broker.denied(user, command);
-            assert!(told.contains("ACCESS_REFUSED"), "{user} {command:?}: {told}");
+            let refusal = broker.denied(user, command);
+            assert!(refusal.contains("ACCESS_REFUSED"), "{user} {command:?}: {refusal}");
         }
     }
     let paused: Value =
@@ -139,8 +139,8 @@ async fn a_user_that_the_workers_do_not_call_an_operator_pauses_nobody() {
     let mut replica = replica(&broker, &simulator, "");
     let outcome = asked(&broker, &jobs::image("before", &json!({}))).await;
     assert_eq!(outcome["status"], "solved", "{outcome}");
-    let told = broker.denied("operator", &["pause"]);
-    assert!(told.contains("guard.operators") && !told.contains("paused:"), "{told}");
+    let refusal = broker.denied("operator", &["pause"]);
+    assert!(refusal.contains("guard.operators") && !refusal.contains("paused:"), "{refusal}");
     let outcome = asked(&broker, &jobs::image("after", &json!({}))).await;
     assert_eq!(outcome["status"], "solved", "{outcome}");
     assert_eq!(replica.terminate(Duration::from_secs(30)).await, Some(0));

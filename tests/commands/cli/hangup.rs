@@ -72,7 +72,11 @@ fn another_log_level_is_in_force_at_once() {
     worker.log.find("another log level");
     worker.hang_up("info", "pl4nted-two", "");
     worker.log.find("API key unchanged");
-    assert_eq!(worker.log.seen.matches("API key changed").count(), 0, "it came while only errors were told");
+    assert_eq!(
+        worker.log.seen.matches("API key changed").count(),
+        0,
+        "it came while only errors were logged"
+    );
     worker.end();
 }
 

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::cli::support::{Log, Simulator, end, get, terminate, worker};
 
 #[test]
-fn the_simulator_tells_where_it_listens_and_ends_in_order_on_sigterm() {
+fn the_simulator_prints_where_it_listens_and_ends_in_order_on_sigterm() {
     let dir = TempDir::new().unwrap();
     let mut simulator = Simulator::start(&dir);
     assert!(simulator.url.starts_with("http://127.0.0.1:"));
@@ -40,7 +40,7 @@ fn a_worker_without_a_broker_keeps_trying_says_so_and_ends_in_order_on_sigterm()
 }
 
 #[test]
-fn an_address_that_cannot_be_listened_on_is_told_by_its_setting() {
+fn an_address_that_cannot_be_listened_on_is_reported_by_its_setting() {
     let dir = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let ended = end(worker(&dir)

@@ -331,7 +331,7 @@ async fn without_a_fleet_the_job_stays_queued_and_is_not_wanted_after_its_deadli
 }
 
 #[tokio::test]
-async fn a_broker_that_is_not_there_is_told_without_its_password() {
+async fn a_broker_that_is_not_there_is_reported_without_its_password() {
     let dir = folder();
     let mut command = by_fleet(&dir, "captcha", &[IMAGE]);
     let command = command.env("CAPTCHA_WORKER__BROKER__URL", "amqp://user:pl4nted@127.0.0.1:1");

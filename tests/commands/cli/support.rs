@@ -110,8 +110,8 @@ impl Simulator {
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let told: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let url = told["listening"].as_str().unwrap().to_owned();
+        let report: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let url = report["listening"].as_str().unwrap().to_owned();
         Self { child, url }
     }
 }

@@ -31,14 +31,14 @@ fn its_channels_are_the_topology_s_save_what_workers_keep_among_themselves() {
             || name == names.control()
             || name.starts_with(&names.retry_prefix())
     };
-    let told = |kind: &str| -> BTreeSet<String> {
+    let listed = |kind: &str| -> BTreeSet<String> {
         let amqp = channels(&document).values().map(|channel| &channel["bindings"]["amqp"]);
         amqp.filter_map(|it| it[kind]["name"].as_str()).map(str::to_owned).collect()
     };
     let mut queues: BTreeSet<String> =
         topology.queues.iter().map(|queue| queue.name.clone()).filter(|name| !internal(name)).collect();
     assert!(queues.remove(&names.jobs()), "the queue of jobs is met by its exchange");
-    assert_eq!(told("queue"), queues);
+    assert_eq!(listed("queue"), queues);
     let mut exchanges: BTreeSet<String> = topology
         .exchanges
         .iter()
@@ -46,7 +46,7 @@ fn its_channels_are_the_topology_s_save_what_workers_keep_among_themselves() {
         .filter(|name| !internal(name))
         .collect();
     assert!(exchanges.remove(&names.unrouted()), "it is the broker's alternate");
-    assert_eq!(told("exchange"), exchanges);
+    assert_eq!(listed("exchange"), exchanges);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn exchanges_are_of_the_kind_that_they_are_declared_as() {
 }
 
 #[test]
-fn every_queue_tells_its_bindings() {
+fn every_queue_lists_its_bindings() {
     let document = document();
     let topology = Topology::new(&Names::new("lane2"));
     for channel in channels(&document).values().filter(|channel| channel["bindings"]["amqp"]["is"] == "queue")

@@ -54,7 +54,7 @@ fn all_of_them_are_written_into_a_folder_that_need_not_exist() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_told_and_is_exit_code_1() {
+fn a_folder_that_cannot_be_written_is_reported_and_is_exit_code_1() {
     let output = schema(&["--out", "/dev/null/x"]).output().expect("the command runs");
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/dev/null/x"));

@@ -129,12 +129,12 @@ impl Lane {
     /// The report of one that ends well.
     pub(crate) async fn report(&self, arguments: &[&str]) -> Value {
         let output = self.run(arguments).await;
-        assert!(output.status.success(), "{arguments:?}: {}", told(&output));
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", told(&output)))
+        assert!(output.status.success(), "{arguments:?}: {}", printed(&output));
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", printed(&output)))
     }
 }
 
-pub(crate) fn told(output: &Output) -> String {
+pub(crate) fn printed(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 

@@ -1,14 +1,14 @@
 use serde_json::json;
 
-use crate::dead_letters::harness::{Lane, PATIENCE, told};
+use crate::dead_letters::harness::{Lane, PATIENCE, printed};
 use crate::support::jobs;
 
 const REPLAY: [&str; 4] = ["dead", "replay", "--class", "transient"];
 
 async fn refused(lane: &Lane, arguments: &[&str], why: &str) {
     let output = lane.run(arguments).await;
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-    assert!(told(&output).contains(why), "{why}: {}", told(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+    assert!(printed(&output).contains(why), "{why}: {}", printed(&output));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

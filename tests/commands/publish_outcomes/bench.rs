@@ -38,7 +38,7 @@ pub(crate) struct Bench {
     pub(crate) stop: CancellationToken,
 }
 
-pub(crate) struct Told {
+pub(crate) struct RunOutput {
     pub(crate) out: String,
     pub(crate) err: String,
     pub(crate) ending: Result<Exit, CommandError>,
@@ -57,7 +57,7 @@ impl Bench {
         Self { broker: Broker::Memory(local.clone()), local, names, session, stop: CancellationToken::new() }
     }
 
-    pub(crate) async fn run(&self, arguments: &str) -> Told {
+    pub(crate) async fn run(&self, arguments: &str) -> RunOutput {
         let mut console = Console {
             out: Vec::new(),
             err: Vec::new(),
@@ -66,7 +66,7 @@ impl Bench {
             json: false,
         };
         let ending = self.run_on(arguments, &mut console).await;
-        Told {
+        RunOutput {
             out: String::from_utf8(console.out).unwrap(),
             err: String::from_utf8(console.err).unwrap(),
             ending,
@@ -132,6 +132,6 @@ pub(crate) fn results(count: usize) -> Vec<String> {
         .collect()
 }
 
-pub(crate) fn report(told: &Told) -> serde_json::Value {
-    serde_json::from_str(&told.out).unwrap()
+pub(crate) fn report(output: &RunOutput) -> serde_json::Value {
+    serde_json::from_str(&output.out).unwrap()
 }

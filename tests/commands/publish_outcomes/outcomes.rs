@@ -13,10 +13,10 @@ use crate::publish_outcomes::bench::{Bench, results};
 async fn a_look_prints_up_to_its_limit_and_puts_all_back_in_order() {
     let bench = Bench::new().await;
     bench.fill("captcha.results", results(30)).await;
-    let told = bench.run("outcomes --limit 12").await;
-    assert_eq!(told.ending.unwrap(), Exit::Fine);
-    assert_eq!(told.out.lines().collect::<Vec<_>>(), results(12));
-    assert!(told.err.contains("1,000 deliveries"), "{}", told.err);
+    let output = bench.run("outcomes --limit 12").await;
+    assert_eq!(output.ending.unwrap(), Exit::Fine);
+    assert_eq!(output.out.lines().collect::<Vec<_>>(), results(12));
+    assert!(output.err.contains("1,000 deliveries"), "{}", output.err);
     assert_eq!(bench.bodies("captcha.results"), results(30));
     let again = bench.run("outcomes").await;
     assert_eq!(again.out.lines().collect::<Vec<_>>(), results(30));
@@ -35,9 +35,9 @@ async fn a_look_may_not_hold_back_more_than_its_bound() {
 async fn ack_removes_exactly_what_was_printed() {
     let bench = Bench::new().await;
     bench.fill("captcha.results", results(700)).await;
-    let told = bench.run("outcomes --ack --limit 400").await;
-    assert_eq!(told.ending.unwrap(), Exit::Fine);
-    assert_eq!(told.out.lines().collect::<Vec<_>>(), results(400));
+    let output = bench.run("outcomes --ack --limit 400").await;
+    assert_eq!(output.ending.unwrap(), Exit::Fine);
+    assert_eq!(output.out.lines().collect::<Vec<_>>(), results(400));
     assert_eq!(bench.bodies("captcha.results"), results(700)[400..]);
     let rest = bench.run("outcomes --ack").await;
     assert_eq!(rest.out.lines().collect::<Vec<_>>(), results(700)[400..]);

@@ -14,9 +14,9 @@ async fn every_line_arrives_verbatim_and_in_order() {
     let bench = Bench::new().await;
     let lines = jobs(5_000);
     let (_folder, path) = file(&lines);
-    let told = bench.run(&format!("publish {path}")).await;
-    assert_eq!((&report(&told)["published"], &*told.err), (&json!(5_000), ""));
-    assert_eq!(told.ending.unwrap(), Exit::Fine);
+    let output = bench.run(&format!("publish {path}")).await;
+    assert_eq!((&report(&output)["published"], &*output.err), (&json!(5_000), ""));
+    assert_eq!(output.ending.unwrap(), Exit::Fine);
     assert_eq!(bench.bodies("captcha.jobs"), lines);
     let first = bench.local.snapshot("captcha.jobs").remove(0);
     assert_eq!(first.properties.message_id.as_deref(), Some("order-0"));
@@ -34,10 +34,10 @@ async fn a_bad_line_stops_the_run_with_its_place_and_what_was_confirmed() {
     let mut lines = jobs(600);
     lines[500] = r#"{"id": order}"#.to_owned();
     let (_folder, path) = file(&lines);
-    let told = bench.run(&format!("publish {path}")).await;
-    let report = report(&told);
-    assert_eq!(told.ending.unwrap(), Exit::Failed);
-    assert_eq!(told.err, "line 501, column 8: not JSON: expected value\n");
+    let output = bench.run(&format!("publish {path}")).await;
+    let report = report(&output);
+    assert_eq!(output.ending.unwrap(), Exit::Failed);
+    assert_eq!(output.err, "line 501, column 8: not JSON: expected value\n");
     assert_eq!(
         (&report["published"], &report["failed"], &report["last_sent"]),
         (&json!(500), &json!(1), &json!({"line": 500}))
@@ -46,19 +46,19 @@ async fn a_bad_line_stops_the_run_with_its_place_and_what_was_confirmed() {
 }
 
 #[tokio::test]
-async fn with_keep_going_the_good_lines_arrive_and_each_bad_one_is_told() {
+async fn with_keep_going_the_good_lines_arrive_and_each_bad_one_is_reported() {
     let bench = Bench::new().await;
     let mut lines = jobs(10);
     lines[2] = "nope".to_owned();
     lines[7] = "x".repeat((1 << 20) + 1);
     let (_folder, path) = file(&lines);
-    let told = bench.run(&format!("publish --keep-going {path}")).await;
+    let output = bench.run(&format!("publish --keep-going {path}")).await;
     assert_eq!(
-        told.err,
+        output.err,
         "line 3, column 2: not JSON: expected ident\nline 8: longer than a job may be (1048576 bytes)\n"
     );
-    assert_eq!((&report(&told)["published"], &report(&told)["interrupted"]), (&json!(8), &json!(false)));
-    assert_eq!(told.ending.unwrap(), Exit::Failed);
+    assert_eq!((&report(&output)["published"], &report(&output)["interrupted"]), (&json!(8), &json!(false)));
+    assert_eq!(output.ending.unwrap(), Exit::Failed);
     lines.remove(7);
     lines.remove(2);
     assert_eq!(bench.bodies("captcha.jobs"), lines);
@@ -73,8 +73,8 @@ async fn images_are_published_as_jobs() {
         std::fs::write(path, [7; 200]).unwrap();
     }
     let [a, b] = paths.map(|path| path.to_str().unwrap().to_owned());
-    let told = bench.run(&format!("publish --image {a} {b} --deadline 5m")).await;
-    assert_eq!(told.ending.unwrap(), Exit::Fine);
+    let output = bench.run(&format!("publish --image {a} {b} --deadline 5m")).await;
+    assert_eq!(output.ending.unwrap(), Exit::Fine);
     let ids: Vec<_> = bench
         .local
         .snapshot("captcha.jobs")
@@ -100,7 +100,7 @@ async fn images_of_one_name_need_numbers() {
 }
 
 #[tokio::test]
-async fn a_full_queue_stops_the_run_and_the_refused_lines_are_told() {
+async fn a_full_queue_stops_the_run_and_the_refused_lines_are_reported() {
     let names = Names::new("captcha");
     let mut topology = Topology::new(&names);
     for queue in &mut topology.queues {
@@ -110,10 +110,10 @@ async fn a_full_queue_stops_the_run_and_the_refused_lines_are_told() {
     }
     let bench = Bench::with(topology, names).await;
     let (_folder, path) = file(&jobs(2_000));
-    let told = bench.run(&format!("publish --window 4 {path}")).await;
-    let report = report(&told);
-    assert_eq!(told.ending.unwrap(), Exit::Failed);
-    assert!(told.err.contains("not published: the broker refused"), "{}", told.err);
+    let output = bench.run(&format!("publish --window 4 {path}")).await;
+    let report = report(&output);
+    assert_eq!(output.ending.unwrap(), Exit::Failed);
+    assert!(output.err.contains("not published: the broker refused"), "{}", output.err);
     let published = report["published"].as_u64().unwrap();
     assert_eq!(published, bench.local.queue_len("captcha.jobs") as u64);
     assert!(report["last_sent"]["line"].as_u64().unwrap() <= published + 4, "{report}");
@@ -121,7 +121,7 @@ async fn a_full_queue_stops_the_run_and_the_refused_lines_are_told() {
 }
 
 #[tokio::test]
-async fn lines_whose_confirm_was_lost_are_told_as_unknown() {
+async fn lines_whose_confirm_was_lost_are_reported_as_unknown() {
     let bench = Bench::new().await;
     bench.local.fail_next_confirms(2);
     let (_folder, path) = file(&jobs(3));
@@ -130,10 +130,10 @@ async fn lines_whose_confirm_was_lost_are_told_as_unknown() {
         bench.jobs_arrive(3).await;
         bench.local.drop_all_sessions();
     };
-    let (told, ()) = tokio::join!(bench.run(&line), cut);
-    assert!(told.err.starts_with("lines 1 to 2: may or may not have been published: "), "{}", told.err);
-    assert_eq!((&report(&told)["published"], &report(&told)["unknown"]), (&json!(1), &json!(2)));
-    assert_eq!(told.ending.unwrap(), Exit::Failed);
+    let (output, ()) = tokio::join!(bench.run(&line), cut);
+    assert!(output.err.starts_with("lines 1 to 2: may or may not have been published: "), "{}", output.err);
+    assert_eq!((&report(&output)["published"], &report(&output)["unknown"]), (&json!(1), &json!(2)));
+    assert_eq!(output.ending.unwrap(), Exit::Failed);
 }
 
 #[cfg(target_os = "linux")]
@@ -152,10 +152,10 @@ async fn a_stop_while_the_input_is_silent_reports_what_is_published() {
         bench.jobs_arrive(3).await;
         bench.stop.cancel();
     };
-    let (told, ()) = tokio::join!(bench.run(&line), interrupt);
+    let (output, ()) = tokio::join!(bench.run(&line), interrupt);
     assert_eq!(
-        report(&told),
+        report(&output),
         json!({"published": 3, "failed": 0, "unknown": 0, "interrupted": true, "last_sent": {"line": 3}})
     );
-    assert_eq!(told.ending.unwrap(), Exit::Failed);
+    assert_eq!(output.ending.unwrap(), Exit::Failed);
 }

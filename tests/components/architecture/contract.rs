@@ -40,39 +40,39 @@ fn literals(source: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn the_contract_lists_every_code_of_the_api_with_its_class() {
-    let told: Vec<(String, String)> =
+    let listed: Vec<(String, String)> =
         table(CONTRACT, "Codes of the API").into_iter().map(|row| (row[0].clone(), row[2].clone())).collect();
     let known: Vec<(String, String)> =
         Code::ALL.iter().map(|code| (code.name().to_owned(), code.class().name().to_owned())).collect();
-    assert_eq!(told, known);
+    assert_eq!(listed, known);
 }
 
 #[test]
 fn the_contract_lists_every_spelling_of_a_code() {
     let rows = table(CONTRACT, "Codes of the API");
-    let mut told = BTreeSet::new();
+    let mut listed = BTreeSet::new();
     for row in &rows {
         for spelling in row[1].split(',').map(str::trim).filter(|text| !text.is_empty()) {
             assert_eq!(Code::parse(spelling), Code::parse(&row[0]), "{spelling}");
-            told.insert(spelling);
+            listed.insert(spelling);
         }
     }
     let known: BTreeSet<&str> = literals(include_str!("../../../crates/domain/src/api_code.rs"))
         .filter(|text| Code::parse(text).is_some_and(|code| code.name() != *text))
         .collect();
-    assert_eq!(told, known);
+    assert_eq!(listed, known);
 }
 
 #[test]
 fn the_contract_lists_every_code_of_the_worker() {
-    let told: BTreeSet<String> = table(CONTRACT, "Codes of this worker")
+    let listed: BTreeSet<String> = table(CONTRACT, "Codes of this worker")
         .into_iter()
         .map(|row| {
             row[1].parse::<Class>().expect("a class");
             row[0].clone()
         })
         .collect();
-    assert_eq!(told, local_code::ALL.iter().map(|code| (*code).to_owned()).collect());
+    assert_eq!(listed, local_code::ALL.iter().map(|code| (*code).to_owned()).collect());
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn contract_and_readme_list_every_class_in_order() {
 
 #[test]
 fn the_contract_states_the_limits_that_the_code_keeps() {
-    let told: Vec<usize> = table(CONTRACT, "Limits")
+    let listed: Vec<usize> = table(CONTRACT, "Limits")
         .iter()
         .map(|row| row[1].replace(',', "").parse().expect("a number"))
         .collect();
@@ -107,7 +107,7 @@ fn the_contract_states_the_limits_that_the_code_keeps() {
         seconds(poll_schedule::MAX_AGE),
         history::MAX_ATTEMPTS,
     ];
-    assert_eq!(told, known);
+    assert_eq!(listed, known);
 }
 
 /// The properties of a schema's object, those of its alternatives too.
@@ -122,8 +122,8 @@ fn the_contract_lists_every_field_that_the_schemas_have() {
     for (heading, schema) in [("Job", contract::job()), ("Outcome", contract::outcome())] {
         let rows = table(CONTRACT, heading);
         let names = rows.iter().flat_map(|row| row[0].split(", "));
-        let told: BTreeSet<String> = names.map(str::to_owned).collect();
-        assert_eq!(told, properties(&schema), "{heading}");
+        let listed: BTreeSet<String> = names.map(str::to_owned).collect();
+        assert_eq!(listed, properties(&schema), "{heading}");
     }
 }
 
@@ -134,9 +134,9 @@ fn the_contract_names_the_fields_of_failures_originals_attempts_and_times() {
         [("failure", "Failure"), ("original", "Original"), ("attempts", "Attempt"), ("times", "Times")]
     {
         let rows = table(CONTRACT, "Outcome");
-        let told = &rows.iter().find(|row| row[0] == field).expect("a row")[2];
+        let listed = &rows.iter().find(|row| row[0] == field).expect("a row")[2];
         for name in properties(&schema["$defs"][kind]) {
-            assert!(told.contains(&name), "{field} has {name}");
+            assert!(listed.contains(&name), "{field} has {name}");
         }
     }
 }
@@ -152,7 +152,7 @@ fn shown(value: &Value) -> String {
 
 #[test]
 fn the_contract_lists_every_queue_with_its_arguments() {
-    let told: BTreeSet<Vec<String>> = table(CONTRACT, "Queues").into_iter().collect();
+    let listed: BTreeSet<Vec<String>> = table(CONTRACT, "Queues").into_iter().collect();
     let common = [
         ("x-queue-type", "quorum"),
         ("x-overflow", "reject-publish"),
@@ -176,7 +176,7 @@ fn the_contract_lists_every_queue_with_its_arguments() {
             rest.iter().map(|(name, value)| format!("{name}: {}", shown(value))).collect();
         known.insert(vec![queue.name, limit, target, further.join(", ")]);
     }
-    assert_eq!(told, known);
+    assert_eq!(listed, known);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn the_contract_lists_every_exchange_and_binding() {
         .collect();
     assert_eq!(table(CONTRACT, "Exchanges"), exchanges);
 
-    let told: BTreeSet<Vec<String>> = table(CONTRACT, "Bindings")
+    let listed: BTreeSet<Vec<String>> = table(CONTRACT, "Bindings")
         .into_iter()
         .flat_map(|row| -> Vec<Vec<String>> {
             if row.iter().any(|cell| cell.contains("<class>")) {
@@ -211,5 +211,5 @@ fn the_contract_lists_every_exchange_and_binding() {
         .into_iter()
         .map(|binding| vec![binding.exchange, binding.queue, binding.routing_key])
         .collect();
-    assert_eq!(told, known);
+    assert_eq!(listed, known);
 }

@@ -12,8 +12,8 @@ use crate::architecture::contract::table;
 
 const RUNBOOK: &str = include_str!("../../../docs/OPERATIONS.md");
 const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yml");
-/// Where commands are told that somebody may type.
-const TELLING: &[(&str, &str)] = &[
+/// Where commands stand that somebody may type.
+const DOCUMENTS: &[(&str, &str)] = &[
     ("docs/OPERATIONS.md", RUNBOOK),
     ("docs/GUARD.md", include_str!("../../../docs/GUARD.md")),
     ("docs/CONSOLE.md", include_str!("../../../docs/CONSOLE.md")),
@@ -38,19 +38,19 @@ fn rows(heading: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_runbook_tells_of_every_class() {
-    let told: BTreeSet<String> = rows("Classes").into_iter().filter(|name| name != "raw").collect();
-    assert_eq!(told, Class::ALL.iter().map(|class| class.name().to_owned()).collect());
+fn the_runbook_covers_every_class() {
+    let listed: BTreeSet<String> = rows("Classes").into_iter().filter(|name| name != "raw").collect();
+    assert_eq!(listed, Class::ALL.iter().map(|class| class.name().to_owned()).collect());
 }
 
 #[test]
-fn the_runbook_tells_of_every_reason_the_gravest_first() {
+fn the_runbook_covers_every_reason_the_gravest_first() {
     let known: Vec<&str> = Reason::ALL.iter().rev().map(|reason| reason.name()).collect();
     assert_eq!(rows("Reasons"), known);
 }
 
 #[test]
-fn the_runbook_tells_of_every_alert_what_it_means_what_to_look_at_and_what_mends_it() {
+fn the_runbook_says_of_every_alert_what_it_means_what_to_look_at_and_what_fixes_it() {
     let alerts: Vec<&str> = ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(alerts.len() >= 20, "{alerts:?}");
     for alert in alerts {
@@ -112,13 +112,13 @@ fn commands(document: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_command_that_is_told_can_be_typed() {
-    let told: Vec<(&str, String)> = TELLING
+fn every_documented_command_can_be_typed() {
+    let documented: Vec<(&str, String)> = DOCUMENTS
         .iter()
         .flat_map(|(file, document)| commands(document).into_iter().map(move |command| (*file, command)))
         .collect();
-    assert!(told.len() > 50, "{} commands", told.len());
-    let cannot = told.iter().filter_map(|(file, command)| {
+    assert!(documented.len() > 50, "{} commands", documented.len());
+    let cannot = documented.iter().filter_map(|(file, command)| {
         let fault = Cli::try_parse_from(words(command)).err()?;
         Some(format!("{file}: {command}\n{fault}"))
     });

@@ -55,7 +55,7 @@ fn a_copy_of_the_defaults_in_the_working_directory_undoes_nothing() {
 }
 
 #[test]
-fn an_edited_copy_of_the_defaults_tells_what_was_edited() {
+fn an_edited_copy_of_the_defaults_shows_what_was_edited() {
     let edited = DEFAULTS.replace("max_in_flight = 2000", "max_in_flight = 7");
     let loaded = Place::new(&[("config/default.toml", &edited)]).good();
     assert_eq!(shown(&loaded, "worker.max_in_flight"), ("7", "config/default.toml"));
@@ -118,7 +118,7 @@ fn a_value_in_the_place_of_a_section_is_one_fault_and_not_many() {
 }
 
 #[test]
-fn a_table_in_the_place_of_a_value_is_told() {
+fn a_table_in_the_place_of_a_value_is_reported() {
     let place = Place::new(&[("config/x.toml", "[broker.url]\nhost = 'h'")]);
     assert!(place.faults()[0].starts_with("broker.url.host (config/x.toml): no such setting"));
 }
@@ -223,8 +223,8 @@ fn a_build_without_traces_refuses_to_send_them_and_says_what_to_build() {
     } else {
         let faults = place.faults();
         assert_eq!(faults.len(), 1, "{faults:#?}");
-        let told = "traces.otlp_endpoint (environment CAPTCHA_WORKER__TRACES__OTLP_ENDPOINT): is set, but this program";
-        assert!(faults[0].starts_with(told) && faults[0].contains("--features otel"), "{faults:#?}");
+        let start = "traces.otlp_endpoint (environment CAPTCHA_WORKER__TRACES__OTLP_ENDPOINT): is set, but this program";
+        assert!(faults[0].starts_with(start) && faults[0].contains("--features otel"), "{faults:#?}");
     }
     assert!(Place::new(&[]).good().settings.traces.endpoint.is_none());
     let ratio = Place::new(&[]).env("TRACES__SAMPLE_RATIO", "1.5").faults();

@@ -83,8 +83,8 @@ fn secrets_are_in_no_fault() {
     for text in broken {
         let place = Place::new(&[("config/x.toml", &text)]);
         let errors = place.load().expect_err(&text);
-        for told in [errors.to_string(), format!("{errors:?}")] {
-            assert!(!told.contains(KEY) && !told.contains(PASSWORD), "{told}");
+        for shown in [errors.to_string(), format!("{errors:?}")] {
+            assert!(!shown.contains(KEY) && !shown.contains(PASSWORD), "{shown}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The files of TLS: what is wrong with them is told when the settings are read.
+//! The files of TLS: what is wrong with them is reported when the settings are read.
 
 use std::fs;
 
@@ -57,7 +57,7 @@ fn good_files_are_taken_from_the_working_directory_and_shown_by_their_paths() {
 
 #[test]
 fn each_file_that_cannot_be_used_is_a_fault_of_its_setting() {
-    for (ca, certificate, key, setting, told) in [
+    for (ca, certificate, key, setting, fault) in [
         ("absent.pem", "", "", "tls_ca_file", "absent.pem: no such file"),
         ("folder", "", "", "tls_ca_file", "folder: cannot be read"),
         ("empty.pem", "", "", "tls_ca_file", "empty.pem: holds no certificate"),
@@ -82,12 +82,12 @@ fn each_file_that_cannot_be_used_is_a_fault_of_its_setting() {
         let faults = files(ca, certificate, key).faults();
         assert_eq!(faults.len(), 1, "{faults:#?}");
         assert!(faults[0].starts_with(&format!("broker.{setting} (")), "{faults:#?}");
-        assert!(faults[0].contains(told), "{told}: {faults:#?}");
+        assert!(faults[0].contains(fault), "{fault}: {faults:#?}");
     }
 }
 
 #[test]
-fn two_bad_files_are_told_at_once_and_nothing_of_a_key_is_repeated() {
+fn two_bad_files_are_reported_at_once_and_nothing_of_a_key_is_repeated() {
     let place = files("empty.pem", "cert.pem", "broken-key.pem");
     let key = "-----BEGIN PRIVATE KEY-----\npl4nted\n-----END pl4nted KEY-----\n";
     fs::write(place.dir.path().join("broken-key.pem"), key).unwrap();

@@ -43,11 +43,11 @@ fn assert_fields(table: &Headers, fields: &[(&str, Value)]) {
 }
 
 pub(crate) async fn a_rejected_message_is_dead_lettered_with_its_history(broker: Broker, names: Names) {
-    let [x, own, grave] = ["x", "q", "grave"].map(|suffix| name(&names, suffix));
+    let [x, own, dead_queue] = ["x", "q", "dead"].map(|suffix| name(&names, suffix));
     let session = connect(&broker).await;
     let bound = topology(
         vec![exchange(&x, ExchangeKind::Topic, &[])],
-        vec![queue(&grave, &[]), queue(&own, &dead_letters_to(&grave))],
+        vec![queue(&dead_queue, &[]), queue(&own, &dead_letters_to(&dead_queue))],
         vec![binding(&x, &own, "jobs.#")],
     );
     declare(&session, &bound).await;
@@ -57,8 +57,8 @@ pub(crate) async fn a_rejected_message_is_dead_lettered_with_its_history(broker:
     publish(&session, &x, "jobs.image", sent).await;
     get(&session, &own).await.receipt.reject().unwrap();
 
-    let dead = get(&session, &grave).await;
-    assert_eq!((text(&dead.message).as_str(), dead.routing_key.as_str()), ("m", grave.as_str()));
+    let dead = get(&session, &dead_queue).await;
+    assert_eq!((text(&dead.message).as_str(), dead.routing_key.as_str()), ("m", dead_queue.as_str()));
     // RabbitMQ 4.0 marks what it dead-letters as redelivered, 3.10 does not; the mark only ever
     // means "perhaps".
     let properties = &dead.message.properties;
@@ -127,9 +127,10 @@ pub(crate) async fn a_message_retried_twice_round_is_not_dropped(broker: Broker,
 }
 
 pub(crate) async fn a_message_expires_only_at_the_head_of_its_queue(broker: Broker, names: Names) {
-    let [own, grave] = ["q", "grave"].map(|suffix| name(&names, suffix));
-    let session = with_queues(&broker, vec![queue(&grave, &[]), queue(&own, &dead_letters_to(&grave))]).await;
-    let mut consumer = consume(&session, &grave, 10).await;
+    let [own, dead_queue] = ["q", "dead"].map(|suffix| name(&names, suffix));
+    let session =
+        with_queues(&broker, vec![queue(&dead_queue, &[]), queue(&own, &dead_letters_to(&dead_queue))]).await;
+    let mut consumer = consume(&session, &dead_queue, 10).await;
     publish(&session, "", &own, expiring("long", "1500")).await;
     publish(&session, "", &own, expiring("short", "100")).await;
     nothing_comes(&mut consumer).await;
@@ -155,8 +156,8 @@ pub(crate) async fn the_shorter_of_the_queues_time_and_the_messages_own_counts(b
 }
 
 pub(crate) async fn a_message_that_comes_back_too_often_is_dead_lettered(broker: Broker, names: Names) {
-    let [own, grave] = ["q", "grave"].map(|suffix| name(&names, suffix));
-    let session = with_queues(&broker, vec![queue(&grave, &[]), limited(&own, &grave, 2)]).await;
+    let [own, dead_queue] = ["q", "dead"].map(|suffix| name(&names, suffix));
+    let session = with_queues(&broker, vec![queue(&dead_queue, &[]), limited(&own, &dead_queue, 2)]).await;
     put(&session, &own, &["m"]).await;
     let mut consumer = consume(&session, &own, 1).await;
     for seen_before in 0..3 {
@@ -168,7 +169,7 @@ pub(crate) async fn a_message_that_comes_back_too_often_is_dead_lettered(broker:
         }
         delivery.receipt.requeue().unwrap();
     }
-    let dead = get(&session, &grave).await;
+    let dead = get(&session, &dead_queue).await;
     assert_fields(
         &deaths(&dead.message)[0],
         &[("reason", "delivery_limit".into()), ("queue", own.as_str().into())],
@@ -178,8 +179,8 @@ pub(crate) async fn a_message_that_comes_back_too_often_is_dead_lettered(broker:
 }
 
 pub(crate) async fn deliveries_lost_with_their_channel_count_toward_the_limit(broker: Broker, names: Names) {
-    let [own, grave] = ["q", "grave"].map(|suffix| name(&names, suffix));
-    let session = with_queues(&broker, vec![queue(&grave, &[]), limited(&own, &grave, 1)]).await;
+    let [own, dead_queue] = ["q", "dead"].map(|suffix| name(&names, suffix));
+    let session = with_queues(&broker, vec![queue(&dead_queue, &[]), limited(&own, &dead_queue, 1)]).await;
     put(&session, &own, &["held", "neighbour"]).await;
     for _ in 0..2 {
         let lost = connect(&broker).await;
@@ -188,6 +189,6 @@ pub(crate) async fn deliveries_lost_with_their_channel_count_toward_the_limit(br
         within("the close", lost.link().close()).await;
         drop(held);
     }
-    until_ready(&session, &grave, 2).await;
+    until_ready(&session, &dead_queue, 2).await;
     assert_eq!(ready(&session, &own).await, 0);
 }

@@ -93,7 +93,7 @@ pub(crate) async fn an_alternate_exchange_takes_what_no_queue_takes(broker: Brok
     assert_eq!(drain(&session, &rest).await, ["dead.lost"]);
 }
 
-/// Fills a bounded queue until it refuses, and tells how many it took. Quorum queues take a few
+/// Fills a bounded queue until it refuses, and returns how many it took. Quorum queues take a few
 /// more than the bound.
 async fn fill(session: &captcha_worker::broker::Session, own: &str) -> usize {
     for taken in 0..100 {

@@ -26,8 +26,8 @@ pub(crate) async fn a_queue_that_exists_with_another_argument_is_named_with_it(b
         panic!("{refused:?}");
     };
     assert_eq!((*kind, name), ("queue", &own));
-    for told in ["x-message-ttl", "5000", "6000"] {
-        assert!(detail.contains(told), "no {told} in: {detail}");
+    for part in ["x-message-ttl", "5000", "6000"] {
+        assert!(detail.contains(part), "no {part} in: {detail}");
     }
     assert!(!refused.is_passing());
     put(&session, &own, &["the session goes on"]).await;

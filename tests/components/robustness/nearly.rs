@@ -293,12 +293,12 @@ proptest! {
     }
 
     #[test]
-    fn what_is_nearly_a_reply_is_read_within_bounds_and_tells_no_key(input in broken(answer())) {
+    fn what_is_nearly_a_reply_is_read_within_bounds_and_shows_no_key(input in broken(answer())) {
         reply::holds(&input.0);
     }
 
     #[test]
-    fn a_key_in_any_place_of_a_reply_is_told_in_no_error(
+    fn a_key_in_any_place_of_a_reply_is_shown_in_no_error(
         place in any::<Index>(), input in answer(), key in select(KEYS.to_vec()),
     ) {
         let at = (0..=place.index(input.len() + 1)).rev().find(|at| input.is_char_boundary(*at)).unwrap_or(0);

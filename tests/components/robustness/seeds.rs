@@ -19,7 +19,7 @@ fn every_seed_keeps_the_properties_of_its_target() {
         let broken =
             seeds.into_iter().filter(|(_, input)| std::panic::catch_unwind(|| holds(input)).is_err());
         let broken: Vec<_> = broken.map(|(path, _)| path).collect();
-        assert!(broken.is_empty(), "{target}: these break a property, as told above: {broken:#?}");
+        assert!(broken.is_empty(), "{target}: these break a property, as printed above: {broken:#?}");
     }
 }
 

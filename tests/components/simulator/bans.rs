@@ -79,7 +79,7 @@ async fn using_a_proxy_again_that_was_called_banned_is_an_offence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_begin_a_second_after_the_caller_was_told_are_late() {
+async fn calls_that_begin_a_second_after_the_caller_was_refused_are_late() {
     let simulator = simulator(lenient());
     simulator.set_key_valid(false);
     balance(&simulator).await;
@@ -110,7 +110,7 @@ async fn without_funds_only_create_task_can_be_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ban_by_hand_begins_and_ends_when_told() {
+async fn a_ban_by_hand_begins_and_ends_when_asked() {
     let simulator = simulator(exact());
     let ban = |seconds| Control { ban_seconds: Some(seconds), ..Control::default() };
     simulator.control(&ban(30)).expect("a ban");

@@ -156,7 +156,7 @@ async fn a_control_that_is_not_understood_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn it_stops_when_told_although_a_caller_hangs() {
+async fn it_stops_when_asked_although_a_caller_hangs() {
     let Running { base, client, simulator, shutdown, serving } = running().await;
     let mut task = image(1, 100);
     task["_sim"] = json!({"create": ["hang"]});

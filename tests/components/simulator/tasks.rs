@@ -111,7 +111,7 @@ async fn base64_with_escaped_slashes_is_the_same_image() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_is_none_is_told_from_a_type_that_is_none() {
+async fn a_task_that_is_none_is_distinguished_from_a_type_that_is_none() {
     let simulator = simulator(exact());
     for task in [json!(null), json!("text"), json!([1]), json!(5)] {
         assert_eq!(refused(&simulator, &task).await, "ERROR_TASK_ABSENT", "{task}");

@@ -14,7 +14,7 @@ use crate::solver::support::{RawServer, options, within};
 #[tokio::test]
 async fn no_more_than_max_connections_requests_are_under_way_at_once() {
     // Each answer waits until three requests are here, so that three must run together; the peak
-    // tells of a fourth.
+    // shows a fourth.
     let (barrier, live, peak) =
         (Arc::new(Barrier::new(3)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let server = RawServer::run({
@@ -76,7 +76,7 @@ fn plain_http_elsewhere_can_be_allowed() {
 }
 
 #[test]
-fn a_base_url_with_user_or_password_is_refused_without_telling_them() {
+fn a_base_url_with_user_or_password_is_refused_without_repeating_them() {
     for url in [
         "https://user@api.example.com",
         "https://user:hunter2@api.example.com",

@@ -1,4 +1,4 @@
-//! Connections that fail, each told for what it is: never sent, or perhaps sent.
+//! Connections that fail, each reported as what it is: never sent, or perhaps sent.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

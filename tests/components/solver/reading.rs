@@ -236,15 +236,15 @@ proptest! {
     }
 
     #[test]
-    fn no_nearly_right_text_makes_it_panic_or_tell_the_key(status in 100u16..600, body in almost_json()) {
+    fn no_nearly_right_text_makes_it_panic_or_show_the_key(status in 100u16..600, body in almost_json()) {
         let (reply, mask) = (reply(status, body.into_bytes()), Mask::new(&SecretString::from(KEY)));
         let errors = (
             wire::read_created(&reply, &mask).err(),
             wire::read_state(&reply, &mask).err(),
             wire::read_balance(&reply, &mask).err(),
         );
-        let told = format!("{errors:?}");
-        prop_assert!(!told.contains(KEY), "{}", told);
+        let shown = format!("{errors:?}");
+        prop_assert!(!shown.contains(KEY), "{}", shown);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::solver::support::{KEY, RawServer, answered, created, hasty, id, options, solver, state, within};
 
 #[test]
-fn debug_of_options_and_client_does_not_tell_the_key() {
+fn debug_of_options_and_client_does_not_show_the_key() {
     let mut options = options("https://api.example.com");
     options.base_url.set_password(Some("hunter2")).expect("a URL that can hold one");
     let shown = format!("{options:?} {:?}", solver("https://api.example.com"));
@@ -17,7 +17,7 @@ fn debug_of_options_and_client_does_not_tell_the_key() {
 }
 
 #[tokio::test]
-async fn no_error_tells_the_key_that_the_api_echoed() {
+async fn no_error_shows_the_key_that_the_api_echoed() {
     for padding in 0..140 {
         let gap = " x".repeat(padding / 2);
         for body in [
@@ -55,7 +55,7 @@ impl MakeWriter<'_> for Log {
 }
 
 #[tokio::test]
-async fn no_log_line_tells_the_key_even_at_trace() {
+async fn no_log_line_shows_the_key_even_at_trace() {
     let log = Log::default();
     // For the whole process, since callsites that other tests' threads have seen without it stay
     // silent. Of those tests' lines only the stand-in servers' are left out: they may show the

@@ -74,12 +74,12 @@ pub(crate) fn answered(status: u16, body: impl AsRef<[u8]>) -> Solver {
     Solver::with_transport(SecretString::from(KEY), Arc::new(Canned(reply)))
 }
 
-/// The state that a 200 with this body tells.
+/// The state that a 200 with this body reports.
 pub(crate) async fn state(body: impl AsRef<[u8]>) -> Result<TaskState, CallError> {
     answered(200, body).task_state(&id("1")).await
 }
 
-/// The id that a createTask with this answer tells, as JSON text.
+/// The id that a createTask with this answer gives, as JSON text.
 pub(crate) async fn created(status: u16, body: impl AsRef<[u8]>) -> Result<String, CallError> {
     let accepted = answered(status, body).create_task(b"{}").await?;
     Ok(accepted.task_id.as_json().to_owned())
@@ -117,7 +117,7 @@ pub(crate) fn never_sent<T: std::fmt::Debug>(end: Result<T, CallError>) -> Strin
     }
 }
 
-/// A server that does with each connection what its script says, and tells of each request it has
+/// A server that does with each connection what its script says, and reports each request it has
 /// read.
 pub(crate) struct RawServer {
     pub(crate) url: String,

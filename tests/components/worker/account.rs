@@ -95,7 +95,7 @@ async fn a_ban_that_outlasts_the_first_look_is_looked_at_again_and_over_in_time(
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_goes_on_while_the_balance_alone_is_not_told() {
+async fn work_goes_on_while_the_balance_alone_is_not_reported() {
     let scene = Scene::new(SimulatorConfig::default()).await;
     let running = scene.start();
     scene.publish_images(1, &json!({})).await;
@@ -118,7 +118,7 @@ async fn an_idle_open_fleet_notices_a_dead_api_with_its_first_jobs_and_loses_non
     scene.wait_for(&scene.names.results(), 1).await;
     let storm = Storm { status: 503, until_seconds: 1_200, retry_after: None };
     scene.simulator.control(&Control { storm: Some(storm), ..Control::default() }).expect("applied");
-    // The balance is asked for meanwhile; that it is not told raises no suspicion.
+    // The balance is asked for meanwhile; that it is not reported raises no suspicion.
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!((running.reason(), running.phase()), (None, Some(Phase::Active)));
     for n in 0..40 {

@@ -213,8 +213,8 @@ async fn a_pause_is_followed_by_all_and_outlives_the_whole_fleet() {
     drain_all(fleet).await;
 
     let fleet = scene.start_fleet(4).await;
-    let told = within(20, client.survey(PATIENCE)).await.expect("a session");
-    let state = told.leader.expect("somebody leads").state;
+    let survey = within(20, client.survey(PATIENCE)).await.expect("a session");
+    let state = survey.leader.expect("somebody leads").state;
     assert_eq!(state.paused.and_then(|paused| paused.reason).as_deref(), Some("a trial"));
     assert_eq!(scene.simulator.stats().accepted_tasks, paid);
     within(20, client.order(Order::Resume, PATIENCE)).await.expect("a session");
@@ -248,8 +248,8 @@ async fn however_many_ask_who_is_there_all_are_answered_in_time_and_the_fleet_sa
         async move {
             let mut client = scene.client().await;
             tokio::time::sleep(Duration::from_millis(50 * n)).await;
-            let told = within(20, client.survey(Duration::from_millis(2_500))).await.expect("a session");
-            assert_eq!((told.following(), told.expected()), (4, 4));
+            let survey = within(20, client.survey(Duration::from_millis(2_500))).await.expect("a session");
+            assert_eq!((survey.following(), survey.expected()), (4, 4));
         }
     });
     futures_util::future::join_all(asking).await;
@@ -278,7 +278,7 @@ async fn who_looks_on_hears_the_fleet_without_asking_and_forgets_who_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_leaves_does_not_tell_that_it_takes_jobs() {
+async fn a_replica_that_leaves_does_not_report_that_it_takes_jobs() {
     let scene = Scene::new(SimulatorConfig::default()).await;
     scene.publish_images(4, &json!({"solve_ms": 8_000})).await;
     let running = scene.start();
@@ -332,11 +332,11 @@ async fn a_replica_with_a_wrong_key_of_its_own_stops_alone_after_one_call() {
     // The lead does not stay with it either, should it come to it.
     fleet.remove(0).crash(&scene);
     fleet.remove(0).crash(&scene);
-    let mended = scene.join().await;
+    let joined = scene.join().await;
     scene.publish_images(5, &json!({})).await;
     scene.wait_for(&scene.names.results(), 205).await;
     assert!(scene.simulator.stats().bad_key_calls <= 2);
-    fleet.push(mended);
+    fleet.push(joined);
     drain_all(fleet).await;
 }
 

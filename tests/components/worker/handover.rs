@@ -90,8 +90,8 @@ async fn a_lost_connection_costs_a_lone_replica_no_second_payment_and_no_second_
     let running = scene.join().await;
     scene.publish_images(5, &json!({})).await;
     scene.wait_for(&scene.names.results(), 5).await;
-    // The tickets of these are stored, but nobody is told; then the connection ends, and the broker
-    // returns the jobs.
+    // The tickets of these are stored, but nobody learns of it; then the connection ends, and the
+    // broker returns the jobs.
     for n in 0..8 {
         scene
             .publish(image(&format!("unheard-{n}"), &json!({"solve_ms": 9_000})), Properties::default())

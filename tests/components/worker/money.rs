@@ -39,13 +39,13 @@ async fn a_banned_proxy_is_left_alone_by_the_whole_fleet_for_ten_minutes() {
         scene.publish(through_proxy(&format!("same-{n}"), 8080, &json!({})), Properties::default()).await;
     }
     scene.publish(through_proxy("another", 8081, &json!({})), Properties::default()).await;
-    let told = scene.wait_for(&dead, 7).await;
-    assert!(told[1..].iter().all(|outcome| code(outcome) == "PROXY_QUARANTINED"), "{told:?}");
+    let outcomes = scene.wait_for(&dead, 7).await;
+    assert!(outcomes[1..].iter().all(|outcome| code(outcome) == "PROXY_QUARANTINED"), "{outcomes:?}");
     scene.wait_for(&scene.names.results(), 1).await;
     assert_eq!(scene.simulator.stats().calls.create_task, calls + 1, "the other proxy's job alone");
     assert_eq!(scene.simulator.stats().offences, 0);
     let marks = format!("{:?}", fleet[0].view.seen());
-    assert!(!marks.to_lowercase().contains("proxy.example"), "it is told by its mark alone: {marks}");
+    assert!(!marks.to_lowercase().contains("proxy.example"), "it is shown by its mark alone: {marks}");
 
     let later = tokio::time::Instant::now() + std::time::Duration::from_secs(601);
     tokio::time::sleep_until(later).await;
@@ -130,6 +130,6 @@ async fn payments_waste_and_second_payments_are_counted() {
     assert_eq!((reading.wasted.get("unsolved"), reading.wasted.get("expired")), (Some(&2), Some(&1)));
     assert_eq!((reading.paid_twice_possible["a"], reading.paid_twice_possible["g"]), (1, 1));
     let cost = reading.spent["ImageToTextTask"].cost;
-    assert!((cost - 0.002).abs() < 1e-9, "two answers, as the API tells their price: {cost}");
+    assert!((cost - 0.002).abs() < 1e-9, "two answers, as the API reports their price: {cost}");
     running.drain().await;
 }

@@ -1,4 +1,4 @@
-//! The road between one replica and the API's stand-in, with what can happen on it.
+//! The network between one replica and the API's stand-in, with what can happen on it.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +27,8 @@ use crate::support::in_process::{no_answer, panics, read, within_time};
 /// How long an answer takes that the API gives without looking at the call.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
-/// One replica's road.
-pub(crate) struct Road {
+/// One replica's way to the API.
+pub(crate) struct FaultyTransport {
     pub(crate) replica: String,
     pub(crate) simulator: Simulator,
     pub(crate) broker: MemoryBroker,
@@ -41,7 +41,7 @@ pub(crate) struct Road {
     pub(crate) dead: AtomicBool,
 }
 
-impl Road {
+impl FaultyTransport {
     fn permits(&self, path: &str) -> bool {
         let Some(view) = self.view.get() else { return true };
         let permit = view.seen().permit;
@@ -117,9 +117,9 @@ impl Road {
             let lost = trouble == Trouble::AnswerLost || then == Some(Then::Lose);
             if lost { no_answer(NoAnswer::Cut) } else { read(reply).await }
         };
-        let told = within_time(answering).await;
-        self.ends(path, &about, accepted.map(|at| (at, clock)), &told);
-        told
+        let outcome = within_time(answering).await;
+        self.ends(path, &about, accepted.map(|at| (at, clock)), &outcome);
+        outcome
     }
 
     /// Books what a call has come to, as its caller will see it. `accepted`: when, and how far the
@@ -129,10 +129,10 @@ impl Road {
         path: &str,
         about: &str,
         accepted: Option<(Instant, i64)>,
-        told: &Result<RawReply, TransportError>,
+        outcome: &Result<RawReply, TransportError>,
     ) {
-        self.chronicle.tell(|| {
-            let end = match told {
+        self.chronicle.record(|| {
+            let end = match outcome {
                 Ok(reply) => format!("{} {}", reply.status, String::from_utf8_lossy(&reply.body)),
                 Err(error) => error.to_string(),
             };
@@ -140,12 +140,12 @@ impl Road {
         });
         let mut books = open(&self.books);
         match path {
-            CREATE_TASK => books.submission_said(&self.replica, about, said(path, told)),
-            GET_TASK_RESULT => books.poll_said(&self.replica, about, said(path, told), Instant::now()),
+            CREATE_TASK => books.submission_said(&self.replica, about, said(path, outcome)),
+            GET_TASK_RESULT => books.poll_said(&self.replica, about, said(path, outcome), Instant::now()),
             _ => {}
         }
         let Some((accepted_at, clock)) = accepted else { return };
-        let id = told.as_ref().ok().and_then(|reply| {
+        let id = outcome.as_ref().ok().and_then(|reply| {
             serde_json::from_slice::<Value>(&reply.body).ok().map(|answer| answer["taskId"].to_string())
         });
         let forgotten = self.weather.loses_this_one();
@@ -155,7 +155,7 @@ impl Road {
     /// A fault that is tied to this call.
     async fn struck(&self, then: Then) {
         open(&self.books).disturb(&self.replica);
-        self.chronicle.tell(|| format!("{}: in the middle of a call: {then:?}", self.replica));
+        self.chronicle.record(|| format!("{}: in the middle of a call: {then:?}", self.replica));
         if then != Then::Lose {
             self.dead.store(then == Then::Kill, Ordering::Relaxed);
             self.broker.drop_connection(&self.replica);
@@ -180,7 +180,7 @@ fn about(path: &str, body: &Value) -> String {
     }
 }
 
-impl Transport for Road {
+impl Transport for FaultyTransport {
     fn post<'a>(
         &'a self,
         path: &'static str,

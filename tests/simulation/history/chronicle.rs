@@ -23,7 +23,7 @@ impl Chronicle {
     }
 
     /// Adds a line, with the time since the history began.
-    pub(crate) fn tell(&self, what: impl FnOnce() -> String) {
+    pub(crate) fn record(&self, what: impl FnOnce() -> String) {
         if let Some(lines) = &self.lines {
             let line = format!("{:>9.3} s  {}", self.began.elapsed().as_secs_f64(), what());
             lines.lock().push(line);

@@ -24,7 +24,7 @@ pub(crate) enum Fault {
     CloseConsumer { place: usize, queue: &'static str },
     /// A chosen moment of one replica's, counted in its own steps from now, is met by a fault.
     AtStep { place: usize, step: Step, nth: u32, then: Then },
-    /// The replica is told to leave, and another takes its place.
+    /// The replica is asked to leave, and another takes its place.
     Leave { place: usize, back_after: Duration },
     /// The queue of results refuses everything.
     ResultsFull { lasts: Duration },
@@ -35,7 +35,7 @@ pub(crate) enum Fault {
     /// Some dead letters arrive twice.
     RepeatDeadLetters { count: usize },
     /// Calls meet trouble on the way.
-    RoughRoad { share: f64, lasts: Duration },
+    RoughNetwork { share: f64, lasts: Duration },
     /// The API answers with an error page to everything.
     Storm { status: u16, lasts: Duration },
     /// The API has no slot for images.
@@ -133,7 +133,7 @@ pub(crate) fn draw_fault(rng: &mut StdRng, replicas: usize) -> Fault {
         75 => Fault::TicketsRefused { lasts: secs(rng, 1.0, 20.0) },
         76 => Fault::ResultsUnbound { lasts: secs(rng, 1.0, 60.0) },
         77..80 => Fault::RepeatDeadLetters { count: rng.random_range(1..4) },
-        80..88 => Fault::RoughRoad { share: rng.random_range(0.05..0.9), lasts: secs(rng, 1.0, 40.0) },
+        80..88 => Fault::RoughNetwork { share: rng.random_range(0.05..0.9), lasts: secs(rng, 1.0, 40.0) },
         88..90 => Fault::Storm { status: 503, lasts: secs(rng, 1.0, 40.0) },
         90..92 => Fault::NoSlots { lasts: secs(rng, 1.0, 60.0) },
         92..94 => Fault::KeyRevoked { lasts: secs(rng, 1.0, 60.0) },

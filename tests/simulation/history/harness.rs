@@ -30,17 +30,17 @@ pub(super) enum Due {
     Publish(Box<PlannedJob>),
     Strike(Fault),
     Start(usize),
-    Mend(Mend),
+    Fix(Fix),
 }
 
 /// The end of a fault.
 #[derive(Debug, Clone)]
-pub(super) enum Mend {
+pub(super) enum Fix {
     Reach,
     Room,
     Tickets,
     Binding,
-    Road,
+    Network,
     Slots,
     Key,
     Funds,
@@ -49,9 +49,9 @@ pub(super) enum Mend {
     /// The clock of a place, by so many ms.
     Clock(usize, i64),
     /// The broker notices that a connection is gone.
-    Noticed(u64),
+    NoticedByBroker(u64),
     /// The client notices.
-    Told(u64),
+    NoticedByClient(u64),
 }
 
 /// A replica has left by itself.
@@ -134,7 +134,7 @@ impl<'a> Harness<'a> {
             // to die.
             Then::Lose => {
                 for session in self.world.broker.sessions_of(&name) {
-                    self.after(SOON, Due::Mend(Mend::Told(session)));
+                    self.after(SOON, Due::Fix(Fix::NoticedByClient(session)));
                 }
             }
             Then::Cut => {}
@@ -143,16 +143,16 @@ impl<'a> Harness<'a> {
 
     pub(super) fn kill(&mut self, place: usize) {
         if let Some(replica) = self.world.places[place].take() {
-            self.world.chronicle.tell(|| format!("{} is dead", replica.name));
+            self.world.chronicle.record(|| format!("{} is dead", replica.name));
             open(&self.world.books).disturb(&replica.name);
-            self.world.bury(&replica);
+            self.world.end_process(&replica);
         }
     }
 
     fn on_left(&mut self, left: Left) {
         let Left { place, name, drained, back_after } = left;
         self.gone -= 1;
-        self.world.chronicle.tell(|| format!("{name} has left: {drained:?}"));
+        self.world.chronicle.record(|| format!("{name} has left: {drained:?}"));
         let mut books = open(&self.world.books);
         match drained {
             None => books.break_promise(format!("{name} did not leave within {LEAVE_WITHIN:?}")),
@@ -168,57 +168,57 @@ impl<'a> Harness<'a> {
     async fn carry_out(&mut self, due: Due) {
         match due {
             Due::Publish(job) => {
-                self.world.chronicle.tell(|| format!("published: {}", job.body));
+                self.world.chronicle.record(|| format!("published: {}", job.body));
                 self.world.publish(&job).await;
             }
             Due::Start(place) => self.world.start(self.plan, place),
             Due::Strike(fault) => {
-                self.world.chronicle.tell(|| format!("fault: {fault:?}"));
+                self.world.chronicle.record(|| format!("fault: {fault:?}"));
                 self.strike(fault);
             }
-            Due::Mend(mend) => {
-                self.world.chronicle.tell(|| format!("mended: {mend:?}"));
-                self.mend(mend).await;
+            Due::Fix(fix) => {
+                self.world.chronicle.record(|| format!("fixed: {fix:?}"));
+                self.fix(fix).await;
             }
         }
     }
 
-    async fn mend(&mut self, mend: Mend) {
+    async fn fix(&mut self, fix: Fix) {
         let world = &self.world;
-        match mend {
-            Mend::Reach => world.broker.set_reachable(true),
-            Mend::Room => world.broker.set_full(&world.names.results(), false),
-            Mend::Tickets => world.broker.set_full(&world.names.tickets(), false),
-            Mend::Binding => world.bind().await,
-            Mend::Road => world.weather.set_rough(0.0),
-            Mend::Outage => world.weather.set_outage(None),
-            Mend::Clock(place, millis) => world.set_clock(place, millis),
-            Mend::Slots => {
+        match fix {
+            Fix::Reach => world.broker.set_reachable(true),
+            Fix::Room => world.broker.set_full(&world.names.results(), false),
+            Fix::Tickets => world.broker.set_full(&world.names.tickets(), false),
+            Fix::Binding => world.bind().await,
+            Fix::Network => world.weather.set_rough(0.0),
+            Fix::Outage => world.weather.set_outage(None),
+            Fix::Clock(place, millis) => world.set_clock(place, millis),
+            Fix::Slots => {
                 let slots = BTreeMap::from([("ImageToTextTask".to_owned(), None)]);
                 world.control(&Control { slots, ..Control::default() });
             }
-            Mend::Key => {
+            Fix::Key => {
                 world.control(&Control { key_valid: Some(true), ..Control::default() });
                 world.order(Order::Resume, self.plan.seed.wrapping_mul(100) + 40);
             }
-            Mend::Funds => world.control(&Control { balance: Some(1_000.0), ..Control::default() }),
-            Mend::Resume => world.order(Order::Resume, self.plan.seed.wrapping_mul(100) + 60),
-            Mend::Noticed(session) => world.broker.forget_session(session),
-            Mend::Told(session) => world.broker.drop_session(session),
+            Fix::Funds => world.control(&Control { balance: Some(1_000.0), ..Control::default() }),
+            Fix::Resume => world.order(Order::Resume, self.plan.seed.wrapping_mul(100) + 60),
+            Fix::NoticedByBroker(session) => world.broker.forget_session(session),
+            Fix::NoticedByClient(session) => world.broker.drop_session(session),
         }
     }
 
-    /// Mends all, lets everything end, and sends the replicas home. What does not end is a broken
+    /// Fixes all, lets everything end, and sends the replicas home. What does not end is a broken
     /// promise.
     pub(crate) async fn end(&mut self) {
-        self.world.mend_all().await;
+        self.world.fix_all().await;
         for place in 0..self.world.places.len() {
             self.world.start(self.plan, place);
         }
         self.world.order(Order::Resume, self.plan.seed.wrapping_mul(100) + 80);
-        let mended = Instant::now();
+        let fixed = Instant::now();
         let mut looks = interval(Duration::from_millis(500));
-        while !self.world.is_done() && mended.elapsed() < DONE_WITHIN {
+        while !self.world.is_done() && fixed.elapsed() < DONE_WITHIN {
             looks.tick().await;
             while let Ok(met) = self.met.try_recv() {
                 self.on_met(met);
@@ -228,7 +228,7 @@ impl<'a> Harness<'a> {
                 self.carry_out(due).await;
             }
         }
-        self.world.chronicle.tell(|| "the end: all replicas leave".to_owned());
+        self.world.chronicle.record(|| "the end: all replicas leave".to_owned());
         self.judge_rest();
         let places = self.world.places.len();
         for place in 0..places {

@@ -88,9 +88,9 @@ impl std::ops::AddAssign for Counts {
 }
 
 /// The same with a deliberate fault in the worker.
-pub(crate) fn play_broken(seed: u64, told: bool, failpoint: Option<Failpoint>) -> Verdict {
+pub(crate) fn play_broken(seed: u64, in_words: bool, failpoint: Option<Failpoint>) -> Verdict {
     put_in_force(failpoint);
-    let verdict = play(seed, told);
+    let verdict = play(seed, in_words);
     put_in_force(None);
     verdict
 }
@@ -105,12 +105,12 @@ fn put_in_force(failpoint: Option<Failpoint>) {
     assert!(failpoint.is_none(), "built without the feature `failpoints`");
 }
 
-/// Plays the history of a seed; with `told`, in words too.
-pub(crate) fn play(seed: u64, told: bool) -> Verdict {
+/// Plays the history of a seed; with `in_words`, in words too.
+pub(crate) fn play(seed: u64, in_words: bool) -> Verdict {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime without I/O").block_on(async {
         let plan = Plan::of(seed);
-        let chronicle = Chronicle::new(told);
+        let chronicle = Chronicle::new(in_words);
         let (snares, killed) = Snares::new();
         let world = World::new(&plan, snares, chronicle.clone()).await;
         let mut harness = Harness::new(world, &plan, killed);

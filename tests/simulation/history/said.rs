@@ -23,7 +23,6 @@ pub(crate) enum Said {
     Unsolved,
     /// A code that is in no table.
     Unknown,
-    /// The key is refused.
     KeyRefused,
     /// The account is refused for another reason.
     AccountRefused,

@@ -9,7 +9,7 @@ use captcha_worker::simulator::{Control, Storm};
 use tokio::time::timeout;
 
 use super::fault::{Fault, Outage, Word};
-use super::harness::{Due, Harness, LEAVE_WITHIN, Left, Mend};
+use super::harness::{Due, Fix, Harness, LEAVE_WITHIN, Left};
 use super::witness::open;
 
 impl Harness<'_> {
@@ -33,8 +33,8 @@ impl Harness<'_> {
                 let Some(name) = self.hit(place) else { return };
                 for session in self.world.broker.sessions_of(&name) {
                     self.world.broker.cut_off(session, silent_for);
-                    self.after(broker_after, Due::Mend(Mend::Noticed(session)));
-                    self.after(client_after, Due::Mend(Mend::Told(session)));
+                    self.after(broker_after, Due::Fix(Fix::NoticedByBroker(session)));
+                    self.after(client_after, Due::Fix(Fix::NoticedByClient(session)));
                 }
             }
             Fault::Drop { place } => {
@@ -57,19 +57,19 @@ impl Harness<'_> {
             Fault::RepeatDeadLetters { count } => self.world.broker.repeat_next_dead_letters(count),
             Fault::ResultsFull { lasts } => {
                 self.world.broker.set_full(&self.world.names.results(), true);
-                self.after(lasts, Due::Mend(Mend::Room));
+                self.after(lasts, Due::Fix(Fix::Room));
             }
             Fault::TicketsRefused { lasts } => {
                 self.world.broker.set_full(&self.world.names.tickets(), true);
-                self.after(lasts, Due::Mend(Mend::Tickets));
+                self.after(lasts, Due::Fix(Fix::Tickets));
             }
             Fault::ResultsUnbound { lasts } => {
                 self.world.broker.unbind(&self.world.names.results());
-                self.after(lasts, Due::Mend(Mend::Binding));
+                self.after(lasts, Due::Fix(Fix::Binding));
             }
-            Fault::RoughRoad { share, lasts } => {
+            Fault::RoughNetwork { share, lasts } => {
                 self.world.weather.set_rough(share);
-                self.after(lasts, Due::Mend(Mend::Road));
+                self.after(lasts, Due::Fix(Fix::Network));
             }
             Fault::Outage { outage, lasts } => self.fail(outage, lasts),
             Fault::Forgets { down_for } => {
@@ -82,7 +82,7 @@ impl Harness<'_> {
             Fault::ClockSet { place, millis, right_after } => {
                 self.world.set_clock(place, millis);
                 if let Some(after) = right_after {
-                    self.after(after, Due::Mend(Mend::Clock(place, -millis)));
+                    self.after(after, Due::Fix(Fix::Clock(place, -millis)));
                 }
             }
             Fault::Storm { .. }
@@ -95,12 +95,12 @@ impl Harness<'_> {
 
     fn fail(&mut self, outage: Outage, lasts: Duration) {
         self.world.weather.set_outage(Some(outage));
-        self.after(lasts, Due::Mend(Mend::Outage));
+        self.after(lasts, Due::Fix(Fix::Outage));
     }
 
     fn strike_account(&mut self, fault: &Fault) {
         let world = &self.world;
-        let (control, lasts, mend) = match *fault {
+        let (control, lasts, fix) = match *fault {
             Fault::Storm { status, lasts } => {
                 let until_seconds = u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX);
                 let storm = Storm { status, until_seconds, retry_after: None };
@@ -108,22 +108,22 @@ impl Harness<'_> {
             }
             Fault::NoSlots { lasts } => {
                 let slots = BTreeMap::from([("ImageToTextTask".to_owned(), Some(0))]);
-                (Control { slots, ..Control::default() }, lasts, Mend::Slots)
+                (Control { slots, ..Control::default() }, lasts, Fix::Slots)
             }
             Fault::KeyRevoked { lasts } => {
-                (Control { key_valid: Some(false), ..Control::default() }, lasts, Mend::Key)
+                (Control { key_valid: Some(false), ..Control::default() }, lasts, Fix::Key)
             }
             Fault::NoFunds { lasts } => {
-                (Control { balance: Some(0.0), ..Control::default() }, lasts, Mend::Funds)
+                (Control { balance: Some(0.0), ..Control::default() }, lasts, Fix::Funds)
             }
             Fault::Pause { lasts } => {
                 world.order(Order::Pause { reason: None }, self.plan.seed.wrapping_mul(100) + 20);
-                return self.after(lasts, Due::Mend(Mend::Resume));
+                return self.after(lasts, Due::Fix(Fix::Resume));
             }
             _ => return,
         };
         world.control(&control);
-        self.after(lasts, Due::Mend(mend));
+        self.after(lasts, Due::Fix(fix));
     }
 
     fn away(&mut self, lasts: Duration) {
@@ -133,7 +133,7 @@ impl Harness<'_> {
                 self.world.broker.drop_connection(&name);
             }
         }
-        self.after(lasts, Due::Mend(Mend::Reach));
+        self.after(lasts, Due::Fix(Fix::Reach));
     }
 
     fn vanish(&mut self, place: usize, noticed_after: Duration, back_after: Duration) {
@@ -142,9 +142,9 @@ impl Harness<'_> {
         let sessions = self.world.broker.sessions_of(&replica.name);
         for session in &sessions {
             self.world.broker.cut_off(*session, Duration::ZERO);
-            self.after(noticed_after, Due::Mend(Mend::Told(*session)));
+            self.after(noticed_after, Due::Fix(Fix::NoticedByClient(*session)));
         }
-        replica.road.dead.store(true, Ordering::Relaxed);
+        replica.transport.dead.store(true, Ordering::Relaxed);
         replica.handle.abort();
         self.after(back_after, Due::Start(place));
     }
@@ -159,8 +159,8 @@ impl Harness<'_> {
             let drained = timeout(LEAVE_WITHIN, &mut handle).await.ok().and_then(Result::ok);
             handle.abort();
             // Its process has ended.
-            replica.road.dead.store(true, Ordering::Relaxed);
-            replica.road.broker.drop_connection(&replica.name);
+            replica.transport.dead.store(true, Ordering::Relaxed);
+            replica.transport.broker.drop_connection(&replica.name);
             let _ = leaving.send(Left { place, name: replica.name, drained, back_after });
         });
     }

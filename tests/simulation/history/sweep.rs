@@ -65,7 +65,7 @@ pub(crate) fn sweep(seeds: Range<u64>, until: Option<Instant>, failpoint: Option
 }
 
 /// A failed history in words: what was broken, how it came about, and how to see it again.
-pub(crate) fn tell(failure: &Failure, failpoint: Option<Failpoint>) -> String {
+pub(crate) fn describe(failure: &Failure, failpoint: Option<Failpoint>) -> String {
     let Failure { seed, verdict } = failure;
     let again = play_broken(*seed, true, failpoint);
     format!(

@@ -1,4 +1,4 @@
-//! What the roads to the API and the API itself are like at the moment, for all replicas.
+//! What the network to the API and the API itself are like at the moment, for all replicas.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::borrow::Cow;

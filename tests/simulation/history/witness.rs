@@ -41,7 +41,7 @@ impl BrokerWitness {
             open(&self.books).disturb(replica);
         }
         open(&self.books).stored(replica, exchange, routing_key, message, then.is_none(), Instant::now());
-        self.chronicle.tell(|| {
+        self.chronicle.record(|| {
             let what =
                 if is_record { String::from_utf8_lossy(&message.body).into_owned() } else { id.to_owned() };
             let end = then.map_or(String::new(), |then| format!(", and then: {then:?}"));
@@ -58,14 +58,14 @@ impl BrokerWitness {
         let BrokerEvent::Settled { delivery, how, .. } = event else { return MessageFate::Usual };
         let known = open(&self.books).settled(*delivery, *how);
         let Some(what) = known else { return MessageFate::Usual };
-        self.chronicle.tell(|| format!("{replica}: {what} {how:?}"));
+        self.chronicle.record(|| format!("{replica}: {what} {how:?}"));
         if *how != DeliveryEnd::Acked {
             return MessageFate::Usual;
         }
         let then = self.snares.step(replica, Step::Ack);
         if then.is_some() {
             open(&self.books).disturb(replica);
-            self.chronicle.tell(|| format!("{replica}: and then {then:?}"));
+            self.chronicle.record(|| format!("{replica}: and then {then:?}"));
         }
         if then.is_some() { MessageFate::Cut } else { MessageFate::Usual }
     }
@@ -80,7 +80,7 @@ impl Observer for BrokerWitness {
                 let known = open(&self.books).delivered(connection, queue, *delivery, message);
                 if let Some(what) = known {
                     let again = if *redelivered { " again" } else { "" };
-                    self.chronicle.tell(|| format!("{connection} was given {what}{again}"));
+                    self.chronicle.record(|| format!("{connection} was given {what}{again}"));
                 }
                 MessageFate::Usual
             }
@@ -94,7 +94,7 @@ impl Observer for BrokerWitness {
                 for _ in 1..*copies {
                     open(&self.books).another_copy(id);
                 }
-                self.chronicle.tell(|| format!("{id} left {queue} as a dead letter, {copies} times"));
+                self.chronicle.record(|| format!("{id} left {queue} as a dead letter, {copies} times"));
                 MessageFate::Usual
             }
         }

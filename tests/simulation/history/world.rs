@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::api::Road;
+use super::api::FaultyTransport;
 use super::chronicle::Chronicle;
 use super::ledger::Ledger;
 use super::plan::{CAPACITY_TIMEOUT, Plan, PlannedJob, TRANSIENT_TIMEOUT, UNKNOWN_TIMEOUT};
@@ -48,7 +48,7 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(45);
 pub(crate) struct Replica {
     pub(crate) name: String,
     pub(crate) view: WorkerHandle,
-    pub(crate) road: Arc<Road>,
+    pub(crate) transport: Arc<FaultyTransport>,
     pub(crate) drain: CancellationToken,
     pub(crate) handle: JoinHandle<Drained>,
 }
@@ -121,8 +121,8 @@ impl World {
         }
         self.started[place] += 1;
         let name = format!("replica-{place}.{}", self.started[place]);
-        self.chronicle.tell(|| format!("{name} starts"));
-        let road = Arc::new(Road {
+        self.chronicle.record(|| format!("{name} starts"));
+        let transport = Arc::new(FaultyTransport {
             replica: name.clone(),
             simulator: self.simulator.clone(),
             broker: self.broker.clone(),
@@ -133,24 +133,30 @@ impl World {
             view: OnceLock::new(),
             dead: AtomicBool::new(false),
         });
-        let worker = Worker::new(self.options(plan, place, &name, &road));
+        let worker = Worker::new(self.options(plan, place, &name, &transport));
         let (view, drain) = (worker.view(), CancellationToken::new());
         // Its first and only setting.
-        drop(road.view.set(view.clone()));
+        drop(transport.view.set(view.clone()));
         let handle = tokio::spawn({
             let drain = drain.clone();
             async move { worker.run(drain).await.expect("a broker that lets everybody in") }
         });
-        self.places[place] = Some(Replica { name, view, road, drain, handle });
+        self.places[place] = Some(Replica { name, view, transport, drain, handle });
     }
 
-    fn options(&self, plan: &Plan, place: usize, name: &str, road: &Arc<Road>) -> WorkerOptions {
+    fn options(
+        &self,
+        plan: &Plan,
+        place: usize,
+        name: &str,
+        transport: &Arc<FaultyTransport>,
+    ) -> WorkerOptions {
         let rng = plan.seed.wrapping_mul(64).wrapping_add(place as u64 * 8 + u64::from(self.started[place]));
         WorkerOptions {
             // As by default: what waits together is a history of its own.
             linger: Linger::every(Duration::from_millis(10)),
             broker: Broker::Memory(self.broker.named(name)),
-            solver: Solver::with_transport("simulator-key".into(), Arc::clone(road) as _),
+            solver: Solver::with_transport("simulator-key".into(), Arc::clone(transport) as _),
             names: self.names.clone(),
             declare_topology: true,
             rules: Rules {
@@ -184,8 +190,8 @@ impl World {
     }
 
     /// Ends a process: whatever is left of it in this one reaches nobody any more.
-    pub(crate) fn bury(&self, replica: &Replica) {
-        replica.road.dead.store(true, Ordering::Relaxed);
+    pub(crate) fn end_process(&self, replica: &Replica) {
+        replica.transport.dead.store(true, Ordering::Relaxed);
         replica.handle.abort();
         self.broker.drop_connection(&replica.name);
     }
@@ -218,7 +224,7 @@ impl World {
                 };
                 let answer = client.order(order.clone(), Duration::from_secs(20)).await;
                 let done = answer.is_ok_and(|answer| answer.carried_out);
-                chronicle.tell(|| format!("the operator's {order:?} is carried out: {done}"));
+                chronicle.record(|| format!("the operator's {order:?} is carried out: {done}"));
                 if done {
                     return;
                 }
@@ -245,8 +251,8 @@ impl World {
     }
 
     /// Everything works again.
-    pub(crate) async fn mend_all(&self) {
-        self.chronicle.tell(|| "everything works again".to_owned());
+    pub(crate) async fn fix_all(&self) {
+        self.chronicle.record(|| "everything works again".to_owned());
         self.broker.set_reachable(true);
         self.broker.set_full(&self.names.results(), false);
         self.broker.set_full(&self.names.tickets(), false);

@@ -86,7 +86,7 @@ async fn spans_hold_neither_keys_nor_proxies_nor_what_a_job_is_about() {
     assert_eq!(worker.terminate(DRAIN).await, Some(0));
     let raw = String::from_utf8_lossy(&collector.raw()).into_owned();
     for known in ["job-0", "job-2", "TurnstileTask", "createTask", "getTaskResult"] {
-        assert!(raw.contains(known), "{known} is told");
+        assert!(raw.contains(known), "{known} is reported");
     }
     assert!(!raw.contains("pl4nted") && !raw.contains("192.0.2.7"), "{raw}");
 }

@@ -38,7 +38,7 @@ async fn one_trace_spans_publisher_a_replica_that_submits_another_that_polls_and
     lane.publish("one", job, &[("traceparent", &traceparent), ("tracestate", "shop=1")]).await;
     simulator.wait_for("a submits it", DRAIN, |stats| stats["accepted_tasks"] == 1).await;
     assert_eq!(a.terminate(DRAIN).await, Some(0));
-    // What a had to tell went out before it left.
+    // What a had to report went out before it left.
     let submitting =
         collector.wait_for("a's ticket", |span| is_end(span, "a", "process job", "ticket")).await;
 
@@ -67,7 +67,7 @@ async fn one_trace_goes_on_over_a_retry_and_a_replica_that_is_killed() {
     let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
     let mut a = start(&lane, &simulator, &collector.url, "a", &[]);
     let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
-    // Long enough for what a has to tell to go out, which takes seconds, before it is killed.
+    // Long enough for what a has to report to go out, which takes seconds, before it is killed.
     let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"], "solve_ms": 20_000});
     lane.publish("one", jobs::image("one", &script), &[("traceparent", &traceparent)]).await;
     let retried = collector.wait_for("retried", |span| is_end(span, "a", "process job", "retry")).await;
@@ -104,8 +104,8 @@ async fn a_retried_job_and_a_failed_one_stay_in_their_traces_and_the_publishers_
         (&*retried.parent, &failed.parent, &arrived.span_id),
         (PUBLISHERS, &retried.span_id, &failed.span_id)
     );
-    let told = ["captcha.class", "error.type"].map(|name| failed.attributes[name].as_str());
-    assert_eq!((told, failed.failed), (["unknown", "ERROR_OF_NEXT_YEAR"], true));
+    let reported = ["captcha.class", "error.type"].map(|name| failed.attributes[name].as_str());
+    assert_eq!((reported, failed.failed), (["unknown", "ERROR_OF_NEXT_YEAR"], true));
 
     // A publisher that does not record its trace is followed; and what is no traceparent is as
     // none: a trace begins.

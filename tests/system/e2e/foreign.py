@@ -93,7 +93,7 @@ def collect(url, namespace, wanted, seconds):
 
 
 def patient(url):
-    """A connection, however long it takes. Without heartbeats: whoever offers jobs may be told to wait, and then serves no timer."""
+    """A connection, however long it takes. Without heartbeats: whoever offers jobs may be asked to wait, and then serves no timer."""
     while True:
         try:
             connection = pika.BlockingConnection(pika.URLParameters(url + "?heartbeat=0&socket_timeout=3&stack_timeout=5"))

@@ -7,7 +7,7 @@ use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::jobs;
 use crate::support::rabbit::fresh_namespace;
 
-/// A line for the publisher, its id as far as it can be told, and `queue/code` that it must end in.
+/// A line for the publisher, its id as far as it can be read, and `queue/code` that it must end in.
 fn cases() -> Vec<(String, &'static str)> {
     let image = |bytes: usize| {
         use base64::Engine;

@@ -32,7 +32,7 @@ fn images(prefix: &str, count: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_mended_by_sighup_and_a_pause_outlives_a_killed_leader() {
+async fn a_wrong_key_is_fixed_by_sighup_and_a_pause_outlives_a_killed_leader() {
     let (amqp, namespace) = (amqp(), fresh_namespace());
     let simulator = Simulator::start("balance = 1000.0\n").await;
     declare(&amqp, &namespace).await;
@@ -47,9 +47,13 @@ async fn a_wrong_key_is_mended_by_sighup_and_a_pause_outlives_a_killed_leader() 
     foreign::publish(&amqp, &namespace, &images("first", 50));
     let patience = Duration::from_secs(40);
     simulator.wait_for("the key is tried", patience, |stats| stats["bad_key_calls"] == 1).await;
-    let told = command(&amqp, &namespace, &["status"]).await;
-    assert_eq!(told["guard"]["reasons"], json!(["key_invalid"]), "{told}");
-    assert_eq!((&told["expected_replicas"], &told["backlog"]["jobs"]), (&json!(3), &json!(50)), "{told}");
+    let status = command(&amqp, &namespace, &["status"]).await;
+    assert_eq!(status["guard"]["reasons"], json!(["key_invalid"]), "{status}");
+    assert_eq!(
+        (&status["expected_replicas"], &status["backlog"]["jobs"]),
+        (&json!(3), &json!(50)),
+        "{status}"
+    );
 
     std::fs::write(key.path(), "simulator-key").expect("written");
     for (_, replica) in &fleet {
@@ -68,8 +72,8 @@ async fn a_wrong_key_is_mended_by_sighup_and_a_pause_outlives_a_killed_leader() 
     killed.kill().await;
     fleet.push((name, start(name)));
     foreign::publish(&amqp, &namespace, &images("second", 20));
-    let told = command(&amqp, &namespace, &["status"]).await;
-    assert_eq!(told["guard"]["paused"]["reason"], "a trial", "{told}");
+    let status = command(&amqp, &namespace, &["status"]).await;
+    assert_eq!(status["guard"]["paused"]["reason"], "a trial", "{status}");
     assert_eq!(simulator.stats().await["accepted_tasks"], 50);
 
     command(&amqp, &namespace, &["resume"]).await;

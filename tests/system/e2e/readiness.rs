@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
-use crate::e2e::telling::{PATIENCE, Telling, arrived, get, publish};
+use crate::e2e::logged::{LoggedReplica, PATIENCE, arrived, get, publish};
 use crate::support::fleet::{Replica, Simulator, declare};
 use crate::support::jobs;
 use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
@@ -14,32 +14,32 @@ async fn readiness(address: &str, what: &str, wanted: impl Fn(&Value) -> bool) -
     seen(address, "/readyz", what, wanted).await
 }
 
-/// Waits until what is told there is what is wanted, and returns it.
+/// Waits until the answer there is what is wanted, and returns it.
 async fn seen(address: &str, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + PATIENCE;
     let mut looks = interval(Duration::from_millis(50));
     loop {
         looks.tick().await;
-        let told: Value = serde_json::from_str(&get(address, path).await).expect("JSON");
-        if wanted(&told) {
-            return told;
+        let reply: Value = serde_json::from_str(&get(address, path).await).expect("JSON");
+        if wanted(&reply) {
+            return reply;
         }
-        assert!(Instant::now() < deadline, "not in time: {what}; {told}");
+        assert!(Instant::now() < deadline, "not in time: {what}; {reply}");
     }
 }
 
-fn is_ready(told: &Value) -> bool {
-    told["ready"] == true
+fn is_ready(reply: &Value) -> bool {
+    reply["ready"] == true
 }
 
-fn says(told: &Value, text: &str) -> bool {
-    told["reasons"]
+fn says(reply: &Value, text: &str) -> bool {
+    reply["reasons"]
         .as_array()
         .is_some_and(|all| all.iter().any(|one| one.as_str().unwrap_or("").contains(text)))
 }
 
 #[tokio::test]
-async fn a_broker_that_has_gone_silent_is_told_before_the_session_ends_and_work_goes_on_after_it() {
+async fn a_broker_that_has_gone_silent_is_reported_before_the_session_ends_and_work_goes_on_after_it() {
     let node = RabbitNode::start().await;
     let (amqp, namespace) = (node.url(), fresh_namespace());
     let simulator = Simulator::start("").await;
@@ -53,7 +53,7 @@ async fn a_broker_that_has_gone_silent_is_told_before_the_session_ends_and_work_
         ("LOG__FORMAT", "json"),
         ("OPS__LISTEN", "127.0.0.1:0"),
     ];
-    let replica = Telling::start(&Replica {
+    let replica = LoggedReplica::start(&Replica {
         amqp: &amqp,
         namespace: &namespace,
         simulator: &simulator,
@@ -69,11 +69,11 @@ async fn a_broker_that_has_gone_silent_is_told_before_the_session_ends_and_work_
     simulator.wait_for("it is accepted", PATIENCE, |stats| stats["accepted_tasks"] == 1).await;
     seen(&address, "/status", "its ticket is held", |status| status["tickets_open"] == 1).await;
     node.freeze();
-    let told = readiness(&address, "nothing is consumed", |told| says(told, "not being consumed")).await;
-    assert!(!says(&told, "no session with the broker"), "connected, and not ready: {told}");
-    readiness(&address, "polls are overdue", |told| says(told, "overdue")).await;
+    let reply = readiness(&address, "nothing is consumed", |reply| says(reply, "not being consumed")).await;
+    assert!(!says(&reply, "no session with the broker"), "connected, and not ready: {reply}");
+    readiness(&address, "polls are overdue", |reply| says(reply, "overdue")).await;
     assert_eq!(get(&address, "/healthz").await, "ok\n", "it is the broker that stands still");
-    readiness(&address, "the session is given up", |told| says(told, "no session with the broker")).await;
+    readiness(&address, "the session is given up", |reply| says(reply, "no session with the broker")).await;
 
     node.thaw();
     readiness(&address, "the replica is back", is_ready).await;

@@ -1,5 +1,5 @@
-//! Secrets are planted wherever a worker is given one, everything is told at the finest level, and
-//! all that it tells is searched for them.
+//! Secrets are planted wherever a worker is given one, everything is logged at the finest level,
+//! and all that it shows is searched for them.
 
 use std::process::Stdio;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::e2e::telling::{PATIENCE, Telling, arrived, get, publish};
+use crate::e2e::logged::{LoggedReplica, PATIENCE, arrived, get, publish};
 use crate::support::fleet::{Replica, Simulator, declare};
 use crate::support::jobs;
 use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
@@ -86,9 +86,9 @@ async fn command(amqp: &str, namespace: &str, api: &str, arguments: &[&str]) -> 
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-fn clean(what: &str, told: &str) {
-    let at = told.find(PLANT).map(|at| &told[at.saturating_sub(300)..(at + 100).min(told.len())]);
-    assert_eq!(at, None, "{what} tells a secret");
+fn clean(what: &str, text: &str) {
+    let at = text.find(PLANT).map(|at| &text[at.saturating_sub(300)..(at + 100).min(text.len())]);
+    assert_eq!(at, None, "{what} shows a secret");
 }
 
 #[tokio::test]
@@ -111,7 +111,7 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
             ("POLLING__TurnstileTask__TIMEOUT", "15s"),
             ("POLLING__RecaptchaV2Task__TIMEOUT", "15s"),
         ];
-        Telling::start(&Replica {
+        LoggedReplica::start(&Replica {
             amqp: &amqp,
             namespace: &namespace,
             simulator: &simulator,
@@ -119,14 +119,14 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
         })
     };
     let mut fleet = vec![("JSON", start("json", "pl4nted-key"))];
-    fleet[0].1.tells("taking jobs").await;
+    fleet[0].1.wait_for_line("taking jobs").await;
     fleet.push(("for people", start("human", "pl4nted-key")));
     fleet.push(("of a wrong key", start("json", "pl4nted-wrong")));
     let session = connect(&amqp).await;
     let messages = messages();
     // The first is the canary, after which all take jobs.
     publish(&session, &namespace, messages[0].0.clone()).await;
-    fleet[1].1.tells("taking jobs").await;
+    fleet[1].1.wait_for_line("taking jobs").await;
     for (body, _) in &messages[1..] {
         publish(&session, &namespace, body.clone()).await;
     }
@@ -138,9 +138,9 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
     simulator.wait_for("the wrong key is tried", PATIENCE, |stats| stats["bad_key_calls"] == 1).await;
     let address = fleet[0].1.serves().await;
     for path in ["/", "/metrics", "/status", "/readyz", "/healthz"] {
-        let told = get(&address, path).await;
-        assert!(!told.is_empty(), "{path}");
-        clean(path, &told);
+        let text = get(&address, path).await;
+        assert!(!text.is_empty(), "{path}");
+        clean(path, &text);
     }
     let mut views: Vec<Vec<&str>> = ["proxy", "unknown", "forbidden", "malformed", "raw"]
         .iter()
@@ -180,17 +180,17 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
     // The end of a session, and of the work.
     node.kill();
     for (what, replica) in &mut fleet {
-        replica.tells("no session with the broker").await;
+        replica.wait_for_line("no session with the broker").await;
         replica.process.terminate(PATIENCE).await;
-        clean(&format!("the log {what}"), &replica.told());
+        clean(&format!("the log {what}"), &replica.log());
     }
-    let told: Vec<String> = fleet.iter().map(|(_, replica)| replica.told()).collect();
+    let logs: Vec<String> = fleet.iter().map(|(_, replica)| replica.log()).collect();
     let finished = |log: &&String| log.lines().filter(|line| line.contains("job finished")).count();
     let ended = messages.len() - 1;
     assert_eq!(
-        told.iter().map(|log| finished(&log)).sum::<usize>(),
+        logs.iter().map(|log| finished(&log)).sum::<usize>(),
         ended,
         "one line for each job that a worker finished"
     );
-    assert!(told[0].contains("TRACE") && told[0].contains("lapin"), "everything is told");
+    assert!(logs[0].contains("TRACE") && logs[0].contains("lapin"), "everything is logged");
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, interval};
 
-use crate::e2e::telling::{PATIENCE, Telling, arrived, get, publish};
+use crate::e2e::logged::{LoggedReplica, PATIENCE, arrived, get, publish};
 use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
 
@@ -37,7 +37,7 @@ async fn printed(amqp: &str, namespace: &str, arguments: &[&str]) -> (String, St
 
 struct Fleet {
     simulator: Simulator,
-    replicas: Vec<Telling>,
+    replicas: Vec<LoggedReplica>,
 }
 
 impl Fleet {
@@ -53,17 +53,17 @@ impl Fleet {
                 ("LOG__FORMAT", "json"),
             ];
             let replica = Replica { amqp, namespace, simulator: &simulator, settings: &settings };
-            replicas.push(Telling::start(&replica));
+            replicas.push(LoggedReplica::start(&replica));
         }
         for replica in &replicas {
-            replica.tells("serving /healthz").await;
+            replica.wait_for_line("serving /healthz").await;
         }
         Self { simulator, replicas }
     }
 }
 
 #[tokio::test]
-async fn one_picture_tells_the_fleet_as_text_and_as_json_and_hostile_ids_steer_no_terminal() {
+async fn one_picture_shows_the_fleet_as_text_and_as_json_and_hostile_ids_steer_no_terminal() {
     let (amqp, namespace) = (amqp(), fresh_namespace());
     let fleet = Fleet::start(&amqp, &namespace, &["first", "second"]).await;
     let session = connect(&amqp).await;
@@ -96,19 +96,23 @@ async fn one_picture_tells_the_fleet_as_text_and_as_json_and_hostile_ids_steer_n
 
     let (text, _, code) =
         printed(&amqp, &namespace, &["--json", "--ops", &address, "--ops", "127.0.0.1:1"]).await;
-    let told: Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!((code, &told["broker"], &told["told_by"]), (Some(0), &Value::Null, &Value::Null), "{told}");
-    let seen = &told["fleet"];
-    assert_eq!((&seen["guard"]["state"], &seen["heard_replicas"]), (&json!("active"), &json!(2)), "{told}");
-    assert_eq!((&seen["solved"], &seen["backlog"]["dead"]["forbidden"]), (&json!(1), &json!(1)), "{told}");
-    assert_eq!(seen["latest_failures"][0]["id"], "·[2J·]0;owned·<script>", "{told}");
-    assert!(seen["rates"]["calls"].is_number(), "two looks make a rate: {told}");
+    let report: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(
-        (&told["ops"][0]["ready"], &told["ops"][0]["name"]),
-        (&json!(true), &json!("first")),
-        "{told}"
+        (code, &report["broker"], &report["told_by"]),
+        (Some(0), &Value::Null, &Value::Null),
+        "{report}"
     );
-    assert_eq!(told["ops"][1]["error"], "nobody listens there", "{told}");
+    let seen = &report["fleet"];
+    assert_eq!((&seen["guard"]["state"], &seen["heard_replicas"]), (&json!("active"), &json!(2)), "{report}");
+    assert_eq!((&seen["solved"], &seen["backlog"]["dead"]["forbidden"]), (&json!(1), &json!(1)), "{report}");
+    assert_eq!(seen["latest_failures"][0]["id"], "·[2J·]0;owned·<script>", "{report}");
+    assert!(seen["rates"]["calls"].is_number(), "two looks make a rate: {report}");
+    assert_eq!(
+        (&report["ops"][0]["ready"], &report["ops"][0]["name"]),
+        (&json!(true), &json!("first")),
+        "{report}"
+    );
+    assert_eq!(report["ops"][1]["error"], "nobody listens there", "{report}");
     assert_eq!(fleet.simulator.stats().await["accepted_tasks"], 1);
 }
 
@@ -150,10 +154,10 @@ async fn every_replica_shows_what_another_has_done_and_what_the_leader_sees_in_t
 }
 
 #[tokio::test]
-async fn without_a_broker_it_shows_what_an_ops_server_tells_and_says_so() {
+async fn without_a_broker_it_shows_what_an_ops_server_reports_and_says_so() {
     let (amqp, namespace) = (amqp(), fresh_namespace());
     let fleet = Fleet::start(&amqp, &namespace, &["only"]).await;
-    fleet.replicas[0].tells("taking jobs").await;
+    fleet.replicas[0].wait_for_line("taking jobs").await;
     let address = fleet.replicas[0].serves().await;
     let nowhere = "amqp://worker:pl4nted-amqp@127.0.0.1:1/%2f";
     let (text, _, code) = printed(nowhere, &namespace, &["--once", "--ops", &address]).await;
@@ -208,11 +212,11 @@ impl Typed {
         self.orders.write_all(format!("{order}\n").as_bytes()).await.expect("it listens");
         let answer = self.answers.next_line().await.expect("it answers").unwrap_or_default();
         if answer != "ok" {
-            let mut told = answer;
+            let mut text = answer;
             while let Ok(Some(line)) = self.answers.next_line().await {
-                told = format!("{told}\n{line}");
+                text = format!("{text}\n{line}");
             }
-            panic!("{order}: {told}");
+            panic!("{order}: {text}");
         }
     }
 }
@@ -222,7 +226,7 @@ async fn in_a_terminal_it_outlives_its_broker_obeys_keys_and_leaves_all_as_it_wa
     let mut node = RabbitNode::start().await;
     let (amqp, namespace) = (node.url(), fresh_namespace());
     let fleet = Fleet::start(&amqp, &namespace, &["only"]).await;
-    fleet.replicas[0].tells("taking jobs").await;
+    fleet.replicas[0].wait_for_line("taking jobs").await;
     let mut typed = Typed::start(&amqp, &namespace, &["--interval", "500ms"], &[]);
     for order in
         ["see 1 of 1 replicas", "see Guard    canary", "see ★ only", "type ?", "see Keys and words", "type ?"]

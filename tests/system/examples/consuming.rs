@@ -16,7 +16,7 @@ by_every_client!(
     what_becomes_of_a_replayed_job_is_no_repeat,
     an_outcome_that_could_not_be_printed_ends_the_consumer_and_stays_in_its_queue,
     a_job_that_the_schema_refuses_is_not_published,
-    a_job_that_no_queue_takes_is_told,
+    a_job_that_no_queue_takes_is_reported,
     a_job_that_the_broker_refuses_is_still_its_publishers,
 );
 
@@ -64,9 +64,9 @@ async fn an_outcome_that_breaks_the_schema_ends_the_consumer_loudly_and_stays_in
 
     let lane = Lane { amqp: &amqp, namespace: &namespace };
     let ended = client.program("consume", &lane, &["--schema", &schema("outcome")]).end().await;
-    let told = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(3), "{told}");
-    assert!(told.contains("queued_ms"), "it says what is wrong: {told}");
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("queued_ms"), "it says what is wrong: {stderr}");
     let shown: Value = serde_json::from_slice(&ended.stdout).expect("the one before it is printed");
     assert_eq!(shown["id"], "good");
     // Without the schema it is taken: that it is still there is what this shows.
@@ -157,7 +157,7 @@ async fn a_job_that_the_schema_refuses_is_not_published(client: Client) {
 }
 
 /// The exchange is there, and the queue behind it is not.
-async fn a_job_that_no_queue_takes_is_told(client: Client) {
+async fn a_job_that_no_queue_takes_is_reported(client: Client) {
     let (amqp, namespace) = (amqp(), fresh_namespace());
     declare(&amqp, &namespace).await;
     call(&amqp, "queue_delete", &json!({"queue": format!("{namespace}.jobs")}));
@@ -179,9 +179,9 @@ async fn a_job_that_the_broker_refuses_is_still_its_publishers(client: Client) {
     put(&connect(&amqp).await, &jobs, "first", &json!({})).await;
     let lane = Lane { amqp: &amqp, namespace: &namespace };
     let ended = client.program("publish", &lane, &["--id", "second"]).end().await;
-    let told = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(1), "{told}");
-    assert!(told.contains("second") && told.contains("still yours"), "{told}");
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("second") && stderr.contains("still yours"), "{stderr}");
 }
 
 fn call(amqp: &str, method: &str, arguments: &Value) {

@@ -26,7 +26,7 @@ async fn a_consumer_whose_queue_is_deleted_is_there_again_when_the_queue_is(clie
 }
 
 #[tokio::test]
-async fn consumers_go_on_after_a_crash_of_the_broker_and_leave_in_order_when_told_to() {
+async fn consumers_go_on_after_a_crash_of_the_broker_and_leave_in_order_when_asked_to() {
     let mut node = RabbitNode::start().await;
     let (amqp, namespace) = (node.url(), fresh_namespace());
     declare(&amqp, &namespace).await;

@@ -62,10 +62,10 @@ fn published(cluster: &Cluster) -> usize {
 }
 
 fn nobody_knows(client: Client, name: &str, ended: &Output) {
-    let told = String::from_utf8_lossy(&ended.stderr);
+    let stderr = String::from_utf8_lossy(&ended.stderr);
     let code = if matches!((client, name), (Client::AioPika, "request")) { 4 } else { 1 };
-    assert_eq!(ended.status.code(), Some(code), "{client:?} {name}: {told}");
+    assert_eq!(ended.status.code(), Some(code), "{client:?} {name}: {stderr}");
     let wanted = ["not known whether the broker has job ", "under the same id"];
-    assert!(wanted.iter().all(|words| told.contains(words)), "{client:?} {name}: {told}");
+    assert!(wanted.iter().all(|words| stderr.contains(words)), "{client:?} {name}: {stderr}");
     assert!(ended.stdout.is_empty(), "{client:?} {name}");
 }

@@ -86,7 +86,7 @@ async fn a_gigabyte_instead_of_a_task_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_task_told_a_byte_a_second_is_given_up_in_time() {
+async fn a_task_sent_a_byte_a_second_is_given_up_in_time() {
     bytes_a_second(CREATE_TASK).await;
 }
 
@@ -96,6 +96,6 @@ async fn a_gigabyte_instead_of_a_result_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_result_told_a_byte_a_second_is_given_up_in_time() {
+async fn a_result_sent_a_byte_a_second_is_given_up_in_time() {
     bytes_a_second(GET_TASK_RESULT).await;
 }

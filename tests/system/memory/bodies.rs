@@ -101,8 +101,8 @@ async fn rejected_whole(queue: impl Fn(&Names) -> String, bytes: usize, under: &
 async fn kept_in_outcomes(queue: impl Fn(&Names) -> String, bytes: usize, code: &str, under: &str) {
     // Of all that is kept as text this grows most: each byte is written as two.
     let body = vec![b'"'; bytes];
-    let told = |message: &Message| assert_eq!(ended(message).how, code);
-    fed(queue, &body, |names| names.dead(Class::Malformed), told, under).await;
+    let check = |message: &Message| assert_eq!(ended(message).how, code);
+    fed(queue, &body, |names| names.dead(Class::Malformed), check, under).await;
 }
 
 async fn fed(

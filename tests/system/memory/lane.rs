@@ -96,7 +96,7 @@ impl Ends {
     }
 }
 
-/// What an outcome tells.
+/// What an outcome says.
 pub(crate) fn ended(message: &Message) -> Ended {
     let outcome: Value = serde_json::from_slice(&message.body).expect("an outcome");
     let how = outcome["failure"]["code"].as_str().or(outcome["status"].as_str());

@@ -15,7 +15,7 @@ async fn chromium_shows_the_page_without_scripts_in_dark_and_light_and_on_a_narr
     command.arg("-B").arg(script).args([&scene.url, SCRIPT, "Guard: canary", "7.5", "replica", "NOT_JSON"]);
     let looked = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
     let looked = looked.expect("Python 3 is there");
-    let told = String::from_utf8_lossy(&looked.stdout);
+    let printed = String::from_utf8_lossy(&looked.stdout);
     let error = String::from_utf8_lossy(&looked.stderr);
-    assert!(looked.status.success(), "{told}{error}");
+    assert!(looked.status.success(), "{printed}{error}");
 }

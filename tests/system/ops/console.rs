@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
 use crate::ops::Solvent;
-use crate::ops::readiness::told;
+use crate::ops::readiness::wait_for_readyz;
 use crate::ops::scene::{KEY, Scene};
 
 /// Ids and types that would be a script in a page, and steer a terminal.
@@ -26,7 +26,7 @@ async fn publish(scene: &Scene, id: &str, body: &str) {
 /// A worker at which jobs of hostile names have failed.
 pub(crate) async fn failing() -> Scene {
     let scene = Scene::start(Arc::new(Solvent), None).await;
-    told(&scene.url, "it is ready", |told| told.0 == 200).await;
+    wait_for_readyz(&scene.url, "it is ready", |reply| reply.0 == 200).await;
     publish(&scene, SCRIPT, "not a job").await;
     publish(&scene, &format!("{ESCAPES}id"), "not a job").await;
     let hostile = json!({
@@ -51,7 +51,7 @@ async fn asked(scene: &Scene, method: Method, path: &str, host: Option<&str>) ->
     request.send().await.expect("an answer")
 }
 
-/// The page, once this replica has told the fleet of its failures.
+/// The page, once this replica has reported its failures to the fleet.
 pub(crate) async fn page(scene: &Scene) -> String {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut looks = interval(Duration::from_millis(50));
@@ -82,13 +82,13 @@ async fn what_publishers_write_is_text_on_the_page_and_in_status_and_nothing_els
     assert_eq!(failures.iter().filter(|failure| failure["replica"] == "replica").count(), 3);
     let types = &parsed["fleet"]["types"];
     assert_eq!((&types[0]["name"], &types[0]["failed"]), (&json!("·[2J·]0;owned·<b>Type"), &json!(1)));
-    for (what, told) in [("the page", &page), ("/status", &status)] {
-        assert!(!told.contains("pl4nted") && !told.contains(KEY), "{what} tells a secret: {told}");
+    for (what, shown) in [("the page", &page), ("/status", &status)] {
+        assert!(!shown.contains("pl4nted") && !shown.contains(KEY), "{what} shows a secret: {shown}");
     }
 }
 
 #[tokio::test]
-async fn the_page_tells_guard_leader_and_balance_and_refreshes_itself_unless_it_is_held() {
+async fn the_page_shows_guard_leader_and_balance_and_refreshes_itself_unless_it_is_held() {
     let scene = failing().await;
     let page = page(&scene).await;
     for wanted in [

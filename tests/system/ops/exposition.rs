@@ -1,4 +1,4 @@
-//! Reads what `/metrics` tells, and what docs/METRICS.md tells about it.
+//! Reads what `/metrics` shows, and what docs/METRICS.md says about it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,9 +54,9 @@ pub(crate) fn read(text: &str) -> Families {
 }
 
 /// What docs/METRICS.md says: name, type, labels, meaning.
-pub(crate) fn told() -> BTreeSet<[String; 4]> {
+pub(crate) fn documented() -> BTreeSet<[String; 4]> {
     let rows = TABLES.lines().filter(|line| line.starts_with("| `captcha_"));
-    let told: BTreeSet<_> = rows
+    let documented: BTreeSet<_> = rows
         .map(|row| {
             let cells: Vec<String> = row
                 .trim_matches('|')
@@ -69,6 +69,6 @@ pub(crate) fn told() -> BTreeSet<[String; 4]> {
             [name, kind, labels.collect::<Vec<_>>().join(" "), meaning]
         })
         .collect();
-    assert!(told.len() > 20, "the tables were not found");
-    told
+    assert!(documented.len() > 20, "the tables were not found");
+    documented
 }

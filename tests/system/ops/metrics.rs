@@ -1,4 +1,4 @@
-//! `/metrics`: what it tells, that docs/METRICS.md lists it, and that it holds no secret.
+//! `/metrics`: what it shows, that docs/METRICS.md lists it, and that it holds no secret.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use captcha_worker::worker::{Clock, WorkerHandle};
 use futures_util::future::BoxFuture;
 use serde_json::json;
 
-use crate::ops::exposition::{read, told};
+use crate::ops::exposition::{documented, read};
 use crate::ops::scene::{KEY, Scene};
 
 const PROXY_PASSWORD: &str = "pl4nted-proxy-password";
@@ -89,11 +89,11 @@ async fn each_metric_stands_in_the_tables_with_type_labels_and_meaning_and_none_
         let labels = family.labels.into_iter().collect::<Vec<_>>().join(" ");
         [name, family.kind, labels, family.help]
     });
-    assert_eq!(shown.collect::<BTreeSet<_>>(), told());
+    assert_eq!(shown.collect::<BTreeSet<_>>(), documented());
 }
 
 #[tokio::test]
-async fn they_tell_what_has_happened() {
+async fn they_show_what_has_happened() {
     let scene = eventful().await;
     let families = read(&scene.metrics().await);
     let now = Clock::System.now();
@@ -199,7 +199,7 @@ async fn what_does_not_apply_any_more_is_gone() {
 }
 
 #[tokio::test]
-async fn no_metric_tells_a_secret() {
+async fn no_metric_shows_a_secret() {
     let text = eventful().await.metrics().await;
     assert!(text.contains("captcha_quarantined_proxies 1"), "the proxy was used");
     for secret in ["pl4nted", PROXY, "example.com"] {

@@ -111,7 +111,10 @@ async fn a_replica_is_ready_only_while_it_has_a_session() {
     let (status, body) = get(&format!("{base}/readyz")).await;
     assert_eq!((status, &body["reasons"][0]), (503, &json!("no session with the broker")));
     broker.set_reachable(true);
-    readiness::told(&base, "ready", |told| *told == (200, json!({"ready": true, "reasons": []}))).await;
+    readiness::wait_for_readyz(&base, "ready", |reply| {
+        *reply == (200, json!({"ready": true, "reasons": []}))
+    })
+    .await;
     assert!(view.is_connected());
     let (_, status) = get(&format!("{base}/status")).await;
     assert_eq!((&status["guard"]["state"], &status["in_flight"]), (&json!("canary"), &json!(0)));

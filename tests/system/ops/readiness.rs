@@ -14,47 +14,55 @@ use tokio_util::sync::CancellationToken;
 use crate::ops::scene::Harness;
 use crate::ops::{Solvent, get, worker};
 
-/// Waits until `/readyz` tells what is wanted, and returns its first reason.
-pub(crate) async fn told(base: &str, what: &str, wanted: impl Fn(&(u16, Value)) -> bool) -> String {
+/// Waits until `/readyz` answers as wanted, and returns its first reason.
+pub(crate) async fn wait_for_readyz(
+    base: &str,
+    what: &str,
+    wanted: impl Fn(&(u16, Value)) -> bool,
+) -> String {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut looks = interval(Duration::from_millis(20));
     loop {
-        let told = get(&format!("{base}/readyz")).await;
-        if wanted(&told) {
-            return told.1["reasons"][0].as_str().unwrap_or("").to_owned();
+        let reply = get(&format!("{base}/readyz")).await;
+        if wanted(&reply) {
+            return reply.1["reasons"][0].as_str().unwrap_or("").to_owned();
         }
-        assert!(Instant::now() < deadline, "not in time: {what}; {told:?}");
+        assert!(Instant::now() < deadline, "not in time: {what}; {reply:?}");
         looks.tick().await;
     }
 }
 
-fn says(told: &(u16, Value), text: &str) -> bool {
-    let mut reasons = told.1["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    told.0 == 503 && reasons.any(|reason| reason.contains(text))
+fn says(reply: &(u16, Value), text: &str) -> bool {
+    let mut reasons = reply.1["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    reply.0 == 503 && reasons.any(|reason| reason.contains(text))
 }
 
 #[tokio::test]
-async fn outcomes_that_no_queue_was_bound_for_and_a_missing_queue_of_results_are_told() {
+async fn outcomes_that_no_queue_was_bound_for_and_a_missing_queue_of_results_are_reported() {
     let harness = Harness::set(|_| true).await;
     harness.put(&harness.names.unrouted(), "an outcome".into()).await;
     let scene = harness.enter(Arc::new(Solvent));
-    told(&scene.url, "what stands there", |told| says(told, "1 stand in 'captcha.unrouted'")).await;
+    wait_for_readyz(&scene.url, "what stands there", |reply| says(reply, "1 stand in 'captcha.unrouted'"))
+        .await;
 
     let scene = Harness::set(|queue| queue != "captcha.results").await.enter(Arc::new(Solvent));
-    told(&scene.url, "it is missing", |told| says(told, "queue 'captcha.results' does not exist")).await;
+    wait_for_readyz(&scene.url, "it is missing", |reply| {
+        says(reply, "queue 'captcha.results' does not exist")
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_replica_that_leaves_says_so_first() {
     let scene = Harness::set(|_| true).await.enter(Arc::new(Solvent));
-    told(&scene.url, "it is ready", |told| told.0 == 200).await;
+    wait_for_readyz(&scene.url, "it is ready", |reply| reply.0 == 200).await;
     scene.leave.cancel();
-    let first = told(&scene.url, "it leaves", |told| told.0 == 503).await;
+    let first = wait_for_readyz(&scene.url, "it leaves", |reply| reply.0 == 503).await;
     assert_eq!(first, "this replica is leaving: it takes no more jobs");
 }
 
 #[tokio::test]
-async fn a_runtime_that_is_stuck_is_told_from_outside_and_heals_when_it_goes_on() {
+async fn a_runtime_that_is_stuck_is_seen_from_outside_and_heals_when_it_goes_on() {
     rustls::crypto::ring::default_provider().install_default().ok();
     let worker = worker(&MemoryBroker::new(), "key", Arc::new(Solvent), Policy::default(), true);
     let (leave, over) = (CancellationToken::new(), CancellationToken::new());

@@ -70,7 +70,7 @@ pub(crate) struct Scene {
     pub(crate) session: Session,
     pub(crate) view: WorkerHandle,
     pub(crate) url: String,
-    /// Tells the worker to leave. The server stays until the scene is over.
+    /// Asks the worker to leave. The server stays until the scene is over.
     pub(crate) leave: CancellationToken,
     over: CancellationToken,
 }

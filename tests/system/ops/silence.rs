@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::ops::Solvent;
-use crate::ops::readiness::told;
+use crate::ops::readiness::wait_for_readyz;
 use crate::ops::scene::Scene;
 
 /// Whether the server ends this connection within so many seconds, having said nothing that
@@ -21,7 +21,7 @@ async fn is_ended(connection: &mut TcpStream, seconds: u64) -> bool {
 #[tokio::test]
 async fn hundreds_who_say_nothing_keep_nobody_from_an_answer_and_are_shown_out() {
     let scene = Scene::start(Arc::new(Solvent), None).await;
-    told(&scene.url, "it is ready", |told| told.0 == 200).await;
+    wait_for_readyz(&scene.url, "it is ready", |reply| reply.0 == 200).await;
     let address = scene.url.strip_prefix("http://").expect("a plain address");
     let mut silent = Vec::new();
     for _ in 0..200 {

@@ -1,4 +1,4 @@
-//! A dead letter: what failed, as far as its message tells, and the job that a replay of it
+//! A dead letter: what failed, as far as its message says, and the job that a replay of it
 //! publishes.
 
 mod skip_reason;
@@ -43,10 +43,10 @@ pub struct LetterQueue<'a> {
 }
 
 /// A letter, read once. Its texts are cut to what the contract allows. A job can hold a publisher's
-/// proxy password, so `Debug` tells its length alone.
+/// proxy password, so `Debug` shows its length alone.
 #[derive(Clone, PartialEq)]
 pub struct DeadLetter {
-    /// The job's id; empty where none is told.
+    /// The job's id; empty where none is given.
     pub id: String,
     /// The class it failed in; `None` for what the broker itself dead-lettered.
     pub class: Option<Class>,
@@ -157,7 +157,7 @@ impl DeadLetter {
             ended: death.at,
             deadline: seen.and_then(|seen| seen.deadline()),
             replays: mark.map_or(0, |mark| mark.count),
-            identity: identity(message, &death.told()),
+            identity: identity(message, &death.summary()),
             job,
         }
     }
@@ -265,7 +265,7 @@ fn of_job(job: &Properties) -> Properties {
     }
 }
 
-/// A job, as far as it is looked at here. What is wrong with it otherwise is admission's to tell.
+/// A job, as far as it is looked at here. What else is wrong with it, admission finds.
 #[derive(Default, Deserialize)]
 struct JobView {
     #[serde(default)]
@@ -322,7 +322,7 @@ impl<'a> Death<'a> {
         }
     }
 
-    fn told(&self) -> String {
+    fn summary(&self) -> String {
         format!("{} {} {} {}", self.queue, self.reason, self.at.map_or(0, Timestamp::as_millis), self.count)
     }
 }

@@ -94,8 +94,8 @@ fn what_was_replayed_often_enough_or_is_too_late_stays() {
     Replayed { id: "r".to_owned(), count: 3 }.write(&mut often.properties.headers);
     assert_eq!(read(&often, PLACE).replay(&often, 3, NOW), Err(SkipReason::TooOften));
     assert!(read(&often, PLACE).replay(&often, 4, NOW).is_ok());
-    let told_in_the_body = failed(&format!(r#""job":{JOB},"replays":3"#));
-    assert_eq!(read(&told_in_the_body, PLACE).replays, 3);
+    let in_the_body = failed(&format!(r#""job":{JOB},"replays":3"#));
+    assert_eq!(read(&in_the_body, PLACE).replays, 3);
 }
 
 #[test]
@@ -194,8 +194,8 @@ fn copies_are_known_by_their_marks_and_so_is_what_two_runs_of_one_replay_have_be
         Replayed { id: "r".to_owned(), count: 1 }.write(&mut run.properties.headers);
     }
     assert!(marks(&runs[0]).iter().any(|mark| marks(&runs[1]).contains(mark)));
-    let told_in_the_body = failed(&format!(r#""job":{JOB},"replay_id":"r","replays":1"#));
-    assert!(marks(&told_in_the_body).iter().any(|mark| marks(&runs[1]).contains(mark)));
+    let in_the_body = failed(&format!(r#""job":{JOB},"replay_id":"r","replays":1"#));
+    assert!(marks(&in_the_body).iter().any(|mark| marks(&runs[1]).contains(mark)));
 }
 
 #[test]
@@ -224,6 +224,6 @@ fn foreign_texts_are_cut_and_a_cut_id_names_no_message() {
 fn what_is_printed_of_a_letter_for_debugging_holds_no_secret() {
     let message = failed(r#""job":{"task":{"type":"T","proxyPassword":"s3cret"}}"#);
     let letter = read(&message, PLACE);
-    let told = format!("{letter:?} {:?}", letter.replay(&message, 3, NOW));
-    assert!(told.contains("bytes") && !told.contains("s3cret"), "{told}");
+    let printed = format!("{letter:?} {:?}", letter.replay(&message, 3, NOW));
+    assert!(printed.contains("bytes") && !printed.contains("s3cret"), "{printed}");
 }

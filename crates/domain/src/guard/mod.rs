@@ -4,10 +4,10 @@
 //!               nothing known, or nothing any more
 //!                              │
 //!                              ▼
-//!              ┌──────────▶ Probing ──balance told──┐
+//!              ┌──────────▶ Probing ──balance read──┐
 //!      leader  │              │ refused             ▼
 //!      changed │              ▼                   Canary ──a job accepted──▶ Active
-//!              │           Tripped ──balance told──▲ │                        │
+//!              │           Tripped ──balance read──▲ │                        │
 //!              │              ▲    (by schedule,   │ └── refused ──┐          │
 //!              │              │     or resume)     └───────────────┼──────────┤
 //!              │              └────────────────────────────────────┘◀─refused─┘

@@ -8,7 +8,7 @@ use crate::time::Timestamp;
 
 /// The shortest time between two looks while money runs out.
 pub(super) const SHORTEST_LOOK: Duration = Duration::from_secs(5);
-/// Two looks nearer than this tell too little about the rate.
+/// Two looks nearer than this say too little about the rate.
 const LEAST_SPAN: Duration = Duration::from_secs(4);
 /// Looks that found no more money than was refused, after which one job is tried all the same: with
 /// the longest wait between two of them.
@@ -27,7 +27,7 @@ impl State {
         self.funds = Some(Funds { text, amount, at: now, per_hour });
     }
 
-    pub(super) fn balance_told(&mut self, amount: f64, rules: &Rules, now: Timestamp) {
+    pub(super) fn balance_read(&mut self, amount: f64, rules: &Rules, now: Timestamp) {
         let broke = self.tripped().filter(|trip| trip.reason == Reason::NoFunds);
         // Above zero, and still too little for what was submitted: a top-up helps, and what else
         // may have changed is tried now and then.
@@ -50,12 +50,12 @@ impl State {
     /// before the API says no.
     pub(super) fn next_look(&self, rules: &Rules) -> Timestamp {
         let Some(funds) = &self.funds else {
-            // The API may not tell it at all.
+            // The API may not report it at all.
             return self.probed_at.map_or(self.since, |at| at.plus(rules.balance_interval));
         };
         let longest = rules.balance_interval;
         let Some(per_hour) = funds.per_hour else {
-            // A second look tells how fast it goes.
+            // A second look shows how fast it goes.
             return funds.at.plus(SHORTEST_LOOK.min(longest));
         };
         let left = funds.amount - rules.min_balance;
@@ -70,7 +70,7 @@ impl State {
     }
 }
 
-/// A top-up is no earning: a balance that has grown tells nothing about the spending.
+/// A top-up is no earning: a balance that has grown says nothing about the spending.
 fn rate(last: &Funds, amount: f64, now: Timestamp) -> Option<f64> {
     if amount > last.amount {
         return last.per_hour;
@@ -79,7 +79,7 @@ fn rate(last: &Funds, amount: f64, now: Timestamp) -> Option<f64> {
     Some(last.per_hour.map_or(fresh, |old| old + (fresh - old) * FRESHNESS))
 }
 
-/// What an accepted task costs, as far as two looks at the balance and the fleet's counters tell.
+/// What an accepted task costs, as far as two looks at the balance and the fleet's counters show.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Spending {
     /// Accepted tasks of the fleet at the last look.

@@ -153,19 +153,19 @@ fn without_money_only_a_higher_balance_opens_the_account_again() {
     let term = scene.state.term;
     scene.refused(Reason::NoFunds, term);
     let key = key();
-    let told = |scene: &mut Scene, amount: f64| {
+    let probe = |scene: &mut Scene, amount: f64| {
         scene.after(Duration::from_secs(700));
         scene.learn(GuardEvent::ProbeBegins);
         let end = ProbeEnd::Balance { text: amount.to_string(), amount };
         scene.learn(GuardEvent::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
         scene.state.phase
     };
-    assert_eq!(told(&mut scene, 0.0), Phase::Tripped);
-    assert_eq!(told(&mut scene, 0.0005), Phase::Canary, "there is some now");
+    assert_eq!(probe(&mut scene, 0.0), Phase::Tripped);
+    assert_eq!(probe(&mut scene, 0.0005), Phase::Canary, "there is some now");
     let term = scene.state.term;
     scene.learn(GuardEvent::Canary(CanaryEnd::Refused(Reason::NoFunds), term, &Fingerprint::of_key("k")));
-    assert_eq!(told(&mut scene, 0.0005), Phase::Tripped, "too little for a job, as has been seen");
-    assert_eq!(told(&mut scene, 2.0), Phase::Canary);
+    assert_eq!(probe(&mut scene, 0.0005), Phase::Tripped, "too little for a job, as has been seen");
+    assert_eq!(probe(&mut scene, 2.0), Phase::Canary);
 }
 
 #[test]
@@ -440,7 +440,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_happened_a_mended_account_is_used_again(
+    fn whatever_happened_a_fixed_account_is_used_again(
         events in events(true),
         account in prop::sample::select(vec![
             Account::Good, Account::Down, Account::Refused(Reason::KeyInvalid), Account::Refused(Reason::NoFunds),
@@ -450,7 +450,7 @@ proptest! {
         let mut scene = Scene::new(account);
         events.iter().for_each(|event| scene.happen(event));
         scene.account = Account::Good;
-        scene.learn(GuardEvent::Resume("mended"));
+        scene.learn(GuardEvent::Resume("fixed"));
         // The longest of all waits: a ban that was found still there again and again.
         for _ in 0..3_700 {
             scene.after(Duration::from_secs(1));

@@ -19,17 +19,17 @@ const STALE: Duration = Duration::from_secs(300);
 /// How a call of getBalance ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProbeEnd {
-    /// The API told the balance.
+    /// The API reported the balance.
     Balance {
         /// As it wrote it.
         text: String,
         /// As a number.
         amount: f64,
     },
-    /// The API took the key, as another replica tells.
+    /// The API took the key, as another replica reports.
     KeyTaken,
-    /// The API answered, and neither told a balance nor refused the account. The canary must show
-    /// what is the matter.
+    /// The API answered, but neither reported a balance nor refused the account. The canary must
+    /// show what is the matter.
     Unsupported,
     /// The API refused the account.
     Refused(Reason),
@@ -100,7 +100,7 @@ pub enum GuardEvent<'a> {
 }
 
 impl State {
-    /// Takes the news in. Tells whether the record has changed, and so must be written before
+    /// Takes the news in. Returns whether the record has changed, and so must be written before
     /// anything is done about it.
     pub fn learn(&mut self, news: GuardEvent<'_>, rules: &Rules, now: Timestamp) -> bool {
         let before = self.clone();
@@ -166,7 +166,7 @@ impl State {
         }
     }
 
-    /// The account has tripped since that call began: it tells of money, and of nothing else.
+    /// The account has tripped since that call began: the answer is about money, and nothing else.
     fn probed_too_early(&mut self, end: ProbeEnd, now: Timestamp) {
         self.unended = 0;
         if let ProbeEnd::Balance { text, amount } = end {
@@ -189,7 +189,7 @@ impl State {
                 self.keys.accept(key);
                 self.verified_at = Some(now);
                 self.note_funds(text, amount, now);
-                self.balance_told(amount, rules, now);
+                self.balance_read(amount, rules, now);
             }
             ProbeEnd::KeyTaken => {
                 self.keys.accept(key);
@@ -244,7 +244,7 @@ impl State {
         }
     }
 
-    /// What was under way when the account tripped can tell that it is worse than that.
+    /// What was under way when the account tripped can show that it is worse than that.
     fn is_graver(&self, reason: Reason) -> bool {
         self.phase == Phase::Tripped && self.trip.as_ref().is_some_and(|trip| reason > trip.reason)
     }
@@ -283,7 +283,7 @@ impl State {
             Some(trip) if self.phase == Phase::Tripped && trip.reason > reason && met => {
                 return;
             }
-            // What was under way together tells the same thing many times. Of a ban it tells too
+            // What was under way together reports the same thing many times. Of a ban it says too
             // that it began anew.
             Some(trip) if self.phase == Phase::Tripped && trip.reason == reason && met => {
                 let until =

@@ -11,7 +11,7 @@ const WORTH_PACKING: usize = 1024;
 
 /// The bytes of a job, verbatim. Thousands of jobs wait for an answer at once, most of them a
 /// picture in base64, which takes a third more room than the picture does. They can hold a
-/// publisher's proxy password, so `Debug` tells their length alone.
+/// publisher's proxy password, so `Debug` shows their length alone.
 #[derive(Clone, PartialEq)]
 pub struct JobBody(Form);
 

@@ -60,12 +60,12 @@ pub struct Job {
     pub task_at: Option<Range<usize>>,
 }
 
-/// A message that is no job, with what can be told of it.
+/// A message that is no job, with what could be read of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RejectedMessage {
-    /// The id, as far as it can be told.
+    /// The id, as far as it could be read.
     pub id: String,
-    /// The task's type, as far as it can be told.
+    /// The task's type, as far as it could be read.
     pub task_type: Option<String>,
     /// What is wrong.
     pub fault: Fault,

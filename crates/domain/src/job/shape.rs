@@ -50,7 +50,7 @@ fn end_of_string(json: &[u8], from: usize) -> usize {
 fn all_digits(text: &[u8]) -> bool {
     let within = |byte: u8, first: u8, last: u8| byte.wrapping_sub(first) <= last - first;
     text.iter().fold(true, |all, &byte| {
-        // Sets the bit that tells small letters from capitals, which takes no other byte in.
+        // Sets the bit in which small letters differ from capitals, which takes no other byte in.
         let is_letter = within(byte | 0x20, b'a', b'z');
         let is_mark = matches!(byte, b'+' | b'/' | b'-' | b'_');
         all & (is_letter | within(byte, b'0', b'9') | is_mark)

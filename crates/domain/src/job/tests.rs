@@ -152,7 +152,7 @@ fn an_escaped_field_name_is_the_same_field() {
 }
 
 #[test]
-fn what_can_be_told_of_a_refused_message_is_told() {
+fn what_can_be_read_of_a_refused_message_is_reported() {
     let body = r#"{"id":"seen","task":{"type":"TurnstileTask"}}"#;
     let refused = read_with(body.as_bytes(), Properties::default(), &[]).unwrap_err();
     assert_eq!((&*refused.id, refused.task_type.as_deref()), ("seen", Some("TurnstileTask")));
@@ -166,7 +166,7 @@ proptest! {
     }
 
     #[test]
-    fn no_json_like_text_makes_the_door_panic(text in r#"[\{\}\[\]":,a-z0-9\\ \.]{0,120}"#) {
+    fn no_json_like_text_makes_admission_panic(text in r#"[\{\}\[\]":,a-z0-9\\ \.]{0,120}"#) {
         let _ = read_with(text.as_bytes(), Properties::default(), &[]);
     }
 }
@@ -182,8 +182,8 @@ fn a_publishers_secret_is_in_no_debug_print() {
         let job = read_with(body.as_bytes(), Properties::default(), &["example.com"]).unwrap();
         let packed = Job { body: JobBody::packed(job.body.bytes()), ..job.clone() };
         let message = Message { body: job.body.bytes(), ..Message::default() };
-        for told in [format!("{job:?}"), format!("{packed:#?}"), format!("{message:?}")] {
-            assert!(told.contains(" bytes") && !told.contains("pl4nted"), "{told}");
+        for printed in [format!("{job:?}"), format!("{packed:#?}"), format!("{message:?}")] {
+            assert!(printed.contains(" bytes") && !printed.contains("pl4nted"), "{printed}");
         }
     }
     let refused = read_with(small.as_bytes(), Properties::default(), &[]).expect_err("no site is allowed");

@@ -670,8 +670,8 @@ impl JobRun {
                 task.last_poll_fault = Some(Box::new(fault));
                 self.ask_again(task, pause, at)
             }
-            // The task is paid, and the code may be about the API rather than the task: polling goes
-            // on, at growing intervals.
+            // The task is paid, and the code may be about the API rather than the task: polling
+            // goes on, at growing intervals.
             Class::Unknown => {
                 task.backoff_steps += 1;
                 let pause = fault.retry_after;
@@ -694,7 +694,7 @@ impl JobRun {
     /// the guard allows it.
     fn poll_refused_by_guard(&mut self, task: OpenTask, fault: &Fault, at: &DecisionInput<'_>) -> Step {
         let pace = at.rules.pacing.of(self.job.kind());
-        // That poll told nothing about the task, so the type's time-out does not end it: it is
+        // That poll said nothing about the task, so the type's time-out does not end it: it is
         // asked for once more, if it is kept so long.
         let next = pace.after_answer(
             task.age(at.uptime),

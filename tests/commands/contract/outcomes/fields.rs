@@ -52,12 +52,12 @@ fn written(value: &Value, path: &str, found: &mut BTreeSet<String>) {
 #[test]
 fn every_field_that_is_written_is_described_and_no_other() {
     let schema = contract::outcome();
-    let (mut told, mut made) = (BTreeSet::new(), BTreeSet::new());
-    described(&schema, &schema, "", &mut told);
+    let (mut in_schema, mut made) = (BTreeSet::new(), BTreeSet::new());
+    described(&schema, &schema, "", &mut in_schema);
     all().iter().for_each(|outcome| written(outcome, "", &mut made));
     for name in OF_REPLAYS {
-        assert!(told.contains(&format!("/{name}")), "{name}");
+        assert!(in_schema.contains(&format!("/{name}")), "{name}");
         made.insert(format!("/{name}"));
     }
-    assert_eq!(told, made);
+    assert_eq!(in_schema, made);
 }

@@ -134,7 +134,7 @@ fn fields_that_a_later_version_adds_are_let_by() {
         assert_eq!(faults(&OUTCOME, &outcome), "");
     }
     let [_, (mut failed, _), _] = shapes();
-    failed["replay_id"] = json!("mended-on-monday");
+    failed["replay_id"] = json!("fixed-on-monday");
     failed["replays"] = json!(3);
     assert_eq!(faults(&OUTCOME, &failed), "");
 }

@@ -35,10 +35,10 @@ pub(crate) fn holds(input: &[u8]) {
         a_believed_history_is_read_again(history);
     }
     if let Err(fault) = &history {
-        is_told(fault);
+        is_described(fault);
     }
-    let mut at_hand = sent.clone();
-    match Job::read(&mut at_hand, &policy, || "fresh".to_owned()) {
+    let mut delivered = sent.clone();
+    match Job::read(&mut delivered, &policy, || "fresh".to_owned()) {
         Ok(job) => {
             assert_eq!(job.message(), sent, "the publisher's bytes and properties are the job's");
             is_within_bounds(&job, &policy);
@@ -64,7 +64,7 @@ pub(crate) fn policy() -> Policy {
     Policy::try_new(&sites, &["SomeTask"; 1]).expect("the sites are hosts")
 }
 
-fn is_told(fault: &Fault) {
+fn is_described(fault: &Fault) {
     assert!(!fault.code.is_empty() && !fault.description.is_empty(), "{fault:?}");
     assert!(fault.description.len() <= MAX_DESCRIPTION, "a description of {} bytes", fault.description.len());
     assert_eq!(fault.stage, Stage::Admission);
@@ -205,7 +205,7 @@ fn ends_whole(job: &Job, history: &History) {
 
 /// What is no job is in its outcome whole, and can be sent again.
 fn is_kept(refused: &RejectedMessage) {
-    is_told(&refused.fault);
+    is_described(&refused.fault);
     assert!((1..=MAX_ID).contains(&refused.id.len()), "an id of {} bytes", refused.id.len());
     let by = Finish { worker: "w", now: NOW };
     let outcome = outcome::refused(refused, NOW, by);
@@ -231,7 +231,7 @@ pub(crate) fn is_publishable(outcome: &Outcome, body: &[u8]) {
 }
 
 #[derive(Debug, serde::Deserialize)]
-struct Told<'a> {
+struct OutcomeView<'a> {
     #[serde(borrow)]
     job: Option<&'a RawValue>,
     original: Option<Original>,
@@ -253,6 +253,6 @@ impl Original {
     }
 }
 
-fn read(outcome: &Outcome) -> Told<'_> {
+fn read(outcome: &Outcome) -> OutcomeView<'_> {
     serde_json::from_slice(&outcome.message.body).expect("an outcome is JSON")
 }

@@ -9,7 +9,6 @@ use captcha_worker::domain::message::{Headers, Message, Properties, Value};
 /// Names and values, and a body.
 pub(crate) struct DeadLetter<'a> {
     lines: Vec<(&'a [u8], &'a [u8])>,
-    /// The body.
     pub(crate) body: &'a [u8],
 }
 

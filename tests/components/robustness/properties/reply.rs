@@ -1,5 +1,5 @@
 //! The API's replies: any status, any `Retry-After` and any bytes are read into something bounded
-//! that does not tell the key.
+//! that does not show the key.
 
 use parking_lot::Mutex;
 use std::fmt::Debug;
@@ -38,9 +38,9 @@ pub(crate) fn holds(input: &[u8]) {
         let created = wire::read_created(&reply, &mask);
         let state = wire::read_state(&reply, &mask);
         let balance = wire::read_balance(&reply, &mask);
-        errors_are_bounded_and_tell_no_key(&created, key);
-        errors_are_bounded_and_tell_no_key(&state, key);
-        errors_are_bounded_and_tell_no_key(&balance, key);
+        errors_are_bounded_and_show_no_key(&created, key);
+        errors_are_bounded_and_show_no_key(&state, key);
+        errors_are_bounded_and_show_no_key(&balance, key);
         if let Ok(balance) = &balance {
             assert!(balance.amount.is_finite() && balance.text.len() <= MAX_CODE);
             assert_eq!(balance.text.parse::<f64>(), Ok(balance.amount));
@@ -65,14 +65,14 @@ fn planted(body: &[u8], key: &str) -> Vec<u8> {
     text.replacen(KEY_HERE, &quoted[1..quoted.len() - 1], 1).replace(KEY_HERE, key).into_bytes()
 }
 
-fn errors_are_bounded_and_tell_no_key<T: Debug>(end: &Result<T, CallError>, key: &str) {
+fn errors_are_bounded_and_show_no_key<T: Debug>(end: &Result<T, CallError>, key: &str) {
     let Err(error) = end else { return };
     // Debug writes a quote or a backslash as JSON does, and that form must not be there either.
     let quoted = format!("{key:?}");
-    for told in [error.to_string(), format!("{error:?}")] {
+    for shown in [error.to_string(), format!("{error:?}")] {
         assert!(
-            !told.contains(key) && !told.contains(&quoted[1..quoted.len() - 1]),
-            "the key is told: {told}"
+            !shown.contains(key) && !shown.contains(&quoted[1..quoted.len() - 1]),
+            "the key is shown: {shown}"
         );
     }
     match error {
@@ -99,8 +99,8 @@ fn is_sent_back_as_it_came(id: &TaskId, reply: &RawReply, key: &str) {
     assert!(text.contains(id.as_json()), "the id is the API's very text: {}", id.as_json());
     let posted = Arc::new(Posted { reply: reply.clone(), body: Mutex::default() });
     let solver = Solver::with_transport(SecretString::from(key), Arc::clone(&posted) as Arc<dyn Transport>);
-    let polled = solver.task_state(id).now_or_never().expect("the answer is at hand");
-    errors_are_bounded_and_tell_no_key(&polled, key);
+    let polled = solver.task_state(id).now_or_never().expect("the answer is ready");
+    errors_are_bounded_and_show_no_key(&polled, key);
     let sent = posted.body.lock().clone();
     let wanted = format!("{{\"clientKey\":{},\"taskId\":{}}}", Value::from(key), id.as_json());
     assert_eq!(String::from_utf8_lossy(&sent), wanted);
@@ -138,9 +138,9 @@ fn agrees_with_another_reader(
     if error_id != Some(0) {
         return;
     }
-    let told = fields.get("status").and_then(Value::as_str);
+    let status = fields.get("status").and_then(Value::as_str);
     let solution = fields.get("solution").filter(|solution| !solution.is_null());
-    if let (Some("ready"), Some(solution)) = (told, solution) {
+    if let (Some("ready"), Some(solution)) = (status, solution) {
         let Ok(TaskState::Ready { solution: read, .. }) = state else {
             panic!("a solution is lost: {state:?}")
         };

@@ -87,7 +87,7 @@ impl Scene {
         self.on(event)
     }
 
-    /// Refuses the submission, and tells the class it ends in, where it ends.
+    /// Refuses the submission, and returns the class it ends in, where it ends.
     fn submit_refused(&mut self, code: &str) -> Step {
         self.on(Event::Taken);
         self.on(submitted(Err(refusal(code))))

@@ -34,39 +34,39 @@ pub(crate) async fn arrived(session: &Session, queue: &str, wanted: u64) {
     }
 }
 
-/// A replica that tells everything into a file.
-pub(crate) struct Telling {
+/// A replica that logs everything into a file.
+pub(crate) struct LoggedReplica {
     pub(crate) process: Process,
     log: NamedTempFile,
 }
 
-impl Telling {
+impl LoggedReplica {
     pub(crate) fn start(replica: &Replica<'_>) -> Self {
         let log = NamedTempFile::new().expect("a temporary file");
         let process = replica.start_logging_to(File::create(log.path()).expect("written").into());
         Self { process, log }
     }
 
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log.path()).expect("its log")
     }
 
-    /// Waits until it has told this.
-    pub(crate) async fn tells(&self, text: &str) -> String {
+    /// Waits until it has logged this.
+    pub(crate) async fn wait_for_line(&self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         let mut looks = interval(Duration::from_millis(50));
         loop {
             looks.tick().await;
-            if let Some(line) = self.told().lines().find(|line| line.contains(text)) {
+            if let Some(line) = self.log().lines().find(|line| line.contains(text)) {
                 return line.to_owned();
             }
-            assert!(Instant::now() < deadline, "not told: {text}\n{}", self.told());
+            assert!(Instant::now() < deadline, "not logged: {text}\n{}", self.log());
         }
     }
 
     /// The address that it serves its health on. Its log has to be JSON.
     pub(crate) async fn serves(&self) -> String {
-        let line: Value = serde_json::from_str(&self.tells("serving /healthz").await).expect("JSON");
+        let line: Value = serde_json::from_str(&self.wait_for_line("serving /healthz").await).expect("JSON");
         line["address"].as_str().expect("its address").to_owned()
     }
 }
