@@ -11,6 +11,7 @@ use captcha_worker::domain::message::Value;
 use captcha_worker::linger::Linger;
 use rusqlite::Connection;
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::conformance::fixtures::{
@@ -165,6 +166,25 @@ async fn when_the_process_that_has_the_file_ends_the_next_session_takes_it() {
     let delivery = get(&session, "q").await;
     assert_eq!((text(&delivery.message).as_str(), delivery.redelivered), ("m", true));
     delivery.receipt.ack().unwrap();
+}
+
+#[tokio::test]
+async fn a_process_that_stays_takes_the_file_at_once_when_its_owner_ends() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    let (first, second) = (broker_in(&path), broker_in(&path));
+    let session = connect(&first).await;
+    let other = connect(&second).await;
+    drop((session, first));
+    within("the end", other.closed()).await;
+    // Nobody asks for a session.
+    let taken = async {
+        while UnixStream::connect(path.with_extension("db-sock")).await.is_err() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("the file is taken", taken).await;
+    drop(connect(&second).await);
 }
 
 #[tokio::test]
