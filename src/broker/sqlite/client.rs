@@ -93,6 +93,7 @@ struct Waiting {
 }
 
 /// What comes for a consumer.
+#[expect(clippy::large_enum_variant, reason = "nearly all are deliveries")]
 enum Arrived {
     Delivery {
         tag: u64,

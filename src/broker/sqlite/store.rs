@@ -23,8 +23,9 @@ use crate::domain::message::Message;
 
 /// Marks the file as ours: "capw" in ASCII.
 const APPLICATION_ID: i32 = 0x6361_7077;
-/// Each migration takes the schema from its number to the next one.
-const MIGRATIONS: [&str; 1] = ["
+/// The schema's number in the file. Each migration takes it from its own place to the next one.
+const SCHEMA: i32 = 1;
+const MIGRATIONS: [&str; SCHEMA as usize] = ["
     CREATE TABLE exchanges (name TEXT PRIMARY KEY, kind TEXT NOT NULL, arguments TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE queues (name TEXT PRIMARY KEY, arguments TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE bindings (
@@ -123,11 +124,10 @@ impl Store {
         }
         let done = usize::try_from(version).unwrap_or_default();
         if done > MIGRATIONS.len() {
-            let own = MIGRATIONS.len();
             return Err(unfit(
                 &path,
                 format!(
-                    "a later version of captcha-worker wrote it (schema {version}; this one knows {own}): update this one"
+                    "a later version of captcha-worker wrote it (schema {version}; this one knows {SCHEMA}): update this one"
                 ),
             ));
         }
@@ -139,7 +139,7 @@ impl Store {
             change.execute_batch(migration).map_err(fail)?;
         }
         change.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
-        change.pragma_update(None, "user_version", MIGRATIONS.len() as i64).map_err(fail)?;
+        change.pragma_update(None, "user_version", SCHEMA).map_err(fail)?;
         change.commit().map_err(fail)
     }
 

@@ -25,6 +25,7 @@ pub(super) const DEPTH: usize = 256;
 /// From the client. `n` is its number for the answer, and for the consumer that is made.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "most are messages")]
 pub(super) enum Request {
     Hello {
         version: u32,
@@ -127,6 +128,7 @@ impl Envelope {
 /// From the process that has the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "most are messages")]
 pub(super) enum Response {
     Welcome {
         user: String,
