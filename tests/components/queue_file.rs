@@ -178,6 +178,19 @@ async fn nobody_else_may_read_it() {
 }
 
 #[tokio::test]
+async fn a_path_that_is_longer_than_a_sockets_address_is_served_too() {
+    let folder = TempDir::new().unwrap();
+    let deep = folder.path().join("d".repeat(100)).join("e".repeat(100));
+    fs::create_dir_all(&deep).unwrap();
+    let path = deep.join("queue.db");
+    let (first, second) = (broker_in(&path), broker_in(&path));
+    let session = with_queues(&first, vec![queue("q", &[])]).await;
+    let other = connect(&second).await;
+    put(&other, "q", &["m"]).await;
+    assert_eq!(text(&get(&session, "q").await.message), "m");
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_a_queue_is_left_alone() {
     let folder = TempDir::new().unwrap();
     let path = in_folder(&folder);

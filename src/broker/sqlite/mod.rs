@@ -14,8 +14,9 @@ mod server;
 mod store;
 mod wire;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,5 +155,36 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    UnixListener::bind(socket)
+    let address = SocketAddress::of(socket)?;
+    UnixListener::bind(address.path())
+}
+
+/// Longest path that a socket's address holds, in bytes.
+const LONGEST_ADDRESS: usize = 107;
+
+/// The path of a socket as an address: where it is too long, by way of its open folder.
+enum SocketAddress<'a> {
+    Path(&'a Path),
+    Below { _folder: File, path: PathBuf },
+}
+
+impl<'a> SocketAddress<'a> {
+    fn of(socket: &'a Path) -> io::Result<Self> {
+        let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else {
+            return Ok(Self::Path(socket));
+        };
+        if socket.as_os_str().len() <= LONGEST_ADDRESS {
+            return Ok(Self::Path(socket));
+        }
+        let folder = File::open(folder)?;
+        let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+        Ok(Self::Below { _folder: folder, path })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Path(path) => path,
+            Self::Below { path, .. } => path,
+        }
+    }
 }
