@@ -168,6 +168,28 @@ async fn when_the_process_that_has_the_file_ends_the_next_session_takes_it() {
 }
 
 #[tokio::test]
+async fn one_process_takes_it_sees_what_waits_and_deletes_it_with_all_beside() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    let (Broker::Sqlite(first), Broker::Sqlite(second)) = (broker_in(&path), broker_in(&path)) else {
+        unreachable!("both are in a file")
+    };
+    assert!(first.take().await.unwrap() && first.take().await.unwrap());
+    assert!(!second.take().await.unwrap() && second.waiting().await.is_empty());
+    let session = with_queues(&Broker::Sqlite(first.clone()), vec![queue("q", &[]), queue("r", &[])]).await;
+    put(&session, "r", &["c"]).await;
+    put(&session, "q", &["a", "b"]).await;
+    let waiting = first.waiting().await;
+    let waiting: Vec<_> = waiting.iter().map(|(queue, message)| (queue.as_str(), text(message))).collect();
+    assert_eq!(waiting, [("q", "a".to_owned()), ("q", "b".to_owned()), ("r", "c".to_owned())]);
+    within("the close", session.link().close()).await;
+    drop(session);
+    assert!(first.delete().await.unwrap());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert!(second.take().await.unwrap() && second.waiting().await.is_empty());
+}
+
+#[tokio::test]
 async fn nobody_else_may_read_it() {
     let folder = TempDir::new().unwrap();
     let _session = connect(&broker_in(&in_folder(&folder))).await;

@@ -31,6 +31,7 @@ use self::store::{Store, beside};
 use super::memory::MemoryBroker;
 use super::topology::Topology;
 use super::{BrokerError, Session};
+use crate::domain::message::Message;
 use crate::linger::Linger;
 
 /// Between two tries, while the file changes hands.
@@ -79,6 +80,44 @@ impl SqliteBroker {
     #[must_use]
     pub fn user(&self) -> &'static str {
         super::memory::USER
+    }
+
+    /// Takes the file for this process. `false`: another process has it.
+    ///
+    /// # Errors
+    /// As [`SqliteBroker::connect`].
+    pub async fn take(&self) -> Result<bool, BrokerError> {
+        let mut own = self.own.lock().await;
+        if own.is_none() {
+            *own = self.open().await?;
+        }
+        Ok(own.is_some())
+    }
+
+    /// Every message that waits in a queue, with the queue's name; none where another process has
+    /// the file.
+    pub async fn waiting(&self) -> Vec<(String, Message)> {
+        self.own.lock().await.as_ref().map_or_else(Vec::new, |own| own.broker.waiting())
+    }
+
+    /// Gives the file back, and deletes it with all that stands beside it. All sessions must have
+    /// ended before. `false`: another process has taken it since.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unfit`] where it cannot be deleted.
+    pub async fn delete(self) -> Result<bool, BrokerError> {
+        *self.own.lock().await = None;
+        let until = Instant::now() + self.options.call_timeout;
+        loop {
+            // Its writer has the lock until its last change is on the disk.
+            let path = self.options.path.clone();
+            let deleted = tokio::task::spawn_blocking(move || store::delete(&path));
+            let deleted = deleted.await.map_err(|error| BrokerError::Lost(error.to_string()))??;
+            if deleted || Instant::now() >= until {
+                return Ok(deleted);
+            }
+            sleep(AGAIN).await;
+        }
     }
 
     /// A new session: in this process where the file is its own, else with the process that has it.
