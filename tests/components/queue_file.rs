@@ -188,6 +188,28 @@ async fn a_process_that_stays_takes_the_file_at_once_when_its_owner_ends() {
 }
 
 #[tokio::test]
+async fn one_process_takes_it_sees_what_waits_and_deletes_it_with_all_beside() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    let (Broker::Sqlite(first), Broker::Sqlite(second)) = (broker_in(&path), broker_in(&path)) else {
+        unreachable!("both are in a file")
+    };
+    assert!(first.take().await.unwrap() && first.take().await.unwrap());
+    assert!(!second.take().await.unwrap() && second.waiting().await.is_empty());
+    let session = with_queues(&Broker::Sqlite(first.clone()), vec![queue("q", &[]), queue("r", &[])]).await;
+    put(&session, "r", &["c"]).await;
+    put(&session, "q", &["a", "b"]).await;
+    let waiting = first.waiting().await;
+    let waiting: Vec<_> = waiting.iter().map(|(queue, message)| (queue.as_str(), text(message))).collect();
+    assert_eq!(waiting, [("q", "a".to_owned()), ("q", "b".to_owned()), ("r", "c".to_owned())]);
+    within("the close", session.link().close()).await;
+    drop(session);
+    assert!(first.delete().await.unwrap());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert!(second.take().await.unwrap() && second.waiting().await.is_empty());
+}
+
+#[tokio::test]
 async fn nobody_else_may_read_it() {
     let folder = TempDir::new().unwrap();
     let _session = connect(&broker_in(&in_folder(&folder))).await;
@@ -195,6 +217,19 @@ async fn nobody_else_may_read_it() {
         let mode = fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_path_that_is_longer_than_a_sockets_address_is_served_too() {
+    let folder = TempDir::new().unwrap();
+    let deep = folder.path().join("d".repeat(100)).join("e".repeat(100));
+    fs::create_dir_all(&deep).unwrap();
+    let path = deep.join("queue.db");
+    let (first, second) = (broker_in(&path), broker_in(&path));
+    let session = with_queues(&first, vec![queue("q", &[])]).await;
+    let other = connect(&second).await;
+    put(&other, "q", &["m"]).await;
+    assert_eq!(text(&get(&session, "q").await.message), "m");
 }
 
 #[tokio::test]

@@ -56,6 +56,16 @@ impl MemoryBroker {
         StoreSide(Arc::downgrade(&self.inner))
     }
 
+    /// Every message that waits in a queue, with the queue's name; those that consumers hold are
+    /// not among them.
+    pub(in crate::broker) fn waiting(&self) -> Vec<(String, Message)> {
+        let core = self.inner.lock();
+        let of_queue = |(name, queue): (&String, &QueueState)| -> Vec<_> {
+            queue.entries().map(|entry| (name.clone(), entry.routed.message.clone())).collect()
+        };
+        core.queues.iter().flat_map(of_queue).collect()
+    }
+
     /// Whether sessions can be made.
     pub(in crate::broker) fn is_reachable(&self) -> bool {
         self.inner.lock().reachable

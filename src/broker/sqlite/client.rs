@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
+use super::SocketAddress;
 use super::wire::{
     Answer, ConsumerCall, DEPTH, Envelope, Frame, How, Request, Response, VERSION, kind_of, read_frame,
     write_frames,
@@ -47,7 +48,8 @@ pub(super) async fn connect(
     connection: &str,
     time_outs: TimeOuts,
 ) -> io::Result<Result<Session, BrokerError>> {
-    let (reader, writer) = UnixStream::connect(socket).await?.into_split();
+    let address = SocketAddress::of(socket)?;
+    let (reader, writer) = UnixStream::connect(address.path()).await?.into_split();
     let mut reader = BufReader::new(reader);
     let (out, frames) = mpsc::channel(DEPTH);
     tokio::spawn(write_frames(writer, frames));

@@ -14,8 +14,9 @@ mod server;
 mod store;
 mod wire;
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,10 +32,14 @@ use self::store::{Store, beside};
 use super::memory::MemoryBroker;
 use super::topology::Topology;
 use super::{BrokerError, CloseSignal, Session};
+use crate::domain::message::Message;
 use crate::linger::Linger;
 
 /// Between two tries, while the file changes hands.
 const AGAIN: Duration = Duration::from_millis(20);
+
+/// How long a process tries to take the file after the one that had it. Another one may be quicker.
+const SUCCEED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a connector is made of.
 #[derive(Debug, Clone)]
@@ -79,6 +84,44 @@ impl SqliteBroker {
     #[must_use]
     pub fn user(&self) -> &'static str {
         super::memory::USER
+    }
+
+    /// Takes the file for this process. `false`: another process has it.
+    ///
+    /// # Errors
+    /// As [`SqliteBroker::connect`].
+    pub async fn take(&self) -> Result<bool, BrokerError> {
+        let mut own = self.own.lock().await;
+        if own.is_none() {
+            *own = self.open().await?;
+        }
+        Ok(own.is_some())
+    }
+
+    /// Every message that waits in a queue, with the queue's name; none where another process has
+    /// the file.
+    pub async fn waiting(&self) -> Vec<(String, Message)> {
+        self.own.lock().await.as_ref().map_or_else(Vec::new, |own| own.broker.waiting())
+    }
+
+    /// Gives the file back, and deletes it with all that stands beside it. All sessions must have
+    /// ended before. `false`: another process has taken it since.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unfit`] where it cannot be deleted.
+    pub async fn delete(self) -> Result<bool, BrokerError> {
+        *self.own.lock().await = None;
+        let until = Instant::now() + self.options.call_timeout;
+        loop {
+            // Its writer has the lock until its last change is on the disk.
+            let path = self.options.path.clone();
+            let deleted = tokio::task::spawn_blocking(move || store::delete(&path));
+            let deleted = deleted.await.map_err(|error| BrokerError::Lost(error.to_string()))??;
+            if deleted || Instant::now() >= until {
+                return Ok(deleted);
+            }
+            sleep(AGAIN).await;
+        }
     }
 
     /// A new session: in this process where the file is its own, else with the process that has it.
@@ -142,12 +185,21 @@ impl SqliteBroker {
             closed.ended().await;
             let Some(own) = own.upgrade() else { return };
             let broker = Self { options, own };
-            let mut own = broker.own.lock().await;
-            if own.is_none()
-                && let Ok(opened) = broker.open().await
-            {
-                // An error comes again with the next session, which reports it.
-                *own = opened;
+            let until = Instant::now() + SUCCEED_WITHIN;
+            // The socket of a process that ends can be closed before the lock.
+            while Instant::now() < until {
+                let mut own = broker.own.lock().await;
+                if own.is_some() {
+                    return;
+                }
+                match broker.open().await {
+                    Ok(Some(opened)) => *own = Some(opened),
+                    Ok(None) => {}
+                    // It comes again with the next session, which reports it.
+                    Err(_) => return,
+                }
+                drop(own);
+                sleep(AGAIN).await;
             }
         });
     }
@@ -178,8 +230,39 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(socket)?;
+    let address = SocketAddress::of(socket)?;
+    let listener = UnixListener::bind(address.path())?;
     // Whatever the process's mask allows: who may connect reads every job.
     fs::set_permissions(socket, Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Longest path that a socket's address holds, in bytes.
+const LONGEST_ADDRESS: usize = 107;
+
+/// The path of a socket as an address: where it is too long, by way of its open folder.
+enum SocketAddress<'a> {
+    Path(&'a Path),
+    Below { _folder: File, path: PathBuf },
+}
+
+impl<'a> SocketAddress<'a> {
+    fn of(socket: &'a Path) -> io::Result<Self> {
+        let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else {
+            return Ok(Self::Path(socket));
+        };
+        if socket.as_os_str().len() <= LONGEST_ADDRESS {
+            return Ok(Self::Path(socket));
+        }
+        let folder = File::open(folder)?;
+        let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+        Ok(Self::Below { _folder: folder, path })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Path(path) => path,
+            Self::Below { path, .. } => path,
+        }
+    }
 }

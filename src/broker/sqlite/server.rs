@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::io::{AsyncRead, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -28,27 +29,25 @@ const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// After a connection could not be accepted, which is for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Serves clients until dropped.
+/// Serves clients until dropped; then their sessions end.
 pub(super) async fn serve(listener: UnixListener, side: StoreSide) {
-    let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+    let mut clients = JoinSet::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(ACCEPT_AGAIN).await;
-            continue;
-        };
-        let side = side.clone();
-        tokio::spawn(async move {
-            let served = serve_client(stream, &side).await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "a client of the queue file is gone");
+        tokio::select! {
+            accepted = listener.accept(), if clients.len() < MOST_CLIENTS => match accepted {
+                Ok((stream, _)) => drop(clients.spawn(serve_client(stream, side.clone()))),
+                Err(_) => sleep(ACCEPT_AGAIN).await,
+            },
+            Some(served) = clients.join_next() => {
+                if let Ok(Err(error)) = served {
+                    tracing::debug!(%error, "a client of the queue file is gone");
+                }
             }
-            drop(place);
-        });
+        }
     }
 }
 
-async fn serve_client(stream: UnixStream, side: &StoreSide) -> io::Result<()> {
+async fn serve_client(stream: UnixStream, side: StoreSide) -> io::Result<()> {
     let (reader, writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let (out, frames) = mpsc::channel(DEPTH);
@@ -56,7 +55,7 @@ async fn serve_client(stream: UnixStream, side: &StoreSide) -> io::Result<()> {
     let out = Out(out);
     let hello = timeout(HELLO_WITHIN, read_frame::<Request>(&mut reader)).await??;
     let Some((Request::Hello { version, connection }, _)) = hello else { return Ok(()) };
-    let session = match open(side, version, &connection).await {
+    let session = match open(&side, version, &connection).await {
         Ok((session, user)) => {
             out.say(&Response::Welcome { user }).await?;
             session

@@ -381,6 +381,23 @@ fn free_bytes(path: &Path) -> u64 {
     statvfs(path).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
+/// Deletes the file with all that stands beside it. `false`: a process has it.
+pub(super) fn delete(path: &Path) -> Result<bool, BrokerError> {
+    let Some(lock) = lock(path)? else { return Ok(false) };
+    // The log first, since a later file must not come to it. There is one only where the last
+    // process was killed.
+    for suffix in ["-wal", "", "-sock", "-lock"] {
+        match fs::remove_file(beside(path, suffix)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(unfit(path, format!("cannot delete '{suffix}': {error}")));
+            }
+            _ => {}
+        }
+    }
+    drop(lock);
+    Ok(true)
+}
+
 /// The right to use the file: no other process of this host has it. `None`: another one has.
 fn lock(path: &Path) -> Result<Option<File>, BrokerError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
