@@ -8,6 +8,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Worker;
 use super::serve::Serving;
+use crate::broker::receive;
+use crate::domain::guard::Polls;
+use crate::domain::lifecycle::Origin;
 use crate::failpoint::Failpoint;
 
 /// How long closing the session may take when the drain's own time is used up.
@@ -39,6 +42,11 @@ impl Worker {
             if !Failpoint::DrainHurried.in_force() {
                 let _ = timeout(self.drain_timeout / 3, self.ctx.limits.submissions_ended()).await;
             }
+            if self.finishes_tickets {
+                // Handing back what is left takes a part of the time too.
+                let _ =
+                    timeout_at(deadline - self.drain_timeout / 3, self.finish_tickets(&mut serving)).await;
+            }
             serving.stop_tickets().await;
             self.attempts.close();
             if !Failpoint::DrainHurried.in_force() {
@@ -61,6 +69,26 @@ impl Worker {
             tracing::warn!(unfinished, "the drain's time is over; what is unfinished goes back to its queue");
         }
         Drained { unfinished }
+    }
+
+    /// Polls on until no paid task is left that may be asked for.
+    async fn finish_tickets(&self, serving: &mut Serving) {
+        let mut seen = self.ctx.account().watch();
+        loop {
+            if self.ctx.in_flight.held() == 0 || seen.borrow_and_update().permit.polls == Polls::None {
+                return;
+            }
+            tokio::select! {
+                ticket = receive(&mut serving.tickets) => match ticket {
+                    Some(delivery) => self.spawn_handler(serving, delivery, Origin::Ticket),
+                    None => return,
+                },
+                () = self.ctx.in_flight.freed() => {}
+                changed = seen.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+        }
     }
 
     async fn close(&self, mut serving: Serving) {

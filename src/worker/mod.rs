@@ -117,6 +117,7 @@ pub struct Worker {
     job_prefetch: u16,
     ticket_prefetch: u16,
     drain_timeout: Duration,
+    finishes_tickets: bool,
 }
 
 fn prefetch(deliveries: usize) -> u16 {
@@ -185,8 +186,17 @@ impl Worker {
             // too.
             ticket_prefetch: prefetch(options.max_in_flight.saturating_mul(2)),
             drain_timeout: options.drain_timeout,
+            finishes_tickets: false,
             ctx: Arc::new(ctx),
         }
+    }
+
+    /// The same worker, which finishes its paid tasks while it drains, as far as the drain's time
+    /// allows: for one that has no other replica to hand them to.
+    #[must_use]
+    pub fn finishing_tickets(mut self) -> Self {
+        self.finishes_tickets = true;
+        self
     }
 
     /// A view of it, for as long as wanted.

@@ -205,7 +205,7 @@ impl Worker {
         }
     }
 
-    fn spawn_handler(&self, serving: &Serving, delivery: Delivery, origin: Origin) {
+    pub(super) fn spawn_handler(&self, serving: &Serving, delivery: Delivery, origin: Origin) {
         match origin {
             Origin::Job => self.ctx.counters.job_taken(),
             Origin::Ticket => self.ctx.counters.ticket_taken(),

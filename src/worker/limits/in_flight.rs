@@ -75,6 +75,11 @@ impl InFlight {
             freed.await;
         }
     }
+
+    /// Waits until something has ended. Not beside [`InFlight::room`]: one waiter hears of it.
+    pub(crate) async fn freed(&self) {
+        self.freed.notified().await;
+    }
 }
 
 impl Drop for InFlightPermit {
