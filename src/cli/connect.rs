@@ -1,5 +1,7 @@
 //! From settings to a broker and an API client.
 
+use std::path::Path;
+
 use secrecy::SecretString;
 
 use super::CommandError;
@@ -33,16 +35,8 @@ pub(super) fn lingering_broker(
     let url = match &broker.url {
         BrokerUrl::Amqp(url) => url,
         BrokerUrl::Sqlite(path) => {
-            let topology = broker.declare_topology.then(|| Topology::new(&Names::new(&broker.namespace)));
-            return Ok(Broker::Sqlite(SqliteBroker::new(SqliteOptions {
-                path: path.clone(),
-                topology,
-                connect_timeout: broker.connect_timeout,
-                call_timeout: broker.call_timeout,
-                confirm_timeout: broker.confirm_timeout,
-                connection_name: name.to_owned(),
-                linger,
-            })));
+            let declares = broker.declare_topology;
+            return Ok(Broker::Sqlite(queue_file(settings, path, declares, name, linger)));
         }
     };
     let options = AmqpOptions {
@@ -61,6 +55,26 @@ pub(super) fn lingering_broker(
     let connector = Connector::new(options)
         .map_err(|error| CommandError::Failed(format!("broker.url cannot be used: {error}")))?;
     Ok(Broker::Amqp(connector))
+}
+
+/// The embedded broker over this file.
+pub(super) fn queue_file(
+    settings: &Settings,
+    path: &Path,
+    declares: bool,
+    name: &str,
+    linger: Linger,
+) -> SqliteBroker {
+    let broker = &settings.broker;
+    SqliteBroker::new(SqliteOptions {
+        path: path.to_owned(),
+        topology: declares.then(|| Topology::new(&Names::new(&broker.namespace))),
+        connect_timeout: broker.connect_timeout,
+        call_timeout: broker.call_timeout,
+        confirm_timeout: broker.confirm_timeout,
+        connection_name: name.to_owned(),
+        linger,
+    })
 }
 
 /// The API of the settings.

@@ -165,12 +165,23 @@ impl Progress {
         self.bar.set_message(format!("{published} published, {in_flight} in flight"));
     }
 
-    /// So many letters have been looked at, with what can be told of them.
+    /// So many are done, with what can be told of them.
     pub(super) fn looked(&self, at: u64, told: impl FnOnce() -> String) {
         if !self.bar.is_hidden() {
             self.bar.set_position(at);
             self.bar.set_message(told());
         }
+    }
+
+    /// Begins with so many that were done before: their time does not count.
+    pub(super) fn go_on_from(&self, at: u64) {
+        self.bar.set_position(at);
+        self.bar.reset_eta();
+    }
+
+    /// Hides the bar while something else is written to the terminal.
+    pub(super) fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.bar.suspend(write)
     }
 
     pub(super) fn clear(&self) {

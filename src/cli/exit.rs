@@ -17,11 +17,13 @@ pub enum Exit {
     Failed,
     /// 2: the command line or the settings cannot be used; nothing was begun.
     Usage,
-    /// 3 to 14, of `solve`: the job failed in this class. The numbers are fixed.
+    /// 3 to 14, of `solve`: the job failed in this class. The numbers are fixed. 11 of `batch`, too.
     Job(Class),
+    /// 3, of `batch`: all jobs have ended, and some have failed.
+    SomeFailed,
     /// 124, of `solve`: nobody has answered so far. The number is that of timeout(1).
     Unanswered,
-    /// 130, of `solve`: ended by a signal, without an answer.
+    /// 130, of `solve` and `batch`: ended by a signal before all answers were there.
     Interrupted,
 }
 
@@ -52,6 +54,7 @@ impl Exit {
                 Class::Poison => 13,
                 Class::Unknown => 14,
             },
+            Exit::SomeFailed => 3,
             Exit::Unanswered => 124,
             Exit::Interrupted => 130,
         }

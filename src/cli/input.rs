@@ -84,7 +84,7 @@ impl<R: BufRead> Lines<R> {
 
     /// The next line without its end; `Ok(Err(..))` where it is too long, and then it has been
     /// skipped.
-    fn next_line(&mut self) -> io::Result<Option<Result<Vec<u8>, String>>> {
+    pub(super) fn next_line(&mut self) -> io::Result<Option<Result<Vec<u8>, String>>> {
         let mut line = Vec::new();
         // The longest line with its "\r\n".
         let most = MAX_BODY as u64 + 2;
@@ -106,6 +106,11 @@ impl<R: BufRead> Lines<R> {
         } else {
             Ok(line)
         }))
+    }
+
+    /// The number of the line that was read last.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     fn bad(&self, column: Option<usize>, reason: String) -> BadEntry {
@@ -145,7 +150,7 @@ struct Identified {
 }
 
 /// Sees to it that a line is one JSON value, and finds the id that could be its message's too.
-fn read_id(line: &[u8]) -> Result<Option<String>, (usize, String)> {
+pub(super) fn read_id(line: &[u8]) -> Result<Option<String>, (usize, String)> {
     let text = str::from_utf8(line).map_err(|error| (error.valid_up_to() + 1, "not UTF-8".to_owned()))?;
     // Only in an object: serde would take an array's first element for the id.
     if text.trim_start().starts_with('{')
@@ -171,9 +176,9 @@ fn read_id(line: &[u8]) -> Result<Option<String>, (usize, String)> {
 ///
 /// # Errors
 /// Where the system gives no thread.
-pub fn read_ahead<I>(entries: I) -> io::Result<mpsc::Receiver<Entry>>
+pub fn read_ahead<I>(entries: I) -> io::Result<mpsc::Receiver<I::Item>>
 where
-    I: Iterator<Item = Entry> + Send + 'static,
+    I: Iterator<Item: Send> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     std::thread::Builder::new().name("input".to_owned()).spawn(move || {
@@ -223,9 +228,14 @@ impl Images {
         Self { paths: paths.into_iter(), id_prefix, deadline, count: 0 }
     }
 
+    /// The id of an image that is not numbered.
+    pub(super) fn name(path: &Path) -> String {
+        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     fn id(&self, path: &Path) -> String {
         match (&self.id_prefix, path.file_name()) {
-            (None, Some(name)) => name.to_string_lossy().into_owned(),
+            (None, Some(_)) => Self::name(path),
             (prefix, _) => format!("{}{}", prefix.as_deref().unwrap_or("image-"), self.count),
         }
     }

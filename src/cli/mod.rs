@@ -3,6 +3,8 @@
 //! A command gets its arguments, the settings and where to print, and ends in an [`Exit`]. Settings
 //! are loaded, and every fault in them told, before anything is opened.
 
+mod account;
+mod batch;
 mod check;
 mod completions;
 mod connect;
@@ -43,6 +45,8 @@ const EXAMPLES: &str = "\
 Examples:
   captcha-worker demo                           see it work, with nothing installed
   captcha-worker solve captcha.png              solve one captcha, and print its text
+  captcha-worker batch jobs.ndjson --out outcomes.ndjson
+                                                solve a file of jobs, resumably
   captcha-worker check                          show the settings, and test them
   captcha-worker topology declare               create exchanges, queues and bindings
   captcha-worker --config prod.toml run         work until SIGTERM
@@ -51,7 +55,8 @@ Examples:
 Settings come from built-in defaults, ./config/*.toml, --config FILE, the environment
 (CAPTCHA_WORKER__SECTION__KEY) and the command line, each over those before it.
 
-Exit codes: 0 fine; 1 failed; 2 the command line or the settings cannot be used. `solve` has further ones.";
+Exit codes: 0 fine; 1 failed; 2 the command line or the settings cannot be used. `solve` and `batch` have further
+ones.";
 
 /// Takes captcha-recognition jobs from RabbitMQ, has them solved by a recognition API, and routes
 /// every outcome to the result queue or to the dead-letter queue of its class.
@@ -95,6 +100,8 @@ enum Command {
 enum Configured {
     /// Solve one captcha and print the answer: alone, or by the fleet that broker.url names
     Solve(solve::SolveArgs),
+    /// Solve a file of jobs, or images, and write the outcomes to a file; goes on where it was
+    Batch(batch::BatchArgs),
     /// Run a replica: take jobs, submit them, poll, deliver the outcomes, until SIGTERM or Ctrl-C
     Run(run::RunArgs),
     /// Show the settings and where they come from, and test the broker and the API
@@ -132,6 +139,7 @@ impl Configured {
             Configured::Run(_) | Configured::Simulate(_) => None,
             // It has a worker's warnings, and says itself what they come to.
             Configured::Solve(_) => Some("off"),
+            Configured::Batch(_) => Some("off,captcha_worker::broker=error"),
             _ => Some("warn"),
         }
     }
@@ -147,6 +155,9 @@ impl Configured {
         match self {
             Configured::Solve(args) => {
                 solve::run(&args, loaded, &mut Console::std(output.is_forced_json())).await
+            }
+            Configured::Batch(args) => {
+                batch::run(&args, settings, &mut Console::std(output.is_forced_json())).await
             }
             Configured::Run(args) => run::run(&args, loaded, options, logging).await,
             Configured::Check(args) => check::run(&args, loaded, output).await,

@@ -13,10 +13,9 @@ use super::{Wanted, ask};
 use crate::broker::Broker;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::topology::{Names, RETRY_DELAYS, Topology};
-use crate::cli::{CommandError, Exit, connect, run};
+use crate::cli::{CommandError, Exit, account, connect, run};
 use crate::config::Settings;
 use crate::domain::class::Class;
-use crate::domain::guard::{Phase, Reason};
 use crate::domain::history::{HISTORY_HEADER, History};
 use crate::domain::message::{Message, Value};
 use crate::domain::ticket::{TICKET_HEADER, Ticket};
@@ -66,7 +65,7 @@ pub(super) async fn solve(
         () = stop.cancelled() => (Exit::Interrupted, "interrupted".to_owned()),
         refused = refused(&view, &queues) => (Exit::Job(Class::Account), refused),
         () = sleep_until(wanted.until) => {
-            let stopped = tripped(&view).map(|reason| format!("; API calls are stopped: {reason}"));
+            let stopped = account::tripped(&view).map(|reason| format!("; API calls are stopped: {reason}"));
             let timeout = format_duration(wanted.timeout);
             (Exit::Unanswered, format!("no answer within {timeout}{}", stopped.unwrap_or_default()))
         }
@@ -84,46 +83,24 @@ pub(super) async fn solve(
     Ok(End::None { exit, text: format!("{why}\n{}", spent(&left, unfinished)) })
 }
 
-/// Why the worker makes no calls, if that is so: the graver reason of the account's and its own.
-fn tripped(view: &WorkerHandle) -> Option<Reason> {
-    let seen = view.seen();
-    // In the canary the trip is a memory.
-    let tripped = seen.state.as_ref().filter(|state| state.phase == Phase::Tripped);
-    let of_account = tripped.and_then(|state| state.tripped()).map(|trip| trip.reason);
-    seen.held().max(of_account)
-}
-
 /// Waits until the account is refused for longer than anybody waits for a captcha, and says why.
 /// Where paid tasks can be asked for all the same, not before there is none.
 async fn refused(view: &WorkerHandle, queues: &Queues) -> String {
     let mut seen = view.watch();
     loop {
         seen.mark_unchanged();
-        let reason = tripped(view);
-        let text = match reason {
-            Some(Reason::KeyInvalid) => "the API refuses the key: correct solver.api_key",
-            Some(Reason::NoFunds) => {
-                "the balance is used up, or not above guard.min_balance: top up the account"
-            }
-            Some(Reason::IpNotAllowed) => {
-                "the API refuses this machine's address: allow it for the key in the provider's panel"
-            }
-            Some(Reason::IpBanned) => {
-                "the API has banned this machine's address: make no call for 10 minutes, each would prolong the ban"
-            }
-            // They pass.
-            Some(Reason::Operator | Reason::ProviderDown | Reason::WrongIds) | None => "",
-        };
-        if let Some(reason) = reason.filter(|_| !text.is_empty())
+        let reason = account::tripped(view);
+        let refused = reason.and_then(|reason| account::advice(reason).map(|advice| (reason, advice)));
+        if let Some((reason, advice)) = refused
             && (reason.stops().polls || !queues.is_under_way())
         {
-            return format!("not solved: class account, reason {reason}: {text}");
+            return format!("not solved: class account, reason {reason}: {advice}");
         }
         tokio::select! {
             changed = seen.changed() => if changed.is_err() {
                 return pending().await;
             },
-            () = sleep(LOOK), if !text.is_empty() => {}
+            () = sleep(LOOK), if refused.is_some() => {}
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The command line as a shell sees it: what is printed where, and the exit codes.
 
+mod batch;
 mod check;
 mod hangup;
 mod service;
@@ -26,7 +27,7 @@ fn help_lists_the_commands_the_layers_and_the_exit_codes() {
 #[test]
 fn every_command_has_help_with_examples() {
     let dir = TempDir::new().unwrap();
-    for command in ["run", "solve", "check", "topology", "simulate", "completions", "top"] {
+    for command in ["run", "solve", "batch", "check", "topology", "simulate", "completions", "top"] {
         let help = end(worker(&dir).args([command, "--help"]));
         assert_eq!(help.code, 0);
         assert!(help.stdout.contains("Examples:"), "{}", help.stdout);

@@ -5,10 +5,10 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::cli::support::{Ended, PATIENCE, end, json, worker};
+use crate::cli::support::{Ended, PATIENCE, against, end, ended, interrupt, json, run, worker};
 use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::rabbit::{connect, fresh_namespace};
 
@@ -25,48 +25,13 @@ fn folder() -> TempDir {
 
 /// The command with the simulator's key, and no other setting.
 fn solve(dir: &TempDir, api: &str, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_captcha-worker"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CAPTCHA_WORKER__") {
-            command.env_remove(name);
-        }
-    }
-    command
-        .arg("solve")
-        .args(words)
-        .current_dir(dir.path())
-        .env("CAPTCHA_WORKER__SOLVER__BASE_URL", api)
-        .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
-}
-
-async fn ended(child: Child) -> Ended {
-    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").unwrap();
-    Ended {
-        code: output.status.code().expect("it ends by itself"),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-async fn run(command: &mut Command) -> Ended {
-    ended(command.spawn().unwrap()).await
+    against(dir, api, &[&["solve"], words].concat())
 }
 
 async fn run_with_input(command: &mut Command, input: &[u8]) -> Ended {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).await.unwrap();
     ended(child).await
-}
-
-/// Ctrl-C.
-async fn interrupt(child: &Child) {
-    let id = child.id().expect("it runs").to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().await.unwrap().success());
 }
 
 fn script(script: &Value) -> String {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use tempfile::TempDir;
+use tokio::process;
+use tokio::time::timeout;
 
 /// How long anything here may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,6 +39,47 @@ pub(crate) fn end(command: &mut Command) -> Ended {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// The program against an API with the simulator's key, and no other setting.
+pub(crate) fn against(dir: &TempDir, api: &str, words: &[&str]) -> process::Command {
+    let mut command = process::Command::new(env!("CARGO_BIN_EXE_captcha-worker"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CAPTCHA_WORKER__") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .args(words)
+        .current_dir(dir.path())
+        .env("CAPTCHA_WORKER__SOLVER__BASE_URL", api)
+        .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// Waits for the end of a process.
+pub(crate) async fn ended(child: process::Child) -> Ended {
+    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").unwrap();
+    Ended {
+        code: output.status.code().expect("it ends by itself"),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Runs a process to its end.
+pub(crate) async fn run(command: &mut process::Command) -> Ended {
+    ended(command.spawn().unwrap()).await
+}
+
+/// Ctrl-C.
+pub(crate) async fn interrupt(child: &process::Child) {
+    let id = child.id().expect("it runs").to_string();
+    assert!(process::Command::new("kill").args(["-INT", &id]).status().await.unwrap().success());
 }
 
 pub(crate) fn json(ended: &Ended) -> serde_json::Value {

@@ -1,0 +1,61 @@
+//! What a batch has come to: a table for people, one line of JSON for programs.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::output::Tally;
+use crate::cli::CommandError;
+use crate::cli::console::{Console, table};
+use crate::cli::render::cut;
+
+/// Longest class that is shown; ours are shorter.
+const WIDTH: usize = 20;
+
+/// The sum of all runs.
+#[derive(Debug, Serialize)]
+pub(super) struct BatchReport<'a> {
+    /// Whether every job has its row.
+    complete: bool,
+    jobs: u64,
+    solved: u64,
+    failed: u64,
+    /// Jobs without a row.
+    left: u64,
+    /// The failed ones by class.
+    classes: &'a BTreeMap<String, u64>,
+    /// What this run's solved tasks have cost, where the API says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spent: Option<f64>,
+}
+
+impl<'a> BatchReport<'a> {
+    pub(super) fn new(jobs: u64, tally: &'a Tally, spent: Option<f64>) -> Self {
+        let (solved, failed, left) = (tally.solved, tally.failed_lines.len(), jobs - tally.done());
+        Self { complete: left == 0, jobs, solved, failed, left, classes: &tally.failed, spent }
+    }
+
+    /// Writes it to standard output.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn tell<O: Write, E: Write>(&self, console: &mut Console<O, E>) -> Result<(), CommandError> {
+        let text = if console.is_human() {
+            self.text()
+        } else {
+            serde_json::to_string(self).map_err(CommandError::failed)?
+        };
+        writeln!(console.out, "{text}").and_then(|()| console.out.flush()).map_err(CommandError::Output)
+    }
+
+    fn text(&self) -> String {
+        let solved = [("solved".to_owned(), self.solved)];
+        let failed = self.classes.iter().map(|(class, count)| (cut(class, WIDTH), *count));
+        let left = (self.left > 0).then(|| ("(not done)".to_owned(), self.left));
+        let rows = solved.into_iter().chain(failed).chain(left);
+        let table = table(["class", "jobs"], rows.map(|(class, count)| [class, count.to_string()]));
+        let spent = self.spent.map_or_else(String::new, |cost| format!("\nspent in this run: {cost:.4}"));
+        format!("{table}{spent}")
+    }
+}
