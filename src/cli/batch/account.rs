@@ -37,7 +37,8 @@ impl AccountWatch {
 
     /// Looks at the account's state after a change.
     pub(super) fn look(&mut self, view: &WorkerHandle) -> Option<Notice> {
-        let reason = tripped(view);
+        let is_paused = view.seen().state.is_some_and(|state| state.paused.is_some());
+        let reason = tripped(view).or(is_paused.then_some(Reason::Operator));
         if reason == Some(Reason::KeyInvalid) && self.is_of_this_run(view) {
             return Some(Notice::KeyRefused);
         }
