@@ -133,7 +133,7 @@ trials: ## Guard and fleet of 8 replicas under account faults, storms and kills,
 	scripts/with-rabbitmq $(CARGO) bench --locked --quiet --bench trials -- $(TRIALS)
 
 .PHONY: chaos
-chaos: $(TEST_PYTHON) ## Everything that can fail is made to fail, on real parts (CHAOS_MINUTES=5 CHAOS_SEED=1 CHAOS=cluster RABBITMQ=4.0)
+chaos: $(TEST_PYTHON) ## Everything that can fail is made to fail, on real parts (CHAOS_MINUTES=5 CHAOS_SEED=1 CHAOS=cluster or embedded, RABBITMQ=4.0)
 	@echo "building the worker and chaos: minutes the first time, then seconds"
 	$(CARGO) bench --locked --quiet --profile $(CHAOS_PROFILE) --bench chaos --no-run
 	$(if $(RABBITMQ),,scripts/ensure-rabbitmq)
