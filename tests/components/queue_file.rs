@@ -122,9 +122,7 @@ async fn a_delivery_counts_toward_the_limit_though_the_process_is_killed_each_ti
         folder = copied(&folder).0;
     }
     let session = connect(&broker_in(&in_folder(&folder))).await;
-    let mut consumer = consume(&session, "q", 1).await;
-    let last = next(&mut consumer).await;
-    last.receipt.requeue().unwrap();
+    assert_eq!(ready(&session, "q").await, 0, "nobody is killed by it a fourth time");
     let mut dead = consume(&session, "dead", 1).await;
     assert_eq!(text(&next(&mut dead).await.message), "m");
 }
@@ -207,6 +205,33 @@ async fn one_process_takes_it_sees_what_waits_and_deletes_it_with_all_beside() {
     assert!(first.delete().await.unwrap());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     assert!(second.take().await.unwrap() && second.waiting().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_session_over_the_socket_closes_though_nobody_reads_its_deliveries() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    let owner = broker_in(&path);
+    let session = with_queues(&owner, vec![queue("q", &[])]).await;
+    for _ in 0..200 {
+        put(&session, "q", &["m"]).await;
+    }
+    let other = connect(&broker_in(&path)).await;
+    let unread = consume(&other, "q", 200).await;
+    within("the close", other.link().close()).await;
+    drop(unread);
+    let other = connect(&broker_in(&path)).await;
+    let mut dropped = consume(&other, "q", 200).await;
+    next(&mut dropped).await.receipt.ack().unwrap();
+    drop(dropped);
+    let all_back = async {
+        while ready(&session, "q").await < 199 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("a dropped consumer gives back what it did not take", all_back).await;
+    // Its session goes on.
+    put(&other, "q", &["m"]).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::core::{ConsumerChannel, Core, delivery};
 use super::journal::{Change, Waiter};
@@ -28,6 +28,8 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 const SUBSCRIPTION_PREFETCH: usize = 256;
 /// Replies that are on their way to whoever waits for them.
 const REPLIES_PREFETCH: usize = 16;
+/// A disk that takes longer is of no use.
+const STORED_WITHIN: Duration = Duration::from_secs(30);
 /// In one process nothing can come between owner and broker, so a lease needs no renewal: it ends
 /// by being revoked.
 const WHOLE_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -47,12 +49,16 @@ impl BrokerState {
         self.core.lock()
     }
 
-    /// Waits until all that has happened so far is stored, or cannot be.
-    pub(super) async fn stored(&self) {
+    /// Waits until all that has happened so far is stored.
+    pub(super) async fn stored(&self) -> Result<(), BrokerError> {
         let (done, answered) = oneshot::channel();
         self.lock().journal.answer(Waiter::Done(done));
-        // Dropped unanswered, the store has failed, and with it the session.
-        let _ = answered.await;
+        match timeout(STORED_WITHIN, answered).await {
+            Ok(Ok(())) => Ok(()),
+            // Dropped unanswered: with the store the session has ended.
+            Ok(Err(_)) => Err(BrokerError::Lost("the queue file cannot be written".to_owned())),
+            Err(_) => Err(BrokerError::TimedOut { call: "write" }),
+        }
     }
 }
 
@@ -222,7 +228,7 @@ impl Link for MemoryLink {
         Box::pin(async move {
             self.heard().await;
             let taken = self.take_one(queue)?;
-            self.inner.stored().await;
+            self.inner.stored().await?;
             Ok(taken)
         })
     }
@@ -231,8 +237,7 @@ impl Link for MemoryLink {
         Box::pin(async move {
             self.heard().await;
             self.core()?.declare(topology)?;
-            self.inner.stored().await;
-            Ok(())
+            self.inner.stored().await
         })
     }
 
@@ -269,7 +274,8 @@ impl Link for MemoryLink {
                 core.settle_waiting(self.session);
                 core.close_session(self.session, "closed by this side");
             }
-            self.inner.stored().await;
+            // What cannot be stored is delivered again.
+            let _ = self.inner.stored().await;
         })
     }
 }

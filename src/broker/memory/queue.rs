@@ -175,6 +175,17 @@ impl QueueState {
     pub(super) fn restore(&mut self, entry: QueuedMessage) {
         let place = if entry.returned > 0 { &mut self.returned } else { &mut self.fresh };
         place.push_back(entry);
+        let over = self.rules.max_length.is_some_and(|most| self.occupied() > most);
+        self.refusing = over && self.rules.reject_publish;
+    }
+
+    /// Takes out what was delivered more often than the limit allows.
+    pub(super) fn take_over_limit(&mut self) -> Vec<QueuedMessage> {
+        let Some(limit) = self.rules.delivery_limit else { return Vec::new() };
+        let all = std::mem::take(&mut self.returned);
+        let (over, rest) = all.into_iter().partition::<Vec<_>, _>(|entry| entry.returned > limit);
+        self.returned = rest.into();
+        over
     }
 
     /// Puts back what a consumer had.

@@ -14,7 +14,7 @@ use super::core::Core;
 use super::exchange::ExchangeState;
 use super::journal::{Batch, Journal, Wake};
 use super::link::BrokerState;
-use super::queue::{QueueState, QueuedMessage, Routed};
+use super::queue::{QueueState, QueuedMessage, Reason, Routed};
 use crate::broker::topology::Topology;
 use crate::domain::message::Message;
 
@@ -48,6 +48,7 @@ impl MemoryBroker {
         let mut core = Core::new(since.map_or(0, |since| since.as_secs()), clock.clone());
         core.restore(kept);
         core.journal = Journal::of_store(wake, last_id);
+        core.bury_over_limit();
         Self { inner: Arc::new(BrokerState::new(core, clock)), connection: Arc::default() }
     }
 
@@ -95,10 +96,25 @@ impl Core {
             let Some(queue) = self.queues.get_mut(&queue) else { continue };
             self.messages += 1;
             self.bytes += message.body.len();
-            let expires = lives_for.map(|left| now + left);
             let routed = Arc::new(Routed { message, exchange, keys });
+            // Whatever the wall clock did meanwhile, it waits no longer than anew.
+            let whole = queue.expiry(&routed, now);
+            let expires = lives_for.map(|left| whole.map_or(now + left, |whole| whole.min(now + left)));
             queue.restore(QueuedMessage { id, routed, expires, returned: deliveries });
         }
+    }
+
+    /// What has ended its processes too often does not get another one.
+    fn bury_over_limit(&mut self) {
+        let mut touched = BTreeSet::new();
+        let names: Vec<String> = self.queues.keys().cloned().collect();
+        for name in names {
+            let over = self.queues.get_mut(&name).map(QueueState::take_over_limit);
+            for entry in over.unwrap_or_default() {
+                touched.extend(self.bury(&name, entry, Reason::DeliveryLimit));
+            }
+        }
+        self.run(touched);
     }
 
     /// A batch is on the disk: what has waited for it may leave.

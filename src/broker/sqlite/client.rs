@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::SocketAddress;
 use super::wire::{
@@ -52,13 +53,15 @@ pub(super) async fn connect(
     let (reader, writer) = UnixStream::connect(address.path()).await?.into_split();
     let mut reader = BufReader::new(reader);
     let (out, frames) = mpsc::channel(DEPTH);
-    tokio::spawn(write_frames(writer, frames));
+    let writing = AbortOnDropHandle::new(tokio::spawn(write_frames(writer, frames)));
     let hello = Request::Hello { version: VERSION, connection: connection.to_owned() };
     out.send(Frame::new(&hello, Bytes::new())?).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
     let welcome = timeout(time_outs.call, read_frame::<Response>(&mut reader)).await??;
     match welcome {
         Some((Response::Welcome { .. }, _)) => {}
-        Some((Response::Refused { reason }, _)) => {
+        // The file changes hands: another try meets the next process that has it.
+        Some((Response::Refused { reason, for_good: false }, _)) => return Err(io::Error::other(reason)),
+        Some((Response::Refused { reason, for_good: true }, _)) => {
             let address = socket.display().to_string();
             return Ok(Err(BrokerError::Unfit { address, reason }));
         }
@@ -69,8 +72,9 @@ pub(super) async fn connect(
         waiting: Mutex::default(),
         closed: CloseSignal::default(),
         last: AtomicU64::new(0),
+        longest: time_outs.call,
     });
-    tokio::spawn(read_all(reader, Arc::clone(&shared)));
+    tokio::spawn(read_all(reader, Arc::clone(&shared), writing));
     let link = SocketLink { shared: Arc::clone(&shared), time_outs };
     let publisher = link.publisher();
     Ok(Ok(Session::new(Arc::new(link), publisher, shared.closed.clone())))
@@ -82,6 +86,8 @@ struct Shared {
     waiting: Mutex<Waiting>,
     closed: CloseSignal,
     last: AtomicU64,
+    /// How long the other process may take for anything.
+    longest: Duration,
 }
 
 /// Who waits for what the other process says.
@@ -90,22 +96,29 @@ struct Waiting {
     ended: bool,
     answers: HashMap<u64, oneshot::Sender<Result<Answer, BrokerError>>>,
     confirms: HashMap<u64, oneshot::Sender<Result<(), PublishError>>>,
-    /// Bounded by their prefetch.
-    consumers: HashMap<u64, mpsc::UnboundedSender<Arrived>>,
+    consumers: HashMap<u64, Known>,
+}
+
+/// The way to a consumer.
+struct Known {
+    /// Bounded by its prefetch.
+    arrive: mpsc::UnboundedSender<Arrived>,
+    /// Answered once everything that was settled here is on its way. Apart, since what arrives can
+    /// wait for a reader.
+    drain: mpsc::UnboundedSender<oneshot::Sender<()>>,
+}
+
+/// A consumer's end of that.
+struct Arrivals {
+    arrived: mpsc::UnboundedReceiver<Arrived>,
+    drain: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
 }
 
 /// What comes for a consumer.
 #[expect(clippy::large_enum_variant, reason = "nearly all are deliveries")]
 enum Arrived {
-    Delivery {
-        tag: u64,
-        message: Message,
-        redelivered: bool,
-        routing_key: String,
-    },
+    Delivery { tag: u64, message: Message, redelivered: bool, routing_key: String },
     Ended,
-    /// Answered once everything that was settled here is on its way.
-    Drain(oneshot::Sender<()>),
 }
 
 impl Shared {
@@ -116,7 +129,14 @@ impl Shared {
     async fn send(&self, request: &Request) -> Result<(), BrokerError> {
         let frame =
             Frame::new(request, Bytes::new()).map_err(|error| BrokerError::Lost(error.to_string()))?;
-        self.out.send(frame).await.map_err(|_| self.lost())
+        let sent = timeout(self.longest, self.out.send(frame)).await.map_err(|_| self.frozen())?;
+        sent.map_err(|_| self.lost())
+    }
+
+    /// The other process does nothing: the session is of no use any more.
+    fn frozen(&self) -> BrokerError {
+        self.end("the process that has the queue file does not answer");
+        self.lost()
     }
 
     fn lost(&self) -> BrokerError {
@@ -135,7 +155,13 @@ impl Shared {
             answered
         };
         self.send(&request).await?;
-        answered.await.unwrap_or_else(|_| Err(self.lost()))
+        match timeout(self.longest, answered).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(self.lost())),
+            Err(_) => {
+                self.waiting.lock().answers.remove(&n);
+                Err(self.frozen())
+            }
+        }
     }
 
     /// The connection is gone: nobody is answered any more.
@@ -169,12 +195,12 @@ impl Shared {
             Response::Delivered { consumer, tag, redelivered, routing_key, envelope } => {
                 if let Some(known) = waiting.consumers.get(&consumer) {
                     let message = envelope.with(body);
-                    let _ = known.send(Arrived::Delivery { tag, message, redelivered, routing_key });
+                    let _ = known.arrive.send(Arrived::Delivery { tag, message, redelivered, routing_key });
                 }
             }
             Response::ConsumerEnded { consumer } => {
                 if let Some(known) = waiting.consumers.get(&consumer) {
-                    let _ = known.send(Arrived::Ended);
+                    let _ = known.arrive.send(Arrived::Ended);
                 }
             }
             Response::Ended { reason } => return Err(reason),
@@ -186,7 +212,12 @@ impl Shared {
     }
 }
 
-async fn read_all(mut reader: impl AsyncRead + Unpin, shared: Arc<Shared>) {
+/// Reads until the session ends; then the socket is closed, whoever still holds a part of it.
+async fn read_all(
+    mut reader: impl AsyncRead + Unpin,
+    shared: Arc<Shared>,
+    _writing: AbortOnDropHandle<io::Result<()>>,
+) {
     let reading = async {
         loop {
             match read_frame::<Response>(&mut reader).await {
@@ -225,39 +256,34 @@ impl SocketLink {
         publisher
     }
 
-    async fn call(
-        &self,
-        name: &'static str,
-        request: impl FnOnce(u64) -> Request,
-    ) -> Result<Answer, BrokerError> {
+    async fn call(&self, request: impl FnOnce(u64) -> Request) -> Result<Answer, BrokerError> {
         let n = self.shared.next();
-        self.call_as(n, name, request(n)).await
-    }
-
-    async fn call_as(&self, n: u64, name: &'static str, request: Request) -> Result<Answer, BrokerError> {
-        let answer = timeout(self.time_outs.call, self.shared.ask(n, request)).await;
-        answer.unwrap_or(Err(BrokerError::TimedOut { call: name }))
+        self.shared.ask(n, request(n)).await
     }
 
     /// Somebody to whom deliveries go under this number.
-    fn expect_deliveries(&self, n: u64) -> mpsc::UnboundedReceiver<Arrived> {
+    fn expect_deliveries(&self, n: u64) -> Arrivals {
         let (arrive, arrived) = mpsc::unbounded_channel();
+        let (drain, draining) = mpsc::unbounded_channel();
         let mut waiting = self.shared.waiting.lock();
         if !waiting.ended {
-            waiting.consumers.insert(n, arrive);
+            waiting.consumers.insert(n, Known { arrive, drain });
         }
-        arrived
+        Arrivals { arrived, drain: draining }
     }
 
-    async fn begin(
-        &self,
-        name: &'static str,
-        request: impl FnOnce(u64) -> Request,
-    ) -> Result<Consumer, BrokerError> {
+    /// Nobody reads under this number any more; what comes all the same goes back.
+    async fn give_up(&self, n: u64) {
+        self.shared.waiting.lock().consumers.remove(&n);
+        // Where the connection is gone, so is the consumer.
+        let _ = self.shared.send(&Request::Forget { consumer: n }).await;
+    }
+
+    async fn begin(&self, request: impl FnOnce(u64) -> Request) -> Result<Consumer, BrokerError> {
         let n = self.shared.next();
         let arrived = self.expect_deliveries(n);
-        if let Err(error) = self.call_as(n, name, request(n)).await {
-            self.shared.waiting.lock().consumers.remove(&n);
+        if let Err(error) = self.shared.ask(n, request(n)).await {
+            self.give_up(n).await;
             return Err(error);
         }
         let (consumer, port) = consumer_channel();
@@ -273,7 +299,7 @@ impl SocketLink {
 impl Link for SocketLink {
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
         let ConsumeSpec { queue, prefetch, tag } = spec;
-        Box::pin(self.begin("consume", move |n| Request::Consume { n, queue, prefetch, tag }))
+        Box::pin(self.begin(move |n| Request::Consume { n, queue, prefetch, tag }))
     }
 
     fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>> {
@@ -286,7 +312,7 @@ impl Link for SocketLink {
         Box::pin(async move {
             let n = self.shared.next();
             let arrived = self.expect_deliveries(n);
-            let reply_to = match self.call_as(n, "replies", Request::Replies { n }).await {
+            let reply_to = match self.shared.ask(n, Request::Replies { n }).await {
                 Ok(Answer::ReplyTo(reply_to)) => reply_to,
                 other => {
                     self.shared.waiting.lock().consumers.remove(&n);
@@ -302,18 +328,20 @@ impl Link for SocketLink {
     fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>> {
         Box::pin(async move {
             let n = self.shared.next();
-            let mut arrived = self.expect_deliveries(n);
-            let answer = self.call_as(n, "get", Request::Get { n, queue: queue.to_owned() }).await;
+            let mut arrivals = self.expect_deliveries(n);
+            let answer = self.shared.ask(n, Request::Get { n, queue: queue.to_owned() }).await;
             // It comes before the answer.
-            let Ok(Arrived::Delivery { tag, message, redelivered, routing_key }) = arrived.try_recv() else {
-                self.shared.waiting.lock().consumers.remove(&n);
+            let Ok(Arrived::Delivery { tag, message, redelivered, routing_key }) =
+                arrivals.arrived.try_recv()
+            else {
+                self.give_up(n).await;
                 return answer.map(|_| None);
             };
             let (owner, settlements) = mpsc::unbounded_channel();
             let receipt = Receipt::new(tag, owner);
             let shared = Arc::clone(&self.shared);
             let got = Consuming { shared, n, settlements, owner: None, lease: Lease::none() };
-            tokio::spawn(got.serve(None, arrived));
+            tokio::spawn(got.serve(None, arrivals));
             Ok(Some(Delivery { message, redelivered, routing_key, receipt }))
         })
     }
@@ -321,14 +349,14 @@ impl Link for SocketLink {
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move {
             let topology = topology.clone();
-            self.call("declare", |n| Request::Declare { n, topology }).await.map(drop)
+            self.call(|n| Request::Declare { n, topology }).await.map(drop)
         })
     }
 
     fn check<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<Vec<Mismatch>, BrokerError>> {
         Box::pin(async move {
             let topology = topology.clone();
-            match self.call("check", |n| Request::Check { n, topology }).await? {
+            match self.call(|n| Request::Check { n, topology }).await? {
                 Answer::Mismatches(found) => Ok(found
                     .into_iter()
                     .map(|(kind, name, problem)| Mismatch { kind: kind_of(&kind), name, problem })
@@ -340,13 +368,13 @@ impl Link for SocketLink {
 
     fn subscribe<'a>(&'a self, exchange: &'a str) -> BoxFuture<'a, Result<Consumer, BrokerError>> {
         let exchange = exchange.to_owned();
-        Box::pin(self.begin("subscribe", move |n| Request::Subscribe { n, exchange }))
+        Box::pin(self.begin(move |n| Request::Subscribe { n, exchange }))
     }
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<QueueDepth, BrokerError>> {
         Box::pin(async move {
             let queue = queue.to_owned();
-            match self.call("depth", |n| Request::Depth { n, queue }).await? {
+            match self.call(|n| Request::Depth { n, queue }).await? {
                 Answer::Depth { ready, consumers } => Ok(QueueDepth { ready, consumers }),
                 _ => Ok(QueueDepth { ready: 0, consumers: 0 }),
             }
@@ -357,17 +385,17 @@ impl Link for SocketLink {
         Box::pin(async move {
             let drained: Vec<_> = {
                 let waiting = self.shared.waiting.lock();
-                let drain = |consumer: &mpsc::UnboundedSender<Arrived>| {
+                let drain = |known: &Known| {
                     let (done, drained) = oneshot::channel();
-                    consumer.send(Arrived::Drain(done)).ok().map(|()| drained)
+                    known.drain.send(done).ok().map(|()| drained)
                 };
                 waiting.consumers.values().filter_map(drain).collect()
             };
             for done in drained {
                 // Dropped where the consumer has just ended.
-                let _ = done.await;
+                let _ = timeout(self.time_outs.call, done).await;
             }
-            let _ = self.call("close", |n| Request::Close { n }).await;
+            let _ = self.call(|n| Request::Close { n }).await;
             self.shared.end("closed by this side");
         })
     }
@@ -377,22 +405,21 @@ impl Link for SocketLink {
 async fn receive_replies(
     shared: Arc<Shared>,
     n: u64,
-    mut arrived: mpsc::UnboundedReceiver<Arrived>,
+    mut arrivals: Arrivals,
     replies: mpsc::Sender<Message>,
 ) {
     loop {
         tokio::select! {
             () = replies.closed() => break,
-            message = arrived.recv() => match message {
+            message = arrivals.arrived.recv() => match message {
                 Some(Arrived::Delivery { message, .. }) => drop(replies.send(message).await),
-                Some(Arrived::Drain(done)) => drop(done.send(())),
                 Some(Arrived::Ended) | None => break,
             },
         }
     }
     shared.waiting.lock().consumers.remove(&n);
     // Where the connection is gone, so are they.
-    let _ = shared.send(&Request::Drop { consumer: n }).await;
+    let _ = shared.send(&Request::Forget { consumer: n }).await;
 }
 
 /// The owner of a publishing channel.
@@ -456,7 +483,7 @@ impl Consuming {
     async fn serve(
         mut self,
         mut deliveries: Option<mpsc::Sender<Delivery>>,
-        mut arrived: mpsc::UnboundedReceiver<Arrived>,
+        Arrivals { mut arrived, mut drain }: Arrivals,
     ) {
         // One delivery that waits for room in the consumer.
         let mut next: Option<Delivery> = None;
@@ -506,12 +533,20 @@ impl Consuming {
                             return;
                         }
                     }
-                    // Nobody is left who could settle anything.
+                    // Nobody is left who could settle anything: what was on its way goes back.
                     None => {
-                        let _ = self.shared.send(&Request::Drop { consumer: self.n }).await;
+                        let _ = self.shared.send(&Request::Forget { consumer: self.n }).await;
                         return;
                     }
                 },
+                Some(done) = drain.recv() => {
+                    while let Ok(settlement) = self.settlements.try_recv() {
+                        if self.settle(settlement).await.is_err() {
+                            break;
+                        }
+                    }
+                    let _ = done.send(());
+                }
                 room = room => match (room, next.take()) {
                     (Ok(room), Some(delivery)) => drop(room.send(delivery)),
                     _ => {
@@ -528,14 +563,6 @@ impl Consuming {
                         }
                         None => self.requeue(tag).await,
                     },
-                    Some(Arrived::Drain(done)) => {
-                        while let Ok(settlement) = self.settlements.try_recv() {
-                            if self.settle(settlement).await.is_err() {
-                                break;
-                            }
-                        }
-                        let _ = done.send(());
-                    }
                     // The consumer, or the session.
                     Some(Arrived::Ended) | None => return,
                 },
@@ -567,7 +594,6 @@ impl Consuming {
     async fn give_back(&self, message: Arrived) {
         match message {
             Arrived::Delivery { tag, .. } => self.requeue(tag).await,
-            Arrived::Drain(done) => drop(done.send(())),
             Arrived::Ended => {}
         }
     }

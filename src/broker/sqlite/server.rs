@@ -24,6 +24,8 @@ use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Repli
 
 /// Processes that are served at once.
 const MOST_CLIENTS: usize = 256;
+/// The number of a call that nobody waits for.
+const NO_ANSWER: u64 = 0;
 /// Until a client has said who it is.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// After a connection could not be accepted, which is for want of file descriptors.
@@ -60,8 +62,8 @@ async fn serve_client(stream: UnixStream, side: StoreSide) -> io::Result<()> {
             out.say(&Response::Welcome { user }).await?;
             session
         }
-        Err(reason) => {
-            out.say(&Response::Refused { reason }).await?;
+        Err((reason, for_good)) => {
+            out.say(&Response::Refused { reason, for_good }).await?;
             drop(out);
             return writing.await?;
         }
@@ -105,14 +107,17 @@ async fn read_all(
     Ok(())
 }
 
-async fn open(side: &StoreSide, version: u32, connection: &str) -> Result<(Session, String), String> {
+/// The error says whether it is for good.
+async fn open(side: &StoreSide, version: u32, connection: &str) -> Result<(Session, String), (String, bool)> {
     if version != VERSION {
-        return Err(format!(
+        let reason = format!(
             "the process that has the file runs another version of captcha-worker (protocol {VERSION}, this one {version})"
-        ));
+        );
+        return Err((reason, true));
     }
-    let broker = side.broker().ok_or("the process that has the file is ending")?.named(connection);
-    let session = broker.connect().await.map_err(|error| error.to_string())?;
+    let ending = || ("the process that has the file is ending".to_owned(), false);
+    let broker = side.broker().ok_or_else(ending)?.named(connection);
+    let session = broker.connect().await.map_err(|error| (error.to_string(), false))?;
     Ok((session, broker.user().to_owned()))
 }
 
@@ -130,6 +135,9 @@ impl Out {
     }
 
     async fn answer(&self, n: u64, answer: Result<Answer, BrokerError>) -> io::Result<()> {
+        if n == NO_ANSWER {
+            return Ok(());
+        }
         self.say(&Response::Answer { n, answer: answer.map_err(WireError::from) }).await
     }
 
@@ -145,6 +153,19 @@ impl Out {
         let delivered = Response::Delivered { consumer, tag, redelivered, routing_key, envelope };
         self.say_with(&delivered, body).await
     }
+}
+
+/// Drops what a consumer holds: it goes back to its queue.
+fn forget(receipts: &Receipts, consumer: u64) {
+    let held: Vec<Receipt> = {
+        let mut receipts = receipts.lock();
+        let later = receipts.split_off(&(consumer, 0));
+        let (held, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            later.into_iter().partition(|((of, _), _)| *of == consumer);
+        receipts.extend(others);
+        held.into_values().collect()
+    };
+    drop(held);
 }
 
 /// What clients hold, by consumer and tag.
@@ -232,7 +253,17 @@ impl Client {
                     self.out.answer(n, Err(BrokerError::Lost("the consumer has ended".to_owned()))).await?;
                 }
             }
-            Request::Drop { consumer } => drop(self.consumers.remove(&consumer)),
+            Request::Drop { consumer } => {
+                // One that has ended has nothing to stop.
+                let _ =
+                    self.consumers.get(&consumer).map(|calls| calls.send((NO_ANSWER, ConsumerCall::Cancel)));
+            }
+            Request::Forget { consumer } => {
+                let calls = self.consumers.remove(&consumer);
+                if calls.is_none_or(|calls| calls.send((NO_ANSWER, ConsumerCall::Forget)).is_err()) {
+                    forget(&self.receipts, consumer);
+                }
+            }
             Request::Close { n } => {
                 link.close().await;
                 self.out.answer(n, Ok(Answer::Done)).await?;
@@ -273,7 +304,7 @@ async fn serve_replies(
         tokio::select! {
             biased;
             call = calls.recv() => match call {
-                None => return Ok(()),
+                None | Some((_, ConsumerCall::Forget)) => return Ok(()),
                 Some((n, _)) => out.answer(n, Ok(Answer::Done)).await?,
             },
             reply = replies.recv() => match reply {
@@ -303,9 +334,12 @@ async fn serve_consumer(
         tokio::select! {
             biased;
             call = calls.recv() => match call {
-                // The client has dropped it.
-                None => {
+                // The connection has ended, and its session with it.
+                None => return Ok(()),
+                Some((_, ConsumerCall::Forget)) => {
+                    // Before what it has delivered goes back, or it would be given that again.
                     consumer.cancel().await;
+                    forget(&receipts, id);
                     return Ok(());
                 }
                 Some((n, ConsumerCall::Cancel)) => {
@@ -319,7 +353,7 @@ async fn serve_consumer(
                 }
                 Some((n, ConsumerCall::Close)) => {
                     consumer.close().await;
-                    receipts.lock().retain(|(consumer, _), _| *consumer != id);
+                    forget(&receipts, id);
                     return out.answer(n, Ok(Answer::Done)).await;
                 }
             },
@@ -329,7 +363,7 @@ async fn serve_consumer(
                     out.deliver(id, tag, delivery, &receipts).await?;
                 }
                 None => {
-                    receipts.lock().retain(|(consumer, _), _| *consumer != id);
+                    forget(&receipts, id);
                     return out.say(&Response::ConsumerEnded { consumer: id }).await;
                 }
             },

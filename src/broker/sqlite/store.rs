@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -49,6 +49,8 @@ const COPIES: u64 = 2;
 const MOST_FREE_PAGES: i64 = 4_096;
 /// Pages that are given back at once.
 const GIVE_BACK: u32 = 1_024;
+/// Between two bits that are given back while nothing else is to be done.
+const BETWEEN_BITS: Duration = Duration::from_millis(1);
 /// So many batches are written between two looks at the free pages.
 const TIDY_EVERY: u64 = 256;
 /// Without a batch for so long, the write-ahead log is emptied.
@@ -217,10 +219,10 @@ impl Store {
     /// Writes one batch after another until the broker is gone.
     fn serve(mut self, side: &StoreSide, woken: &mpsc::Receiver<Wake>, linger: Duration) {
         let mut written = 0_u64;
-        let mut idle = false;
+        let (mut idle, mut idle_for) = (false, IDLE);
         loop {
             // Nothing to do, nothing to look at: it sleeps until the next change.
-            let wake = if idle { woken.recv().map_err(Into::into) } else { woken.recv_timeout(IDLE) };
+            let wake = if idle { woken.recv().map_err(Into::into) } else { woken.recv_timeout(idle_for) };
             let (batch, last) = match wake {
                 Ok(Wake::Last(batch)) => (batch, true),
                 Ok(woke) => {
@@ -239,15 +241,23 @@ impl Store {
                     }
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    if let Err(error) = self.tidy(true) {
-                        tracing::warn!(%error, path = %self.path.display(), "cannot tidy the queue file up");
-                    }
+                    // A bit at a time: the next change must not wait long.
+                    let more = self.give_back();
+                    let tidied = match more {
+                        Ok(true) => {
+                            idle_for = BETWEEN_BITS;
+                            continue;
+                        }
+                        Ok(false) => self.empty_log(),
+                        Err(error) => Err(error),
+                    };
+                    self.warn(tidied);
                     idle = true;
                     continue;
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             };
-            idle = false;
+            (idle, idle_for) = (false, IDLE);
             if let Err(error) = self.write(&batch.changes) {
                 let error = failed(&self.path, &error).to_string();
                 tracing::error!(
@@ -266,11 +276,16 @@ impl Store {
             if last {
                 return;
             }
-            if written.is_multiple_of(TIDY_EVERY)
-                && let Err(error) = self.tidy(false)
-            {
-                tracing::warn!(%error, path = %self.path.display(), "cannot tidy the queue file up");
+            if written.is_multiple_of(TIDY_EVERY) {
+                let given_back = self.give_back().map(drop);
+                self.warn(given_back);
             }
+        }
+    }
+
+    fn warn(&self, tidied: rusqlite::Result<()>) {
+        if let Err(error) = tidied {
+            tracing::warn!(%error, path = %self.path.display(), "cannot tidy the queue file up");
         }
     }
 
@@ -353,26 +368,30 @@ impl Store {
         transaction.commit()
     }
 
-    /// Gives free pages back to the file system; `idle`: empties the write-ahead log, too.
-    fn tidy(&mut self, idle: bool) -> rusqlite::Result<()> {
-        loop {
-            let free: i64 = self.database.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
-            if free <= MOST_FREE_PAGES {
-                break;
-            }
+    /// Gives some free pages back to the file system. Returns whether there are more.
+    fn give_back(&mut self) -> rusqlite::Result<bool> {
+        let free = |database: &Connection| {
+            database.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0))
+        };
+        let before = free(&self.database)?;
+        if before <= MOST_FREE_PAGES {
+            return Ok(false);
+        }
+        {
             // Each step of the statement gives one page back.
-            let mut vacuum =
-                self.database.prepare_cached(&format!("PRAGMA incremental_vacuum({GIVE_BACK})"))?;
+            let vacuum = format!("PRAGMA incremental_vacuum({GIVE_BACK})");
+            let mut vacuum = self.database.prepare_cached(&vacuum)?;
             let mut rows = vacuum.query([])?;
             while rows.next()?.is_some() {}
-            if !idle {
-                break;
-            }
         }
-        if idle {
-            self.database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        }
-        Ok(())
+        let after = free(&self.database)?;
+        // In a file that was begun without it, nothing is given back.
+        Ok(after < before && after > MOST_FREE_PAGES)
+    }
+
+    /// Empties the write-ahead log into the file.
+    fn empty_log(&mut self) -> rusqlite::Result<()> {
+        self.database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 }
 
@@ -418,6 +437,8 @@ fn lock(path: &Path) -> Result<Option<File>, BrokerError> {
     };
     let lock = own(&beside(path, "-lock")).map_err(denied)?;
     match lock.try_lock() {
+        // Somebody has deleted it between: the next process would lock another one.
+        Ok(()) if !is_at(&lock, &beside(path, "-lock")) => return Ok(None),
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => return Ok(None),
         Err(fs::TryLockError::Error(error)) => {
@@ -427,6 +448,12 @@ fn lock(path: &Path) -> Result<Option<File>, BrokerError> {
     // SQLite would make it readable for everybody.
     own(path).map_err(denied)?;
     Ok(Some(lock))
+}
+
+/// Whether a file is the one at a path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(own), Ok(there)) = (file.metadata(), path.metadata()) else { return false };
+    (own.dev(), own.ino()) == (there.dev(), there.ino())
 }
 
 fn failed_for_space(path: &Path) -> BrokerError {

@@ -85,6 +85,10 @@ pub(super) enum Request {
     Drop {
         consumer: u64,
     },
+    /// Nor can settle what it has delivered: that goes back.
+    Forget {
+        consumer: u64,
+    },
     Close {
         n: u64,
     },
@@ -105,6 +109,7 @@ pub(super) enum ConsumerCall {
     Cancel,
     Flush,
     Close,
+    Forget,
 }
 
 /// A message without its body.
@@ -135,6 +140,8 @@ pub(super) enum Response {
     },
     Refused {
         reason: String,
+        /// As long as either side runs its version.
+        for_good: bool,
     },
     Answer {
         n: u64,

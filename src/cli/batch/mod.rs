@@ -148,6 +148,11 @@ struct Batch {
     name: String,
 }
 
+/// Whether it is a file, or can become one.
+fn is_plain(path: &Path) -> bool {
+    path.metadata().map_or(true, |found| found.is_file())
+}
+
 /// A batch that works no more.
 struct Stopped {
     jobs: Jobs,
@@ -167,6 +172,11 @@ impl Batch {
                 path.display(),
                 out.display()
             )));
+        }
+        // A device can be read for ever, and a pipe has no place to go on from.
+        if !is_plain(out) {
+            let problem = format!("--out '{}' is not a plain file: choose another", out.display());
+            return Err(CommandError::Usage(problem));
         }
         // Before the queue: so it is missing only where somebody has taken it away.
         OpenOptions::new().append(true).create(true).open(out).map_err(|reason| {

@@ -12,6 +12,8 @@ use super::lines::{LineSet, Marks};
 use super::row::{Format, Row, Written};
 use crate::cli::CommandError;
 
+/// A row holds an outcome, with the job that it is about. In bytes.
+const MOST_ROW: u64 = 16 << 20;
 /// Buffer for reading rows.
 const READ_BUFFER: usize = 256 << 10;
 
@@ -80,12 +82,12 @@ impl Output {
         let mut reader = BufReader::with_capacity(READ_BUFFER, &*self.file);
         loop {
             row.clear();
-            if reader.read_until(b'\n', &mut row)? == 0 {
+            if (&mut reader).take(MOST_ROW).read_until(b'\n', &mut row)? == 0 {
                 break;
             }
             number += 1;
             let Some(text) = row.strip_suffix(b"\n") else {
-                if !self.format.can_begin_with(&row) {
+                if row.len() as u64 == MOST_ROW || !self.format.can_begin_with(&row) {
                     return Err(foreign(number));
                 }
                 break;
