@@ -478,6 +478,11 @@ impl AccountState {
         }
     }
 
+    /// Another replica has met a known task, within this much time.
+    pub(super) fn heard_known_task(&self, within: Duration) {
+        self.parts.answers.heard_known_task(within);
+    }
+
     /// Another replica has found that there was a silence.
     pub(super) fn heard_silence(&self) {
         self.parts.answers.heard_silence();

@@ -20,7 +20,7 @@
 //!
 //! After a silence so many wrong ids in a row as make too many, of all replicas that have met no
 //! known task since, are enough: each replica judges by those that it hears of, and waits for no
-//! leader's sum.
+//! leader's sum. A replica that goes on meeting known tasks, as its heartbeats show, ends the row.
 
 use std::time::Duration;
 
@@ -219,6 +219,17 @@ impl Answers {
         log.are_too_many_in_a_row(rules)
     }
 
+    /// Another replica has met a known task within this much: wrong ids before it are single ones,
+    /// unless the silence ended within that time itself.
+    pub(super) fn heard_known_task(&self, within: Duration) {
+        let mut log = self.0.lock();
+        let is_after =
+            |probation: Probation| probation.cause == Cause::Silence && probation.began.elapsed() > within;
+        if log.probation.is_some_and(is_after) {
+            log.counts.in_a_row = 0;
+        }
+    }
+
     /// Another replica has found that there was a silence.
     pub(super) fn heard_silence(&self) {
         let mut log = self.0.lock();
@@ -371,6 +382,17 @@ mod tests {
         answers.heard_silence();
         assert!(!answers.heard_wrong_id(true, 0, &rules), "one silence, of which several say so");
         assert!(answers.note(true, false, 0, &rules, NOW).too_many);
+        let within = Duration::from_secs(4);
+        for known_after in [Duration::from_secs(1), Duration::from_secs(5)] {
+            answers.begin_probation(0);
+            for _ in 0..2 {
+                assert!(!answers.heard_wrong_id(true, 0, &rules));
+            }
+            tokio::time::advance(known_after).await;
+            answers.heard_known_task(within);
+            let too_many = answers.heard_wrong_id(true, 0, &rules);
+            assert_eq!(too_many, known_after < within, "what is known of then can be older than the silence");
+        }
         answers.note(false, false, 0, &rules, NOW);
         for _ in 0..10 {
             assert!(!answers.heard_wrong_id(false, 0, &rules), "without a silence the share counts");

@@ -312,6 +312,10 @@ impl<'a> Member<'a> {
     async fn on_replica(&mut self, heartbeat: Heartbeat) {
         let epoch = heartbeat.epoch;
         let (id, counts) = (heartbeat.id.clone(), (heartbeat.vitals.answered, heartbeat.vitals.wrong_ids));
+        if id != self.fleet.id && self.membership.shows_known_task(&heartbeat) {
+            // What it reports began with its last one.
+            self.fleet.account.heard_known_task(self.membership.interval() * 2);
+        }
         let new = self.membership.note(heartbeat);
         if new {
             self.fleet.account.set_rank(self.membership.rank(&self.fleet.id));
