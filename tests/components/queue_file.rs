@@ -268,7 +268,9 @@ async fn a_file_that_is_not_a_queue_is_left_alone() {
 
     fs::remove_file(&path).unwrap();
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE accounts (name TEXT)").unwrap();
+    let before = fs::read(&path).unwrap();
     assert!(refused(&path).await.to_string().contains("of another program"));
+    assert_eq!(fs::read(&path).unwrap(), before);
 }
 
 #[tokio::test]

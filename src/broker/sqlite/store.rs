@@ -133,6 +133,8 @@ impl Store {
                 ),
             ));
         }
+        // Now that it is known to be ours.
+        prepare_for_writing(&self.database).map_err(fail)?;
         if done == MIGRATIONS.len() {
             return Ok(());
         }
@@ -471,13 +473,17 @@ fn open_database(path: &Path) -> rusqlite::Result<Connection> {
     // No other process writes it, so it needs no shared memory for the log's index. Before anything
     // is read.
     database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    Ok(database)
+}
+
+/// How it is written. Changes the file.
+fn prepare_for_writing(database: &Connection) -> rusqlite::Result<()> {
     // Before the first table; without effect later.
     database.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     database.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // A commit returns when it is on the disk.
     database.pragma_update(None, "synchronous", "FULL")?;
-    database.pragma_update_and_check(None, "journal_size_limit", 8 << 20, |_| Ok(()))?;
-    Ok(database)
+    database.pragma_update_and_check(None, "journal_size_limit", 8 << 20, |_| Ok(()))
 }
 
 fn row_id(id: u64) -> i64 {

@@ -164,7 +164,9 @@ struct Stopped {
 
 impl Batch {
     async fn open(args: &BatchArgs, jobs: Jobs, settings: &Settings) -> Result<Self, CommandError> {
-        let (out, path) = (&args.out, queue::beside(&args.out));
+        // By any other name, a link's too, it is the same batch.
+        let place = args.out.canonicalize().unwrap_or_else(|_| args.out.clone());
+        let (out, path) = (&args.out, queue::beside(&place));
         let is_new = !path.exists();
         if !is_new && !out.exists() {
             return Err(CommandError::Usage(format!(

@@ -371,3 +371,21 @@ async fn another_input_and_lost_or_foreign_files_are_refused() {
     refused(&words, "'out.ndjson.queue' is there, but 'out.ndjson' is not").await;
     assert_eq!(api.stats().await["calls"], calls, "nobody is called");
 }
+
+#[tokio::test]
+async fn an_output_that_is_no_plain_file_is_refused_and_a_link_is_the_same_output() {
+    let (dir, api) = (TempDir::new().unwrap(), Simulator::start("").await);
+    write(&dir, "jobs.ndjson", &plain_jobs(20, &json!({})));
+    for device in ["/dev/full", "/dev/null", "/proc"] {
+        let refused = run(&mut batch(&dir, &api.url, &["jobs.ndjson", "--out", device])).await;
+        assert_eq!(refused.code, 2, "{device}: {}", refused.stderr);
+        assert!(refused.stderr.contains("not a plain file"), "{}", refused.stderr);
+    }
+    let done = run(&mut batch(&dir, &api.url, &["jobs.ndjson", "--out", "out"])).await;
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    std::os::unix::fs::symlink("out", dir.path().join("link")).unwrap();
+    let again = run(&mut batch(&dir, &api.url, &["jobs.ndjson", "--out", "link"])).await;
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert_eq!(api.stats().await["accepted_tasks"], 20, "nothing is paid again");
+    assert!(!files(&dir).contains("link.queue"));
+}
