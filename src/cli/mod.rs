@@ -237,6 +237,7 @@ fn demonstrate(globals: &Globals, output: &mut Output) -> Result<Exit, CommandEr
 fn on_runtime<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(work);
+    telemetry::expect_end();
     // A read of standard input cannot be called off, and dropping the runtime would wait for it.
     runtime.shutdown_background();
     done

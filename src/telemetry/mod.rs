@@ -4,6 +4,7 @@ mod log_throttle;
 
 use std::io::{self, IsTerminal, Write};
 use std::panic::{self, PanicHookInfo};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use log_throttle::{ProcessThrottle, ThrottledLayer};
@@ -111,12 +112,24 @@ fn directives(level: &LogFilter) -> String {
     if text.contains("lapin") { text.to_owned() } else { format!("{text},lapin=off") }
 }
 
+/// The work is done, and the runtime is about to end.
+static ENDS: AtomicBool = AtomicBool::new(false);
+
+/// From now on panics say nothing: the AMQP client has a thread of its own, and tokio's timers panic
+/// when that polls one whose runtime has ended. Nobody waits for it any more.
+pub fn expect_end() {
+    ENDS.store(true, Ordering::Relaxed);
+}
+
 /// Makes panics say where they happened, and what only where that is fixed text.
 ///
 /// A formatted message can hold whatever was being worked on: a publisher's proxy password, an
 /// address with credentials.
 pub fn guard_panics() {
     panic::set_hook(Box::new(|info| {
+        if ENDS.load(Ordering::Relaxed) {
+            return;
+        }
         let text = describe(info);
         if tracing::enabled!(tracing::Level::ERROR) {
             tracing::error!(panic = text, "a bug: this part of the program panicked");
