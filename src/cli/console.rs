@@ -165,11 +165,11 @@ impl Progress {
         self.bar.set_message(format!("{published} published, {in_flight} in flight"));
     }
 
-    /// So many are done, with what can be told of them.
-    pub(super) fn looked(&self, at: u64, told: impl FnOnce() -> String) {
+    /// So many are done, with a text about them.
+    pub(super) fn looked(&self, at: u64, text: impl FnOnce() -> String) {
         if !self.bar.is_hidden() {
             self.bar.set_position(at);
-            self.bar.set_message(told());
+            self.bar.set_message(text());
         }
     }
 

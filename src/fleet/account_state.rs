@@ -460,8 +460,14 @@ impl AccountState {
                 after_silence,
             });
         }
+        if noted.too_many {
+            self.trip_for_wrong_ids(term);
+        }
+    }
+
+    fn trip_for_wrong_ids(&self, term: u64) {
         let trip = LocalTrip { reason: Reason::WrongIds, term, until: None, mine: true };
-        if noted.too_many && self.trip(trip) {
+        if self.trip(trip) {
             self.report_refused(Reason::WrongIds, term);
         }
     }
@@ -472,9 +478,8 @@ impl AccountState {
             let snapshot = self.parts.snapshot.borrow();
             (snapshot.rank, snapshot.term())
         };
-        let trip = LocalTrip { reason: Reason::WrongIds, term, until: None, mine: true };
-        if self.parts.answers.heard_wrong_id(after_silence, rank, &self.parts.rules) && self.trip(trip) {
-            self.report_refused(Reason::WrongIds, term);
+        if self.parts.answers.heard_wrong_id(after_silence, rank, &self.parts.rules) {
+            self.trip_for_wrong_ids(term);
         }
     }
 

@@ -41,7 +41,7 @@ pub(crate) async fn call_budget(harness: &Harness, scene: &Scene, began: Instant
 pub(crate) async fn fix_key(harness: &Harness, scene: &Scene) {
     scene.simulator.control(&json!({"key_valid": true})).await;
     let answer = scene.operator().resume_at_last().await;
-    harness.note("the key is mended: resume", answer.summary());
+    harness.note("the key is fixed: resume", answer.summary());
 }
 
 /// Waits until the money is gone, be it that the API says so or that the fleet has seen it coming;

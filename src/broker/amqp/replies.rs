@@ -22,7 +22,7 @@ pub(super) async fn consume(channel: &Channel, patience: Duration) -> Result<lap
     call("basic.consume", patience, consuming).await
 }
 
-/// Hands replies on until the channel, the session or whoever waits for them is gone.
+/// Hands replies on until the channel, the session or their reader is gone.
 pub(super) async fn forward(
     mut stream: lapin::Consumer,
     replies: mpsc::Sender<Message>,

@@ -26,7 +26,7 @@ const PUBLISHER_DEPTH: usize = 1_024;
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unsettled messages of a subscription.
 const SUBSCRIPTION_PREFETCH: usize = 256;
-/// Replies that are on their way to whoever waits for them.
+/// Replies on their way to their reader.
 const REPLIES_PREFETCH: usize = 16;
 /// A disk that takes longer is of no use.
 const STORED_WITHIN: Duration = Duration::from_secs(30);
@@ -43,6 +43,10 @@ pub(super) struct BrokerState {
 }
 
 impl BrokerState {
+    pub(super) fn new(core: Core, clock: Arc<Notify>) -> Self {
+        Self { core: Mutex::new(core), clock, clock_task: Mutex::new(None) }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic under the lock is a failed assertion of a test elsewhere at worst: the others go
         // on with the state as it is.

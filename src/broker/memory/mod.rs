@@ -34,6 +34,10 @@ use crate::domain::message::Message;
 
 pub use observer::{BrokerEvent, DeliveryEnd, DeliveryId, MessageFate, Observer};
 
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// A broker in process. Clones are the same broker.
 #[derive(Clone)]
 pub struct MemoryBroker {
@@ -51,8 +55,7 @@ impl MemoryBroker {
     /// A new, empty broker. Dead letters are stamped by the system's clock.
     #[must_use]
     pub fn new() -> Self {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        Self::starting_at(since.map_or(0, |since| since.as_secs()))
+        Self::starting_at(unix_seconds())
     }
 
     /// A new, empty broker whose clock stands at so many seconds since the Unix epoch, for

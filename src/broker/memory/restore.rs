@@ -1,20 +1,19 @@
-//! The broker over a store: begun from what the store has kept, and told what the store has
+//! The broker over a store: it begins with what the store has kept, and learns what the store has
 //! written since.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak, mpsc};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::MemoryBroker;
 use super::core::Core;
 use super::exchange::ExchangeState;
 use super::journal::{Batch, Journal, Wake};
 use super::link::BrokerState;
 use super::queue::{QueueState, QueuedMessage, Reason, Routed};
+use super::{MemoryBroker, unix_seconds};
 use crate::broker::topology::Topology;
 use crate::domain::message::Message;
 
@@ -43,9 +42,8 @@ impl MemoryBroker {
     /// A broker that begins with what a store has kept, and wakes the store's writer for what
     /// changes.
     pub(in crate::broker) fn restored(kept: Kept, last_id: u64, wake: mpsc::Sender<Wake>) -> Self {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let clock = Arc::new(Notify::new());
-        let mut core = Core::new(since.map_or(0, |since| since.as_secs()), clock.clone());
+        let mut core = Core::new(unix_seconds(), clock.clone());
         core.restore(kept);
         core.journal = Journal::of_store(wake, last_id);
         core.bury_over_limit();
@@ -163,11 +161,5 @@ impl StoreSide {
         while let Some(id) = core.sessions.keys().next().copied() {
             core.end_session(id, reason);
         }
-    }
-}
-
-impl BrokerState {
-    pub(super) fn new(core: Core, clock: Arc<Notify>) -> Self {
-        Self { core: Mutex::new(core), clock, clock_task: Mutex::new(None) }
     }
 }

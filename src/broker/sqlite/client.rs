@@ -58,7 +58,7 @@ pub(super) async fn connect(
     out.send(Frame::new(&hello, Bytes::new())?).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
     let welcome = timeout(time_outs.call, read_frame::<Response>(&mut reader)).await??;
     match welcome {
-        Some((Response::Welcome { .. }, _)) => {}
+        Some((Response::Welcome, _)) => {}
         // The file changes hands: another try meets the next process that has it.
         Some((Response::Refused { reason, for_good: false }, _)) => return Err(io::Error::other(reason)),
         Some((Response::Refused { reason, for_good: true }, _)) => {
@@ -75,7 +75,7 @@ pub(super) async fn connect(
         longest: time_outs.call,
     });
     tokio::spawn(read_all(reader, Arc::clone(&shared), writing));
-    let link = SocketLink { shared: Arc::clone(&shared), time_outs };
+    let link = SocketLink { shared: Arc::clone(&shared), confirm_timeout: time_outs.confirm };
     let publisher = link.publisher();
     Ok(Ok(Session::new(Arc::new(link), publisher, shared.closed.clone())))
 }
@@ -164,6 +164,13 @@ impl Shared {
         }
     }
 
+    /// Nobody reads under this number any more; what comes all the same goes back.
+    async fn give_up(&self, n: u64) {
+        self.waiting.lock().consumers.remove(&n);
+        // Where the connection is gone, so is the consumer.
+        let _ = self.send(&Request::Forget { consumer: n }).await;
+    }
+
     /// The connection is gone: nobody is answered any more.
     fn end(&self, reason: &str) {
         let mut waiting = self.waiting.lock();
@@ -204,7 +211,7 @@ impl Shared {
                 }
             }
             Response::Ended { reason } => return Err(reason),
-            Response::Welcome { .. } | Response::Refused { .. } => {
+            Response::Welcome | Response::Refused { .. } => {
                 return Err("the process that has the queue file sent what nobody asked for".to_owned());
             }
         }
@@ -212,7 +219,7 @@ impl Shared {
     }
 }
 
-/// Reads until the session ends; then the socket is closed, whoever still holds a part of it.
+/// Reads until the session ends; then the socket is closed, though handles to the session remain.
 async fn read_all(
     mut reader: impl AsyncRead + Unpin,
     shared: Arc<Shared>,
@@ -240,7 +247,7 @@ async fn read_all(
 
 struct SocketLink {
     shared: Arc<Shared>,
-    time_outs: TimeOuts,
+    confirm_timeout: Duration,
 }
 
 impl Drop for SocketLink {
@@ -251,7 +258,7 @@ impl Drop for SocketLink {
 
 impl SocketLink {
     fn publisher(&self) -> Publisher {
-        let (publisher, requests) = publisher_channel(PUBLISHER_DEPTH, self.time_outs.confirm);
+        let (publisher, requests) = publisher_channel(PUBLISHER_DEPTH, self.confirm_timeout);
         tokio::spawn(publish_all(Arc::clone(&self.shared), requests));
         publisher
     }
@@ -272,18 +279,11 @@ impl SocketLink {
         Arrivals { arrived, drain: draining }
     }
 
-    /// Nobody reads under this number any more; what comes all the same goes back.
-    async fn give_up(&self, n: u64) {
-        self.shared.waiting.lock().consumers.remove(&n);
-        // Where the connection is gone, so is the consumer.
-        let _ = self.shared.send(&Request::Forget { consumer: n }).await;
-    }
-
     async fn begin(&self, request: impl FnOnce(u64) -> Request) -> Result<Consumer, BrokerError> {
         let n = self.shared.next();
         let arrived = self.expect_deliveries(n);
         if let Err(error) = self.shared.ask(n, request(n)).await {
-            self.give_up(n).await;
+            self.shared.give_up(n).await;
             return Err(error);
         }
         let (consumer, port) = consumer_channel();
@@ -315,7 +315,7 @@ impl Link for SocketLink {
             let reply_to = match self.shared.ask(n, Request::Replies { n }).await {
                 Ok(Answer::ReplyTo(reply_to)) => reply_to,
                 other => {
-                    self.shared.waiting.lock().consumers.remove(&n);
+                    self.shared.give_up(n).await;
                     return Err(other.err().unwrap_or_else(|| self.shared.lost()));
                 }
             };
@@ -334,7 +334,7 @@ impl Link for SocketLink {
             let Ok(Arrived::Delivery { tag, message, redelivered, routing_key }) =
                 arrivals.arrived.try_recv()
             else {
-                self.give_up(n).await;
+                self.shared.give_up(n).await;
                 return answer.map(|_| None);
             };
             let (owner, settlements) = mpsc::unbounded_channel();
@@ -393,7 +393,7 @@ impl Link for SocketLink {
             };
             for done in drained {
                 // Dropped where the consumer has just ended.
-                let _ = timeout(self.time_outs.call, done).await;
+                let _ = timeout(self.shared.longest, done).await;
             }
             let _ = self.call(|n| Request::Close { n }).await;
             self.shared.end("closed by this side");
@@ -417,9 +417,7 @@ async fn receive_replies(
             },
         }
     }
-    shared.waiting.lock().consumers.remove(&n);
-    // Where the connection is gone, so are they.
-    let _ = shared.send(&Request::Forget { consumer: n }).await;
+    shared.give_up(n).await;
 }
 
 /// The owner of a publishing channel.
@@ -512,7 +510,9 @@ impl Consuming {
                         next = None;
                         // What was on its way is not seen by anybody.
                         while let Ok(message) = arrived.try_recv() {
-                            self.give_back(message).await;
+                            if let Arrived::Delivery { tag, .. } = message {
+                                self.requeue(tag).await;
+                            }
                         }
                         let _ = done.send(());
                     }
@@ -535,7 +535,7 @@ impl Consuming {
                     }
                     // Nobody is left who could settle anything: what was on its way goes back.
                     None => {
-                        let _ = self.shared.send(&Request::Forget { consumer: self.n }).await;
+                        self.shared.give_up(self.n).await;
                         return;
                     }
                 },
@@ -588,13 +588,6 @@ impl Consuming {
 
     async fn requeue(&self, tag: u64) {
         // Where the connection is gone, it comes back by that.
-        let _ = self.shared.send(&Request::Settle { consumer: self.n, tag, how: How::Requeue }).await;
-    }
-
-    async fn give_back(&self, message: Arrived) {
-        match message {
-            Arrived::Delivery { tag, .. } => self.requeue(tag).await,
-            Arrived::Ended => {}
-        }
+        let _ = self.settle(Settlement::Requeue(tag)).await;
     }
 }

@@ -28,7 +28,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::client::TimeOuts;
-use self::store::{Store, beside};
+use self::store::Store;
+pub(crate) use self::store::beside;
 use super::memory::MemoryBroker;
 use super::topology::Topology;
 use super::{BrokerError, CloseSignal, Session};

@@ -20,7 +20,7 @@ use super::wire::{
     write_frames,
 };
 use crate::broker::memory::restore::StoreSide;
-use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Replies, Session};
+use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Replies, Session, Stale};
 
 /// Processes that are served at once.
 const MOST_CLIENTS: usize = 256;
@@ -58,8 +58,8 @@ async fn serve_client(stream: UnixStream, side: StoreSide) -> io::Result<()> {
     let hello = timeout(HELLO_WITHIN, read_frame::<Request>(&mut reader)).await??;
     let Some((Request::Hello { version, connection }, _)) = hello else { return Ok(()) };
     let session = match open(&side, version, &connection).await {
-        Ok((session, user)) => {
-            out.say(&Response::Welcome { user }).await?;
+        Ok(session) => {
+            out.say(&Response::Welcome).await?;
             session
         }
         Err((reason, for_good)) => {
@@ -108,7 +108,7 @@ async fn read_all(
 }
 
 /// The error says whether it is for good.
-async fn open(side: &StoreSide, version: u32, connection: &str) -> Result<(Session, String), (String, bool)> {
+async fn open(side: &StoreSide, version: u32, connection: &str) -> Result<Session, (String, bool)> {
     if version != VERSION {
         let reason = format!(
             "the process that has the file runs another version of captcha-worker (protocol {VERSION}, this one {version})"
@@ -117,8 +117,7 @@ async fn open(side: &StoreSide, version: u32, connection: &str) -> Result<(Sessi
     }
     let ending = || ("the process that has the file is ending".to_owned(), false);
     let broker = side.broker().ok_or_else(ending)?.named(connection);
-    let session = broker.connect().await.map_err(|error| (error.to_string(), false))?;
-    Ok((session, broker.user().to_owned()))
+    broker.connect().await.map_err(|error| (error.to_string(), false))
 }
 
 /// The way to a client.
@@ -157,14 +156,13 @@ impl Out {
 
 /// Drops what a consumer holds: it goes back to its queue.
 fn forget(receipts: &Receipts, consumer: u64) {
-    let held: Vec<Receipt> = {
+    let held = {
         let mut receipts = receipts.lock();
-        let later = receipts.split_off(&(consumer, 0));
-        let (held, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            later.into_iter().partition(|((of, _), _)| *of == consumer);
-        receipts.extend(others);
-        held.into_values().collect()
+        let mut held = receipts.split_off(&(consumer, 0));
+        receipts.append(&mut held.split_off(&(consumer + 1, 0)));
+        held
     };
+    // Each asks its channel, which needs no lock of ours.
     drop(held);
 }
 
@@ -240,7 +238,7 @@ impl Client {
             }
             Request::Settle { consumer, tag, how } => {
                 let receipt = self.receipts.lock().remove(&(consumer, tag));
-                // Stale where its channel is gone, which the client is told otherwise.
+                // Stale where its channel is gone, which the client learns by other means.
                 let _ = receipt.map(|receipt| match how {
                     How::Ack => receipt.ack(),
                     How::Requeue => receipt.requeue(),
@@ -348,7 +346,7 @@ async fn serve_consumer(
                 }
                 Some((n, ConsumerCall::Flush)) => {
                     let flushed = consumer.flush().await;
-                    let lost = |stale: crate::broker::Stale| BrokerError::Lost(stale.to_string());
+                    let lost = |stale: Stale| BrokerError::Lost(stale.to_string());
                     out.answer(n, flushed.map(|()| Answer::Done).map_err(lost)).await?;
                 }
                 Some((n, ConsumerCall::Close)) => {

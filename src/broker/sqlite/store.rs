@@ -66,8 +66,8 @@ pub(super) struct Store {
     short_of_space: bool,
 }
 
-/// The path of what stands beside the file.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The path of what stands beside a file, under its name and this suffix.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -225,27 +225,20 @@ impl Store {
         loop {
             // Nothing to do, nothing to look at: it sleeps until the next change.
             let wake = if idle { woken.recv().map_err(Into::into) } else { woken.recv_timeout(idle_for) };
+            let wake = match wake {
+                // What is urgent, or the end, cuts the linger short.
+                Ok(Wake::Soon) => Ok(woken.recv_timeout(linger).unwrap_or(Wake::Soon)),
+                other => other,
+            };
             let (batch, last) = match wake {
                 Ok(Wake::Last(batch)) => (batch, true),
-                Ok(woke) => {
-                    let mut last = None;
-                    if matches!(woke, Wake::Soon)
-                        && let Ok(Wake::Last(batch)) = woken.recv_timeout(linger)
-                    {
-                        last = Some(batch);
-                    }
-                    match last {
-                        Some(batch) => (batch, true),
-                        None => match side.take() {
-                            Some(batch) => (batch, false),
-                            None => continue,
-                        },
-                    }
-                }
+                Ok(Wake::Batch | Wake::Soon) => match side.take() {
+                    Some(batch) => (batch, false),
+                    None => continue,
+                },
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     // A bit at a time: the next change must not wait long.
-                    let more = self.give_back();
-                    let tidied = match more {
+                    let tidied = match self.give_back() {
                         Ok(true) => {
                             idle_for = BETWEEN_BITS;
                             continue;
@@ -279,8 +272,8 @@ impl Store {
                 return;
             }
             if written.is_multiple_of(TIDY_EVERY) {
-                let given_back = self.give_back().map(drop);
-                self.warn(given_back);
+                let given_back = self.give_back();
+                self.warn(given_back.map(drop));
             }
         }
     }

@@ -135,9 +135,7 @@ impl Envelope {
 #[serde(tag = "say", rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "most are messages")]
 pub(super) enum Response {
-    Welcome {
-        user: String,
-    },
+    Welcome,
     Refused {
         reason: String,
         /// As long as either side runs its version.

@@ -27,6 +27,7 @@ use super::console::{Console, Progress, Total};
 use super::input::read_ahead;
 use super::{CommandError, Exit, connect, run as replica, signals};
 use crate::broker::Session;
+use crate::broker::sqlite::beside;
 use crate::config::Settings;
 use crate::domain::class::Class;
 use crate::linger::Linger;
@@ -164,9 +165,10 @@ struct Stopped {
 
 impl Batch {
     async fn open(args: &BatchArgs, jobs: Jobs, settings: &Settings) -> Result<Self, CommandError> {
-        // By any other name, a link's too, it is the same batch.
-        let place = args.out.canonicalize().unwrap_or_else(|_| args.out.clone());
-        let (out, path) = (&args.out, queue::beside(&place));
+        // Through a link it is the same batch, and the link stays one when the rows are sorted.
+        let target = args.out.is_symlink().then(|| args.out.canonicalize().ok()).flatten();
+        let out = target.as_deref().unwrap_or(&args.out);
+        let path = beside(out, ".queue");
         let is_new = !path.exists();
         if !is_new && !out.exists() {
             return Err(CommandError::Usage(format!(
@@ -186,7 +188,7 @@ impl Batch {
         })?;
         let name = connect::worker_name(settings);
         let queue = Queue::open(path, out, settings, &name).await?;
-        match Self::read(args, jobs, queue, name).await {
+        match Self::read(out, args.format(), jobs, queue, name).await {
             Ok(batch) => Ok(batch),
             Err((error, queue)) => {
                 if is_new {
@@ -199,13 +201,14 @@ impl Batch {
 
     /// Finds out what is done and what is under way.
     async fn read(
-        args: &BatchArgs,
+        out: &Path,
+        format: Format,
         jobs: Jobs,
         queue: Queue,
         name: String,
     ) -> Result<Self, (CommandError, Queue)> {
         let read = async {
-            let (output, tally, mut known) = Output::open(&args.out, args.format())?;
+            let (output, tally, mut known) = Output::open(out, format)?;
             let session = queue.broker().connect().await?;
             queue.drop_account_letters(&session).await?;
             let mut under_way = UnderWay::default();
@@ -213,7 +216,7 @@ impl Batch {
                 known.insert(line, job.mark);
                 under_way.insert(line, job.bytes);
             }
-            let (count, known) = survey(&jobs, known, &args.out).await?;
+            let (count, known) = survey(&jobs, known, out, &queue.path).await?;
             Ok((output, tally, known, session, under_way, count))
         };
         match read.await {
@@ -274,7 +277,7 @@ impl Batch {
 }
 
 /// Counts the jobs, and sees to it that those which are known are still the same.
-async fn survey(jobs: &Jobs, known: Marks, out: &Path) -> Result<(u64, Marks), CommandError> {
+async fn survey(jobs: &Jobs, known: Marks, out: &Path, queue: &Path) -> Result<(u64, Marks), CommandError> {
     let again = jobs.clone();
     let surveyed = spawn_blocking(move || again.survey(&known).map(|found| (found, known)));
     let (found, known) = surveyed.await.map_err(CommandError::failed)??;
@@ -284,7 +287,7 @@ async fn survey(jobs: &Jobs, known: Marks, out: &Path) -> Result<(u64, Marks), C
             "{} is not the job that '{1}' or its queue has for it: the input has changed. Bring it back, or choose another --out. To begin anew, and pay again for what was done, delete '{1}' and '{2}'",
             jobs.name(line),
             out.display(),
-            queue::beside(out).display()
+            queue.display()
         ))),
     }
 }
@@ -298,7 +301,7 @@ impl Stopped {
     ) -> Result<Exit, CommandError> {
         let Self { jobs, queue, count, worked: Worked { end, mut output, tally }, spent } = self;
         let report = BatchReport::new(count, &tally, spent);
-        let (done, path) = (tally.done(), queue::beside(&args.out));
+        let done = tally.done();
         let exit = match end {
             End::Complete => {
                 if args.in_order {
@@ -335,7 +338,7 @@ impl Stopped {
         if tickets > 0 {
             console.note(format_args!(
                 "{tickets} paid tasks wait in '{}': go on within 5 minutes, the API keeps their answers no longer",
-                path.display()
+                queue.path.display()
             ));
         }
         report.tell(console)?;

@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::lines::{LineSet, Marks};
 use super::row::{Format, Row, Written};
+use crate::broker::sqlite::beside;
 use crate::cli::CommandError;
 
 /// A row holds an outcome, with the job that it is about. In bytes.
@@ -149,8 +150,7 @@ impl Output {
             return Ok(());
         }
         places.sort_unstable();
-        let mut beside = self.path.clone().into_os_string();
-        beside.push(".sorted");
+        let beside = beside(&self.path, ".sorted");
         let mut options = OpenOptions::new();
         let sorted = options.read(true).write(true).create(true).truncate(true).open(&beside)?;
         let mut writer = BufWriter::new(&sorted);

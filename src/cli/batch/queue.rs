@@ -16,7 +16,7 @@ use crate::linger::Linger;
 
 /// The queue, which this process has.
 pub(super) struct Queue {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     broker: SqliteBroker,
     pub(super) names: Names,
 }
@@ -28,13 +28,6 @@ pub(super) struct QueuedJob {
     pub(super) mark: Option<u64>,
     /// Of its message.
     pub(super) bytes: usize,
-}
-
-/// The file beside an output.
-pub(super) fn beside(output: &Path) -> PathBuf {
-    let mut name = output.as_os_str().to_owned();
-    name.push(".queue");
-    name.into()
 }
 
 /// The line that a message is about. Every message that follows a job carries it on.
@@ -53,8 +46,8 @@ impl Queue {
         settings: &Settings,
         name: &str,
     ) -> Result<Self, CommandError> {
-        // A submission waits for its ticket to be stored: with a linger there would be few of them.
-        let broker = connect::queue_file(settings, &path, true, name, Linger::none());
+        let linger = Linger::every(settings.worker.linger);
+        let broker = connect::queue_file(settings, &path, true, name, linger);
         if !broker.take().await? {
             return Err(CommandError::Failed(format!(
                 "another process has '{}': a batch with this --out is running. Wait for its end, or choose another --out ({})",

@@ -1,4 +1,4 @@
-//! How a job ended, for whoever waits for it: the answer on standard output, or why there is none
+//! How a job ended, for the caller: the answer on standard output, or why there is none
 //! on standard error, with what may have been paid.
 
 use std::fmt;
@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
 
-    fn told(end: &End, json: bool) -> (Result<Exit, CommandError>, String, String) {
+    fn reported(end: &End, json: bool) -> (Result<Exit, CommandError>, String, String) {
         let (out, err) = (Vec::new(), Vec::new());
         let mut console = Console { out, err, out_is_terminal: false, err_is_terminal: false, json };
         let exit = report(end, &mut console);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn solved(solution: &Json) -> String {
-        let (exit, out, err) = told(&outcome(&json!({"status": "solved", "solution": solution})), false);
+        let (exit, out, err) = reported(&outcome(&json!({"status": "solved", "solution": solution})), false);
         assert_eq!((exit.unwrap(), err.as_str()), (Exit::Fine, ""));
         out
     }
@@ -226,14 +226,14 @@ mod tests {
             "task_id": 8, "attempts": [{"task_id": 7}, {}, {"task_id": "8"}],
             "job": {"task": {"proxyPassword": "s3cret"}},
         });
-        let (exit, out, err) = told(&outcome(&failed), false);
+        let (exit, out, err) = reported(&outcome(&failed), false);
         assert_eq!((exit.unwrap(), out.as_str()), (Exit::Job(Class::Unsolved), ""));
         assert_eq!(
             err,
             "error: not solved: class unsolved, code ERROR_CAPTCHA_UNSOLVABLE, stage poll: noise\n\
              the API accepted tasks 7, 8, which may be paid; a submission got no answer and may be paid\n"
         );
-        let (_, out, _) = told(&outcome(&failed), true);
+        let (_, out, _) = reported(&outcome(&failed), true);
         assert!(out.contains("\"proxyPassword\":\"***\"") && out.ends_with("}\n"), "{out}");
     }
 
@@ -241,7 +241,7 @@ mod tests {
     fn the_own_deadline_counts_as_no_answer_and_a_new_class_as_unknown() {
         let of = |class: &str, code: &str| {
             let failure = json!({"class": class, "code": code, "description": "", "stage": "submit"});
-            told(&outcome(&json!({"failure": failure, "attempts": []})), false)
+            reported(&outcome(&json!({"failure": failure, "attempts": []})), false)
         };
         let (exit, _, err) = of("expired", local_code::DEADLINE_PASSED);
         assert_eq!(exit.unwrap(), Exit::Unanswered);

@@ -228,10 +228,10 @@ async fn images_are_jobs_by_their_names() {
     let done = run(&mut batch(&dir, &api.url, &words)).await;
     assert_eq!((done.code, done.stderr.as_str()), (3, ""));
     let rows = rows(&dir, "out");
-    let told: Vec<_> = rows.values().map(|row| (&row["id"], &row["status"], &row["metadata"])).collect();
-    assert_eq!(told[0], (&json!("a.png"), &json!("solved"), &json!({"file": "captchas/a.png"})));
-    assert_eq!(told[1], (&json!("b.JPG"), &json!("solved"), &json!({"file": "captchas/b.JPG"})));
-    assert_eq!(told[2], (&json!("gone.png"), &json!("failed"), &Value::Null));
+    let seen: Vec<_> = rows.values().map(|row| (&row["id"], &row["status"], &row["metadata"])).collect();
+    assert_eq!(seen[0], (&json!("a.png"), &json!("solved"), &json!({"file": "captchas/a.png"})));
+    assert_eq!(seen[1], (&json!("b.JPG"), &json!("solved"), &json!({"file": "captchas/b.JPG"})));
+    assert_eq!(seen[2], (&json!("gone.png"), &json!("failed"), &Value::Null));
     assert!(rows[&3]["failure"]["description"].as_str().unwrap().contains("'gone.png' cannot be read"));
     assert_eq!(text(&dir, "failed"), "");
     // In another order they are other jobs.
@@ -300,9 +300,9 @@ async fn ctrl_c_finishes_what_is_paid_and_says_how_to_go_on() {
     let accepted = api.stats().await["accepted_tasks"].as_u64().unwrap();
     assert!(accepted < 40, "{accepted}");
     assert_eq!(rows(&dir, "out.ndjson").len() as u64, accepted, "all that is paid is answered");
-    let told =
+    let seen =
         format!("interrupted\n{accepted} of 40 jobs are done; the same command goes on with the others\n");
-    assert!(stopped.stderr.ends_with(&told), "{}", stopped.stderr);
+    assert!(stopped.stderr.ends_with(&seen), "{}", stopped.stderr);
     assert_eq!(json(&stopped)["left"].as_u64(), Some(40 - accepted));
 
     let done = run(&mut start()).await;
@@ -388,4 +388,7 @@ async fn an_output_that_is_no_plain_file_is_refused_and_a_link_is_the_same_outpu
     assert_eq!(again.code, 0, "{}", again.stderr);
     assert_eq!(api.stats().await["accepted_tasks"], 20, "nothing is paid again");
     assert!(!files(&dir).contains("link.queue"));
+    let sorted = run(&mut batch(&dir, &api.url, &["jobs.ndjson", "--out", "link", "--in-order"])).await;
+    assert_eq!(sorted.code, 0, "{}", sorted.stderr);
+    assert!(dir.path().join("link").is_symlink(), "a link stays one");
 }
