@@ -20,6 +20,7 @@ mod type_breaker;
 mod vitals;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -80,6 +81,8 @@ pub struct Fleet {
     started_at: Timestamp,
     account: AccountState,
     membership: Membership,
+    /// Replicas that were heard over the last session.
+    last_size: AtomicUsize,
     found: Mutex<Receiver<Finding>>,
     leaving: CancellationToken,
 }
@@ -98,6 +101,7 @@ impl Fleet {
             options,
             account,
             membership: Membership::default(),
+            last_size: AtomicUsize::new(0),
             found: Mutex::new(found),
             leaving: CancellationToken::new(),
         }
@@ -114,6 +118,13 @@ impl Fleet {
     #[must_use]
     pub fn replicas(&self) -> Vec<(Arc<Heartbeat>, Duration)> {
         self.membership.heard()
+    }
+
+    /// How many times as long a replica waits before it tries the broker again, since all others of a
+    /// large fleet try as well.
+    #[must_use]
+    pub fn slower(&self) -> u32 {
+        membership::slower(self.last_size.load(Ordering::Relaxed).max(self.membership.len()))
     }
 
     /// Takes another key. Nothing is called with it before the leader has had it tried.
@@ -165,6 +176,7 @@ struct Forgetting<'a>(&'a Fleet);
 impl Drop for Forgetting<'_> {
     fn drop(&mut self) {
         self.0.account.forget();
+        self.0.last_size.store(self.0.membership.len(), Ordering::Relaxed);
         self.0.membership.clear();
     }
 }

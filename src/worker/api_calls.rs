@@ -184,7 +184,7 @@ pub(super) fn due_in(span: Duration) -> Instant {
     Instant::now() + span
 }
 
-/// Waits. `None`: the ticket is to be handed back.
+/// Waits. `None`: polling has stopped here.
 pub(super) async fn wait<'a>(ctx: &Context, scope: &Scope, due: Instant) -> Option<Next<'a>> {
     tokio::select! {
         biased;
@@ -193,8 +193,8 @@ pub(super) async fn wait<'a>(ctx: &Context, scope: &Scope, due: Instant) -> Opti
     }
 }
 
-/// Calls getTaskResult under a lease that holds and a guard that allows it. `None`: the ticket is
-/// to be handed back.
+/// Calls getTaskResult under a lease that holds and a guard that allows it. `None`: polling has
+/// stopped here, or the ticket is no longer ours.
 pub(super) async fn poll<'a>(
     ctx: &'a Context,
     scope: &Scope,
@@ -287,7 +287,7 @@ fn place_at_once<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option
 }
 
 /// Waits for the guard, and then for what else a poll needs; `Some(None)`: for longer than the
-/// result is kept. `None`: the ticket is to be handed back.
+/// result is kept. `None`: polling has stopped here.
 async fn in_time<T>(
     ctx: &Context,
     scope: &Scope,

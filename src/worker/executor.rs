@@ -152,10 +152,11 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
 
 fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Event, End> {
     match ticket::read(std::mem::take(&mut held.message), ctx.clock.now()) {
-        Ok(Kept::Open { job, history, task_id, accepted_at }) => {
+        Ok(Kept::Open { job, history, task_id, accepted_at, polls }) => {
             let accepted_at = if Failpoint::AgeForgotten.in_force() { ctx.clock.now() } else { accepted_at };
             let redelivered = redelivered && !Failpoint::RedeliveryUnnoticed.in_force();
-            held.run = Some(JobRun::of_ticket(job, history, task_id, accepted_at, &ctx.decision_input()));
+            let input = ctx.decision_input();
+            held.run = Some(JobRun::of_ticket(job, history, task_id, accepted_at, polls, &input));
             Ok(Event::TicketTaken { redelivered })
         }
         Ok(Kept::Answered { routing_key, outcome }) => {
@@ -190,8 +191,10 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
             Action::Poll => Box::pin(api_calls::poll(ctx, scope, receipt, run, due)).await,
             Action::Finish(disposition) => return end_of(ctx, run, disposition),
         };
-        let Some(next) = next else {
-            return End::Returned;
+        let next = match next {
+            Some(next) => next,
+            None if receipt.is_live() => (Event::PollingStopped, None),
+            None => return End::Returned,
         };
         if matches!(next.0, Event::Answered { end: Ok(TaskState::Ready { .. }), .. }) {
             *answered_at = Some(Instant::now());

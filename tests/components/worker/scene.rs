@@ -107,8 +107,13 @@ impl Running {
         scene.broker.drop_session(self.session.expect("it was started by `join`"));
     }
 
-    pub(crate) async fn drain(self) -> Drained {
+    /// Asks it to leave.
+    pub(crate) fn leave(&self) {
         self.drain.cancel();
+    }
+
+    pub(crate) async fn drain(self) -> Drained {
+        self.leave();
         within(60, self.handle).await.expect("no panic")
     }
 }

@@ -109,10 +109,12 @@ pub struct OpenTask {
     taken: (Duration, Duration),
     /// For how long nobody could ask for it: the time-out of its type stands still meanwhile.
     unpollable: Duration,
+    /// The steady clock's reading before which nobody may ask for it, this process or another.
+    not_before: Duration,
 }
 
 impl OpenTask {
-    /// A task that is accepted or delivered at this moment, with no polls to be assumed.
+    /// A task that is accepted or delivered at this moment, and was not polled yet.
     #[must_use]
     pub fn new(id: TaskId, accepted_at: Timestamp, now: Timestamp, uptime: Duration) -> Self {
         let taken = (now.since(accepted_at), uptime);
@@ -124,6 +126,7 @@ impl OpenTask {
             last_poll_fault: None,
             taken,
             unpollable: Duration::ZERO,
+            not_before: Duration::ZERO,
         }
     }
 
@@ -192,6 +195,8 @@ pub enum Event {
     },
     /// A wait is over.
     Due,
+    /// This replica may poll no more: the ticket is to go to another.
+    PollingStopped,
     /// getTaskResult has ended.
     Answered {
         /// How.
@@ -244,6 +249,9 @@ pub enum Disposition {
     Outcome(Verdict),
     /// The job, to a retry queue.
     Retry(RetryDelay),
+    /// The ticket once more, with its polls, when so much time has passed: whoever gets it may poll
+    /// at once.
+    HandOver(Duration),
     /// Nothing: the delivery returns to its queue, unchanged.
     Requeue,
 }
@@ -361,9 +369,10 @@ impl JobRun {
         history: History,
         task_id: TaskId,
         accepted_at: Timestamp,
+        polls: u32,
         at: &DecisionInput<'_>,
     ) -> Self {
-        let task = OpenTask::new(task_id, accepted_at, at.now, at.uptime);
+        let task = OpenTask { polls, ..OpenTask::new(task_id, accepted_at, at.now, at.uptime) };
         Self { job, history, origin: Origin::Ticket, state: JobState::Pending(task) }
     }
 
@@ -403,6 +412,7 @@ impl JobRun {
             (Submitting, Event::TypeFailing) => self.type_failing(at),
             (Pending(task), Event::TicketTaken { redelivered }) => self.ticket_taken(task, redelivered, at),
             (Pending(task), Event::Due) => self.poll_due(task, at),
+            (Pending(task), Event::PollingStopped) => self.hand_over(task, at),
             (Pending(mut task), Event::Answered { end, late_by }) => {
                 task.unpollable = task.unpollable.saturating_add(late_by);
                 self.after_poll(task, end, at)
@@ -592,11 +602,12 @@ impl JobRun {
         let age = task.age(at.uptime);
         let mut wait_at_least = Duration::ZERO;
         if redelivered {
-            task.polls = poll_schedule::assumed_polls(age);
+            task.polls = task.polls.max(poll_schedule::assumed_polls(age));
             // An earlier owner may go on until its lease ends, and the API wants its polls apart
             // from ours.
             wait_at_least = poll_schedule::HANDOVER_WAIT;
         }
+        task.not_before = at.uptime.saturating_add(wait_at_least);
         let pace = at.rules.pacing.of(self.job.kind());
         // For how long earlier owners could poll it is not known here, and until its first poll
         // nobody may. So its age so far does not count against the type's time-out.
@@ -606,6 +617,16 @@ impl JobRun {
             Next::After(wait) => self.wait(task, wait.max(wait_at_least)),
             Next::Over | Next::Gone => self.no_more_polls(task, next, at),
         }
+    }
+
+    /// An earlier version takes a ticket that is not redelivered for one that nobody has polled, and
+    /// polls it at once. So the ticket leaves when that is allowed, instead of saying how long to
+    /// wait. One that may not be polled for longer than that goes back as it came.
+    fn hand_over(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
+        let rest = task.not_before.saturating_sub(at.uptime);
+        self.state = JobState::Pending(task);
+        let in_time = rest <= poll_schedule::SPACING;
+        Action::Finish(if in_time { Disposition::HandOver(rest) } else { Disposition::Requeue }).into()
     }
 
     fn poll_due(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
@@ -693,28 +714,33 @@ impl JobRun {
     /// The task is paid and may still be answered, so its ticket is kept, and asked for again once
     /// the guard allows it.
     fn poll_refused_by_guard(&mut self, task: OpenTask, fault: &Fault, at: &DecisionInput<'_>) -> Step {
-        let pace = at.rules.pacing.of(self.job.kind());
         // That poll said nothing about the task, so the type's time-out does not end it: it is
         // asked for once more, if it is kept so long.
-        let next = pace.after_answer(
-            task.age(at.uptime),
-            Duration::ZERO,
-            task.polls,
-            task.backoff_steps,
-            fault.retry_after,
-            at.jitter,
-        );
-        match next {
-            Next::After(wait) => self.wait(task, wait),
-            Next::Over | Next::Gone => self.no_more_polls(task, next, at),
-        }
+        self.ask_within(task, Duration::ZERO, fault.retry_after, at)
     }
 
     fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &DecisionInput<'_>) -> Step {
+        let pursued = task.pursued(at.uptime);
+        self.ask_within(task, pursued, pause, at)
+    }
+
+    fn ask_within(
+        &mut self,
+        mut task: OpenTask,
+        pursued: Duration,
+        pause: Option<Duration>,
+        at: &DecisionInput<'_>,
+    ) -> Step {
         let pace = at.rules.pacing.of(self.job.kind());
-        let (age, pursued) = (task.age(at.uptime), task.pursued(at.uptime));
-        match pace.after_answer(age, pursued, task.polls, task.backoff_steps, pause, at.jitter) {
-            Next::After(wait) => self.wait(task, wait),
+        let (age, slower) = (task.age(at.uptime), task.backoff_steps);
+        match pace.after_answer(age, pursued, task.polls, slower, pause, at.jitter) {
+            Next::After(wait) => {
+                // A wait that the API has asked for holds for every owner; any other is this type's
+                // pace.
+                let apart = if pause.is_some() || slower > 0 { wait } else { poll_schedule::SPACING };
+                task.not_before = at.uptime.saturating_add(apart);
+                self.wait(task, wait)
+            }
             end @ (Next::Over | Next::Gone) => self.no_more_polls(task, end, at),
         }
     }
