@@ -297,6 +297,17 @@ mod tests {
     }
 
     #[test]
+    fn a_ticket_of_another_version_is_read_with_what_this_one_knows() {
+        let (id, earlier) = (task_id("7"), r#""history""#);
+        let mut message = ticket(&job(), &History::begin(NOW), task(&id));
+        let text = message.properties.headers[TICKET_HEADER].as_text().expect("text").to_owned();
+        assert!(!text.contains("polls"), "as earlier versions write it: {text}");
+        let later = text.replace(earlier, &format!(r#""of_a_later_version":1,{earlier}"#));
+        message.properties.headers.insert(TICKET_HEADER.to_owned(), later.into());
+        assert!(matches!(read(message, NOW), Ok(Kept::Open { polls: 0, .. })));
+    }
+
+    #[test]
     fn a_ticket_keeps_the_class_of_its_task_and_one_without_it_is_read_too() {
         let classed = Job { kind: Some("SomeTask/alibaba".into()), ..job() };
         for (job, kind) in [(classed, "SomeTask/alibaba"), (job(), "SomeTask")] {

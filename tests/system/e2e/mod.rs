@@ -7,6 +7,7 @@ mod kill;
 mod logged;
 mod operator;
 mod readiness;
+mod reconnect;
 mod restart;
 mod secrets;
 mod share;

@@ -186,3 +186,52 @@ fn a_step_of_the_wall_clock_makes_no_task_older_or_younger() {
     assert!(matches!(step.action, Action::Wait(wait) if wait == secs(2)), "{step:?}");
     assert!(matches!(scene.after(secs(2), Event::Due).action, Action::Poll));
 }
+
+#[test]
+fn a_ticket_is_handed_over_when_its_task_may_be_polled_again() {
+    let handed_over = |step: &Step| match &step.action {
+        Action::Finish(Disposition::HandOver(rest)) => Some(*rest),
+        _ => None,
+    };
+    let mut never_polled = Scene::with_ticket();
+    never_polled.on(Event::TicketTaken { redelivered: false });
+    assert_eq!(handed_over(&never_polled.on(Event::PollingStopped)), Some(Duration::ZERO));
+
+    let polled = || {
+        let mut scene = Scene::with_ticket();
+        scene.after(secs(3), Event::Due);
+        scene
+    };
+    let mut scene = polled();
+    scene.on(answered(Ok(TaskState::Processing)));
+    let step = scene.after(Duration::from_millis(500), Event::PollingStopped);
+    assert_eq!(handed_over(&step), Some(Duration::from_millis(1_500)));
+    assert_eq!(scene.case.task().map(|task| task.polls), Some(1));
+
+    // The API has asked for a pause, and an earlier owner may still poll: only a redelivery says so
+    // to the next owner.
+    let mut paused = polled();
+    paused.on(answered(Err(refusal("ERROR_TOO_MUCH_REQUESTS"))));
+    assert!(matches!(paused.on(Event::PollingStopped).action, Action::Finish(Disposition::Requeue)));
+    let mut redelivered = Scene::with_ticket();
+    redelivered.on(Event::TicketTaken { redelivered: true });
+    assert!(matches!(
+        redelivered.after(secs(4), Event::PollingStopped).action,
+        Action::Finish(Disposition::Requeue)
+    ));
+    assert_eq!(handed_over(&redelivered.after(secs(1), Event::PollingStopped)), Some(secs(2)));
+}
+
+#[test]
+fn a_ticket_that_was_handed_over_counts_on_and_one_that_was_redelivered_counts_the_most() {
+    let with_polls = |polls, redelivered| {
+        let Scene { case, rules, .. } = Scene::plain();
+        let at = DecisionInput { rules: &rules, now: START.plus(secs(20)), uptime: secs(20), jitter: 0.0 };
+        let mut run = JobRun::of_ticket(case.job, case.history, task_id(), START, polls, &at);
+        run.advance(Event::TicketTaken { redelivered }, &at);
+        run.task().map(|task| task.polls)
+    };
+    assert_eq!(with_polls(9, false), Some(9));
+    let most = poll_schedule::assumed_polls(secs(20));
+    assert_eq!((with_polls(9, true), with_polls(most + 1, true)), (Some(most), Some(most + 1)));
+}
