@@ -56,6 +56,7 @@ pub struct Ticket {
 }
 
 /// A message off the ticket queue.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, taken apart at once")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kept {
     /// A task to ask for.
