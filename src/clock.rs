@@ -101,14 +101,20 @@ impl Rng {
         }
     }
 
+    /// 128 bits that nobody can guess, where they are the thread's: its generator is a cryptographic
+    /// one, and its seed the system's.
+    #[must_use]
+    pub fn bits(&self) -> u128 {
+        match self {
+            Rng::Thread => rand::random(),
+            Rng::Seeded(rng) => rng.lock().random(),
+        }
+    }
+
     /// An id for a job that has none.
     #[must_use]
     pub fn fresh_id(&self) -> String {
-        let bits = match self {
-            Rng::Thread => rand::random::<u128>(),
-            Rng::Seeded(rng) => rng.lock().random(),
-        };
-        uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
+        uuid::Builder::from_random_bytes(self.bits().to_be_bytes()).into_uuid().to_string()
     }
 }
 

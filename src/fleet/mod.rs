@@ -10,6 +10,7 @@
 
 mod account_state;
 mod answers;
+mod callbacks;
 mod client;
 mod leadership;
 mod local_trip;
@@ -38,6 +39,7 @@ use crate::domain::time::Timestamp;
 use crate::solver::{Solver, SolverConfigError};
 
 pub use account_state::{AccountState, Egress, Snapshot};
+pub use callbacks::{Awaited, CallbackAddress, CallbackCounts, CallbackStatus, Callbacks, REMEMBERED_FOR};
 pub use client::{Answer, Client, Order, Survey};
 pub use message::{Heartbeat, LeaderNews};
 pub use type_breaker::TypeBreaker;
@@ -64,6 +66,8 @@ pub struct FleetOptions {
     pub overrides: Overrides,
     /// Whose address the API sees.
     pub egress: Egress,
+    /// Where the API sends its callbacks; `None`: it is asked for none.
+    pub callbacks: Option<CallbackAddress>,
     /// The API.
     pub solver: Solver,
     /// Where the time comes from.
@@ -79,6 +83,7 @@ pub struct Fleet {
     trust: Trust,
     started_at: Timestamp,
     account: AccountState,
+    callbacks: Arc<Callbacks>,
     membership: Membership,
     found: Mutex<Receiver<Finding>>,
     leaving: CancellationToken,
@@ -95,6 +100,7 @@ impl Fleet {
             id,
             trust: Trust { own: options.user.clone(), operators: options.operators.clone() },
             started_at: options.clock.now(),
+            callbacks: Callbacks::new(options.callbacks.clone(), options.name.clone()),
             options,
             account,
             membership: Membership::default(),
@@ -107,6 +113,12 @@ impl Fleet {
     #[must_use]
     pub fn account(&self) -> &AccountState {
         &self.account
+    }
+
+    /// The API's callbacks.
+    #[must_use]
+    pub fn callbacks(&self) -> &Arc<Callbacks> {
+        &self.callbacks
     }
 
     /// The replicas that are heard, this one included, and how long ago each of them was; nobody
@@ -135,9 +147,17 @@ impl Fleet {
         let mut found = self.found.lock().await;
         // Also where this is dropped half-way.
         let _ending = Forgetting(self);
-        match Member::join(self, session, vitals, &mut found).await {
-            Ok(member) => member.run().await,
-            Err(reason) => reason,
+        let member = match Member::join(self, session, vitals, &mut found).await {
+            Ok(member) => member,
+            Err(reason) => return reason,
+        };
+        let exchange = self.options.names.control();
+        tokio::select! {
+            biased;
+            lost = member.run() => lost,
+            () = self.callbacks.forward(session, &exchange, &self.trust.own) => {
+                "callbacks cannot be handed on".to_owned()
+            }
         }
     }
 

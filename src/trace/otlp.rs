@@ -240,6 +240,7 @@ impl Span {
             Event::Taken
             | Event::TicketTaken { .. }
             | Event::Due
+            | Event::CallbackCame
             | Event::DeadlinePassed
             | Event::SubmissionBlocked { .. }
             | Event::Refused(_)

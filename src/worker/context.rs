@@ -105,6 +105,7 @@ impl Context {
             failed: counters.failed,
             answered,
             wrong_ids,
+            callbacks: self.fleet.callbacks().status(self.clock.now()),
             detail: Some(failures::detail(&counters, &self.counters.failures, self.limits.by_type())),
         }
     }

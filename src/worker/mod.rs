@@ -37,7 +37,7 @@ use crate::domain::lifecycle::Rules;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::{Reach as DeadlineReach, SolveTimes};
 use crate::failpoint::Failpoint;
-use crate::fleet::{Egress, Fleet, FleetOptions};
+use crate::fleet::{CallbackAddress, Egress, Fleet, FleetOptions};
 use crate::linger::Linger;
 use crate::solver::Solver;
 use crate::trace::Tracer;
@@ -90,6 +90,8 @@ pub struct WorkerOptions {
     pub guard: guard::Rules,
     /// Whose address the API sees.
     pub egress: Egress,
+    /// Where the API sends its callbacks; `None`: it is asked for none.
+    pub callbacks: Option<CallbackAddress>,
     /// Users of the broker, beside its own, who may pause and resume.
     pub operators: Vec<String>,
     /// When a job's deadline is out of reach.
@@ -137,6 +139,7 @@ fn fleet(options: &WorkerOptions) -> Fleet {
         rules,
         overrides: options.rules.overrides.clone(),
         egress: options.egress,
+        callbacks: options.callbacks.clone(),
         solver: options.solver.clone(),
         clock: options.clock.clone(),
         rng: options.rng.clone(),

@@ -40,7 +40,9 @@ pub(super) fn end_of(ctx: &Context, run: &mut JobRun, disposition: Disposition) 
     let task = run.task().map(OpenTask::shown);
     match (disposition, task) {
         (Disposition::Ticket, Some(task)) => {
-            End::Ticket(Box::new(ticket::ticket(&run.job, &run.history, task.id, task.accepted_at)))
+            let callback = run.task().and_then(|task| task.callback);
+            let ticket = ticket::ticket(&run.job, &run.history, task.id, task.accepted_at, callback);
+            End::Ticket(Box::new(ticket))
         }
         (Disposition::Outcome(Verdict::Solved(solution)), Some(task)) => {
             let outcome = outcome::solved(&run.job, &run.history, task, &solution, ctx.finish());

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::call::TaskId;
+use super::callback::CallbackToken;
 use super::fault::{Fault, local_code};
 use super::fingerprint::Fingerprint;
 use super::history::{HISTORY_HEADER, History, MAX_HEADER, MAX_PUBLISHERS_HEADERS, publishers_headers};
@@ -46,11 +47,15 @@ pub struct Ticket {
     pub task_id: TaskId,
     /// When the API accepted it.
     pub accepted_at: Timestamp,
+    /// Of the callback that the API was asked for, if any; absent from tickets of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback: Option<CallbackToken>,
     /// What the job went through before.
     pub history: History,
 }
 
 /// A message off the ticket queue.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart as soon as it is read, and most are open")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kept {
     /// A task to ask for.
@@ -63,6 +68,8 @@ pub enum Kept {
         task_id: TaskId,
         /// When the API accepted it.
         accepted_at: Timestamp,
+        /// Of the callback that the API was asked for, if any.
+        callback: Option<CallbackToken>,
     },
     /// An outcome to publish.
     Answered {
@@ -104,7 +111,13 @@ pub fn retried(job: &Job, history: &History) -> Message {
 
 /// The ticket of an accepted task.
 #[must_use]
-pub fn ticket(job: &Job, history: &History, task_id: &TaskId, accepted_at: Timestamp) -> Message {
+pub fn ticket(
+    job: &Job,
+    history: &History,
+    task_id: &TaskId,
+    accepted_at: Timestamp,
+    callback: Option<CallbackToken>,
+) -> Message {
     let ticket = Ticket {
         job_id: job.id.clone(),
         task_type: job.task_type.clone(),
@@ -114,6 +127,7 @@ pub fn ticket(job: &Job, history: &History, task_id: &TaskId, accepted_at: Times
         proxy: job.proxy.clone(),
         task_id: task_id.clone(),
         accepted_at,
+        callback,
         history: history.clone(),
     };
     let mut message = next_hop(job);
@@ -176,6 +190,7 @@ fn opened(ticket: Ticket, mut message: Message, now: Timestamp) -> Kept {
         history: ticket.history.no_later_than(now),
         task_id: ticket.task_id,
         accepted_at: ticket.accepted_at.min(now),
+        callback: ticket.callback,
         job: Job {
             id: ticket.job_id,
             kind: ticket.task_class.and_then(|class| kind::of(&ticket.task_type, &class)),
@@ -269,9 +284,10 @@ mod tests {
     fn an_open_ticket_reads_back_with_the_job_verbatim() {
         let history = History { retries: 2, ..History::begin(NOW) };
         for id in ["7654321", "\"8f14e45f-ceea\"", "98765432109876543210"] {
-            let message = ticket(&job(), &history, &task_id(id), NOW);
+            let message = ticket(&job(), &history, &task_id(id), NOW, None);
             assert_eq!(message.body, job().message().body);
-            let Ok(Kept::Open { job: read, history: past, task_id, accepted_at }) = read(message, NOW) else {
+            let Ok(Kept::Open { job: read, history: past, task_id, accepted_at, .. }) = read(message, NOW)
+            else {
                 panic!("must be an open ticket")
             };
             assert_eq!(
@@ -286,11 +302,25 @@ mod tests {
     fn a_ticket_keeps_the_class_of_its_task_and_one_without_it_is_read_too() {
         let classed = Job { kind: Some("SomeTask/alibaba".into()), ..job() };
         for (job, kind) in [(classed, "SomeTask/alibaba"), (job(), "SomeTask")] {
-            let message = ticket(&job, &History::begin(NOW), &task_id("7"), NOW);
+            let message = ticket(&job, &History::begin(NOW), &task_id("7"), NOW, None);
             let Ok(Kept::Open { job: read, .. }) = read(message, NOW) else {
                 panic!("must be an open ticket")
             };
             assert_eq!((read.kind(), read.kind.is_some()), (kind, kind != "SomeTask"));
+        }
+    }
+
+    #[test]
+    fn a_ticket_keeps_its_callback_and_one_of_an_earlier_version_has_none() {
+        let callback = Some(CallbackToken::new(7));
+        for kept in [callback, None] {
+            let message = ticket(&job(), &History::begin(NOW), &task_id("7"), NOW, kept);
+            let text = message.properties.headers[TICKET_HEADER].as_text().unwrap().to_owned();
+            assert_eq!(text.contains("callback"), kept.is_some(), "earlier versions wrote none");
+            let Ok(Kept::Open { callback, .. }) = read(message, NOW) else {
+                panic!("must be an open ticket")
+            };
+            assert_eq!(callback, kept);
         }
     }
 
@@ -309,7 +339,7 @@ mod tests {
     #[test]
     fn a_ticket_taken_on_does_not_pile_up_headers() {
         let Ok(Kept::Open { job, history, .. }) =
-            read(ticket(&job(), &History::begin(NOW), &task_id("7"), NOW), NOW)
+            read(ticket(&job(), &History::begin(NOW), &task_id("7"), NOW, None), NOW)
         else {
             panic!("must be an open ticket")
         };
@@ -351,7 +381,7 @@ mod tests {
 
     #[test]
     fn what_is_no_ticket_is_given_back_with_its_reason() {
-        let mut broken = ticket(&job(), &History::begin(NOW), &task_id("7"), NOW);
+        let mut broken = ticket(&job(), &History::begin(NOW), &task_id("7"), NOW, None);
         broken.properties.headers.insert(TICKET_HEADER.to_owned(), "{\"job_id\":1}".into());
         for message in [job().message(), broken] {
             let refused = read(message.clone(), NOW).expect_err("must be refused");

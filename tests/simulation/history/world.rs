@@ -179,6 +179,7 @@ impl World {
             },
             guard: guard::Rules::default(),
             egress: Egress::Shared,
+            callbacks: None,
             operators: Vec::new(),
             deadlines: Reach { quantile: 0.05, least_answers: 50 },
             drain_timeout: DRAIN,

@@ -1,6 +1,7 @@
 //! The whole path of a job on a real RabbitMQ: worker processes, the simulator as a process, and a
 //! foreign publisher and consumer.
 
+mod callbacks;
 mod foreign;
 mod hostile;
 mod kill;

@@ -1,6 +1,7 @@
 //! The ops server beside a worker that is, and is not, ready.
 
 mod browser;
+mod callbacks;
 mod console;
 mod exposition;
 mod metrics;
@@ -20,7 +21,7 @@ use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::poll_schedule::{PollSchedule, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
-use captcha_worker::fleet::Egress;
+use captcha_worker::fleet::{CallbackAddress, Egress};
 use captcha_worker::linger::Linger;
 use captcha_worker::ops::Server;
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
@@ -80,6 +81,7 @@ fn worker(
         },
         guard: guard::Rules::default(),
         egress: Egress::Shared,
+        callbacks: Some(CallbackAddress::try_new("https://callbacks.test", "replica").expect("an address")),
         operators: Vec::new(),
         deadlines: Reach { quantile: 0.0, least_answers: 1 },
         drain_timeout: second(5),

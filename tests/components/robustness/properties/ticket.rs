@@ -47,7 +47,7 @@ pub(crate) fn holds(input: &[u8]) {
 }
 
 fn is_handed_on(kept: &Kept, body: &[u8]) {
-    let Kept::Open { job, history, task_id, accepted_at } = kept else { return };
+    let Kept::Open { job, history, task_id, accepted_at, callback } = kept else { return };
     assert_eq!(job.body.bytes(), body, "the job, byte for byte");
     assert!((1..=MAX_ID).contains(&job.id.len()));
     assert!(job.task_type.len() <= 100, "a type of {} bytes", job.task_type.len());
@@ -61,12 +61,14 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
     // Neither judged by a policy that does not know it, nor panicking over a body that is no job.
     let _ =
         (job.recheck(&admission::policy()), job.task().is_some(), job.metadata().is_some(), job.is_late(NOW));
-    let message = ticket::ticket(job, history, task_id, *accepted_at);
+    let message = ticket::ticket(job, history, task_id, *accepted_at, *callback);
     let own = message.properties.headers.get(TICKET_HEADER).and_then(|value| value.as_text());
     assert!(own.is_some_and(|text| text.len() <= 32 * 1024), "the header's text is bounded");
     assert!(wire_size(&publishers_headers(&message.properties.headers)) <= MAX_PUBLISHERS_HEADERS);
     let Ok(again) = ticket::read(message, NOW) else { panic!("what was read is read again") };
-    let (Kept::Open { job: other, history: past, task_id: id, accepted_at: at }, ..) = (again, ()) else {
+    let (Kept::Open { job: other, history: past, task_id: id, accepted_at: at, callback: token }, ..) =
+        (again, ())
+    else {
         panic!("an open ticket stays one")
     };
     assert_eq!((&other.id, other.kind(), other.deadline), (&job.id, job.kind(), job.deadline));
@@ -75,4 +77,5 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
         (&job.proxy, job.own_proxy, &job.body.bytes())
     );
     assert_eq!((&past, id.as_json(), at), (history, task_id.as_json(), *accepted_at));
+    assert_eq!(token, *callback);
 }

@@ -51,12 +51,16 @@ fn events() -> Vec<Named<Event>> {
         ("createTask: no answer", || submitted(Err(cut()))),
         ("createTask: never sent", || submitted(Err(CallError::NeverSent("refused".to_owned())))),
         ("createTask: service down", || submitted(Err(refusal("ERROR_SERVICE_NOT_AVAILABLE")))),
+        ("createTask: service down, a callback asked for", || {
+            with_callback(Err(refusal("ERROR_SERVICE_NOT_AVAILABLE")))
+        }),
         ("createTask: unknown code", || submitted(Err(refusal("ERROR_OF_NEXT_YEAR")))),
         ("createTask: invalid job", || submitted(Err(refusal("ERROR_ZERO_CAPTCHA_FILESIZE")))),
         ("createTask: proxy banned", || submitted(Err(refusal("ERROR_PROXY_BANNED")))),
         ("createTask: wrong key", || submitted(Err(refusal("ERROR_KEY_DOES_NOT_EXIST")))),
         ("createTask: no funds", || submitted(Err(refusal("ERROR_ZERO_BALANCE")))),
         ("wait over", || Event::Due),
+        ("callback came", || Event::CallbackCame),
         ("getTaskResult: processing", || answered(Ok(TaskState::Processing))),
         ("getTaskResult: ready", ready),
         ("getTaskResult: no answer", slow),
@@ -72,6 +76,7 @@ fn action(step: &Step) -> String {
     match &step.action {
         Action::Submit => "submit".to_owned(),
         Action::Wait(_) => "wait".to_owned(),
+        Action::AwaitCallback { .. } => "await callback".to_owned(),
         Action::Poll => "poll".to_owned(),
         Action::Finish(Disposition::Ticket) => "finish: ticket".to_owned(),
         Action::Finish(Disposition::Retry(_)) => "finish: retry".to_owned(),
