@@ -101,14 +101,20 @@ impl Rng {
         }
     }
 
+    /// 128 bits that nobody can guess, where they are the thread's: its generator is a cryptographic
+    /// one, and its seed the system's.
+    #[must_use]
+    pub fn bits(&self) -> u128 {
+        match self {
+            Rng::Thread => rand::random(),
+            Rng::Seeded(rng) => rng.lock().random(),
+        }
+    }
+
     /// An id for a job that has none.
     #[must_use]
     pub fn fresh_id(&self) -> String {
-        let bits = match self {
-            Rng::Thread => rand::random::<u128>(),
-            Rng::Seeded(rng) => rng.lock().random(),
-        };
-        uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
+        uuid::Builder::from_random_bytes(self.bits().to_be_bytes()).into_uuid().to_string()
     }
 }
 
@@ -148,9 +154,61 @@ impl Backoff {
     }
 }
 
+/// Waits between tries to reach a broker that is gone. Paid tasks wait for it, so that tries follow
+/// each other closely for some minutes; whoever is away for longer is not missed by a second.
+#[derive(Debug)]
+pub struct Reconnect {
+    backoff: Backoff,
+    since: Option<Instant>,
+}
+
+/// For how long tries follow each other closely. The API keeps a result no longer.
+const CLOSELY_FOR: Duration = Duration::from_secs(300);
+/// The longest wait then, and later. Jitter adds up to half of it.
+const CLOSELY: Duration = Duration::from_millis(750);
+const SELDOM: Duration = Duration::from_secs(15);
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self { backoff: Backoff::new(Duration::from_millis(250), CLOSELY), since: None }
+    }
+}
+
+impl Reconnect {
+    /// How long to wait now, by a number in `[0, 1)`.
+    #[must_use]
+    pub fn wait(&mut self, jitter: f64) -> Duration {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= CLOSELY_FOR {
+            self.backoff.longest = SELDOM;
+        }
+        self.backoff.jittered(jitter)
+    }
+
+    /// The broker is there, and has been for long enough.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_is_tried_at_most_two_seconds_apart_for_five_minutes_and_seldom_after_that() {
+        let mut reconnect = Reconnect::default();
+        let began = Instant::now();
+        while began.elapsed() < CLOSELY_FOR {
+            let wait = reconnect.wait(0.999);
+            assert!(wait < Duration::from_secs(2), "{wait:?}");
+            tokio::time::sleep(wait).await;
+        }
+        let later: Vec<f64> = (0..6).map(|_| reconnect.wait(0.5).as_secs_f64()).collect();
+        assert_eq!(later, [0.75, 1.5, 3.0, 6.0, 12.0, 15.0]);
+        reconnect.reset();
+        assert_eq!(reconnect.wait(0.5), Duration::from_millis(250));
+    }
 
     #[test]
     fn waits_double_up_to_the_longest_and_begin_anew_after_a_success() {

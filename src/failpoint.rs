@@ -65,6 +65,8 @@ failpoints! {
     UnknownIsFinal,
     /// The ages of open tasks follow the wall clock.
     WallClockAges,
+    /// A ticket is handed over before its task may be polled again.
+    HandedOverEarly,
 }
 
 impl Failpoint {

@@ -55,7 +55,7 @@ impl Offered {
         Self { id, task: task.to_string().into_bytes(), hit }
     }
 
-    fn body(&self) -> Vec<u8> {
+    pub(crate) fn body(&self) -> Vec<u8> {
         let mut body = format!("{{\"id\":\"{}\",\"task\":", self.id).into_bytes();
         body.extend_from_slice(&self.task);
         body.push(b'}');

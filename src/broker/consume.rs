@@ -218,15 +218,13 @@ impl Consumer {
         self.watch.clone()
     }
 
-    /// Stops new deliveries and returns those that nobody has received yet. What was received can
-    /// still be settled.
-    pub async fn cancel(&mut self) {
+    /// Stops new deliveries. What was received can still be settled, and so can what nobody has
+    /// received yet, which is returned: dropped, it goes back to its queue.
+    pub async fn cancel(&mut self) -> Vec<Delivery> {
         self.cancelled = true;
         self.ask(Settlement::Cancel).await;
         self.deliveries.close();
-        while let Ok(unseen) = self.deliveries.try_recv() {
-            drop(unseen);
-        }
+        std::iter::from_fn(|| self.deliveries.try_recv().ok()).collect()
     }
 
     /// Carries out all settlements made so far, and waits until the broker has them: no end of this
@@ -325,7 +323,7 @@ mod tests {
         let (mut consumer, port) = consumer_channel();
         drop(port);
         assert!(!consumer.is_cancelled() && consumer.recv().await.is_none());
-        consumer.cancel().await;
+        assert!(consumer.cancel().await.is_empty());
         assert!(consumer.is_cancelled());
     }
 }

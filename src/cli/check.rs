@@ -20,6 +20,7 @@ use crate::config::{BrokerUrl, Loaded, Settings};
 use crate::domain::call::CallError;
 use crate::domain::fault::{self, Stage};
 use crate::domain::policy::Policy;
+use crate::fleet::CallbackAddress;
 
 const EXAMPLES: &str = "\
 Connects to the broker, compares exchanges and queues, and asks the API for the balance, once. Nothing is changed,
@@ -124,7 +125,7 @@ impl CheckFinding {
 
 /// What the settings say about themselves.
 fn of_settings(settings: &Settings) -> Vec<CheckFinding> {
-    vec![key(settings), drain(settings), policy(settings)]
+    [key(settings), drain(settings), policy(settings)].into_iter().chain(callback(settings)).collect()
 }
 
 /// What broker and API say. They are asked at the same time.
@@ -167,6 +168,21 @@ fn policy(settings: &Settings) -> CheckFinding {
     } else {
         CheckFinding::fine("policy", "sites or task types are listed")
     }
+}
+
+fn callback(settings: &Settings) -> Option<CheckFinding> {
+    let callback = settings.callback.as_ref()?;
+    let name = connect::worker_name(settings);
+    Some(match CallbackAddress::try_new(&callback.public_url, &name) {
+        Ok(address) => {
+            let detail = format!("the API is asked to call {address}; `run` listens on {}", callback.listen);
+            CheckFinding::fine("callback", detail)
+        }
+        Err(problem) => {
+            let advice = "set callback.public_url and worker.name so that they make an address";
+            CheckFinding::failed("callback", format!("callback.public_url: {problem}"), advice)
+        }
+    })
 }
 
 async fn broker(settings: &Settings) -> Vec<CheckFinding> {

@@ -15,6 +15,7 @@ use super::render::{Format, ndjson, table_head, table_row};
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError, Delivery, Session};
+use crate::clock::{Reconnect, Rng};
 use crate::domain::class::Class;
 
 /// The most that a look may hold at once: each is one delivery that nobody else can have meanwhile.
@@ -164,8 +165,6 @@ pub async fn outcomes<O: Write, E: Write>(
 const PREFETCH: u16 = 256;
 /// Nothing arriving for so long means that somebody else has the rest.
 const IDLE: Duration = Duration::from_secs(1);
-/// Between two attempts to connect again, at first and at most.
-const RECONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Why reading stopped.
 enum Stopped {
@@ -234,7 +233,7 @@ impl<'a, O: Write, E: Write> OutcomeReading<'a, O, E> {
 
     /// Goes on over lost connections, since whoever follows wants what comes after them too.
     pub(super) async fn follow(mut self) -> Result<Exit, CommandError> {
-        let mut pause = RECONNECT.0;
+        let mut reconnect = Reconnect::default();
         let mut connected = false;
         loop {
             let before = self.printed;
@@ -247,14 +246,14 @@ impl<'a, O: Write, E: Write> OutcomeReading<'a, O, E> {
             };
             connected = true;
             if self.printed > before {
-                pause = RECONNECT.0;
+                reconnect.reset();
             }
-            let seconds = pause.as_secs();
-            self.console.note(format_args!("{error}; connecting again in {seconds} s"));
+            let pause = reconnect.wait(Rng::Thread.jitter());
+            self.console.note(format_args!("{error}; connecting again in {:.1} s", pause.as_secs_f64()));
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return self.end(Stopped::Cancelled),
-                () = sleep(pause) => pause = (pause * 2).min(RECONNECT.1),
+                () = sleep(pause) => {}
             }
         }
     }

@@ -10,9 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::{CommandError, Exit, connect, signals};
 use crate::broker::Broker;
 use crate::broker::topology::Names;
-use crate::config::{ConfigErrors, LoadOptions, Loaded, LogFilter, OpsSettings, SettingLine, Settings};
+use crate::config::{
+    CallbackSettings, ConfigErrors, LoadOptions, Loaded, LogFilter, OpsSettings, SettingLine, Settings,
+};
 use crate::domain::lifecycle::Rules;
-use crate::fleet::Egress;
+use crate::fleet::{CallbackAddress, Egress};
 use crate::linger::Linger;
 use crate::ops::Server;
 use crate::solver::Solver;
@@ -49,7 +51,11 @@ pub(super) async fn run(
     let solver = connect::solver(settings)?;
     let linger = Linger::every(settings.worker.linger);
     let broker = connect::lingering_broker(settings, &name, linger)?;
-    let worker = Worker::new(options(settings, name.clone(), (broker, linger), solver, tracer.clone()));
+    let callbacks = settings.callback.as_ref().map(|callback| callback_address(callback, &name));
+    let worker = Worker::new(WorkerOptions {
+        callbacks: callbacks.transpose()?,
+        ..options(settings, name.clone(), (broker, linger), solver, tracer.clone())
+    });
     let stop = signals::stop()?;
     let reload = Reload {
         options: load_options,
@@ -71,6 +77,9 @@ pub(super) async fn run(
     // Served through the drain too: that is when somebody looks.
     let served = CancellationToken::new();
     serve_ops(&settings.ops, worker.view(), served.clone())?;
+    if let Some(callback) = &settings.callback {
+        serve_callbacks(callback, worker.view(), served.clone())?;
+    }
     let drained = worker.run(stop).await;
     served.cancel();
     tracer.flush().await;
@@ -105,6 +114,25 @@ fn serve_ops(ops: &OpsSettings, view: WorkerHandle, stop: CancellationToken) -> 
     let address = server.local_addr().map_err(cannot)?;
     tracing::info!(%address, "serving /healthz, /readyz, /status, /metrics, and a page at /");
     server.start(view, stop).map_err(CommandError::failed)
+}
+
+fn callback_address(callback: &CallbackSettings, name: &str) -> Result<CallbackAddress, CommandError> {
+    let address = CallbackAddress::try_new(&callback.public_url, name);
+    address.map_err(|problem| CommandError::Failed(format!("callback.public_url: {problem}")))
+}
+
+fn serve_callbacks(
+    callback: &CallbackSettings,
+    view: WorkerHandle,
+    stop: CancellationToken,
+) -> Result<(), CommandError> {
+    let cannot = |error| {
+        CommandError::Failed(format!("callback.listen: cannot listen on {}: {error}", callback.listen))
+    };
+    let server = Server::bind(callback.listen).map_err(cannot)?;
+    let address = server.local_addr().map_err(cannot)?;
+    tracing::info!(%address, public_url = callback.public_url, "listening for callbacks of the API");
+    server.start_callbacks(view, stop).map_err(CommandError::failed)
 }
 
 /// What the settings make a worker of, beside its broker.
@@ -142,6 +170,7 @@ pub(super) fn options(
         },
         guard: settings.guard.rules.clone(),
         egress: if settings.guard.shared_egress { Egress::Shared } else { Egress::Own },
+        callbacks: None,
         operators: settings.guard.operators.clone(),
         deadlines: settings.guard.deadlines,
         drain_timeout: worker.drain_timeout,

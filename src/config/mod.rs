@@ -30,8 +30,8 @@ pub use fault::{ConfigErrors, SettingFault};
 pub use load::{LoadOptions, Loaded, Override};
 pub use reader::SettingLine;
 pub use settings::{
-    BrokerSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings,
-    SolverSettings, TraceSettings, WorkerSettings,
+    BrokerSettings, CallbackSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings,
+    Settings, SolverSettings, TraceSettings, WorkerSettings,
 };
 pub use values::{AmqpUrl, BrokerUrl, LogFilter};
 

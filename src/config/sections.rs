@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::files;
 use super::reader::{Reader, parse_duration, quoted};
 use super::settings::{
-    BrokerSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings, Settings,
-    SolverSettings, TraceSettings, WorkerSettings,
+    BrokerSettings, CallbackSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings,
+    Settings, SolverSettings, TraceSettings, WorkerSettings,
 };
 use super::values::{self, LogFilter};
 use crate::domain::api_code::Overrides;
@@ -48,6 +48,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<Settings> {
         policy: policy(reader),
         caps: caps(reader),
         guard: guard(reader),
+        callback: callback(reader),
         ops: ops(reader),
         log: log(reader),
         traces: traces(reader),
@@ -143,6 +144,24 @@ fn guard(reader: &mut Reader) -> Option<GuardSettings> {
     })
 }
 
+fn callback(reader: &mut Reader) -> Option<Option<CallbackSettings>> {
+    let (url_key, listen_key) = ("callback.public_url", "callback.listen");
+    let allowed = "an address such as \"https://callbacks.example.com\"";
+    let public_url = reader.text(url_key, allowed, values::callback_url);
+    let listen = reader.text(listen_key, "an IP address and a port", values::listen);
+    match (public_url?, listen?) {
+        (Some(public_url), Some(listen)) => Some(Some(CallbackSettings { public_url, listen })),
+        (None, None) => Some(None),
+        (public_url, _) => {
+            let (missing, set) =
+                if public_url.is_none() { (url_key, listen_key) } else { (listen_key, url_key) };
+            let origin = reader.shown_origin(missing);
+            reader.fault(missing, &origin, format!("is empty while {set} is set"), "both, or neither");
+            None
+        }
+    }
+}
+
 fn ops(reader: &mut Reader) -> Option<OpsSettings> {
     let listen = reader.text("ops.listen", "an IP address and a port", values::listen)?;
     let is_default = reader.shown_origin("ops.listen") == "default";
@@ -164,7 +183,7 @@ fn traces(reader: &mut Reader) -> Option<TraceSettings> {
             if text.is_empty() {
                 Ok(None)
             } else if cfg!(feature = "otel") {
-                values::otlp_endpoint(text).map(Some)
+                values::http_url(text).map(Some)
             } else {
                 Err("is set, but this program was built without traces: build it with \
                      `--features otel`, or leave this empty"

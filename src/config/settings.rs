@@ -38,6 +38,8 @@ pub struct Settings {
     pub caps: BTreeMap<String, usize>,
     /// `[guard]`
     pub guard: GuardSettings,
+    /// `[callback]`; `None`: the API is asked for no callbacks.
+    pub callback: Option<CallbackSettings>,
     /// `[ops]`
     pub ops: OpsSettings,
     /// `[log]`
@@ -132,6 +134,16 @@ pub struct GuardSettings {
     pub operators: Vec<String>,
     /// When a job's deadline is out of reach.
     pub deadlines: Reach,
+}
+
+/// `[callback]`
+#[derive(Debug, Clone)]
+pub struct CallbackSettings {
+    /// Where the API reaches this replica or its fleet; may hold `{replica}`. Without user,
+    /// password, query and fragment.
+    pub public_url: String,
+    /// Where callbacks are listened for.
+    pub listen: SocketAddr,
 }
 
 /// `[ops]`

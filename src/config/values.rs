@@ -65,9 +65,8 @@ fn plain_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// The address of a collector of traces. What goes there is no secret, and collectors mostly stand
-/// beside the worker.
-pub(super) fn otlp_endpoint(text: &str) -> Result<Url, String> {
+/// An address to which no secret goes.
+pub(super) fn http_url(text: &str) -> Result<Url, String> {
     let url = plain_url(text)?;
     match url.scheme() {
         "http" | "https" => Ok(url),
@@ -87,6 +86,14 @@ pub(super) fn base_url(text: &str, allow_plain_http: bool) -> Result<Url, String
         ),
         _ => Err("does not begin with https://".to_owned()),
     }
+}
+
+/// Where the API sends its callbacks; `{replica}` stands for a replica's name.
+pub(super) fn callback_url(text: &str) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    http_url(&text.replace("{replica}", "replica")).map(|_| Some(text.to_owned()))
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -336,10 +343,22 @@ mod tests {
     #[test]
     fn a_collector_is_an_address_without_anything_secret_in_it() {
         for good in ["http://127.0.0.1:4318", "https://collector.test/otlp"] {
-            assert!(otlp_endpoint(good).is_ok(), "{good}");
+            assert!(http_url(good).is_ok(), "{good}");
         }
         for odd in ["127.0.0.1:4318", "grpc://h:4317", "http://u:pl4nted@h", "http://h/?token=pl4nted"] {
-            let problem = otlp_endpoint(odd).expect_err(odd);
+            let problem = http_url(odd).expect_err(odd);
+            assert!(!problem.contains("pl4nted"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn the_address_of_callbacks_may_hold_the_replicas_name_and_nothing_secret() {
+        for good in ["https://cb.test", "http://10.0.0.7:8190/captcha", "https://{replica}.cb.test/"] {
+            assert_eq!(callback_url(good), Ok(Some(good.to_owned())));
+        }
+        assert_eq!(callback_url(""), Ok(None));
+        for odd in ["cb.test", "ftp://cb.test", "https://u:pl4nted@cb.test", "https://cb.test/?t=pl4nted"] {
+            let problem = callback_url(odd).expect_err(odd);
             assert!(!problem.contains("pl4nted"), "{problem}");
         }
     }

@@ -271,6 +271,7 @@ impl<'a> Member<'a> {
                 }
             }
             Control::Command(command) => self.on_command(command, user).await,
+            Control::Callbacks { tokens } => self.fleet.callbacks.heard(tokens),
         }
         Ok(())
     }

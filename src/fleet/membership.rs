@@ -111,9 +111,14 @@ impl Membership {
     }
 }
 
+/// How many times as seldom a replica of a fleet of so many does what costs the broker, or the
+/// others, something for each of them.
+pub(super) fn slower(replicas: usize) -> u32 {
+    u32::try_from(replicas).unwrap_or(u32::MAX).div_ceil(SMALL_FLEET).max(1)
+}
+
 fn interval(replicas: usize) -> Duration {
-    let number = u32::try_from(replicas).unwrap_or(u32::MAX);
-    INTERVAL * number.div_ceil(SMALL_FLEET).max(1)
+    INTERVAL * slower(replicas)
 }
 
 /// For how long a replica of a fleet of so many may be silent.

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::vitals::{Depths, Vitals};
+use crate::domain::callback::CallbackToken;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{Reason, State};
 use crate::domain::message::{Message, Properties};
@@ -42,6 +43,9 @@ pub(super) enum Control {
     },
     /// An operator's command.
     Command(OperatorCommand),
+    /// Callbacks of the API that came to a replica which does not hold their tickets. Replicas of
+    /// earlier versions ignore it.
+    Callbacks { tokens: Vec<CallbackToken> },
 }
 
 /// The leader's announcement: the state in force, and what is known beside it.
@@ -210,6 +214,7 @@ impl Trust {
             | Control::Replica(_)
             | Control::Bye { .. }
             | Control::Report(_)
+            | Control::Callbacks { .. }
             | Control::Prove { .. } => user == self.own,
         };
         may.then(|| VerifiedControl { control, user: user.to_owned() })
@@ -291,6 +296,17 @@ mod tests {
             };
             assert_eq!((news.replicas, news.queues.map(|queues| queues.ready["jobs"])), (2, jobs));
         }
+    }
+
+    #[test]
+    fn what_a_later_version_says_beside_is_ignored() {
+        let mut message = encode(&Control::Hello, "worker");
+        message.body = r#"{"say":"what_is_not_known_yet","tokens":[]}"#.into();
+        assert_eq!(trust().verify(&message), None);
+        let tokens = vec![CallbackToken::new(1)];
+        let said = Control::Callbacks { tokens };
+        let heard = |user| trust().verify(&encode(&said, user)).map(|heard| heard.control);
+        assert_eq!((heard("worker").as_ref(), heard("publisher")), (Some(&said), None));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod account_state;
 mod answers;
+mod callbacks;
 mod client;
 mod leadership;
 mod local_trip;
@@ -20,6 +21,7 @@ mod type_breaker;
 mod vitals;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -38,6 +40,7 @@ use crate::domain::time::Timestamp;
 use crate::solver::{Solver, SolverConfigError};
 
 pub use account_state::{AccountState, Egress, Snapshot};
+pub use callbacks::{Awaited, CallbackAddress, CallbackCounts, CallbackStatus, Callbacks, REMEMBERED_FOR};
 pub use client::{Answer, Client, Order, Survey};
 pub use message::{Heartbeat, LeaderNews};
 pub use type_breaker::TypeBreaker;
@@ -64,6 +67,8 @@ pub struct FleetOptions {
     pub overrides: Overrides,
     /// Whose address the API sees.
     pub egress: Egress,
+    /// Where the API sends its callbacks; `None`: it is asked for none.
+    pub callbacks: Option<CallbackAddress>,
     /// The API.
     pub solver: Solver,
     /// Where the time comes from.
@@ -79,7 +84,10 @@ pub struct Fleet {
     trust: Trust,
     started_at: Timestamp,
     account: AccountState,
+    callbacks: Arc<Callbacks>,
     membership: Membership,
+    /// Replicas that were heard over the last session.
+    last_size: AtomicUsize,
     found: Mutex<Receiver<Finding>>,
     leaving: CancellationToken,
 }
@@ -95,9 +103,11 @@ impl Fleet {
             id,
             trust: Trust { own: options.user.clone(), operators: options.operators.clone() },
             started_at: options.clock.now(),
+            callbacks: Callbacks::new(options.callbacks.clone(), options.name.clone()),
             options,
             account,
             membership: Membership::default(),
+            last_size: AtomicUsize::new(0),
             found: Mutex::new(found),
             leaving: CancellationToken::new(),
         }
@@ -109,11 +119,24 @@ impl Fleet {
         &self.account
     }
 
+    /// The API's callbacks.
+    #[must_use]
+    pub fn callbacks(&self) -> &Arc<Callbacks> {
+        &self.callbacks
+    }
+
     /// The replicas that are heard, this one included, and how long ago each of them was; nobody
     /// without a session.
     #[must_use]
     pub fn replicas(&self) -> Vec<(Arc<Heartbeat>, Duration)> {
         self.membership.heard()
+    }
+
+    /// How many times as long a replica waits before it tries the broker again, since all others of a
+    /// large fleet try as well.
+    #[must_use]
+    pub fn slower(&self) -> u32 {
+        membership::slower(self.last_size.load(Ordering::Relaxed).max(self.membership.len()))
     }
 
     /// Takes another key. Nothing is called with it before the leader has had it tried.
@@ -135,9 +158,17 @@ impl Fleet {
         let mut found = self.found.lock().await;
         // Also where this is dropped half-way.
         let _ending = Forgetting(self);
-        match Member::join(self, session, vitals, &mut found).await {
-            Ok(member) => member.run().await,
-            Err(reason) => reason,
+        let member = match Member::join(self, session, vitals, &mut found).await {
+            Ok(member) => member,
+            Err(reason) => return reason,
+        };
+        let exchange = self.options.names.control();
+        tokio::select! {
+            biased;
+            lost = member.run() => lost,
+            () = self.callbacks.forward(session, &exchange, &self.trust.own) => {
+                "callbacks cannot be handed on".to_owned()
+            }
         }
     }
 
@@ -165,6 +196,7 @@ struct Forgetting<'a>(&'a Fleet);
 impl Drop for Forgetting<'_> {
     fn drop(&mut self) {
         self.0.account.forget();
+        self.0.last_size.store(self.0.membership.len(), Ordering::Relaxed);
         self.0.membership.clear();
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::callbacks::CallbackStatus;
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 
@@ -48,6 +49,9 @@ pub struct Vitals {
     /// Those of them about task ids that the API did not know.
     #[serde(default)]
     pub wrong_ids: u64,
+    /// How the API's callbacks stand; absent where it asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callbacks: Option<CallbackStatus>,
     /// What else it reports; replicas of earlier versions report none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<Detail>,

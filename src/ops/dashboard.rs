@@ -155,6 +155,7 @@ fn guard(fleet: &Overview) -> Markup {
             @if !fleet.shut_types.is_empty() {
                 p { "The API has no slots for " (fleet.shut_types.join(", ")) "." }
             }
+            @if let Some(callbacks) = &fleet.callbacks { p { "Callbacks: " (callbacks) "." } }
         }
     }
 }

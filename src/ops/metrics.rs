@@ -31,6 +31,7 @@ pub(super) fn rendered(view: &WorkerHandle) -> String {
     replica(&mut out, view, &seen);
     held(&mut out, view);
     queues(&mut out, view);
+    callbacks(&mut out, view);
     money(&mut out, &reading);
     work(&mut out, &reading);
     durations(&mut out, view, &reading.times);
@@ -158,6 +159,29 @@ fn queues(out: &mut Exposition, view: &WorkerHandle) {
         "Consumers of a queue of the namespace; from the leader only, every 15 s",
         "queue",
         of(|depth| depth.consumers),
+    );
+}
+
+/// Only where the API is asked for callbacks.
+fn callbacks(out: &mut Exposition, view: &WorkerHandle) {
+    let Some(status) = view.callbacks().status(view.now()) else { return };
+    out.gauge(
+        "captcha_callbacks_off",
+        "1 while callbacks are off for a while because they do not work, else 0; absent where callback.public_url is empty",
+        number(status.off_until.is_some()),
+    );
+    let counts = view.callbacks().counts();
+    out.counts(
+        "captcha_callbacks_total",
+        "Callbacks of the API: received here; woke a ticket of this replica; unknown to this replica; forwarded to the other replicas; rejected as no callback or above the rate",
+        "event",
+        [
+            ("received", counts.received),
+            ("woke", counts.woke),
+            ("unknown", counts.unknown),
+            ("forwarded", counts.forwarded),
+            ("rejected", counts.rejected),
+        ],
     );
 }
 

@@ -6,9 +6,10 @@
 //! * `/status`: all that it knows, as JSON.
 //! * `/metrics`: its figures for Prometheus, by the names in docs/METRICS.md.
 //!
-//! All of it is read only. The server has a thread and a runtime of its own: it takes no time from
-//! the work, and answers where that is stuck.
+//! All of it is read only. The API's callbacks come to a listener of their own. Each of the two has a
+//! thread and a runtime of its own: it takes no time from the work, and answers where that is stuck.
 
+mod callbacks;
 mod dashboard;
 mod metrics;
 mod ready;
@@ -33,7 +34,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::overview::{FleetFacts, Overview, RateTracker};
 use crate::worker::WorkerHandle;
-use serve::AnyName;
+use serve::{AnyName, Bounds};
 
 /// How long the worker's runtime may take to answer before it counts as stuck. Nothing that it does
 /// in one go takes a tenth of a second.
@@ -69,13 +70,36 @@ impl Server {
     /// # Errors
     /// There is no thread or no runtime to be had.
     pub fn start(self, view: WorkerHandle, stop: CancellationToken) -> io::Result<()> {
+        self.on_a_thread("ops", |server| server.answer(view, stop))
+    }
+
+    /// Takes the API's callbacks, on a thread of its own, until asked to stop.
+    ///
+    /// # Errors
+    /// There is no thread or no runtime to be had.
+    pub fn start_callbacks(self, view: WorkerHandle, stop: CancellationToken) -> io::Result<()> {
+        self.on_a_thread("callbacks", |server| async move {
+            let listener = tokio::net::TcpListener::from_std(server.listener)?;
+            serve::serve(listener, callbacks::routes(view), Bounds::CALLBACKS, stop).await;
+            Ok(())
+        })
+    }
+
+    fn on_a_thread<F>(
+        self,
+        name: &'static str,
+        answer: impl FnOnce(Self) -> F + Send + 'static,
+    ) -> io::Result<()>
+    where
+        F: Future<Output = io::Result<()>>,
+    {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let serve = move || {
-            if let Err(error) = runtime.block_on(self.answer(view, stop)) {
-                tracing::error!(%error, "health is no longer served; the work goes on");
+            if let Err(error) = runtime.block_on(answer(self)) {
+                tracing::error!(%error, "{name}: no longer served; the work goes on");
             }
         };
-        thread::Builder::new().name("ops".to_owned()).spawn(serve).map(drop)
+        thread::Builder::new().name(name.to_owned()).spawn(serve).map(drop)
     }
 
     async fn answer(self, view: WorkerHandle, stop: CancellationToken) -> io::Result<()> {
@@ -92,7 +116,7 @@ impl Server {
             .route("/metrics", get(measured))
             .with_state(view)
             .layer(middleware::from_fn_with_state(names, serve::guarded));
-        serve::serve(listener, routes, stop).await;
+        serve::serve(listener, routes, Bounds::OPS, stop).await;
         Ok(())
     }
 }
@@ -129,6 +153,7 @@ async fn status(State(sampler): State<Sampler>) -> impl IntoResponse {
         "shut_types": view.shut_types(),
         "connected": view.is_connected(),
         "api_answers": view.reaches_api(),
+        "callbacks": view.callbacks().status(view.now()),
         "in_flight": view.in_flight(),
         "tickets_open": view.tickets_open(),
         "polls_overdue": view.overdue_polls(),

@@ -22,20 +22,40 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Connections at once. Probes, a scraper or two and some browsers need a handful; the oldest makes
-/// room for a new one, so that a probe is answered whatever the others do.
-const MOST: usize = 64;
-/// For a request to arrive in.
-const HEADER: Duration = Duration::from_secs(5);
-/// For a connection from its beginning to its end. The slowest answer is that of a stuck runtime's
-/// health, after 5 s.
-const LIFE: Duration = Duration::from_secs(15);
+/// What connections may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// At once. The oldest makes room for a new one, so that a request is answered whatever the
+    /// others do.
+    connections: usize,
+    /// For a request to arrive in.
+    header: Duration,
+    /// For a connection from its beginning to its end.
+    life: Duration,
+    /// The longest head of a request, in bytes; `None`: the HTTP library's own bound.
+    head: Option<usize>,
+}
+
+impl Bounds {
+    /// Probes, a scraper or two and some browsers need a handful of connections. The slowest answer
+    /// is that of a stuck runtime's health, after 5 s.
+    pub(super) const OPS: Self =
+        Self { connections: 64, header: Duration::from_secs(5), life: Duration::from_secs(15), head: None };
+    /// The API drops a callback after 2 s. The head is the least that the HTTP library allows.
+    pub(super) const CALLBACKS: Self = Self {
+        connections: 256,
+        header: Duration::from_secs(2),
+        life: Duration::from_secs(2),
+        head: Some(8_192),
+    };
+}
+
 /// Without file descriptors there is nothing to accept; a moment later there may be.
 const BREATH: Duration = Duration::from_secs(1);
 
 /// Answers until asked to stop.
-pub(super) async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) {
-    let mut open: VecDeque<AbortOnDropHandle<()>> = VecDeque::with_capacity(MOST);
+pub(super) async fn serve(listener: TcpListener, routes: Router, bounds: Bounds, stop: CancellationToken) {
+    let mut open: VecDeque<AbortOnDropHandle<()>> = VecDeque::with_capacity(bounds.connections);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -44,10 +64,10 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, stop: Cancellat
         match accepted {
             Ok((stream, _)) => {
                 open.retain(|connection| !connection.is_finished());
-                if open.len() == MOST {
+                if open.len() == bounds.connections {
                     open.pop_front();
                 }
-                open.push_back(AbortOnDropHandle::new(tokio::spawn(answer(stream, routes.clone()))));
+                open.push_back(AbortOnDropHandle::new(tokio::spawn(answer(stream, routes.clone(), bounds))));
             }
             Err(error) if is_the_clients(&error) => {}
             Err(_) => sleep(BREATH).await,
@@ -62,12 +82,15 @@ fn is_the_clients(error: &io::Error) -> bool {
 }
 
 /// One request a connection: an idle one would hold its place for nothing.
-async fn answer(stream: TcpStream, routes: Router) {
+async fn answer(stream: TcpStream, routes: Router, bounds: Bounds) {
     let mut protocol = http1::Builder::new();
-    protocol.timer(TokioTimer::new()).header_read_timeout(HEADER).keep_alive(false);
+    protocol.timer(TokioTimer::new()).header_read_timeout(bounds.header).keep_alive(false);
+    if let Some(head) = bounds.head {
+        protocol.max_buf_size(head);
+    }
     let connection = protocol.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     // How it ended is the client's affair.
-    let _ = timeout(LIFE, connection).await;
+    let _ = timeout(bounds.life, connection).await;
 }
 
 const REFUSAL: &str =

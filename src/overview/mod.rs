@@ -83,6 +83,8 @@ pub struct Overview {
     pub types: Vec<TypeRow>,
     /// Types that the API has no slots for.
     pub shut_types: Vec<String>,
+    /// How the API's callbacks stand; `None` where no replica asks for any.
+    pub callbacks: Option<String>,
     /// What waits in the queues; `None` while unknown.
     pub backlog: Option<Backlog>,
     /// The jobs that failed last, the latest first, bounded.
@@ -112,10 +114,30 @@ impl Overview {
             classes: fleet::classes(replicas),
             types: fleet::types(replicas, shut),
             shut_types: fleet::shut(shut),
+            callbacks: callbacks(replicas, at),
             backlog: queues.map(Backlog::of),
             latest_failures: fleet::failures(replicas),
         }
     }
+}
+
+/// `on`, or until when and why they are off, of the replica where they are off the longest.
+fn callbacks(replicas: &[&Heartbeat], at: Timestamp) -> Option<String> {
+    let asking: Vec<_> = replicas.iter().filter_map(|replica| replica.vitals.callbacks.as_ref()).collect();
+    let off: Vec<_> = asking
+        .iter()
+        .filter_map(|status| Some((status.off_until.filter(|until| *until > at)?, status)))
+        .collect();
+    let longest = off.iter().max_by_key(|(until, _)| *until);
+    let text = longest.map(|(until, status)| {
+        let reason = shown(status.reason.as_deref().unwrap_or("no reason given"), REASON);
+        let where_off = match (off.len(), asking.len()) {
+            (off, asking) if off < asking => format!(" on {off} of {asking} replicas"),
+            _ => String::new(),
+        };
+        format!("off until {}{where_off}: {reason}", format::moment(*until, at))
+    });
+    (!asking.is_empty()).then(|| text.unwrap_or_else(|| "on".to_owned()))
 }
 
 /// Characters of an operator's reason that are shown.

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{Paused, Phase};
-use crate::fleet::{Detail, FailedJob, TypeFigures, Vitals};
+use crate::fleet::{CallbackStatus, Detail, FailedJob, TypeFigures, Vitals};
 
 fn presence(name: &str, detail: Option<Detail>) -> Heartbeat {
     Heartbeat {
@@ -38,6 +38,30 @@ fn overview(replicas: &[Heartbeat]) -> Overview {
         queues: None,
         tracker: &RateTracker::default(),
     })
+}
+
+#[test]
+fn callbacks_are_shown_as_on_or_until_when_and_why_they_are_off() {
+    let status = |off_until: Option<i64>| CallbackStatus {
+        off_until: off_until.map(Timestamp::from_millis),
+        reason: off_until.map(|_| "no callback \u{1b}came".to_owned()),
+    };
+    let with = |status: Option<CallbackStatus>| {
+        let mut replica = presence("a", None);
+        replica.vitals.callbacks = status;
+        replica
+    };
+    let (on, off) = (with(Some(status(None))), with(Some(status(Some(600_000)))));
+    assert_eq!(overview(&[with(None)]).callbacks, None);
+    assert_eq!(
+        overview(&[on.clone(), with(None), with(Some(status(Some(0))))]).callbacks.as_deref(),
+        Some("on")
+    );
+    let text = overview(&[on, off.clone()]).callbacks.unwrap();
+    assert!(text.starts_with("off until 00:10:00 on 1 of 2 replicas: no callback "), "{text}");
+    assert!(
+        !text.contains('\u{1b}') && overview(&[off]).callbacks.unwrap().starts_with("off until 00:10:00: ")
+    );
 }
 
 fn failing(at: i64, id: &str) -> Detail {

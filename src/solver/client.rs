@@ -58,8 +58,21 @@ impl Solver {
     /// [`CallError::NeverSent`] only where no byte left; [`CallError::NoAnswer`] where the task may
     /// have been accepted.
     pub async fn create_task(&self, task: &[u8]) -> Result<Accepted, CallError> {
+        self.create_task_with_callback(task, None).await
+    }
+
+    /// The same; the API is to call this address once the task is ready.
+    ///
+    /// # Errors
+    /// As [`Solver::create_task`].
+    pub async fn create_task_with_callback(
+        &self,
+        task: &[u8],
+        callback_url: Option<&str>,
+    ) -> Result<Accepted, CallError> {
         let key = self.key();
-        self.call(CREATE_TASK, wire::create_body(&key, task), key.mask(), wire::read_created).await
+        let body = wire::create_body(&key, task, callback_url);
+        self.call(CREATE_TASK, body, key.mask(), wire::read_created).await
     }
 
     /// Asks once how a task stands. How often that is allowed is the caller's to keep.

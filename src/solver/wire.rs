@@ -36,11 +36,15 @@ pub struct Balance {
     pub amount: f64,
 }
 
-/// `{"clientKey":…,"task":…}` with the task's bytes as they came.
-pub(super) fn create_body(key: &Key, task: &[u8]) -> Bytes {
-    body(key, ",\"task\":".len() + task.len(), |out| {
+/// `{"clientKey":…,"task":…}` with the task's bytes as they came, and `callbackUrl` where a callback
+/// is wanted.
+pub(super) fn create_body(key: &Key, task: &[u8], callback_url: Option<&str>) -> Bytes {
+    let callback = callback_url.map(|url| format!(",\"callbackUrl\":{}", serde_json::Value::from(url)));
+    let callback = callback.unwrap_or_default();
+    body(key, ",\"task\":".len() + task.len() + callback.len(), |out| {
         out.extend_from_slice(b",\"task\":");
         out.extend_from_slice(task);
+        out.extend_from_slice(callback.as_bytes());
     })
 }
 

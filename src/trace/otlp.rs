@@ -240,6 +240,8 @@ impl Span {
             Event::Taken
             | Event::TicketTaken { .. }
             | Event::Due
+            | Event::PollingStopped
+            | Event::CallbackCame
             | Event::DeadlinePassed
             | Event::SubmissionBlocked { .. }
             | Event::Refused(_)

@@ -14,6 +14,7 @@ use crate::domain::guard::Jobs;
 use crate::domain::lifecycle::{Canary, Event, JobRun, OpenTask, Origin};
 use crate::domain::poll_schedule::MAX_AGE;
 use crate::failpoint::Failpoint;
+use crate::fleet::Awaited;
 
 /// Between two canaries while task ids are in doubt.
 const NEXT_CANARY: Duration = Duration::from_secs(1);
@@ -108,7 +109,11 @@ pub(super) async fn submit<'a>(
     let task = run.job.task()?;
     ctx.counters.submitted();
     let sent_at = ctx.clock.now();
-    let end = ctx.solver.create_task(&task).await;
+    // The canary is to find out about the account, and about nothing else.
+    let asks = run.may_ask_for_callback() && canary.is_none();
+    let callback = if asks { ctx.fleet.callbacks().ask(&ctx.rng, sent_at) } else { None };
+    let (callback, url) = callback.unzip();
+    let end = ctx.solver.create_task_with_callback(&task, url.as_deref()).await;
     let shows = canary.is_some().then(|| {
         let state = ctx.account().state();
         let trip = state.as_ref().and_then(|state| state.tripped().map(|trip| trip.reason));
@@ -116,7 +121,7 @@ pub(super) async fn submit<'a>(
     });
     let permit = HeldPermits::Submission { _permit: permit };
     let call = Call { term, began_at, _permit: permit, canary };
-    Some((Event::Submitted { sent_at, end, canary: shows }, Some(call)))
+    Some((Event::Submitted { sent_at, end, callback, canary: shows }, Some(call)))
 }
 
 /// Waits for a place, and for the lease where it has lapsed: a replica that is cut off hears of no
@@ -184,7 +189,7 @@ pub(super) fn due_in(span: Duration) -> Instant {
     Instant::now() + span
 }
 
-/// Waits. `None`: the ticket is to be handed back.
+/// Waits. `None`: polling has stopped here.
 pub(super) async fn wait<'a>(ctx: &Context, scope: &Scope, due: Instant) -> Option<Next<'a>> {
     tokio::select! {
         biased;
@@ -193,8 +198,28 @@ pub(super) async fn wait<'a>(ctx: &Context, scope: &Scope, due: Instant) -> Opti
     }
 }
 
-/// Calls getTaskResult under a lease that holds and a guard that allows it. `None`: the ticket is
-/// to be handed back.
+/// The same for a task whose callback may end the wait sooner; with the moment at which the poll is
+/// due. It is then made at once, not together with others.
+pub(super) async fn await_callback<'a>(
+    ctx: &Context,
+    scope: &Scope,
+    callback: &Awaited,
+    (at_least, at_most): (Instant, Instant),
+) -> Option<(Instant, Next<'a>)> {
+    tokio::select! {
+        biased;
+        () = scope.tickets_cancelled.cancelled() => None,
+        due = async {
+            callback.called().await;
+            sleep_until(at_least).await;
+            at_least.max(Instant::now())
+        } => Some((due, (Event::CallbackCame, None))),
+        () = sleep_until(ctx.linger.at_or_after(at_most)) => Some((at_most, (Event::Due, None))),
+    }
+}
+
+/// Calls getTaskResult under a lease that holds and a guard that allows it. `None`: polling has
+/// stopped here, or the ticket is no longer ours.
 pub(super) async fn poll<'a>(
     ctx: &'a Context,
     scope: &Scope,
@@ -287,7 +312,7 @@ fn place_at_once<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option
 }
 
 /// Waits for the guard, and then for what else a poll needs; `Some(None)`: for longer than the
-/// result is kept. `None`: the ticket is to be handed back.
+/// result is kept. `None`: polling has stopped here.
 async fn in_time<T>(
     ctx: &Context,
     scope: &Scope,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +56,8 @@ pub(super) struct Context {
     pub(super) live: Live,
     pub(super) consumers: Consumers,
     pub(super) queue_monitor: QueueMonitor,
+    /// Each ticket that is handed over is in memory twice until it is confirmed.
+    pub(super) handing_over: Semaphore,
     pub(super) waiting: Waiting,
     pub(super) meter: Arc<Meter>,
     pub(super) watchdog: Watchdog,
@@ -105,6 +107,7 @@ impl Context {
             failed: counters.failed,
             answered,
             wrong_ids,
+            callbacks: self.fleet.callbacks().status(self.clock.now()),
             detail: Some(failures::detail(&counters, &self.counters.failures, self.limits.by_type())),
         }
     }
@@ -200,8 +203,10 @@ pub(super) struct Scope {
     pub(super) submissions_shut: CancellationToken,
     /// No more jobs are delivered: one that is handed back now does not come straight in again.
     pub(super) jobs_cancelled: CancellationToken,
-    /// No more tickets are delivered, and those in flight are handed back.
+    /// No more tickets are delivered, and those in flight go to other replicas.
     pub(super) tickets_cancelled: CancellationToken,
+    /// The session is gone, or about to be closed.
+    pub(super) ended: CancellationToken,
 }
 
 impl Scope {
@@ -214,6 +219,7 @@ impl Scope {
             submissions_shut: CancellationToken::new(),
             jobs_cancelled: CancellationToken::new(),
             tickets_cancelled: CancellationToken::new(),
+            ended: CancellationToken::new(),
         }
     }
 
@@ -246,6 +252,7 @@ impl Scope {
 
     /// The session is gone: what waits on it need not wait any longer.
     pub(super) fn end(&self) {
+        self.ended.cancel();
         self.submissions_shut.cancel();
         self.jobs_cancelled.cancel();
         self.tickets_cancelled.cancel();

@@ -27,8 +27,8 @@ pub struct Drained {
 }
 
 impl Worker {
-    /// Stops taking jobs, finishes submissions, hands tickets back, and closes the session: in this
-    /// order, and in a bounded time.
+    /// Stops taking jobs, finishes submissions, hands tickets over, and closes the session: in this
+    /// order, and in a bounded time. What is not done by then goes back to its queue.
     pub(super) async fn drain(&self, mut serving: Serving) -> Drained {
         let deadline = Instant::now() + self.drain_timeout;
         let session = serving.scope.session.clone();
@@ -43,11 +43,11 @@ impl Worker {
                 let _ = timeout(self.drain_timeout / 3, self.ctx.limits.submissions_ended()).await;
             }
             if self.finishes_tickets {
-                // Handing back what is left takes a part of the time too.
+                // Handing over what is left takes a part of the time too.
                 let _ =
                     timeout_at(deadline - self.drain_timeout / 3, self.finish_tickets(&mut serving)).await;
             }
-            serving.stop_tickets().await;
+            serving.stop_tickets(self).await;
             self.attempts.close();
             if !Failpoint::DrainHurried.in_force() {
                 self.attempts.wait().await;

@@ -63,6 +63,7 @@ pub(super) fn apply(
                 ctx.limits.accepted(now);
                 account.slots_back(name);
             }
+            (Effect::CallbackRefused, _) => ctx.fleet.callbacks().refused(now),
             (Effect::TypeRefused, _) if limiter.refused() => account.shut(name, false),
             (Effect::TypeRefused, _) => account.still_shut(name, false),
             // A job that has failed before is its own trouble, and says nothing new about its type.

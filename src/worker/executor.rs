@@ -26,6 +26,7 @@ use crate::domain::message::Message;
 use crate::domain::outcome::{self, Outcome};
 use crate::domain::ticket::{self, Kept};
 use crate::failpoint::Failpoint;
+use crate::fleet::REMEMBERED_FOR;
 use crate::trace::{self, Came};
 
 /// The largest message on the ticket queue that is kept in an outcome although no worker has
@@ -152,10 +153,13 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
 
 fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Event, End> {
     match ticket::read(std::mem::take(&mut held.message), ctx.clock.now()) {
-        Ok(Kept::Open { job, history, task_id, accepted_at }) => {
+        Ok(Kept::Open { job, history, task_id, accepted_at, polls, callback }) => {
             let accepted_at = if Failpoint::AgeForgotten.in_force() { ctx.clock.now() } else { accepted_at };
             let redelivered = redelivered && !Failpoint::RedeliveryUnnoticed.in_force();
-            held.run = Some(JobRun::of_ticket(job, history, task_id, accepted_at, &ctx.decision_input()));
+            let at = ctx.decision_input();
+            let callback = callback.filter(|_| ctx.fleet.callbacks().are_on(at.now));
+            let run = JobRun::of_ticket(job, history, task_id, accepted_at, polls, callback, &at);
+            held.run = Some(run);
             Ok(Event::TicketTaken { redelivered })
         }
         Ok(Kept::Answered { routing_key, outcome }) => {
@@ -178,6 +182,11 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
     };
     let of_type = ctx.limits.hold(run.job.kind());
     let limiter = of_type.limiter();
+    // Boxed, since most tickets have none.
+    let callback = run.task().and_then(|task| Some(Box::new(ctx.fleet.callbacks().expect(task.callback?))));
+    // Of one that may have come to an earlier owner, or before this one remembers, nothing is known.
+    let counts = matches!(first, Event::TicketTaken { redelivered: false })
+        && run.task().is_some_and(|task| task.age(ctx.uptime()) < REMEMBERED_FOR);
     let mut action = decide(ctx, run, limiter, (first, None));
     let mut due = Instant::now();
     loop {
@@ -187,14 +196,31 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
                 due = api_calls::due_in(span);
                 api_calls::wait(ctx, scope, due).await
             }
+            Action::AwaitCallback { at_least, at_most } => {
+                let span = (api_calls::due_in(at_least), api_calls::due_in(at_most));
+                // It comes about with a callback alone.
+                let Some(callback) = &callback else { return End::Returned };
+                match Box::pin(api_calls::await_callback(ctx, scope, callback, span)).await {
+                    Some((at, next)) => {
+                        due = at;
+                        Some(next)
+                    }
+                    None => None,
+                }
+            }
             Action::Poll => Box::pin(api_calls::poll(ctx, scope, receipt, run, due)).await,
             Action::Finish(disposition) => return end_of(ctx, run, disposition),
         };
-        let Some(next) = next else {
-            return End::Returned;
+        let next = match next {
+            Some(next) => next,
+            None if receipt.is_live() => (Event::PollingStopped, None),
+            None => return End::Returned,
         };
         if matches!(next.0, Event::Answered { end: Ok(TaskState::Ready { .. }), .. }) {
             *answered_at = Some(Instant::now());
+            if let Some(callback) = callback.as_ref().filter(|_| counts) {
+                ctx.fleet.callbacks().answered(callback.has_come(), ctx.clock.now());
+            }
         }
         trace.saw(&next.0);
         action = decide(ctx, run, limiter, next);

@@ -17,7 +17,7 @@ use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::Permit;
 use crate::domain::lifecycle::Origin;
 use crate::domain::time::Timestamp;
-use crate::fleet::{Depths, Heartbeat, Snapshot, Vitals};
+use crate::fleet::{Callbacks, Depths, Heartbeat, Snapshot, Vitals};
 use crate::histogram::Distribution;
 use crate::solver::{CallTimes, SolverConfigError};
 
@@ -204,6 +204,12 @@ impl WorkerHandle {
     #[must_use]
     pub fn quarantined_proxies(&self) -> usize {
         self.ctx.account().state().map_or(0, |state| state.quarantined(self.ctx.clock.now()).count())
+    }
+
+    /// The API's callbacks.
+    #[must_use]
+    pub fn callbacks(&self) -> &Callbacks {
+        self.ctx.fleet.callbacks()
     }
 
     /// Whether the API answered when it was last called.

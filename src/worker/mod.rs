@@ -26,23 +26,24 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::broker::topology::{Names, Topology};
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{Broker, BrokerError, Session};
 use crate::domain::guard;
 use crate::domain::lifecycle::Rules;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::{Reach as DeadlineReach, SolveTimes};
 use crate::failpoint::Failpoint;
-use crate::fleet::{Egress, Fleet, FleetOptions};
+use crate::fleet::{CallbackAddress, Egress, Fleet, FleetOptions};
 use crate::linger::Linger;
 use crate::solver::Solver;
 use crate::trace::Tracer;
 
-pub use crate::clock::{Backoff, Clock, Rng};
+pub use crate::clock::{Backoff, Clock, Reconnect, Rng};
 pub use drain::Drained;
 pub use handle::{Buffers, WorkerHandle};
 pub use limits::Limits;
@@ -59,10 +60,14 @@ use queue_monitor::QueueMonitor;
 use serve::SessionEnd;
 use watchdog::Watchdog;
 
-/// First and longest wait before the broker is tried again.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 /// A session that has lived this long was a good one.
 const SETTLED: Duration = Duration::from_secs(60);
+/// How long a session takes no jobs after one that was none, at first and at most. Each end of a
+/// session returns the jobs in flight, and charges them for it: sessions that die at once, for want
+/// of a right or an exchange, would use up what the broker allows each job.
+const WITHOUT_JOBS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// Tickets whose copies wait for the broker's confirm at one time.
+const HANDED_OVER_AT_ONCE: usize = 128;
 /// The largest prefetch AMQP can express.
 const MAX_PREFETCH: usize = 65_535;
 
@@ -90,6 +95,8 @@ pub struct WorkerOptions {
     pub guard: guard::Rules,
     /// Whose address the API sees.
     pub egress: Egress,
+    /// Where the API sends its callbacks; `None`: it is asked for none.
+    pub callbacks: Option<CallbackAddress>,
     /// Users of the broker, beside its own, who may pause and resume.
     pub operators: Vec<String>,
     /// When a job's deadline is out of reach.
@@ -137,6 +144,7 @@ fn fleet(options: &WorkerOptions) -> Fleet {
         rules,
         overrides: options.rules.overrides.clone(),
         egress: options.egress,
+        callbacks: options.callbacks.clone(),
         solver: options.solver.clone(),
         clock: options.clock.clone(),
         rng: options.rng.clone(),
@@ -169,6 +177,7 @@ impl Worker {
             live: Live::default(),
             consumers: Consumers::default(),
             queue_monitor: QueueMonitor::default(),
+            handing_over: Semaphore::new(HANDED_OVER_AT_ONCE),
             waiting: Waiting::default(),
             meter: Arc::default(),
             watchdog: Watchdog::default(),
@@ -214,19 +223,22 @@ impl Worker {
         let ctx = Arc::clone(&self.ctx);
         let _pulse = AbortOnDropHandle::new(tokio::spawn(async move { ctx.watchdog.beat().await }));
         let mut served_before = false;
-        let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+        let mut reconnect = Reconnect::default();
+        let (mut jobs_backoff, mut without_jobs) =
+            (Backoff::new(WITHOUT_JOBS.0, WITHOUT_JOBS.1), Duration::ZERO);
         loop {
-            let error = match self.begin(&drain).await {
+            let error = match self.begin(&drain, without_jobs).await {
                 Ok(None) => return Ok(self.drain_unconnected(self.drain_timeout).await),
                 Ok(Some(serving)) => {
                     served_before = true;
                     let began = Instant::now();
                     let end = self.serve(serving, &drain).await;
-                    // One that opens and dies at once, for want of a right or an exchange, must not
-                    // be made anew four times a second: each end returns the jobs in flight, and
-                    // charges them for it.
                     if began.elapsed() >= SETTLED {
-                        backoff.reset();
+                        reconnect.reset();
+                        jobs_backoff.reset();
+                        without_jobs = Duration::ZERO;
+                    } else {
+                        without_jobs = jobs_backoff.jittered(self.ctx.rng.jitter());
                     }
                     match end {
                         SessionEnd::Drained(drained) => return Ok(drained),
@@ -242,7 +254,7 @@ impl Worker {
             self.ctx.live.set(None);
             self.ctx.consumers.forget();
             self.ctx.queue_monitor.forget();
-            let wait = backoff.jittered(self.ctx.rng.jitter());
+            let wait = reconnect.wait(self.ctx.rng.jitter()) * self.ctx.fleet.slower();
             tracing::warn!(%error, retry_in_ms = wait.as_millis(), "no session with the broker that broker.url names; trying again");
             tokio::select! {
                 biased;
@@ -253,15 +265,19 @@ impl Worker {
     }
 
     /// Makes a session with its consumers; `None` where the worker is to drain first.
-    async fn begin(&self, drain: &CancellationToken) -> Result<Option<serve::Serving>, BrokerError> {
+    async fn begin(
+        &self,
+        drain: &CancellationToken,
+        without_jobs: Duration,
+    ) -> Result<Option<serve::Serving>, BrokerError> {
         tokio::select! {
             biased;
             () = drain.cancelled() => Ok(None),
-            session = self.connect() => Ok(Some(session?)),
+            session = self.connect() => Ok(Some(serve::Serving::open(self, session?, without_jobs))),
         }
     }
 
-    async fn connect(&self) -> Result<serve::Serving, BrokerError> {
+    async fn connect(&self) -> Result<Session, BrokerError> {
         let session = self.broker.connect().await?.metered(&self.ctx.meter);
         if let Some(topology) = &self.topology
             && let Err(error) = session.link().declare(topology).await
@@ -269,6 +285,6 @@ impl Worker {
             session.link().close().await;
             return Err(error);
         }
-        Ok(serve::Serving::open(self, session))
+        Ok(session)
     }
 }

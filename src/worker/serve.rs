@@ -1,8 +1,10 @@
 //! One session, from its first delivery to its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -15,6 +17,7 @@ use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Session, recei
 use crate::domain::guard::{Jobs, Polls};
 use crate::domain::lifecycle::Origin;
 use crate::fleet::Snapshot;
+use crate::linger::until;
 
 /// Why serving ended.
 pub(super) enum SessionEnd {
@@ -31,6 +34,8 @@ pub(super) struct Serving {
     pub(super) tickets: Option<Consumer>,
     /// As which the job consumer was opened.
     jobs_allowed: Jobs,
+    /// No job is taken before, where that is not over yet.
+    jobs_from: Option<Instant>,
     /// What could be asked for then.
     polls_allowed: Polls,
     seen: watch::Receiver<Snapshot>,
@@ -49,8 +54,8 @@ enum SessionEvent {
 
 impl Serving {
     /// A session that takes part in the fleet, and consumes nothing yet: what it may do, the fleet
-    /// must say first.
-    pub(super) fn open(worker: &Worker, session: Session) -> Self {
+    /// must say first. It takes no jobs for a while.
+    pub(super) fn open(worker: &Worker, session: Session, without_jobs: Duration) -> Self {
         let ctx = &worker.ctx;
         let seen = ctx.account().watch();
         let fleet = tokio::spawn({
@@ -67,6 +72,7 @@ impl Serving {
             jobs: None,
             tickets: None,
             jobs_allowed: Jobs::None,
+            jobs_from: Some(Instant::now() + without_jobs),
             polls_allowed: Polls::None,
             seen,
             fleet,
@@ -79,11 +85,16 @@ impl Serving {
         let in_flight = &worker.ctx.in_flight;
         let (scope, jobs, tickets, jobs_allowed) =
             (&self.scope, &mut self.jobs, &mut self.tickets, self.jobs_allowed);
+        let jobs_from = self.jobs_from;
         tokio::select! {
             biased;
             () = drain.cancelled() => SessionEvent::Drain,
             Ok(()) = self.seen.changed() => SessionEvent::Guard,
             reason = scope.session.closed() => SessionEvent::Closed(reason),
+            () = until(jobs_from) => {
+                self.jobs_from = None;
+                SessionEvent::Guard
+            }
             ended = &mut self.fleet => SessionEvent::Closed(ended.unwrap_or_else(|_| "the fleet's part panicked".to_owned())),
             ticket = receive(tickets) => SessionEvent::Ticket(ticket),
             job = async {
@@ -99,7 +110,10 @@ impl Serving {
 
     /// Takes what the guard allows, and stops what it does not.
     async fn obey(&mut self, worker: &Worker) -> Result<(), BrokerError> {
-        let permit = self.seen.borrow_and_update().permit;
+        let mut permit = self.seen.borrow_and_update().permit;
+        if self.jobs_from.is_some() {
+            permit.jobs = Jobs::None;
+        }
         let has_tickets = self.tickets.as_ref().is_some_and(|tickets| !tickets.is_cancelled());
         if permit.tickets && !has_tickets {
             let tickets = self.consume(worker, worker.ctx.names.tickets(), worker.ticket_prefetch).await?;
@@ -108,7 +122,7 @@ impl Serving {
             self.tickets = Some(tickets);
         } else if !permit.tickets && has_tickets {
             worker.ctx.consumers.set(Origin::Ticket, None);
-            self.stop_tickets().await;
+            self.stop_tickets(worker).await;
         }
         // At the closing, so that what waits for the opening finds the window small; and at the
         // opening.
@@ -146,25 +160,27 @@ impl Serving {
     async fn leave_jobs_queued(&mut self, worker: &Worker) {
         let Some(mut jobs) = self.jobs.take() else { return };
         worker.ctx.consumers.set(Origin::Job, None);
-        while let Some(delivery) = jobs.try_recv() {
+        for delivery in jobs.cancel().await {
             worker.spawn_handler(self, delivery, Origin::Job);
         }
-        jobs.cancel().await;
     }
 
     /// No more jobs, since the worker leaves: those not begun go back.
     pub(super) async fn stop_jobs(&mut self) {
         self.scope.submissions_shut.cancel();
         if let Some(jobs) = self.jobs.as_mut().filter(|jobs| !jobs.is_cancelled()) {
-            jobs.cancel().await;
+            drop(jobs.cancel().await);
         }
         self.scope.jobs_cancelled.cancel();
     }
 
-    /// No more tickets: those that wait for their next poll go back.
-    pub(super) async fn stop_tickets(&mut self) {
+    /// No more tickets: those that wait for their next poll go to other replicas, and so do those
+    /// that nobody here has received yet. Merely put back, they would come as redelivered.
+    pub(super) async fn stop_tickets(&mut self, worker: &Worker) {
         if let Some(tickets) = self.tickets.as_mut().filter(|tickets| !tickets.is_cancelled()) {
-            tickets.cancel().await;
+            for delivery in tickets.cancel().await {
+                worker.spawn_handler(self, delivery, Origin::Ticket);
+            }
         }
         self.scope.tickets_cancelled.cancel();
     }

@@ -33,6 +33,8 @@ pub(super) enum End {
     Rejected,
     /// Nothing: back to its queue, where it came from.
     Returned,
+    /// The open task's ticket, with its polls, when so much time has passed.
+    HandedOver(Duration),
 }
 
 /// What a run's disposition publishes.
@@ -40,8 +42,10 @@ pub(super) fn end_of(ctx: &Context, run: &mut JobRun, disposition: Disposition) 
     let task = run.task().map(OpenTask::shown);
     match (disposition, task) {
         (Disposition::Ticket, Some(task)) => {
-            End::Ticket(Box::new(ticket::ticket(&run.job, &run.history, task.id, task.accepted_at)))
+            let callback = run.task().and_then(|task| task.callback);
+            End::Ticket(Box::new(ticket::ticket(&run.job, &run.history, task, callback)))
         }
+        (Disposition::HandOver(rest), _) => End::HandedOver(rest),
         (Disposition::Outcome(Verdict::Solved(solution)), Some(task)) => {
             let outcome = outcome::solved(&run.job, &run.history, task, &solution, ctx.finish());
             End::Outcome(Box::new(outcome))
@@ -109,6 +113,10 @@ pub(super) async fn carry_out(
         End::Returned => {
             give_back(scope, origin, held.receipt).await;
             done(false, "returned")
+        }
+        // Not safe in the sense of another copy that waits here: that one may be the successor.
+        End::HandedOver(rest) => {
+            done(false, if ctx.hand_over(scope, held, rest).await { "handed over" } else { "returned" })
         }
     }
 }
@@ -249,6 +257,34 @@ impl Context {
         if let Some(session) = doubted {
             session.end(STALE_CHANNEL);
         }
+    }
+
+    /// Gives an open ticket to another replica. It is published anew, since what is merely put back
+    /// comes as redelivered: its next owner would have to assume the most polls, the last of them
+    /// just now. Returns whether it was; else it is put back.
+    async fn hand_over(&self, scope: &Scope, held: Settling<'_>, rest: Duration) -> bool {
+        let publishing = async {
+            if !Failpoint::HandedOverEarly.in_force() {
+                sleep(rest).await;
+            }
+            let _turn = self.handing_over.acquire().await;
+            let (run, task) = (held.run?, held.run?.task()?);
+            // Past the lease the broker may have given it to another already.
+            if !scope.owns(Origin::Ticket) {
+                return None;
+            }
+            let copy = ticket::ticket(&run.job, &run.history, task.shown(), task.callback);
+            scope.session.publish_once("", &self.names.tickets(), copy).await.ok()
+        };
+        let published = tokio::select! {
+            biased;
+            () = scope.ended.cancelled() => None,
+            published = publishing => published,
+        };
+        if published.is_some() {
+            self.acked(held, StaleDelivery::Ticket);
+        }
+        published.is_some()
     }
 
     /// Parks a job in a retry queue.

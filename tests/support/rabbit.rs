@@ -189,9 +189,19 @@ impl RabbitNode {
         self.ctl(&["stop_app"]);
     }
 
-    pub fn start_app(&mut self) {
-        self.ctl(&["start_app"]);
-        self.await_answer();
+    /// Starts it again. Returns when it took clients first, which is before all of it is there.
+    pub fn start_app(&self) -> Instant {
+        std::thread::scope(|scope| {
+            let starting = scope.spawn(|| self.ctl(&["start_app"]));
+            let deadline = Instant::now() + START_WITHIN;
+            while answers(self.port).is_err() {
+                assert!(Instant::now() < deadline, "no answer; the node's logs: {}", self.folder.display());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let answered = Instant::now();
+            starting.join().expect("rabbitmqctl runs");
+            answered
+        })
     }
 
     /// Writes the registry of quorum queues to disk. The broker (3.10) does so by and by only: a

@@ -6,6 +6,7 @@ pub(crate) mod calm;
 mod firewall;
 mod flash;
 mod forgotten;
+mod hand_over;
 mod lost;
 mod outage;
 mod tenth;
@@ -24,6 +25,7 @@ use crate::completion;
 use crate::environment::Environment;
 use crate::faults::{CREATE, Nature, OUTAGES, RESULT, UNKNOWN};
 use crate::row::Row;
+use hand_over::Going;
 
 /// Rows of a group that is under way.
 type Running = Pin<Box<dyn Future<Output = Vec<Row>>>>;
@@ -65,6 +67,7 @@ pub(crate) enum Case {
     },
     Blame,
     Trip,
+    HandOver(Going),
     Flash {
         of: &'static str,
         code: &'static str,
@@ -87,6 +90,9 @@ impl Case {
             Case::LongOutage { of, fault } => format!("5 min, every {}: {fault}", call(of)),
             Case::Blame => format!("an unknown code is the fault of 10 %: {UNKNOWN}"),
             Case::Trip => "a trip of 4 min with 500 tickets open".to_owned(),
+            Case::HandOver(Going::Sigterm) => "3 replicas are replaced by SIGTERM".to_owned(),
+            Case::HandOver(Going::Sigkill) => "3 replicas are replaced by kill -9".to_owned(),
+            Case::HandOver(Going::Broker) => "the broker stops for 5 s".to_owned(),
             Case::Flash { of, code } => format!("one {}: {code}", call(of)),
             Case::Firewall { status, jobs } => format!("{status} HTML for the payload of {jobs}"),
         }
@@ -111,6 +117,7 @@ impl Case {
             | Case::Forgotten { .. }
             | Case::LongOutage { .. }
             | Case::Blame
+            | Case::HandOver(_)
             | Case::Trip => false,
         }
     }
@@ -128,7 +135,7 @@ fn call(list: &str) -> &'static str {
 }
 
 /// All of them.
-pub(crate) const GROUPS: [Group; 10] = [
+pub(crate) const GROUPS: [Group; 11] = [
     Group {
         name: "calm",
         shows: "nothing is wrong: what the others are judged by",
@@ -180,6 +187,12 @@ pub(crate) const GROUPS: [Group; 10] = [
         name: "trip",
         shows: "answers of a type with a time-out of 60 s are fetched after a trip of 4 minutes",
         cases: || vec![Case::Trip],
+        run: None,
+    },
+    Group {
+        name: "hand-over",
+        shows: "3 replicas at 20 jobs/s: a ready answer waits 2.5 s at most where one leaves, 8.5 s where one dies, and as much beside the broker's outage",
+        cases: || [Going::Sigterm, Going::Sigkill, Going::Broker].map(Case::HandOver).into(),
         run: None,
     },
     Group {
@@ -264,6 +277,7 @@ async fn play(environment: &Environment, row: &mut Row, case: Case) {
         Case::LongOutage { of, fault } => outage::long(environment, row, of, fault).await,
         Case::Blame => blame::run(environment, row).await,
         Case::Trip => trip::run(environment, row).await,
+        Case::HandOver(going) => hand_over::run(environment, row, going).await,
         Case::Flash { of, code } => flash::run(environment, row, of, code).await,
         Case::Firewall { status, jobs } => firewall::run(environment, row, status, jobs).await,
         Case::Calm | Case::Tenth { .. } | Case::Lost { .. } => unreachable!("run by their groups"),

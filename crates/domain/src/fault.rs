@@ -102,6 +102,14 @@ pub fn is_wrong_id(error: &CallError) -> bool {
     matches!(Code::parse(code), Some(Code::NoSuchCaptchaId | Code::WrongCaptchaId))
 }
 
+/// Whether the API says that its service is not available. It says so, too, where it cannot reach
+/// the host of a callback.
+#[must_use]
+pub fn is_service_down(error: &CallError) -> bool {
+    let CallError::Refused(Refusal { code: Some(code), .. }) = error else { return false };
+    Code::parse(code) == Some(Code::ServiceNotAvailable)
+}
+
 /// Judges a failed call.
 #[must_use]
 pub fn classify(error: &CallError, stage: Stage, own_proxy: bool, overrides: &Overrides) -> Fault {

@@ -54,7 +54,7 @@ pub struct Attempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TaskId")]
     pub task_id: Option<TaskId>,
-    /// Polls by its last owner.
+    /// Polls. Those of owners that died are assumed, at the most.
     pub polls: u32,
     /// ready: solved; ambiguous: sent, and no answer; else the class that it failed in.
     pub ended: Ended,

@@ -7,6 +7,7 @@
 pub mod aimd;
 pub mod api_code;
 pub mod call;
+pub mod callback;
 pub mod class;
 pub mod dead_letter;
 pub mod fault;

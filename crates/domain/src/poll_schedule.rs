@@ -19,6 +19,9 @@ pub const LEASE: Duration = Duration::from_secs(5);
 /// spacing after that.
 pub const HANDOVER_WAIT: Duration = LEASE.saturating_add(SPACING);
 
+/// The longest wait between two polls of a task whose callback is awaited.
+const LONGEST_WITH_CALLBACK: Duration = Duration::from_secs(30);
+
 /// By how much the clocks of two replicas may differ.
 const CLOCKS: Duration = Duration::from_secs(10);
 
@@ -87,6 +90,43 @@ impl PollSchedule {
         } else {
             Next::After(self.first_delay.saturating_sub(age))
         }
+    }
+
+    /// The same of a task whose callback is awaited: the first poll is made when the callback comes,
+    /// and this long after the acceptance at the latest.
+    #[must_use]
+    pub fn first_with_callback(&self, age: Duration, polls: u32, fallback: Duration) -> Next {
+        match self.first(age, polls) {
+            Next::After(wait) => Next::After(wait.max(fallback.min(self.timeout).saturating_sub(age))),
+            end @ (Next::Over | Next::Gone) => end,
+        }
+    }
+
+    /// When the next poll of a task is due whose callback is still awaited. Each poll keeps the
+    /// callback from being followed for the spacing after it, so there are fewer of them: the next
+    /// comes after half of the task's age.
+    #[must_use]
+    pub fn after_answer_with_callback(
+        &self,
+        age: Duration,
+        pursued: Duration,
+        polls: u32,
+        jitter: f64,
+    ) -> Next {
+        match self.after_answer(age, pursued, polls, 0, None, jitter) {
+            Next::After(wait) => {
+                let kept = MAX_AGE.saturating_sub(age) / 2;
+                let left = self.timeout.saturating_sub(pursued).min(kept);
+                Next::After(wait.max((age / 2).min(LONGEST_WITH_CALLBACK).min(left)))
+            }
+            end @ (Next::Over | Next::Gone) => end,
+        }
+    }
+
+    /// From the acceptance to the moment by which a callback should have come.
+    #[must_use]
+    pub fn callback_fallback(&self) -> Duration {
+        self.first_delay + self.interval * 2
     }
 
     /// From the acceptance to the first poll.
@@ -248,7 +288,10 @@ mod tests {
                 age += wait;
                 polls += 1;
                 prop_assert!(polls <= MAX_POLLS && age <= MAX_AGE && age <= secs(timeout));
-                next = pacing.after_answer(age, age, polls, slower, None, jitter);
+                next = match slower {
+                0 => pacing.after_answer_with_callback(age, age, polls, jitter),
+                _ => pacing.after_answer(age, age, polls, slower, None, jitter),
+            };
             }
         }
     }

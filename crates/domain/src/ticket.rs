@@ -4,12 +4,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::call::TaskId;
+use super::callback::CallbackToken;
 use super::fault::{Fault, local_code};
 use super::fingerprint::Fingerprint;
 use super::history::{HISTORY_HEADER, History, MAX_HEADER, MAX_PUBLISHERS_HEADERS, publishers_headers};
 use super::job::{Job, JobBody, MAX_ID, MAX_MESSAGE, MAX_TYPE};
 use super::kind;
 use super::message::{Headers, Message, Properties, Value, wire_size};
+use super::outcome::Task;
 use super::time::Timestamp;
 use super::unreadable::UNREADABLE_HEADER;
 
@@ -46,11 +48,19 @@ pub struct Ticket {
     pub task_id: TaskId,
     /// When the API accepted it.
     pub accepted_at: Timestamp,
+    /// Polls so far, in a ticket that another replica has handed over. Before that, and in tickets
+    /// of earlier versions, it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub polls: Option<u32>,
+    /// Of the callback that the API was asked for, if any; absent from tickets of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback: Option<CallbackToken>,
     /// What the job went through before.
     pub history: History,
 }
 
 /// A message off the ticket queue.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, taken apart at once")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kept {
     /// A task to ask for.
@@ -63,6 +73,10 @@ pub enum Kept {
         task_id: TaskId,
         /// When the API accepted it.
         accepted_at: Timestamp,
+        /// Polls so far.
+        polls: u32,
+        /// Of the callback that the API was asked for, if any.
+        callback: Option<CallbackToken>,
     },
     /// An outcome to publish.
     Answered {
@@ -102,9 +116,14 @@ pub fn retried(job: &Job, history: &History) -> Message {
     message
 }
 
-/// The ticket of an accepted task.
+/// The ticket of an accepted task, which was polled so often.
 #[must_use]
-pub fn ticket(job: &Job, history: &History, task_id: &TaskId, accepted_at: Timestamp) -> Message {
+pub fn ticket(
+    job: &Job,
+    history: &History,
+    task: Task<'_>,
+    callback: Option<CallbackToken>,
+) -> Message {
     let ticket = Ticket {
         job_id: job.id.clone(),
         task_type: job.task_type.clone(),
@@ -112,8 +131,10 @@ pub fn ticket(job: &Job, history: &History, task_id: &TaskId, accepted_at: Times
         deadline: job.deadline,
         own_proxy: job.own_proxy,
         proxy: job.proxy.clone(),
-        task_id: task_id.clone(),
-        accepted_at,
+        task_id: task.id.clone(),
+        accepted_at: task.accepted_at,
+        polls: (task.polls > 0).then_some(task.polls),
+        callback,
         history: history.clone(),
     };
     let mut message = next_hop(job);
@@ -176,6 +197,8 @@ fn opened(ticket: Ticket, mut message: Message, now: Timestamp) -> Kept {
         history: ticket.history.no_later_than(now),
         task_id: ticket.task_id,
         accepted_at: ticket.accepted_at.min(now),
+        polls: ticket.polls.unwrap_or(0),
+        callback: ticket.callback,
         job: Job {
             id: ticket.job_id,
             kind: ticket.task_class.and_then(|class| kind::of(&ticket.task_type, &class)),
@@ -265,32 +288,63 @@ mod tests {
         TaskId::from_raw(serde_json::from_str(json).unwrap()).unwrap()
     }
 
+    fn task(id: &TaskId) -> Task<'_> {
+        Task { id, accepted_at: NOW, polls: 0 }
+    }
+
     #[test]
     fn an_open_ticket_reads_back_with_the_job_verbatim() {
         let history = History { retries: 2, ..History::begin(NOW) };
         for id in ["7654321", "\"8f14e45f-ceea\"", "98765432109876543210"] {
-            let message = ticket(&job(), &history, &task_id(id), NOW);
+            let message = ticket(&job(), &history, Task { polls: 7, ..task(&task_id(id)) }, None);
             assert_eq!(message.body, job().message().body);
-            let Ok(Kept::Open { job: read, history: past, task_id, accepted_at }) = read(message, NOW) else {
+            let Ok(Kept::Open { job: read, history: past, task_id, accepted_at, polls, .. }) =
+                read(message, NOW)
+            else {
                 panic!("must be an open ticket")
             };
             assert_eq!(
                 (read.id.as_str(), read.task_type.as_str(), read.deadline),
                 ("gen-1", "SomeTask", job().deadline)
             );
-            assert_eq!((past, accepted_at, task_id.as_json()), (history.clone(), NOW, id));
+            assert_eq!((past, accepted_at, task_id.as_json(), polls), (history.clone(), NOW, id, 7));
         }
+    }
+
+    #[test]
+    fn a_ticket_of_another_version_is_read_with_what_this_one_knows() {
+        let (id, earlier) = (task_id("7"), r#""history""#);
+        let mut message = ticket(&job(), &History::begin(NOW), task(&id), None);
+        let text = message.properties.headers[TICKET_HEADER].as_text().expect("text").to_owned();
+        assert!(!text.contains("polls"), "as earlier versions write it: {text}");
+        let later = text.replace(earlier, &format!(r#""of_a_later_version":1,{earlier}"#));
+        message.properties.headers.insert(TICKET_HEADER.to_owned(), later.into());
+        assert!(matches!(read(message, NOW), Ok(Kept::Open { polls: 0, .. })));
     }
 
     #[test]
     fn a_ticket_keeps_the_class_of_its_task_and_one_without_it_is_read_too() {
         let classed = Job { kind: Some("SomeTask/alibaba".into()), ..job() };
         for (job, kind) in [(classed, "SomeTask/alibaba"), (job(), "SomeTask")] {
-            let message = ticket(&job, &History::begin(NOW), &task_id("7"), NOW);
+            let message = ticket(&job, &History::begin(NOW), task(&task_id("7")), None);
             let Ok(Kept::Open { job: read, .. }) = read(message, NOW) else {
                 panic!("must be an open ticket")
             };
             assert_eq!((read.kind(), read.kind.is_some()), (kind, kind != "SomeTask"));
+        }
+    }
+
+    #[test]
+    fn a_ticket_keeps_its_callback_and_one_of_an_earlier_version_has_none() {
+        let callback = Some(CallbackToken::new(7));
+        for kept in [callback, None] {
+            let message = ticket(&job(), &History::begin(NOW), task(&task_id("7")), kept);
+            let text = message.properties.headers[TICKET_HEADER].as_text().unwrap().to_owned();
+            assert_eq!(text.contains("callback"), kept.is_some(), "earlier versions wrote none");
+            let Ok(Kept::Open { callback, .. }) = read(message, NOW) else {
+                panic!("must be an open ticket")
+            };
+            assert_eq!(callback, kept);
         }
     }
 
@@ -309,7 +363,7 @@ mod tests {
     #[test]
     fn a_ticket_taken_on_does_not_pile_up_headers() {
         let Ok(Kept::Open { job, history, .. }) =
-            read(ticket(&job(), &History::begin(NOW), &task_id("7"), NOW), NOW)
+            read(ticket(&job(), &History::begin(NOW), task(&task_id("7")), None), NOW)
         else {
             panic!("must be an open ticket")
         };
@@ -351,7 +405,7 @@ mod tests {
 
     #[test]
     fn what_is_no_ticket_is_given_back_with_its_reason() {
-        let mut broken = ticket(&job(), &History::begin(NOW), &task_id("7"), NOW);
+        let mut broken = ticket(&job(), &History::begin(NOW), task(&task_id("7")), None);
         broken.properties.headers.insert(TICKET_HEADER.to_owned(), "{\"job_id\":1}".into());
         for message in [job().message(), broken] {
             let refused = read(message.clone(), NOW).expect_err("must be refused");

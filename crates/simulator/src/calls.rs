@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::account::{self, CallTimes, Offence};
+use super::callback::{Callback, PlannedCallback};
 use super::kinds::render;
-use super::script::{Script, Step, step_at};
+use super::script::{CallbackStep, Script, Step, step_at};
 use super::state::State;
 use super::tasks::{Acceptance, Task, TaskId};
 use super::wire::{CreateCall, PollCall, Submission};
 use super::wire::{Endpoint, Reply};
+use tokio::time::Instant;
 
 const CREATE: Endpoint = Endpoint::CreateTask;
 
@@ -22,7 +24,7 @@ impl State {
             return refused;
         }
         match call.task {
-            Ok(task) => self.submit(task, at),
+            Ok(task) => self.submit(task, call.callback_url, at),
             Err(refusal) => self.error(CREATE, refusal.code, &refusal.description),
         }
     }
@@ -38,7 +40,12 @@ impl State {
         self.bans.bans_proxy(proxy).then_some(Offence::BannedProxy)
     }
 
-    fn submit(&mut self, mut task: Submission, at: CallTimes) -> Reply {
+    fn submit(&mut self, mut task: Submission, callback_url: Option<String>, at: CallTimes) -> Reply {
+        if callback_url.as_deref().is_some_and(|url| self.cannot_call(url, at.arrived)) {
+            self.stats.callbacks.refused += 1;
+            let text = "the callback's host cannot be reached";
+            return self.error(CREATE, "ERROR_SERVICE_NOT_AVAILABLE", text);
+        }
         if self.tasks.is_full() || !self.types[task.kind].slots.are_free(at.arrived) {
             return self.error(
                 CREATE,
@@ -53,13 +60,13 @@ impl State {
         let step = script.as_ref().map_or(&Step::Ok, |script| step_at(&script.create, turn));
         self.count_fault(step);
         match step {
-            Step::Ok => self.accept(&task, script.clone(), at),
+            Step::Ok => self.accept(&task, script.clone(), callback_url, at),
             Step::AcceptedThenCut => {
-                self.accept(&task, script.clone(), at);
+                self.accept(&task, script.clone(), callback_url, at);
                 Reply::Cut
             }
             Step::AcceptedThenHang => {
-                self.accept(&task, script.clone(), at);
+                self.accept(&task, script.clone(), callback_url, at);
                 Reply::Hang
             }
             Step::Code(code) => self.scripted_error(CREATE, code, task.proxy),
@@ -67,7 +74,13 @@ impl State {
         }
     }
 
-    fn accept(&mut self, task: &Submission, script: Option<Arc<Script>>, at: CallTimes) -> Reply {
+    fn accept(
+        &mut self,
+        task: &Submission,
+        script: Option<Arc<Script>>,
+        callback_url: Option<String>,
+        at: CallTimes,
+    ) -> Reply {
         let of_type = &mut self.types[task.kind];
         let scripted = script.as_ref().and_then(|script| script.solve_ms);
         let solve =
@@ -78,8 +91,38 @@ impl State {
         self.count_acceptance(task.digest);
         let mut kept = Task::new(task.kind, task.answer, ready_at);
         kept.proxy = task.proxy;
+        let step = script.as_ref().map(|script| script.callback).unwrap_or_default();
         kept.script = script;
-        Reply::accepted(self.tasks.add(kept, at.arrived, &mut self.rng))
+        let id = self.tasks.add(kept, at.arrived, &mut self.rng);
+        if let Some(url) = callback_url {
+            self.plan_callback(url, step, (task, id), ready_at);
+        }
+        Reply::accepted(id)
+    }
+
+    /// The body lacks the id of every second task.
+    fn plan_callback(
+        &mut self,
+        url: String,
+        step: CallbackStep,
+        (task, id): (&Submission, TaskId),
+        ready_at: Instant,
+    ) {
+        let with_id = self.stats.callbacks.asked.is_multiple_of(2);
+        self.stats.callbacks.asked += 1;
+        let last = self.last_callback.replace(url.clone());
+        let (times, late_ms) = match step {
+            CallbackStep::Never => return,
+            CallbackStep::Once | CallbackStep::WrongTask => (1, 0),
+            CallbackStep::Twice => (2, 0),
+            CallbackStep::Late(late) => (1, late.late_ms),
+        };
+        let url = last.filter(|_| step == CallbackStep::WrongTask).unwrap_or(url);
+        let id = if with_id { format!("\"taskId\":{id},") } else { String::new() };
+        let solution = render(task.kind, task.answer);
+        let body = format!("{{{id}\"errorId\":0,\"status\":\"ready\",\"solution\":{solution}}}");
+        let due = ready_at + Duration::from_millis(late_ms.into());
+        self.planned = Some(PlannedCallback { due, callback: Callback { url, body: body.into() }, times });
     }
 
     fn count_acceptance(&mut self, digest: u64) {

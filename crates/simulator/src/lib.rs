@@ -25,6 +25,7 @@
 //! ```
 
 mod account;
+mod callback;
 mod calls;
 mod control;
 mod distribution;
@@ -38,17 +39,19 @@ mod tasks;
 mod wire;
 
 use parking_lot::{Mutex, MutexGuard};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use tokio::time::Instant;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep_until};
 
 pub use account::BanRule;
+pub use callback::Callback;
 pub use control::{Control, ControlError, Flash, Outage, Storm, Target};
 pub use distribution::Distribution;
-pub use script::{HttpStep, Rule, Script, Step, When};
+pub use script::{CallbackStep, HttpStep, LateCallback, Rule, Script, Step, When};
 pub use server::Server;
 pub use settings::{ScenarioError, SimulatorConfig, TypeConfig};
-pub use stats::{Calls, LateCalls, Stats};
+pub use stats::{Callbacks, Calls, LateCalls, Stats};
 pub use tasks::TaskIds;
 pub use wire::{Reply, expected_solution};
 
@@ -58,8 +61,12 @@ use state::State;
 #[derive(Clone)]
 pub struct Simulator {
     state: Arc<Mutex<State>>,
+    sender: Arc<OnceLock<CallbackSender>>,
     script_in_task: bool,
 }
+
+/// Sends one callback; returns whether it arrived.
+pub type CallbackSender = Box<dyn Fn(Callback) -> BoxFuture<'static, bool> + Send + Sync>;
 
 impl std::fmt::Debug for Simulator {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -75,7 +82,31 @@ impl Simulator {
     pub fn new(config: SimulatorConfig) -> Result<Self, ScenarioError> {
         config.check()?;
         let script_in_task = config.script_in_task;
-        Ok(Self { state: Arc::new(Mutex::new(State::new(config, Instant::now()))), script_in_task })
+        let state = Arc::new(Mutex::new(State::new(config, Instant::now())));
+        Ok(Self { state, sender: Arc::default(), script_in_task })
+    }
+
+    /// Who sends the callbacks of the tasks that are accepted from now on; the first who is set stays.
+    /// Without anybody none is sent, and [`Server::run`] sets one that sends them over HTTP.
+    pub fn on_callback(&self, sender: CallbackSender) {
+        drop(self.sender.set(sender));
+    }
+
+    /// Sends a callback in its time, in the background.
+    fn plan(&self, planned: callback::PlannedCallback) {
+        if self.sender.get().is_none() {
+            return;
+        }
+        let simulator = self.clone();
+        tokio::spawn(async move {
+            sleep_until(planned.due).await;
+            let Some(sender) = simulator.sender.get() else { return };
+            for _ in 0..planned.times {
+                simulator.lock().stats.callbacks.sent += 1;
+                let arrived = sender(planned.callback.clone()).await;
+                simulator.lock().callback_ended(&planned.callback.url, arrived, Instant::now());
+            }
+        });
     }
 
     /// One call as the API would see it, answered after the simulated latency. `path` is the
@@ -120,7 +151,13 @@ impl Simulator {
     ) -> (Reply, Instant) {
         let mut state = self.lock();
         let at = state.arrive(now);
-        (act(&mut state, at), at.answered)
+        let reply = act(&mut state, at);
+        let planned = state.planned.take();
+        drop(state);
+        if let Some(planned) = planned {
+            self.plan(planned);
+        }
+        (reply, at.answered)
     }
 
     /// What has been seen so far.

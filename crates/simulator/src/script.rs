@@ -88,6 +88,38 @@ pub struct Script {
     /// default.
     #[serde(default)]
     pub submissions: Option<u32>,
+    /// What becomes of the task's callback, where one is asked for; once by default.
+    #[serde(default)]
+    pub callback: CallbackStep,
+}
+
+/// What becomes of a task's callback.
+///
+/// In TOML and JSON a lower-case word, or a table `{ late_ms = 3000 }`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallbackStep {
+    /// Sent once, when the task is ready.
+    #[default]
+    Once,
+    /// Sent twice, one after the other.
+    Twice,
+    /// Not sent.
+    Never,
+    /// Sent to the address of the callback that was asked for last before it, or of its own where
+    /// it is the first.
+    WrongTask,
+    /// Sent once, so many ms after the task is ready.
+    #[serde(untagged)]
+    Late(LateCallback),
+}
+
+/// A callback that comes late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LateCallback {
+    /// So many ms after the task is ready.
+    pub late_ms: u32,
 }
 
 /// A scenario's rule: a script for every task that `when` fits. The first rule that fits wins.
@@ -109,6 +141,9 @@ pub struct Rule {
     /// As [`Script::submissions`].
     #[serde(default)]
     pub submissions: Option<u32>,
+    /// As [`Script::callback`].
+    #[serde(default)]
+    pub callback: CallbackStep,
 }
 
 /// Which tasks a rule fits; both conditions must hold.
@@ -209,6 +244,7 @@ impl Rule {
             result: self.result.clone(),
             solve_ms: self.solve_ms,
             submissions: self.submissions,
+            callback: self.callback,
         }
     }
 }

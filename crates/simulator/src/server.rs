@@ -16,6 +16,7 @@ use futures_util::stream::{self, StreamExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::callback::send;
 use super::control::Control;
 use super::wire::{JSON, Reply};
 use super::{Simulator, Stats};
@@ -62,6 +63,7 @@ impl Server {
     /// # Errors
     /// The listener failed.
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
+        self.simulator.on_callback(Box::new(|callback| Box::pin(async move { send(&callback).await })));
         let app = router(App { simulator: self.simulator, shutdown: shutdown.clone() });
         // Answers are one small write each, which Nagle's algorithm would hold back. A socket that
         // refuses the option still works.

@@ -1,6 +1,7 @@
 //! The API's state: one call at a time, at one instant, to one reply. No clock is read and nothing
 //! is awaited here.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use super::account::{self, BanLedger, CallTimes, Funds, Keys, Offence, RefusalStreak};
+use super::callback::PlannedCallback;
 use super::control::Outages;
 use super::control::{Control, ControlError, Storm};
 use super::distribution::Distribution;
@@ -53,7 +55,20 @@ pub(super) struct State {
     refusals: Refusals,
     storm: Option<(Storm, Instant)>,
     outages: Outages,
+    /// The callback of the task that has just been accepted.
+    pub(super) planned: Option<PlannedCallback>,
+    /// The address that a callback was asked for last.
+    pub(super) last_callback: Option<String>,
+    /// Every callback's host counts as one that cannot be reached.
+    refuse_callbacks: bool,
+    /// Hosts that could not be reached, and until when createTask is refused for it.
+    unreachable: HashMap<String, Instant>,
 }
+
+/// How long createTask is refused for a host that could not be reached. [assumed]
+const UNREACHABLE_FOR: Duration = Duration::from_secs(60);
+/// Most such hosts that are remembered.
+const MAX_UNREACHABLE: usize = 1_000;
 
 impl State {
     /// From settings already checked.
@@ -78,6 +93,10 @@ impl State {
             refusals: Refusals::default(),
             storm: None,
             outages: Outages::planned(config.outages, now),
+            planned: None,
+            last_callback: None,
+            refuse_callbacks: false,
+            unreachable: HashMap::new(),
         }
     }
 
@@ -231,6 +250,10 @@ impl State {
         if let Some(flash) = &control.flash {
             self.outages.flash(flash.clone());
         }
+        if let Some(refuse) = control.refuse_callbacks {
+            self.refuse_callbacks = refuse;
+            self.unreachable.clear();
+        }
         if control.forget_tasks {
             let (forgotten, unended) = self.tasks.forget_all();
             self.stats.forgotten_tasks += forgotten;
@@ -238,6 +261,22 @@ impl State {
             self.stats.tasks_open -= unended;
         }
         Ok(())
+    }
+
+    /// Whether createTask is refused for the sake of a callback's host.
+    pub(super) fn cannot_call(&mut self, url: &str, now: Instant) -> bool {
+        self.unreachable.retain(|_, until| now < *until);
+        self.refuse_callbacks || self.unreachable.contains_key(host_of(url))
+    }
+
+    /// A callback was sent, and arrived or not.
+    pub(super) fn callback_ended(&mut self, url: &str, arrived: bool, now: Instant) {
+        if !arrived {
+            self.stats.callbacks.failed += 1;
+            if self.unreachable.len() < MAX_UNREACHABLE {
+                self.unreachable.insert(host_of(url).to_owned(), now + UNREACHABLE_FOR);
+            }
+        }
     }
 
     pub(super) fn set_key_valid(&mut self, valid: bool) {
@@ -282,6 +321,12 @@ impl When {
         self.kind.as_deref().is_none_or(|wanted| wanted == kind)
             && self.share.is_none_or(|share| super::kinds::fraction(digest, salt) < share)
     }
+}
+
+/// An address without its path.
+fn host_of(url: &str) -> &str {
+    let path = url.match_indices('/').nth(2).map_or(url.len(), |(at, _)| at);
+    &url[..path]
 }
 
 fn type_states(config: &SimulatorConfig) -> Vec<TypeState> {

@@ -48,6 +48,8 @@ pub struct Stats {
     pub storm_calls: u64,
     /// Calls answered by an outage or a flash.
     pub outage_calls: u64,
+    /// Callbacks.
+    pub callbacks: Callbacks,
     /// What was paid for tasks, in the account's currency.
     pub paid: f64,
     /// What is left, in the account's currency.
@@ -86,6 +88,20 @@ pub struct Calls {
     pub get_balance: u64,
     /// Any other path.
     pub other: u64,
+}
+
+/// Callbacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Callbacks {
+    /// Accepted tasks that asked for one.
+    pub asked: u64,
+    /// Sent, repeated ones included.
+    pub sent: u64,
+    /// Of those sent, the ones that nobody answered within 2 s.
+    pub failed: u64,
+    /// createTask refused because the callback's host cannot be reached.
+    pub refused: u64,
 }
 
 /// Late calls by what the caller knew.

@@ -32,6 +32,7 @@ pub(super) struct Refusal {
 pub(super) struct CreateCall {
     pub(super) key: Option<String>,
     pub(super) task: Result<Submission, Refusal>,
+    pub(super) callback_url: Option<String>,
 }
 
 /// A task that has what its type needs.
@@ -63,6 +64,8 @@ struct Envelope<'a> {
     task: Option<&'a RawValue>,
     #[serde(borrow, rename = "taskId")]
     task_id: Option<&'a RawValue>,
+    #[serde(borrow, rename = "callbackUrl")]
+    callback_url: Option<&'a RawValue>,
 }
 
 /// Fields are kept raw, so that one of a wrong JSON type is a property missing and not a body that
@@ -75,13 +78,14 @@ pub(super) fn read_create(body: &[u8], scripts: bool) -> CreateCall {
         return CreateCall {
             key: None,
             task: Err(refusal("ERROR_TASK_ABSENT", "the body is not a JSON object")),
+            callback_url: None,
         };
     };
     let task = match envelope.task {
         Some(task) => read_task(task.get().as_bytes(), scripts),
         None => Err(refusal("ERROR_TASK_ABSENT", "the field task is absent")),
     };
-    CreateCall { key: envelope.key.and_then(text), task }
+    CreateCall { key: envelope.key.and_then(text), task, callback_url: envelope.callback_url.and_then(text) }
 }
 
 /// Reads getTaskResult.

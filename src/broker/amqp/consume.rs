@@ -296,8 +296,8 @@ impl ConsumeOwner {
             return;
         };
         self.settler.delivered(from.delivery_tag);
-        // There is room, since this task alone sends and has just reserved it. A consumer dropped
-        // meanwhile drops the receipt, which sends the message back to its queue.
+        // There is room, since this task alone sends and has just reserved it, other than at a
+        // cancel. Where there is none, or nobody, the receipt sends the message back to its queue.
         let _ = deliveries.try_send(delivery(from, self.receipts.clone()));
     }
 
@@ -339,13 +339,14 @@ impl ConsumeOwner {
         Ok(())
     }
 
-    /// Stops deliveries. What lapin holds but nobody has seen yet goes back at once.
+    /// Stops deliveries. What lapin holds but nobody has seen yet is handed out as far as there is
+    /// room, and the rest goes back at once.
     async fn cancel(&mut self) {
-        self.deliveries = None;
         self.cancel_at_broker().await;
         while let Some(Some(Ok(unseen))) = self.stream.next().now_or_never() {
-            drop(delivery(unseen, self.receipts.clone()));
+            self.forward(unseen);
         }
+        self.deliveries = None;
     }
 
     async fn cancel_at_broker(&mut self) {

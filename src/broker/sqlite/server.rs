@@ -336,12 +336,12 @@ async fn serve_consumer(
                 None => return Ok(()),
                 Some((_, ConsumerCall::Forget)) => {
                     // Before what it has delivered goes back, or it would be given that again.
-                    consumer.cancel().await;
+                    drop(consumer.cancel().await);
                     forget(&receipts, id);
                     return Ok(());
                 }
                 Some((n, ConsumerCall::Cancel)) => {
-                    consumer.cancel().await;
+                    drop(consumer.cancel().await);
                     out.answer(n, Ok(Answer::Done)).await?;
                 }
                 Some((n, ConsumerCall::Flush)) => {

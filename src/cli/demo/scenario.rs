@@ -108,6 +108,7 @@ impl Environment {
             },
             guard: guard::Rules::default(),
             egress: Egress::Shared,
+            callbacks: None,
             operators: Vec::new(),
             deadlines: Reach { quantile: 0.0, least_answers: 1 },
             drain_timeout: CALL_TIMEOUT * 2,

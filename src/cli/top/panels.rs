@@ -42,11 +42,16 @@ pub(in crate::cli) fn guard<'a>(guard: &Guard, now: Timestamp, tones: &Tones) ->
     lines
 }
 
-/// What stands still beside the account: types without slots, and outcomes without a queue.
+/// What stands still beside the account: types without slots, callbacks that are off, and outcomes
+/// without a queue.
 pub(super) fn stuck<'a>(fleet: &Overview, tones: &Tones) -> Vec<Line<'a>> {
     let mut lines = Vec::new();
     if !fleet.shut_types.is_empty() {
         lines.push(Line::styled(format!("No slots {}", fleet.shut_types.join(", ")), tones.wary));
+    }
+    if let Some(callbacks) = &fleet.callbacks {
+        let tone = if callbacks == "on" { tones.dim } else { tones.wary };
+        lines.push(Line::styled(format!("Callback {callbacks}"), tone));
     }
     if let Some(unrouted) = fleet.backlog.as_ref().map(|backlog| backlog.unrouted).filter(|count| *count > 0)
     {

@@ -13,14 +13,12 @@ use super::ops::{OpsServers, OpsStatus};
 use crate::broker::topology::{Names, RETRY_DELAYS};
 use crate::broker::{Broker, BrokerError, Session};
 use crate::cli::CommandError;
-use crate::clock::{Clock, Rng};
+use crate::clock::{Clock, Reconnect, Rng};
 use crate::domain::class::Class;
 use crate::domain::sanitize::shown;
 use crate::fleet::{Client, Depths, Heartbeat, Survey};
 use crate::overview::{FleetFacts, Overview, RateTracker};
 
-/// First and longest wait before the broker is tried again.
-const RECONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// Replicas answer within milliseconds; this long for those that do not.
 const PATIENCE: Duration = Duration::from_millis(2_500);
 /// The queues are looked at no more often: each is a call of its own.
@@ -103,7 +101,7 @@ pub(in crate::cli) struct Poller {
     ops: OpsServers,
     began: Instant,
     tracker: RateTracker,
-    failures: u32,
+    reconnect: Reconnect,
     try_again_at: Instant,
     error: Option<BrokerError>,
 }
@@ -117,7 +115,7 @@ impl Poller {
             ops,
             began: now,
             tracker: RateTracker::default(),
-            failures: 0,
+            reconnect: Reconnect::default(),
             try_again_at: now,
             error: None,
         })
@@ -164,7 +162,8 @@ impl Poller {
             .unwrap_or_else(|_| Err(BrokerError::Lost(format!("no answer within {} s", LONGEST.as_secs()))));
         match seen {
             Ok(()) => {
-                (self.failures, self.error) = (0, None);
+                self.reconnect.reset();
+                self.error = None;
                 PollResult { fleet: self.overview(), told_by: None, broker: None, ops }
             }
             Err(error) => {
@@ -199,9 +198,7 @@ impl Poller {
 
     fn lost(&mut self, error: BrokerError) {
         (self.source.client, self.source.depths, self.tracker) = (None, None, RateTracker::default());
-        let wait = RECONNECT.0.saturating_mul(2_u32.saturating_pow(self.failures.min(8))).min(RECONNECT.1);
-        self.failures = self.failures.saturating_add(1);
-        self.try_again_at = Instant::now() + wait;
+        self.try_again_at = Instant::now() + self.reconnect.wait(Rng::Thread.jitter());
         self.error = Some(error);
     }
 

@@ -77,7 +77,7 @@ async fn a_peer_that_accepts_and_says_nothing_is_given_up_in_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_stops_in_order_ends_the_session_and_takes_the_next_one_when_it_is_back() {
-    let mut node = RabbitNode::start().await;
+    let node = RabbitNode::start().await;
     let session = node.session().await;
     node.stop_app();
     let reason = within("the session's end", session.closed()).await;

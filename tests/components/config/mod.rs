@@ -207,6 +207,27 @@ fn lists_flags_and_numbers_can_come_from_the_environment() {
 }
 
 #[test]
+fn callbacks_need_an_address_for_the_api_and_one_to_listen_on() {
+    assert!(Place::new(&[]).good().settings.callback.is_none());
+    let (url, listen) = (("CALLBACK__PUBLIC_URL", "https://cb.test"), ("CALLBACK__LISTEN", "0.0.0.0:8190"));
+    let place = |set: &[(&str, &str)]| {
+        set.iter().fold(Place::new(&[]), |place, (name, value)| place.env(name, value))
+    };
+    let both = place(&[url, listen]).good().settings.callback.expect("on");
+    assert_eq!((&*both.public_url, both.listen.port()), ("https://cb.test", 8190));
+    for (set, missing) in [(url, "callback.listen"), (listen, "callback.public_url")] {
+        let faults = place(&[set]).faults();
+        assert_eq!(faults.len(), 1, "{faults:#?}");
+        assert!(
+            faults[0].starts_with(missing) && faults[0].contains("is empty while callback."),
+            "{faults:#?}"
+        );
+    }
+    let secret = place(&[("CALLBACK__PUBLIC_URL", "https://u:pl4nted@cb.test"), listen]).faults();
+    assert!(secret.len() == 1 && !secret[0].contains("pl4nted"), "{secret:#?}");
+}
+
+#[test]
 fn other_variables_are_nobodys_business() {
     let mut place = Place::new(&[]);
     for name in ["CAPTCHA_WORKER_TEST", "CAPTCHA_WORKER", "PATH"] {

@@ -2,6 +2,7 @@
 
 mod account;
 mod bans;
+mod callbacks;
 mod http;
 mod lost;
 mod outages;

@@ -2,6 +2,7 @@
 
 mod account;
 mod bad_days;
+mod callbacks;
 mod fleet;
 mod handover;
 mod money;

@@ -20,7 +20,7 @@ use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::poll_schedule::{PollSchedule, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::domain::time::Timestamp;
-use captcha_worker::fleet::{Client, Egress};
+use captcha_worker::fleet::{CallbackAddress, Client, Egress};
 use captcha_worker::linger::Linger;
 use captcha_worker::simulator::{Simulator, SimulatorConfig};
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
@@ -72,6 +72,8 @@ pub(crate) struct Scene {
     pub(crate) limits: Limits,
     pub(crate) guard: guard::Rules,
     pub(crate) egress: Egress,
+    /// The address that replicas have the API call; none by default.
+    pub(crate) callbacks: Option<&'static str>,
     pub(crate) deadlines: Reach,
     pub(crate) without_balance: Arc<AtomicBool>,
     started: AtomicUsize,
@@ -107,8 +109,13 @@ impl Running {
         scene.broker.drop_session(self.session.expect("it was started by `join`"));
     }
 
-    pub(crate) async fn drain(self) -> Drained {
+    /// Asks it to leave.
+    pub(crate) fn leave(&self) {
         self.drain.cancel();
+    }
+
+    pub(crate) async fn drain(self) -> Drained {
+        self.leave();
         within(60, self.handle).await.expect("no panic")
     }
 }
@@ -170,6 +177,7 @@ impl Scene {
             },
             guard: guard::Rules::default(),
             egress: Egress::Shared,
+            callbacks: None,
             deadlines: Reach { quantile: 0.05, least_answers: 50 },
             without_balance: Arc::default(),
             started: AtomicUsize::new(0),
@@ -230,6 +238,9 @@ impl Scene {
             limits: self.limits.clone(),
             guard: self.guard.clone(),
             egress: self.egress,
+            callbacks: self
+                .callbacks
+                .map(|url| CallbackAddress::try_new(url, "replica").expect("an address")),
             operators: Vec::new(),
             deadlines: self.deadlines,
             drain_timeout: Duration::from_secs(45),

@@ -163,9 +163,13 @@ impl FaultyTransport {
         self.while_alive().await;
     }
 
+    pub(super) fn lives(&self) -> bool {
+        !self.dead.load(Ordering::Relaxed)
+    }
+
     /// Returns where the process lives, and never where it does not.
     async fn while_alive(&self) {
-        if self.dead.load(Ordering::Relaxed) {
+        if !self.lives() {
             std::future::pending::<()>().await;
         }
     }

@@ -29,6 +29,8 @@ struct Hand {
     is_ticket: bool,
     /// Of a ticket.
     task: Option<String>,
+    /// A copy of the ticket is stored, for another owner.
+    handed_over: bool,
     /// No other delivery of the job was in the same hands meanwhile, so that what they did is known
     /// to be for this one.
     alone: bool,
@@ -167,12 +169,24 @@ impl Ledger {
         }
         if is_outcome {
             self.ended(&job, key, message, now);
-        } else if let Some(task) = ticket_of(message).and_then(|id| self.tasks.get_mut(&id)) {
-            task.tickets += 1;
-            if task.tickets > 1 {
-                // Published again since its confirm was never heard.
-                self.another_copy(&job);
+        } else if let Some(id) = ticket_of(message).filter(|id| self.tasks.contains_key(id)) {
+            let holds = |hand: &&mut Hand| hand.replica == replica && hand.task.as_ref() == Some(&id);
+            match self.hands.values_mut().find(holds) {
+                // The one in hand is as good as gone, and asked for no more.
+                Some(hand) if !hand.handed_over => hand.handed_over = true,
+                _ => self.another_ticket(&id),
             }
+        }
+    }
+
+    /// A ticket of a task is stored beside those that there are.
+    fn another_ticket(&mut self, id: &str) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        task.tickets += 1;
+        if task.tickets > 1 {
+            // Published again since its confirm was never heard.
+            let job = task.job.clone();
+            self.another_copy(&job);
         }
     }
 
@@ -244,7 +258,8 @@ impl Ledger {
         if let Some(task) = task.as_ref().and_then(|id| self.tasks.get_mut(id)) {
             task.misdated |= clock.abs_diff(task.clock) > CLOCKS_APART;
         }
-        let hand = Hand { replica: replica.to_owned(), job, is_ticket, task, alone, before };
+        let hand =
+            Hand { replica: replica.to_owned(), job, is_ticket, task, handed_over: false, alone, before };
         self.hands.insert(delivery, hand);
         Some(what)
     }
@@ -256,7 +271,8 @@ impl Ledger {
             self.broken.extend(lost);
             return Some(format!("the guard's record {epoch}"));
         }
-        let Hand { replica, job, is_ticket, alone, before, .. } = self.hands.remove(&delivery)?;
+        let Hand { replica, job, is_ticket, task, handed_over, alone, before } =
+            self.hands.remove(&delivery)?;
         let now = *self.steps(&replica, &job)?;
         let what = if is_ticket { "ticket" } else { "job" };
         match how {
@@ -276,6 +292,9 @@ impl Ledger {
             }
             DeliveryEnd::Acked | DeliveryEnd::Rejected => {}
             DeliveryEnd::Requeued | DeliveryEnd::Returned => {
+                if let Some(task) = task.filter(|_| handed_over).and_then(|id| self.tasks.get_mut(&id)) {
+                    task.tickets += 1;
+                }
                 if is_ticket && self.is_disturbed(&replica) {
                     self.taken_back.insert((replica.clone(), job.clone()));
                 }

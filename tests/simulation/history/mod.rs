@@ -5,6 +5,7 @@
 mod account;
 mod answers;
 mod api;
+mod callbacks;
 mod chronicle;
 mod fault;
 mod harness;

@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) losing: f64,
     /// Calls a second of the whole fleet, if bounded.
     pub(crate) calls_per_second: Option<u32>,
+    /// Whether the API is asked for callbacks.
+    pub(crate) callbacks: bool,
     /// Resubmissions of an unsolved job that the settings allow.
     pub(crate) max_resubmissions: u32,
     /// What comes in.
@@ -106,6 +108,7 @@ impl Plan {
             timeout,
             losing,
             calls_per_second: rng.random_bool(0.2).then(|| rng.random_range(5..60)),
+            callbacks: seed.is_multiple_of(3),
             max_resubmissions: rng.random_range(0..=2),
             jobs,
             faults,

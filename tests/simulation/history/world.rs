@@ -18,7 +18,7 @@ use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::poll_schedule::PollSchedules;
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::domain::time::Timestamp;
-use captcha_worker::fleet::{Client, Egress, Order};
+use captcha_worker::fleet::{CallbackAddress, Client, Egress, Order};
 use captcha_worker::linger::Linger;
 use captcha_worker::simulator::{Control, Simulator, SimulatorConfig};
 use captcha_worker::solver::Solver;
@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::api::FaultyTransport;
+use super::callbacks::CallbackNetwork;
 use super::chronicle::Chronicle;
 use super::ledger::Ledger;
 use super::plan::{CAPACITY_TIMEOUT, Plan, PlannedJob, TRANSIENT_TIMEOUT, UNKNOWN_TIMEOUT};
@@ -69,6 +70,7 @@ pub(crate) struct World {
     pub(crate) books: Books,
     pub(crate) snares: Snares,
     pub(crate) chronicle: Chronicle,
+    callbacks: CallbackNetwork,
     pub(crate) places: Vec<Option<Replica>>,
     /// Of the places' machines, with how far off each is while nobody sets it.
     clocks: Vec<(Clock, i64)>,
@@ -95,9 +97,11 @@ impl World {
             let epoch = Timestamp::from_millis(EPOCH.as_millis() + skew);
             (Clock::runtime_since(epoch, chronicle.began()), *skew)
         };
+        let simulator = Simulator::new(config).expect("a sound scenario");
         let world = Self {
             clocks: plan.skews.iter().map(clock).collect(),
-            simulator: Simulator::new(config).expect("a sound scenario"),
+            callbacks: CallbackNetwork::of(&simulator, plan.seed, chronicle.clone()),
+            simulator,
             weather: Weather::new(StdRng::seed_from_u64(plan.seed ^ 0x00F0_0D5E), plan.losing),
             places: plan.skews.iter().map(|_| None).collect(),
             started: vec![0; plan.skews.len()],
@@ -133,6 +137,7 @@ impl World {
             view: OnceLock::new(),
             dead: AtomicBool::new(false),
         });
+        self.callbacks.add(&transport);
         let worker = Worker::new(self.options(plan, place, &name, &transport));
         let (view, drain) = (worker.view(), CancellationToken::new());
         // Its first and only setting.
@@ -179,6 +184,9 @@ impl World {
             },
             guard: guard::Rules::default(),
             egress: Egress::Shared,
+            callbacks: plan
+                .callbacks
+                .then(|| CallbackAddress::try_new("https://callbacks.test", name).expect("an address")),
             operators: Vec::new(),
             deadlines: Reach { quantile: 0.05, least_answers: 50 },
             drain_timeout: DRAIN,

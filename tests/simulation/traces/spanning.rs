@@ -36,22 +36,25 @@ async fn one_trace_spans_publisher_a_replica_that_submits_another_that_polls_and
     let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
     let job = jobs::image("one", &json!({"solve_ms": 6_000}));
     lane.publish("one", job, &[("traceparent", &traceparent), ("tracestate", "shop=1")]).await;
-    simulator.wait_for("a submits it", DRAIN, |stats| stats["accepted_tasks"] == 1).await;
+    simulator.wait_for("a polls it", DRAIN, |stats| stats["calls"]["get_task_result"] == 1).await;
     assert_eq!(a.terminate(DRAIN).await, Some(0));
     // What a had to report went out before it left.
     let submitting =
         collector.wait_for("a's ticket", |span| is_end(span, "a", "process job", "ticket")).await;
+    let leaving =
+        collector.wait_for("a's hand-over", |span| is_end(span, "a", "process ticket", "handed over")).await;
 
     let mut b = start(&lane, &simulator, &collector.url, "b", &[]);
     let arrived = lane.outcome("one").await;
     let solving =
         collector.wait_for("b's outcome", |span| is_end(span, "b", "process ticket", "solved")).await;
     assert_eq!((submitting.trace_id.as_str(), submitting.parent.as_str()), (TRACE, PUBLISHERS));
-    assert_eq!((&*solving.trace_id, &solving.parent), (TRACE, &submitting.span_id));
+    assert_eq!((&*leaving.trace_id, &leaving.parent), (TRACE, &submitting.span_id));
+    assert_eq!((&*solving.trace_id, &solving.parent), (TRACE, &leaving.span_id));
     assert_eq!((&*arrived.trace_id, &arrived.span_id), (TRACE, &solving.span_id));
     assert_eq!((&*arrived.flags, arrived.tracestate.as_deref()), ("01", Some("shop=1")));
     assert_eq!(solving.state, "shop=1");
-    for span in [&submitting, &solving] {
+    for span in [&submitting, &leaving, &solving] {
         assert_eq!((&*span.attributes["captcha.job.id"], span.failed), ("one", false), "{span:?}");
     }
     assert!(solving.events.iter().all(|name| name == "getTaskResult") && !solving.events.is_empty());

@@ -223,7 +223,7 @@ impl Typed {
 
 #[tokio::test]
 async fn in_a_terminal_it_outlives_its_broker_obeys_keys_and_leaves_all_as_it_was() {
-    let mut node = RabbitNode::start().await;
+    let node = RabbitNode::start().await;
     let (amqp, namespace) = (node.url(), fresh_namespace());
     let fleet = Fleet::start(&amqp, &namespace, &["only"]).await;
     fleet.replicas[0].wait_for_line("taking jobs").await;

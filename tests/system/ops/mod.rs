@@ -1,6 +1,7 @@
 //! The ops server beside a worker that is, and is not, ready.
 
 mod browser;
+mod callbacks;
 mod console;
 mod exposition;
 mod metrics;
@@ -20,7 +21,7 @@ use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::poll_schedule::{PollSchedule, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
-use captcha_worker::fleet::Egress;
+use captcha_worker::fleet::{CallbackAddress, Egress};
 use captcha_worker::linger::Linger;
 use captcha_worker::ops::Server;
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
@@ -31,7 +32,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 /// An account with funds, and no word about anything else.
-struct Solvent;
+pub(crate) struct Solvent;
 
 impl Transport for Solvent {
     fn post<'a>(
@@ -45,8 +46,8 @@ impl Transport for Solvent {
     }
 }
 
-fn worker(
-    broker: &MemoryBroker,
+pub(crate) fn worker(
+    broker: Broker,
     key: &str,
     api: Arc<dyn Transport>,
     policy: Policy,
@@ -56,7 +57,7 @@ fn worker(
     let pacing = PollSchedule::try_new(second(1), second(2), second(60)).expect("within the limits");
     Worker::new(WorkerOptions {
         linger: Linger::none(),
-        broker: Broker::Memory(broker.clone()),
+        broker,
         solver: Solver::with_transport(key.into(), api),
         names: Names::new("captcha"),
         declare_topology,
@@ -80,6 +81,7 @@ fn worker(
         },
         guard: guard::Rules::default(),
         egress: Egress::Shared,
+        callbacks: Some(CallbackAddress::try_new("https://callbacks.test", "replica").expect("an address")),
         operators: Vec::new(),
         deadlines: Reach { quantile: 0.0, least_answers: 1 },
         drain_timeout: second(5),
@@ -101,7 +103,7 @@ async fn get(url: &str) -> (u16, Value) {
 async fn a_replica_is_ready_only_while_it_has_a_session() {
     let broker = MemoryBroker::new();
     broker.set_reachable(false);
-    let worker = worker(&broker, "key", Arc::new(Solvent), Policy::default(), true);
+    let worker = worker(Broker::Memory(broker.clone()), "key", Arc::new(Solvent), Policy::default(), true);
     let (view, stop) = (worker.view(), CancellationToken::new());
     let server = Server::bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let base = format!("http://{}", server.local_addr().expect("bound"));

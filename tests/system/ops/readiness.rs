@@ -4,6 +4,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use captcha_worker::broker::Broker;
 use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::ops::Server;
@@ -64,7 +65,8 @@ async fn a_replica_that_leaves_says_so_first() {
 #[tokio::test]
 async fn a_runtime_that_is_stuck_is_seen_from_outside_and_heals_when_it_goes_on() {
     rustls::crypto::ring::default_provider().install_default().ok();
-    let worker = worker(&MemoryBroker::new(), "key", Arc::new(Solvent), Policy::default(), true);
+    let worker =
+        worker(Broker::Memory(MemoryBroker::new()), "key", Arc::new(Solvent), Policy::default(), true);
     let (leave, over) = (CancellationToken::new(), CancellationToken::new());
     let server = Server::bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let url = format!("http://{}/healthz", server.local_addr().expect("bound"));

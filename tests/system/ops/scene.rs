@@ -53,7 +53,7 @@ impl Harness {
         let Self { broker, names, session } = self;
         let policy = Policy::try_new(&["example.com"], &["ScarceTask", "DearTask", "Odd\\", "Odd\\\\"])
             .expect("sound");
-        let worker = worker(&broker, KEY, api, policy, false);
+        let worker = worker(Broker::Memory(broker.clone()), KEY, api, policy, false);
         let (view, leave, over) = (worker.view(), CancellationToken::new(), CancellationToken::new());
         let server = Server::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         let url = format!("http://{}", server.local_addr().expect("bound"));

@@ -22,9 +22,11 @@ use serde_json::value::RawValue;
 
 use super::api_code::Overrides;
 use super::call::{Accepted, CallError, TaskId, TaskState};
+use super::callback::CallbackToken;
 use super::class::Class;
 use super::fault::{
-    ApiSign, Charge, Fault, Stage, charge_of, classify, doubts_account, is_wrong_id, local_code, sign_of,
+    ApiSign, Charge, Fault, Stage, charge_of, classify, doubts_account, is_service_down, is_wrong_id,
+    local_code, sign_of,
 };
 use super::guard::{CanaryEnd, Reason};
 use super::history::{Attempt, Ended, History, MAX_ATTEMPTS};
@@ -101,6 +103,10 @@ pub struct OpenTask {
     pub accepted_at: Timestamp,
     /// Polls used, those of earlier owners as far as they must be assumed.
     pub polls: u32,
+    /// Of the callback that this process awaits, if any.
+    pub callback: Option<CallbackToken>,
+    /// It must come to this process, and polls are made for the case that it does not.
+    relies_on_callback: bool,
     /// How often the API has asked for fewer calls.
     backoff_steps: u32,
     /// The last poll's fault, where it brought no word about the task.
@@ -109,10 +115,12 @@ pub struct OpenTask {
     taken: (Duration, Duration),
     /// For how long nobody could ask for it: the time-out of its type stands still meanwhile.
     unpollable: Duration,
+    /// The steady clock's reading before which nobody may ask for it, this process or another.
+    not_before: Duration,
 }
 
 impl OpenTask {
-    /// A task that is accepted or delivered at this moment, with no polls to be assumed.
+    /// A task that is accepted or delivered at this moment, and was not polled yet.
     #[must_use]
     pub fn new(id: TaskId, accepted_at: Timestamp, now: Timestamp, uptime: Duration) -> Self {
         let taken = (now.since(accepted_at), uptime);
@@ -120,10 +128,13 @@ impl OpenTask {
             id,
             accepted_at,
             polls: 0,
+            callback: None,
+            relies_on_callback: false,
             backoff_steps: 0,
             last_poll_fault: None,
             taken,
             unpollable: Duration::ZERO,
+            not_before: Duration::ZERO,
         }
     }
 
@@ -168,6 +179,8 @@ pub struct JobRun {
     /// How it was delivered.
     pub origin: Origin,
     state: JobState,
+    /// createTask has refused it with a callback: it goes without.
+    callback_refused: bool,
 }
 
 /// What has happened to a job.
@@ -187,11 +200,17 @@ pub enum Event {
         sent_at: Timestamp,
         /// How.
         end: Result<Accepted, CallError>,
+        /// Of the callback that it asked for, if any.
+        callback: Option<CallbackToken>,
         /// It was the one submission that the guard allowed.
         canary: Option<Canary>,
     },
     /// A wait is over.
     Due,
+    /// This replica may poll no more: the ticket is to go to another.
+    PollingStopped,
+    /// A wait for a callback is over, since that has come.
+    CallbackCame,
     /// getTaskResult has ended.
     Answered {
         /// How.
@@ -244,6 +263,9 @@ pub enum Disposition {
     Outcome(Verdict),
     /// The job, to a retry queue.
     Retry(RetryDelay),
+    /// The ticket once more, with its polls, when so much time has passed: whoever gets it may poll
+    /// at once.
+    HandOver(Duration),
     /// Nothing: the delivery returns to its queue, unchanged.
     Requeue,
 }
@@ -255,6 +277,13 @@ pub enum Action {
     Submit,
     /// Wait, then report [`Event::Due`].
     Wait(Duration),
+    /// The same, but no longer than until the task's callback has come.
+    AwaitCallback {
+        /// The callback ends the wait no sooner than this.
+        at_least: Duration,
+        /// The wait without a callback.
+        at_most: Duration,
+    },
     /// Call getTaskResult.
     Poll,
     /// Settle the delivery.
@@ -291,6 +320,8 @@ pub enum Effect {
     },
     /// A submission was refused for the job's own sake: its type works.
     TypeAnswered,
+    /// createTask accepted a job without a callback that it had just refused with one.
+    CallbackRefused,
     /// The canary has shown something.
     CanaryEnded(CanaryEnd),
     /// The API spoke of a task as one that it knows, or called its id wrong.
@@ -351,7 +382,8 @@ impl JobRun {
     /// A job that was admitted.
     #[must_use]
     pub fn of_job(job: Job, history: History) -> Self {
-        Self { job, history, origin: Origin::Job, state: JobState::Received }
+        let (origin, state) = (Origin::Job, JobState::Received);
+        Self { job, history, origin, state, callback_refused: false }
     }
 
     /// A ticket that was delivered.
@@ -361,10 +393,13 @@ impl JobRun {
         history: History,
         task_id: TaskId,
         accepted_at: Timestamp,
+        polls: u32,
+        callback: Option<CallbackToken>,
         at: &DecisionInput<'_>,
     ) -> Self {
         let task = OpenTask::new(task_id, accepted_at, at.now, at.uptime);
-        Self { job, history, origin: Origin::Ticket, state: JobState::Pending(task) }
+        let (origin, state) = (Origin::Ticket, JobState::Pending(OpenTask { polls, callback, ..task }));
+        Self { job, history, origin, state, callback_refused: false }
     }
 
     /// Where it stands.
@@ -382,6 +417,12 @@ impl JobRun {
         }
     }
 
+    /// Whether its next submission may ask for a callback.
+    #[must_use]
+    pub fn may_ask_for_callback(&self) -> bool {
+        !self.callback_refused
+    }
+
     /// By what its message is known when it is delivered again.
     #[must_use]
     pub fn identity(&self) -> MessageHash {
@@ -394,8 +435,8 @@ impl JobRun {
         match (std::mem::replace(&mut self.state, Received), event) {
             (Received, Event::Taken) => self.before_submission(at),
             (Submitting, Event::DeadlinePassed) => Step::fail(self.late(Stage::Admission)),
-            (Submitting, Event::Submitted { sent_at, end, canary }) => {
-                self.after_submission(sent_at, end, canary, at)
+            (Submitting, Event::Submitted { sent_at, end, callback, canary }) => {
+                self.after_submission(sent_at, end, callback, canary, at)
             }
             (Submitting, Event::SubmissionBlocked { by_guard }) => self.put_back(by_guard),
             (Submitting, Event::Refused(fault)) => Step::fail(fault),
@@ -403,6 +444,11 @@ impl JobRun {
             (Submitting, Event::TypeFailing) => self.type_failing(at),
             (Pending(task), Event::TicketTaken { redelivered }) => self.ticket_taken(task, redelivered, at),
             (Pending(task), Event::Due) => self.poll_due(task, at),
+            (Pending(task), Event::PollingStopped) => self.hand_over(task, at),
+            // Whatever the poll shows, the ordinary schedule goes on: there is no second callback.
+            (Pending(task), Event::CallbackCame) => {
+                self.poll_due(OpenTask { callback: None, relies_on_callback: false, ..task }, at)
+            }
             (Pending(mut task), Event::Answered { end, late_by }) => {
                 task.unpollable = task.unpollable.saturating_add(late_by);
                 self.after_poll(task, end, at)
@@ -436,18 +482,28 @@ impl JobRun {
         &mut self,
         sent_at: Timestamp,
         end: Result<Accepted, CallError>,
+        callback: Option<CallbackToken>,
         canary: Option<Canary>,
         at: &DecisionInput<'_>,
     ) -> Step {
         let error = match end {
             Ok(accepted) => {
                 let task = OpenTask::new(accepted.task_id, sent_at, at.now, at.uptime);
-                self.state = JobState::Pending(task);
+                self.state = JobState::Pending(OpenTask { callback, ..task });
                 let mut effects = vec![Effect::Api(ApiSign::Answers, String::new()), Effect::TypeAccepted];
                 if canary.is_some_and(|canary| !canary.awaits_known_id) {
                     effects.push(Effect::CanaryEnded(CanaryEnd::Passed));
                 }
+                if self.callback_refused && callback.is_none() {
+                    effects.push(Effect::CallbackRefused);
+                }
                 return Step { action: Action::Finish(Disposition::Ticket), effects };
+            }
+            // The API answers so when it cannot reach the callback's host, too. Nothing is paid, so
+            // the same job without a callback shows at once which it was, and pays no retry for it.
+            Err(error) if callback.is_some() && is_service_down(&error) => {
+                self.callback_refused = true;
+                return self.submit();
             }
             Err(error) => error,
         };
@@ -592,20 +648,40 @@ impl JobRun {
         let age = task.age(at.uptime);
         let mut wait_at_least = Duration::ZERO;
         if redelivered {
-            task.polls = poll_schedule::assumed_polls(age);
+            task.polls = task.polls.max(poll_schedule::assumed_polls(age));
             // An earlier owner may go on until its lease ends, and the API wants its polls apart
             // from ours.
             wait_at_least = poll_schedule::HANDOVER_WAIT;
         }
+        task.not_before = at.uptime.saturating_add(wait_at_least);
         let pace = at.rules.pacing.of(self.job.kind());
         // For how long earlier owners could poll it is not known here, and until its first poll
         // nobody may. So its age so far does not count against the type's time-out.
         task.unpollable = (age + wait_at_least).saturating_sub(pace.first_delay());
-        let next = pace.first(age, task.polls);
+        // The callback of a ticket that comes again may have gone to an earlier owner. And a deadline
+        // must not pass while a lost callback is awaited.
+        let fallback = pace.callback_fallback();
+        let in_time = self.is_in_time(fallback.saturating_sub(age), at);
+        task.relies_on_callback = task.callback.is_some() && !redelivered && in_time;
+        let next = if task.relies_on_callback {
+            pace.first_with_callback(age, task.polls, fallback)
+        } else {
+            pace.first(age, task.polls)
+        };
         match next {
-            Next::After(wait) => self.wait(task, wait.max(wait_at_least)),
+            Next::After(wait) => self.wait(task, wait.max(wait_at_least), at),
             Next::Over | Next::Gone => self.no_more_polls(task, next, at),
         }
+    }
+
+    /// An earlier version takes a ticket that is not redelivered for one that nobody has polled, and
+    /// polls it at once. So the ticket leaves when that is allowed, instead of saying how long to
+    /// wait. One that may not be polled for longer than that goes back as it came.
+    fn hand_over(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
+        let rest = task.not_before.saturating_sub(at.uptime);
+        self.state = JobState::Pending(task);
+        let in_time = rest <= poll_schedule::SPACING;
+        Action::Finish(if in_time { Disposition::HandOver(rest) } else { Disposition::Requeue }).into()
     }
 
     fn poll_due(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
@@ -693,35 +769,58 @@ impl JobRun {
     /// The task is paid and may still be answered, so its ticket is kept, and asked for again once
     /// the guard allows it.
     fn poll_refused_by_guard(&mut self, task: OpenTask, fault: &Fault, at: &DecisionInput<'_>) -> Step {
-        let pace = at.rules.pacing.of(self.job.kind());
         // That poll said nothing about the task, so the type's time-out does not end it: it is
         // asked for once more, if it is kept so long.
-        let next = pace.after_answer(
-            task.age(at.uptime),
-            Duration::ZERO,
-            task.polls,
-            task.backoff_steps,
-            fault.retry_after,
-            at.jitter,
-        );
-        match next {
-            Next::After(wait) => self.wait(task, wait),
-            Next::Over | Next::Gone => self.no_more_polls(task, next, at),
-        }
+        let task = OpenTask { relies_on_callback: false, ..task };
+        self.ask_within(task, Duration::ZERO, fault.retry_after, at)
     }
 
     fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &DecisionInput<'_>) -> Step {
+        let pursued = task.pursued(at.uptime);
+        self.ask_within(task, pursued, pause, at)
+    }
+
+    fn ask_within(
+        &mut self,
+        mut task: OpenTask,
+        pursued: Duration,
+        pause: Option<Duration>,
+        at: &DecisionInput<'_>,
+    ) -> Step {
         let pace = at.rules.pacing.of(self.job.kind());
-        let (age, pursued) = (task.age(at.uptime), task.pursued(at.uptime));
-        match pace.after_answer(age, pursued, task.polls, task.backoff_steps, pause, at.jitter) {
-            Next::After(wait) => self.wait(task, wait),
+        let (age, slower) = (task.age(at.uptime), task.backoff_steps);
+        match pace.after_answer(age, pursued, task.polls, slower, pause, at.jitter) {
+            Next::After(wait) if pause.is_some() || slower > 0 => {
+                // Neither another owner nor a callback may ask sooner than the API wants to be asked.
+                task.not_before = at.uptime.saturating_add(wait);
+                self.wait(task, wait, at)
+            }
+            Next::After(wait) => {
+                task.not_before = at.uptime.saturating_add(poll_schedule::SPACING);
+                let relies = task.relies_on_callback && task.last_poll_fault.is_none();
+                let wait = match pace.after_answer_with_callback(age, pursued, task.polls, at.jitter) {
+                    Next::After(rarely) if relies && self.is_in_time(rarely, at) => rarely,
+                    _ => wait,
+                };
+                self.wait(task, wait, at)
+            }
             end @ (Next::Over | Next::Gone) => self.no_more_polls(task, end, at),
         }
     }
 
-    fn wait(&mut self, task: OpenTask, wait: Duration) -> Step {
+    /// Whether the deadline comes after this wait.
+    fn is_in_time(&self, wait: Duration, at: &DecisionInput<'_>) -> bool {
+        self.job.deadline.is_none_or(|deadline| at.now.plus(wait) < deadline)
+    }
+
+    fn wait(&mut self, task: OpenTask, at_most: Duration, at: &DecisionInput<'_>) -> Step {
+        let at_least = task.not_before.saturating_sub(at.uptime).min(at_most);
+        let action = match task.callback {
+            Some(_) => Action::AwaitCallback { at_least, at_most },
+            None => Action::Wait(at_most),
+        };
         self.state = JobState::Pending(task);
-        Action::Wait(wait).into()
+        action.into()
     }
 
     /// The polls are over without an answer: in time or number, or because the API has forgotten

@@ -78,7 +78,7 @@ pub struct Task<'a> {
     pub id: &'a TaskId,
     /// When the API accepted it.
     pub accepted_at: Timestamp,
-    /// Polls by this owner.
+    /// Polls. Those of owners that died are assumed, at the most.
     pub polls: u32,
 }
 

@@ -10,7 +10,7 @@ use captcha_worker::domain::history::{
 };
 use captcha_worker::domain::job::{Job, JobBody, MAX_DEPTH, MAX_ID, RejectedMessage};
 use captcha_worker::domain::message::{Message, wire_size};
-use captcha_worker::domain::outcome::{self, Finish, Outcome};
+use captcha_worker::domain::outcome::{self, Finish, Outcome, Task};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::ticket::{self, Kept};
 use captcha_worker::domain::trace::{carry_on, parent};
@@ -164,9 +164,9 @@ fn carries_a_trace(job: &Job, history: &History) {
 fn becomes_a_ticket(job: &Job, history: &History) {
     let id: Box<RawValue> = serde_json::from_str("98765432109876543210").expect("JSON");
     let id = TaskId::from_raw(&id).expect("an id");
-    let message = ticket::ticket(job, history, &id, NOW);
+    let message = ticket::ticket(job, history, Task { id: &id, accepted_at: NOW, polls: 0 }, None);
     is_republished(job, &message);
-    let Ok(Kept::Open { job: again, history: past, task_id, accepted_at }) = ticket::read(message, NOW)
+    let Ok(Kept::Open { job: again, history: past, task_id, accepted_at, .. }) = ticket::read(message, NOW)
     else {
         panic!("a ticket of a worker's own is read")
     };

@@ -6,7 +6,7 @@ use captcha_worker::domain::fault::local_code;
 use captcha_worker::domain::history::{MAX_ATTEMPTS, MAX_PUBLISHERS_HEADERS, publishers_headers};
 use captcha_worker::domain::job::{MAX_ID, RejectedMessage};
 use captcha_worker::domain::message::wire_size;
-use captcha_worker::domain::outcome::{self, Finish};
+use captcha_worker::domain::outcome::{self, Finish, Task};
 use captcha_worker::domain::ticket::{self, Kept, TICKET_HEADER};
 
 use super::letter::DeadLetter;
@@ -47,7 +47,7 @@ pub(crate) fn holds(input: &[u8]) {
 }
 
 fn is_handed_on(kept: &Kept, body: &[u8]) {
-    let Kept::Open { job, history, task_id, accepted_at } = kept else { return };
+    let Kept::Open { job, history, task_id, accepted_at, polls, callback } = kept else { return };
     assert_eq!(job.body.bytes(), body, "the job, byte for byte");
     assert!((1..=MAX_ID).contains(&job.id.len()));
     assert!(job.task_type.len() <= 100, "a type of {} bytes", job.task_type.len());
@@ -61,12 +61,16 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
     // Neither judged by a policy that does not know it, nor panicking over a body that is no job.
     let _ =
         (job.recheck(&admission::policy()), job.task().is_some(), job.metadata().is_some(), job.is_late(NOW));
-    let message = ticket::ticket(job, history, task_id, *accepted_at);
+    let task = Task { id: task_id, accepted_at: *accepted_at, polls: *polls };
+    let message = ticket::ticket(job, history, task, *callback);
     let own = message.properties.headers.get(TICKET_HEADER).and_then(|value| value.as_text());
     assert!(own.is_some_and(|text| text.len() <= 32 * 1024), "the header's text is bounded");
     assert!(wire_size(&publishers_headers(&message.properties.headers)) <= MAX_PUBLISHERS_HEADERS);
     let Ok(again) = ticket::read(message, NOW) else { panic!("what was read is read again") };
-    let (Kept::Open { job: other, history: past, task_id: id, accepted_at: at }, ..) = (again, ()) else {
+    let Kept::Open {
+        job: other, history: past, task_id: id, accepted_at: at, polls: count, callback: token
+    } = again
+    else {
         panic!("an open ticket stays one")
     };
     assert_eq!((&other.id, other.kind(), other.deadline), (&job.id, job.kind(), job.deadline));
@@ -74,5 +78,6 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
         (&other.proxy, other.own_proxy, &other.body.bytes()),
         (&job.proxy, job.own_proxy, &job.body.bytes())
     );
-    assert_eq!((&past, id.as_json(), at), (history, task_id.as_json(), *accepted_at));
+    assert_eq!((&past, id.as_json(), at, count), (history, task_id.as_json(), *accepted_at, *polls));
+    assert_eq!(token, *callback);
 }

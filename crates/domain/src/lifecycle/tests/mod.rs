@@ -74,8 +74,14 @@ impl Scene {
             uptime: self.now.since(START),
             jitter: 0.0,
         };
-        let submits =
-            !matches!(event, Event::Taken | Event::TicketTaken { .. } | Event::Due | Event::Answered { .. });
+        let submits = !matches!(
+            event,
+            Event::Taken
+                | Event::TicketTaken { .. }
+                | Event::Due
+                | Event::CallbackCame
+                | Event::Answered { .. }
+        );
         if submits && *self.case.state() == JobState::Received {
             self.case.advance(Event::Taken, &moment);
         }
@@ -108,7 +114,12 @@ fn answered(end: Result<TaskState, CallError>) -> Event {
 }
 
 fn submitted(end: Result<Accepted, CallError>) -> Event {
-    Event::Submitted { sent_at: START, end, canary: None }
+    Event::Submitted { sent_at: START, end, callback: None, canary: None }
+}
+
+/// The same of a submission that asked for a callback.
+fn with_callback(end: Result<Accepted, CallError>) -> Event {
+    Event::Submitted { sent_at: START, end, callback: Some(CallbackToken::new(7)), canary: None }
 }
 
 fn accepted() -> Event {

@@ -186,3 +186,135 @@ fn a_step_of_the_wall_clock_makes_no_task_older_or_younger() {
     assert!(matches!(step.action, Action::Wait(wait) if wait == secs(2)), "{step:?}");
     assert!(matches!(scene.after(secs(2), Event::Due).action, Action::Poll));
 }
+
+#[test]
+fn a_ticket_is_handed_over_when_its_task_may_be_polled_again() {
+    let handed_over = |step: &Step| match &step.action {
+        Action::Finish(Disposition::HandOver(rest)) => Some(*rest),
+        _ => None,
+    };
+    let mut never_polled = Scene::with_ticket();
+    never_polled.on(Event::TicketTaken { redelivered: false });
+    assert_eq!(handed_over(&never_polled.on(Event::PollingStopped)), Some(Duration::ZERO));
+
+    let polled = || {
+        let mut scene = Scene::with_ticket();
+        scene.after(secs(3), Event::Due);
+        scene
+    };
+    let mut scene = polled();
+    scene.on(answered(Ok(TaskState::Processing)));
+    let step = scene.after(Duration::from_millis(500), Event::PollingStopped);
+    assert_eq!(handed_over(&step), Some(Duration::from_millis(1_500)));
+    assert_eq!(scene.case.task().map(|task| task.polls), Some(1));
+
+    // The API has asked for a pause, and an earlier owner may still poll: only a redelivery says so
+    // to the next owner.
+    let mut paused = polled();
+    paused.on(answered(Err(refusal("ERROR_TOO_MUCH_REQUESTS"))));
+    assert!(matches!(paused.on(Event::PollingStopped).action, Action::Finish(Disposition::Requeue)));
+    let mut redelivered = Scene::with_ticket();
+    redelivered.on(Event::TicketTaken { redelivered: true });
+    assert!(matches!(
+        redelivered.after(secs(4), Event::PollingStopped).action,
+        Action::Finish(Disposition::Requeue)
+    ));
+    assert_eq!(handed_over(&redelivered.after(secs(1), Event::PollingStopped)), Some(secs(2)));
+}
+
+#[test]
+fn a_ticket_that_was_handed_over_counts_on_and_one_that_was_redelivered_counts_the_most() {
+    let with_polls = |polls, redelivered| {
+        let Scene { case, rules, .. } = Scene::plain();
+        let at = DecisionInput { rules: &rules, now: START.plus(secs(20)), uptime: secs(20), jitter: 0.0 };
+        let mut run = JobRun::of_ticket(case.job, case.history, task_id(), START, polls, None, &at);
+        run.advance(Event::TicketTaken { redelivered }, &at);
+        run.task().map(|task| task.polls)
+    };
+    assert_eq!(with_polls(9, false), Some(9));
+    let most = poll_schedule::assumed_polls(secs(20));
+    assert_eq!((with_polls(9, true), with_polls(most + 1, true)), (Some(most), Some(most + 1)));
+}
+
+impl Scene {
+    /// A ticket whose callback is awaited.
+    fn with_callback() -> Self {
+        let mut scene = Self::plain();
+        scene.on(Event::Taken);
+        scene.on(with_callback(Ok(Accepted { task_id: task_id() })));
+        scene.case.origin = Origin::Ticket;
+        scene
+    }
+}
+
+/// The shortest and the longest wait for a callback.
+fn awaited(step: &Step) -> (u64, u64) {
+    let Action::AwaitCallback { at_least, at_most } = step.action else { panic!("{step:?}") };
+    (at_least.as_secs(), at_most.as_secs())
+}
+
+#[test]
+fn the_first_poll_waits_for_the_callback_and_later_ones_keep_the_spacing_whatever_it_says() {
+    let mut scene = Scene::with_callback();
+    // First delay and two intervals.
+    assert_eq!(awaited(&scene.on(Event::TicketTaken { redelivered: false })), (0, 5));
+    let not_yet = scene.after(secs(5), Event::Due);
+    assert!(matches!(not_yet.action, Action::Poll));
+    // A callback ends the wait at the spacing; without one it is half as long as the task is old.
+    scene.on(answered(Ok(TaskState::Processing)));
+    scene.on(Event::Due);
+    assert_eq!(awaited(&scene.after(secs(15), answered(Ok(TaskState::Processing)))), (2, 10));
+    let came = scene.on(Event::CallbackCame);
+    assert!(matches!(came.action, Action::Poll), "{came:?}");
+    let processing = scene.on(answered(Ok(TaskState::Processing)));
+    assert!(
+        matches!(processing.action, Action::Wait(w) if w == secs(2)),
+        "the ordinary schedule: {processing:?}"
+    );
+}
+
+#[test]
+fn a_callback_brings_no_poll_forward_that_the_api_wants_later() {
+    let mut scene = Scene::with_callback();
+    scene.on(Event::TicketTaken { redelivered: false });
+    scene.on(Event::Due);
+    let throttled = scene.on(answered(Err(refusal("ERROR_TOO_MUCH_REQUESTS"))));
+    assert_eq!(awaited(&throttled), (4, 4));
+}
+
+#[test]
+fn a_callback_that_may_have_gone_to_another_owner_is_not_waited_for() {
+    let again = Scene::with_callback().on(Event::TicketTaken { redelivered: true });
+    let handover = HANDOVER_WAIT.as_secs();
+    assert_eq!(awaited(&again), (handover, handover));
+}
+
+#[test]
+fn a_deadline_does_not_pass_while_a_callback_is_awaited() {
+    let mut scene = Scene::with_callback();
+    scene.case.job.deadline = Some(START.plus(secs(4)));
+    assert_eq!(awaited(&scene.on(Event::TicketTaken { redelivered: false })), (0, 1));
+}
+
+#[test]
+fn a_submission_refused_for_its_callback_is_made_again_at_once_without_and_costs_the_job_nothing() {
+    let down = || Err(refusal("ERROR_SERVICE_NOT_AVAILABLE"));
+    let mut scene = Scene::plain();
+    scene.rules.transient_timeout = Duration::ZERO;
+    scene.on(Event::Taken);
+    assert!(scene.case.may_ask_for_callback());
+    let step = scene.on(with_callback(down()));
+    assert!(matches!(step.action, Action::Submit) && step.effects.is_empty(), "{step:?}");
+    assert!(!scene.case.may_ask_for_callback());
+    let step = scene.on(accepted());
+    assert!(matches!(step.action, Action::Finish(Disposition::Ticket)));
+    assert!(step.effects.contains(&Effect::CallbackRefused), "{step:?}");
+
+    // Where it is refused without one, too, the API is down, and callbacks are not to blame.
+    let mut scene = Scene::plain();
+    scene.on(Event::Taken);
+    scene.on(with_callback(down()));
+    let step = scene.on(submitted(down()));
+    assert!(matches!(step.action, Action::Finish(Disposition::Retry(_))));
+    assert!(!step.effects.contains(&Effect::CallbackRefused), "{step:?}");
+}
