@@ -125,6 +125,10 @@ instructions: as-shipped ## Instructions that a job costs, counted by callgrind,
 	BENCH_BINARIES=$(AS_SHIPPED) scripts/with-rabbitmq \
 	  $(CARGO) bench --locked --quiet --profile $(BENCH_PROFILE) --bench comparison -- --instructions
 
+.PHONY: delay
+delay: ## How long a ready answer waits for its poll, by schedule and distribution of solve times, on paused time (DELAY=SEED)
+	$(CARGO) bench --locked --quiet --bench delay -- $(DELAY)
+
 .PHONY: trials
 trials: ## Guard and fleet of 8 replicas under account faults, storms and kills, judged by the API's stand-in (TRIALS="name …" picks)
 	@echo "building the release binary and the trials: minutes the first time, then seconds"

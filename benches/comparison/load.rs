@@ -81,6 +81,8 @@ impl Load {
             ("WORKER__MAX_IN_FLIGHT", self.in_flight.to_string()),
             ("WORKER__SUBMIT_CONCURRENCY", self.submissions.to_string()),
             ("SOLVER__MAX_CONNECTIONS", CONNECTIONS.to_string()),
+            // All candidates poll by the same table.
+            ("POLLING__MODE", "fixed".to_owned()),
             ("POLLING__ImageToTextTask__FIRST_DELAY", milliseconds(self.first_poll)),
             ("POLLING__ImageToTextTask__INTERVAL", milliseconds(self.next_poll)),
             ("POLLING__ImageToTextTask__TIMEOUT", POLLING_TIMEOUT.to_owned()),

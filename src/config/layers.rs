@@ -121,7 +121,7 @@ pub(super) fn leaves_of(table: Map<String, Value>, origin: &str) -> Vec<Leaf> {
 }
 
 /// The three settings of a task type's pace.
-const PACE: [&str; 3] = ["first_delay", "interval", "timeout"];
+pub(super) const PACE: [&str; 4] = ["first_delay", "interval", "timeout", "max_polls"];
 
 /// Every known setting with its default.
 #[derive(Debug)]
@@ -159,7 +159,9 @@ impl Schema {
         match path {
             [section, code] if section == "codes" && !code.is_empty() => text(),
             [section, name] if section == "caps" && !name.is_empty() => Some(ValueKind::I64(0)),
-            [section, name, field] if section == "polling" && is_type(name, field) => text(),
+            [section, name, field] if section == "polling" && is_type(name, field) => {
+                if field == "max_polls" { Some(ValueKind::I64(0)) } else { text() }
+            }
             _ => None,
         }
     }
@@ -191,7 +193,8 @@ impl Schema {
         };
         match section.as_str() {
             "polling" => {
-                format!("[polling.<task type>] or [polling.\"<task type>/<class>\"] with {}", PACE.join(", "))
+                let fields = PACE.join(", ");
+                format!("mode, [polling.<task type>] or [polling.\"<task type>/<class>\"] with {fields}")
             }
             "codes" => "<error code> = \"<class>\"".to_owned(),
             "caps" => "<task type> = <number>, \"<task type>/<class>\" = <number>".to_owned(),
@@ -247,10 +250,12 @@ fn path_of(name: &str, schema: &Schema) -> Vec<String> {
     match section.as_str() {
         "codes" => vec![section, rest.to_owned()],
         "caps" => vec![section, schema.task_type(rest)],
-        "polling" => {
-            let (task_type, field) = rest.rsplit_once("__").unwrap_or((rest, ""));
-            vec![section, schema.task_type(task_type), field.to_ascii_lowercase()]
-        }
+        "polling" => match rest.rsplit_once("__") {
+            Some((task_type, field)) => {
+                vec![section, schema.task_type(task_type), field.to_ascii_lowercase()]
+            }
+            None => vec![section, rest.to_ascii_lowercase()],
+        },
         _ => vec![section, rest.to_ascii_lowercase()],
     }
 }

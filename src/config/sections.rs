@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::files;
+use super::layers::PACE;
 use super::reader::{Reader, parse_duration, quoted};
 use super::settings::{
     BrokerSettings, CallbackSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings,
@@ -17,7 +18,7 @@ use crate::domain::guard::Rules;
 use crate::domain::kind;
 use crate::domain::lifecycle::Ambiguous;
 use crate::domain::policy::Policy;
-use crate::domain::poll_schedule::{PollSchedule, PollScheduleError, PollSchedules};
+use crate::domain::poll_schedule::{MAX_POLLS, PollMode, PollSchedule, PollScheduleError, PollSchedules};
 use crate::domain::solve_time::Reach;
 
 const TENTH: Duration = Duration::from_millis(100);
@@ -194,16 +195,35 @@ fn traces(reader: &mut Reader) -> Option<TraceSettings> {
     })
 }
 
-/// A type's three settings, each perhaps left out.
-type TypePace = [Option<Duration>; 3];
+/// A type's settings, each perhaps left out.
+#[derive(Debug, Clone, Copy, Default)]
+struct TypePace {
+    first_delay: Option<Duration>,
+    interval: Option<Duration>,
+    timeout: Option<Duration>,
+    max_polls: Option<u32>,
+}
 
-/// `[polling.*]`
+impl TypePace {
+    /// The same, with what it leaves out from another.
+    fn or(self, other: Self) -> Self {
+        Self {
+            first_delay: self.first_delay.or(other.first_delay),
+            interval: self.interval.or(other.interval),
+            timeout: self.timeout.or(other.timeout),
+            max_polls: self.max_polls.or(other.max_polls),
+        }
+    }
+}
+
+/// `[polling]` and `[polling.*]`
 fn polling(reader: &mut Reader) -> Option<PollSchedules> {
-    let mut types = reader.names_in("polling", &["first_delay", "interval", "timeout"]);
+    let mode = reader.choice("polling.mode", [("learned", PollMode::Learned), ("fixed", PollMode::Fixed)]);
+    let mut types = reader.names_in("polling", &PACE);
     types.retain(|name| name != "default");
     let default = pace(reader, "default");
     let base = default.unwrap_or_default();
-    let default = default.and_then(|pace| pacing(reader, "default", pace, base));
+    let default = default.and_then(|pace| pacing(reader, "default", pace));
     let mut all_good = true;
     let mut by_type = BTreeMap::new();
     let mut paces: BTreeMap<String, TypePace> = BTreeMap::new();
@@ -211,17 +231,17 @@ fn polling(reader: &mut Reader) -> Option<PollSchedules> {
     for name in types {
         let read = pace(reader, &name).and_then(|pace| {
             let of_type = paces.get(kind::bare(&name)).copied().unwrap_or_default();
-            let pace = [0, 1, 2].map(|field| pace[field].or(of_type[field]));
+            let pace = pace.or(of_type);
             paces.insert(name.clone(), pace);
-            pacing(reader, &name, pace, base)
+            pacing(reader, &name, pace.or(base))
         });
         match read {
             Some(pacing) => drop(by_type.insert(name, pacing)),
             None => all_good = false,
         }
     }
-    let default = default?;
-    all_good.then_some(PollSchedules { default, by_type })
+    let (mode, default) = (mode?, default?);
+    all_good.then_some(PollSchedules { mode, default, by_type })
 }
 
 fn pace(reader: &mut Reader, name: &str) -> Option<TypePace> {
@@ -231,19 +251,31 @@ fn pace(reader: &mut Reader, name: &str) -> Option<TypePace> {
         })
     };
     let (first_delay, interval, timeout) = (read("first_delay"), read("interval"), read("timeout"));
-    Some([first_delay?, interval?, timeout?])
+    let max_polls = reader.optional(&format!("polling.{name}.max_polls"), |reader, key| {
+        reader.whole(key, 2..=i64::from(MAX_POLLS))
+    });
+    Some(TypePace {
+        first_delay: first_delay?,
+        interval: interval?,
+        timeout: timeout?,
+        max_polls: max_polls?,
+    })
 }
 
-fn pacing(reader: &mut Reader, name: &str, pace: TypePace, base: TypePace) -> Option<PollSchedule> {
-    let [first_delay, interval, timeout] = [0, 1, 2].map(|field| pace[field].or(base[field]));
-    // The default itself is at fault, which is reported as such.
-    let error = match PollSchedule::try_new(first_delay?, interval?, timeout?) {
+fn pacing(reader: &mut Reader, name: &str, pace: TypePace) -> Option<PollSchedule> {
+    // Where one is missing, the default itself is at fault, which is reported as such.
+    let fixed = PollSchedule::try_new(pace.first_delay?, pace.interval?, pace.timeout?);
+    let error = match fixed.and_then(|fixed| match pace.max_polls {
+        Some(max_polls) => fixed.with_max_polls(max_polls),
+        None => Ok(fixed),
+    }) {
         Ok(pacing) => return Some(pacing),
         Err(error) => error,
     };
     let field = match error {
         PollScheduleError::Interval => "interval",
         PollScheduleError::Timeout => "timeout",
+        PollScheduleError::MaxPolls => "max_polls",
     };
     let key = format!("polling.{name}.{field}");
     let origin = reader.shown_origin(&key);

@@ -23,6 +23,7 @@ use crate::broker::{ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::call::CallError;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{CanaryEnd, GuardEvent, Paused, Phase, ProbeEnd, Reason};
+use crate::domain::solve_time::AnswersByKind;
 use crate::domain::time::Timestamp;
 use crate::failpoint::Failpoint;
 use crate::solver::Balance;
@@ -176,7 +177,7 @@ impl<'a> Member<'a> {
     /// Says that it is there.
     async fn send_heartbeat(&mut self) {
         let snapshot = self.fleet.account.snapshot();
-        let heartbeat = Heartbeat {
+        let mut heartbeat = Heartbeat {
             id: self.fleet.id.clone(),
             name: self.fleet.options.name.clone(),
             epoch: snapshot.epoch(),
@@ -184,11 +185,13 @@ impl<'a> Member<'a> {
             held: snapshot.held(),
             started_at: self.fleet.started_at,
             vitals: (self.vitals)().bounded(),
+            answers: AnswersByKind::new(),
         };
         self.heartbeat_sent_at = Instant::now();
         self.announced_key = heartbeat.key.clone();
         self.asked = false;
         self.membership.note(heartbeat.clone());
+        heartbeat.answers = self.fleet.solve_times().take_unreported();
         self.send(&Control::Replica(Box::new(heartbeat))).await;
     }
 
@@ -206,6 +209,7 @@ impl<'a> Member<'a> {
             lead.receive(state, receipt);
             return Ok(());
         }
+        self.fleet.solve_times().recall(&state.solve_times, self.now());
         let mut lead = Lead::take(state, receipt);
         if Failpoint::GuardForgotten.in_force() {
             lead.state.phase = Phase::Active;
@@ -299,6 +303,7 @@ impl<'a> Member<'a> {
             return if outrun { Err("another replica leads".to_owned()) } else { Ok(()) };
         }
         self.leader_heard = Instant::now();
+        self.fleet.solve_times().recall(&news.state.solve_times, self.now());
         let before = self.fleet.account.memory();
         let is_news = self.fleet.account.adopt(&news.state, (&news.id, &news.name), false, news.replicas);
         self.fleet.account.types().follow(&news.shut, &news.failing);
@@ -310,7 +315,11 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    async fn on_replica(&mut self, heartbeat: Heartbeat) {
+    async fn on_replica(&mut self, mut heartbeat: Heartbeat) {
+        let answers = std::mem::take(&mut heartbeat.answers);
+        if heartbeat.id != self.fleet.id {
+            self.fleet.solve_times().hear(&answers, self.now());
+        }
         let epoch = heartbeat.epoch;
         let (id, counts) = (heartbeat.id.clone(), (heartbeat.vitals.answered, heartbeat.vitals.wrong_ids));
         if id != self.fleet.id && self.membership.shows_known_task(&heartbeat) {

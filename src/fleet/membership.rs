@@ -151,6 +151,7 @@ mod tests {
             held: None,
             started_at: Timestamp::from_millis(0),
             vitals: Vitals::default(),
+            answers: BTreeMap::new(),
         }
     }
 

@@ -4,6 +4,8 @@
 //! broker has verified. Nothing in them is a secret: keys and proxies are shown by their
 //! fingerprints.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::vitals::{Depths, Vitals};
@@ -11,6 +13,7 @@ use crate::domain::callback::CallbackToken;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{Reason, State};
 use crate::domain::message::{Message, Properties};
+use crate::domain::solve_time::AnswersByKind;
 use crate::domain::time::Timestamp;
 
 /// AMQP's `type` of control messages.
@@ -87,6 +90,9 @@ pub struct Heartbeat {
     pub started_at: Timestamp,
     /// What its worker reports.
     pub vitals: Vitals,
+    /// Its answers since its last heartbeat; replicas of earlier versions report none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub answers: AnswersByKind,
 }
 
 /// What a replica has found out.

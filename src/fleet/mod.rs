@@ -36,6 +36,7 @@ use crate::clock::{Clock, Rng};
 use crate::domain::api_code::Overrides;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::Rules;
+use crate::domain::solve_time::SolveTimes;
 use crate::domain::time::Timestamp;
 use crate::solver::{Solver, SolverConfigError};
 
@@ -44,7 +45,9 @@ pub use callbacks::{Awaited, CallbackAddress, CallbackCounts, CallbackStatus, Ca
 pub use client::{Answer, Client, Order, Survey};
 pub use message::{Heartbeat, LeaderNews};
 pub use type_breaker::TypeBreaker;
-pub use vitals::{Depths, Detail, FailedJob, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals, type_shown};
+pub use vitals::{
+    Depths, Detail, FailedJob, LearnedFigures, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals, type_shown,
+};
 
 use account_state::Finding;
 use member::Member;
@@ -75,6 +78,8 @@ pub struct FleetOptions {
     pub clock: Clock,
     /// Where randomness comes from.
     pub rng: Rng,
+    /// What is known of how long the API takes; at the start, nothing.
+    pub solve_times: SolveTimes,
 }
 
 /// A replica's part in the fleet. It outlives its sessions.
@@ -88,6 +93,7 @@ pub struct Fleet {
     membership: Membership,
     /// Replicas that were heard over the last session.
     last_size: AtomicUsize,
+    solve_times: parking_lot::Mutex<SolveTimes>,
     found: Mutex<Receiver<Finding>>,
     leaving: CancellationToken,
 }
@@ -98,6 +104,7 @@ impl Fleet {
     pub fn new(options: FleetOptions) -> Self {
         let key = options.solver.key_mark();
         let id = options.rng.fresh_id();
+        let solve_times = parking_lot::Mutex::new(options.solve_times.clone());
         let (account, found) = AccountState::new(id.clone(), options.rules.clone(), options.egress, key);
         Self {
             id,
@@ -108,6 +115,7 @@ impl Fleet {
             account,
             membership: Membership::default(),
             last_size: AtomicUsize::new(0),
+            solve_times,
             found: Mutex::new(found),
             leaving: CancellationToken::new(),
         }
@@ -123,6 +131,11 @@ impl Fleet {
     #[must_use]
     pub fn callbacks(&self) -> &Arc<Callbacks> {
         &self.callbacks
+    }
+
+    /// How long the API takes, as all replicas together see it.
+    pub fn solve_times(&self) -> parking_lot::MutexGuard<'_, SolveTimes> {
+        self.solve_times.lock()
     }
 
     /// The replicas that are heard, this one included, and how long ago each of them was; nobody

@@ -5,10 +5,12 @@
 //! reported. No description, and no field of a task, is among them: those could hold a secret.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::callbacks::CallbackStatus;
+use crate::domain::learned_polls::LearnedPolls;
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 
@@ -83,6 +85,23 @@ pub struct TypeFigures {
     pub solved: u64,
     /// Failed jobs since it runs.
     pub failed: u64,
+    /// What its polls are placed by, once enough answers are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned: Option<LearnedFigures>,
+}
+
+/// What was learned of one task type. Ages are since createTask, all in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LearnedFigures {
+    /// Half of the tasks are ready by this age.
+    pub median_ms: u64,
+    /// 95 of 100 tasks are ready by this age.
+    pub p95_ms: u64,
+    /// The ages at the first polls.
+    pub polls_ms: [u64; 3],
+    /// How long a ready answer is expected to wait for its poll.
+    pub mean_wait_ms: u64,
 }
 
 /// A job that failed.
@@ -136,6 +155,19 @@ impl Detail {
     }
 }
 
+impl From<&LearnedPolls> for LearnedFigures {
+    fn from(learned: &LearnedPolls) -> Self {
+        let millis = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let mut polls = learned.ages();
+        Self {
+            median_ms: millis(learned.median()),
+            p95_ms: millis(learned.p95()),
+            polls_ms: std::array::from_fn(|_| polls.next().map(millis).unwrap_or_default()),
+            mean_wait_ms: millis(learned.mean_wait),
+        }
+    }
+}
+
 impl TypeFigures {
     /// Counts another's figures in.
     pub fn add(&mut self, other: &Self) {
@@ -144,6 +176,8 @@ impl TypeFigures {
         self.accepted = self.accepted.saturating_add(other.accepted);
         self.solved = self.solved.saturating_add(other.solved);
         self.failed = self.failed.saturating_add(other.failed);
+        // All replicas learn from the same answers.
+        self.learned = self.learned.or(other.learned);
     }
 }
 
@@ -171,8 +205,16 @@ mod tests {
     }
 
     fn worst() -> Vitals {
-        let figures =
-            TypeFigures { accepted: u64::MAX, solved: u64::MAX, failed: u64::MAX, ..Default::default() };
+        let most = 280_000;
+        let learned =
+            Some(LearnedFigures { median_ms: most, p95_ms: most, polls_ms: [most; 3], mean_wait_ms: most });
+        let figures = TypeFigures {
+            accepted: u64::MAX,
+            solved: u64::MAX,
+            failed: u64::MAX,
+            learned,
+            ..Default::default()
+        };
         let failed = crate::domain::class::Class::finals().map(|class| (class.name().to_owned(), u64::MAX));
         let failure = |number| {
             let (id, task_type) = (hostile(number), hostile(number));

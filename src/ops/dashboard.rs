@@ -334,8 +334,15 @@ fn types(fleet: &Overview) -> Markup {
         ("solved", true),
         ("failed", true),
         ("slots", false),
+        ("median", true),
+        ("p95", true),
+        ("polls at", true),
+        ("mean wait", true),
     ];
     let row = |row: &TypeRow| {
+        let learned = row.figures.learned;
+        let polls =
+            learned.map(|learned| learned.polls_ms.map(|age| format::known_seconds(Some(age))).join(", "));
         html! {
             tr {
                 th scope="row" { (row.name) }
@@ -345,11 +352,16 @@ fn types(fleet: &Overview) -> Markup {
                 td.number { (format::count(row.figures.solved)) }
                 td.number { (format::count(row.figures.failed)) }
                 td { @if row.shut { strong.bad { "none at the API" } } @else { "yes" } }
+                td.number { (format::known_seconds(learned.map(|learned| learned.median_ms))) }
+                td.number { (format::known_seconds(learned.map(|learned| learned.p95_ms))) }
+                td.number { (polls.as_deref().unwrap_or(format::UNKNOWN)) }
+                td.number { (format::known_seconds(learned.map(|learned| learned.mean_wait_ms))) }
             }
         }
     };
     let rows = html! { @for entry in &fleet.types { (row(entry)) } };
-    let note = "All replicas together; counts are since they run. The window bounds submissions at once.";
+    let note = "All replicas together; counts are since they run. The window bounds submissions at once. \
+                Median, p95, polls and mean wait (of a ready answer for its poll) are learned from answers.";
     let empty = fleet.types.is_empty().then_some("No job has been taken yet.");
     table("types", "Task types", note, &head, &rows, empty)
 }

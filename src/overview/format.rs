@@ -39,6 +39,12 @@ pub fn known_rate(known: Option<f64>) -> String {
     known.map_or_else(|| UNKNOWN.to_owned(), rate)
 }
 
+/// So many milliseconds in seconds, where they are known.
+#[must_use]
+pub fn known_seconds(millis: Option<u64>) -> String {
+    millis.map_or_else(|| UNKNOWN.to_owned(), |millis| format!("{}.{} s", millis / 1_000, millis / 100 % 10))
+}
+
 /// A count, its thousands apart.
 #[must_use]
 pub fn count(count: u64) -> String {

@@ -15,6 +15,7 @@ fn presence(name: &str, detail: Option<Detail>) -> Heartbeat {
         held: None,
         started_at: Timestamp::from_millis(0),
         vitals: Vitals { ready: true, detail, ..Vitals::default() },
+        answers: BTreeMap::new(),
     }
 }
 

@@ -279,7 +279,8 @@ pub(super) async fn poll<'a>(
             }
             let permit = HeldPermits::Poll { _permit: place, _turn: one_by_one };
             let call = Call { term, began_at, _permit: permit, canary: None };
-            return Some((Event::Answered { end, late_by }, Some(call)));
+            let took = began_at.elapsed();
+            return Some((Event::Answered { end, late_by, took }, Some(call)));
         }
         drop(place);
         waiting.get_or_insert_with(|| ctx.waiting.poll(due));

@@ -25,7 +25,6 @@ use crate::domain::guard::Jobs;
 use crate::domain::lifecycle::{DecisionInput, OpenTask, Origin, Rules};
 use crate::domain::outcome::Finish;
 use crate::domain::policy::Policy;
-use crate::domain::solve_time::SolveTimes;
 use crate::domain::time::Timestamp;
 use crate::failpoint::Failpoint;
 use crate::fleet::{AccountState, Fleet, Vitals};
@@ -51,7 +50,6 @@ pub(super) struct Context {
     /// A place in them is taken before the last look at lease and guard, so that nothing waits
     /// between that look and the call.
     pub(super) limits: CallLimits,
-    pub(super) solve_times: Mutex<SolveTimes>,
     /// The live session, for what must be published whichever session it began on.
     pub(super) live: Live,
     pub(super) consumers: Consumers,
@@ -75,8 +73,7 @@ impl Context {
 
     /// The least time in which an answer of a type can be expected, once enough is learned.
     pub(super) fn least_solve_time(&self, task_type: &str) -> Option<Duration> {
-        let mut solve_times = self.solve_times.lock();
-        solve_times.least(task_type, self.clock.now())
+        self.fleet.solve_times().least(task_type, self.clock.now())
     }
 
     /// The answer to a task has come.
@@ -86,8 +83,7 @@ impl Context {
         // The age of a task that was open through a trip says how long the trip was.
         let undisturbed = self.account().state().is_some_and(|state| state.since <= task.accepted_at);
         if undisturbed {
-            let mut solve_times = self.solve_times.lock();
-            solve_times.note(task_type, age, now);
+            self.fleet.solve_times().note(task_type, task.answer(), now);
         }
     }
 
@@ -108,7 +104,12 @@ impl Context {
             answered,
             wrong_ids,
             callbacks: self.fleet.callbacks().status(self.clock.now()),
-            detail: Some(failures::detail(&counters, &self.counters.failures, self.limits.by_type())),
+            detail: Some(failures::detail(
+                &counters,
+                &self.counters.failures,
+                self.limits.by_type(),
+                &self.fleet.solve_times(),
+            )),
         }
     }
 
@@ -120,9 +121,10 @@ impl Context {
         self.clock.uptime()
     }
 
-    pub(super) fn decision_input(&self) -> DecisionInput<'_> {
+    pub(super) fn decision_input(&self, kind: &str) -> DecisionInput<'_> {
         DecisionInput {
             rules: &self.rules,
+            learned: self.fleet.solve_times().polls(kind),
             now: self.clock.now(),
             uptime: self.uptime(),
             jitter: self.rng.jitter(),

@@ -156,7 +156,7 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
         Ok(Kept::Open { job, history, task_id, accepted_at, polls, callback }) => {
             let accepted_at = if Failpoint::AgeForgotten.in_force() { ctx.clock.now() } else { accepted_at };
             let redelivered = redelivered && !Failpoint::RedeliveryUnnoticed.in_force();
-            let at = ctx.decision_input();
+            let at = ctx.decision_input(job.kind());
             let callback = callback.filter(|_| ctx.fleet.callbacks().are_on(at.now));
             let run = JobRun::of_ticket(job, history, task_id, accepted_at, polls, callback, &at);
             held.run = Some(run);
@@ -236,7 +236,8 @@ fn decide(ctx: &Context, run: &mut JobRun, limiter: &TypeLimiter, (event, call):
             run.history.charge(class, age.saturating_sub(run.history.spent(class)));
         }
     }
-    let step = run.advance(event, &ctx.decision_input());
+    let at = ctx.decision_input(run.job.kind());
+    let step = run.advance(event, &at);
     effects::apply(ctx, run, limiter, call.as_ref(), step.effects);
     if let Some(call) = call {
         call.end(ctx);

@@ -21,7 +21,6 @@ mod settlement;
 mod stats;
 mod watchdog;
 
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -148,6 +147,7 @@ fn fleet(options: &WorkerOptions) -> Fleet {
         solver: options.solver.clone(),
         clock: options.clock.clone(),
         rng: options.rng.clone(),
+        solve_times: SolveTimes::new(options.deadlines, options.rules.pacing.learnable()),
     })
 }
 
@@ -173,7 +173,6 @@ impl Worker {
             in_flight: InFlight::new(options.max_in_flight),
             api_health: ApiHealth::default(),
             dedup: Memory::default(),
-            solve_times: Mutex::new(SolveTimes::new(options.deadlines)),
             live: Live::default(),
             consumers: Consumers::default(),
             queue_monitor: QueueMonitor::default(),

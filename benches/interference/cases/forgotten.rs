@@ -33,6 +33,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(900);
 pub(super) async fn run(environment: &Environment, row: &mut Row, by_restart: bool) {
     let turn = environment.turn().await;
     let settings = [
+        ("POLLING__MODE", "fixed"),
         ("POLLING__ImageToTextTask__FIRST_DELAY", "10s"),
         ("POLLING__ImageToTextTask__INTERVAL", "10s"),
         ("POLLING__ImageToTextTask__TIMEOUT", "180s"),

@@ -31,9 +31,10 @@ solve_ms = { fixed = 1000 }
 ";
 /// The first polls come when all submissions have been made at the fleet's limit (53 s) and the
 /// answers are there (60 s), so that the limit is enough for 1,600 tickets.
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 7] = [
     FLEET_LIMIT,
     ("WORKER__MAX_IN_FLIGHT", "200"),
+    ("POLLING__MODE", "fixed"),
     ("POLLING__ImageToTextTask__FIRST_DELAY", "75s"),
     ("POLLING__ImageToTextTask__INTERVAL", "10s"),
     ("POLLING__ImageToTextTask__TIMEOUT", "270s"),

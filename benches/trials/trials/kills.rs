@@ -33,9 +33,10 @@ solve_ms = { fixed = 500 }
 [types.FunCaptchaTask]
 solve_ms = { fixed = 12000 }
 ";
-const SETTINGS: [(&str, &str); 4] = [
+const SETTINGS: [(&str, &str); 5] = [
     FLEET_LIMIT,
     ("POLICY__ALLOWED_DOMAINS", SITE),
+    ("POLLING__MODE", "fixed"),
     ("POLLING__FunCaptchaTask__FIRST_DELAY", "12s"),
     ("POLLING__FunCaptchaTask__INTERVAL", "5s"),
 ];

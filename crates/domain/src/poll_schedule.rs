@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::kind;
+use super::learned_polls::LearnedPolls;
 
 /// Between two polls of one task, at the least. Documented; beyond it the account can be locked.
 pub const SPACING: Duration = Duration::from_secs(2);
@@ -31,6 +32,7 @@ pub struct PollSchedule {
     first_delay: Duration,
     interval: Duration,
     timeout: Duration,
+    max_polls: u32,
 }
 
 /// A pace that the API's limits forbid.
@@ -44,6 +46,11 @@ pub enum PollScheduleError {
         "the time-out must be above the first delay and at most 280 s: the API keeps a result for 5 minutes"
     )]
     Timeout,
+    /// Too few, or too many.
+    #[error(
+        "max_polls must be 2 to 120: the last one is kept for the time-out, and the API locks accounts that poll one task more often"
+    )]
+    MaxPolls,
 }
 
 /// When the next poll is due, or why there is none.
@@ -73,22 +80,38 @@ impl PollSchedule {
         if timeout > MAX_AGE || timeout <= first_delay {
             return Err(PollScheduleError::Timeout);
         }
-        Ok(Self { first_delay, interval, timeout })
+        // What the fixed schedule takes, and half as many again.
+        let fixed = (timeout - first_delay).div_duration_f64(interval).floor() + 1.0;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "2 to 120")]
+        let max_polls = (1.5 * fixed).ceil().clamp(2.0, f64::from(MAX_POLLS)) as u32;
+        Ok(Self { first_delay, interval, timeout, max_polls })
+    }
+
+    /// The same with another bound on the polls of one task.
+    ///
+    /// # Errors
+    /// Where it is not 2 to 120.
+    pub fn with_max_polls(self, max_polls: u32) -> Result<Self, PollScheduleError> {
+        if !(2..=MAX_POLLS).contains(&max_polls) {
+            return Err(PollScheduleError::MaxPolls);
+        }
+        Ok(Self { max_polls, ..self })
     }
 
     /// When a ticket that has just been delivered is first polled. `age`: since the task was
-    /// accepted; `polls`: already used.
+    /// accepted; `polls`: already used; `jitter` in `[0, 1)`.
     ///
     /// Past the type's time-out it is still asked for once: the answer is paid, and may have waited
     /// while nobody could ask.
     #[must_use]
-    pub fn first(&self, age: Duration, polls: u32) -> Next {
+    pub fn first(&self, age: Duration, polls: u32, learned: Option<&LearnedPolls>, jitter: f64) -> Next {
         if age >= MAX_AGE {
             Next::Gone
         } else if polls >= MAX_POLLS {
             Next::Over
         } else {
-            Next::After(self.first_delay.saturating_sub(age))
+            let due = learned.map_or(self.first_delay, |learned| learned.first(jitter).min(self.timeout));
+            Next::After(due.saturating_sub(age))
         }
     }
 
@@ -96,7 +119,7 @@ impl PollSchedule {
     /// and this long after the acceptance at the latest.
     #[must_use]
     pub fn first_with_callback(&self, age: Duration, polls: u32, fallback: Duration) -> Next {
-        match self.first(age, polls) {
+        match self.first(age, polls, None, 0.0) {
             Next::After(wait) => Next::After(wait.max(fallback.min(self.timeout).saturating_sub(age))),
             end @ (Next::Over | Next::Gone) => end,
         }
@@ -106,18 +129,13 @@ impl PollSchedule {
     /// callback from being followed for the spacing after it, so there are fewer of them: the next
     /// comes after half of the task's age.
     #[must_use]
-    pub fn after_answer_with_callback(
-        &self,
-        age: Duration,
-        pursued: Duration,
-        polls: u32,
-        jitter: f64,
-    ) -> Next {
-        match self.after_answer(age, pursued, polls, 0, None, jitter) {
+    pub fn after_answer_with_callback(&self, polled: &Polled, jitter: f64) -> Next {
+        let polled = Polled { slower: 0, retry_after: None, ..*polled };
+        match self.after_answer(&polled, None, jitter) {
             Next::After(wait) => {
-                let kept = MAX_AGE.saturating_sub(age) / 2;
-                let left = self.timeout.saturating_sub(pursued).min(kept);
-                Next::After(wait.max((age / 2).min(LONGEST_WITH_CALLBACK).min(left)))
+                let kept = MAX_AGE.saturating_sub(polled.age) / 2;
+                let left = self.timeout.saturating_sub(polled.pursued).min(kept);
+                Next::After(wait.max((polled.age / 2).min(LONGEST_WITH_CALLBACK).min(left)))
             }
             end @ (Next::Over | Next::Gone) => end,
         }
@@ -125,35 +143,39 @@ impl PollSchedule {
 
     /// From the acceptance to the moment by which a callback should have come.
     #[must_use]
-    pub fn callback_fallback(&self) -> Duration {
-        self.first_delay + self.interval * 2
+    pub fn callback_fallback(&self, learned: Option<&LearnedPolls>) -> Duration {
+        learned.map_or(self.first_delay + self.interval * 2, |learned| learned.nearly_all)
     }
 
-    /// From the acceptance to the first poll.
+    /// From the acceptance to the first poll, while nothing is learned.
     #[must_use]
     pub fn first_delay(&self) -> Duration {
         self.first_delay
     }
 
+    /// Between two polls, at the least.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// For how long a task is polled.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Polls of one task, at the most.
+    #[must_use]
+    pub fn max_polls(&self) -> u32 {
+        self.max_polls
+    }
+
     /// When the next poll is due after an answer received now, so that two polls stay apart on the
     /// API's side too.
-    ///
-    /// `age`: since the task was accepted; `pursued`: what of it counts against the time-out;
-    /// `slower`: how often the API has asked for less; `retry_after`: what it asked for; `jitter`
-    /// in `[0, 1)` spreads polls that began together.
     #[must_use]
-    pub fn after_answer(
-        &self,
-        age: Duration,
-        pursued: Duration,
-        polls: u32,
-        slower: u32,
-        retry_after: Option<Duration>,
-        jitter: f64,
-    ) -> Next {
-        let backed_off = self.interval * 2_u32.pow(slower.min(4));
-        let asked = retry_after.unwrap_or_default().max(backed_off).max(SPACING);
-        let wait = asked + asked.mul_f64(0.1 * jitter);
+    pub fn after_answer(&self, polled: &Polled, learned: Option<&LearnedPolls>, jitter: f64) -> Next {
+        let Polled { age, pursued, polls, slower, retry_after } = *polled;
         if age >= MAX_AGE {
             return Next::Gone;
         }
@@ -161,6 +183,16 @@ impl PollSchedule {
             return Next::Over;
         }
         let left = self.timeout - pursued;
+        let backed_off = self.interval * 2_u32.pow(slower.min(4));
+        let asked = retry_after.unwrap_or_default().max(backed_off).max(SPACING);
+        let spread = asked + asked.mul_f64(0.1 * jitter);
+        let wait = match learned.and_then(|learned| learned.wait_after(age, jitter)) {
+            // The last poll that it may have is kept for the end.
+            _ if polls + 1 >= self.max_polls => left.max(spread),
+            Some(planned) if slower == 0 => planned.max(retry_after.unwrap_or_default()),
+            Some(planned) => planned.max(spread),
+            None => spread,
+        };
         match retry_after {
             _ if wait <= left => Next::After(wait),
             // A pause that the API asked for may outlast the type's time-out, as long as the result
@@ -180,6 +212,21 @@ impl PollSchedule {
     }
 }
 
+/// A task as its last poll left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Polled {
+    /// Since it was accepted.
+    pub age: Duration,
+    /// What of its age counts against the time-out.
+    pub pursued: Duration,
+    /// Polls used.
+    pub polls: u32,
+    /// How often the API has asked for less.
+    pub slower: u32,
+    /// The pause that it asked for.
+    pub retry_after: Option<Duration>,
+}
+
 /// How many polls a ticket's earlier owners have used, or may still use, judged by its age alone:
 /// as many as the spacing allows until the earlier owner's lease is over. The age is that between
 /// two machines' clocks.
@@ -189,9 +236,20 @@ pub fn assumed_polls(age: Duration) -> u32 {
     u32::try_from(age.as_millis().div_ceil(SPACING.as_millis())).unwrap_or(u32::MAX)
 }
 
+/// Whether polls follow the settings, or what was learned from earlier answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PollMode {
+    /// What was learned, within the bounds of the settings.
+    Learned,
+    /// The settings alone.
+    Fixed,
+}
+
 /// The paces by task type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PollSchedules {
+    /// Whether better ones are learned.
+    pub mode: PollMode,
     /// For types that are not named.
     pub default: PollSchedule,
     /// For those that are, by type or by `type/class`.
@@ -199,6 +257,12 @@ pub struct PollSchedules {
 }
 
 impl PollSchedules {
+    /// What bounds the learned polls, if any are learned.
+    #[must_use]
+    pub fn learnable(&self) -> Option<Self> {
+        (self.mode == PollMode::Learned).then(|| self.clone())
+    }
+
     /// The pace of a kind of task: its own, else that of its bare type.
     #[must_use]
     pub fn of(&self, kind: &str) -> PollSchedule {
@@ -209,6 +273,7 @@ impl PollSchedules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::learned_polls::Answer;
     use proptest::prelude::*;
 
     fn secs(n: u64) -> Duration {
@@ -229,40 +294,59 @@ mod tests {
         assert_eq!(PollSchedule::try_new(secs(5), secs(2), secs(5)), Err(PollScheduleError::Timeout));
     }
 
+    fn first(age: Duration, polls: u32) -> Next {
+        image().first(age, polls, None, 0.0)
+    }
+
+    fn after_answer(age: u64, polls: u32, slower: u32, retry_after: Option<Duration>) -> Next {
+        let age = secs(age);
+        image().after_answer(&Polled { age, pursued: age, polls, slower, retry_after }, None, 0.0)
+    }
+
     #[test]
     fn the_first_delay_counts_from_the_acceptance() {
-        assert_eq!(image().first(Duration::from_millis(400), 0), Next::After(Duration::from_millis(600)));
-        assert_eq!(image().first(secs(9), 0), Next::After(Duration::ZERO));
+        assert_eq!(first(Duration::from_millis(400), 0), Next::After(Duration::from_millis(600)));
+        assert_eq!(first(secs(9), 0), Next::After(Duration::ZERO));
     }
 
     #[test]
     fn an_asked_for_pause_is_kept_and_repeated_asking_slows_down() {
-        assert_eq!(image().after_answer(secs(3), secs(3), 1, 0, Some(secs(7)), 0.0), Next::After(secs(7)));
-        assert_eq!(image().after_answer(secs(3), secs(3), 1, 2, None, 0.0), Next::After(secs(8)));
+        assert_eq!(after_answer(3, 1, 0, Some(secs(7))), Next::After(secs(7)));
+        assert_eq!(after_answer(3, 1, 2, None), Next::After(secs(8)));
     }
 
     #[test]
     fn an_asked_for_pause_may_outlast_the_time_out_but_not_the_result() {
-        assert_eq!(
-            image().after_answer(secs(50), secs(50), 5, 0, Some(secs(120)), 0.0),
-            Next::After(secs(120))
-        );
-        assert_eq!(image().after_answer(secs(50), secs(50), 5, 0, Some(secs(230)), 0.0), Next::Over);
-        assert_eq!(image().after_answer(secs(59), secs(59), 5, 0, None, 0.0), Next::Over);
+        assert_eq!(after_answer(50, 5, 0, Some(secs(120))), Next::After(secs(120)));
+        assert_eq!(after_answer(50, 5, 0, Some(secs(230))), Next::Over);
+        assert_eq!(after_answer(59, 5, 0, None), Next::Over);
     }
 
     #[test]
     fn nothing_is_polled_past_its_time_out_its_polls_or_its_age() {
-        assert_eq!(image().after_answer(secs(60), secs(60), 20, 0, None, 0.0), Next::Over);
-        assert_eq!(image().after_answer(secs(30), secs(30), MAX_POLLS, 0, None, 0.0), Next::Over);
-        assert_eq!(image().first(secs(280), 0), Next::Gone);
-        assert_eq!(image().first(secs(30), MAX_POLLS), Next::Over);
+        assert_eq!(after_answer(60, 20, 0, None), Next::Over);
+        assert_eq!(after_answer(30, MAX_POLLS, 0, None), Next::Over);
+        assert_eq!(first(secs(280), 0), Next::Gone);
+        assert_eq!(first(secs(30), MAX_POLLS), Next::Over);
     }
 
     #[test]
     fn a_ticket_that_comes_after_its_time_out_is_asked_for_once_more() {
-        assert_eq!(image().first(secs(100), 40), Next::After(Duration::ZERO));
-        assert_eq!(image().after_answer(secs(107), secs(107), 41, 0, None, 0.0), Next::Over);
+        assert_eq!(first(secs(100), 40), Next::After(Duration::ZERO));
+        assert_eq!(after_answer(107, 41, 0, None), Next::Over);
+    }
+
+    #[test]
+    fn the_last_poll_that_a_task_may_have_is_kept_for_its_time_out() {
+        let few = image().with_max_polls(3).unwrap();
+        let after = |age, polls| {
+            let polled = Polled { age, pursued: age, polls, ..Polled::default() };
+            few.after_answer(&polled, None, 0.0)
+        };
+        assert_eq!(after(secs(1), 1), Next::After(secs(2)));
+        assert_eq!(after(secs(3), 2), Next::After(secs(57)));
+        assert_eq!(after(secs(60), 3), Next::Over);
+        assert_eq!(image().with_max_polls(121), Err(PollScheduleError::MaxPolls));
     }
 
     #[test]
@@ -276,22 +360,29 @@ mod tests {
     proptest! {
         #[test]
         fn any_pace_keeps_spacing_count_and_age(
-            first in 0_u64..200, interval in 2_u64..60, timeout in 1_u64..280,
+            first in 0_u64..200, interval in 2_u64..60, timeout in 1_u64..280, max_polls in 2_u32..=MAX_POLLS,
+            solved in prop::collection::vec(1_u64..300_000, 0..60), of_default in any::<bool>(),
+            with_callback in any::<bool>(),
             lucks in prop::collection::vec(0.0_f64..1.0, 200), slower in 0_u32..9,
         ) {
             let Ok(pacing) = PollSchedule::try_new(secs(first), secs(interval), secs(timeout)) else { return Ok(()) };
-            let mut next = pacing.first(Duration::ZERO, 0);
+            let pacing = if of_default { pacing } else { pacing.with_max_polls(max_polls).unwrap() };
+            let answers = solved.iter().map(|by| Answer { after: Duration::from_millis(by / 2), by: Duration::from_millis(*by) });
+            let learned = (!solved.is_empty()).then(|| LearnedPolls::from_answers(answers, &pacing));
+            let mut next = pacing.first(Duration::ZERO, 0, learned.as_ref(), lucks[0]);
             let (mut age, mut polls) = (Duration::ZERO, 0);
             for jitter in lucks {
                 let Next::After(wait) = next else { break };
                 prop_assert!(polls == 0 || wait >= SPACING);
                 age += wait;
                 polls += 1;
-                prop_assert!(polls <= MAX_POLLS && age <= MAX_AGE && age <= secs(timeout));
+                prop_assert!(polls <= pacing.max_polls());
+                prop_assert!(age <= MAX_AGE && age <= secs(timeout));
+                let polled = Polled { age, pursued: age, polls, slower, retry_after: None };
                 next = match slower {
-                0 => pacing.after_answer_with_callback(age, age, polls, jitter),
-                _ => pacing.after_answer(age, age, polls, slower, None, jitter),
-            };
+                    0 if with_callback => pacing.after_answer_with_callback(&polled, jitter),
+                    _ => pacing.after_answer(&polled, learned.as_ref(), jitter),
+                };
             }
         }
     }

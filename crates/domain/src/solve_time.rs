@@ -1,21 +1,39 @@
-//! How long the API takes for each kind of task, as seen here: what a deadline is measured against
-//! before anything is paid.
+//! How long the API takes for each kind of task, as this fleet sees it: when to poll, and what a
+//! deadline is measured against before anything is paid.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::job::MAX_TYPE;
 use super::kind;
+use super::learned_polls::{Answer, LearnedPolls, QUANTILES};
+use super::poll_schedule::PollSchedules;
 use super::time::Timestamp;
 
-/// Answers of a type that are remembered.
-const REMEMBERED: usize = 200;
-/// Without an answer for so long, what was learned of a type is forgotten.
+/// Answers of a kind that are remembered.
+const REMEMBERED: usize = 400;
+/// After so many new answers the time for deadlines is found anew.
+const LEAST_RENEWED_EVERY: usize = 10;
+/// Without an answer for so long, deadlines are no longer measured against what was learned.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
-/// Kinds of task that are remembered; others are never refused for their deadline.
-const MAX_TYPES: usize = 64;
-/// After so many new answers the quantile is found anew.
-const RENEW_EVERY: u32 = 10;
+/// Kinds of task that are remembered. The others keep to the fixed schedule, and none of them is
+/// refused for its deadline.
+const MAX_KINDS: usize = 64;
+/// After so many new answers the polls are learned anew, but not within a second of the last time.
+const POLLS_RENEWED_EVERY: u32 = 20;
+const POLLS_RENEWED_APART: Duration = Duration::from_secs(1);
+/// If of so many answers, the latest, so many are all slower or all faster than the median, the API
+/// has changed its speed: older answers are forgotten. By chance this happens once in 600,000 times.
+const LATEST: usize = 24;
+const ONE_SIDED: usize = 23;
+/// Answers before polls are learned from them.
+const LEAST_ANSWERS: usize = 40;
+/// Own answers that wait to be reported to other replicas; more than that in one heartbeat would
+/// add little.
+const MAX_UNREPORTED: usize = 64;
+/// Kinds in a summary.
+const MAX_SUMMARISED: usize = 8;
 
 /// When a deadline is out of reach.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,93 +41,203 @@ pub struct Reach {
     /// A job is refused where fewer than this share of answers came in the time that is left; 0
     /// refuses none.
     pub quantile: f64,
-    /// Answers of a type before anything of it is refused.
+    /// Answers of a kind before anything of it is refused.
     pub least_answers: usize,
 }
 
+/// Answers by kind of task, each as the two ages of [`Answer`] in milliseconds.
+pub type AnswersByKind = BTreeMap<String, Vec<(u32, u32)>>;
+
+/// Ages by kind of task, in milliseconds: equally many answers came between each two of them.
+pub type Quantiles = BTreeMap<String, Vec<u32>>;
+
 #[derive(Debug, Clone, Default)]
-struct Seen {
-    spans: VecDeque<Duration>,
-    since_found: u32,
-    found: Option<Duration>,
+struct Learned {
+    answers: VecDeque<Answer>,
     last_at: Option<Timestamp>,
+    /// Answers since the last long silence.
+    fresh: usize,
+    least: Option<Duration>,
+    polls: Option<Arc<LearnedPolls>>,
+    polls_renewed_at: Option<Timestamp>,
+    since_polls_renewed: u32,
 }
 
-/// The solve times of all types.
+impl Learned {
+    /// Whether nearly all of the latest answers are on one side of the median that is known.
+    fn has_changed_speed(&self) -> bool {
+        // Since the last change at least as many must have come.
+        let Some(polls) = self.polls.as_ref().filter(|_| self.answers.len() >= 2 * LATEST) else {
+            return false;
+        };
+        let median = polls.median();
+        let latest = || self.answers.iter().rev().take(LATEST);
+        let faster = latest().filter(|answer| answer.by <= median).count();
+        let slower = latest().filter(|answer| answer.after >= median).count();
+        faster.max(slower) >= ONE_SIDED
+    }
+}
+
+/// The solve times of all kinds of task.
 #[derive(Debug, Clone)]
 pub struct SolveTimes {
     reach: Reach,
-    by_type: BTreeMap<String, Seen>,
+    /// What bounds the learned polls; `None`: none are learned.
+    bounds: Option<PollSchedules>,
+    by_kind: BTreeMap<String, Learned>,
+    unreported: Vec<(String, Answer)>,
 }
 
 impl SolveTimes {
-    /// Nothing learned yet.
+    /// Nothing learned yet. Without bounds no polls are learned.
     #[must_use]
-    pub fn new(reach: Reach) -> Self {
-        Self { reach, by_type: BTreeMap::new() }
+    pub fn new(reach: Reach, bounds: Option<PollSchedules>) -> Self {
+        Self { reach, bounds, by_kind: BTreeMap::new(), unreported: Vec::new() }
     }
 
-    /// An answer came this long after the task's acceptance.
-    pub fn note(&mut self, kind: &str, span: Duration, now: Timestamp) {
+    /// A task of this replica was found ready.
+    pub fn note(&mut self, kind: &str, answer: Answer, now: Timestamp) {
+        if self.unreported.len() < MAX_UNREPORTED {
+            self.unreported.push((kind.to_owned(), answer));
+        }
+        self.learn(kind, answer, now);
+    }
+
+    fn learn(&mut self, kind: &str, answer: Answer, now: Timestamp) {
+        let Some(name) = kind::place(&self.by_kind, kind, MAX_KINDS) else { return };
+        if !self.by_kind.contains_key(name) {
+            self.by_kind.insert(name.to_owned(), Learned::default());
+        }
+        let Some(learned) = self.by_kind.get_mut(name) else { return };
+        if learned.answers.len() >= REMEMBERED {
+            learned.answers.pop_front();
+        }
+        learned.answers.push_back(answer);
+        // Were every job refused by what was learned long ago, nothing new would ever be learned.
+        if learned.last_at.replace(now).is_some_and(|at| now.since(at) >= FORGOTTEN_AFTER) {
+            (learned.fresh, learned.least) = (0, None);
+        }
+        learned.fresh += 1;
         let Reach { quantile, least_answers } = self.reach;
-        if quantile <= 0.0 {
-            return;
+        let enough = learned.fresh >= least_answers.clamp(1, REMEMBERED);
+        if quantile > 0.0 && enough && (learned.least.is_none() || learned.fresh % LEAST_RENEWED_EVERY == 0) {
+            learned.least = quantile_of(&learned.answers, learned.fresh, quantile);
         }
-        let Some(name) = kind::place(&self.by_type, kind, MAX_TYPES) else { return };
-        if !self.by_type.contains_key(name) {
-            self.by_type.insert(name.to_owned(), Seen::default());
+        let Some(bounds) = &self.bounds else { return };
+        learned.since_polls_renewed += 1;
+        let apart = learned.polls_renewed_at.is_none_or(|at| now.since(at) >= POLLS_RENEWED_APART);
+        let is_due = learned.answers.len() >= LEAST_ANSWERS
+            && learned.since_polls_renewed >= POLLS_RENEWED_EVERY
+            && apart;
+        let has_changed = learned.has_changed_speed();
+        if has_changed {
+            learned.answers.drain(..learned.answers.len() - LATEST);
         }
-        let Some(seen) = self.by_type.get_mut(name) else { return };
-        if seen.spans.len() >= REMEMBERED {
-            seen.spans.pop_front();
-        }
-        seen.spans.push_back(span);
-        seen.last_at = Some(now);
-        seen.since_found += 1;
-        let enough = seen.spans.len() >= least_answers.clamp(1, REMEMBERED);
-        if enough && (seen.found.is_none() || seen.since_found >= RENEW_EVERY) {
-            seen.found = quantile_of(&seen.spans, quantile);
-            seen.since_found = 0;
+        if is_due || has_changed {
+            learned.since_polls_renewed = 0;
+            learned.polls_renewed_at = Some(now);
+            let answers = learned.answers.iter().copied();
+            learned.polls = Some(Arc::new(LearnedPolls::from_answers(answers, &bounds.of(name))));
         }
     }
 
     /// The time within which the share of answers came that the settings name; `None` until enough
-    /// is learned.
-    ///
-    /// What was learned long ago is forgotten: were every job refused by it, nothing new would ever
-    /// be learned.
+    /// is learned, or where it was learned long ago.
     #[must_use]
-    pub fn least(&mut self, kind: &str, now: Timestamp) -> Option<Duration> {
-        let name = kind::place(&self.by_type, kind, MAX_TYPES)?;
-        let seen = self.by_type.get_mut(name)?;
-        if seen.last_at.is_some_and(|at| now.since(at) >= FORGOTTEN_AFTER) {
-            *seen = Seen::default();
-        }
-        seen.found
+    pub fn least(&self, kind: &str, now: Timestamp) -> Option<Duration> {
+        let learned = self.by_kind.get(kind::place(&self.by_kind, kind, MAX_KINDS)?)?;
+        learned.least.filter(|_| learned.last_at.is_some_and(|at| now.since(at) < FORGOTTEN_AFTER))
     }
+
+    /// When to poll tasks of a kind, once enough is learned.
+    #[must_use]
+    pub fn polls(&self, kind: &str) -> Option<Arc<LearnedPolls>> {
+        self.by_kind.get(kind::place(&self.by_kind, kind, MAX_KINDS)?)?.polls.clone()
+    }
+
+    /// The answers of this replica since this was last asked, to be reported to the others.
+    #[must_use]
+    pub fn take_unreported(&mut self) -> AnswersByKind {
+        let mut by_kind = AnswersByKind::new();
+        for (kind, answer) in self.unreported.drain(..) {
+            by_kind.entry(kind).or_default().push((millis(answer.after), millis(answer.by)));
+        }
+        by_kind
+    }
+
+    /// Another replica reports its answers.
+    pub fn hear(&mut self, reported: &AnswersByKind, now: Timestamp) {
+        for (kind, answers) in reported {
+            for (after, by) in answers.iter().take(MAX_UNREPORTED).filter(|(after, by)| after < by) {
+                let answer = Answer {
+                    after: Duration::from_millis((*after).into()),
+                    by: Duration::from_millis((*by).into()),
+                };
+                self.learn(kind, answer, now);
+            }
+        }
+    }
+
+    /// What is known of the kinds with the latest answers, to be kept over a restart of the fleet.
+    #[must_use]
+    pub fn summary(&self) -> Quantiles {
+        let mut latest: Vec<_> = self.by_kind.iter().filter(|(_, learned)| learned.polls.is_some()).collect();
+        latest.sort_by_key(|(_, learned)| std::cmp::Reverse(learned.last_at));
+        let of = |learned: &Learned| {
+            learned.polls.iter().flat_map(|polls| polls.quantiles.iter().copied()).map(millis).collect()
+        };
+        latest.into_iter().take(MAX_SUMMARISED).map(|(kind, learned)| (kind.clone(), of(learned))).collect()
+    }
+
+    /// What an earlier fleet has learned. It counts for kinds that nothing is known of, and as few
+    /// answers, so that new ones soon outweigh it.
+    pub fn recall(&mut self, summary: &Quantiles, now: Timestamp) {
+        for (kind, ages) in summary.iter().take(MAX_SUMMARISED) {
+            if self.by_kind.contains_key(kind) {
+                continue;
+            }
+            for (after, by) in ages.iter().zip(ages.iter().skip(1)).take(QUANTILES) {
+                let twice = vec![(*after, (*by).max(after.saturating_add(1))); 2];
+                self.hear(&AnswersByKind::from([(kind.clone(), twice)]), now);
+            }
+        }
+    }
+}
+
+/// Whether it is no more than a summary can hold.
+pub(crate) fn is_summary(quantiles: &Quantiles) -> bool {
+    let fits = |(kind, ages): (&String, &Vec<u32>)| kind.len() <= MAX_TYPE && ages.len() <= QUANTILES + 1;
+    quantiles.len() <= MAX_SUMMARISED && quantiles.iter().all(fits)
+}
+
+fn millis(age: Duration) -> u32 {
+    u32::try_from(age.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
-    reason = "a place among at most 200"
+    reason = "a place among at most 400"
 )]
-fn quantile_of(spans: &VecDeque<Duration>, quantile: f64) -> Option<Duration> {
-    let mut sorted: Vec<Duration> = spans.iter().copied().collect();
+fn quantile_of(answers: &VecDeque<Answer>, latest: usize, quantile: f64) -> Option<Duration> {
+    let mut sorted: Vec<Duration> = answers.iter().rev().take(latest).map(|answer| answer.by).collect();
     sorted.sort_unstable();
     let place = (quantile.min(1.0) * (sorted.len().saturating_sub(1)) as f64) as usize;
     sorted.get(place).copied()
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn answer(seconds: u64) -> Answer {
+        Answer { after: Duration::ZERO, by: Duration::from_secs(seconds) }
+    }
+
     fn learned(quantile: f64, spans: impl Iterator<Item = u64>) -> Option<Duration> {
-        let mut times = SolveTimes::new(Reach { quantile, least_answers: 50 });
+        let mut times = SolveTimes::new(Reach { quantile, least_answers: 50 }, None);
         let now = Timestamp::from_millis(0);
-        spans.for_each(|seconds| times.note("T", Duration::from_secs(seconds), now));
+        spans.for_each(|seconds| times.note("T", answer(seconds), now));
         assert_eq!(times.least("another", now), None);
         let least = times.least("T", now);
         assert_eq!(times.least("T", now.plus(FORGOTTEN_AFTER)), None, "long ago");
@@ -125,13 +253,13 @@ mod tests {
 
     #[test]
     fn a_type_with_a_class_for_each_job_takes_no_other_types_place() {
-        let mut times = SolveTimes::new(Reach { quantile: 0.05, least_answers: 50 });
+        let mut times = SolveTimes::new(Reach { quantile: 0.05, least_answers: 50 }, None);
         let now = Timestamp::from_millis(0);
         for n in 0..200 {
-            times.note(&format!("A/{n}"), Duration::from_secs(9), now);
+            times.note(&format!("A/{n}"), answer(9), now);
         }
         for _ in 0..50 {
-            times.note("B/x", Duration::from_secs(1), now);
+            times.note("B/x", answer(1), now);
         }
         let least = ["A/0", "A/199", "B/x", "B/y"].map(|kind| times.least(kind, now));
         assert_eq!(least, [None, Some(Duration::from_secs(9)), Some(Duration::from_secs(1)), None]);
@@ -139,6 +267,107 @@ mod tests {
 
     #[test]
     fn old_answers_are_forgotten() {
-        assert_eq!(learned(0.5, (0..200).chain(std::iter::repeat_n(9, 200))), Some(Duration::from_secs(9)));
+        assert_eq!(learned(0.5, (1..401).chain(std::iter::repeat_n(9, 400))), Some(Duration::from_secs(9)));
+    }
+
+    fn learning() -> SolveTimes {
+        let second = Duration::from_secs;
+        let schedule =
+            crate::poll_schedule::PollSchedule::try_new(second(3), second(2), second(120)).unwrap();
+        let bounds = PollSchedules {
+            mode: crate::poll_schedule::PollMode::Learned,
+            default: schedule,
+            by_type: BTreeMap::new(),
+        };
+        SolveTimes::new(Reach { quantile: 0.0, least_answers: 1 }, Some(bounds))
+    }
+
+    /// So many answers of 9 to 11 s, a second apart.
+    fn teach(times: &mut SolveTimes, count: u64) {
+        for n in 0..count {
+            let by = Duration::from_millis(9_000 + n * 97 % 2_000);
+            let answer = Answer { after: by - Duration::from_secs(1), by };
+            times.note("T", answer, Timestamp::from_millis(0).plus(Duration::from_secs(n)));
+        }
+    }
+
+    #[test]
+    fn what_one_replica_sees_the_others_learn() {
+        let (mut one, mut other) = (learning(), learning());
+        teach(&mut one, 60);
+        let reported = one.take_unreported();
+        assert_eq!((reported["T"].len(), one.take_unreported().len()), (60, 0));
+        other.hear(&reported, Timestamp::from_millis(0));
+        assert!(one.polls("T").is_some() && other.polls("T").is_some() && other.polls("U").is_none());
+        assert!(other.take_unreported().is_empty(), "what was heard is not reported again");
+    }
+
+    #[test]
+    fn a_new_fleet_begins_with_what_the_last_one_knew_and_what_it_sees_itself_counts_for_more() {
+        let mut before = learning();
+        teach(&mut before, 400);
+        let summary = before.summary();
+        assert!(is_summary(&summary) && summary["T"].len() == QUANTILES + 1, "{summary:?}");
+        let mut fresh = learning();
+        fresh.recall(&summary, Timestamp::from_millis(0));
+        let (known, recalled) = (before.polls("T").unwrap(), fresh.polls("T").unwrap());
+        let apart = known.median().abs_diff(recalled.median());
+        assert!(apart < Duration::from_millis(300), "{:?} and {:?}", known.median(), recalled.median());
+        fresh.recall(&Quantiles::from([("T".to_owned(), vec![1; QUANTILES + 1])]), Timestamp::from_millis(0));
+        assert_eq!(fresh.polls("T").unwrap().median(), recalled.median(), "it is known already");
+    }
+
+    #[test]
+    fn nonsense_that_is_reported_teaches_nothing() {
+        let mut times = learning();
+        let nonsense = vec![(5_000, 5_000), (9_000, 1_000), (u32::MAX, u32::MAX)];
+        times.hear(&AnswersByKind::from([("T".to_owned(), nonsense.repeat(30))]), Timestamp::from_millis(0));
+        assert!(times.polls("T").is_none() && times.summary().is_empty());
+    }
+
+    /// Polls a task as is known, notes its answer, and returns how long the answer waited.
+    fn solve(times: &mut SolveTimes, ready: f64, n: u64, jitter: f64) -> f64 {
+        let polls = times.polls("T");
+        let first = polls.as_ref().map_or(Duration::from_secs(3), |polls| polls.first(jitter));
+        let (mut after, mut by) = (Duration::ZERO, first);
+        while by.as_secs_f64() < ready {
+            after = by;
+            let wait = polls.as_ref().and_then(|polls| polls.wait_after(by, jitter));
+            by += wait.unwrap_or(Duration::from_secs(2));
+        }
+        times.note("T", Answer { after, by }, Timestamp::from_millis(0).plus(Duration::from_secs(n)));
+        by.as_secs_f64() - ready
+    }
+
+    #[test]
+    fn a_change_of_speed_is_followed_within_200_answers() {
+        use rand::{RngExt, SeedableRng};
+        // Uniform times around 12 s, 5 s and 30 s.
+        for (before, after) in [(12.0, 5.0), (5.0, 12.0), (30.0, 5.0)] {
+            let mut rng = rand::rngs::StdRng::seed_from_u64(11);
+            let mut times = learning();
+            let mut solve_around = |middle: f64, from: u64, count: u64| -> f64 {
+                let wait = |n| {
+                    let ready = middle * rng.random_range(0.7..1.3);
+                    solve(&mut times, ready, n, rng.random())
+                };
+                (from..from + count).map(wait).sum::<f64>() / count as f64
+            };
+            solve_around(before, 0, 1_000);
+            solve_around(after, 1_000, 200);
+            let followed = solve_around(after, 1_200, 400);
+            assert!(followed < 1.1, "{before} to {after}: {followed:.2} s");
+        }
+    }
+
+    #[test]
+    fn an_even_speed_is_no_change() {
+        use rand::{RngExt, SeedableRng};
+        let mut rng = rand::rngs::StdRng::seed_from_u64(5);
+        let mut times = learning();
+        for n in 0..3_000 {
+            solve(&mut times, rng.random_range(1.0..20.0), n, rng.random());
+            assert!(n < 500 || times.by_kind["T"].answers.len() == REMEMBERED, "forgotten at {n}");
+        }
     }
 }

@@ -118,12 +118,7 @@ pub fn retried(job: &Job, history: &History) -> Message {
 
 /// The ticket of an accepted task, which was polled so often.
 #[must_use]
-pub fn ticket(
-    job: &Job,
-    history: &History,
-    task: Task<'_>,
-    callback: Option<CallbackToken>,
-) -> Message {
+pub fn ticket(job: &Job, history: &History, task: Task<'_>, callback: Option<CallbackToken>) -> Message {
     let ticket = Ticket {
         job_id: job.id.clone(),
         task_type: job.task_type.clone(),

@@ -24,7 +24,7 @@ use crate::domain::guard;
 use crate::domain::lifecycle::{Ambiguous, Rules};
 use crate::domain::message::{Message, Properties};
 use crate::domain::policy::Policy;
-use crate::domain::poll_schedule::{PollSchedule, PollSchedules};
+use crate::domain::poll_schedule::{PollMode, PollSchedule, PollSchedules};
 use crate::domain::solve_time::Reach;
 use crate::domain::time::Timestamp;
 use crate::fleet::Egress;
@@ -135,7 +135,7 @@ fn rules() -> Result<Rules, DemoError> {
     // Tasks that nobody answers well are given up after 12 s, as unpaid jobs are after 8.
     let pacing = PollSchedule::try_new(second(1), second(2), second(12)).map_err(|_| DemoError::Stopped)?;
     Ok(Rules {
-        pacing: PollSchedules { default: pacing, by_type: BTreeMap::new() },
+        pacing: PollSchedules { mode: PollMode::Learned, default: pacing, by_type: BTreeMap::new() },
         overrides: Overrides::default(),
         capacity_timeout: UNPAID_BUDGET,
         transient_timeout: UNPAID_BUDGET,

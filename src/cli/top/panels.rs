@@ -317,6 +317,11 @@ pub(super) fn types(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &
     let mut columns = vec![text("type", Constraint::Fill(1)), number("in flight", 9)];
     columns.extend(window);
     columns.extend([number("paid", 8), number("solved", 8), number("failed", 7)]);
+    // How long tasks take, as learned, and how long a ready answer waits for its poll.
+    let shows_times = area.width >= WIDE;
+    if shows_times {
+        columns.extend([number("median", 7), number("p95", 7), number("wait", 7)]);
+    }
     let row = |row: &TypeRow| {
         let name = if row.shut {
             (format!("{}, shut", row.name), screen.tones.wary)
@@ -327,6 +332,11 @@ pub(super) fn types(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &
         cells.extend(is_wide.then(|| plain(row.figures.window.to_string())));
         let counts = [row.figures.accepted, row.figures.solved, row.figures.failed];
         cells.extend(counts.map(|number| plain(format::count(number))));
+        if shows_times {
+            let times =
+                row.figures.learned.map(|learned| [learned.median_ms, learned.p95_ms, learned.mean_wait_ms]);
+            cells.extend((0..3).map(|n| plain(format::known_seconds(times.map(|times| times[n])))));
+        }
         cells
     };
     let cells = fleet.types.iter().map(row).collect();

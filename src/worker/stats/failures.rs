@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use super::super::limits::by_type::ByType;
 use super::counters::Reading;
 use crate::domain::class::Class;
+use crate::domain::solve_time::SolveTimes;
 use crate::domain::time::Timestamp;
-use crate::fleet::{Detail, FailedJob, MAX_FAILURES, TypeFigures};
+use crate::fleet::{Detail, FailedJob, LearnedFigures, MAX_FAILURES, TypeFigures};
 
 /// The last failures, and how many there were of each type. A solved job costs nothing here.
 #[derive(Debug, Default)]
@@ -44,10 +45,11 @@ impl Failures {
 pub(crate) fn detail(
     counters: &Reading,
     failures: &Failures,
-    lanes: BTreeMap<String, (usize, usize)>,
+    limits: BTreeMap<String, (usize, usize)>,
+    solve_times: &SolveTimes,
 ) -> Detail {
     let mut types: BTreeMap<String, TypeFigures> = BTreeMap::new();
-    for (name, (in_flight, window)) in lanes {
+    for (name, (in_flight, window)) in limits {
         types.insert(name, TypeFigures { in_flight, window, ..TypeFigures::default() });
     }
     for (name, spent) in &counters.spent {
@@ -58,6 +60,9 @@ pub(crate) fn detail(
     }
     for (name, failed) in failures.by_type.read(|count| *count) {
         types.entry(name).or_default().failed = failed;
+    }
+    for (name, figures) in &mut types {
+        figures.learned = solve_times.polls(name).as_deref().map(LearnedFigures::from);
     }
     let failed = counters.failed_by_class.iter().map(|(class, count)| ((*class).to_owned(), *count));
     Detail {
@@ -70,6 +75,7 @@ pub(crate) fn detail(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::solve_time::Reach;
 
     #[test]
     fn the_last_ten_failures_are_kept_the_latest_first() {
@@ -78,7 +84,8 @@ mod tests {
             let id = format!("job-{number}");
             failures.note(Timestamp::from_millis(number), Some(&id), None, (Class::Malformed, "NOT_JSON"));
         }
-        let kept = detail(&Reading::default(), &failures, BTreeMap::new()).failures;
+        let nothing = SolveTimes::new(Reach { quantile: 0.0, least_answers: 1 }, None);
+        let kept = detail(&Reading::default(), &failures, BTreeMap::new(), &nothing).failures;
         let ids: Vec<&str> = kept.iter().map(|failure| &*failure.id).collect();
         assert_eq!((ids.len(), ids[0], ids[9]), (MAX_FAILURES, "job-13", "job-4"));
     }

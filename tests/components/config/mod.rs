@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use captcha_worker::config::{DEFAULTS, Override, Settings};
 use captcha_worker::domain::class::Class;
-use captcha_worker::domain::poll_schedule::PollSchedule;
+use captcha_worker::domain::poll_schedule::{PollMode, PollSchedule};
 
 use support::{Place, shown};
 
@@ -176,10 +176,32 @@ fn a_class_follows_its_type_in_what_it_leaves_out_and_the_type_stands_for_all_ot
     assert_eq!(of("CustomTask/another"), pace(7, 4, 90));
     assert_eq!(of("CustomTask/alibaba"), pace(7, 5, 90));
     assert_eq!(of("CustomTask/v2.1"), pace(7, 4, 100));
-    assert_eq!((of("Other"), of("Other/x")), (pace(3, 3, 90), pace(3, 6, 90)));
+    assert_eq!((of("Other"), of("Other/x")), (pace(3, 2, 90), pace(3, 6, 90)));
     assert_eq!(of("TurnstileTask/Some_Class"), pace(11, 2, 120));
     let caps: Vec<_> = settings.caps.iter().map(|(name, cap)| (name.as_str(), *cap)).collect();
     assert_eq!(caps, [("CustomTask", 50), ("CustomTask/alibaba", 3), ("CustomTask/v2.1", 20)]);
+}
+
+#[test]
+fn polls_are_learned_within_max_polls_unless_the_mode_is_fixed() {
+    let by_default = Place::new(&[]).good().settings.polling;
+    assert_eq!((by_default.mode, by_default.of("ImageToTextTask").max_polls()), (PollMode::Learned, 45));
+    let settings = Place::new(&[(
+        "config/x.toml",
+        "[polling]\nmode = 'fixed'\n[polling.CustomTask]\nmax_polls = 30\n[polling.'CustomTask/x']\ninterval = '5s'",
+    )])
+    .env("POLLING__TurnstileTask__MAX_POLLS", "7")
+    .good()
+    .settings
+    .polling;
+    let most = ["CustomTask", "CustomTask/x", "TurnstileTask"].map(|kind| settings.of(kind).max_polls());
+    assert_eq!((settings.mode, most), (PollMode::Fixed, [30, 30, 7]));
+    assert_eq!(Place::new(&[]).env("POLLING__MODE", "fixed").good().settings.polling.mode, PollMode::Fixed);
+    let faults =
+        Place::new(&[("config/x.toml", "[polling]\nmode = 'fast'\n[polling.T]\nmax_polls = 121")]).faults();
+    assert_eq!(faults.len(), 2, "{faults:#?}");
+    assert!(faults[0].starts_with("polling.mode (config/x.toml)"), "{faults:#?}");
+    assert!(faults[1].starts_with("polling.T.max_polls (config/x.toml): 121 is out of range"), "{faults:#?}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use captcha_worker::domain::guard::{self, Phase, Reason};
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::policy::Policy;
-use captcha_worker::domain::poll_schedule::{PollSchedule, PollSchedules};
+use captcha_worker::domain::poll_schedule::{PollMode, PollSchedule, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::domain::time::Timestamp;
 use captcha_worker::fleet::{CallbackAddress, Client, Egress};
@@ -160,7 +160,7 @@ impl Scene {
             simulator: Simulator::new(config).expect("a sound scenario"),
             session,
             rules: Rules {
-                pacing: PollSchedules { default: pacing, by_type: BTreeMap::new() },
+                pacing: PollSchedules { mode: PollMode::Learned, default: pacing, by_type: BTreeMap::new() },
                 overrides: Overrides::default(),
                 capacity_timeout: second(600),
                 transient_timeout: second(300),

@@ -15,7 +15,7 @@ use captcha_worker::domain::guard;
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::policy::Policy;
-use captcha_worker::domain::poll_schedule::PollSchedules;
+use captcha_worker::domain::poll_schedule::{PollMode, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::domain::time::Timestamp;
 use captcha_worker::fleet::{CallbackAddress, Client, Egress, Order};
@@ -165,7 +165,11 @@ impl World {
             names: self.names.clone(),
             declare_topology: true,
             rules: Rules {
-                pacing: PollSchedules { default: plan.pacing, by_type: BTreeMap::new() },
+                pacing: PollSchedules {
+                    mode: PollMode::Learned,
+                    default: plan.pacing,
+                    by_type: BTreeMap::new(),
+                },
                 overrides: Overrides::default(),
                 capacity_timeout: CAPACITY_TIMEOUT,
                 transient_timeout: TRANSIENT_TIMEOUT,

@@ -19,7 +19,7 @@ use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::guard;
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::policy::Policy;
-use captcha_worker::domain::poll_schedule::{PollSchedule, PollSchedules};
+use captcha_worker::domain::poll_schedule::{PollMode, PollSchedule, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::fleet::{CallbackAddress, Egress};
 use captcha_worker::linger::Linger;
@@ -62,7 +62,11 @@ pub(crate) fn worker(
         names: Names::new("captcha"),
         declare_topology,
         rules: Rules {
-            pacing: PollSchedules { default: pacing, by_type: std::collections::BTreeMap::new() },
+            pacing: PollSchedules {
+                mode: PollMode::Learned,
+                default: pacing,
+                by_type: std::collections::BTreeMap::new(),
+            },
             overrides: Overrides::default(),
             capacity_timeout: second(60),
             transient_timeout: second(60),

@@ -1,6 +1,7 @@
 //! The account's state as the fleet keeps it: one record, written by the leader alone, on the
 //! broker.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::reason::Reason;
 use crate::fingerprint::Fingerprint;
 use crate::poll_schedule::MAX_AGE;
+use crate::solve_time::{Quantiles, is_summary};
 use crate::time::Timestamp;
 
 /// Two leaders' clocks differ by less; what is further ahead was written by a clock that has been
@@ -228,6 +230,10 @@ pub struct State {
     /// The last operator's command that was carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_command: Option<String>,
+    /// How long the API takes, as the fleet has learned. It decides about polls, not about the
+    /// account, and is kept here so that a restart of the whole fleet does not forget it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub solve_times: Quantiles,
 }
 
 impl State {
@@ -252,6 +258,7 @@ impl State {
             doubt: None,
             quarantine: Vec::new(),
             last_command: None,
+            solve_times: Quantiles::new(),
         }
     }
 
@@ -273,6 +280,7 @@ impl State {
             && state.keys.good.len() <= MAX_KEYS
             && state.keys.refused.len() <= MAX_KEYS
             && state.quarantine.len() <= MAX_PROXIES
+            && is_summary(&state.solve_times)
             && (state.phase != Phase::Tripped || state.trip.is_some());
         sound.then_some(state)
     }

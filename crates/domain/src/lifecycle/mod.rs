@@ -16,6 +16,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -31,15 +32,19 @@ use super::fault::{
 use super::guard::{CanaryEnd, Reason};
 use super::history::{Attempt, Ended, History, MAX_ATTEMPTS};
 use super::job::Job;
+use super::learned_polls::{Answer, LearnedPolls};
 use super::message_hash::MessageHash;
 use super::outcome::Task;
-use super::poll_schedule::{self, Next, PollSchedules};
+use super::poll_schedule::{self, Next, PollSchedules, Polled};
 use super::retry_delay::{self, RetryDelay};
 use super::time::Timestamp;
 
 /// What a retry takes beside its delay: the way through the broker, and the call. It is charged
 /// with it, so that a budget is kept by the clock as well.
 const RETRY_OVERHEAD: Duration = Duration::from_secs(1);
+
+/// What a callback takes from the API to here, at most as a rule.
+const CALLBACK_TRIP: Duration = Duration::from_millis(100);
 
 /// This many waits without a call use the shortest retry queue.
 const SHORT_WAITS: u32 = 12;
@@ -73,10 +78,12 @@ pub struct Rules {
 }
 
 /// The moment of a decision.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct DecisionInput<'a> {
     /// The rules in force.
     pub rules: &'a Rules,
+    /// The polls of the job's kind, once enough answers are known.
+    pub learned: Option<Arc<LearnedPolls>>,
     /// The wall clock: for what stands in messages, and for deadlines. It can step.
     pub now: Timestamp,
     /// A steady clock, from any moment of this process: for ages.
@@ -111,6 +118,10 @@ pub struct OpenTask {
     backoff_steps: u32,
     /// The last poll's fault, where it brought no word about the task.
     last_poll_fault: Option<Box<Fault>>,
+    /// Its age when the last poll was sent that said "not ready".
+    not_ready_at: Duration,
+    /// Its age when the last answered poll was sent.
+    polled_at: Duration,
     /// Its age when this process took it, and the steady clock's reading then.
     taken: (Duration, Duration),
     /// For how long nobody could ask for it: the time-out of its type stands still meanwhile.
@@ -132,6 +143,8 @@ impl OpenTask {
             relies_on_callback: false,
             backoff_steps: 0,
             last_poll_fault: None,
+            not_ready_at: Duration::ZERO,
+            polled_at: Duration::ZERO,
             taken,
             unpollable: Duration::ZERO,
             not_before: Duration::ZERO,
@@ -146,9 +159,17 @@ impl OpenTask {
         age.saturating_add(uptime.saturating_sub(taken_at))
     }
 
-    /// What of its age counts against the time-out of its type.
-    fn pursued(&self, uptime: Duration) -> Duration {
-        self.age(uptime).saturating_sub(self.unpollable)
+    /// As its last poll has left it.
+    fn polled(&self, retry_after: Option<Duration>, uptime: Duration) -> Polled {
+        let age = self.age(uptime);
+        let pursued = age.saturating_sub(self.unpollable);
+        Polled { age, pursued, polls: self.polls, slower: self.backoff_steps, retry_after }
+    }
+
+    /// When it became ready, if the last poll has found it ready.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        Answer { after: self.not_ready_at, by: self.polled_at }
     }
 
     /// As the outcome shows it.
@@ -217,6 +238,8 @@ pub enum Event {
         end: Result<TaskState, CallError>,
         /// How much later than due it was called: the guard, a limit or a lapsed lease withheld it.
         late_by: Duration,
+        /// How long the call took.
+        took: Duration,
     },
     /// It would have been submitted now, but its deadline has passed.
     DeadlinePassed,
@@ -446,10 +469,15 @@ impl JobRun {
             (Pending(task), Event::Due) => self.poll_due(task, at),
             (Pending(task), Event::PollingStopped) => self.hand_over(task, at),
             // Whatever the poll shows, the ordinary schedule goes on: there is no second callback.
-            (Pending(task), Event::CallbackCame) => {
+            (Pending(mut task), Event::CallbackCame) => {
+                if task.polls == 0 {
+                    // Had it been ready for longer, the callback would have come sooner.
+                    task.not_ready_at = task.age(at.uptime).saturating_sub(CALLBACK_TRIP);
+                }
                 self.poll_due(OpenTask { callback: None, relies_on_callback: false, ..task }, at)
             }
-            (Pending(mut task), Event::Answered { end, late_by }) => {
+            (Pending(mut task), Event::Answered { end, late_by, took }) => {
+                task.polled_at = task.age(at.uptime).saturating_sub(took);
                 task.unpollable = task.unpollable.saturating_add(late_by);
                 self.after_poll(task, end, at)
             }
@@ -660,13 +688,14 @@ impl JobRun {
         task.unpollable = (age + wait_at_least).saturating_sub(pace.first_delay());
         // The callback of a ticket that comes again may have gone to an earlier owner. And a deadline
         // must not pass while a lost callback is awaited.
-        let fallback = pace.callback_fallback();
+        let learned = at.learned.as_deref();
+        let fallback = pace.callback_fallback(learned);
         let in_time = self.is_in_time(fallback.saturating_sub(age), at);
         task.relies_on_callback = task.callback.is_some() && !redelivered && in_time;
         let next = if task.relies_on_callback {
             pace.first_with_callback(age, task.polls, fallback)
         } else {
-            pace.first(age, task.polls)
+            pace.first(age, task.polls, learned, at.jitter)
         };
         match next {
             Next::After(wait) => self.wait(task, wait.max(wait_at_least), at),
@@ -716,6 +745,7 @@ impl JobRun {
                 Step { action, effects: answers() }.with(Effect::Solved(cost))
             }
             Ok(TaskState::Processing) => {
+                task.not_ready_at = task.polled_at;
                 task.last_poll_fault = None;
                 self.ask_again(task, None, at).after(answers())
             }
@@ -734,6 +764,7 @@ impl JobRun {
     fn poll_refused(&mut self, mut task: OpenTask, fault: Fault, at: &DecisionInput<'_>) -> Step {
         match fault.class {
             Class::Pending => {
+                task.not_ready_at = task.polled_at;
                 task.last_poll_fault = None;
                 self.ask_again(task, fault.retry_after, at)
             }
@@ -772,25 +803,20 @@ impl JobRun {
         // That poll said nothing about the task, so the type's time-out does not end it: it is
         // asked for once more, if it is kept so long.
         let task = OpenTask { relies_on_callback: false, ..task };
-        self.ask_within(task, Duration::ZERO, fault.retry_after, at)
+        let polled = Polled { pursued: Duration::ZERO, ..task.polled(fault.retry_after, at.uptime) };
+        self.ask_within(task, &polled, at)
     }
 
     fn ask_again(&mut self, task: OpenTask, pause: Option<Duration>, at: &DecisionInput<'_>) -> Step {
-        let pursued = task.pursued(at.uptime);
-        self.ask_within(task, pursued, pause, at)
+        let polled = task.polled(pause, at.uptime);
+        self.ask_within(task, &polled, at)
     }
 
-    fn ask_within(
-        &mut self,
-        mut task: OpenTask,
-        pursued: Duration,
-        pause: Option<Duration>,
-        at: &DecisionInput<'_>,
-    ) -> Step {
+    fn ask_within(&mut self, mut task: OpenTask, polled: &Polled, at: &DecisionInput<'_>) -> Step {
         let pace = at.rules.pacing.of(self.job.kind());
-        let (age, slower) = (task.age(at.uptime), task.backoff_steps);
-        match pace.after_answer(age, pursued, task.polls, slower, pause, at.jitter) {
-            Next::After(wait) if pause.is_some() || slower > 0 => {
+        let learned = at.learned.as_deref();
+        match pace.after_answer(polled, learned, at.jitter) {
+            Next::After(wait) if polled.retry_after.is_some() || polled.slower > 0 => {
                 // Neither another owner nor a callback may ask sooner than the API wants to be asked.
                 task.not_before = at.uptime.saturating_add(wait);
                 self.wait(task, wait, at)
@@ -798,7 +824,7 @@ impl JobRun {
             Next::After(wait) => {
                 task.not_before = at.uptime.saturating_add(poll_schedule::SPACING);
                 let relies = task.relies_on_callback && task.last_poll_fault.is_none();
-                let wait = match pace.after_answer_with_callback(age, pursued, task.polls, at.jitter) {
+                let wait = match pace.after_answer_with_callback(polled, at.jitter) {
                     Next::After(rarely) if relies && self.is_in_time(rarely, at) => rarely,
                     _ => wait,
                 };

@@ -67,9 +67,8 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
     assert!(own.is_some_and(|text| text.len() <= 32 * 1024), "the header's text is bounded");
     assert!(wire_size(&publishers_headers(&message.properties.headers)) <= MAX_PUBLISHERS_HEADERS);
     let Ok(again) = ticket::read(message, NOW) else { panic!("what was read is read again") };
-    let Kept::Open {
-        job: other, history: past, task_id: id, accepted_at: at, polls: count, callback: token
-    } = again
+    let Kept::Open { job: other, history: past, task_id: id, accepted_at: at, polls: count, callback: token } =
+        again
     else {
         panic!("an open ticket stays one")
     };

@@ -10,7 +10,7 @@ use crate::call::{NoAnswer, Refusal, ReplyBody};
 use crate::history::Ended;
 use crate::message::Message;
 use crate::policy::Policy;
-use crate::poll_schedule::{HANDOVER_WAIT, PollSchedule, PollSchedules};
+use crate::poll_schedule::{HANDOVER_WAIT, PollMode, PollSchedule, PollSchedules};
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
@@ -21,6 +21,7 @@ fn secs(n: u64) -> Duration {
 fn rules() -> Rules {
     Rules {
         pacing: PollSchedules {
+            mode: PollMode::Fixed,
             default: PollSchedule::try_new(secs(1), secs(2), secs(60)).unwrap(),
             by_type: BTreeMap::new(),
         },
@@ -70,6 +71,7 @@ impl Scene {
     fn on(&mut self, event: Event) -> Step {
         let moment = DecisionInput {
             rules: &self.rules,
+            learned: None,
             now: self.now.plus(self.clock_is_ahead),
             uptime: self.now.since(START),
             jitter: 0.0,
@@ -110,7 +112,7 @@ fn task_id() -> TaskId {
 }
 
 fn answered(end: Result<TaskState, CallError>) -> Event {
-    Event::Answered { end, late_by: Duration::ZERO }
+    Event::Answered { end, late_by: Duration::ZERO, took: Duration::ZERO }
 }
 
 fn submitted(end: Result<Accepted, CallError>) -> Event {

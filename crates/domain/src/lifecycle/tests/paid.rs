@@ -169,7 +169,7 @@ fn the_time_out_of_a_type_stands_still_while_nobody_may_ask() {
     scene.on(Event::TicketTaken { redelivered: false });
     // Due after 1 s, and asked for after a trip of 4 minutes, when the API fails once.
     scene.after(secs(241), Event::Due);
-    let step = scene.on(Event::Answered { end: Err(cut()), late_by: secs(240) });
+    let step = scene.on(Event::Answered { end: Err(cut()), late_by: secs(240), took: Duration::ZERO });
     assert!(matches!(step.action, Action::Wait(_)), "{step:?}");
     // What the API keeps no longer is not asked for all the same.
     let gone = scene.after(secs(39), Event::Due);
@@ -226,7 +226,13 @@ fn a_ticket_is_handed_over_when_its_task_may_be_polled_again() {
 fn a_ticket_that_was_handed_over_counts_on_and_one_that_was_redelivered_counts_the_most() {
     let with_polls = |polls, redelivered| {
         let Scene { case, rules, .. } = Scene::plain();
-        let at = DecisionInput { rules: &rules, now: START.plus(secs(20)), uptime: secs(20), jitter: 0.0 };
+        let at = DecisionInput {
+            rules: &rules,
+            learned: None,
+            now: START.plus(secs(20)),
+            uptime: secs(20),
+            jitter: 0.0,
+        };
         let mut run = JobRun::of_ticket(case.job, case.history, task_id(), START, polls, None, &at);
         run.advance(Event::TicketTaken { redelivered }, &at);
         run.task().map(|task| task.polls)

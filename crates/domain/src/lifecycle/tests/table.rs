@@ -22,7 +22,7 @@ fn states() -> [Named<Scene>; 3] {
 }
 
 fn slow() -> Event {
-    Event::Answered { end: Err(cut()), late_by: Duration::ZERO }
+    Event::Answered { end: Err(cut()), late_by: Duration::ZERO, took: Duration::ZERO }
 }
 
 fn ready() -> Event {

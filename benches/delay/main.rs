@@ -1,0 +1,87 @@
+//! How long an answer that is ready waits until its consumer has it, and how many polls that takes:
+//! by the distribution of solve times, and by the schedule of polls.
+//!
+//! The worker is whole, on paused time. The official clients' schedule and the best one of
+//! hindsight are computed from the same solve times, without a worker, its calls and its batches.
+
+mod distributions;
+mod scene;
+
+use std::time::Duration;
+
+use captcha_worker::domain::poll_schedule::{PollMode, PollSchedule};
+
+use distributions::{DISTRIBUTIONS, Distribution, Times};
+use scene::Ended;
+
+/// Tasks of a run, and how many of the first are left out: what is learned is not known yet.
+const TASKS: usize = 5_000;
+const LEARNING: usize = 500;
+/// What is asked of the learned schedule, against hindsight.
+const MOST_WAIT: f64 = 1.05;
+const MOST_POLLS: f64 = 1.1;
+/// What hindsight does not have: the calls, and the moments at which polls and outcomes of a worker
+/// go together.
+const TRIP: f64 = 0.05;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let seed = arguments.first().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    println!("{TASKS} tasks each, the first {LEARNING} left out; seed {seed}\n");
+    println!("| solve times | schedule | mean wait, s | p50 | p99 | polls a task | early polls |");
+    println!("|---|---|---|---|---|---|---|");
+    let mut missed = Vec::new();
+    for distribution in DISTRIBUTIONS {
+        missed.extend(compare(distribution, seed));
+    }
+    println!();
+    missed.iter().for_each(|bound| println!("not held: {bound}"));
+    println!("{} bounds not held", missed.len());
+    std::process::exit(i32::from(!missed.is_empty()));
+}
+
+/// Prints the rows of a distribution, and returns the bounds that it does not keep.
+fn compare(distribution: &Distribution, seed: u64) -> Vec<String> {
+    let solve_ms = distribution.draw(TASKS, seed);
+    let times = Times::new(&solve_ms[LEARNING..]);
+    let official = times.polled_at(distribution.official);
+    let best = times.hindsight();
+    let (first_delay, timeout) = distribution.table;
+    let secs = Duration::from_secs;
+    let table = PollSchedule::try_new(secs(first_delay), secs(2), secs(timeout)).expect("within the limits");
+    let worker = |mode| scene::run(&solve_ms, table, mode, seed);
+    let (fixed, learned) = (worker(PollMode::Fixed), worker(PollMode::Learned));
+    row(distribution.name, "official client", &official, None);
+    let fixed_mean = row(distribution.name, "fixed", &fixed.ends[LEARNING..], Some(fixed.early_polls));
+    let learned_mean =
+        row(distribution.name, "learned", &learned.ends[LEARNING..], Some(learned.early_polls));
+    let best_mean = row(distribution.name, "hindsight", &best, None);
+    let bounds = [
+        ("wait of hindsight's", (learned_mean.wait - TRIP) / best_mean.wait, MOST_WAIT),
+        ("polls of hindsight's", learned_mean.polls / best_mean.polls, MOST_POLLS),
+        ("wait of the fixed schedule's", learned_mean.wait / fixed_mean.wait, 1.0),
+    ];
+    let early = fixed.early_polls + learned.early_polls;
+    let mut missed: Vec<String> = bounds
+        .into_iter()
+        .filter(|(_, ratio, most)| ratio > most)
+        .map(|(what, ratio, most)| format!("{}: {ratio:.3} × the {what}, at most {most}", distribution.name))
+        .collect();
+    missed.extend((early > 0).then(|| format!("{}: {early} early polls", distribution.name)));
+    missed
+}
+
+fn row(distribution: &str, schedule: &str, ends: &[Ended], early_polls: Option<u64>) -> Ended {
+    let mut waits: Vec<f64> = ends.iter().map(|end| end.wait).collect();
+    waits.sort_by(f64::total_cmp);
+    let count = ends.len() as f64;
+    let mean = Ended {
+        wait: waits.iter().sum::<f64>() / count,
+        polls: ends.iter().map(|end| end.polls).sum::<f64>() / count,
+    };
+    let (p50, p99) = (waits[ends.len() / 2], waits[ends.len() * 99 / 100]);
+    let early = early_polls.map_or_else(|| "–".to_owned(), |early| early.to_string());
+    let Ended { wait, polls } = mean;
+    println!("| {distribution} | {schedule} | {wait:.3} | {p50:.2} | {p99:.2} | {polls:.2} | {early} |");
+    mean
+}
