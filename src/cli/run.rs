@@ -48,7 +48,7 @@ pub(super) async fn run(
     let tracer = connect::tracer(settings, &name)?;
     let solver = connect::solver(settings)?;
     let linger = Linger::every(settings.worker.linger);
-    let broker = connect::lingering_broker(settings, &name, linger)?;
+    let broker = connect::working_broker(settings, &name, linger)?;
     let worker = Worker::new(options(settings, name.clone(), (broker, linger), solver, tracer.clone()));
     let stop = signals::stop()?;
     let reload = Reload {

@@ -12,7 +12,9 @@ use tokio::time::Instant;
 use super::exchange::{ExchangeState, route};
 use super::journal::{Change, Journal, Waiter};
 use super::observer::{BrokerEvent, DeliveryEnd, MessageFate, ObserverSlot};
-use super::queue::{DeadLetterTarget, QueueState, QueuedMessage, Reason, Routed, dead_letter, is_cycle};
+use super::queue::{
+    DeadLetterTarget, QueueState, QueuedMessage, Reason, Routed, STALLED_RETRY, dead_letter, is_cycle,
+};
 use crate::broker::{CloseSignal, Delivery, Lease, PublishError, Receipt, Settlement};
 use crate::domain::message::{Message, Value};
 
@@ -194,7 +196,8 @@ impl Core {
             }
             None => {
                 if let Some(state) = self.queues.get_mut(queue) {
-                    state.stall(entry, reason, Instant::now());
+                    self.journal.note(entry.id, |id| Change::Stalled { id, reason });
+                    state.stall(entry, reason, Instant::now() + STALLED_RETRY);
                 }
                 BTreeSet::from([queue.to_owned()])
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::queue::Routed;
+use super::queue::{Reason, Routed};
 use crate::broker::PublishError;
 use crate::broker::topology::{Binding, Exchange, Queue};
 
@@ -34,6 +34,8 @@ pub(in crate::broker) enum Change {
     },
     /// A message leaves for a consumer.
     Delivered { id: u64 },
+    /// A message has left its queue as a dead letter, and no queue has taken it so far.
+    Stalled { id: u64, reason: Reason },
     /// A message is done with.
     Removed { id: u64 },
 }

@@ -14,7 +14,7 @@ mod exchange;
 pub(super) mod journal;
 mod link;
 mod observer;
-mod queue;
+pub(super) mod queue;
 mod requests;
 pub(super) mod restore;
 

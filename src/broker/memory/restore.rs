@@ -28,6 +28,8 @@ pub(in crate::broker) struct KeptMessage {
     /// From now until it expires.
     pub(in crate::broker) lives_for: Option<Duration>,
     pub(in crate::broker) deliveries: u32,
+    /// Why it is a dead letter that no queue has taken so far.
+    pub(in crate::broker) died: Option<Reason>,
 }
 
 /// All that a store has kept.
@@ -90,7 +92,7 @@ impl Core {
             }
         }
         let now = Instant::now();
-        for KeptMessage { id, queue, message, exchange, keys, lives_for, deliveries } in kept.messages {
+        for KeptMessage { id, queue, message, exchange, keys, lives_for, deliveries, died } in kept.messages {
             let Some(queue) = self.queues.get_mut(&queue) else { continue };
             self.messages += 1;
             self.bytes += message.body.len();
@@ -98,7 +100,7 @@ impl Core {
             // Whatever the wall clock did meanwhile, it waits no longer than anew.
             let whole = queue.expiry(&routed, now);
             let expires = lives_for.map(|left| whole.map_or(now + left, |whole| whole.min(now + left)));
-            queue.restore(QueuedMessage { id, routed, expires, returned: deliveries });
+            queue.restore(QueuedMessage { id, routed, expires, returned: deliveries }, died, now);
         }
     }
 
