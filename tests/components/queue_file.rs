@@ -18,7 +18,7 @@ use crate::conformance::fixtures::{
     connect, consume, dead_letters_to, get, message, next, put, queue, ready, text, with_queues, within,
 };
 
-fn broker_in(path: &Path) -> Broker {
+pub(crate) fn broker_in(path: &Path) -> Broker {
     let second = Duration::from_secs(1);
     Broker::Sqlite(SqliteBroker::new(SqliteOptions {
         path: path.to_owned(),
@@ -31,7 +31,7 @@ fn broker_in(path: &Path) -> Broker {
     }))
 }
 
-fn in_folder(folder: &TempDir) -> PathBuf {
+pub(crate) fn in_folder(folder: &TempDir) -> PathBuf {
     folder.path().join("queue.db")
 }
 
@@ -46,7 +46,7 @@ fn copied(folder: &TempDir) -> (TempDir, PathBuf) {
 }
 
 /// Waits until nobody has the file: its broker ends after its last session.
-async fn released(path: &Path) {
+pub(crate) async fn released(path: &Path) {
     let lock = OpenOptions::new().write(true).open(path.with_extension("db-lock")).unwrap();
     let free = async {
         while lock.try_lock().is_err() {
