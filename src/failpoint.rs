@@ -65,6 +65,10 @@ failpoints! {
     UnknownIsFinal,
     /// The ages of open tasks follow the wall clock.
     WallClockAges,
+    /// The embedded broker confirms a message before the batch that holds it is stored.
+    ConfirmBeforeStored,
+    /// The embedded broker hands a message out before it is stored that it has left.
+    DeliveryBeforeStored,
 }
 
 impl Failpoint {

@@ -78,5 +78,7 @@ mod failpoints {
         a_time_out_that_runs_on_while_nothing_may_be_asked: TimeoutRunsOn,
         an_unknown_code_that_ends_its_job_at_once: UnknownIsFinal,
         an_age_that_follows_the_wall_clock: WallClockAges,
+        a_confirm_before_its_batch_is_stored: ConfirmBeforeStored,
+        a_delivery_before_it_is_stored_that_it_left: DeliveryBeforeStored,
     }
 }

@@ -17,6 +17,7 @@ mod observer;
 mod queue;
 mod requests;
 pub(super) mod restore;
+mod store;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
@@ -33,6 +34,7 @@ use super::{BrokerError, Session};
 use crate::domain::message::Message;
 
 pub use observer::{BrokerEvent, DeliveryEnd, DeliveryId, MessageFate, Observer};
+pub use store::BatchFate;
 
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -254,7 +256,7 @@ impl Core {
         }
     }
 
-    fn forget_session(&mut self, id: u64) {
+    pub(super) fn forget_session(&mut self, id: u64) {
         if !self.is_cut_off(id) {
             return;
         }

@@ -150,9 +150,10 @@ impl Store {
     /// The broker with what the file holds. A thread of its own writes what changes from now on.
     pub(super) fn into_broker(mut self, linger: Duration) -> Result<MemoryBroker, BrokerError> {
         let kept = self.read()?;
-        let last_id = kept.messages.last().map_or(0, |message| message.id);
         let (wake, woken) = mpsc::channel();
-        let broker = MemoryBroker::restored(kept, last_id, wake);
+        // Refused where the writer has failed; then the sessions have ended.
+        let wake = Box::new(move |what| drop(wake.send(what)));
+        let broker = MemoryBroker::restored(kept, wake);
         let (side, path) = (broker.store_side(), self.path.clone());
         self.look_at_space(&side);
         thread::Builder::new()
@@ -259,14 +260,12 @@ impl Store {
                     error,
                     "cannot write the queue file: all sessions end; what was not confirmed may be lost"
                 );
-                batch.failed(&error);
-                side.failed(&error);
+                side.failed(batch, &error);
                 return;
             }
             // Before the publishers go on.
             self.look_at_space(side);
-            side.written(batch.number);
-            batch.stored();
+            side.stored(batch);
             written += 1;
             if last {
                 return;
