@@ -67,6 +67,9 @@ impl Member<'_> {
         {
             lead.written(true);
         }
+        if let Some(lead) = &mut self.lead {
+            lead.writing();
+        }
         let Some(lead) = &self.lead else { return };
         let stored = self.store(&lead.state).await;
         if let Some(lead) = &mut self.lead {
