@@ -16,7 +16,7 @@ use crate::conformance::fixtures::{
 };
 use crate::queue_file::{broker_in, in_folder, released};
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 100;
 const QUEUES: [&str; 2] = ["a", "b"];
 const PREFETCH: u16 = 5;
 
