@@ -67,6 +67,10 @@ failpoints! {
     WallClockAges,
     /// A ticket is handed over before its task may be polled again.
     HandedOverEarly,
+    /// The embedded broker confirms a message before the batch that holds it is stored.
+    ConfirmBeforeStored,
+    /// The embedded broker hands a message out before it is stored that it has left.
+    DeliveryBeforeStored,
 }
 
 impl Failpoint {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use captcha_worker::broker::amqp::{AmqpOptions, Connector};
-use captcha_worker::broker::sqlite::{SqliteBroker, SqliteOptions};
+use captcha_worker::broker::sqlite::{IfMissing, SqliteBroker, SqliteOptions};
 use captcha_worker::broker::topology::{Names, Topology};
 use captcha_worker::broker::{Broker, ConsumeSpec, Session};
 use captcha_worker::domain::message::Message;
@@ -240,10 +240,12 @@ fn amqp(url: &str) -> Broker {
 fn file(path: &Path) -> Broker {
     Broker::Sqlite(SqliteBroker::new(SqliteOptions {
         path: path.to_owned(),
+        if_missing: IfMissing::Make,
         topology: None,
         connect_timeout: START_WITHIN,
         call_timeout: START_WITHIN,
         confirm_timeout: START_WITHIN,
+        heartbeat: START_WITHIN,
         connection_name: "bench".to_owned(),
         linger: Linger::none(),
     }))

@@ -16,6 +16,7 @@ mod lateness;
 mod ledger;
 mod load;
 mod machine;
+mod million;
 mod processes;
 mod proxy;
 mod run;
@@ -72,6 +73,9 @@ struct Options {
     /// Compare the embedded broker with RabbitMQ instead
     #[arg(long)]
     embedded: bool,
+    /// Take a million jobs through one queue file instead, and measure the file
+    #[arg(long)]
+    embedded_million: bool,
     /// Given by cargo to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -125,6 +129,9 @@ fn chosen(names: &str) -> Result<Vec<Candidate>, String> {
 }
 
 async fn run(options: &Options, candidates: &[Candidate]) -> ExitCode {
+    if options.embedded_million {
+        return million::pass().await;
+    }
     let amqp = std::env::var("CAPTCHA_WORKER_TEST_AMQP").unwrap_or_default();
     let (Some(mut setup), Some(_)) = (Setup::at(&amqp), process::as_shipped()) else {
         eprintln!(

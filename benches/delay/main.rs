@@ -12,7 +12,7 @@ use std::time::Duration;
 use captcha_worker::domain::poll_schedule::{PollMode, PollSchedule};
 
 use distributions::{DISTRIBUTIONS, Distribution, Times};
-use scene::Ended;
+use scene::{Ended, Polling};
 
 /// Tasks of a run, and how many of the first are left out: what is learned is not known yet.
 const TASKS: usize = 5_000;
@@ -20,6 +20,9 @@ const LEARNING: usize = 500;
 /// What is asked of the learned schedule, against hindsight.
 const MOST_WAIT: f64 = 1.05;
 const MOST_POLLS: f64 = 1.1;
+/// The same with callbacks, in seconds and polls of a task.
+const CALLED_WAIT: f64 = 0.05;
+const CALLED_POLLS: f64 = 1.05;
 /// What hindsight does not have: the calls, and the moments at which polls and outcomes of a worker
 /// go together.
 const TRIP: f64 = 0.05;
@@ -49,19 +52,26 @@ fn compare(distribution: &Distribution, seed: u64) -> Vec<String> {
     let (first_delay, timeout) = distribution.table;
     let secs = Duration::from_secs;
     let table = PollSchedule::try_new(secs(first_delay), secs(2), secs(timeout)).expect("within the limits");
-    let worker = |mode| scene::run(&solve_ms, table, mode, seed);
-    let (fixed, learned) = (worker(PollMode::Fixed), worker(PollMode::Learned));
+    let worker = |mode, callbacks| scene::run(&solve_ms, Polling { table, mode, callbacks }, seed);
+    let (fixed, learned) = (worker(PollMode::Fixed, None), worker(PollMode::Learned, None));
+    let (called, half_called) = (worker(PollMode::Learned, Some(1)), worker(PollMode::Learned, Some(2)));
     row(distribution.name, "official client", &official, None);
     let fixed_mean = row(distribution.name, "fixed", &fixed.ends[LEARNING..], Some(fixed.early_polls));
     let learned_mean =
         row(distribution.name, "learned", &learned.ends[LEARNING..], Some(learned.early_polls));
+    let called_mean = row(distribution.name, "callbacks", &called.ends[LEARNING..], Some(called.early_polls));
+    let half_ends = &half_called.ends[LEARNING..];
+    let half_mean = row(distribution.name, "every other callback", half_ends, Some(half_called.early_polls));
     let best_mean = row(distribution.name, "hindsight", &best, None);
     let bounds = [
         ("wait of hindsight's", (learned_mean.wait - TRIP) / best_mean.wait, MOST_WAIT),
         ("polls of hindsight's", learned_mean.polls / best_mean.polls, MOST_POLLS),
         ("wait of the fixed schedule's", learned_mean.wait / fixed_mean.wait, 1.0),
+        ("allowed wait with callbacks", called_mean.wait / (CALLED_WAIT + TRIP), 1.0),
+        ("polls of a task with callbacks", called_mean.polls, CALLED_POLLS),
+        ("learned wait, with every other callback", half_mean.wait / learned_mean.wait, 1.0),
     ];
-    let early = fixed.early_polls + learned.early_polls;
+    let early: u64 = [&fixed, &learned, &called, &half_called].iter().map(|run| run.early_polls).sum();
     let mut missed: Vec<String> = bounds
         .into_iter()
         .filter(|(_, ratio, most)| ratio > most)

@@ -12,6 +12,7 @@ use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::broker::topology::Names;
 use captcha_worker::broker::{Broker, ConsumeSpec};
 use captcha_worker::domain::api_code::Overrides;
+use captcha_worker::domain::callback::CallbackToken;
 use captcha_worker::domain::guard;
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::message::Message;
@@ -19,7 +20,7 @@ use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::poll_schedule::{PollMode, PollSchedule, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
 use captcha_worker::domain::time::Timestamp;
-use captcha_worker::fleet::Egress;
+use captcha_worker::fleet::{CallbackAddress, Egress};
 use captcha_worker::linger::Linger;
 use captcha_worker::simulator::{Distribution, Simulator, SimulatorConfig};
 use captcha_worker::solver::{RawReply, Solver, Transport, TransportError};
@@ -36,6 +37,18 @@ mod in_process;
 const EPOCH: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 /// Between two jobs.
 const APART: Duration = Duration::from_millis(50);
+
+/// How tasks are polled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Polling {
+    pub(crate) table: PollSchedule,
+    pub(crate) mode: PollMode,
+    /// The API is asked for callbacks, and sends one for one in so many tasks.
+    pub(crate) callbacks: Option<usize>,
+}
+
+/// Where the API sends its callbacks.
+const URL: &str = "https://callbacks.test";
 
 /// How one task went.
 #[derive(Debug, Clone, Copy)]
@@ -66,12 +79,12 @@ impl Transport for InProcess {
 }
 
 /// Has a worker solve tasks that take these times, in ms.
-pub(crate) fn run(solve_ms: &[u32], schedule: PollSchedule, mode: PollMode, seed: u64) -> Run {
+pub(crate) fn run(solve_ms: &[u32], polling: Polling, seed: u64) -> Run {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(run_on_paused_time(solve_ms, schedule, mode, seed))
+    runtime.expect("a runtime").block_on(run_on_paused_time(solve_ms, polling, seed))
 }
 
-async fn run_on_paused_time(solve_ms: &[u32], schedule: PollSchedule, mode: PollMode, seed: u64) -> Run {
+async fn run_on_paused_time(solve_ms: &[u32], polling: Polling, seed: u64) -> Run {
     let broker = MemoryBroker::starting_at(EPOCH.as_millis().unsigned_abs() / 1_000);
     let (names, clock) = (Names::new("captcha"), Clock::runtime(EPOCH));
     let config = SimulatorConfig {
@@ -87,7 +100,7 @@ async fn run_on_paused_time(solve_ms: &[u32], schedule: PollSchedule, mode: Poll
         names: names.clone(),
         declare_topology: true,
         rules: Rules {
-            pacing: PollSchedules { mode, default: schedule, by_type: BTreeMap::new() },
+            pacing: PollSchedules { mode: polling.mode, default: polling.table, by_type: BTreeMap::new() },
             overrides: Overrides::default(),
             capacity_timeout: Duration::from_secs(600),
             transient_timeout: Duration::from_secs(300),
@@ -107,6 +120,7 @@ async fn run_on_paused_time(solve_ms: &[u32], schedule: PollSchedule, mode: Poll
         guard: guard::Rules::default(),
         egress: Egress::Shared,
         operators: Vec::new(),
+        callbacks: polling.callbacks.map(|_| CallbackAddress::try_new(URL, "replica").expect("an address")),
         deadlines: Reach { quantile: 0.05, least_answers: 50 },
         drain_timeout: Duration::from_secs(45),
         reply_to_prefix: String::new(),
@@ -115,6 +129,11 @@ async fn run_on_paused_time(solve_ms: &[u32], schedule: PollSchedule, mode: Poll
         tracer: Tracer::off(),
     });
     let (view, drain) = (worker.view(), CancellationToken::new());
+    let called = worker.view();
+    simulator.on_callback(Box::new(move |callback| {
+        called.callbacks().receive(callback.url.rsplit('/').next().and_then(CallbackToken::parse));
+        Box::pin(std::future::ready(true))
+    }));
     let running = tokio::spawn({
         let drain = drain.clone();
         async move { worker.run(drain).await.expect("a broker that lets everybody in") }
@@ -129,7 +148,7 @@ async fn run_on_paused_time(solve_ms: &[u32], schedule: PollSchedule, mode: Poll
         let mut due = tokio::time::interval(APART);
         for (n, solve_ms) in solve_ms.iter().enumerate() {
             due.tick().await;
-            let message = Message { body: job(n, *solve_ms).into(), ..Message::default() };
+            let message = Message { body: job(n, *solve_ms, polling.callbacks).into(), ..Message::default() };
             session.publish(&names.jobs(), "jobs", message).await.expect("confirmed");
         }
     };
@@ -151,9 +170,11 @@ async fn run_on_paused_time(solve_ms: &[u32], schedule: PollSchedule, mode: Poll
     Run { ends: ends.into_iter().flatten().collect(), early_polls: simulator.stats().early_polls }
 }
 
-fn job(number: usize, solve_ms: u32) -> String {
+fn job(number: usize, solve_ms: u32, callbacks: Option<usize>) -> String {
+    let callback =
+        if callbacks.is_some_and(|one_in| number.is_multiple_of(one_in)) { "once" } else { "never" };
     let picture = STANDARD.encode(format!("{number:0>100}"));
-    let task = json!({"type": "ImageToTextTask", "body": picture, "_sim": {"solve_ms": solve_ms}});
+    let task = json!({"type": "ImageToTextTask", "body": picture, "_sim": {"solve_ms": solve_ms, "callback": callback}});
     json!({"id": number.to_string(), "task": task}).to_string()
 }
 

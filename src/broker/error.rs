@@ -55,6 +55,16 @@ pub enum BrokerError {
         /// What is set, and what is needed.
         reason: String,
     },
+    /// The file that holds the queues cannot be used.
+    #[error("queue file {path}: {reason}")]
+    File {
+        /// As it was given.
+        path: String,
+        /// What is wrong, and what to do.
+        reason: String,
+        /// Whether it can be well again by itself.
+        is_passing: bool,
+    },
     /// A queue or exchange exists with other arguments.
     #[error("{kind} '{name}' exists with other settings: {detail}")]
     Mismatch {
@@ -93,6 +103,7 @@ impl BrokerError {
     pub fn is_passing(&self) -> bool {
         match self {
             BrokerError::Unreachable { .. } | BrokerError::TimedOut { .. } | BrokerError::Lost(_) => true,
+            BrokerError::File { is_passing, .. } => *is_passing,
             BrokerError::Refused { .. }
             | BrokerError::VirtualHost { .. }
             | BrokerError::Unfit { .. }

@@ -165,7 +165,7 @@ pub struct Binding {
 }
 
 /// All of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Topology {
     /// In an order in which they can be declared.
     pub exchanges: Vec<Exchange>,

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 use super::CommandError;
 use crate::broker::amqp::{AmqpOptions, Connector};
-use crate::broker::sqlite::{SqliteBroker, SqliteOptions};
+use crate::broker::sqlite::{IfMissing, SqliteBroker, SqliteOptions};
 use crate::broker::topology::{Names, Topology};
 use crate::broker::{Broker, BrokerError};
 use crate::config::{BrokerUrl, Settings, SolverSettings};
@@ -20,23 +20,35 @@ pub(super) const USER_AGENT: &str = concat!("captcha-worker/", env!("CARGO_PKG_V
 pub(super) const NO_KEY: &str = "solver.api_key is not set: put the account's key into a file and name it by \
     solver.api_key_file (CAPTCHA_WORKER__SOLVER__API_KEY_FILE), or set CAPTCHA_WORKER__SOLVER__API_KEY";
 
-/// The broker of the settings, not connected yet. `name`: as the broker's tools show this process.
+/// The broker of the settings, not connected yet, for a command that looks at what is there.
+/// `name`: as the broker's tools show this process.
 pub(super) fn broker(settings: &Settings, name: &str) -> Result<Broker, CommandError> {
-    lingering_broker(settings, name, Linger::none())
+    any_broker(settings, name, IfMissing::Fail, Linger::none())
 }
 
-/// The same, for a process that has so much under way that its messages can wait for each other.
-pub(super) fn lingering_broker(
+/// The same, for a command that brings work: it makes the queue file where there is none.
+/// `linger`: of a process that has so much under way that its messages can wait for each other.
+pub(super) fn working_broker(
     settings: &Settings,
     name: &str,
+    linger: Linger,
+) -> Result<Broker, CommandError> {
+    any_broker(settings, name, IfMissing::Make, linger)
+}
+
+fn any_broker(
+    settings: &Settings,
+    name: &str,
+    if_missing: IfMissing,
     linger: Linger,
 ) -> Result<Broker, CommandError> {
     let broker = &settings.broker;
     let url = match &broker.url {
         BrokerUrl::Amqp(url) => url,
         BrokerUrl::Sqlite(path) => {
-            let declares = broker.declare_topology;
-            return Ok(Broker::Sqlite(queue_file(settings, path, declares, name, linger)));
+            // What is only looked at stays as it is.
+            let declares = broker.declare_topology && if_missing == IfMissing::Make;
+            return Ok(Broker::Sqlite(queue_file(settings, path, (if_missing, declares), name, linger)));
         }
     };
     let options = AmqpOptions {
@@ -61,17 +73,19 @@ pub(super) fn lingering_broker(
 pub(super) fn queue_file(
     settings: &Settings,
     path: &Path,
-    declares: bool,
+    (if_missing, declares): (IfMissing, bool),
     name: &str,
     linger: Linger,
 ) -> SqliteBroker {
     let broker = &settings.broker;
     SqliteBroker::new(SqliteOptions {
         path: path.to_owned(),
+        if_missing,
         topology: declares.then(|| Topology::new(&Names::new(&broker.namespace))),
         connect_timeout: broker.connect_timeout,
         call_timeout: broker.call_timeout,
         confirm_timeout: broker.confirm_timeout,
+        heartbeat: broker.heartbeat,
         connection_name: name.to_owned(),
         linger,
     })
@@ -121,7 +135,7 @@ pub(super) fn worker_name(settings: &Settings) -> String {
     format!("{host}/{}", std::process::id())
 }
 
-/// What to do about a broker's failure.
+/// What to do about a broker's failure; empty where its text says it.
 pub(super) fn advice(error: &BrokerError) -> &'static str {
     match error {
         BrokerError::Unreachable { .. } => {
@@ -141,9 +155,12 @@ pub(super) fn advice(error: &BrokerError) -> &'static str {
             "give the user of broker.url configure, write and read permissions on names of broker.namespace"
         }
         BrokerError::TimedOut { .. } => {
-            "see whether the broker is overloaded or blocks publishers (memory or disk alarm), or raise broker.call_timeout"
+            "see whether the broker is overloaded or blocks publishers (memory or disk alarm), or the disk of a queue file is slow; or raise broker.call_timeout"
         }
         BrokerError::Unfit { .. } => "change what it names, or broker.url",
-        BrokerError::Lost(_) => "see the broker's log for why it ended the connection",
+        BrokerError::File { .. } => "",
+        BrokerError::Lost(_) => {
+            "run it again; why the connection ended is in the log of the broker, or of the process that has the queue file"
+        }
     }
 }

@@ -15,7 +15,7 @@ pub enum Exit {
     Fine,
     /// 1: it failed, or what it looked at is not as it should be.
     Failed,
-    /// 2: the command line or the settings cannot be used; nothing was begun.
+    /// 2: the command line, its input or the settings cannot be used; nothing was begun.
     Usage,
     /// 3 to 14, of `solve`: the job failed in this class. The numbers are fixed. 11 of `batch`, too.
     Job(Class),
@@ -88,7 +88,7 @@ pub enum CommandError {
         name: String,
     },
     /// The broker cannot be used.
-    #[error("{0}; {advice}", advice = connect::advice(.0))]
+    #[error("{text}", text = with_advice(.0))]
     Broker(BrokerError),
     /// The input cannot be opened.
     #[error("cannot read '{path}': {reason}")]
@@ -109,6 +109,13 @@ pub enum CommandError {
     Io(#[from] io::Error),
 }
 
+fn with_advice(error: &BrokerError) -> String {
+    match connect::advice(error) {
+        "" => error.to_string(),
+        advice => format!("{error}; {advice}"),
+    }
+}
+
 impl CommandError {
     /// From any error with a text for people.
     pub(super) fn failed(error: impl ToString) -> Self {
@@ -120,10 +127,12 @@ impl CommandError {
         let exit = match self {
             // Whoever reads the output has seen enough, as `head` has: no reason to complain.
             CommandError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => return Exit::Fine,
-            CommandError::Settings(_) | CommandError::Missing(_) | CommandError::Usage(_) => Exit::Usage,
+            CommandError::Settings(_)
+            | CommandError::Missing(_)
+            | CommandError::Usage(_)
+            | CommandError::Input { .. } => Exit::Usage,
             CommandError::NotDeclared { .. }
             | CommandError::Broker(_)
-            | CommandError::Input { .. }
             | CommandError::Output(_)
             | CommandError::Failed(_)
             | CommandError::Io(_) => Exit::Failed,

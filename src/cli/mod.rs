@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Broker;
 use crate::broker::topology::Names;
 use crate::config::{LoadOptions, Loaded, LogFilter, LogFormat, Override, Settings};
+use crate::linger::Linger;
 use crate::telemetry::{self, Logging};
 use console::{Console, Output};
 pub use exit::{CommandError, Exit};
@@ -58,8 +59,9 @@ Settings come from built-in defaults, ./config/*.toml, --config FILE, the enviro
 Exit codes: 0 fine; 1 failed; 2 the command line or the settings cannot be used. `solve` and `batch` have further
 ones.";
 
-/// Takes captcha-recognition jobs from RabbitMQ, has them solved by a recognition API, and routes
-/// every outcome to the result queue or to the dead-letter queue of its class.
+/// Takes captcha-recognition jobs from RabbitMQ, or from a queue file on one machine, has them
+/// solved by a recognition API, and routes every outcome to the result queue or to the dead-letter
+/// queue of its class.
 #[derive(Debug, Parser)]
 #[command(name = "captcha-worker", version, after_help = EXAMPLES, max_term_width = 120)]
 pub struct Cli {
@@ -168,7 +170,8 @@ impl Configured {
             Configured::Topology(args) => topology::run(&args, settings, output).await,
             Configured::Schema(args) => schema::run(&args, settings, output),
             Configured::Publish(args) => {
-                let (broker, names, stop) = reach(settings, "publish")?;
+                let broker = connect::working_broker(settings, "captcha-worker publish", Linger::none())?;
+                let (names, stop) = (Names::new(&settings.broker.namespace), signals::stop()?);
                 publish::publish(args, &broker, &names, &mut Console::std(output.is_forced_json()), &stop)
                     .await
             }
@@ -190,7 +193,7 @@ impl Configured {
     }
 }
 
-/// What a client of the queues needs: the broker, its names, and a token that Ctrl-C cancels.
+/// What a command that works on what is in the queues needs: the broker, its names, and a token that Ctrl-C cancels.
 fn reach(settings: &Settings, name: &str) -> Result<(Broker, Names, CancellationToken), CommandError> {
     let broker = connect::broker(settings, &format!("captcha-worker {name}"))?;
     Ok((broker, Names::new(&settings.broker.namespace), signals::stop()?))

@@ -48,7 +48,7 @@ Examples:
   captcha-worker publish --image shots/*.png --deadline 5m
   captcha-worker publish --keep-going --json jobs.ndjson > report.json
 
-Exit codes: 0 all published and confirmed, 1 not all, 2 wrong usage.")]
+Exit codes: 0 all published and confirmed, 1 not all, 2 the command line, the input or the settings cannot be used.")]
 pub struct PublishArgs {
     /// NDJSON with one job a line; '-' is standard input
     #[arg(value_name = "FILE", required_unless_present = "images", conflicts_with = "images")]

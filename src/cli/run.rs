@@ -50,7 +50,7 @@ pub(super) async fn run(
     let tracer = connect::tracer(settings, &name)?;
     let solver = connect::solver(settings)?;
     let linger = Linger::every(settings.worker.linger);
-    let broker = connect::lingering_broker(settings, &name, linger)?;
+    let broker = connect::working_broker(settings, &name, linger)?;
     let callbacks = settings.callback.as_ref().map(|callback| callback_address(callback, &name));
     let worker = Worker::new(WorkerOptions {
         callbacks: callbacks.transpose()?,

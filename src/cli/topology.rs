@@ -9,6 +9,7 @@ use crate::broker::topology::{Arguments, Mismatch, Names, Topology};
 use crate::broker::{Broker, BrokerError};
 use crate::config::Settings;
 use crate::domain::message::Value;
+use crate::linger::Linger;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,10 +46,13 @@ pub(super) async fn run(
         output.value(&definitions(&topology, vhost))?;
         return Ok(Exit::Fine);
     }
-    let broker = connect::broker(settings, "captcha-worker topology")?;
+    let name = "captcha-worker topology";
     match args.action {
-        Action::Declare => declare(&broker, &topology, vhost, output).await,
-        Action::Check | Action::Export => check(&broker, &topology, output).await,
+        Action::Declare => {
+            let broker = connect::working_broker(settings, name, Linger::none())?;
+            declare(&broker, &topology, vhost, output).await
+        }
+        Action::Check | Action::Export => check(&connect::broker(settings, name)?, &topology, output).await,
     }
 }
 

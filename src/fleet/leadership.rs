@@ -43,6 +43,8 @@ pub(super) struct Lead {
     held_since: Instant,
     /// The broker does not have this state yet; to be written again.
     pub(super) unwritten: bool,
+    /// Another one of the same epoch is in force with some; its own epoch comes when it is written.
+    contested: bool,
     /// Replicas find the API down; to be looked into.
     pub(super) suspected: bool,
     /// A call was refused by something that is not the API's own answer; to be looked into.
@@ -76,6 +78,7 @@ impl Lead {
             held: Some(receipt),
             held_since: Instant::now(),
             unwritten: false,
+            contested: false,
             suspected: false,
             doubted: false,
             answers: FleetAnswers::default(),
@@ -92,12 +95,13 @@ impl Lead {
     pub(super) fn receive(&mut self, state: State, receipt: Receipt) {
         if state.epoch > self.state.epoch {
             self.state = state;
+            (self.unwritten, self.contested) = (false, false);
             self.hold(receipt);
         } else if state.epoch == self.state.epoch && state.phase.caution() > self.state.phase.caution() {
             // Two have written it without knowing of each other: what either of them fears is in
-            // force.
-            self.state = State { epoch: state.epoch.saturating_add(1), ..state };
-            self.unwritten = true;
+            // force. Not under a later epoch yet: a message of that epoch may follow, and wins.
+            self.state = state;
+            (self.unwritten, self.contested) = (true, true);
             self.hold(receipt);
         } else if state.epoch == self.state.epoch && self.held.is_none() {
             self.held = Some(receipt);
@@ -115,6 +119,13 @@ impl Lead {
     fn hold(&mut self, receipt: Receipt) {
         if let Some(old) = self.held.replace(receipt) {
             done_with(old);
+        }
+    }
+
+    /// The state is about to be written.
+    pub(super) fn writing(&mut self) {
+        if std::mem::take(&mut self.contested) {
+            self.state.epoch = self.state.epoch.saturating_add(1);
         }
     }
 
@@ -359,5 +370,36 @@ pub(super) fn log_low_balance(state: &State, before: &State, low_balance: f64) {
     if is_low(state) && !is_low(before) {
         let balance = state.funds.as_ref().map(|funds| &*funds.text);
         tracing::warn!(balance, low_balance, "the balance is below guard.low_balance: top up the account");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::broker::Settlement;
+
+    #[test]
+    fn a_later_message_wins_over_two_of_one_epoch_that_differ() {
+        let (owner, mut settled) = mpsc::unbounded_channel();
+        let mut acked = || match settled.try_recv() {
+            Ok(Settlement::Ack(tag)) => Some(tag),
+            _ => None,
+        };
+        let receipt = |tag| Receipt::new(tag, owner.clone());
+        let cautious = State::unknown(4, Timestamp::from_millis(1_790_000_000_000));
+        let active = State { phase: Phase::Active, ..cautious.clone() };
+        let later = State { epoch: 6, unended: 1, ..active.clone() };
+        let mut lead = Lead::take(active, receipt(1));
+        lead.receive(cautious.clone(), receipt(2));
+        assert_eq!((acked(), lead.unwritten, &lead.state), (Some(1), true, &cautious));
+        lead.receive(later.clone(), receipt(3));
+        assert_eq!((acked(), lead.unwritten, &lead.state), (Some(2), false, &later));
+
+        let mut lead = Lead::take(State { phase: Phase::Active, ..cautious.clone() }, receipt(4));
+        lead.receive(cautious.clone(), receipt(5));
+        lead.writing();
+        assert_eq!(lead.state, State { epoch: 6, ..cautious });
     }
 }

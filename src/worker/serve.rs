@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -18,6 +18,9 @@ use crate::domain::guard::{Jobs, Polls};
 use crate::domain::lifecycle::Origin;
 use crate::fleet::Snapshot;
 use crate::linger::until;
+
+/// A session that is still there has carried its last settlements out by then.
+const CLOSES_WITHIN: Duration = Duration::from_millis(250);
 
 /// Why serving ended.
 pub(super) enum SessionEnd {
@@ -216,7 +219,12 @@ impl Worker {
                 SessionEvent::Closed(reason) => reason,
             };
             serving.scope.end();
-            serving.scope.session.link().close().await;
+            let session = serving.scope.session.clone();
+            session.end(&lost);
+            // A connection whose broker has gone may take all of its time-outs to close. The next
+            // session must not wait for that.
+            let closing = tokio::spawn(async move { session.link().close().await });
+            let _ = timeout(CLOSES_WITHIN, closing).await;
             return SessionEnd::Lost(lost);
         }
     }

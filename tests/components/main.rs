@@ -7,6 +7,7 @@ mod support;
 mod architecture;
 mod config;
 mod conformance;
+mod power_loss;
 mod queue_file;
 mod robustness;
 mod simulator;

@@ -4,13 +4,16 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Command as Process, Stdio};
 
-use captcha_worker::broker::sqlite::{SqliteBroker, SqliteOptions};
+use captcha_worker::broker::sqlite::{IfMissing, SqliteBroker, SqliteOptions};
 use captcha_worker::broker::{Broker, BrokerError, PublishError};
 use captcha_worker::domain::message::Value;
 use captcha_worker::linger::Linger;
 use rusqlite::Connection;
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -18,20 +21,31 @@ use crate::conformance::fixtures::{
     connect, consume, dead_letters_to, get, message, next, put, queue, ready, text, with_queues, within,
 };
 
-fn broker_in(path: &Path) -> Broker {
+fn options(path: &Path) -> SqliteOptions {
     let second = Duration::from_secs(1);
-    Broker::Sqlite(SqliteBroker::new(SqliteOptions {
+    SqliteOptions {
         path: path.to_owned(),
+        if_missing: IfMissing::Make,
         topology: None,
         connect_timeout: second,
         call_timeout: 10 * second,
         confirm_timeout: 10 * second,
+        heartbeat: 10 * second,
         connection_name: "test".to_owned(),
         linger: Linger::none(),
-    }))
+    }
 }
 
-fn in_folder(folder: &TempDir) -> PathBuf {
+pub(crate) fn broker_in(path: &Path) -> Broker {
+    Broker::Sqlite(SqliteBroker::new(options(path)))
+}
+
+/// Of a process that only looks at what is there.
+fn looking_at(path: &Path) -> Broker {
+    Broker::Sqlite(SqliteBroker::new(SqliteOptions { if_missing: IfMissing::Fail, ..options(path) }))
+}
+
+pub(crate) fn in_folder(folder: &TempDir) -> PathBuf {
     folder.path().join("queue.db")
 }
 
@@ -46,7 +60,7 @@ fn copied(folder: &TempDir) -> (TempDir, PathBuf) {
 }
 
 /// Waits until nobody has the file: its broker ends after its last session.
-async fn released(path: &Path) {
+pub(crate) async fn released(path: &Path) {
     let lock = OpenOptions::new().write(true).open(path.with_extension("db-lock")).unwrap();
     let free = async {
         while lock.try_lock().is_err() {
@@ -57,9 +71,32 @@ async fn released(path: &Path) {
 }
 
 async fn refused(path: &Path) -> BrokerError {
-    match within("an error", broker_in(path).connect()).await {
-        Ok(_) => panic!("{} was opened", path.display()),
+    refused_by(&broker_in(path)).await
+}
+
+async fn refused_by(broker: &Broker) -> BrokerError {
+    match within("an error", broker.connect()).await {
+        Ok(_) => panic!("the file was opened"),
         Err(error) => error,
+    }
+}
+
+/// A client by hand, which does what it is asked to and nothing else.
+struct RawClient(UnixStream);
+
+impl RawClient {
+    async fn ask(&mut self, head: Json) {
+        let head = head.to_string();
+        let lengths = [u32::try_from(head.len()).unwrap().to_be_bytes(), [0; 4]].concat();
+        self.0.write_all(&[&lengths, head.as_bytes()].concat()).await.unwrap();
+    }
+
+    /// The head of the next frame; `None` once the other side has closed the connection.
+    async fn next(&mut self) -> Option<Json> {
+        let lengths = self.0.read_u64().await.ok()?;
+        let mut frame = vec![0; (lengths >> 32) as usize + (lengths & 0xffff_ffff) as usize];
+        self.0.read_exact(&mut frame).await.unwrap();
+        Some(serde_json::from_slice(&frame[..(lengths >> 32) as usize]).unwrap())
     }
 }
 
@@ -183,6 +220,164 @@ async fn a_process_that_stays_takes_the_file_at_once_when_its_owner_ends() {
     };
     within("the file is taken", taken).await;
     drop(connect(&second).await);
+}
+
+#[tokio::test]
+async fn a_client_that_is_frozen_loses_its_session_and_what_it_held_goes_back() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    let owner = broker_in(&path);
+    let session = with_queues(&owner, vec![queue("q", &[])]).await;
+    put(&session, "q", &["m"]).await;
+    let mut client = RawClient(UnixStream::connect(path.with_extension("db-sock")).await.unwrap());
+    client.ask(json!({"ask": "hello", "version": 2, "connection": "frozen", "heartbeat_ms": 200})).await;
+    client.ask(json!({"ask": "consume", "n": 1, "queue": "q", "prefetch": 1, "tag": "t"})).await;
+    client.ask(json!({"ask": "ping", "at": 7})).await;
+    let mut said = Vec::new();
+    while let Some(response) = within("an end", client.next()).await {
+        said.push(response);
+    }
+    for one in ["welcome", "answer", "delivered"] {
+        assert!(said.iter().any(|response| response["say"] == one), "{one}: {said:?}");
+    }
+    assert!(said.contains(&json!({"say": "pong", "at": 7})), "{said:?}");
+    let end = said.last().unwrap();
+    assert_eq!(end["reason"], "this process was silent for 400ms", "{said:?}");
+    let again = get(&session, "q").await;
+    assert_eq!((text(&again.message).as_str(), again.redelivered), ("m", true));
+    again.receipt.ack().unwrap();
+}
+
+#[tokio::test]
+async fn when_the_owner_is_frozen_the_others_say_so_and_try_again() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    // It waits for jobs.
+    let mut owner = Process::new(env!("CARGO_BIN_EXE_captcha-worker"))
+        .args(["publish", "-"])
+        .current_dir(folder.path())
+        .env("CAPTCHA_WORKER__BROKER__URL", "sqlite:queue.db")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let signal = |name: &str| {
+        let sent = Process::new("kill").args([name, &owner.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    };
+    let (millis, second) = (Duration::from_millis(1), Duration::from_secs(1));
+    let client = Broker::Sqlite(SqliteBroker::new(SqliteOptions {
+        heartbeat: 200 * millis,
+        call_timeout: second,
+        ..options(&path)
+    }));
+    let there = async {
+        while UnixStream::connect(path.with_extension("db-sock")).await.is_err() {
+            sleep(5 * millis).await;
+        }
+    };
+    within("the owner", there).await;
+    let session = connect(&client).await;
+    let consumer = consume(&session, "captcha.jobs", 1).await;
+    signal("-STOP");
+    let why = within("the end", session.closed()).await;
+    assert!(why.contains("has not answered for 400ms"), "{why}");
+    assert!(!consumer.lease().holds(Instant::now()));
+    let error = refused_by(&client).await;
+    assert!(error.is_passing(), "{error}");
+    for words in ["another process has the file, and does not answer", "queue.db-lock` names it"] {
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    signal("-CONT");
+    drop(connect(&client).await);
+    // The end of its input ends it.
+    drop(owner.stdin.take());
+    assert!(owner.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_socket_that_somebody_has_deleted_is_made_again() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    let owner = broker_in(&path);
+    let session = with_queues(&owner, vec![queue("q", &[])]).await;
+    fs::remove_file(path.with_extension("db-sock")).unwrap();
+    let connect_timeout = Duration::from_secs(15);
+    let other = Broker::Sqlite(SqliteBroker::new(SqliteOptions { connect_timeout, ..options(&path) }));
+    let other = connect(&other).await;
+    put(&other, "q", &["m"]).await;
+    assert_eq!(ready(&session, "q").await, 1);
+}
+
+#[tokio::test]
+async fn who_only_looks_makes_no_file_neither_at_first_nor_when_its_owner_deletes_it() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    let error = refused_by(&looking_at(&path)).await.to_string();
+    assert!(error.contains("there is no file") && error.contains("correct the path"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+
+    let Broker::Sqlite(owner) = broker_in(&path) else { unreachable!("it is in a file") };
+    assert!(owner.take().await.unwrap());
+    let client = looking_at(&path);
+    let session = connect(&client).await;
+    assert!(owner.delete().await.unwrap());
+    within("the end", session.closed()).await;
+    assert!(refused_by(&client).await.to_string().contains("there is no file"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+
+    drop(with_queues(&broker_in(&path), vec![queue("q", &[])]).await);
+    released(&path).await;
+    assert_eq!(ready(&connect(&looking_at(&path)).await, "q").await, 0, "it can have the file, too");
+}
+
+#[tokio::test]
+async fn a_dead_letter_without_a_target_stays_one_and_goes_on_when_there_is_a_target() {
+    let mut folder = TempDir::new().unwrap();
+    let further = dead_letters_to("dead");
+    let session = with_queues(&broker_in(&in_folder(&folder)), vec![queue("q", &further)]).await;
+    put(&session, "q", &["m"]).await;
+    get(&session, "q").await.receipt.reject().unwrap();
+    // A confirm: what came before is in the file, too.
+    put(&session, "q", &["next"]).await;
+    for _ in 0..2 {
+        folder = copied(&folder).0;
+        let session = connect(&broker_in(&in_folder(&folder))).await;
+        assert_eq!(ready(&session, "q").await, 1, "the rejected one is not delivered again");
+    }
+    let session = with_queues(&broker_in(&in_folder(&folder)), vec![queue("dead", &[])]).await;
+    folder = copied(&folder).0;
+    drop(session);
+    let session = connect(&broker_in(&in_folder(&folder))).await;
+    let letter = get(&session, "dead").await;
+    assert_eq!((text(&letter.message).as_str(), ready(&session, "q").await), ("m", 1));
+    letter.receipt.ack().unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_an_earlier_version_is_brought_up_to_date() {
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
+    let session = with_queues(&broker_in(&path), vec![queue("q", &[])]).await;
+    put(&session, "q", &["m"]).await;
+    within("the close", session.link().close()).await;
+    drop(session);
+    released(&path).await;
+    let version = |database: &Connection| {
+        database.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0)).unwrap()
+    };
+    let database = Connection::open(&path).unwrap();
+    assert_eq!(version(&database), 2);
+    database.execute_batch("ALTER TABLE deliveries DROP COLUMN died; PRAGMA user_version = 1").unwrap();
+    drop(database);
+    let session = connect(&broker_in(&path)).await;
+    let delivery = get(&session, "q").await;
+    assert_eq!(text(&delivery.message), "m");
+    delivery.receipt.ack().unwrap();
+    within("the close", session.link().close()).await;
+    drop(session);
+    released(&path).await;
+    assert_eq!(version(&Connection::open(&path).unwrap()), 2);
 }
 
 #[tokio::test]

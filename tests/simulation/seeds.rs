@@ -79,5 +79,7 @@ mod failpoints {
         an_unknown_code_that_ends_its_job_at_once: UnknownIsFinal,
         an_age_that_follows_the_wall_clock: WallClockAges,
         a_ticket_that_is_handed_over_too_early: HandedOverEarly,
+        a_confirm_before_its_batch_is_stored: ConfirmBeforeStored,
+        a_delivery_before_it_is_stored_that_it_left: DeliveryBeforeStored,
     }
 }

@@ -30,8 +30,8 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(20);
 const FINISH_WITHIN: Duration = Duration::from_secs(120);
 /// The spacing of polls, and half a second for the way.
 const AFTER_LEAVING: Duration = Duration::from_millis(2_500);
-/// Lease and spacing, and the same for the way from hand to hand.
-const AFTER_KILL: Duration = Duration::from_millis(8_500);
+/// The spacing since the last poll, then lease and spacing, and half a second for the way.
+const AFTER_KILL: Duration = Duration::from_millis(9_500);
 
 /// How a replica, or the broker, goes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -80,7 +80,9 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, going: Going) 
         outage = Instant::from_std(back) - began;
     } else {
         for place in 0..REPLICAS {
-            sleep(Duration::from_secs(2)).await;
+            // A ticket whose owner dies, and the next one too, waits for each of them.
+            let apart = if going == Going::Sigkill { AFTER_KILL } else { Duration::from_secs(1) };
+            sleep(apart).await;
             match going {
                 Going::Sigterm => {
                     let code = fleet.dismiss(place, LEAVE_WITHIN).await;

@@ -191,7 +191,7 @@ pub(crate) const GROUPS: [Group; 11] = [
     },
     Group {
         name: "hand-over",
-        shows: "3 replicas at 20 jobs/s: a ready answer waits 2.5 s at most where one leaves, 8.5 s where one dies, and as much beside the broker's outage",
+        shows: "3 replicas at 20 jobs/s: a ready answer waits 2.5 s at most where one leaves, 9.5 s where one dies, and as much beside the broker's outage",
         cases: || [Going::Sigterm, Going::Sigkill, Going::Broker].map(Case::HandOver).into(),
         run: None,
     },

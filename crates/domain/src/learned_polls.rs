@@ -98,7 +98,7 @@ impl LearnedPolls {
         Self {
             quantiles: std::array::from_fn(quantile),
             nearly_all: Duration::from_secs_f64(times.quantile(0.98)),
-            mean_wait: Duration::from_secs_f64(plan.wait),
+            mean_wait: Duration::from_secs_f64(plan.wait.max(0.0)),
             mean_polls: plan.polls,
             next: plan.next,
             spacing: bounds.interval(),
@@ -129,7 +129,7 @@ impl LearnedPolls {
     pub fn wait_after(&self, age: Duration, jitter: f64) -> Option<Duration> {
         let age = age.as_secs_f64();
         let next = self.after(age)?;
-        Some(Duration::from_secs_f64(next - age + LATER_SPREAD * jitter).max(self.spacing))
+        Some(Duration::from_secs_f64((next - age).max(0.0) + LATER_SPREAD * jitter).max(self.spacing))
     }
 
     /// Half of the tasks are ready by this age.
@@ -146,7 +146,7 @@ impl LearnedPolls {
 
     /// The ages of the first polls, without jitter.
     pub fn ages(&self) -> impl Iterator<Item = Duration> {
-        let next = |age: &f64| self.after(*age);
+        let next = |age: &f64| self.after(*age).filter(|next| next > age);
         std::iter::successors(self.after(0.0), next).map(Duration::from_secs_f64)
     }
 
@@ -160,7 +160,7 @@ impl LearnedPolls {
 
 /// The end of a bin, which begins at the end of the one before.
 fn end_of(bin: usize) -> f64 {
-    FIRST_BIN * RATIO.powi(bin as i32 + 1)
+    FIRST_BIN * RATIO.powf(bin as f64 + 1.0)
 }
 
 fn bin_of(seconds: f64) -> usize {
@@ -173,6 +173,9 @@ fn density_of(answers: impl Iterator<Item = Answer>) -> Vec<f64> {
     let seen: Vec<(f64, f64)> =
         answers.map(|answer| (answer.after.as_secs_f64(), answer.by.as_secs_f64())).collect();
     let mut density = first_guess(&seen);
+    if seen.is_empty() {
+        return density;
+    }
     let bins: Vec<(usize, usize)> = seen
         .iter()
         .map(|(after, by)| {
@@ -313,12 +316,12 @@ impl Times {
             let open = 1.0 - self.ready[from];
             let earliest = if from == 0 { 1 } else { from + spacing };
             let mut best = (f64::INFINITY, last);
-            for to in earliest.min(last)..=last {
+            for (to, later) in cost.iter().enumerate().skip(earliest.min(last)) {
                 let waited = wait(from, to);
                 if waited >= best.0 {
                     break;
                 }
-                let total = waited + price * open + cost[to];
+                let total = waited + price * open + later;
                 if total < best.0 {
                     best = (total, to);
                 }
@@ -399,7 +402,7 @@ mod tests {
     }
 
     /// The best schedule for exactly these times.
-    fn hindsight(times: &mut Vec<f64>) -> Plan {
+    fn hindsight(times: &mut [f64]) -> Plan {
         times.sort_by(f64::total_cmp);
         let steps = (120.0 / STEP) as usize;
         let by = |step: usize| times.partition_point(|time| *time <= step as f64 * STEP);
@@ -407,6 +410,35 @@ mod tests {
         let ready: Vec<f64> = (0..=steps).map(|step| by(step) as f64 / count).collect();
         let time = (0..=steps).map(|step| times[..by(step)].iter().sum::<f64>() / count).collect();
         Times { ready, time }.plan(2.0, POLL_PRICE)
+    }
+
+    #[test]
+    fn nothing_that_can_be_reported_or_set_makes_it_fail() {
+        let millis = Duration::from_millis;
+        let answers = [(0, 1), (0, 299_999), (5_000, u64::from(u32::MAX)), (59_999, 60_000)];
+        for (first_delay, timeout) in [(0, 1), (100, 101), (3_000, 60_000), (3_000, 280_000)] {
+            for max_polls in [2, 120] {
+                let bounds =
+                    PollSchedule::try_new(millis(first_delay), Duration::from_secs(2), millis(timeout))
+                        .and_then(|bounds| bounds.with_max_polls(max_polls))
+                        .unwrap();
+                for count in 0..=answers.len() {
+                    let answers = answers[..count].iter().cycle().take(count * 50);
+                    let answers =
+                        answers.map(|(after, by)| Answer { after: millis(*after), by: millis(*by) });
+                    let learned = LearnedPolls::from_answers(answers, &bounds);
+                    let ages: Vec<Duration> = learned.ages().collect();
+                    assert!(ages.len() <= max_polls as usize && ages.is_sorted(), "{timeout}: {ages:?}");
+                    for jitter in [0.0, 0.5, 0.999] {
+                        let first = learned.first(jitter);
+                        assert!(first <= millis(timeout) + Duration::from_millis(300), "{first:?}");
+                        assert!(
+                            learned.wait_after(millis(timeout / 2), jitter) >= Some(Duration::from_secs(2))
+                        );
+                    }
+                }
+            }
+        }
     }
 
     #[test]
@@ -430,7 +462,8 @@ mod tests {
             let ends = run(&mut rng, 4_000, &mut answers, draw);
             let wait = mean(ends.iter().map(|end| end.0));
             let polls = mean(ends.iter().map(|end| f64::from(end.1)));
-            let best = hindsight(&mut (0..4_000).map(|_| draw(&mut again).clamp(0.05, 110.0)).collect());
+            let mut times: Vec<f64> = (0..4_000).map(|_| draw(&mut again).clamp(0.05, 110.0)).collect();
+            let best = hindsight(&mut times);
             let cost = (wait + POLL_PRICE * polls) / (best.wait + POLL_PRICE * best.polls);
             assert!(cost < 1.10, "{name}: {wait:.3} s in {polls:.2} polls");
         }

@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn nonsense_that_is_reported_teaches_nothing() {
         let mut times = learning();
-        let nonsense = vec![(5_000, 5_000), (9_000, 1_000), (u32::MAX, u32::MAX)];
+        let nonsense = [(5_000, 5_000), (9_000, 1_000), (u32::MAX, u32::MAX)];
         times.hear(&AnswersByKind::from([("T".to_owned(), nonsense.repeat(30))]), Timestamp::from_millis(0));
         assert!(times.polls("T").is_none() && times.summary().is_empty());
     }

@@ -11,10 +11,13 @@ use tokio::time::Instant;
 
 use super::exchange::{ExchangeState, route};
 use super::journal::{Change, Journal, Waiter};
-use super::observer::{BrokerEvent, DeliveryEnd, MessageFate, ObserverSlot};
-use super::queue::{DeadLetterTarget, QueueState, QueuedMessage, Reason, Routed, dead_letter, is_cycle};
+use super::observer::{BrokerEvent, DeliveryEnd, ObserverSlot};
+use super::queue::{
+    DeadLetterTarget, QueueState, QueuedMessage, Reason, Routed, STALLED_RETRY, dead_letter, is_cycle,
+};
 use crate::broker::{CloseSignal, Delivery, Lease, PublishError, Receipt, Settlement};
 use crate::domain::message::{Message, Value};
+use crate::failpoint::Failpoint;
 
 /// One session's part of the state.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ pub(super) struct Core {
     pub(super) reachable: bool,
     /// When the clock task looks next, if it is to look by itself.
     pub(super) armed: Option<Instant>,
-    clock: Arc<Notify>,
+    pub(super) clock: Arc<Notify>,
     began: (Instant, u64),
     last_id: u64,
     /// Held in all queues and by all consumers together.
@@ -194,7 +197,8 @@ impl Core {
             }
             None => {
                 if let Some(state) = self.queues.get_mut(queue) {
-                    state.stall(entry, reason, Instant::now());
+                    self.journal.note(entry.id, |id| Change::Stalled { id, reason });
+                    state.stall(entry, reason, Instant::now() + STALLED_RETRY);
                 }
                 BTreeSet::from([queue.to_owned()])
             }
@@ -353,7 +357,8 @@ impl ConsumerChannel {
     /// Whether the first message in the outbox may leave: what is delivered to nobody yet is on
     /// the disk before.
     pub(super) fn may_leave(&self, journal: &Journal) -> bool {
-        self.outbox.front().is_some_and(|(_, batch)| journal.has_written(*batch))
+        let too_early = Failpoint::DeliveryBeforeStored.in_force();
+        self.outbox.front().is_some_and(|(_, batch)| too_early || journal.has_written(*batch))
     }
 
     /// How many messages it holds.
@@ -470,25 +475,26 @@ impl Core {
     pub(super) fn settle(&mut self, id: u64, settlement: Settlement) {
         match settlement {
             Settlement::Ack(tag) | Settlement::AckSoon(tag) => {
-                if let Some((queue, entry, fate)) = self.settled(id, tag, DeliveryEnd::Acked) {
+                if let Some((queue, entry)) = self.settled(id, tag, DeliveryEnd::Acked) {
                     self.forget(&entry);
                     self.run(BTreeSet::from([queue]));
-                    if fate == MessageFate::Cut
-                        && let Some(session) = self.channels.get(&id).map(|channel| channel.session)
+                    if let Some(ConsumerChannel { session, connection, .. }) = self.channels.get(&id)
+                        && self.observer.is_anybody()
                     {
-                        self.end_session(session, "connection cut");
+                        let (session, connection) = (*session, connection.clone());
+                        self.when_stored(Waiter::Acked { session, connection, delivery: (id, tag) });
                     }
                 }
             }
             Settlement::Requeue(tag) => {
-                if let Some((queue, entry, _)) = self.settled(id, tag, DeliveryEnd::Requeued) {
+                if let Some((queue, entry)) = self.settled(id, tag, DeliveryEnd::Requeued) {
                     let mut touched = self.put_back(&queue, entry, true);
                     touched.insert(queue);
                     self.run(touched);
                 }
             }
             Settlement::Reject(tag) => {
-                if let Some((queue, entry, _)) = self.settled(id, tag, DeliveryEnd::Rejected) {
+                if let Some((queue, entry)) = self.settled(id, tag, DeliveryEnd::Rejected) {
                     let mut touched = self.bury(&queue, entry, Reason::Rejected);
                     touched.insert(queue);
                     self.run(touched);
@@ -498,31 +504,27 @@ impl Core {
                 self.cancel(id);
                 let _ = done.send(());
             }
-            Settlement::Flush(done) => self.journal.answer(Waiter::Done(done)),
+            Settlement::Flush(done) => self.when_stored(Waiter::Done(done)),
             Settlement::Close(done) => {
                 self.close_channel(id);
-                self.journal.answer(Waiter::Done(done));
+                self.when_stored(Waiter::Done(done));
             }
         }
     }
 
     /// Takes a message out of a consumer's hands, as it asked. One that is not there is a fault for
     /// which the channel is closed.
-    fn settled(
-        &mut self,
-        id: u64,
-        tag: u64,
-        how: DeliveryEnd,
-    ) -> Option<(String, QueuedMessage, MessageFate)> {
+    fn settled(&mut self, id: u64, tag: u64, how: DeliveryEnd) -> Option<(String, QueuedMessage)> {
         let connection = &*self.channels.get(&id)?.connection.clone();
         let delivery = (id, tag);
-        let Some((queue, entry)) = self.release(id, tag) else {
+        let settled = self.release(id, tag);
+        if settled.is_none() {
             self.observer.of(&BrokerEvent::UnknownTag { connection, delivery });
             self.close_channel(id);
-            return None;
-        };
-        let fate = self.observer.of(&BrokerEvent::Settled { connection, delivery, how });
-        Some((queue, entry, fate))
+        } else if how != DeliveryEnd::Acked {
+            self.observer.of(&BrokerEvent::Settled { connection, delivery, how });
+        }
+        settled
     }
 
     fn release(&mut self, id: u64, tag: u64) -> Option<(String, QueuedMessage)> {

@@ -4,15 +4,17 @@
 //! once the batch that holds the change is on the disk. While one batch is written the next one
 //! fills, so that a busy broker needs few writes for many messages.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::queue::Routed;
+use super::observer::DeliveryId;
+use super::queue::{Reason, Routed};
 use crate::broker::PublishError;
 use crate::broker::topology::{Binding, Exchange, Queue};
+use crate::domain::message::Message;
 
 /// One change to what is durable.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub(in crate::broker) enum Change {
     },
     /// A message leaves for a consumer.
     Delivered { id: u64 },
+    /// A message has left its queue as a dead letter, and no queue has taken it so far.
+    Stalled { id: u64, reason: Reason },
     /// A message is done with.
     Removed { id: u64 },
 }
@@ -42,9 +46,21 @@ pub(in crate::broker) enum Change {
 #[derive(Debug)]
 pub(in crate::broker) enum Waiter {
     /// A publisher, for its confirm.
-    Publish(oneshot::Sender<Result<(), PublishError>>),
+    Publish(oneshot::Sender<Result<(), PublishError>>, Option<Box<StoredPublish>>),
+    /// The observer, for an ack: it sees what cannot be undone any more.
+    Acked { session: u64, connection: Arc<str>, delivery: DeliveryId },
     /// Anybody else.
     Done(oneshot::Sender<()>),
+}
+
+/// A publish, as the observer sees it.
+#[derive(Debug)]
+pub(in crate::broker) struct StoredPublish {
+    pub(super) session: u64,
+    pub(super) connection: Arc<str>,
+    pub(super) exchange: String,
+    pub(super) routing_key: String,
+    pub(super) message: Message,
 }
 
 fn takes(body: usize) -> u64 {
@@ -62,18 +78,19 @@ impl Change {
 }
 
 impl Waiter {
-    fn failed(self, reason: &str) {
+    pub(super) fn failed(self, reason: &str) {
         match self {
-            Waiter::Publish(reply) => drop(reply.send(Err(PublishError::Unknown(reason.to_owned())))),
+            Waiter::Publish(reply, _) => drop(reply.send(Err(PublishError::Unknown(reason.to_owned())))),
             // Dropped, it is answered by the end of the session.
-            Waiter::Done(_) => {}
+            Waiter::Done(_) | Waiter::Acked { .. } => {}
         }
     }
 
-    fn stored(self) {
+    pub(super) fn stored(self) {
         match self {
-            Waiter::Publish(reply) => drop(reply.send(Ok(()))),
+            Waiter::Publish(reply, _) => drop(reply.send(Ok(()))),
             Waiter::Done(done) => drop(done.send(())),
+            Waiter::Acked { .. } => {}
         }
     }
 }
@@ -81,21 +98,9 @@ impl Waiter {
 /// Changes that are written together, and who waits for that.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Batch {
-    pub(in crate::broker) number: u64,
+    pub(super) number: u64,
     pub(in crate::broker) changes: Vec<Change>,
-    waiters: Vec<Waiter>,
-}
-
-impl Batch {
-    /// It is on the disk.
-    pub(in crate::broker) fn stored(self) {
-        self.waiters.into_iter().for_each(Waiter::stored);
-    }
-
-    /// It is not, and may be or not be there after a restart.
-    pub(in crate::broker) fn failed(self, reason: &str) {
-        self.waiters.into_iter().for_each(|waiter| waiter.failed(reason));
-    }
+    pub(super) waiters: Vec<Waiter>,
 }
 
 /// What wakes the store's writer.
@@ -108,6 +113,10 @@ pub(in crate::broker) enum Wake {
     /// The broker is gone; this is its last batch.
     Last(Batch),
 }
+
+/// Wakes the store's writer. Where the writer has failed, nobody hears it: then the sessions have
+/// ended.
+pub(in crate::broker) type WakeWriter = Box<dyn Fn(Wake) + Send>;
 
 /// The changes so far, where a store takes them; else nothing is kept here, and everything is as
 /// good as stored.
@@ -124,12 +133,11 @@ enum Woken {
     Now,
 }
 
-#[derive(Debug)]
 struct StoreJournal {
     filling: Batch,
     written: u64,
     last_id: u64,
-    wake: mpsc::Sender<Wake>,
+    wake: WakeWriter,
     /// The writer knows of the batch.
     woken: Woken,
     /// What is being done may linger.
@@ -144,7 +152,7 @@ struct StoreJournal {
 
 impl Journal {
     /// For a store that has given ids up to `last_id`.
-    pub(super) fn of_store(wake: mpsc::Sender<Wake>, last_id: u64) -> Self {
+    pub(super) fn of_store(wake: WakeWriter, last_id: u64) -> Self {
         let filling = Batch { number: 1, ..Batch::default() };
         let journal = StoreJournal {
             filling,
@@ -200,8 +208,8 @@ impl Journal {
         }
     }
 
-    /// Answers once everything so far is written.
-    pub(super) fn answer(&mut self, waiter: Waiter) {
+    /// Keeps the waiter until everything so far is written. Gives it back where that is so already.
+    pub(super) fn wait(&mut self, waiter: Waiter) -> Option<Waiter> {
         match &mut self.0 {
             Some(StoreJournal { failed: Some(reason), .. }) => waiter.failed(reason),
             Some(journal)
@@ -210,8 +218,9 @@ impl Journal {
                 journal.filling.waiters.push(waiter);
                 journal.wake(journal.relaxed);
             }
-            _ => waiter.stored(),
+            _ => return Some(waiter),
         }
+        None
     }
 
     /// Whether a batch is on the disk.
@@ -240,12 +249,11 @@ impl Journal {
         std::mem::take(&mut journal.refused)
     }
 
-    /// The store takes nothing any more: nobody waits for it.
-    pub(super) fn fail(&mut self, reason: &str) {
-        if let Some(journal) = &mut self.0 {
-            journal.failed = Some(reason.to_owned());
-            std::mem::take(&mut journal.filling).failed(reason);
-        }
+    /// The store takes nothing any more. Gives back who waits for it.
+    pub(super) fn fail(&mut self, reason: &str) -> Vec<Waiter> {
+        let Some(journal) = &mut self.0 else { return Vec::new() };
+        journal.failed = Some(reason.to_owned());
+        std::mem::take(&mut journal.filling).waiters
     }
 
     /// Takes the changes so far, to write them.
@@ -267,8 +275,7 @@ impl Journal {
         if let Some(batch) = self.take()
             && let Some(journal) = self.0.take()
         {
-            // Refused where the writer has failed.
-            let _ = journal.wake.send(Wake::Last(batch));
+            (journal.wake)(Wake::Last(batch));
         }
     }
 }
@@ -278,8 +285,17 @@ impl StoreJournal {
         let (woken, wake) = if may_linger { (Woken::Soon, Wake::Soon) } else { (Woken::Now, Wake::Batch) };
         if self.woken < woken {
             self.woken = woken;
-            // Refused where the writer has failed; then the sessions have ended.
-            let _ = self.wake.send(wake);
+            (self.wake)(wake);
         }
+    }
+}
+
+impl fmt::Debug for StoreJournal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { filling, written, .. } = self;
+        f.debug_struct("StoreJournal")
+            .field("filling", filling)
+            .field("written", written)
+            .finish_non_exhaustive()
     }
 }

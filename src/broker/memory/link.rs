@@ -56,7 +56,7 @@ impl BrokerState {
     /// Waits until all that has happened so far is stored.
     pub(super) async fn stored(&self) -> Result<(), BrokerError> {
         let (done, answered) = oneshot::channel();
-        self.lock().journal.answer(Waiter::Done(done));
+        self.lock().when_stored(Waiter::Done(done));
         match timeout(STORED_WITHIN, answered).await {
             Ok(Ok(())) => Ok(()),
             // Dropped unanswered: with the store the session has ended.

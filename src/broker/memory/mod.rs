@@ -14,9 +14,10 @@ mod exchange;
 pub(super) mod journal;
 mod link;
 mod observer;
-mod queue;
+pub(super) mod queue;
 mod requests;
 pub(super) mod restore;
+mod store;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
@@ -33,6 +34,7 @@ use super::{BrokerError, Session};
 use crate::domain::message::Message;
 
 pub use observer::{BrokerEvent, DeliveryEnd, DeliveryId, MessageFate, Observer};
+pub use store::BatchFate;
 
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -254,7 +256,7 @@ impl Core {
         }
     }
 
-    fn forget_session(&mut self, id: u64) {
+    pub(super) fn forget_session(&mut self, id: u64) {
         if !self.is_cut_off(id) {
             return;
         }

@@ -13,7 +13,8 @@ pub type DeliveryId = (u64, u64);
 /// What the broker has just done.
 #[derive(Debug)]
 pub enum BrokerEvent<'a> {
-    /// A publish has been stored, returned or refused; it is not confirmed yet.
+    /// A publish has been stored, returned or refused; it is not confirmed yet. Over a store it has
+    /// been written; what a store loses is never shown.
     Published {
         /// Over which connection.
         connection: &'a str,
@@ -39,7 +40,8 @@ pub enum BrokerEvent<'a> {
         /// It was delivered before.
         redelivered: bool,
     },
-    /// A delivery has ended. One whose channel went may never have left for its consumer.
+    /// A delivery has ended. One whose channel went may never have left for its consumer. Over a
+    /// store an ack has been written; one that a store loses is shown as returned.
     Settled {
         /// Over which connection.
         connection: &'a str,

@@ -17,7 +17,7 @@ use crate::domain::message::{Headers, Message, Value};
 const ROOM_AGAIN_PERCENT: usize = 80;
 /// How long a dead letter that its target did not take waits before it is tried again, as
 /// RabbitMQ's quorum queues do.
-const STALLED_RETRY: Duration = Duration::from_secs(180);
+pub(super) const STALLED_RETRY: Duration = Duration::from_secs(180);
 
 /// A message as it was routed; one copy is shared by every queue that took it.
 #[derive(Debug)]
@@ -171,10 +171,15 @@ impl QueueState {
         self.take()
     }
 
-    /// Takes in what a store has kept: what was delivered before comes first.
-    pub(super) fn restore(&mut self, entry: QueuedMessage) {
-        let place = if entry.returned > 0 { &mut self.returned } else { &mut self.fresh };
-        place.push_back(entry);
+    /// Takes in what a store has kept: what was delivered before comes first. What has `died` is a
+    /// dead letter that no queue took.
+    pub(super) fn restore(&mut self, entry: QueuedMessage, died: Option<Reason>, now: Instant) {
+        match died {
+            // Its target may be there by now.
+            Some(reason) => self.stall(entry, reason, now),
+            None if entry.returned > 0 => self.returned.push_back(entry),
+            None => self.fresh.push_back(entry),
+        }
         let over = self.rules.max_length.is_some_and(|most| self.occupied() > most);
         self.refusing = over && self.rules.reject_publish;
     }
@@ -212,10 +217,10 @@ impl QueueState {
         if expired { self.take() } else { None }
     }
 
-    /// Keeps a dead letter that no queue took.
-    pub(super) fn stall(&mut self, entry: QueuedMessage, reason: Reason, now: Instant) {
+    /// Keeps a dead letter that no queue took, to be tried again with the others.
+    pub(super) fn stall(&mut self, entry: QueuedMessage, reason: Reason, try_at: Instant) {
         self.stalled.push((entry, reason));
-        self.retry_stalled_at.get_or_insert(now + STALLED_RETRY);
+        self.retry_stalled_at.get_or_insert(try_at);
     }
 
     /// The stalled dead letters, where it is time to try them again.
@@ -250,7 +255,7 @@ impl QueueState {
 
 /// Why a message left its queue for the dead-letter exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(in crate::broker) enum Reason {
     Rejected,
     Expired,
     MaxLength,
@@ -258,7 +263,14 @@ pub(super) enum Reason {
 }
 
 impl Reason {
-    fn name(self) -> &'static str {
+    const ALL: [Self; 4] = [Self::Rejected, Self::Expired, Self::MaxLength, Self::DeliveryLimit];
+
+    /// The reason of this name.
+    pub(in crate::broker) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
+    pub(in crate::broker) fn name(self) -> &'static str {
         match self {
             Reason::Rejected => "rejected",
             Reason::Expired => "expired",

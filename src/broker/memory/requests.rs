@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::exchange::{ExchangeState, NoExchange, route};
-use super::journal::{Change, Waiter};
-use super::observer::{BrokerEvent, MessageFate};
+use super::journal::{Change, StoredPublish, Waiter};
+use super::observer::{BrokerEvent, DeliveryEnd, MessageFate};
 use super::queue::QueueState;
 use crate::broker::topology::{self, Arguments, Mismatch, Topology};
 use crate::broker::{BrokerError, PublishError, PublishRequest};
 use crate::domain::message::{Message, Value};
+use crate::failpoint::Failpoint;
 
 /// The user that every session is logged in as; a message's `user_id` must name it or nobody.
 pub(in crate::broker) const USER: &str = "guest";
@@ -38,7 +39,11 @@ impl Core {
         }
         let unroutable = || PublishError::Unroutable(format!("exchange '{exchange}', key '{routing_key}'"));
         self.journal.relax(soon);
-        let copy = self.observer.is_anybody().then(|| message.clone());
+        let seen = self.observer.is_anybody().then(|| {
+            let (exchange, routing_key) = (exchange.clone(), routing_key.clone());
+            let (connection, message) = (self.connection(session), (*message).clone());
+            Box::new(StoredPublish { session, connection, exchange, routing_key, message })
+        });
         let fate = match self.store(&exchange, &routing_key, Arc::unwrap_or_clone(message)) {
             Ok(Published::Stored) => Ok(()),
             Ok(Published::Refused) => Err(PublishError::Rejected),
@@ -49,33 +54,70 @@ impl Core {
                 Err(PublishError::Unknown(reason))
             }
         };
-        let wanted = copy.map_or(MessageFate::Usual, |message| {
-            self.observer.of(&BrokerEvent::Published {
-                connection: &self.connection(session),
-                exchange: &exchange,
-                routing_key: &routing_key,
-                message: &message,
-                fate: &fate,
-            })
-        });
         let loses = fate.is_ok() && self.confirms_to_lose > 0;
-        if loses {
-            self.confirms_to_lose -= 1;
-        }
-        if (loses || wanted != MessageFate::Usual)
-            && let Some(state) = self.sessions.get_mut(&session)
-        {
-            state.lost_confirms.push(reply);
-        } else if fate.is_ok() {
-            self.journal.answer(Waiter::Publish(reply));
+        if fate.is_ok() && !loses {
+            self.when_stored(Waiter::Publish(reply, seen));
         } else {
-            // A publisher that no longer waits has given the message's fate up as unknown.
-            let _ = reply.send(fate);
+            if let Some(seen) = seen {
+                self.show(&seen, &fate);
+            }
+            match self.sessions.get_mut(&session).filter(|_| loses) {
+                Some(state) => state.lost_confirms.push(reply),
+                // A publisher that no longer waits has given the message's fate up as unknown.
+                None => drop(reply.send(fate)),
+            }
+            self.confirms_to_lose -= usize::from(loses);
         }
         self.journal.relax(false);
-        if wanted == MessageFate::Cut {
-            self.end_session(session, "connection cut");
+    }
+
+    /// Answers once everything so far is stored.
+    pub(super) fn when_stored(&mut self, waiter: Waiter) {
+        let at_once = matches!(waiter, Waiter::Publish(..)) && Failpoint::ConfirmBeforeStored.in_force();
+        let stored = if at_once { Some(waiter) } else { self.journal.wait(waiter) };
+        if let Some(waiter) = stored {
+            self.answer(waiter);
         }
+    }
+
+    /// What somebody has waited for is stored. The observer sees it, and decides what follows.
+    pub(super) fn answer(&mut self, waiter: Waiter) {
+        match waiter {
+            Waiter::Publish(reply, Some(seen)) => {
+                let wanted = self.show(&seen, &Ok(()));
+                if wanted == MessageFate::Usual {
+                    // A publisher that no longer waits has given the message's fate up as unknown.
+                    let _ = reply.send(Ok(()));
+                } else if let Some(state) = self.sessions.get_mut(&seen.session) {
+                    state.lost_confirms.push(reply);
+                }
+                if wanted == MessageFate::Cut {
+                    self.end_session(seen.session, "connection cut");
+                }
+            }
+            Waiter::Acked { session, connection, delivery } => {
+                let how = DeliveryEnd::Acked;
+                let event = BrokerEvent::Settled { connection: &connection, delivery, how };
+                if self.observer.of(&event) == MessageFate::Cut {
+                    self.end_session(session, "connection cut");
+                }
+            }
+            waiter => waiter.stored(),
+        }
+    }
+
+    /// What somebody has waited for is not stored: an ack that the observer was to see is undone.
+    pub(super) fn refuse(&mut self, waiter: Waiter, reason: &str) {
+        if let Waiter::Acked { connection, delivery, .. } = &waiter {
+            let how = DeliveryEnd::Returned;
+            self.observer.of(&BrokerEvent::Settled { connection, delivery: *delivery, how });
+        }
+        waiter.failed(reason);
+    }
+
+    fn show(&self, seen: &StoredPublish, fate: &Result<(), PublishError>) -> MessageFate {
+        let StoredPublish { connection, exchange, routing_key, message, .. } = seen;
+        self.observer.of(&BrokerEvent::Published { connection, exchange, routing_key, message, fate })
     }
 
     /// Routes a message and stores it. The error is what closes the publisher's channel.

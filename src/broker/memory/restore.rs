@@ -2,18 +2,17 @@
 //! written since.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Weak, mpsc};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::core::Core;
+use super::MemoryBroker;
+use super::core::{Core, SessionState};
 use super::exchange::ExchangeState;
-use super::journal::{Batch, Journal, Wake};
+use super::journal::{Batch, Journal, Waiter, WakeWriter};
 use super::link::BrokerState;
 use super::queue::{QueueState, QueuedMessage, Reason, Routed};
-use super::{MemoryBroker, unix_seconds};
 use crate::broker::topology::Topology;
 use crate::domain::message::Message;
 
@@ -28,10 +27,12 @@ pub(in crate::broker) struct KeptMessage {
     /// From now until it expires.
     pub(in crate::broker) lives_for: Option<Duration>,
     pub(in crate::broker) deliveries: u32,
+    /// Why it is a dead letter that no queue has taken so far.
+    pub(in crate::broker) died: Option<Reason>,
 }
 
 /// All that a store has kept.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::broker) struct Kept {
     pub(in crate::broker) topology: Topology,
     /// In the order of their ids.
@@ -41,13 +42,10 @@ pub(in crate::broker) struct Kept {
 impl MemoryBroker {
     /// A broker that begins with what a store has kept, and wakes the store's writer for what
     /// changes.
-    pub(in crate::broker) fn restored(kept: Kept, last_id: u64, wake: mpsc::Sender<Wake>) -> Self {
-        let clock = Arc::new(Notify::new());
-        let mut core = Core::new(unix_seconds(), clock.clone());
-        core.restore(kept);
-        core.journal = Journal::of_store(wake, last_id);
-        core.bury_over_limit();
-        Self { inner: Arc::new(BrokerState::new(core, clock)), connection: Arc::default() }
+    pub(in crate::broker) fn restored(kept: Kept, wake: WakeWriter) -> Self {
+        let broker = Self::new();
+        broker.inner.lock().restore(kept, wake);
+        broker
     }
 
     /// What the store's writer keeps: it does not keep the broker alive.
@@ -72,7 +70,8 @@ impl MemoryBroker {
 }
 
 impl Core {
-    fn restore(&mut self, kept: Kept) {
+    pub(super) fn restore(&mut self, kept: Kept, wake: WakeWriter) {
+        let last_id = kept.messages.last().map_or(0, |message| message.id);
         for exchange in kept.topology.exchanges {
             let state = ExchangeState {
                 kind: exchange.kind,
@@ -90,7 +89,7 @@ impl Core {
             }
         }
         let now = Instant::now();
-        for KeptMessage { id, queue, message, exchange, keys, lives_for, deliveries } in kept.messages {
+        for KeptMessage { id, queue, message, exchange, keys, lives_for, deliveries, died } in kept.messages {
             let Some(queue) = self.queues.get_mut(&queue) else { continue };
             self.messages += 1;
             self.bytes += message.body.len();
@@ -98,7 +97,33 @@ impl Core {
             // Whatever the wall clock did meanwhile, it waits no longer than anew.
             let whole = queue.expiry(&routed, now);
             let expires = lives_for.map(|left| whole.map_or(now + left, |whole| whole.min(now + left)));
-            queue.restore(QueuedMessage { id, routed, expires, returned: deliveries });
+            queue.restore(QueuedMessage { id, routed, expires, returned: deliveries }, died, now);
+        }
+        self.journal = Journal::of_store(wake, last_id);
+        self.bury_over_limit();
+    }
+
+    /// The broker ends, and another one begins with what the store has kept.
+    fn restart(&mut self, lost: Batch, kept: Kept, wake: WakeWriter) {
+        self.queues.clear();
+        self.fail(lost, "the broker has ended");
+        // Those that are left do not know it yet.
+        let cut_off: Vec<u64> = self.sessions.keys().copied().collect();
+        cut_off.into_iter().for_each(|session| self.forget_session(session));
+        self.exchanges.clear();
+        (self.messages, self.bytes) = (0, 0);
+        self.restore(kept, wake);
+        self.clock.notify_one();
+    }
+
+    /// The store takes nothing any more: all sessions end, and none can be made.
+    fn fail(&mut self, batch: Batch, reason: &str) {
+        self.reachable = false;
+        let waiting = self.journal.fail(reason);
+        batch.waiters.into_iter().chain(waiting).for_each(|waiter| self.refuse(waiter, reason));
+        let heard = |(_, session): &(&u64, &SessionState)| !session.cut_off;
+        while let Some(id) = self.sessions.iter().find(heard).map(|(id, _)| *id) {
+            self.end_session(id, reason);
         }
     }
 
@@ -115,12 +140,19 @@ impl Core {
         self.run(touched);
     }
 
-    /// A batch is on the disk: what has waited for it may leave.
-    fn written(&mut self, batch: u64) {
-        self.journal.set_written(batch);
+    /// A batch is on the disk: what has waited for it may leave. Gives back who is to be answered.
+    fn stored(&mut self, batch: Batch) -> Vec<Waiter> {
+        let mut waiters = batch.waiters;
+        if self.observer.is_anybody() {
+            // Acks first: who acks after a confirm is in a later batch than what was confirmed.
+            waiters.sort_by_key(|waiter| !matches!(waiter, Waiter::Acked { .. }));
+            waiters.drain(..).for_each(|waiter| self.answer(waiter));
+        }
+        self.journal.set_written(batch.number);
         for channel in self.channels.values().filter(|channel| channel.may_leave(&self.journal)) {
             channel.bell().notify_one();
         }
+        waiters
     }
 }
 
@@ -140,10 +172,23 @@ impl StoreSide {
     }
 
     /// They are on the disk.
-    pub(in crate::broker) fn written(&self, batch: u64) {
-        if let Some(state) = self.0.upgrade() {
-            state.lock().written(batch);
+    pub(in crate::broker) fn stored(&self, batch: Batch) {
+        let waiters = match self.0.upgrade() {
+            Some(state) => state.lock().stored(batch),
+            None => batch.waiters,
+        };
+        waiters.into_iter().for_each(Waiter::stored);
+    }
+
+    /// The broker ends with this batch, `stored` or not, and comes back with what is kept.
+    pub(super) fn restart(&self, mut batch: Batch, stored: bool, kept: Kept, wake: WakeWriter) {
+        let Some(state) = self.0.upgrade() else { return };
+        let mut core = state.lock();
+        if stored {
+            let number = batch.number;
+            batch = Batch { number, waiters: core.stored(batch), ..Batch::default() };
         }
+        core.restart(batch, kept, wake);
     }
 
     /// So many bytes are free for messages. What finds no room is refused; returns whether
@@ -152,14 +197,11 @@ impl StoreSide {
         self.0.upgrade().is_some_and(|state| state.lock().journal.set_room(free))
     }
 
-    /// The store has failed: all sessions end, and none can be made.
-    pub(in crate::broker) fn failed(&self, reason: &str) {
-        let Some(state) = self.0.upgrade() else { return };
-        let mut core = state.lock();
-        core.reachable = false;
-        core.journal.fail(reason);
-        while let Some(id) = core.sessions.keys().next().copied() {
-            core.end_session(id, reason);
+    /// The store has failed, and may have kept this batch or not.
+    pub(in crate::broker) fn failed(&self, batch: Batch, reason: &str) {
+        match self.0.upgrade() {
+            Some(state) => state.lock().fail(batch, reason),
+            None => batch.waiters.into_iter().for_each(|waiter| waiter.failed(reason)),
         }
     }
 }

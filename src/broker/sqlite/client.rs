@@ -12,13 +12,14 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::SocketAddress;
+use super::store::unfit;
 use super::wire::{
-    Answer, ConsumerCall, DEPTH, Envelope, Frame, How, Request, Response, VERSION, kind_of, read_frame,
-    write_frames,
+    Answer, ConsumerCall, DEPTH, Envelope, Frame, How, Request, Response, VERSION, kind_of, most_silence,
+    ping_every, read_frame, write_frames,
 };
 use crate::broker::topology::{Mismatch, Topology};
 use crate::broker::{
@@ -30,17 +31,17 @@ use crate::domain::message::Message;
 
 /// Publishes that may wait for the channel's owner.
 const PUBLISHER_DEPTH: usize = 1_024;
-/// The process that has the file can neither be replaced while it lives nor end unseen, so a lease
-/// needs no renewal: it ends by being revoked.
-const WHOLE_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Why everything ends with the other process.
 const GONE: &str = "the process that has the queue file has ended";
 
 /// Time-outs, as the settings say.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TimeOuts {
+    /// One that lives welcomes a client at once.
+    pub(super) welcome: Duration,
     pub(super) call: Duration,
     pub(super) confirm: Duration,
+    pub(super) heartbeat: Duration,
 }
 
 /// A session over the socket. An error of the connection itself: nobody serves there (yet).
@@ -54,16 +55,16 @@ pub(super) async fn connect(
     let mut reader = BufReader::new(reader);
     let (out, frames) = mpsc::channel(DEPTH);
     let writing = AbortOnDropHandle::new(tokio::spawn(write_frames(writer, frames)));
-    let hello = Request::Hello { version: VERSION, connection: connection.to_owned() };
+    let heartbeat_ms = u64::try_from(time_outs.heartbeat.as_millis()).unwrap_or(u64::MAX);
+    let hello = Request::Hello { version: VERSION, connection: connection.to_owned(), heartbeat_ms };
     out.send(Frame::new(&hello, Bytes::new())?).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-    let welcome = timeout(time_outs.call, read_frame::<Response>(&mut reader)).await??;
+    let welcome = timeout(time_outs.welcome, read_frame::<Response>(&mut reader)).await??;
     match welcome {
         Some((Response::Welcome, _)) => {}
         // The file changes hands: another try meets the next process that has it.
         Some((Response::Refused { reason, for_good: false }, _)) => return Err(io::Error::other(reason)),
         Some((Response::Refused { reason, for_good: true }, _)) => {
-            let address = socket.display().to_string();
-            return Ok(Err(BrokerError::Unfit { address, reason }));
+            return Ok(Err(unfit(socket, reason)));
         }
         _ => return Err(io::ErrorKind::UnexpectedEof.into()),
     }
@@ -73,8 +74,9 @@ pub(super) async fn connect(
         closed: CloseSignal::default(),
         last: AtomicU64::new(0),
         longest: time_outs.call,
+        began: Instant::now(),
     });
-    tokio::spawn(read_all(reader, Arc::clone(&shared), writing));
+    tokio::spawn(read_all(reader, Arc::clone(&shared), time_outs.heartbeat, writing));
     let link = SocketLink { shared: Arc::clone(&shared), confirm_timeout: time_outs.confirm };
     let publisher = link.publisher();
     Ok(Ok(Session::new(Arc::new(link), publisher, shared.closed.clone())))
@@ -88,6 +90,8 @@ struct Shared {
     last: AtomicU64,
     /// How long the other process may take for anything.
     longest: Duration,
+    /// Pings count from here.
+    began: Instant,
 }
 
 /// Who waits for what the other process says.
@@ -106,6 +110,8 @@ struct Known {
     /// Answered once everything that was settled here is on its way. Apart, since what arrives can
     /// wait for a reader.
     drain: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    /// Renewed by each ping that is answered; a single message has none.
+    lease: Option<Lease>,
 }
 
 /// A consumer's end of that.
@@ -141,6 +147,20 @@ impl Shared {
 
     fn lost(&self) -> BrokerError {
         BrokerError::Lost(if self.closed.is_ended() { self.closed.reason() } else { GONE.to_owned() })
+    }
+
+    /// Shows that this side lives, and asks for the same of the other, again and again.
+    async fn ping(&self, heartbeat: Duration) {
+        let mut pings = interval(ping_every(heartbeat));
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            pings.tick().await;
+            let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if let Ok(frame) = Frame::new(&Request::Ping { at }, Bytes::new()) {
+                // Refused once the connection is gone, which the reader sees.
+                let _ = self.out.send(frame).await;
+            }
+        }
     }
 
     /// Sends a request and waits for its answer.
@@ -210,6 +230,14 @@ impl Shared {
                     let _ = known.arrive.send(Arrived::Ended);
                 }
             }
+            Response::Pong { at } => {
+                let Some(sent_at) = self.began.checked_add(Duration::from_millis(at)) else { return Ok(()) };
+                waiting
+                    .consumers
+                    .values()
+                    .filter_map(|known| known.lease.as_ref())
+                    .for_each(|lease| lease.renew(sent_at));
+            }
             Response::Ended { reason } => return Err(reason),
             Response::Welcome | Response::Refused { .. } => {
                 return Err("the process that has the queue file sent what nobody asked for".to_owned());
@@ -223,24 +251,32 @@ impl Shared {
 async fn read_all(
     mut reader: impl AsyncRead + Unpin,
     shared: Arc<Shared>,
+    heartbeat: Duration,
     _writing: AbortOnDropHandle<io::Result<()>>,
 ) {
+    let most_silence = most_silence(heartbeat);
     let reading = async {
         loop {
-            match read_frame::<Response>(&mut reader).await {
-                Ok(Some((response, body))) => {
+            match timeout(most_silence, read_frame::<Response>(&mut reader)).await {
+                Ok(Ok(Some((response, body)))) => {
                     if let Err(reason) = shared.arrived(response, body) {
                         return reason;
                     }
                 }
-                Ok(None) => return GONE.to_owned(),
-                Err(error) => return format!("{GONE} ({error})"),
+                Ok(Ok(None)) => return GONE.to_owned(),
+                Ok(Err(error)) => return format!("{GONE} ({error})"),
+                Err(_) => {
+                    return format!(
+                        "the process that has the queue file has not answered for {most_silence:?}"
+                    );
+                }
             }
         }
     };
     let reason = tokio::select! {
         reason = reading => reason,
         reason = shared.closed.ended() => reason,
+        () = shared.ping(heartbeat) => return,
     };
     shared.end(&reason);
 }
@@ -269,25 +305,25 @@ impl SocketLink {
     }
 
     /// Somebody to whom deliveries go under this number.
-    fn expect_deliveries(&self, n: u64) -> Arrivals {
+    fn expect_deliveries(&self, n: u64, lease: Option<Lease>) -> Arrivals {
         let (arrive, arrived) = mpsc::unbounded_channel();
         let (drain, draining) = mpsc::unbounded_channel();
         let mut waiting = self.shared.waiting.lock();
         if !waiting.ended {
-            waiting.consumers.insert(n, Known { arrive, drain });
+            waiting.consumers.insert(n, Known { arrive, drain, lease });
         }
         Arrivals { arrived, drain: draining }
     }
 
     async fn begin(&self, request: impl FnOnce(u64) -> Request) -> Result<Consumer, BrokerError> {
         let n = self.shared.next();
-        let arrived = self.expect_deliveries(n);
+        // Its lease begins before the request is sent.
+        let (consumer, port) = consumer_channel();
+        let arrived = self.expect_deliveries(n, Some(port.lease.clone()));
         if let Err(error) = self.shared.ask(n, request(n)).await {
             self.shared.give_up(n).await;
             return Err(error);
         }
-        let (consumer, port) = consumer_channel();
-        port.lease.renew(Instant::now() + WHOLE_LIFE);
         let ConsumerPort { deliveries, settlements, owner, lease } = port;
         let shared = Arc::clone(&self.shared);
         let consuming = Consuming { shared, n, settlements, owner: Some(owner), lease };
@@ -311,7 +347,7 @@ impl Link for SocketLink {
     fn open_replies(&self) -> BoxFuture<'_, Result<Replies, BrokerError>> {
         Box::pin(async move {
             let n = self.shared.next();
-            let arrived = self.expect_deliveries(n);
+            let arrived = self.expect_deliveries(n, None);
             let reply_to = match self.shared.ask(n, Request::Replies { n }).await {
                 Ok(Answer::ReplyTo(reply_to)) => reply_to,
                 other => {
@@ -328,7 +364,7 @@ impl Link for SocketLink {
     fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>> {
         Box::pin(async move {
             let n = self.shared.next();
-            let mut arrivals = self.expect_deliveries(n);
+            let mut arrivals = self.expect_deliveries(n, None);
             let answer = self.shared.ask(n, Request::Get { n, queue: queue.to_owned() }).await;
             // It comes before the answer.
             let Ok(Arrived::Delivery { tag, message, redelivered, routing_key }) =
@@ -472,8 +508,9 @@ struct Consuming {
 
 impl Drop for Consuming {
     fn drop(&mut self) {
-        self.lease.revoke();
+        // First, so that no ping renews it afterwards.
         self.shared.waiting.lock().consumers.remove(&self.n);
+        self.lease.revoke();
     }
 }
 

@@ -3,8 +3,8 @@
 //! One process has the file: the first one that opens it. It holds the queues in memory, writes
 //! every change to the file, and serves the others over a socket beside it. When it ends, however it
 //! ends, the others' sessions end as with any broker that restarts, and the first one that makes a
-//! new session has the file next. So there is one writer, nobody polls for new messages, and an idle
-//! process costs nothing.
+//! new session has the file next. So there is one writer, and nobody polls for new messages. One that
+//! is frozen is noticed by its silence.
 //!
 //! Beside `queue.db` stand `queue.db-lock` (locked by the process that has the file; left in place),
 //! `queue.db-sock` (the socket) and SQLite's own `queue.db-wal`.
@@ -14,15 +14,16 @@ mod server;
 mod store;
 mod wire;
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixListener;
+use rustix::fs::{Mode, fchmod};
+use tokio::net::{UnixListener, UnixSocket};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -39,14 +40,19 @@ use crate::linger::Linger;
 /// Between two tries, while the file changes hands.
 const AGAIN: Duration = Duration::from_millis(20);
 
+/// Clients that may wait to be accepted.
+const BACKLOG: u32 = 128;
+
 /// How long a process tries to take the file after the one that had it. Another one may be quicker.
 const SUCCEED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a connector is made of.
 #[derive(Debug, Clone)]
 pub struct SqliteOptions {
-    /// The file; made where there is none.
+    /// The file.
     pub path: PathBuf,
+    /// What happens where there is none.
+    pub if_missing: IfMissing,
     /// Declared for each session: on a new file nobody else would.
     pub topology: Option<Topology>,
     /// Until a session is there or cannot be made.
@@ -55,10 +61,21 @@ pub struct SqliteOptions {
     pub call_timeout: Duration,
     /// From a publish to its confirm.
     pub confirm_timeout: Duration,
+    /// Another process that is silent for twice as long counts as gone.
+    pub heartbeat: Duration,
     /// How this process is called in the broker's logs.
     pub connection_name: String,
     /// How long a change may wait for others to be written with it.
     pub linger: Linger,
+}
+
+/// What happens where there is no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfMissing {
+    /// It is made.
+    Make,
+    /// An error: who only looks at queues has mistyped the path, or the work is done.
+    Fail,
 }
 
 /// A broker in a file. Clones are the same broker.
@@ -109,7 +126,7 @@ impl SqliteBroker {
     /// ended before. `false`: another process has taken it since.
     ///
     /// # Errors
-    /// [`BrokerError::Unfit`] where it cannot be deleted.
+    /// [`BrokerError::File`] where it cannot be deleted.
     pub async fn delete(self) -> Result<bool, BrokerError> {
         *self.own.lock().await = None;
         let until = Instant::now() + self.options.call_timeout;
@@ -128,8 +145,7 @@ impl SqliteBroker {
     /// A new session: in this process where the file is its own, else with the process that has it.
     ///
     /// # Errors
-    /// [`BrokerError::Unfit`] where the file cannot be used; [`BrokerError::Unreachable`] where that
-    /// can change by itself.
+    /// [`BrokerError::File`] where the file cannot be used.
     pub async fn connect(&self) -> Result<Session, BrokerError> {
         let session = self.open_session().await?;
         if let Some(topology) = &self.options.topology {
@@ -142,7 +158,12 @@ impl SqliteBroker {
         let options = &*self.options;
         let path = &options.path;
         let until = Instant::now() + options.connect_timeout;
-        let time_outs = TimeOuts { call: options.call_timeout, confirm: options.confirm_timeout };
+        let time_outs = TimeOuts {
+            welcome: options.connect_timeout / 2,
+            call: options.call_timeout,
+            confirm: options.confirm_timeout,
+            heartbeat: options.heartbeat,
+        };
         let mut own = self.own.lock().await;
         loop {
             // A store that has failed is opened anew.
@@ -165,14 +186,15 @@ impl SqliteBroker {
                 }
                 Err(error) => error,
             };
-            if Instant::now() >= until {
-                return Err(BrokerError::Unreachable {
-                    address: path.display().to_string(),
-                    reason: format!(
-                        "another process has the file, and does not answer at {}: {error}",
-                        socket.display()
+            if error.kind() == io::ErrorKind::TimedOut || Instant::now() >= until {
+                return Err(store::passing(
+                    path,
+                    format!(
+                        "another process has the file, and does not answer at {}: {error}. `fuser {}` names it: resume or restart it",
+                        socket.display(),
+                        beside(path, "-lock").display()
                     ),
-                });
+                ));
             }
             sleep(AGAIN).await;
         }
@@ -207,22 +229,28 @@ impl SqliteBroker {
 
     /// Takes the file, unless another process has it.
     async fn open(&self) -> Result<Option<Own>, BrokerError> {
-        let (path, linger) = (self.options.path.clone(), self.options.linger.span());
-        let opened = tokio::task::spawn_blocking(move || match Store::open(&path)? {
-            Some(store) => store.into_broker(linger).map(Some),
-            None => Ok(None),
-        });
+        let (options, linger) = (Arc::clone(&self.options), self.options.linger.span());
+        let opened =
+            tokio::task::spawn_blocking(move || match Store::open(&options.path, options.if_missing)? {
+                Some(store) => store.into_broker(linger).map(Some),
+                None => Ok(None),
+            });
         let broker = opened.await.map_err(|error| BrokerError::Lost(error.to_string()))??;
         let Some(broker) = broker else { return Ok(None) };
         let socket = beside(&self.options.path, "-sock");
-        let listener = listen(&socket).map_err(|error| BrokerError::Unfit {
-            address: self.options.path.display().to_string(),
-            reason: format!("cannot listen at {}: {error}", socket.display()),
+        let listener = listen(&socket).map_err(|error| {
+            store::unfit(&self.options.path, format!("cannot listen at {}: {error}", socket.display()))
         })?;
-        let server = AbortOnDropHandle::new(tokio::spawn(server::serve(listener, broker.store_side())));
+        let serving = server::serve(listener, socket, broker.store_side());
+        let server = AbortOnDropHandle::new(tokio::spawn(serving));
         tracing::info!(path = %self.options.path.display(), "this process has the queue file");
         Ok(Some(Own { broker, _server: server }))
     }
+}
+
+/// Which file is at a path; `None` where there is none.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    path.metadata().ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// Listens in place of a process that is gone.
@@ -232,10 +260,11 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let address = SocketAddress::of(socket)?;
-    let listener = UnixListener::bind(address.path())?;
-    // Whatever the process's mask allows: who may connect reads every job.
-    fs::set_permissions(socket, Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let unbound = UnixSocket::new_stream()?;
+    // Its file has this mode from the first moment: who may connect reads every job.
+    fchmod(&unbound, Mode::RUSR | Mode::WUSR)?;
+    unbound.bind(address.path())?;
+    unbound.listen(BACKLOG)
 }
 
 /// Longest path that a socket's address holds, in bytes.

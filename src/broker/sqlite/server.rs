@@ -1,7 +1,9 @@
 //! The process that has the file serves the others: each connection is a session of its own.
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::pending;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +14,14 @@ use tokio::io::{AsyncRead, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::wire::{
-    Answer, ConsumerCall, DEPTH, Envelope, Frame, How, Request, Response, VERSION, WireError, read_frame,
-    write_frames,
+    Answer, ConsumerCall, DEPTH, Envelope, Frame, How, Request, Response, VERSION, WireError, most_silence,
+    read_frame, write_frames,
 };
+use super::{identity, listen};
 use crate::broker::memory::restore::StoreSide;
 use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Replies, Session, Stale};
 
@@ -30,15 +33,29 @@ const NO_ANSWER: u64 = 0;
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// After a connection could not be accepted, which is for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// How often it looks whether its socket is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// For the last words to a client that may read nothing any more.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Serves clients until dropped; then their sessions end.
-pub(super) async fn serve(listener: UnixListener, side: StoreSide) {
+pub(super) async fn serve(mut listener: UnixListener, socket: PathBuf, side: StoreSide) {
     let mut clients = JoinSet::new();
+    let mut own = identity(&socket);
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             accepted = listener.accept(), if clients.len() < MOST_CLIENTS => match accepted {
                 Ok((stream, _)) => drop(clients.spawn(serve_client(stream, side.clone()))),
                 Err(_) => sleep(ACCEPT_AGAIN).await,
+            },
+            // Somebody has deleted it: nobody else could use the file.
+            _ = looks.tick() => if identity(&socket) != own {
+                match listen(&socket) {
+                    Ok(anew) => (listener, own) = (anew, identity(&socket)),
+                    Err(error) => tracing::warn!(%error, "the socket of the queue file is gone, and cannot be made again"),
+                }
             },
             Some(served) = clients.join_next() => {
                 if let Ok(Err(error)) = served {
@@ -56,7 +73,7 @@ async fn serve_client(stream: UnixStream, side: StoreSide) -> io::Result<()> {
     let writing = AbortOnDropHandle::new(tokio::spawn(write_frames(writer, frames)));
     let out = Out(out);
     let hello = timeout(HELLO_WITHIN, read_frame::<Request>(&mut reader)).await??;
-    let Some((Request::Hello { version, connection }, _)) = hello else { return Ok(()) };
+    let Some((Request::Hello { version, connection, heartbeat_ms }, _)) = hello else { return Ok(()) };
     let session = match open(&side, version, &connection).await {
         Ok(session) => {
             out.say(&Response::Welcome).await?;
@@ -69,39 +86,59 @@ async fn serve_client(stream: UnixStream, side: StoreSide) -> io::Result<()> {
         }
     };
     let mut client = Client { session, out, consumers: HashMap::new(), receipts: Arc::default() };
-    let (arrived, mut requests) = mpsc::channel(DEPTH);
+    let (arrived, requests) = mpsc::channel(DEPTH);
+    let most_silence = most_silence(Duration::from_millis(heartbeat_ms));
     // Apart, since reading a frame must not be cut short by what else happens.
-    let reading = AbortOnDropHandle::new(tokio::spawn(read_all(reader, arrived)));
-    loop {
-        tokio::select! {
-            request = requests.recv() => match request {
-                Some((request, body)) => {
-                    if !client.handle(request, body).await? {
-                        break;
-                    }
-                }
-                None => break,
-            },
-            reason = client.session.closed() => {
-                client.out.say(&Response::Ended { reason }).await?;
-                break;
+    let open = arrived.clone();
+    let reading = read_all(reader, arrived, client.out.clone(), most_silence);
+    let mut reading = AbortOnDropHandle::new(tokio::spawn(reading));
+    let silence = async {
+        match (&mut reading).await {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {}
+            // What it has asked for until then is carried out.
+            _ => {
+                drop(open);
+                pending::<()>().await;
             }
         }
-    }
+    };
+    let served = tokio::select! {
+        served = client.serve(requests) => served,
+        // Frozen, it may keep what is sent to it from going out, and that what is asked from ending.
+        () = silence => {
+            tracing::warn!(
+                connection,
+                "a process that uses the queue file was silent for {most_silence:?}: its session ends, and others get what it held"
+            );
+            let reason = format!("this process was silent for {most_silence:?}");
+            client.out.say_if_room(&Response::Ended { reason });
+            Ok(())
+        }
+    };
     drop(reading);
     // Before its receipts are dropped: what it held comes back as after a lost connection.
     client.session.link().close().await;
     drop(client);
-    writing.await?
+    timeout(LAST_WORDS, writing).await???;
+    served
 }
 
+/// An error of kind `TimedOut`: the client does nothing any more.
 async fn read_all(
     mut reader: impl AsyncRead + Unpin,
     arrived: mpsc::Sender<(Request, Bytes)>,
+    out: Out,
+    most_silence: Duration,
 ) -> io::Result<()> {
-    while let Some(frame) = read_frame(&mut reader).await? {
-        if arrived.send(frame).await.is_err() {
-            break;
+    while let Some((request, body)) = timeout(most_silence, read_frame(&mut reader)).await?? {
+        match request {
+            // Both wait for the client where that reads nothing.
+            Request::Ping { at } => timeout(most_silence, out.say(&Response::Pong { at })).await??,
+            request => {
+                if timeout(most_silence, arrived.send((request, body))).await?.is_err() {
+                    break;
+                }
+            }
         }
     }
     Ok(())
@@ -131,6 +168,13 @@ impl Out {
 
     async fn say_with(&self, response: &impl Serialize, body: Bytes) -> io::Result<()> {
         self.0.send(Frame::new(response, body)?).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// For a client that may read nothing any more.
+    fn say_if_room(&self, response: &Response) {
+        if let Ok(frame) = Frame::new(response, Bytes::new()) {
+            let _ = self.0.try_send(frame);
+        }
     }
 
     async fn answer(&self, n: u64, answer: Result<Answer, BrokerError>) -> io::Result<()> {
@@ -178,11 +222,28 @@ struct Client {
 }
 
 impl Client {
+    /// Carries out what is asked, in turn, until either side ends the session.
+    async fn serve(&mut self, mut requests: mpsc::Receiver<(Request, Bytes)>) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some((request, body)) => {
+                        if !self.handle(request, body).await? {
+                            return Ok(());
+                        }
+                    }
+                    None => return Ok(()),
+                },
+                reason = self.session.closed() => return self.out.say(&Response::Ended { reason }).await,
+            }
+        }
+    }
+
     /// Whether the session goes on.
     async fn handle(&mut self, request: Request, body: Bytes) -> io::Result<bool> {
         let link = self.session.link();
         match request {
-            Request::Hello { .. } => return Err(io::ErrorKind::InvalidData.into()),
+            Request::Hello { .. } | Request::Ping { .. } => return Err(io::ErrorKind::InvalidData.into()),
             Request::Publish { n, exchange, routing_key, mandatory, soon, envelope } => {
                 let message = envelope.with(body);
                 let publisher = self.session.publisher();

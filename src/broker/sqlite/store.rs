@@ -14,9 +14,11 @@ use rustix::fs::{statfs, statvfs};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::{IfMissing, identity};
 use crate::broker::BrokerError;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::memory::journal::{Change, Wake};
+use crate::broker::memory::queue::Reason;
 use crate::broker::memory::restore::{Kept, KeptMessage, StoreSide};
 use crate::broker::topology::{Binding, Exchange, Queue, Topology};
 use crate::domain::message::Message;
@@ -24,8 +26,9 @@ use crate::domain::message::Message;
 /// Marks the file as ours: "capw" in ASCII.
 const APPLICATION_ID: i32 = 0x6361_7077;
 /// The schema's number in the file. Each migration takes it from its own place to the next one.
-const SCHEMA: i32 = 1;
-const MIGRATIONS: [&str; SCHEMA as usize] = ["
+const SCHEMA: i32 = 2;
+const MIGRATIONS: [&str; SCHEMA as usize] = [
+    "
     CREATE TABLE exchanges (name TEXT PRIMARY KEY, kind TEXT NOT NULL, arguments TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE queues (name TEXT PRIMARY KEY, arguments TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE bindings (
@@ -38,9 +41,10 @@ const MIGRATIONS: [&str; SCHEMA as usize] = ["
     );
     -- Apart, since a row is written whole: a delivery must not write the body once more.
     CREATE TABLE deliveries (message INTEGER PRIMARY KEY, count INTEGER NOT NULL);
-"];
-/// File systems whose locks do not hold between hosts: NFS, SMB 1 and 2, CIFS, Ceph, AFS, 9p.
-const NETWORK: [u32; 7] = [0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x00C3_6400, 0x5346_414F, 0x0102_1997];
+",
+    // Why a message is a dead letter that no queue has taken so far.
+    "ALTER TABLE deliveries ADD COLUMN died TEXT;",
+];
 /// Free space that messages leave, so that acks can still be written. In bytes.
 const RESERVE: u64 = 6 << 20;
 /// How often a message is on the disk for a while: in the log, and in the file.
@@ -73,40 +77,60 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn unfit(path: &Path, reason: impl Display) -> BrokerError {
-    BrokerError::Unfit { address: path.display().to_string(), reason: reason.to_string() }
+/// It cannot be used, until somebody changes something.
+pub(super) fn unfit(path: &Path, reason: impl Display) -> BrokerError {
+    BrokerError::File { path: path.display().to_string(), reason: reason.to_string(), is_passing: false }
+}
+
+/// It cannot be used now, and another try can find it well.
+pub(super) fn passing(path: &Path, reason: impl Display) -> BrokerError {
+    BrokerError::File { path: path.display().to_string(), reason: reason.to_string(), is_passing: true }
+}
+
+/// Whether another host may have the file without any lock that keeps it out: by the magic number
+/// of its file system, as statfs(2) has it. What runs in user space can be a disk or a network.
+fn is_shared_by_hosts(magic: u32) -> bool {
+    const NFS: u32 = 0x6969;
+    const SMB: u32 = 0x517B;
+    const SMB2: u32 = 0xFE53_4D42;
+    const CIFS: u32 = 0xFF53_4D42;
+    const CEPH: u32 = 0x00C3_6400;
+    const AFS: u32 = 0x5346_414F;
+    const P9: u32 = 0x0102_1997;
+    const LUSTRE: u32 = 0x0BD0_0BD0;
+    const FUSE: u32 = 0x6573_5546;
+    matches!(magic, NFS | SMB | SMB2 | CIFS | CEPH | AFS | P9 | LUSTRE | FUSE)
 }
 
 /// What an error of SQLite comes to.
 fn failed(path: &Path, error: &rusqlite::Error) -> BrokerError {
-    let unreachable = |reason: &str| BrokerError::Unreachable {
-        address: path.display().to_string(),
-        reason: reason.to_owned(),
-    };
     match error.sqlite_error_code() {
         // In the log's own files a full disk shows as a failed write.
         Some(ErrorCode::SystemIoFailure) if free_bytes(path) == 0 => failed_for_space(path),
-        Some(ErrorCode::SystemIoFailure) => unreachable(&format!("the disk fails: {error}")),
+        Some(ErrorCode::SystemIoFailure) => passing(path, format!("the disk fails: {error}")),
         Some(ErrorCode::DiskFull) => failed_for_space(path),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            unreachable("another program has the file open: close it")
+            passing(path, "another program has the file open: close it")
         }
-        Some(ErrorCode::NotADatabase) => unfit(path, "the file is not an SQLite database"),
+        Some(ErrorCode::NotADatabase) => unfit(path, "the file is not an SQLite database: name another one"),
         Some(ErrorCode::DatabaseCorrupt) => unfit(
             path,
             "the file is damaged: copy it, and save what can be read with `sqlite3 FILE .recover`, or begin with a new file",
         ),
-        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-            unfit(path, format!("this user may not write it, or its folder ({error})"))
-        }
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => unfit(
+            path,
+            format!(
+                "this user may not write it, or its folder ({error}): give the user the folder, or name another file"
+            ),
+        ),
         _ => unfit(path, error),
     }
 }
 
 impl Store {
-    /// Opens the file, and makes it where there is none. `None`: another process has it.
-    pub(super) fn open(path: &Path) -> Result<Option<Self>, BrokerError> {
-        let Some(lock) = lock(path)? else { return Ok(None) };
+    /// Opens the file. `None`: another process has it.
+    pub(super) fn open(path: &Path, if_missing: IfMissing) -> Result<Option<Self>, BrokerError> {
+        let Some(lock) = lock(path, if_missing)? else { return Ok(None) };
         let database = open_database(path).map_err(|error| failed(path, &error))?;
         let mut store = Self { path: path.to_owned(), database, _lock: lock, short_of_space: false };
         store.migrate()?;
@@ -122,7 +146,7 @@ impl Store {
         let (id, version) = (number("application_id").map_err(fail)?, number("user_version").map_err(fail)?);
         let is_new = id == 0 && version == 0 && number("schema_version").map_err(fail)? == 0;
         if id != APPLICATION_ID && !is_new {
-            return Err(unfit(&path, "the file is an SQLite database of another program"));
+            return Err(unfit(&path, "the file is an SQLite database of another program: name another file"));
         }
         let done = usize::try_from(version).unwrap_or_default();
         if done > MIGRATIONS.len() {
@@ -150,9 +174,10 @@ impl Store {
     /// The broker with what the file holds. A thread of its own writes what changes from now on.
     pub(super) fn into_broker(mut self, linger: Duration) -> Result<MemoryBroker, BrokerError> {
         let kept = self.read()?;
-        let last_id = kept.messages.last().map_or(0, |message| message.id);
         let (wake, woken) = mpsc::channel();
-        let broker = MemoryBroker::restored(kept, last_id, wake);
+        // Refused where the writer has failed; then the sessions have ended.
+        let wake = Box::new(move |what| drop(wake.send(what)));
+        let broker = MemoryBroker::restored(kept, wake);
         let (side, path) = (broker.store_side(), self.path.clone());
         self.look_at_space(&side);
         thread::Builder::new()
@@ -185,7 +210,7 @@ impl Store {
         };
         let now = unix_millis();
         let messages = self.rows(
-            "SELECT id, queue, exchange, routing_keys, expires_at_ms, properties, body, coalesce(count, 0)
+            "SELECT id, queue, exchange, routing_keys, expires_at_ms, properties, body, coalesce(count, 0), died
              FROM messages LEFT JOIN deliveries ON message = id ORDER BY id",
             |row| {
                 let expires: Option<i64> = row.get(4)?;
@@ -203,6 +228,7 @@ impl Store {
                     keys: from_json(&row.get::<_, String>(3)?, 3)?,
                     lives_for: expires.map(left),
                     deliveries: row.get(7)?,
+                    died: row.get::<_, Option<String>>(8)?.as_deref().and_then(Reason::named),
                 })
             },
         )?;
@@ -259,14 +285,12 @@ impl Store {
                     error,
                     "cannot write the queue file: all sessions end; what was not confirmed may be lost"
                 );
-                batch.failed(&error);
-                side.failed(&error);
+                side.failed(batch, &error);
                 return;
             }
             // Before the publishers go on.
             self.look_at_space(side);
-            side.written(batch.number);
-            batch.stored();
+            side.stored(batch);
             written += 1;
             if last {
                 return;
@@ -328,9 +352,16 @@ impl Store {
                 Change::Delivered { id } => {
                     transaction
                         .prepare_cached(
-                            "INSERT INTO deliveries VALUES (?1, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+                            "INSERT INTO deliveries (message, count) VALUES (?1, 1) ON CONFLICT DO UPDATE SET count = count + 1",
                         )?
                         .execute([row_id(*id)])?;
+                }
+                Change::Stalled { id, reason } => {
+                    transaction
+                        .prepare_cached(
+                            "INSERT INTO deliveries VALUES (?1, 0, ?2) ON CONFLICT DO UPDATE SET died = excluded.died",
+                        )?
+                        .execute(params![row_id(*id), reason.name()])?;
                 }
                 Change::Removed { id } => {
                     transaction
@@ -397,7 +428,7 @@ fn free_bytes(path: &Path) -> u64 {
 
 /// Deletes the file with all that stands beside it. `false`: a process has it.
 pub(super) fn delete(path: &Path) -> Result<bool, BrokerError> {
-    let Some(lock) = lock(path)? else { return Ok(false) };
+    let Some(lock) = lock(path, IfMissing::Make)? else { return Ok(false) };
     // The log first, since a later file must not come to it. There is one only where the last
     // process was killed.
     for suffix in ["-wal", "", "-sock", "-lock"] {
@@ -413,22 +444,42 @@ pub(super) fn delete(path: &Path) -> Result<bool, BrokerError> {
 }
 
 /// The right to use the file: no other process of this host has it. `None`: another one has.
-fn lock(path: &Path) -> Result<Option<File>, BrokerError> {
+fn lock(path: &Path, if_missing: IfMissing) -> Result<Option<File>, BrokerError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let found = statfs(folder).map_err(|error| unfit(path, format!("its folder: {error}")))?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a magic number of 32 bits")]
-    if NETWORK.contains(&(found.f_type as u32)) {
+    if is_shared_by_hosts(found.f_type as u32) {
         return Err(unfit(
             path,
-            "it is on a network file system, whose locks do not keep other hosts out: use a local disk, or RabbitMQ for several hosts",
+            "it is on a network file system, or on one in user space (FUSE), whose locks may not keep other hosts out: use a local disk, or RabbitMQ for several hosts",
         ));
+    }
+    // Before anything is made beside it.
+    let is_absent = || if_missing == IfMissing::Fail && identity(path).is_none();
+    let absent = || {
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        unfit(
+            path,
+            format!(
+                "there is no file {}: correct the path; `run`, `publish` and `topology declare` make one",
+                whole.display()
+            ),
+        )
+    };
+    if is_absent() {
+        return Err(absent());
     }
     let own = |path: &Path| {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
     };
     let denied = |error: io::Error| match error.kind() {
         io::ErrorKind::StorageFull => failed_for_space(path),
-        _ => unfit(path, format!("this user cannot write it, or its folder ({error})")),
+        _ => unfit(
+            path,
+            format!(
+                "this user cannot write it, or its folder ({error}): give the user the folder, or name another file"
+            ),
+        ),
     };
     let lock = own(&beside(path, "-lock")).map_err(denied)?;
     match lock.try_lock() {
@@ -440,6 +491,11 @@ fn lock(path: &Path) -> Result<Option<File>, BrokerError> {
             return Err(unfit(path, format!("the file system has no locks ({error}): use a local disk")));
         }
     }
+    if is_absent() {
+        // Deleted since, with the lock that was there.
+        let _ = fs::remove_file(beside(path, "-lock"));
+        return Err(absent());
+    }
     // SQLite would make it readable for everybody.
     own(path).map_err(denied)?;
     Ok(Some(lock))
@@ -447,15 +503,11 @@ fn lock(path: &Path) -> Result<Option<File>, BrokerError> {
 
 /// Whether a file is the one at a path.
 fn is_at(file: &File, path: &Path) -> bool {
-    let (Ok(own), Ok(there)) = (file.metadata(), path.metadata()) else { return false };
-    (own.dev(), own.ino()) == (there.dev(), there.ino())
+    file.metadata().is_ok_and(|own| identity(path) == Some((own.dev(), own.ino())))
 }
 
 fn failed_for_space(path: &Path) -> BrokerError {
-    BrokerError::Unreachable {
-        address: path.display().to_string(),
-        reason: "the disk is full: free some space".to_owned(),
-    }
+    passing(path, "the disk is full: free some space")
 }
 
 fn open_database(path: &Path) -> rusqlite::Result<Connection> {
@@ -496,4 +548,31 @@ fn from_json<T: DeserializeOwned>(text: &str, column: usize) -> rusqlite::Result
     serde_json::from_str(text).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_shared_by_hosts;
+
+    #[test]
+    fn network_file_systems_are_refused_and_local_ones_are_not() {
+        // As the system's linux/magic.h and statfs(2) have them.
+        for (name, magic, is_shared) in [
+            ("nfs", 0x0000_6969, true),
+            ("smb", 0x0000_517B, true),
+            ("smb2", 0xFE53_4D42, true),
+            ("cifs", 0xFF53_4D42, true),
+            ("9p", 0x0102_1997, true),
+            ("ceph", 0x00C3_6400, true),
+            ("fuse", 0x6573_5546, true),
+            ("ext4", 0x0000_EF53, false),
+            ("xfs", 0x5846_5342, false),
+            ("btrfs", 0x9123_683E, false),
+            ("tmpfs", 0x0102_1994, false),
+            ("overlay", 0x794C_7630, false),
+            ("zfs", 0x2FC1_2FC1, false),
+        ] {
+            assert_eq!(is_shared_by_hosts(magic), is_shared, "{name}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! head and a message's body as it is.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -10,17 +11,28 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::mpsc;
 
 use crate::broker::topology::{Mismatch, Topology};
-use crate::broker::{BrokerError, PublishError, QueueDepth};
+use crate::broker::{BrokerError, Lease, PublishError, QueueDepth};
 use crate::domain::message::{Message, Properties};
 
 /// Raised where either side could not understand the other.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Longest head, in bytes: headers of a message, or a topology.
 const MAX_HEAD: u32 = 16 << 20;
 /// Longest body, in bytes: RabbitMQ's own bound.
 const MAX_BODY: u32 = 128 << 20;
 /// Frames that wait for the socket.
 pub(super) const DEPTH: usize = 256;
+
+/// Between two pings of a client. Like the round trips to RabbitMQ: three in a row may be late
+/// before a lease runs out.
+pub(super) fn ping_every(heartbeat: Duration) -> Duration {
+    (heartbeat / 2).min(Lease::SPAN / 4)
+}
+
+/// Either side counts as gone when nothing has come from it for so long. Longer than any lease.
+pub(super) fn most_silence(heartbeat: Duration) -> Duration {
+    2 * heartbeat
+}
 
 /// From the client. `n` is its number for the answer, and for the consumer that is made.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,6 +42,13 @@ pub(super) enum Request {
     Hello {
         version: u32,
         connection: String,
+        /// What the client is set to. Clients of version 1 say nothing.
+        #[serde(default)]
+        heartbeat_ms: u64,
+    },
+    /// Answered at once, whatever else is under way. `at` counts milliseconds of the client's own.
+    Ping {
+        at: u64,
     },
     /// With the message's body.
     Publish {
@@ -140,6 +159,9 @@ pub(super) enum Response {
         reason: String,
         /// As long as either side runs its version.
         for_good: bool,
+    },
+    Pong {
+        at: u64,
     },
     Answer {
         n: u64,

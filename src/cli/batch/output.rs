@@ -62,7 +62,7 @@ impl Output {
     /// # Errors
     /// It cannot be written, or something else is in it.
     pub(super) fn open(path: &Path, format: Format) -> Result<(Self, Tally, Marks), CommandError> {
-        let cannot = |reason| CommandError::Failed(format!("cannot write '{}': {reason}", path.display()));
+        let cannot = |reason| CommandError::Usage(format!("cannot write '{}': {reason}", path.display()));
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(cannot)?;
         let output = Self { path: path.to_owned(), file: Arc::new(file), format };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::lines::{Marks, mark};
-use crate::broker::sqlite::SqliteBroker;
+use crate::broker::sqlite::{IfMissing, SqliteBroker};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, Session};
 use crate::cli::{CommandError, connect};
@@ -47,10 +47,14 @@ impl Queue {
         name: &str,
     ) -> Result<Self, CommandError> {
         let linger = Linger::every(settings.worker.linger);
-        let broker = connect::queue_file(settings, &path, true, name, linger);
-        if !broker.take().await? {
-            return Err(CommandError::Failed(format!(
-                "another process has '{}': a batch with this --out is running. Wait for its end, or choose another --out ({})",
+        let broker = connect::queue_file(settings, &path, (IfMissing::Make, true), name, linger);
+        let taken = broker.take().await.map_err(|error| match error {
+            error if error.is_passing() => error.into(),
+            unfit => CommandError::Usage(unfit.to_string()),
+        });
+        if !taken? {
+            return Err(CommandError::Usage(format!(
+                "another process has '{}': a batch with this --out, or a command that looks at its queue. Wait for its end, or choose another --out ({})",
                 path.display(),
                 output.display()
             )));

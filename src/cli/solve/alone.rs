@@ -16,6 +16,7 @@ use crate::broker::topology::{Names, RETRY_DELAYS, Topology};
 use crate::cli::{CommandError, Exit, account, connect, run};
 use crate::config::Settings;
 use crate::domain::class::Class;
+use crate::domain::guard::Reason;
 use crate::domain::history::{HISTORY_HEADER, History};
 use crate::domain::message::{Message, Value};
 use crate::domain::ticket::{TICKET_HEADER, Ticket};
@@ -65,9 +66,14 @@ pub(super) async fn solve(
         () = stop.cancelled() => (Exit::Interrupted, "interrupted".to_owned()),
         refused = refused(&view, &queues) => (Exit::Job(Class::Account), refused),
         () = sleep_until(wanted.until) => {
-            let stopped = account::tripped(&view).map(|reason| format!("; API calls are stopped: {reason}"));
-            let timeout = format_duration(wanted.timeout);
-            (Exit::Unanswered, format!("no answer within {timeout}{}", stopped.unwrap_or_default()))
+            let (timeout, stopped) = (format_duration(wanted.timeout), account::tripped(&view));
+            if stopped == Some(Reason::ProviderDown) || !view.reaches_api() {
+                let why = format!("not solved: class transient: the API does not answer, or fails, for {timeout}");
+                (Exit::Job(Class::Transient), why)
+            } else {
+                let stopped = stopped.map(|reason| format!("; API calls are stopped: {reason}"));
+                (Exit::Unanswered, format!("no answer within {timeout}{}", stopped.unwrap_or_default()))
+            }
         }
     };
     drain.cancel();

@@ -10,6 +10,7 @@ use crate::broker::topology::Names;
 use crate::broker::{Replies, Session};
 use crate::cli::{CommandError, Exit, connect};
 use crate::config::Settings;
+use crate::linger::Linger;
 
 /// Publishes the job, and waits for the copy of its outcome.
 pub(super) async fn solve(
@@ -17,7 +18,7 @@ pub(super) async fn solve(
     settings: &Settings,
     stop: &CancellationToken,
 ) -> Result<End, CommandError> {
-    let broker = connect::broker(settings, "captcha-worker solve")?;
+    let broker = connect::working_broker(settings, "captcha-worker solve", Linger::none())?;
     let names = Names::new(&settings.broker.namespace);
     let connecting = async {
         let session = broker.connect().await?;

@@ -59,7 +59,7 @@ Exit codes:
   12   malformed: not a job
   13   poison: a bug of the worker
   14   unknown: a code that this version does not know
-  124  no answer within --timeout
+  124  no answer within --timeout, though the API answers; or of a fleet
   130  ended by Ctrl-C or SIGTERM
 
 Except for 0, standard error says why, and which tasks may be paid. After 11, do not call again before the account is

@@ -67,8 +67,10 @@ impl Member<'_> {
         {
             lead.written(true);
         }
-        let Some(lead) = &mut self.lead else { return };
-        lead.state.solve_times = self.fleet.solve_times().summary();
+        if let Some(lead) = &mut self.lead {
+            lead.writing();
+            lead.state.solve_times = self.fleet.solve_times().summary();
+        }
         let Some(lead) = &self.lead else { return };
         let stored = self.store(&lead.state).await;
         if let Some(lead) = &mut self.lead {

@@ -331,8 +331,8 @@ async fn a_second_one_on_the_same_output_is_refused() {
     let first = batch(&dir, &api.url, &words).spawn().unwrap();
     api.wait_for("submissions", PATIENCE, |stats| stats["accepted_tasks"] == 3).await;
     let second = run(&mut batch(&dir, &api.url, &words)).await;
-    assert_eq!((second.code, second.stdout.as_str()), (1, ""));
-    assert!(second.stderr.contains("a batch with this --out is running"), "{}", second.stderr);
+    assert_eq!((second.code, second.stdout.as_str()), (2, ""));
+    assert!(second.stderr.contains("another process has 'out.ndjson.queue'"), "{}", second.stderr);
     kill(first).await;
 }
 
@@ -351,6 +351,8 @@ async fn another_input_and_lost_or_foreign_files_are_refused() {
     refused(&["jobs.ndjson", "--out", "jobs.ndjson"], "--out 'jobs.ndjson' is a file that is read").await;
     refused(&["jobs.ndjson", "--out", "o", "--failed", "./jobs.ndjson"], "is a file that is read").await;
     refused(&["-", "--out", "o"], "must be in a file").await;
+    refused(&["absent.ndjson", "--out", "o"], "cannot read 'absent.ndjson'").await;
+    refused(&["jobs.ndjson", "--out", "/proc/self/o"], "cannot be written").await;
     refused(&["jobs.ndjson", "--out", "no/such/folder"], "cannot be written").await;
     assert_eq!(text(&dir, "notes.txt"), "to keep\n");
     assert_eq!(files(&dir), ["jobs.ndjson", "notes.txt"].map(str::to_owned).into());

@@ -109,6 +109,42 @@ fn every_command_works_on_a_file_beside_a_replica_that_has_it() {
 }
 
 #[test]
+fn a_mistyped_path_is_an_error_of_every_command_that_only_looks() {
+    let dir = TempDir::new().unwrap();
+    for words in [
+        &["status"][..],
+        &["top", "--once"],
+        &["pause"],
+        &["resume"],
+        &["outcomes"],
+        &["dead", "list"],
+        &["dead", "replay", "--class", "proxy"],
+        &["reroute"],
+        &["topology", "check"],
+        &["check"],
+    ] {
+        let ended = end(worker(&dir).args(words).env("CAPTCHA_WORKER__BROKER__URL", FILE));
+        let said = ended.stdout + &ended.stderr;
+        assert_eq!(ended.code, 1, "{words:?}: {said}");
+        let file = dir.path().join("queue.db");
+        assert!(said.contains(&format!("there is no file {}", file.display())), "{words:?}: {said}");
+        // It is about a file.
+        for foreign in ["host", "port", "log-in", "RabbitMQ"] {
+            assert!(!ended.stderr.contains(foreign), "{words:?}: {said}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{words:?}");
+    }
+    assert_eq!(
+        end(worker(&dir).args(["topology", "declare"]).env("CAPTCHA_WORKER__BROKER__URL", FILE)).code,
+        0
+    );
+    assert_eq!(
+        end(worker(&dir).args(["topology", "check"]).env("CAPTCHA_WORKER__BROKER__URL", FILE)).code,
+        0
+    );
+}
+
+#[test]
 fn what_a_killed_replica_held_is_there_for_the_next_one() {
     let dir = TempDir::new().unwrap();
     let simulator = Simulator::start(&dir);

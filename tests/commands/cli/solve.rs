@@ -9,8 +9,9 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::cli::support::{Ended, PATIENCE, against, end, ended, interrupt, json, run, worker};
+use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::fleet::{Replica, Simulator, amqp, declare};
-use crate::support::rabbit::{connect, fresh_namespace};
+use crate::support::rabbit::fresh_namespace;
 
 /// An image that the API takes.
 const IMAGE: &str = "captcha.png";
@@ -158,6 +159,16 @@ async fn a_timeout_names_the_task_that_may_be_paid() {
 }
 
 #[tokio::test]
+async fn an_api_that_cannot_be_reached_is_the_reason_and_not_the_time() {
+    let dir = folder();
+    let failed = run(&mut solve(&dir, "http://127.0.0.1:1", &[IMAGE, "--timeout", "2s"])).await;
+    assert_eq!((failed.code, failed.stdout.as_str()), (4, ""), "{}", failed.stderr);
+    for words in ["class transient", "the API does not answer", "nothing was submitted, so nothing is paid"] {
+        assert!(failed.stderr.contains(words), "{words}: {}", failed.stderr);
+    }
+}
+
+#[tokio::test]
 async fn ctrl_c_names_the_task_that_may_be_paid() {
     let (dir, api) = (folder(), Simulator::start("first_task_id = 500").await);
     let slow = script(&json!({"solve_ms": 100_000}));
@@ -222,39 +233,39 @@ fn without_a_key_it_says_what_run_says() {
 }
 
 /// The command as a client of a fleet, which needs no key.
-fn by_fleet(dir: &TempDir, namespace: &str, words: &[&str]) -> Command {
+fn by_fleet(dir: &TempDir, (url, namespace): (&str, &str), words: &[&str]) -> Command {
     let mut command = solve(dir, "http://127.0.0.1:1", words);
     command
         .env_remove("CAPTCHA_WORKER__SOLVER__API_KEY")
-        .env("CAPTCHA_WORKER__BROKER__URL", amqp())
+        .env("CAPTCHA_WORKER__BROKER__URL", url)
         .env("CAPTCHA_WORKER__BROKER__NAMESPACE", namespace);
     command
 }
 
-#[tokio::test]
-async fn a_fleet_solves_it_and_the_reply_is_printed() {
-    let (dir, api, namespace) = (folder(), Simulator::start("first_task_id = 500").await, fresh_namespace());
-    let url = amqp();
-    let mut replica = Replica {
-        amqp: &url,
-        namespace: &namespace,
-        simulator: &api,
-        settings: &[("OPS__LISTEN", "127.0.0.1:0")],
-    }
-    .start();
-    declare(&url, &namespace).await;
-    let solved = run(&mut by_fleet(&dir, &namespace, &[IMAGE, "--json"])).await;
+on_both_brokers!(
+    a_fleet_solves_it_and_the_reply_is_printed,
+    without_a_fleet_the_job_stays_queued_and_is_not_wanted_after_its_deadline,
+);
+
+async fn a_fleet_solves_it_and_the_reply_is_printed(broker: EitherBroker) {
+    let (dir, api) = (folder(), Simulator::start("first_task_id = 500").await);
+    let (url, namespace) = (&*broker.url, &*broker.namespace);
+    let mut replica =
+        Replica { amqp: url, namespace, simulator: &api, settings: &[("OPS__LISTEN", "127.0.0.1:0")] }
+            .start();
+    declare(url, namespace).await;
+    let solved = run(&mut by_fleet(&dir, (url, namespace), &[IMAGE, "--json"])).await;
     assert_eq!((solved.code, solved.stderr.as_str()), (0, ""));
     assert_eq!(json(&solved)["task_id"], 500);
-    let text = run(&mut by_fleet(&dir, &namespace, &[IMAGE])).await;
+    let text = run(&mut by_fleet(&dir, (url, namespace), &[IMAGE])).await;
     assert_eq!(text.stdout, format!("{}\n", json(&solved)["solution"]["text"].as_str().unwrap()));
     let unsolved = script(&json!({"result": ["ERROR_TOKEN_EXPIRED"]}));
-    let failed = run(&mut by_fleet(&dir, &namespace, &[IMAGE, "--param", &unsolved])).await;
+    let failed = run(&mut by_fleet(&dir, (url, namespace), &[IMAGE, "--param", &unsolved])).await;
     assert_eq!((failed.code, failed.stdout.as_str()), (9, ""), "{}", failed.stderr);
     assert!(failed.stderr.ends_with("the API accepted task 502, which may be paid\n"), "{}", failed.stderr);
     assert_eq!(replica.terminate(PATIENCE).await, Some(0));
     // Each reply is a copy: the durable outcomes are where they always go.
-    let session = connect(&url).await;
+    let session = broker.session().await;
     for (queue, count) in [("results", 2), ("dead.expired", 1)] {
         let depth = session.link().depth(&format!("{namespace}.{queue}")).await.unwrap();
         assert_eq!(depth.ready, count, "{queue}");
@@ -262,19 +273,22 @@ async fn a_fleet_solves_it_and_the_reply_is_printed() {
 }
 
 #[tokio::test]
-async fn without_a_fleet_the_job_stays_queued_and_is_not_wanted_after_its_deadline() {
+async fn without_a_topology_it_says_how_to_make_one() {
     let (dir, namespace) = (folder(), fresh_namespace());
-    let undeclared = run(&mut by_fleet(&dir, &namespace, &[IMAGE])).await;
+    let undeclared = run(&mut by_fleet(&dir, (&amqp(), &namespace), &[IMAGE])).await;
     assert_eq!(undeclared.code, 1);
     assert!(undeclared.stderr.contains("captcha-worker topology declare"), "{}", undeclared.stderr);
-    let url = amqp();
-    declare(&url, &namespace).await;
-    let late = run(&mut by_fleet(&dir, &namespace, &[IMAGE, "--timeout", "1s"])).await;
+}
+
+async fn without_a_fleet_the_job_stays_queued_and_is_not_wanted_after_its_deadline(broker: EitherBroker) {
+    let (dir, url, namespace) = (folder(), &*broker.url, &*broker.namespace);
+    declare(url, namespace).await;
+    let late = run(&mut by_fleet(&dir, (url, namespace), &[IMAGE, "--timeout", "1s"])).await;
     assert_eq!((late.code, late.stdout.as_str()), (124, ""));
     for words in ["no answer within 1s", "no replica takes jobs now", "stays queued", "has passed"] {
         assert!(late.stderr.contains(words), "{words}: {}", late.stderr);
     }
-    let session = connect(&url).await;
+    let session = broker.session().await;
     let jobs = format!("{namespace}.jobs");
     let queued = session.link().get(&jobs).await.unwrap().expect("the job");
     let job: Value = serde_json::from_slice(&queued.message.body).unwrap();
@@ -282,7 +296,7 @@ async fn without_a_fleet_the_job_stays_queued_and_is_not_wanted_after_its_deadli
     assert!(late.stderr.contains(job["deadline"].as_str().unwrap()), "{}", late.stderr);
     queued.receipt.ack().unwrap();
 
-    let child = by_fleet(&dir, &namespace, &[IMAGE]).spawn().unwrap();
+    let child = by_fleet(&dir, (url, namespace), &[IMAGE]).spawn().unwrap();
     let published = async {
         while session.link().depth(&jobs).await.unwrap().ready == 0 {
             tokio::task::yield_now().await;
@@ -298,9 +312,8 @@ async fn without_a_fleet_the_job_stays_queued_and_is_not_wanted_after_its_deadli
 #[tokio::test]
 async fn a_broker_that_is_not_there_is_reported_without_its_password() {
     let dir = folder();
-    let mut command = by_fleet(&dir, "captcha", &[IMAGE]);
-    let command = command.env("CAPTCHA_WORKER__BROKER__URL", "amqp://user:pl4nted@127.0.0.1:1");
-    let failed = run(command).await;
+    let mut command = by_fleet(&dir, ("amqp://user:pl4nted@127.0.0.1:1", "captcha"), &[IMAGE]);
+    let failed = run(&mut command).await;
     assert_eq!((failed.code, failed.stdout.as_str()), (1, ""));
     assert!(failed.stderr.contains("broker.url") && !failed.stderr.contains("pl4nted"), "{}", failed.stderr);
 }

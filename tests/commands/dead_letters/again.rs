@@ -3,11 +3,15 @@ use captcha_worker::domain::replay::Replayed;
 use serde_json::{Value, json};
 
 use crate::dead_letters::harness::Lane;
+use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::jobs;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_job_that_fails_again_carries_its_replays_through_ticket_and_retry_up_to_the_limit() {
-    let lane = Lane::new("[types.ImageToTextTask]\nsolve_ms = { fixed = 50 }\n").await;
+on_both_brokers!(a_job_that_fails_again_carries_its_replays_through_ticket_and_retry_up_to_the_limit);
+
+async fn a_job_that_fails_again_carries_its_replays_through_ticket_and_retry_up_to_the_limit(
+    broker: EitherBroker,
+) {
+    let lane = Lane::new(broker, "[types.ImageToTextTask]\nsolve_ms = { fixed = 50 }\n").await;
     let _replica = lane.working().await;
     // Retried once by each run, then accepted, polled and not recognised.
     let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"], "result": ["ERROR_TOKEN_EXPIRED"]});

@@ -11,33 +11,31 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, interval};
 
-use crate::support::fleet::{Process, Replica, Simulator, amqp, declare};
-use crate::support::rabbit::{connect, fresh_namespace};
+use crate::support::either::EitherBroker;
+use crate::support::fleet::{Process, Replica, Simulator, declare};
 
 /// How long a test waits for something before it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Lane {
-    pub(crate) amqp: String,
-    pub(crate) namespace: String,
+    broker: EitherBroker,
     pub(crate) session: Session,
     pub(crate) simulator: Simulator,
 }
 
 impl Lane {
-    pub(crate) async fn new(scenario: &str) -> Self {
-        let (amqp, namespace) = (amqp(), fresh_namespace());
-        declare(&amqp, &namespace).await;
-        let session = connect(&amqp).await;
-        Self { simulator: Simulator::start(scenario).await, amqp, namespace, session }
+    pub(crate) async fn new(broker: EitherBroker, scenario: &str) -> Self {
+        declare(&broker.url, &broker.namespace).await;
+        let session = broker.session().await;
+        Self { simulator: Simulator::start(scenario).await, broker, session }
     }
 
     /// A replica that takes jobs, once it does: the first job has been solved.
     pub(crate) async fn working(&self) -> Process {
         let settings = [("OPS__LISTEN", "")];
         let replica = Replica {
-            amqp: &self.amqp,
-            namespace: &self.namespace,
+            amqp: &self.broker.url,
+            namespace: &self.broker.namespace,
             simulator: &self.simulator,
             settings: &settings,
         };
@@ -49,7 +47,7 @@ impl Lane {
     }
 
     pub(crate) fn queue(&self, name: &str) -> String {
-        format!("{}.{name}", self.namespace)
+        format!("{}.{name}", self.broker.namespace)
     }
 
     pub(crate) async fn publish(&self, body: &str, properties: Properties) {
@@ -108,8 +106,8 @@ impl Lane {
         command
             .args(arguments)
             .current_dir(std::env::temp_dir())
-            .env("CAPTCHA_WORKER__BROKER__URL", &self.amqp)
-            .env("CAPTCHA_WORKER__BROKER__NAMESPACE", &self.namespace)
+            .env("CAPTCHA_WORKER__BROKER__URL", &self.broker.url)
+            .env("CAPTCHA_WORKER__BROKER__NAMESPACE", &self.broker.namespace)
             .stdin(Stdio::null())
             .kill_on_drop(true);
         command

@@ -3,15 +3,19 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use crate::dead_letters::harness::{Lane, PATIENCE, id, marks};
+use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::jobs;
 
 const LETTERS: usize = 600;
 /// What an end at any moment may repeat.
 const MOST_REPEATED: usize = 32;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_replay_killed_again_and_again_loses_nothing_repeats_few_and_leaves_what_it_did_not_choose() {
-    let lane = Lane::new("[types.ImageToTextTask]\nsolve_ms = { fixed = 100 }\n").await;
+on_both_brokers!(a_replay_killed_again_and_again_loses_nothing_repeats_few_and_leaves_what_it_did_not_choose);
+
+async fn a_replay_killed_again_and_again_loses_nothing_repeats_few_and_leaves_what_it_did_not_choose(
+    broker: EitherBroker,
+) {
+    let lane = Lane::new(broker, "[types.ImageToTextTask]\nsolve_ms = { fixed = 100 }\n").await;
     let mut replica = lane.working().await;
     for n in 0..LETTERS {
         let (chosen, id) = (n % 3 != 0, format!("job-{n}"));

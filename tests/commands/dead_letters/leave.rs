@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use crate::dead_letters::harness::{Lane, PATIENCE, printed};
+use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::jobs;
 
 const REPLAY: [&str; 4] = ["dead", "replay", "--class", "transient"];
@@ -11,9 +12,13 @@ async fn refused(lane: &Lane, arguments: &[&str], why: &str) {
     assert!(printed(&output).contains(why), "{why}: {}", printed(&output));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_is_published_where_nobody_leads_or_the_account_is_not_well() {
-    let lane = Lane::new("").await;
+on_both_brokers!(
+    nothing_is_published_where_nobody_leads_or_the_account_is_not_well,
+    a_pause_stops_a_replay_that_is_under_way_and_the_rest_stays
+);
+
+async fn nothing_is_published_where_nobody_leads_or_the_account_is_not_well(broker: EitherBroker) {
+    let lane = Lane::new(broker, "").await;
     for n in 0..5 {
         let id = format!("t{n}");
         lane.dead("transient", &id, "CALL_TIMED_OUT", &jobs::image(&id, &json!({}))).await;
@@ -39,9 +44,8 @@ async fn nothing_is_published_where_nobody_leads_or_the_account_is_not_well() {
     replica.kill().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_pause_stops_a_replay_that_is_under_way_and_the_rest_stays() {
-    let lane = Lane::new("").await;
+async fn a_pause_stops_a_replay_that_is_under_way_and_the_rest_stays(broker: EitherBroker) {
+    let lane = Lane::new(broker, "").await;
     let _replica = lane.working().await;
     for n in 0..200 {
         let id = format!("t{n}");

@@ -4,14 +4,19 @@ use captcha_worker::domain::message::Properties;
 use serde_json::json;
 
 use crate::dead_letters::harness::{Lane, id};
+use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::jobs;
 
 /// More than one channel of a scan holds, three times.
 const LETTERS: usize = 450;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_is_looked_at_or_not_chosen_stays_where_it_was_and_in_order() {
-    let lane = Lane::new("").await;
+on_both_brokers!(
+    what_is_looked_at_or_not_chosen_stays_where_it_was_and_in_order,
+    jobs_that_their_publisher_let_expire_are_found_in_raw_and_run_again
+);
+
+async fn what_is_looked_at_or_not_chosen_stays_where_it_was_and_in_order(broker: EitherBroker) {
+    let lane = Lane::new(broker, "").await;
     for n in 0..LETTERS {
         let code = if n % 10 == 3 { "ODD" } else { "EVEN" };
         lane.dead("lost", &format!("{n}"), code, &jobs::image("a", &json!({}))).await;
@@ -31,9 +36,8 @@ async fn what_is_looked_at_or_not_chosen_stays_where_it_was_and_in_order() {
     assert_eq!(lane.ready("jobs").await, 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn jobs_that_their_publisher_let_expire_are_found_in_raw_and_run_again() {
-    let lane = Lane::new("").await;
+async fn jobs_that_their_publisher_let_expire_are_found_in_raw_and_run_again(broker: EitherBroker) {
+    let lane = Lane::new(broker, "").await;
     for n in 0..20 {
         let expiring = Properties {
             expiration: Some("1".to_owned()),

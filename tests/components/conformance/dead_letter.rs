@@ -178,6 +178,19 @@ pub(crate) async fn a_message_that_comes_back_too_often_is_dead_lettered(broker:
     nothing_comes(&mut consumer).await;
 }
 
+pub(crate) async fn a_rejected_message_whose_target_is_missing_is_not_delivered_again(
+    broker: Broker,
+    names: Names,
+) {
+    let [own, dead_queue] = ["q", "dead"].map(|suffix| name(&names, suffix));
+    let session = with_queues(&broker, vec![queue(&own, &dead_letters_to(&dead_queue))]).await;
+    put(&session, &own, &["m"]).await;
+    let mut consumer = consume(&session, &own, 1).await;
+    next(&mut consumer).await.receipt.reject().unwrap();
+    nothing_comes(&mut consumer).await;
+    assert_eq!(ready(&session, &own).await, 0);
+}
+
 pub(crate) async fn deliveries_lost_with_their_channel_count_toward_the_limit(broker: Broker, names: Names) {
     let [own, dead_queue] = ["q", "dead"].map(|suffix| name(&names, suffix));
     let session = with_queues(&broker, vec![queue(&dead_queue, &[]), limited(&own, &dead_queue, 1)]).await;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use captcha_worker::broker::amqp::{AmqpOptions, Connector};
 use captcha_worker::broker::memory::MemoryBroker;
-use captcha_worker::broker::sqlite::{SqliteBroker, SqliteOptions};
+use captcha_worker::broker::sqlite::{IfMissing, SqliteBroker, SqliteOptions};
 use captcha_worker::broker::{Broker, Session};
 use captcha_worker::linger::Linger;
 use captcha_worker::tls::TlsFiles;
@@ -80,6 +80,7 @@ macro_rules! behaviours_on {
             dead_letter::a_message_expires_only_at_the_head_of_its_queue,
             dead_letter::the_shorter_of_the_queues_time_and_the_messages_own_counts,
             dead_letter::a_message_that_comes_back_too_often_is_dead_lettered,
+            dead_letter::a_rejected_message_whose_target_is_missing_is_not_delivered_again,
             dead_letter::deliveries_lost_with_their_channel_count_toward_the_limit,
             session::receipts_are_stale_once_their_session_has_ended,
             session::an_ended_session_says_so_and_does_nothing_more,
@@ -143,10 +144,12 @@ fn in_file(folder: &TempDir) -> SqliteBroker {
     let second = Duration::from_secs(1);
     SqliteBroker::new(SqliteOptions {
         path: folder.path().join("queue.db"),
+        if_missing: IfMissing::Make,
         topology: None,
         connect_timeout: 10 * second,
         call_timeout: 10 * second,
         confirm_timeout: 10 * second,
+        heartbeat: 10 * second,
         connection_name: "conformance".to_owned(),
         linger: Linger::none(),
     })

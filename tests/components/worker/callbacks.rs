@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use captcha_worker::domain::callback::CallbackToken;
 use captcha_worker::domain::message::Properties;
+use captcha_worker::domain::poll_schedule::PollMode;
 use captcha_worker::simulator::{Control, Distribution, SimulatorConfig};
 use captcha_worker::worker::WorkerHandle;
 use serde_json::{Value, json};
@@ -35,6 +36,8 @@ async fn scene() -> Scene {
     let config = SimulatorConfig { latency_ms: Distribution::Fixed(5), ..SimulatorConfig::default() };
     let mut scene = Scene::new(config).await;
     scene.callbacks = Some(URL);
+    // Tasks of one type take as long as a test wants.
+    scene.rules.pacing.mode = PollMode::Fixed;
     scene
 }
 

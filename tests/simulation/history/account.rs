@@ -17,6 +17,8 @@ pub(crate) struct Account {
     pub(crate) innocent: bool,
     /// When its answer is no longer wanted.
     pub(crate) deadline: Option<Instant>,
+    /// The broker has stored it.
+    pub(crate) published: bool,
     /// Copies that are on their way at once, and may each be paid for: one, and one for each window
     /// that was met.
     pub(crate) copies: u32,

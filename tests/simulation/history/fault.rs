@@ -24,6 +24,9 @@ pub(crate) enum Fault {
     CloseConsumer { place: usize, queue: &'static str },
     /// A chosen moment of one replica's, counted in its own steps from now, is met by a fault.
     AtStep { place: usize, step: Step, nth: u32, then: Then },
+    /// The broker ends at a batch of changes, counted from now, and comes back with what its store
+    /// had written.
+    BrokerEnds { nth: u32, then: Then, down_for: Duration },
     /// The replica is asked to leave, and another takes its place.
     Leave { place: usize, back_after: Duration },
     /// The queue of results refuses everything.
@@ -85,16 +88,19 @@ pub(crate) enum Step {
     Ack,
     /// A call of the API has taken effect.
     Call,
+    /// The broker's store is about to write a batch of changes.
+    Batch,
 }
 
 /// What happens at that step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// The process dies there.
+    /// The process dies there. Of a batch: it is not written.
     Kill,
     /// Its connection with the broker ends there.
     Cut,
-    /// The confirm is not sent. Of a call: the answer is lost.
+    /// The confirm is not sent. Of a call: the answer is lost. Of a batch: the broker ends once it
+    /// is written, before any answer.
     Lose,
 }
 
@@ -167,6 +173,14 @@ fn draw_outage(rng: &mut StdRng) -> Outage {
     Outage { submissions_only: rng.random_bool(0.5), word: *words.choose(rng).expect("not empty") }
 }
 
+/// The broker ends at one of its next batches.
+pub(crate) fn draw_broker_end(rng: &mut StdRng) -> Fault {
+    let then = draw_then(rng, Step::Batch);
+    let at_once = rng.random_bool(0.3);
+    let down_for = if at_once { Duration::ZERO } else { secs(rng, 0.1, 20.0) };
+    Fault::BrokerEnds { nth: rng.random_range(1..30), then, down_for }
+}
+
 /// A clock that is set by minutes.
 pub(crate) fn draw_clock(rng: &mut StdRng, replicas: usize) -> Fault {
     let millis = rng.random_range(60_000..600_000);
@@ -179,9 +193,15 @@ pub(crate) fn draw_clock(rng: &mut StdRng, replicas: usize) -> Fault {
 
 fn draw_step(rng: &mut StdRng, place: usize) -> Fault {
     let step = *[Step::Publish, Step::Publish, Step::Ack, Step::Call].choose(rng).expect("not empty");
-    let then = match step {
-        Step::Ack => *[Then::Kill, Then::Cut].choose(rng).expect("not empty"),
-        Step::Publish | Step::Call => *[Then::Kill, Then::Cut, Then::Lose].choose(rng).expect("not empty"),
-    };
+    let then = draw_then(rng, step);
     Fault::AtStep { place, step, nth: rng.random_range(1..12), then }
+}
+
+fn draw_then(rng: &mut StdRng, step: Step) -> Then {
+    let possible: &[Then] = match step {
+        Step::Ack => &[Then::Kill, Then::Cut],
+        Step::Publish | Step::Call => &[Then::Kill, Then::Cut, Then::Lose],
+        Step::Batch => &[Then::Kill, Then::Lose],
+    };
+    *possible.choose(rng).expect("not empty")
 }

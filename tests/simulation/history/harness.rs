@@ -14,7 +14,7 @@ use super::fault::{Fault, Then};
 use super::plan::{Plan, PlannedJob};
 use super::steps::Met;
 use super::witness::open;
-use super::world::{DRAIN, World};
+use super::world::{BROKER, DRAIN, World};
 
 /// How long everything may take to be done after the last fault: the longest parks, the longest
 /// pause of the guard, and some.
@@ -121,6 +121,11 @@ impl<'a> Harness<'a> {
 
     /// A replica has met a fault at a step of its own.
     fn on_met(&mut self, (name, then): Met) {
+        if name == BROKER {
+            open(&self.world.books).answers_nobody = false;
+            let down_for = self.world.broker_down_for.take().unwrap_or_default();
+            return self.after(down_for, Due::Fix(Fix::Reach));
+        }
         let place =
             self.world.places.iter().position(|at| at.as_ref().is_some_and(|there| there.name == name));
         match then {
@@ -211,6 +216,10 @@ impl<'a> Harness<'a> {
     /// Fixes all, lets everything end, and sends the replicas home. What does not end is a broken
     /// promise.
     pub(crate) async fn end(&mut self) {
+        self.world.snares.take_up(BROKER);
+        while let Ok(met) = self.met.try_recv() {
+            self.on_met(met);
+        }
         self.world.fix_all().await;
         for place in 0..self.world.places.len() {
             self.world.start(self.plan, place);

@@ -1,5 +1,9 @@
 //! The promises at the end of a history, when everything has ended.
 
+use std::collections::BTreeMap;
+
+use captcha_worker::domain::class::Class;
+
 use super::Counts;
 use super::account::Account;
 use super::fault::Fault;
@@ -12,8 +16,18 @@ pub(crate) fn judge(world: &World, plan: &Plan) -> (Vec<String>, Counts) {
     let books = open(&world.books);
     let mut broken = books.broken.clone();
     let mut counts = Counts::default();
+    let names = &world.names;
+    let ends = Class::finals().map(|class| names.dead(class)).chain([names.results(), names.unrouted()]);
+    let mut kept: BTreeMap<String, u32> = BTreeMap::new();
+    for message in ends.flat_map(|queue| world.broker.snapshot(&queue)) {
+        *kept.entry(message.properties.message_id.unwrap_or_default()).or_default() += 1;
+    }
     for (job, account) in &books.accounts {
         count(account, &mut counts);
+        let (there, stored) = (kept.get(job).copied().unwrap_or_default(), account.outcomes);
+        if there != stored {
+            broken.push(format!("{job}: {stored} outcomes were stored, and {there} are there"));
+        }
         broken.extend(judge_job(account, plan).map(|what| format!("{job}: {what}")));
     }
     let stats = world.simulator.stats();

@@ -59,6 +59,12 @@ pub(crate) struct Ledger {
     /// Replicas that a fault has hit, or whose broker one has; the others must leave no window
     /// open.
     disturbed: BTreeSet<String>,
+    /// All that have been started.
+    pub(crate) started: BTreeSet<String>,
+    /// The broker ends before it answers what it stores now.
+    pub(crate) answers_nobody: bool,
+    /// Deliveries that were taken back with nothing done for them so far, by the replica and the job.
+    idle_taken_back: BTreeSet<(String, String)>,
     pub(super) records: Records,
     pub(super) answers: Answers,
     /// Epochs of those that are in hand.
@@ -82,6 +88,9 @@ impl Ledger {
             tasks: BTreeMap::new(),
             taken_back: BTreeSet::new(),
             disturbed: BTreeSet::new(),
+            started: BTreeSet::new(),
+            answers_nobody: false,
+            idle_taken_back: BTreeSet::new(),
             records: Records::default(),
             answers: Answers::default(),
             records_in_hand: BTreeMap::new(),
@@ -97,6 +106,12 @@ impl Ledger {
     /// mistake.
     pub(crate) fn disturb(&mut self, replica: &str) {
         self.disturbed.insert(replica.to_owned());
+    }
+
+    /// The broker ends, and every session with it; what it stores before is answered to `nobody`.
+    pub(crate) fn broker_ends(&mut self, nobody: bool) {
+        self.disturbed.extend(self.started.iter().cloned());
+        self.answers_nobody = nobody;
     }
 
     pub(crate) fn is_disturbed(&self, replica: &str) -> bool {
@@ -156,12 +171,21 @@ impl Ledger {
         else {
             return;
         };
+        if exchange == self.names.jobs()
+            && let Some(account) = self.accounts.get_mut(&job)
+        {
+            account.published = true;
+        }
         let is_outcome = exchange == self.names.outcomes();
         let is_kept = exchange.is_empty()
             && (key == self.names.tickets() || key.starts_with(&self.names.retry_prefix()));
         if let Some(steps) = self.steps(replica, &job).filter(|_| is_outcome || is_kept) {
             steps.stored += 1;
             steps.confirmed += u32::from(is_confirmed);
+            if self.idle_taken_back.remove(&(replica.to_owned(), job.clone())) {
+                // It was under way to the store as its delivery was taken back.
+                self.lost(replica, &job);
+            }
         }
         if let Some(delay) = key.strip_prefix(&self.names.retry_prefix()) {
             self.resubmitted(replica, &job, true, now);
@@ -248,6 +272,7 @@ impl Ledger {
         }
         let job = message.properties.message_id.clone()?;
         let before = *self.steps(replica, &job)?;
+        self.idle_taken_back.remove(&(replica.to_owned(), job.clone()));
         let what = format!("the {} of {job} {delivery:?}", if is_ticket { "ticket" } else { "job" });
         let mut alone = true;
         for other in self.hands.values_mut().filter(|hand| hand.job == job && hand.replica == replica) {
@@ -306,6 +331,8 @@ impl Ledger {
                         ));
                     }
                     self.lost(&replica, &job);
+                } else if how == DeliveryEnd::Returned {
+                    self.idle_taken_back.insert((replica, job.clone()));
                 }
             }
         }

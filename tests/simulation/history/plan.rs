@@ -10,7 +10,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use super::fault::{Fault, draw_clock, draw_fault};
+use super::fault::{Fault, draw_broker_end, draw_clock, draw_fault};
 use crate::support::in_process::PANICKING_TYPE;
 
 /// The last fault comes before this.
@@ -46,6 +46,8 @@ pub(crate) struct Plan {
     pub(crate) callbacks: bool,
     /// Resubmissions of an unsolved job that the settings allow.
     pub(crate) max_resubmissions: u32,
+    /// The broker is over a store, to which a batch takes so long.
+    pub(crate) store: Option<Duration>,
     /// What comes in.
     pub(crate) jobs: Vec<PlannedJob>,
     /// What goes wrong.
@@ -101,6 +103,16 @@ impl Plan {
             let late = |_| (ms(rng, 60_000, 270_000), draw_fault(rng, replicas));
             faults.extend((0..2).map(late));
         }
+        // By a generator of its own: the other histories stay as they are without it.
+        let of_store = &mut StdRng::seed_from_u64(seed ^ 0x0570_7E00);
+        let store = of_store.random_bool(0.25).then(|| {
+            let slow = of_store.random_bool(0.1);
+            ms(of_store, 1, if slow { 500 } else { 20 })
+        });
+        if store.is_some() {
+            let ends = of_store.random_range(1..4);
+            faults.extend((0..ends).map(|_| (ms(of_store, 0, FAULTS_WITHIN), draw_broker_end(of_store))));
+        }
         Self {
             seed,
             skews,
@@ -110,6 +122,7 @@ impl Plan {
             calls_per_second: rng.random_bool(0.2).then(|| rng.random_range(5..60)),
             callbacks: seed.is_multiple_of(3),
             max_resubmissions: rng.random_range(0..=2),
+            store,
             jobs,
             faults,
         }

@@ -39,6 +39,11 @@ impl Snares {
         snares.entry(replica.to_owned()).or_default().push(Snare { step, left: nth, then });
     }
 
+    /// Takes up those of one that are still there.
+    pub(crate) fn take_up(&self, replica: &str) {
+        self.by_replica.lock().remove(replica);
+    }
+
     /// A replica has made a step; what is to happen there, if anything.
     pub(crate) fn step(&self, replica: &str, step: Step) -> Option<Then> {
         let mut snares = self.by_replica.lock();

@@ -8,9 +8,10 @@ use captcha_worker::fleet::Order;
 use captcha_worker::simulator::{Control, Storm};
 use tokio::time::timeout;
 
-use super::fault::{Fault, Outage, Word};
+use super::fault::{Fault, Outage, Step, Word};
 use super::harness::{Due, Fix, Harness, LEAVE_WITHIN, Left};
 use super::witness::open;
+use super::world::BROKER;
 
 impl Harness<'_> {
     /// The replica in a place, whose sessions a fault is about to hit.
@@ -51,6 +52,11 @@ impl Harness<'_> {
             Fault::AtStep { place, step, nth, then } => {
                 if let Some(replica) = &self.world.places[place] {
                     self.world.snares.lay(&replica.name, step, nth, then);
+                }
+            }
+            Fault::BrokerEnds { nth, then, down_for } => {
+                if self.world.broker_down_for.replace(down_for).is_none() {
+                    self.world.snares.lay(BROKER, Step::Batch, nth, then);
                 }
             }
             Fault::Leave { place, back_after } => self.leave(place, back_after),

@@ -4,13 +4,14 @@
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 
-use captcha_worker::broker::memory::{BrokerEvent, DeliveryEnd, MessageFate, Observer};
+use captcha_worker::broker::memory::{BatchFate, BrokerEvent, DeliveryEnd, MessageFate, Observer};
 use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
 use super::fault::{Step, Then};
 use super::ledger::Ledger;
 use super::steps::Snares;
+use super::world::BROKER;
 
 /// The ledger, which the witnesses share.
 pub(crate) type Books = Arc<Mutex<Ledger>>;
@@ -20,6 +21,7 @@ pub(crate) fn open(books: &Books) -> MutexGuard<'_, Ledger> {
 }
 
 /// The broker's witness.
+#[derive(Clone)]
 pub(crate) struct BrokerWitness {
     pub(crate) books: Books,
     pub(crate) snares: Snares,
@@ -27,6 +29,14 @@ pub(crate) struct BrokerWitness {
 }
 
 impl BrokerWitness {
+    /// What becomes of the batch that the broker's store is about to write.
+    pub(crate) fn batch(&self) -> BatchFate {
+        let Some(then) = self.snares.step(BROKER, Step::Batch) else { return BatchFate::Stored };
+        self.chronicle.record(|| format!("the broker ends with a batch of changes: {then:?}"));
+        open(&self.books).broker_ends(then == Then::Lose);
+        if then == Then::Lose { BatchFate::Unanswered } else { BatchFate::Lost }
+    }
+
     fn published(&self, replica: &str, event: &BrokerEvent<'_>) -> MessageFate {
         let BrokerEvent::Published { exchange, routing_key, message, fate, .. } = event else {
             return MessageFate::Usual;
@@ -37,6 +47,8 @@ impl BrokerWitness {
             return MessageFate::Usual;
         }
         let then = self.snares.step(replica, Step::Publish);
+        // Its broker ends before it answers.
+        let then = then.or(open(&self.books).answers_nobody.then_some(Then::Lose));
         if then.is_some() {
             open(&self.books).disturb(replica);
         }

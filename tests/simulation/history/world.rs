@@ -42,8 +42,15 @@ use crate::support::in_process::PANICKING_TYPE;
 
 /// The time at which every history begins.
 pub(crate) const EPOCH: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+/// The broker's name among those whom faults hit.
+pub(crate) const BROKER: &str = "the broker";
+/// After which a publisher tries again.
+const PUBLISH_AGAIN: Duration = Duration::from_millis(500);
 /// How long a replica may take to leave.
 pub(crate) const DRAIN: Duration = Duration::from_secs(45);
+
+/// As by default: what waits together is a history of its own.
+const LINGER: Duration = Duration::from_millis(10);
 
 /// A replica under way.
 pub(crate) struct Replica {
@@ -75,7 +82,10 @@ pub(crate) struct World {
     /// Of the places' machines, with how far off each is while nobody sets it.
     clocks: Vec<(Clock, i64)>,
     topology: Topology,
-    publisher: Session,
+    publisher: Arc<tokio::sync::Mutex<Session>>,
+    /// How long the broker stays away after its end at a batch that is yet to come.
+    pub(crate) broker_down_for: Option<Duration>,
+    broker_can_end: bool,
     started: Vec<u32>,
     /// The operator gives one order after another.
     operator: Arc<tokio::sync::Mutex<()>>,
@@ -83,16 +93,22 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new(plan: &Plan, snares: Snares, chronicle: Chronicle) -> Self {
-        let broker = MemoryBroker::starting_at(1_790_000_000);
         let names = Names::new("captcha");
         let topology = Topology::new(&names);
-        let publisher = Broker::Memory(broker.named("publisher")).connect().await.expect("a session");
-        publisher.link().declare(&topology).await.expect("declared");
         let config = SimulatorConfig { seed: plan.seed, ..SimulatorConfig::default() };
         let books = Arc::new(parking_lot::Mutex::new(Ledger::new(names.clone(), plan, chronicle.began())));
         let witness =
             BrokerWitness { books: Arc::clone(&books), snares: snares.clone(), chronicle: chronicle.clone() };
+        let broker = match plan.store {
+            Some(takes) => {
+                let witness = witness.clone();
+                MemoryBroker::over_store(1_790_000_000, LINGER, takes, move || witness.batch())
+            }
+            None => MemoryBroker::starting_at(1_790_000_000),
+        };
         broker.set_observer(Arc::new(witness));
+        let publisher = broker.named("publisher").connect().await.expect("a session");
+        publisher.link().declare(&topology).await.expect("declared");
         let clock = |skew: &i64| {
             let epoch = Timestamp::from_millis(EPOCH.as_millis() + skew);
             (Clock::runtime_since(epoch, chronicle.began()), *skew)
@@ -111,7 +127,9 @@ impl World {
             snares,
             chronicle,
             topology,
-            publisher,
+            publisher: Arc::new(tokio::sync::Mutex::new(publisher)),
+            broker_down_for: None,
+            broker_can_end: plan.store.is_some(),
             operator: Arc::default(),
         };
         (0..plan.skews.len()).for_each(|place| world.set_clock(place, 0));
@@ -126,6 +144,7 @@ impl World {
         self.started[place] += 1;
         let name = format!("replica-{place}.{}", self.started[place]);
         self.chronicle.record(|| format!("{name} starts"));
+        open(&self.books).started.insert(name.clone());
         let transport = Arc::new(FaultyTransport {
             replica: name.clone(),
             simulator: self.simulator.clone(),
@@ -158,8 +177,7 @@ impl World {
     ) -> WorkerOptions {
         let rng = plan.seed.wrapping_mul(64).wrapping_add(place as u64 * 8 + u64::from(self.started[place]));
         WorkerOptions {
-            // As by default: what waits together is a history of its own.
-            linger: Linger::every(Duration::from_millis(10)),
+            linger: Linger::every(LINGER),
             broker: Broker::Memory(self.broker.named(name)),
             solver: Solver::with_transport("simulator-key".into(), Arc::clone(transport) as _),
             names: self.names.clone(),
@@ -217,8 +235,26 @@ impl World {
         open(&self.books).open_account(&job.id, job.innocent, deadline);
         let properties = Properties { message_id: Some(job.id.clone()), ..Properties::default() };
         let message = Message { body: job.body.clone().into(), properties, transient: false };
-        let published = self.publisher.publish(&self.names.jobs(), "jobs", message).await;
-        published.expect("the publisher's connection is no part of the trial");
+        let (publisher, broker) = (Arc::clone(&self.publisher), self.broker.named("publisher"));
+        let (books, jobs, id) = (Arc::clone(&self.books), self.names.jobs(), job.id.clone());
+        let publishing = async move {
+            loop {
+                let mut session = publisher.lock().await;
+                reconnect(&broker, &mut session).await;
+                let published = session.publish(&jobs, "jobs", message.clone()).await;
+                // It does not repeat what the broker has stored.
+                if published.is_ok() || open(&books).accounts[&id].published {
+                    return;
+                }
+                drop(session);
+                tokio::time::sleep(PUBLISH_AGAIN).await;
+            }
+        };
+        if self.broker_can_end {
+            tokio::spawn(publishing);
+        } else {
+            publishing.await;
+        }
     }
 
     /// An operator's order to the fleet, given in the background.
@@ -259,7 +295,11 @@ impl World {
 
     /// Puts every binding back.
     pub(crate) async fn bind(&self) {
-        self.publisher.link().declare(&self.topology).await.expect("declared");
+        let mut session = self.publisher.lock().await;
+        reconnect(&self.broker.named("publisher"), &mut session).await;
+        let declared = session.link().declare(&self.topology).await;
+        // One that ends comes back with the bindings that it has stored.
+        assert!(declared.is_ok() || self.broker_can_end, "{declared:?}");
     }
 
     /// Everything works again.
@@ -304,5 +344,14 @@ impl World {
 
     pub(crate) fn now(&self) -> Duration {
         Instant::now().duration_since(self.chronicle.began())
+    }
+}
+
+/// A new session, where the broker has ended since and can be reached.
+async fn reconnect(broker: &MemoryBroker, session: &mut Session) {
+    if session.is_closed()
+        && let Ok(new) = broker.connect().await
+    {
+        *session = new;
     }
 }

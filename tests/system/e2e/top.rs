@@ -9,8 +9,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, interval};
 
 use crate::e2e::logged::{LoggedReplica, PATIENCE, arrived, get, publish};
+use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::fleet::{Replica, Simulator, amqp, declare};
-use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
+use crate::support::rabbit::{RabbitNode, fresh_namespace};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_captcha-worker");
 const ESCAPES: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}";
@@ -62,19 +63,25 @@ impl Fleet {
     }
 }
 
-#[tokio::test]
-async fn one_picture_shows_the_fleet_as_text_and_as_json_and_hostile_ids_steer_no_terminal() {
-    let (amqp, namespace) = (amqp(), fresh_namespace());
-    let fleet = Fleet::start(&amqp, &namespace, &["first", "second"]).await;
-    let session = connect(&amqp).await;
-    publish(&session, &namespace, crate::support::jobs::image("good", &json!({})).into_bytes()).await;
+on_both_brokers!(
+    one_picture_shows_the_fleet_as_text_and_as_json_and_hostile_ids_steer_no_terminal,
+    every_replica_shows_what_another_has_done_and_what_the_leader_sees_in_the_queues,
+);
+
+async fn one_picture_shows_the_fleet_as_text_and_as_json_and_hostile_ids_steer_no_terminal(
+    broker: EitherBroker,
+) {
+    let (url, namespace) = (&*broker.url, &*broker.namespace);
+    let fleet = Fleet::start(url, namespace, &["first", "second"]).await;
+    let session = broker.session().await;
+    publish(&session, namespace, crate::support::jobs::image("good", &json!({})).into_bytes()).await;
     arrived(&session, &format!("{namespace}.results"), 1).await;
     let hostile = json!({"id": format!("{ESCAPES}<script>"), "task": {"type": format!("{ESCAPES}Type"), "websiteURL": "https://a.example/"}});
-    publish(&session, &namespace, hostile.to_string().into_bytes()).await;
+    publish(&session, namespace, hostile.to_string().into_bytes()).await;
     arrived(&session, &format!("{namespace}.dead.forbidden"), 1).await;
 
     let address = fleet.replicas[0].serves().await;
-    let (text, errors, code) = printed(&amqp, &namespace, &["--once", "--ops", &address]).await;
+    let (text, errors, code) = printed(url, namespace, &["--once", "--ops", &address]).await;
     assert_eq!(code, Some(0), "{text}{errors}");
     for wanted in [
         "2 of 2 replicas",
@@ -95,7 +102,7 @@ async fn one_picture_shows_the_fleet_as_text_and_as_json_and_hostile_ids_steer_n
     assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text:?}");
 
     let (text, _, code) =
-        printed(&amqp, &namespace, &["--json", "--ops", &address, "--ops", "127.0.0.1:1"]).await;
+        printed(url, namespace, &["--json", "--ops", &address, "--ops", "127.0.0.1:1"]).await;
     let report: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(
         (code, &report["broker"], &report["told_by"]),
@@ -130,12 +137,13 @@ async fn seen_by(address: &str, what: &str, wanted: impl Fn(&Value) -> bool) {
     }
 }
 
-#[tokio::test]
-async fn every_replica_shows_what_another_has_done_and_what_the_leader_sees_in_the_queues() {
-    let (amqp, namespace) = (amqp(), fresh_namespace());
-    let fleet = Fleet::start(&amqp, &namespace, &["first", "second"]).await;
-    let session = connect(&amqp).await;
-    publish(&session, &namespace, b"no job".to_vec()).await;
+async fn every_replica_shows_what_another_has_done_and_what_the_leader_sees_in_the_queues(
+    broker: EitherBroker,
+) {
+    let (url, namespace) = (&*broker.url, &*broker.namespace);
+    let fleet = Fleet::start(url, namespace, &["first", "second"]).await;
+    let session = broker.session().await;
+    publish(&session, namespace, b"no job".to_vec()).await;
     arrived(&session, &format!("{namespace}.dead.malformed"), 1).await;
     for replica in &fleet.replicas {
         let address = replica.serves().await;

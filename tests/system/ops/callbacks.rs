@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use captcha_worker::broker::Broker;
 use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::domain::callback::CallbackToken;
 use captcha_worker::domain::policy::Policy;
@@ -22,8 +23,13 @@ struct Listener {
 }
 
 fn listener() -> Listener {
-    let broker = MemoryBroker::new();
-    let worker = worker(&broker, "key", std::sync::Arc::new(Solvent), Policy::default(), true);
+    let worker = worker(
+        Broker::Memory(MemoryBroker::new()),
+        "key",
+        std::sync::Arc::new(Solvent),
+        Policy::default(),
+        true,
+    );
     let (view, stop) = (worker.view(), CancellationToken::new());
     let server = Server::bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let address = server.local_addr().expect("bound");
