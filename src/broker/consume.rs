@@ -32,13 +32,13 @@ pub enum Settlement {
     Close(oneshot::Sender<()>),
 }
 
-/// The channel that a delivery came from is gone, so it can no longer be settled: the broker will
+/// The channel of a delivery is gone, so it can no longer be settled: the broker will
 /// deliver it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the delivery's channel is gone; the broker will deliver the message again")]
 pub struct Stale;
 
-/// The right to settle one delivery, once, on the channel it came from. Dropped unsettled, the
+/// The right to settle one delivery, once, on its channel. Dropped unsettled, the
 /// message goes back to its queue.
 #[derive(Debug)]
 #[must_use = "an unsettled delivery goes back to its queue"]
@@ -89,7 +89,7 @@ impl Receipt {
         self.settle(Settlement::Reject)
     }
 
-    /// Whether the channel that the delivery came from is still there.
+    /// Whether the delivery's channel is still there.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.owner.as_ref().is_some_and(|owner| !owner.is_closed())
@@ -133,7 +133,7 @@ pub struct Consumer {
     watch: ConsumerWatch,
 }
 
-/// A consumer seen from aside; whoever holds this keeps nothing alive.
+/// Observes a consumer, and keeps nothing of it alive.
 #[derive(Debug, Clone)]
 pub struct ConsumerWatch {
     lease: Lease,
@@ -212,7 +212,7 @@ impl Consumer {
         &self.watch.lease
     }
 
-    /// For looking at it from aside.
+    /// An observer of it.
     #[must_use]
     pub fn watch(&self) -> ConsumerWatch {
         self.watch.clone()
@@ -232,7 +232,7 @@ impl Consumer {
     /// the broker, see `amqp::settle`.
     ///
     /// # Errors
-    /// [`Stale`] where the channel is gone: some of them may come back.
+    /// [`Stale`] where the channel is gone: some of them may be delivered again.
     pub async fn flush(&self) -> Result<(), Stale> {
         let (done, answered) = oneshot::channel();
         self.owner.send(Settlement::Flush(done)).map_err(|_| Stale)?;

@@ -44,7 +44,7 @@ pub enum BrokerError {
     VirtualHost {
         /// Its name.
         vhost: String,
-        /// What the broker said.
+        /// The broker's reason.
         reason: String,
     },
     /// The broker is set so that a session could not work.

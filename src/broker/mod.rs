@@ -1,9 +1,9 @@
 //! The broker seam: what the worker may ask of a message broker, whatever stands behind it.
 //!
 //! Three brokers stand behind it: [`amqp`] (RabbitMQ), [`memory`] (in process) and [`sqlite`] (in a
-//! file, for one machine). All pass one conformance suite. The hot paths (a publish, a delivery, a settlement) are plain channels to the
-//! task that owns the AMQP channel, so that there is one owner for each and the types here are the
-//! same for all of them.
+//! file, for one machine). All pass one conformance suite. The hot paths (a publish, a delivery, a
+//! settlement) are plain channels to the task that owns the AMQP channel, so that there is one
+//! owner for each and the types here are the same for all of them.
 
 pub mod amqp;
 mod close_signal;
@@ -83,8 +83,8 @@ pub trait Link: Send + Sync {
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
-/// One life of the connections to a broker. When it ends, everything that came from it is stale; a
-/// new one is made, never repaired.
+/// One lifetime of the connections to a broker. When it ends, everything that belongs to it is
+/// stale; a new one is made, never repaired.
 #[derive(Clone)]
 pub struct Session {
     link: Arc<dyn Link>,
@@ -169,9 +169,9 @@ impl Session {
     /// its own. RabbitMQ 3.10 goes on refusing what a channel brings to a queue that was full, for
     /// as long as the channel is open and whatever room the queue has by now.
     ///
-    /// Whether the broker has the message now. The session's own channel is of no use then: whoever
-    /// has settled what was delivered ends the session ([`Session::end`]). Asked too often, or of a
-    /// session that fails, it says no.
+    /// Whether the broker has the message now. The session's own channel is of no use then: the
+    /// caller settles what was delivered, and ends the session ([`Session::end`]). It returns false
+    /// if it is called too often, or on a session that fails.
     pub async fn publish_elsewhere(
         &self,
         exchange: &str,
@@ -232,7 +232,7 @@ impl Broker {
         }
     }
 
-    /// Makes a new session, or says why it cannot be made.
+    /// Makes a new session, or returns why it cannot be made.
     ///
     /// # Errors
     /// Where the broker cannot be reached, refuses the log-in or does not have the virtual host.

@@ -136,7 +136,7 @@ impl Confirm {
         outcome.inspect(|()| self.timer.confirmed())
     }
 
-    /// Waits for it, for as long after sending as the publisher's time-out says.
+    /// Waits for it until the publisher's time-out after sending.
     ///
     /// # Errors
     /// As [`Publisher::publish`].

@@ -39,7 +39,7 @@ impl Replies {
         &self.reply_to
     }
 
-    /// The next reply; `None` when no more can come.
+    /// The next reply; `None` when no more can arrive.
     pub async fn recv(&mut self) -> Option<Message> {
         self.messages.recv().await
     }

@@ -23,11 +23,11 @@ use super::filter::stream::{self, FilteredStream};
 use crate::broker::{BrokerError, CloseSignal};
 use crate::tls::{Tls, TlsFiles};
 
-/// How often a connection is looked at, beside the events it raises: a close with a non-error code
+/// How often a connection is checked, beside the events it raises: a close with a non-error code
 /// raises none.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// Opens a connection. `role` tells a session's two connections apart in the broker's tools.
+/// Opens a connection. `role` distinguishes a session's two connections in the broker's tools.
 pub(super) async fn open(
     endpoint: &Endpoint,
     options: &AmqpOptions,
@@ -81,7 +81,7 @@ async fn handshake(
         // would keep for minutes.
         async move |mut uri, _| {
             let connecting = async {
-                // TLS comes after, by our own rules and not lapin's.
+                // TLS follows, by our own rules and not lapin's.
                 uri.scheme = AMQPScheme::AMQP;
                 let plain = uri.connect_async(&tcp).await?;
                 let stream = match &tls {
@@ -108,12 +108,12 @@ pub(super) fn watch(connection: &Connection, role: &'static str, lifetime: &Sess
     let close_signal = lifetime.close_signal();
     let lifetime = lifetime.clone();
     tokio::spawn(async move {
-        let mut look = interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(CHECK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
-                _ = look.tick() => None,
+                _ = ticks.tick() => None,
                 _ = close_signal.ended() => return,
             };
             match event {

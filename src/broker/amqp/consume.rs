@@ -121,11 +121,11 @@ struct ConsumeOwner {
     // Gone once the consumer is cancelled, so that it ends on the other side.
     deliveries: Option<mpsc::Sender<Delivery>>,
     settlements: mpsc::UnboundedReceiver<Settlement>,
-    gathered: Batch<Settlement>,
+    batch: Batch<Settlement>,
     linger: Linger,
-    /// When it is looked for deliveries again; not before, so that lapin wakes nobody for each of
-    /// many.
-    look_at: Option<Instant>,
+    /// When deliveries are read again; not before, so that lapin does not wake this task for each
+    /// of many.
+    read_at: Option<Instant>,
     receipts: mpsc::UnboundedSender<Settlement>,
     lease: Lease,
     cancelled: bool,
@@ -153,9 +153,9 @@ impl ConsumeOwner {
             patience,
             deliveries: Some(port.deliveries),
             settlements: port.settlements,
-            gathered: Batch::new(linger),
+            batch: Batch::new(linger),
             linger,
-            look_at: None,
+            read_at: None,
             receipts: port.owner,
             lease: port.lease,
             cancelled: false,
@@ -169,8 +169,8 @@ impl ConsumeOwner {
     async fn run(mut self, queue: String) {
         let stop = self.serve().await;
         self.lease.revoke();
-        // In this order: whoever sees the consumer end finds its receipts stale, and neither is
-        // left once the channel is closing.
+        // In this order: a caller that sees the consumer end finds its receipts stale, and neither
+        // is left once the channel is closing.
         self.settlements.close();
         self.deliveries = None;
         if let Stop::Lost(reason) = &stop {
@@ -203,18 +203,18 @@ impl ConsumeOwner {
                 }
                 OwnerEvent::Delivered(from) => {
                     self.forward(from);
-                    self.look().map(|_| ())
+                    self.read_all().map(|_| ())
                 }
                 OwnerEvent::Settlements(count) => {
-                    self.gathered.note(count, Settlement::may_linger);
+                    self.batch.note(count, Settlement::may_linger);
                     Ok(())
                 }
-                OwnerEvent::Moment => self.look_again(),
+                OwnerEvent::Moment => self.read_again(),
             };
             if let Err(stop) = outcome {
                 return stop;
             }
-            if let Some(settlements) = self.gathered.take_due()
+            if let Some(settlements) = self.batch.take_due()
                 && let Err(stop) = self.settle(settlements).await
             {
                 return stop;
@@ -229,7 +229,7 @@ impl ConsumeOwner {
                 None => std::future::pending().await,
             }
         };
-        let resting = self.look_at.is_some();
+        let resting = self.read_at.is_some();
         let delivering = async {
             let Some(deliveries) = self.deliveries.as_ref().filter(|_| !resting) else {
                 return std::future::pending().await;
@@ -247,14 +247,14 @@ impl ConsumeOwner {
                 None => std::future::pending().await,
             }
         };
-        let moment = [self.gathered.due(), self.look_at].into_iter().flatten().min();
-        let room = BATCH.saturating_sub(self.gathered.len()).max(1);
+        let moment = [self.batch.due(), self.read_at].into_iter().flatten().min();
+        let room = BATCH.saturating_sub(self.batch.len()).max(1);
         tokio::select! {
             biased;
             reason = self.close_signal.ended() => OwnerEvent::Lost(reason),
             outcome = renewing => outcome.map_or_else(OwnerEvent::Lost, OwnerEvent::Renewed),
             _ = self.tick.tick() => OwnerEvent::Tick,
-            count = self.settlements.recv_many(self.gathered.room(), room) => OwnerEvent::Settlements(count),
+            count = self.settlements.recv_many(self.batch.room(), room) => OwnerEvent::Settlements(count),
             () = abandoned => OwnerEvent::Abandoned,
             event = delivering => event,
             () = until(moment) => OwnerEvent::Moment,
@@ -262,31 +262,31 @@ impl ConsumeOwner {
     }
 
     /// Forwards all that lapin holds and there is room for, and rests then, since more may be about
-    /// to come. Returns whether there was any.
-    fn look(&mut self) -> Result<bool, Stop> {
+    /// to arrive. Returns whether there was any.
+    fn read_all(&mut self) -> Result<bool, Stop> {
         let mut found = 0;
         while let Some(deliveries) = &self.deliveries
             && deliveries.capacity() > 0
         {
             let Some(next) = self.stream.next().now_or_never() else {
-                // Where most of the prefetch came at once, the broker may be waiting for us, not we
-                // for it.
+                // Where most of the prefetch arrived at once, the broker may be waiting for us, not
+                // we for it.
                 let is_flowing = found >= usize::from(self.prefetch) * 3 / 4;
                 let rests = !self.linger.is_none() && !is_flowing;
-                self.look_at = rests.then(|| self.linger.at_or_after(Instant::now()));
+                self.read_at = rests.then(|| self.linger.at_or_after(Instant::now()));
                 return Ok(found > 0);
             };
             self.forward(taken(next).map_err(Stop::Lost)?);
             found += 1;
         }
-        self.look_at = None;
+        self.read_at = None;
         Ok(found > 0)
     }
 
-    fn look_again(&mut self) -> Result<(), Stop> {
-        if self.look_at.is_some_and(|at| at <= Instant::now()) && !self.look()? {
+    fn read_again(&mut self) -> Result<(), Stop> {
+        if self.read_at.is_some_and(|at| at <= Instant::now()) && !self.read_all()? {
             // There is little to do: lapin may wake us for the next one.
-            self.look_at = None;
+            self.read_at = None;
         }
         Ok(())
     }
@@ -311,8 +311,8 @@ impl ConsumeOwner {
         self.renewing = Some(Box::pin(round_trip(self.channel.clone(), self.prefetch, self.patience)));
     }
 
-    async fn settle(&mut self, mut batch: Vec<Settlement>) -> Result<(), Stop> {
-        let mut rest = batch.drain(..);
+    async fn settle(&mut self, mut settlements: Vec<Settlement>) -> Result<(), Stop> {
+        let mut rest = settlements.drain(..);
         while rest.len() > 0 {
             match self.settler.carry_out(&mut rest).await.map_err(Stop::Lost)? {
                 Carried::All => {}
@@ -372,15 +372,15 @@ impl ConsumeOwner {
     /// its use ends.
     fn stop_if_unused(&self) -> Result<(), Stop> {
         let only_ours = self.receipts.strong_count() == 1;
-        let nothing_asked = self.settlements.is_empty() && self.gathered.is_empty();
+        let nothing_asked = self.settlements.is_empty() && self.batch.is_empty();
         if self.deliveries.is_none() && only_ours && nothing_asked { Err(Stop::Unused) } else { Ok(()) }
     }
 
     /// A session that is being closed still carries out what was asked before.
     async fn settle_what_was_asked(&mut self) {
-        let mut batch = self.gathered.take();
-        batch.extend(std::iter::from_fn(|| self.settlements.try_recv().ok()));
-        let mut rest = batch.drain(..);
+        let mut settlements = self.batch.take();
+        settlements.extend(std::iter::from_fn(|| self.settlements.try_recv().ok()));
+        let mut rest = settlements.drain(..);
         while rest.len() > 0 && self.channel.status().connected() {
             if self.settler.carry_out(&mut rest).await.is_err() {
                 return;

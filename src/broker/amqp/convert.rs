@@ -2,7 +2,7 @@
 //!
 //! Coming in, everything lapin can read has a place, so nothing is lost. Going out, only what AMQP
 //! itself cannot hold is refused: a short string over 255 bytes. Integers go out as 64-bit whatever
-//! width they came in with.
+//! width they arrived with.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, ShortString};
@@ -59,7 +59,7 @@ pub(super) fn to_wire(message: &Message) -> Result<BasicProperties, TooLong> {
     Ok(to)
 }
 
-/// A message as it came in. Without a delivery mode it is not taken for transient, so that a copy
+/// A message as it arrived. Without a delivery mode it is not taken for transient, so that a copy
 /// of it is never less durable than it was.
 pub(super) fn from_wire(body: Vec<u8>, properties: &BasicProperties) -> Message {
     let text = |field: &Option<ShortString>| field.as_ref().map(|text| text.as_str().to_owned());

@@ -13,8 +13,8 @@ use crate::tls::TlsFiles;
 /// one frame, and a ticket's may have a publisher's headers, a history, a ticket and texts: see
 /// [`crate::domain::history::MAX_PUBLISHERS_HEADERS`].
 pub(super) const LEAST_FRAME: u32 = 64 * 1024;
-/// What is asked for, unless the URL says otherwise: RabbitMQ's own default. Without it a broker
-/// without a bound would be taken at its word, and lapin makes its buffers by that.
+/// The frame size asked for, unless the URL sets another: RabbitMQ's own default. Without it a
+/// broker without a bound would set none, and lapin sizes its buffers by it.
 const FRAME: u32 = 128 * 1024;
 /// lapin's buffers are 64 times as large.
 const LARGEST_FRAME: u32 = 1024 * 1024;
@@ -121,8 +121,8 @@ impl Endpoint {
     }
 }
 
-/// The broker takes the user from the certificate and tells nobody; but replicas believe each other
-/// by it.
+/// The broker takes the user from the certificate and reports it to nobody. Replicas authenticate
+/// each other by the user, so the URL must name it.
 fn by_certificate(url: &url::Url, options: &AmqpOptions) -> Result<(), UrlError> {
     let fault = |reason: &str| Err(UrlError(format!("auth_mechanism=external {reason}")));
     if url.scheme() != "amqps" || options.tls.identity.is_none() {
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_password_is_in_no_debug_output() {
-        let options = options("amqp://ann:s3cret@broker.example:5673/lane");
+        let options = options("amqp://ann:s3cret@broker.example:5673/jobs");
         let shown = format!("{options:?} {:?}", Endpoint::parse(&options).unwrap());
         assert!(!shown.contains("s3cret"), "{shown}");
         assert!(shown.contains("ann") && shown.contains("broker.example:5673"), "{shown}");
@@ -231,14 +231,14 @@ mod tests {
         let external = |login| format!("amqps://{login}host?auth_mechanism=external");
         let endpoint = parse(&external("ann@"), Some(&identity)).unwrap();
         assert_eq!(endpoint.user(), "ann");
-        for (url, identity, told) in [
+        for (url, identity, reason) in [
             (external("ann@"), None, "broker.tls_cert_file"),
             (external("ann@").replace("amqps", "amqp"), Some(&identity), "amqps://"),
             (external(""), Some(&identity), "user's name"),
             (external("ann:s3cret@"), Some(&identity), "without a password"),
         ] {
             let error = parse(&url, identity).expect_err(&url).to_string();
-            assert!(error.contains(told) && !error.contains("s3cret"), "{url}: {error}");
+            assert!(error.contains(reason) && !error.contains("s3cret"), "{url}: {error}");
         }
     }
 
@@ -247,6 +247,6 @@ mod tests {
         let vhost = |url| Endpoint::parse(&options(url)).unwrap().vhost().to_owned();
         assert_eq!(vhost("amqp://host"), "/");
         assert_eq!(vhost("amqp://host/%2f"), "/");
-        assert_eq!(vhost("amqp://host/lane%2Ftwo"), "lane/two");
+        assert_eq!(vhost("amqp://host/jobs%2Ftwo"), "jobs/two");
     }
 }

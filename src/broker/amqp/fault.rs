@@ -1,4 +1,4 @@
-//! What lapin and the broker say went wrong → what the worker decides on.
+//! The errors of lapin and the broker → those that the worker decides on.
 
 use std::error::Error;
 use std::future::Future;
@@ -34,15 +34,15 @@ pub(super) async fn call<T>(
 /// An error of a call on an open connection.
 pub(super) fn from_call(error: &lapin::Error) -> BrokerError {
     match error.kind() {
-        ErrorKind::ProtocolError(told) => from_reply(told),
+        ErrorKind::ProtocolError(reply) => from_reply(reply),
         _ => BrokerError::Lost(error.to_string()),
     }
 }
 
-fn from_reply(told: &AMQPError) -> BrokerError {
-    let text = told.get_message().as_str();
-    match told.get_id() {
-        // Also said of a queue whose node is down for the moment: that one passes.
+fn from_reply(reply: &AMQPError) -> BrokerError {
+    let text = reply.get_message().as_str();
+    match reply.get_id() {
+        // Also the reply for a queue whose node is down for the moment: that one passes.
         NOT_FOUND if !text.contains("down or inaccessible") => {
             missing(text).unwrap_or_else(|| BrokerError::Lost(text.to_owned()))
         }
@@ -54,9 +54,9 @@ fn from_reply(told: &AMQPError) -> BrokerError {
 
 /// An error while connecting, at a stage where only the endpoint can be at fault.
 pub(super) fn from_handshake(error: &lapin::Error, endpoint: &Endpoint) -> BrokerError {
-    if let ErrorKind::ProtocolError(told) = error.kind() {
-        let text = told.get_message().as_str();
-        match told.get_id() {
+    if let ErrorKind::ProtocolError(reply) = error.kind() {
+        let text = reply.get_message().as_str();
+        match reply.get_id() {
             ACCESS_REFUSED => {
                 return BrokerError::Refused {
                     address: endpoint.address(),
@@ -82,14 +82,14 @@ pub(super) fn unreachable_because(endpoint: &Endpoint, reason: String) -> Broker
 }
 
 fn virtual_host_reason(text: &str, vhost: &str) -> String {
-    let said = text.strip_prefix("NOT_ALLOWED - ").unwrap_or(text).trim();
+    let reason = text.strip_prefix("NOT_ALLOWED - ").unwrap_or(text).trim();
     if vhost.is_empty() {
         // amqp://host/ names the virtual host "", which hardly anybody has; amqp://host names "/".
         format!(
-            "{said} (a URL that ends in '/' names the empty one; leave the slash out, or write %2f, for '/')"
+            "{reason} (a URL that ends in '/' names the empty one; leave the slash out, or write %2f, for '/')"
         )
     } else {
-        said.to_owned()
+        reason.to_owned()
     }
 }
 
@@ -125,14 +125,14 @@ fn mismatch(text: &str) -> Option<BrokerError> {
 }
 
 /// `the value '5000' of type 'signedint'` → `'5000'`.
-fn plain(told: &str) -> &str {
-    let told = told.trim();
-    let value = told.strip_prefix("the value ").unwrap_or(told);
+fn plain(text: &str) -> &str {
+    let text = text.trim();
+    let value = text.strip_prefix("the value ").unwrap_or(text);
     value.split_once(" of type ").map_or(value, |(value, _)| value)
 }
 
-fn quoted_after<'a>(text: &'a str, word: &str) -> Option<&'a str> {
-    let (_, rest) = text.split_once(&format!("{word} '"))?;
+fn quoted_after<'a>(text: &'a str, label: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("{label} '"))?;
     rest.split_once('\'').map(|(quoted, _)| quoted)
 }
 
@@ -140,7 +140,7 @@ fn quoted_after<'a>(text: &'a str, word: &str) -> Option<&'a str> {
 fn tls_refusal(error: &lapin::Error) -> Option<String> {
     let ErrorKind::IOError(error) = error.kind() else { return None };
     match inside(error) {
-        Some(told) => Some(meaning(told)),
+        Some(cause) => Some(meaning(cause)),
         None if is_cut(error.kind()) => Some(format!(
             "{error}, before the log-in; a broker that asks for a client certificate, or refuses the one it was shown, ends a \
              connection so: see broker.tls_cert_file"
@@ -152,8 +152,8 @@ fn tls_refusal(error: &lapin::Error) -> Option<String> {
 fn inside(error: &io::Error) -> Option<&rustls::Error> {
     let mut next: Option<&(dyn Error + 'static)> = error.get_ref().map(|error| error as _);
     while let Some(error) = next {
-        if let Some(told) = error.downcast_ref::<rustls::Error>() {
-            return Some(told);
+        if let Some(cause) = error.downcast_ref::<rustls::Error>() {
+            return Some(cause);
         }
         next = match error.downcast_ref::<io::Error>() {
             Some(nested) => nested.get_ref().map(|error| error as _),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mismatch_of_an_exchanges_kind_is_told_too() {
+    fn a_mismatch_of_an_exchanges_kind_is_reported_too() {
         let error = soft(
             AMQPSoftError::PRECONDITIONFAILED,
             "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'captcha.outcomes' in vhost '/': received 'topic' \
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_that_only_one_side_has_is_told() {
+    fn an_argument_that_only_one_side_has_is_reported() {
         let error = soft(
             AMQPSoftError::PRECONDITIONFAILED,
             "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'q' in vhost '/': received the value '20' \

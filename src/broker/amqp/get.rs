@@ -80,7 +80,7 @@ async fn serve(
 ) {
     let mut batch = Vec::new();
     loop {
-        // Nothing comes any more once getter and receipts are gone.
+        // Nothing arrives any more once getter and receipts are gone.
         let last = tokio::select! {
             count = settlements.recv_many(&mut batch, BATCH) => count == 0,
             _ = &mut dropped => true,

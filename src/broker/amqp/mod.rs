@@ -1,8 +1,8 @@
 //! RabbitMQ, by lapin.
 //!
-//! A session has two connections, one to publish and one to consume, since a broker in need blocks
-//! whoever publishes. Every channel has one owner, a task, that the rest of the program reaches
-//! only by the seam's queues:
+//! A session has two connections, one to publish and one to consume, since a broker that is
+//! short of memory or disk blocks connections that publish. Every channel has one owner, a task,
+//! that the rest of the program reaches only by the seam's queues:
 //!
 //! * `publish`: publishes in order, confirms awaited together; `returns` finds out whose an
 //!   unroutable message was.
@@ -13,7 +13,7 @@
 //!   no message ends a session.
 //! * `topology`: declares, and compares.
 //! * `connection`: TLS, and the session's lifetime: whatever ends either connection ends the
-//!   session, and all that came from it is stale. Nothing is repaired: whoever holds the session
+//!   session, and all that belongs to it is stale. Nothing is repaired: the holder of the session
 //!   makes a new one. Dropping the last handle of a session ends it as well.
 //!
 //! What lapin cannot do: a connection that the broker blocks cannot be closed from here; its thread
@@ -106,8 +106,8 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// News between replicas are few, and each message may be as large as the broker allows, whoever
-/// sends it.
+/// Messages between replicas are few, and each may be as large as the broker allows: any user may
+/// send one.
 const SUBSCRIBER_PREFETCH: u16 = 8;
 
 /// The two connections of a session: a broker that blocks publishers must not hold up settlements.
@@ -170,7 +170,7 @@ impl AmqpLink {
     }
 }
 
-/// With the last handle of a session, what came from it ends too, and at once rather than when its
+/// With the last handle of a session, all that belongs to it ends too: at once, and not when its
 /// connections happen to.
 impl Drop for AmqpLink {
     fn drop(&mut self) {

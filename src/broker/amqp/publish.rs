@@ -2,7 +2,7 @@
 //!
 //! Only this task publishes on its channel: lapin takes the delivery tag and the frames' order
 //! under two locks, so concurrent publishers get each other's confirms. Publishes are issued in the
-//! order they came, and their confirms awaited together.
+//! order of arrival, and their confirms awaited together.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,12 +30,12 @@ struct Pending {
     since: Instant,
 }
 
-/// A confirm that has not come by then will not come: no task lives longer, and the broker ends
-/// consumers that ack nothing for 30 minutes.
+/// A confirm that has not arrived by then will not arrive: no task lives longer, and the broker
+/// ends consumers that ack nothing for 30 minutes.
 const LOST_AFTER: Duration = Duration::from_secs(600);
 
-/// How often it is looked for confirms that do not come.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often missing confirms are checked for.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// The most that properties other than headers take in a frame, and the frame itself: nine short
 /// strings, and what has a size of its own.
@@ -51,9 +51,9 @@ pub(super) struct PublishOwner {
     frame_max: usize,
     depth: usize,
     confirm_timeout: Duration,
-    gathered: Batch<PublishRequest>,
+    batch: Batch<PublishRequest>,
     close_signal: CloseSignal,
-    // By the order of issue. An answered publish stays out of here, its confirm may still come.
+    // By the order of issue. An answered publish stays out of here, its confirm may still arrive.
     pending: BTreeMap<u64, Pending>,
     confirms: FuturesUnordered<BoxFuture<'static, ConfirmResult>>,
     returns: Returns,
@@ -77,7 +77,7 @@ impl PublishOwner {
             frame_max: usize::try_from(frame_max).unwrap_or(usize::MAX),
             depth: depth.max(1),
             confirm_timeout,
-            gathered: Batch::new(linger),
+            batch: Batch::new(linger),
             close_signal,
             pending: BTreeMap::new(),
             confirms: FuturesUnordered::new(),
@@ -92,7 +92,7 @@ impl PublishOwner {
     pub(super) async fn run(mut self) -> String {
         let reason = self.serve().await;
         self.requests.close();
-        let mut unsent = self.gathered.take();
+        let mut unsent = self.batch.take();
         unsent.extend(std::iter::from_fn(|| self.requests.try_recv().ok()));
         for request in unsent {
             let _ = request.reply.send(Err(PublishError::NotSent(reason.clone())));
@@ -105,13 +105,12 @@ impl PublishOwner {
     }
 
     async fn serve(&mut self) -> String {
-        // Looked for on an interval, since a timer for each publish would cost more than it is
-        // worth.
-        let mut look = interval(self.confirm_timeout.min(LOOK_EVERY));
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Checked on an interval, since a timer for each publish would cost more than it is worth.
+        let mut checks = interval(self.confirm_timeout.min(CHECK_EVERY));
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let room = self.depth.saturating_sub(self.confirms.len() + self.gathered.len());
-            let due = self.gathered.due();
+            let room = self.depth.saturating_sub(self.confirms.len() + self.batch.len());
+            let due = self.batch.due();
             tokio::select! {
                 biased;
                 Some(answer) = self.confirms.next() => {
@@ -120,16 +119,16 @@ impl PublishOwner {
                     }
                 }
                 reason = self.close_signal.ended() => return reason,
-                count = self.requests.recv_many(self.gathered.room(), room), if room > 0 => {
+                count = self.requests.recv_many(self.batch.room(), room), if room > 0 => {
                     if count == 0 {
-                        self.gathered.take().into_iter().for_each(|request| self.issue(request));
+                        self.batch.take().into_iter().for_each(|request| self.issue(request));
                         return "no publisher is left".to_owned();
                     }
-                    // The last room is taken: whoever comes next waits for a confirm.
-                    self.gathered.note(count, |request| request.soon && count < room);
+                    // The last room is taken: the next request waits for a confirm.
+                    self.batch.note(count, |request| request.soon && count < room);
                 }
                 () = until(due) => {}
-                _ = look.tick() => {
+                _ = checks.tick() => {
                     // Unconfirmed publishes are forgotten only with their channel: else a broker
                     // that confirms nothing would hold it for ever.
                     if self.overdue(room).is_some_and(|overdue| overdue <= Instant::now()) {
@@ -140,7 +139,7 @@ impl PublishOwner {
                     }
                 }
             }
-            if let Some(requests) = self.gathered.take_due() {
+            if let Some(requests) = self.batch.take_due() {
                 requests.into_iter().for_each(|request| self.issue(request));
                 if !self.channel.status().connected() {
                     return "the publishing channel is closed".to_owned();
@@ -160,7 +159,7 @@ impl PublishOwner {
     }
 
     fn issue(&mut self, request: PublishRequest) {
-        // Whoever stopped waiting was told that the outcome is unknown; not publishing spares a
+        // A publisher that stopped waiting got the result "unknown". Not publishing avoids a
         // duplicate.
         if request.reply.is_closed() {
             return;
@@ -200,7 +199,7 @@ impl PublishOwner {
         self.confirms.push(Box::pin(async move { (number, sending.await) }));
     }
 
-    /// Answers everybody whose confirm is there, this one and all others that came with it.
+    /// Answers every publish whose confirm has arrived: this one and all others with it.
     fn conclude(&mut self, first: ConfirmResult) -> Result<(), String> {
         let mut answers = vec![first];
         self.collect(&mut answers);
@@ -257,8 +256,8 @@ impl PublishOwner {
             match self.confirms.poll_next_unpin(&mut context) {
                 Poll::Ready(Some(answer)) => answers.push(answer),
                 Poll::Ready(None) => return,
-                // The set may give way before it has looked at all of its futures; it wakes its
-                // waker then.
+                // The set may yield before it has polled all of its futures; it wakes its waker
+                // then.
                 Poll::Pending if woken.0.swap(false, Ordering::AcqRel) => {}
                 Poll::Pending => return,
             }

@@ -1,8 +1,8 @@
 //! Which publish a returned message belongs to.
 //!
-//! A mandatory message that no queue takes comes back, and is then acked like any other. lapin
-//! hands a returned message to whichever confirm of the channel it resolves next, so the confirm
-//! that carries it says nothing. What does:
+//! The broker returns a mandatory message that no queue takes, and then acks it like any other.
+//! lapin attaches a returned message to whichever confirm of the channel it resolves next, so the
+//! confirm that carries it does not identify the publish. What does:
 //!
 //! * The broker returns unroutable messages in the order of their publishing, each before its own
 //!   ack, and acks them in that order, since no queue is waited for. lapin hands returned messages
@@ -13,7 +13,7 @@
 //!   oldest publish under way that shares all three. Those that share them also share a fate,
 //!   unless a binding changed just between them: then an older one was stored though it is reported
 //!   as unroutable, and a younger one was returned though acked. Therefore all that share the key
-//!   of a returned message are in doubt: an ack that comes for one of them is answered as
+//!   of a returned message are in doubt: an ack for one of them is answered as
 //!   "unknown", never as stored. No message is ever called stored that was returned.
 
 use std::collections::BTreeMap;
@@ -54,8 +54,7 @@ struct Expected {
 }
 
 /// The mandatory publishes under way, oldest first, since numbers are given in the order of
-/// publishing. A return is rare, so that all of them may be looked at for it; each publish is
-/// looked at by none.
+/// publishing. A return is rare, so it may search all of them; a publish searches none.
 #[derive(Debug, Default)]
 pub(super) struct Returns {
     expected: BTreeMap<u64, Expected>,
@@ -67,8 +66,8 @@ impl Returns {
         self.expected.insert(number, Expected { key, returned: false, in_doubt: false });
     }
 
-    /// A message came back: the publish that it is taken for, or `None` where no such publish is
-    /// under way.
+    /// A message was returned. Returns the publish that it is taken for, or `None` where no such
+    /// publish is under way.
     pub(super) fn take_back(&mut self, key: &ReturnKey) -> Option<u64> {
         let mut taken = None;
         for (number, expected) in self.expected.iter_mut().filter(|(_, expected)| expected.key == *key) {
@@ -122,7 +121,7 @@ mod tests {
         returns.expect(0, return_key("rebound", "same"));
         returns.expect(1, return_key("rebound", "same"));
         assert_eq!(returns.take_back(&return_key("rebound", "same")), Some(0));
-        assert!(returns.conclude(1), "its message may be the one that came back");
+        assert!(returns.conclude(1), "its message may be the returned one");
     }
 
     #[test]
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_return_that_nobody_published_is_told() {
+    fn a_return_of_an_unknown_publish_belongs_to_none() {
         let mut returns = Returns::default();
         returns.expect(0, return_key("k", "a"));
         assert_eq!(returns.take_back(&return_key("k", "b")), None);

@@ -18,7 +18,7 @@ pub(super) const BATCH: usize = 256;
 /// waits for the queue's log. What waits there is lost with the channel: of 200 acks, 33 were
 /// carried out when the channel was closed right behind them (3.10).
 const WINDOW: usize = 32;
-/// How long the broker gets for what may wait there. It does not say when it is through.
+/// How long the broker gets for what may wait there. It does not report when it is done.
 const CALM: Duration = Duration::from_millis(250);
 
 /// Hands a frame over. What is still to be awaited of it, if anything.
@@ -37,11 +37,11 @@ fn written<'a>(
 pub(super) enum Carried {
     /// All of it is on its way to the broker.
     All,
-    /// A request to stop delivering came next.
+    /// The next request is to stop delivering.
     Cancel(oneshot::Sender<()>),
-    /// A request for an answer when the broker has gone past it came next.
+    /// The next request is for an answer once the broker has processed what is before it.
     Flush(oneshot::Sender<()>),
-    /// A request to close came next; what was asked after it is void.
+    /// The next request is to close; what was asked after it is void.
     Close(oneshot::Sender<()>),
 }
 
@@ -61,7 +61,7 @@ impl Settler {
         Self { channel, patience, in_a_row: 0, last: Instant::now(), unsettled: BTreeSet::new() }
     }
 
-    /// A delivery has come, in the order of tags: it may be acked together with those before it.
+    /// A delivery has arrived, in the order of tags: it may be acked together with those before it.
     pub(super) fn delivered(&mut self, tag: u64) {
         self.unsettled.insert(tag);
     }

@@ -42,7 +42,7 @@ pub(super) async fn declare(
 /// Compares exchanges and queues. Bindings are left out: AMQP cannot ask for one without making it.
 ///
 /// A passive declare ignores arguments, and an active one creates what is missing; so each thing is
-/// first looked for, then, where it is there, declared again as it ought to be.
+/// first declared passively, then, where it exists, declared again as it ought to be.
 pub(super) async fn check(
     connection: &Connection,
     topology: &Topology,
@@ -50,10 +50,10 @@ pub(super) async fn check(
 ) -> Result<Vec<Mismatch>, BrokerError> {
     let mut checker = Checker { connection, patience, open: None, found: Vec::new() };
     for exchange in &topology.exchanges {
-        checker.look(Thing::Exchange(exchange)).await?;
+        checker.compare(Thing::Exchange(exchange)).await?;
     }
     for queue in &topology.queues {
-        checker.look(Thing::Queue(queue)).await?;
+        checker.compare(Thing::Queue(queue)).await?;
     }
     Ok(checker.found)
 }
@@ -67,8 +67,8 @@ pub(super) async fn depth(
     let channel = channel(connection, patience).await?;
     let passive = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     let declaring = channel.queue_declare(name(queue)?, passive, FieldTable::default());
-    let told = call("queue.declare", patience, declaring).await?;
-    Ok(QueueDepth { ready: told.message_count().into(), consumers: told.consumer_count().into() })
+    let declared = call("queue.declare", patience, declaring).await?;
+    Ok(QueueDepth { ready: declared.message_count().into(), consumers: declared.consumer_count().into() })
 }
 
 /// A fresh queue for this connection alone, bound to a fan-out exchange. Exclusive queues are
@@ -147,7 +147,7 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    async fn look(&mut self, thing: Thing<'_>) -> Result<(), BrokerError> {
+    async fn compare(&mut self, thing: Thing<'_>) -> Result<(), BrokerError> {
         for passive in [true, false] {
             let (kind, name, problem) = match self.declare(thing, passive).await {
                 Ok(()) => continue,

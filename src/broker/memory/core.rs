@@ -1,5 +1,5 @@
 //! The broker's whole state, and what happens to it: sessions come and go, messages go out to
-//! consumers and come back settled or unsettled, expire, and are dead-lettered. Everything happens
+//! consumers and return settled or unsettled, expire, and are dead-lettered. Everything happens
 //! under one lock, in sections that never wait.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,7 +42,7 @@ pub(super) struct Core {
     pub(super) letters_to_repeat: usize,
     pub(super) observer: ObserverSlot,
     pub(super) reachable: bool,
-    /// When the clock task looks next, if it is to look by itself.
+    /// When the clock task runs next, if it is to run by itself.
     pub(super) armed: Option<Instant>,
     pub(super) clock: Arc<Notify>,
     began: (Instant, u64),
@@ -91,7 +91,7 @@ impl Core {
         (id, closed)
     }
 
-    /// The client ends a session. Where it is cut off, the broker does not hear of it.
+    /// The client ends a session. Where it is cut off, the broker does not learn of it.
     pub(super) fn close_session(&mut self, id: u64, reason: &str) {
         match self.sessions.get(&id) {
             Some(session) if session.cut_off => session.closed.end(reason),
@@ -533,7 +533,7 @@ impl Core {
         Some((channel.queue.clone(), entry))
     }
 
-    /// The client takes no more deliveries, which the broker hears of unless the client is cut off.
+    /// The client takes no more deliveries. The broker learns of it unless the client is cut off.
     pub(super) fn abandon(&mut self, id: u64) {
         if self.channels.get(&id).is_some_and(|channel| !self.is_cut_off(channel.session)) {
             self.cancel(id);

@@ -25,7 +25,7 @@ pub(in crate::broker) enum Change {
     Queue(Queue),
     /// A queue was bound.
     Binding(Binding),
-    /// A message came into a queue.
+    /// A message was added to a queue.
     Put {
         /// Unique among all messages of the store, in all queues.
         id: u64,
@@ -114,8 +114,8 @@ pub(in crate::broker) enum Wake {
     Last(Batch),
 }
 
-/// Wakes the store's writer. Where the writer has failed, nobody hears it: then the sessions have
-/// ended.
+/// Wakes the store's writer. Where the writer has failed, this has no effect: then the sessions
+/// have ended.
 pub(in crate::broker) type WakeWriter = Box<dyn Fn(Wake) + Send>;
 
 /// The changes so far, where a store takes them; else nothing is kept here, and everything is as
@@ -142,9 +142,9 @@ struct StoreJournal {
     woken: Woken,
     /// What is being done may linger.
     relaxed: bool,
-    /// So many bytes of messages may still come.
+    /// So many bytes of messages may still be added.
     room: u64,
-    /// Something found no room since the writer looked at the disk.
+    /// Something found no room since the writer last checked the disk.
     refused: bool,
     /// Why the store takes nothing any more.
     failed: Option<String>,
@@ -228,7 +228,7 @@ impl Journal {
         self.0.as_ref().is_none_or(|journal| batch <= journal.written)
     }
 
-    /// Whether a message finds room on the disk. Where it does not, the writer looks at the disk
+    /// Whether a message finds room on the disk. Where it does not, the writer checks the disk
     /// once more.
     pub(super) fn has_room(&mut self, body: usize) -> bool {
         let Some(journal) = &mut self.0 else { return true };

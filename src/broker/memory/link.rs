@@ -30,8 +30,8 @@ const SUBSCRIPTION_PREFETCH: usize = 256;
 const REPLIES_PREFETCH: usize = 16;
 /// A disk that takes longer is of no use.
 const STORED_WITHIN: Duration = Duration::from_secs(30);
-/// In one process nothing can come between owner and broker, so a lease needs no renewal: it ends
-/// by being revoked.
+/// In one process nothing can separate owner and broker, so a lease needs no renewal: it ends by
+/// being revoked.
 const WHOLE_LIFE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// What sessions and their tasks share.
@@ -91,9 +91,9 @@ impl MemoryLink {
         Self { inner, session, closed }
     }
 
-    /// Waits until the broker hears this session: over a connection that carries nothing, to its
-    /// end.
-    async fn heard(&self) {
+    /// Waits until the broker can be reached: over a connection that carries nothing, to the
+    /// session's end.
+    async fn reachable(&self) {
         if self.inner.lock().is_cut_off(self.session) {
             self.closed.ended().await;
         }
@@ -209,28 +209,28 @@ async fn forward_replies(mut consumer: Consumer, replies: mpsc::Sender<Message>)
 impl Link for MemoryLink {
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
         Box::pin(async move {
-            self.heard().await;
+            self.reachable().await;
             self.start_consumer(self.core()?, &spec.queue, usize::from(spec.prefetch))
         })
     }
 
     fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>> {
         Box::pin(async move {
-            self.heard().await;
+            self.reachable().await;
             self.core().map(drop).map(|()| self.publisher())
         })
     }
 
     fn open_replies(&self) -> BoxFuture<'_, Result<Replies, BrokerError>> {
         Box::pin(async move {
-            self.heard().await;
+            self.reachable().await;
             self.start_replies()
         })
     }
 
     fn get<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<Delivery>, BrokerError>> {
         Box::pin(async move {
-            self.heard().await;
+            self.reachable().await;
             let taken = self.take_one(queue)?;
             self.inner.stored().await?;
             Ok(taken)
@@ -239,7 +239,7 @@ impl Link for MemoryLink {
 
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move {
-            self.heard().await;
+            self.reachable().await;
             self.core()?.declare(topology)?;
             self.inner.stored().await
         })
@@ -247,21 +247,21 @@ impl Link for MemoryLink {
 
     fn check<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<Vec<Mismatch>, BrokerError>> {
         Box::pin(async move {
-            self.heard().await;
+            self.reachable().await;
             Ok(self.core()?.check(topology))
         })
     }
 
     fn subscribe<'a>(&'a self, exchange: &'a str) -> BoxFuture<'a, Result<Consumer, BrokerError>> {
         Box::pin(async move {
-            self.heard().await;
+            self.reachable().await;
             self.start_subscription(exchange)
         })
     }
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<QueueDepth, BrokerError>> {
         Box::pin(async move {
-            self.heard().await;
+            self.reachable().await;
             let core = self.core()?;
             let state = core.queues.get(queue).ok_or_else(|| missing("queue", queue))?;
             // RabbitMQ counts the consumers that are served, and with a single active consumer that
@@ -317,7 +317,7 @@ pub(super) async fn serve(
 ) {
     loop {
         if deliveries.as_ref().is_some_and(mpsc::Sender::is_closed) {
-            // Before its unread deliveries come back, or it would be given them again.
+            // Before its unread deliveries go back, or it would be given them again.
             deliveries = None;
             inner.lock().abandon(id);
         }

@@ -84,7 +84,7 @@ impl MemoryBroker {
     /// A new session.
     ///
     /// # Errors
-    /// [`BrokerError::Unreachable`] while [`MemoryBroker::set_reachable`] says so.
+    /// [`BrokerError::Unreachable`] while [`MemoryBroker::set_reachable`] is set so.
     pub async fn connect(&self) -> Result<Session, BrokerError> {
         self.keep_time();
         let (id, closed) = {
@@ -194,7 +194,7 @@ impl MemoryBroker {
         self.inner.lock().observer.set(observer);
     }
 
-    /// Cuts a session off without a word to either side: nothing that is sent arrives, and the
+    /// Cuts a session off without notice to either side: nothing that is sent arrives, and the
     /// client's leases are those of a last round trip `silent_for` ago. The broker notices by
     /// [`MemoryBroker::forget_session`], the client by [`MemoryBroker::drop_session`].
     pub fn cut_off(&self, id: u64, silent_for: Duration) {

@@ -50,11 +50,12 @@ pub enum BrokerEvent<'a> {
         /// In which way.
         how: DeliveryEnd,
     },
-    /// A settlement of what is not, or no longer, in hand: RabbitMQ closes the channel for that.
+    /// A settlement of a delivery that is not, or no longer, in flight: RabbitMQ closes the channel
+    /// for that.
     UnknownTag {
         /// Over which connection.
         connection: &'a str,
-        /// Which delivery it meant.
+        /// The delivery that it named.
         delivery: DeliveryId,
     },
     /// The broker has dead-lettered a message, for whatever reason.

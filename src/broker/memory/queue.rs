@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use crate::broker::topology::Arguments;
 use crate::domain::message::{Headers, Message, Value};
 
-/// RabbitMQ tells refused publishers that there is room again only once a queue has fallen to this
-/// share of its bound.
+/// RabbitMQ accepts messages of refused publishers again only once a queue has fallen to this share
+/// of its bound.
 const ROOM_AGAIN_PERCENT: usize = 80;
 /// How long a dead letter that its target did not take waits before it is tried again, as
 /// RabbitMQ's quorum queues do.
@@ -35,7 +35,7 @@ pub(super) struct QueuedMessage {
     pub(super) id: u64,
     pub(super) routed: Arc<Routed>,
     pub(super) expires: Option<Instant>,
-    /// How often it was delivered and came back.
+    /// How often it was delivered and returned.
     pub(super) returned: u32,
 }
 
@@ -99,11 +99,11 @@ pub(super) struct QueueState {
     pub(super) stalled: Vec<(QueuedMessage, Reason)>,
     retry_stalled_at: Option<Instant>,
     fresh: VecDeque<QueuedMessage>,
-    // Came back from a consumer; delivered before the fresh ones, in the order in which they came
-    // back.
+    // Returned by a consumer; delivered before the fresh ones, in the order in which they were
+    // returned.
     returned: VecDeque<QueuedMessage>,
     refusing: bool,
-    /// Refuses whatever its bound says.
+    /// Refuses, whatever its bound is.
     pub(super) full: bool,
 }
 
@@ -138,7 +138,7 @@ impl QueueState {
         self.refusing || self.full
     }
 
-    /// Since when a message that comes in now has expired.
+    /// When a message that arrives now expires.
     pub(super) fn expiry(&self, routed: &Routed, now: Instant) -> Option<Instant> {
         let own = routed
             .message
@@ -171,8 +171,8 @@ impl QueueState {
         self.take()
     }
 
-    /// Takes in what a store has kept: what was delivered before comes first. What has `died` is a
-    /// dead letter that no queue took.
+    /// Takes in what a store has kept: what was delivered before is at the head. What has `died` is
+    /// a dead letter that no queue took.
     pub(super) fn restore(&mut self, entry: QueuedMessage, died: Option<Reason>, now: Instant) {
         match died {
             // Its target may be there by now.
@@ -348,7 +348,7 @@ fn record(headers: &mut Headers, mut death: Headers) {
     headers.insert("x-death".into(), Value::Array(others));
 }
 
-/// Whether the dead letter would come back to a queue it has died in without anybody having
+/// Whether the dead letter would return to a queue it has died in without anybody having
 /// rejected it since: such cycles are cut.
 pub(super) fn is_cycle(message: &Message, target: &str) -> bool {
     let Some(Value::Array(deaths)) = message.properties.headers.get("x-death") else {

@@ -121,8 +121,8 @@ impl Core {
         self.reachable = false;
         let waiting = self.journal.fail(reason);
         batch.waiters.into_iter().chain(waiting).for_each(|waiter| self.refuse(waiter, reason));
-        let heard = |(_, session): &(&u64, &SessionState)| !session.cut_off;
-        while let Some(id) = self.sessions.iter().find(heard).map(|(id, _)| *id) {
+        let connected = |(_, session): &(&u64, &SessionState)| !session.cut_off;
+        while let Some(id) = self.sessions.iter().find(connected).map(|(id, _)| *id) {
             self.end_session(id, reason);
         }
     }
@@ -180,7 +180,7 @@ impl StoreSide {
         waiters.into_iter().for_each(Waiter::stored);
     }
 
-    /// The broker ends with this batch, `stored` or not, and comes back with what is kept.
+    /// The broker ends with this batch, `stored` or not, and starts again with what is kept.
     pub(super) fn restart(&self, mut batch: Batch, stored: bool, kept: Kept, wake: WakeWriter) {
         let Some(state) = self.0.upgrade() else { return };
         let mut core = state.lock();

@@ -1,5 +1,5 @@
 //! A store in memory, for tests on paused time: its broker ends at a chosen batch of changes, and
-//! comes back with what was stored. It lies below the same journal as the queue file.
+//! starts again with what was stored. It lies below the same journal as the queue file.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,8 +43,8 @@ struct MemoryStore {
 }
 
 impl MemoryBroker {
-    /// A new, empty broker over a store, to which each batch takes so long; `fate` says of each one
-    /// what becomes of it. A broker that has ended cannot be reached until
+    /// A new, empty broker over a store, to which each batch takes so long; `fate` decides what
+    /// becomes of each one. A broker that has ended cannot be reached until
     /// [`MemoryBroker::set_reachable`]. Must be called in a runtime.
     #[must_use]
     pub fn over_store(

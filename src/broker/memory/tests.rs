@@ -1,4 +1,4 @@
-//! What only this broker can be made to do: faults on request, and looks inside.
+//! What only this broker can do: faults on request, and snapshots of its state.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::broker::{BrokerError, ConsumeSpec, Consumer, PublishError, Session};
 use crate::domain::message::{Headers, Message, Properties, Value};
 
 fn names() -> Names {
-    Names::new("lane")
+    Names::new("c")
 }
 
 async fn declared(broker: &MemoryBroker) -> Session {

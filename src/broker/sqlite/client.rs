@@ -34,7 +34,7 @@ const PUBLISHER_DEPTH: usize = 1_024;
 /// Why everything ends with the other process.
 const GONE: &str = "the process that has the queue file has ended";
 
-/// Time-outs, as the settings say.
+/// Time-outs, as set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TimeOuts {
     /// One that lives welcomes a client at once.
@@ -61,7 +61,7 @@ pub(super) async fn connect(
     let welcome = timeout(time_outs.welcome, read_frame::<Response>(&mut reader)).await??;
     match welcome {
         Some((Response::Welcome, _)) => {}
-        // The file changes hands: another try meets the next process that has it.
+        // The file changes hands: another try reaches the next process that has it.
         Some((Response::Refused { reason, for_good: false }, _)) => return Err(io::Error::other(reason)),
         Some((Response::Refused { reason, for_good: true }, _)) => {
             return Ok(Err(unfit(socket, reason)));
@@ -94,7 +94,7 @@ struct Shared {
     began: Instant,
 }
 
-/// Who waits for what the other process says.
+/// The callers that wait for answers of the other process.
 #[derive(Default)]
 struct Waiting {
     ended: bool,
@@ -120,7 +120,7 @@ struct Arrivals {
     drain: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
 }
 
-/// What comes for a consumer.
+/// What arrives for a consumer.
 #[expect(clippy::large_enum_variant, reason = "nearly all are deliveries")]
 enum Arrived {
     Delivery { tag: u64, message: Message, redelivered: bool, routing_key: String },
@@ -184,7 +184,7 @@ impl Shared {
         }
     }
 
-    /// Nobody reads under this number any more; what comes all the same goes back.
+    /// Nobody reads under this number any more; what still arrives goes back.
     async fn give_up(&self, n: u64) {
         self.waiting.lock().consumers.remove(&n);
         // Where the connection is gone, so is the consumer.
@@ -366,7 +366,7 @@ impl Link for SocketLink {
             let n = self.shared.next();
             let mut arrivals = self.expect_deliveries(n, None);
             let answer = self.shared.ask(n, Request::Get { n, queue: queue.to_owned() }).await;
-            // It comes before the answer.
+            // It arrives before the answer.
             let Ok(Arrived::Delivery { tag, message, redelivered, routing_key }) =
                 arrivals.arrived.try_recv()
             else {
@@ -496,7 +496,7 @@ async fn publish(shared: &Shared, request: PublishRequest) {
     let _ = shared.out.send(frame).await;
 }
 
-/// One consumer, or what one `get` has taken: deliveries come, settlements go.
+/// One consumer, or what one `get` has taken: deliveries arrive, settlements go out.
 struct Consuming {
     shared: Arc<Shared>,
     n: u64,
@@ -624,7 +624,7 @@ impl Consuming {
     }
 
     async fn requeue(&self, tag: u64) {
-        // Where the connection is gone, it comes back by that.
+        // Where the connection is gone, the message goes back by that.
         let _ = self.settle(Settlement::Requeue(tag)).await;
     }
 }

@@ -1,13 +1,13 @@
 //! The broker for one machine: the queues of [`super::memory`], kept in an SQLite file.
 //!
 //! One process has the file: the first one that opens it. It holds the queues in memory, writes
-//! every change to the file, and serves the others over a socket beside it. When it ends, however it
-//! ends, the others' sessions end as with any broker that restarts, and the first one that makes a
-//! new session has the file next. So there is one writer, and nobody polls for new messages. One that
-//! is frozen is noticed by its silence.
+//! every change to the file, and serves the others over a socket beside it. When it ends, in any
+//! way, the others' sessions end as with any broker that restarts, and the first one that makes a
+//! new session has the file next. So there is one writer, and nobody polls for new messages. A
+//! process that is frozen is noticed by its silence.
 //!
-//! Beside `queue.db` stand `queue.db-lock` (locked by the process that has the file; left in place),
-//! `queue.db-sock` (the socket) and SQLite's own `queue.db-wal`.
+//! Beside `queue.db` stand `queue.db-lock` (locked by the process that has the file; left in
+//! place), `queue.db-sock` (the socket) and SQLite's own `queue.db-wal`.
 
 mod client;
 mod server;
@@ -74,7 +74,7 @@ pub struct SqliteOptions {
 pub enum IfMissing {
     /// It is made.
     Make,
-    /// An error: who only looks at queues has mistyped the path, or the work is done.
+    /// An error: for a command that only reads queues, the path is mistyped, or the work is done.
     Fail,
 }
 
@@ -200,8 +200,8 @@ impl SqliteBroker {
         }
     }
 
-    /// Takes the file as soon as the process that has it ends. Commands that come and go would
-    /// else take it again and again before a process that stays makes its next session.
+    /// Takes the file as soon as the process that has it ends. Short commands would
+    /// otherwise take it again and again before a process that stays makes its next session.
     fn succeed(&self, closed: CloseSignal) {
         let (options, own) = (Arc::clone(&self.options), Arc::downgrade(&self.own));
         tokio::spawn(async move {
@@ -218,7 +218,7 @@ impl SqliteBroker {
                 match broker.open().await {
                     Ok(Some(opened)) => *own = Some(opened),
                     Ok(None) => {}
-                    // It comes again with the next session, which reports it.
+                    // The error occurs again with the next session, which reports it.
                     Err(_) => return,
                 }
                 drop(own);

@@ -29,21 +29,21 @@ use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Receipt, Repli
 const MOST_CLIENTS: usize = 256;
 /// The number of a call that nobody waits for.
 const NO_ANSWER: u64 = 0;
-/// Until a client has said who it is.
+/// The time within which a client must send its hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// After a connection could not be accepted, which is for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// How often it looks whether its socket is still there.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// For the last words to a client that may read nothing any more.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often it checks whether its socket is still there.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// For the last frame to a client that may read nothing any more.
+const LAST_FRAME: Duration = Duration::from_secs(5);
 
 /// Serves clients until dropped; then their sessions end.
 pub(super) async fn serve(mut listener: UnixListener, socket: PathBuf, side: StoreSide) {
     let mut clients = JoinSet::new();
     let mut own = identity(&socket);
-    let mut looks = interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut checks = interval(CHECK_EVERY);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             accepted = listener.accept(), if clients.len() < MOST_CLIENTS => match accepted {
@@ -51,7 +51,7 @@ pub(super) async fn serve(mut listener: UnixListener, socket: PathBuf, side: Sto
                 Err(_) => sleep(ACCEPT_AGAIN).await,
             },
             // Somebody has deleted it: nobody else could use the file.
-            _ = looks.tick() => if identity(&socket) != own {
+            _ = checks.tick() => if identity(&socket) != own {
                 match listen(&socket) {
                     Ok(anew) => (listener, own) = (anew, identity(&socket)),
                     Err(error) => tracing::warn!(%error, "the socket of the queue file is gone, and cannot be made again"),
@@ -76,11 +76,11 @@ async fn serve_client(stream: UnixStream, side: StoreSide) -> io::Result<()> {
     let Some((Request::Hello { version, connection, heartbeat_ms }, _)) = hello else { return Ok(()) };
     let session = match open(&side, version, &connection).await {
         Ok(session) => {
-            out.say(&Response::Welcome).await?;
+            out.send(&Response::Welcome).await?;
             session
         }
         Err((reason, for_good)) => {
-            out.say(&Response::Refused { reason, for_good }).await?;
+            out.send(&Response::Refused { reason, for_good }).await?;
             drop(out);
             return writing.await?;
         }
@@ -104,22 +104,22 @@ async fn serve_client(stream: UnixStream, side: StoreSide) -> io::Result<()> {
     };
     let served = tokio::select! {
         served = client.serve(requests) => served,
-        // Frozen, it may keep what is sent to it from going out, and that what is asked from ending.
+        // A frozen client may keep frames to it from going out, and so a request from ending.
         () = silence => {
             tracing::warn!(
                 connection,
                 "a process that uses the queue file was silent for {most_silence:?}: its session ends, and others get what it held"
             );
             let reason = format!("this process was silent for {most_silence:?}");
-            client.out.say_if_room(&Response::Ended { reason });
+            client.out.send_if_room(&Response::Ended { reason });
             Ok(())
         }
     };
     drop(reading);
-    // Before its receipts are dropped: what it held comes back as after a lost connection.
+    // Before its receipts are dropped: what it held goes back as after a lost connection.
     client.session.link().close().await;
     drop(client);
-    timeout(LAST_WORDS, writing).await???;
+    timeout(LAST_FRAME, writing).await???;
     served
 }
 
@@ -133,7 +133,7 @@ async fn read_all(
     while let Some((request, body)) = timeout(most_silence, read_frame(&mut reader)).await?? {
         match request {
             // Both wait for the client where that reads nothing.
-            Request::Ping { at } => timeout(most_silence, out.say(&Response::Pong { at })).await??,
+            Request::Ping { at } => timeout(most_silence, out.send(&Response::Pong { at })).await??,
             request => {
                 if timeout(most_silence, arrived.send((request, body))).await?.is_err() {
                     break;
@@ -144,7 +144,7 @@ async fn read_all(
     Ok(())
 }
 
-/// The error says whether it is for good.
+/// The error's flag: whether it is for good.
 async fn open(side: &StoreSide, version: u32, connection: &str) -> Result<Session, (String, bool)> {
     if version != VERSION {
         let reason = format!(
@@ -162,16 +162,16 @@ async fn open(side: &StoreSide, version: u32, connection: &str) -> Result<Sessio
 struct Out(mpsc::Sender<Frame>);
 
 impl Out {
-    async fn say(&self, response: &Response) -> io::Result<()> {
-        self.say_with(response, Bytes::new()).await
+    async fn send(&self, response: &Response) -> io::Result<()> {
+        self.send_with(response, Bytes::new()).await
     }
 
-    async fn say_with(&self, response: &impl Serialize, body: Bytes) -> io::Result<()> {
+    async fn send_with(&self, response: &impl Serialize, body: Bytes) -> io::Result<()> {
         self.0.send(Frame::new(response, body)?).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
     /// For a client that may read nothing any more.
-    fn say_if_room(&self, response: &Response) {
+    fn send_if_room(&self, response: &Response) {
         if let Ok(frame) = Frame::new(response, Bytes::new()) {
             let _ = self.0.try_send(frame);
         }
@@ -181,7 +181,7 @@ impl Out {
         if n == NO_ANSWER {
             return Ok(());
         }
-        self.say(&Response::Answer { n, answer: answer.map_err(WireError::from) }).await
+        self.send(&Response::Answer { n, answer: answer.map_err(WireError::from) }).await
     }
 
     async fn deliver(
@@ -194,7 +194,7 @@ impl Out {
         receipts.lock().insert((consumer, tag), receipt);
         let (envelope, body) = Envelope::of(&message);
         let delivered = Response::Delivered { consumer, tag, redelivered, routing_key, envelope };
-        self.say_with(&delivered, body).await
+        self.send_with(&delivered, body).await
     }
 }
 
@@ -234,7 +234,7 @@ impl Client {
                     }
                     None => return Ok(()),
                 },
-                reason = self.session.closed() => return self.out.say(&Response::Ended { reason }).await,
+                reason = self.session.closed() => return self.out.send(&Response::Ended { reason }).await,
             }
         }
     }
@@ -253,10 +253,10 @@ impl Client {
                         tokio::spawn(async move {
                             let fate = confirm.answered_or_lost().await;
                             // Refused where the client is gone.
-                            let _ = out.say(&Response::Published { n, fate }).await;
+                            let _ = out.send(&Response::Published { n, fate }).await;
                         });
                     }
-                    Err(error) => self.out.say(&Response::Published { n, fate: Err(error) }).await?,
+                    Err(error) => self.out.send(&Response::Published { n, fate: Err(error) }).await?,
                 }
             }
             Request::Consume { n, queue, prefetch, tag } => {
@@ -278,7 +278,7 @@ impl Client {
             },
             Request::Get { n, queue } => match link.get(&queue).await {
                 Ok(Some(delivery)) => {
-                    // Before the answer, which says that it is there.
+                    // Before the answer, which announces it.
                     self.out.deliver(n, 1, delivery, &self.receipts).await?;
                     self.out.answer(n, Ok(Answer::Done)).await?;
                 }
@@ -372,9 +372,9 @@ async fn serve_replies(
                     let routing_key = String::new();
                     let delivered =
                         Response::Delivered { consumer: id, tag: 0, redelivered: false, routing_key, envelope };
-                    out.say_with(&delivered, body).await?;
+                    out.send_with(&delivered, body).await?;
                 }
-                None => return out.say(&Response::ConsumerEnded { consumer: id }).await,
+                None => return out.send(&Response::ConsumerEnded { consumer: id }).await,
             },
         }
     }
@@ -423,7 +423,7 @@ async fn serve_consumer(
                 }
                 None => {
                     forget(&receipts, id);
-                    return out.say(&Response::ConsumerEnded { consumer: id }).await;
+                    return out.send(&Response::ConsumerEnded { consumer: id }).await;
                 }
             },
         }

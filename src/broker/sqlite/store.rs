@@ -55,7 +55,7 @@ const MOST_FREE_PAGES: i64 = 4_096;
 const GIVE_BACK: u32 = 1_024;
 /// Between two bits that are given back while nothing else is to be done.
 const BETWEEN_BITS: Duration = Duration::from_millis(1);
-/// So many batches are written between two looks at the free pages.
+/// So many batches are written between two checks of the free pages.
 const TIDY_EVERY: u64 = 256;
 /// Without a batch for so long, the write-ahead log is emptied.
 const IDLE: Duration = Duration::from_secs(1);
@@ -102,7 +102,7 @@ fn is_shared_by_hosts(magic: u32) -> bool {
     matches!(magic, NFS | SMB | SMB2 | CIFS | CEPH | AFS | P9 | LUSTRE | FUSE)
 }
 
-/// What an error of SQLite comes to.
+/// An error of SQLite as the broker's.
 fn failed(path: &Path, error: &rusqlite::Error) -> BrokerError {
     match error.sqlite_error_code() {
         // In the log's own files a full disk shows as a failed write.
@@ -249,7 +249,7 @@ impl Store {
         let mut written = 0_u64;
         let (mut idle, mut idle_for) = (false, IDLE);
         loop {
-            // Nothing to do, nothing to look at: it sleeps until the next change.
+            // Nothing to do and nothing to check: it sleeps until the next change.
             let wake = if idle { woken.recv().map_err(Into::into) } else { woken.recv_timeout(idle_for) };
             let wake = match wake {
                 // What is urgent, or the end, cuts the linger short.
@@ -429,8 +429,8 @@ fn free_bytes(path: &Path) -> u64 {
 /// Deletes the file with all that stands beside it. `false`: a process has it.
 pub(super) fn delete(path: &Path) -> Result<bool, BrokerError> {
     let Some(lock) = lock(path, IfMissing::Make)? else { return Ok(false) };
-    // The log first, since a later file must not come to it. There is one only where the last
-    // process was killed.
+    // The log first: a later file must not find it. There is one only where the last process was
+    // killed.
     for suffix in ["-wal", "", "-sock", "-lock"] {
         match fs::remove_file(beside(path, suffix)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -29,7 +29,7 @@ pub(super) fn ping_every(heartbeat: Duration) -> Duration {
     (heartbeat / 2).min(Lease::SPAN / 4)
 }
 
-/// Either side counts as gone when nothing has come from it for so long. Longer than any lease.
+/// Either side counts as gone when it has sent nothing for so long. Longer than any lease.
 pub(super) fn most_silence(heartbeat: Duration) -> Duration {
     2 * heartbeat
 }
@@ -42,7 +42,7 @@ pub(super) enum Request {
     Hello {
         version: u32,
         connection: String,
-        /// What the client is set to. Clients of version 1 say nothing.
+        /// What the client is set to. Clients of version 1 do not send it.
         #[serde(default)]
         heartbeat_ms: u64,
     },
@@ -69,7 +69,7 @@ pub(super) enum Request {
         n: u64,
         exchange: String,
     },
-    /// Replies come as deliveries that need no settlement.
+    /// Replies arrive as deliveries that need no settlement.
     Replies {
         n: u64,
     },
@@ -310,7 +310,7 @@ pub(super) async fn read_frame<T: DeserializeOwned>(
     Ok(Some((serde_json::from_slice(&head)?, body.into())))
 }
 
-/// Takes memory as the bytes come, not as a length promises.
+/// Takes memory as the bytes arrive, not as the length promises.
 async fn read_exactly(socket: &mut (impl AsyncRead + Unpin), length: u32) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(length.min(64 << 10)).unwrap_or_default());
     socket.take(u64::from(length)).read_to_end(&mut bytes).await?;

@@ -10,7 +10,7 @@ pub const MAX_DEPTH: usize = 32;
 const FIXED: usize = 12;
 /// What a frame has around its payload.
 const AROUND: usize = 8;
-/// Bytes of the text that says what was taken out.
+/// Bytes of the text that names what was taken out.
 const MAX_TEXT: usize = 800;
 /// Bytes of an unreadable string that are shown.
 const SHOWN: usize = 60;
@@ -154,7 +154,7 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Wrong> {
 }
 
 /// A whole frame of at most `most` bytes in the place of one that lapin cannot read: what it can
-/// read of the properties, and a header that says what is gone. `payload` may be cut off.
+/// read of the properties, and a header that names what is gone. `payload` may be cut off.
 /// `routing`: the method before it had names that were not UTF-8.
 pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: bool) -> Vec<u8> {
     let mut front = Front(payload);
@@ -195,7 +195,7 @@ pub(super) fn rewritten(channel: [u8; 2], payload: &[u8], most: usize, routing: 
             FieldKind::Table => {
                 let whole = front;
                 front.long().map(|entries| table = entries).inspect_err(|_| {
-                    // What there is of it still says where the message comes from.
+                    // What is left of it still names the message's origin.
                     table = whole.0.get(4..).unwrap_or_default();
                 })
             }
@@ -264,7 +264,7 @@ fn readable(table: &[u8], most: usize, damage: &mut Damage) -> Vec<u8> {
         }
     }
     entries.retain(|(name, _)| *name != UNREADABLE_HEADER.as_bytes());
-    // x-death, x-delivery-count, x-first-death-…, x-last-death-…: where a dead letter comes from.
+    // x-death, x-delivery-count, x-first-death-…, x-last-death-…: a dead letter's origin.
     let is_brokers = |name: &[u8]| {
         name.starts_with(b"x-death")
             || name.starts_with(b"x-delivery-")

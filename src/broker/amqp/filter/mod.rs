@@ -1,12 +1,12 @@
-//! A filter on what comes from the broker, under lapin.
+//! A filter on what the broker sends, under lapin.
 //!
 //! lapin reads AMQP's short strings (names, ids, header names) as UTF-8, knows fewer types than a
 //! table may hold, reads tables by recursion, and takes no frame above the negotiated size, though
 //! the broker adds headers to messages that just fit. Over any of these it gives the connection up,
-//! and whoever may publish could end every session that meets the message. So content headers are
-//! looked at before lapin reads them: one that it cannot read is replaced by one that it can, which
-//! says what is gone ([`crate::domain::unreadable`]). All other bytes pass untouched, and in place:
-//! bodies are neither looked at nor copied.
+//! so any user who may publish could end every session that receives the message. Therefore the
+//! filter checks content headers before lapin reads them. It replaces one that lapin cannot read by
+//! one that it can, which names what is gone ([`crate::domain::unreadable`]). All other bytes pass
+//! untouched, and in place: bodies are neither read nor copied.
 //!
 //! [`Filter`] is the state machine, without any I/O. `content` reads content headers, `stream` puts
 //! the filter on a connection.
@@ -29,11 +29,11 @@ const HEARTBEAT: u8 = 8;
 const HEAD: usize = 7;
 /// The same, and the byte after the payload.
 const AROUND: usize = HEAD + 1;
-/// A frame that has come in part is held until the rest has come. A larger one is gathered apart,
-/// so that it is not moved at each read.
+/// A frame that has arrived in part is held until the rest has arrived. A larger one is assembled
+/// in a buffer of its own, so that it is not moved at each read.
 const HELD: usize = 16 * 1024;
-/// Of a frame beyond any sense no more than this is gathered.
-const GATHERED: usize = 1024 * 1024;
+/// The most that is kept of a larger frame.
+const MAX_ASSEMBLED: usize = 1024 * 1024;
 /// Read at once where there is no room for more.
 const SCRATCH: usize = 4096;
 /// No frame is made smaller than this, since the properties of one take some room.
@@ -59,7 +59,7 @@ impl FrameMax {
 
     fn most(&self) -> usize {
         match usize::try_from(self.0.load(Ordering::Relaxed)) {
-            Ok(0) | Err(_) => GATHERED,
+            Ok(0) | Err(_) => MAX_ASSEMBLED,
             Ok(size) => size.max(LEAST),
         }
     }
@@ -71,7 +71,7 @@ struct Method {
     class: u16,
     method: u16,
     fields: &'static [Field],
-    /// Content follows, and says what was wrong with the names.
+    /// Content follows, and its header names what was wrong with the names.
     content: bool,
 }
 
@@ -99,19 +99,19 @@ const METHODS: [Method; 7] = [
     Method { class: 10, method: 60, fields: &[Short], content: false },
 ];
 
-/// What comes from one connection, frame by frame, however the reads cut it.
+/// The bytes of one connection, frame by frame, however the reads cut them.
 #[derive(Debug, Default)]
 pub struct Filter {
     frame_max: FrameMax,
-    /// Bytes of the frame under way that pass without a look.
+    /// Bytes of the frame under way that pass unchecked.
     passing: usize,
     /// No frames: whatever this is, it is lapin's to refuse.
     is_foreign: bool,
     /// The beginning of a frame, to be put before what is read next.
     held: Vec<u8>,
     /// The beginning of a content header that is too large to be held, and how many of its bytes
-    /// are still to come.
-    gathered: Option<(Vec<u8>, usize)>,
+    /// are still to arrive.
+    assembling: Option<(Vec<u8>, usize)>,
     /// Bytes that go out before anything else.
     ready: Vec<u8>,
     ready_from: usize,
@@ -119,11 +119,11 @@ pub struct Filter {
     strange: Vec<[u8; 2]>,
 }
 
-enum Look {
-    /// The frame has not come whole.
+enum FrameKind {
+    /// The frame has not arrived whole.
     Partly {
         size: usize,
-        gather: bool,
+        assemble: bool,
     },
     /// It is of no interest.
     Pass(usize),
@@ -196,11 +196,11 @@ impl Filter {
         count
     }
 
-    /// Looks at bytes as they were read, behind those that were held. So many of them may go out as
-    /// they stand; the rest has been taken, and is ready behind them, or held.
+    /// Filters bytes as they were read, behind those that were held. Returns how many of them may
+    /// go out as they stand; the rest has been taken, and is ready behind them, or held.
     fn pass(&mut self, bytes: &mut [u8]) -> usize {
         let (mut at, mut in_place) = (0, None);
-        if let Some(after) = self.gather(bytes) {
+        if let Some(after) = self.assemble(bytes) {
             at = after;
             in_place = Some(0);
         }
@@ -213,30 +213,30 @@ impl Filter {
                 self.passing -= size;
                 size
             } else {
-                match self.look(rest) {
-                    Look::Foreign => {
+                match self.classify(rest) {
+                    FrameKind::Foreign => {
                         self.is_foreign = true;
                         continue;
                     }
-                    Look::Pass(size) => {
+                    FrameKind::Pass(size) => {
                         self.passing = size;
                         continue;
                     }
-                    Look::Partly { size, gather } => {
+                    FrameKind::Partly { size, assemble } => {
                         let left = size - rest.len();
-                        let begun = rest[..rest.len().min(GATHERED)].to_vec();
-                        if gather {
-                            self.gathered = Some((begun, left));
+                        let begun = rest[..rest.len().min(MAX_ASSEMBLED)].to_vec();
+                        if assemble {
+                            self.assembling = Some((begun, left));
                         } else {
                             self.held = begun;
                         }
                         return in_place.unwrap_or(at);
                     }
-                    Look::Method(size) => {
+                    FrameKind::Method(size) => {
                         self.method(&mut rest[..size]);
                         size
                     }
-                    Look::Header(size) => {
+                    FrameKind::Header(size) => {
                         if let Some(frame) = self.replacement(&rest[..size], size) {
                             self.ready.extend(frame);
                             in_place.get_or_insert(at);
@@ -255,44 +255,44 @@ impl Filter {
         in_place.unwrap_or(at)
     }
 
-    /// Adds to a frame that is gathered apart; where it is one, everything goes out by way of
+    /// Adds to the frame that is being assembled. Where there is one, everything goes out by way of
     /// `ready`, and this returns from where on.
-    fn gather(&mut self, bytes: &[u8]) -> Option<usize> {
-        let (mut gathered, left) = self.gathered.take()?;
-        let came = left.min(bytes.len());
-        let room = GATHERED.saturating_sub(gathered.len()).min(came);
-        gathered.extend_from_slice(&bytes[..room]);
-        if came < left {
-            self.gathered = Some((gathered, left - came));
-            return Some(came);
+    fn assemble(&mut self, bytes: &[u8]) -> Option<usize> {
+        let (mut frame, left) = self.assembling.take()?;
+        let added = left.min(bytes.len());
+        let room = MAX_ASSEMBLED.saturating_sub(frame.len()).min(added);
+        frame.extend_from_slice(&bytes[..room]);
+        if added < left {
+            self.assembling = Some((frame, left - added));
+            return Some(added);
         }
-        let size = frame_size(&gathered);
-        let frame = self.replacement(&gathered, size).unwrap_or(gathered);
+        let size = frame_size(&frame);
+        let frame = self.replacement(&frame, size).unwrap_or(frame);
         self.ready.extend(frame);
-        Some(came)
+        Some(added)
     }
 
-    fn look(&self, rest: &[u8]) -> Look {
+    fn classify(&self, rest: &[u8]) -> FrameKind {
         match rest[0] {
             METHOD | HEADER | BODY | HEARTBEAT if rest.len() < HEAD => {
-                Look::Partly { size: HEAD, gather: false }
+                FrameKind::Partly { size: HEAD, assemble: false }
             }
-            BODY | HEARTBEAT => Look::Pass(frame_size(rest)),
+            BODY | HEARTBEAT => FrameKind::Pass(frame_size(rest)),
             METHOD => {
                 let size = frame_size(rest);
                 match known(rest) {
                     // A method takes a few hundred bytes.
-                    _ if size > HELD => Look::Pass(size),
-                    _ if rest.len() < size => Look::Partly { size, gather: false },
-                    Some(_) => Look::Method(size),
-                    None => Look::Pass(size),
+                    _ if size > HELD => FrameKind::Pass(size),
+                    _ if rest.len() < size => FrameKind::Partly { size, assemble: false },
+                    Some(_) => FrameKind::Method(size),
+                    None => FrameKind::Pass(size),
                 }
             }
             HEADER => match frame_size(rest) {
-                size if rest.len() < size => Look::Partly { size, gather: size > HELD },
-                size => Look::Header(size),
+                size if rest.len() < size => FrameKind::Partly { size, assemble: size > HELD },
+                size => FrameKind::Header(size),
             },
-            _ => Look::Foreign,
+            _ => FrameKind::Foreign,
         }
     }
 
