@@ -52,7 +52,7 @@ pub(super) async fn run(
     }
     let fine = findings.iter().all(|finding| finding.verdict != CheckResult::Failed);
     match show(loaded, &findings, fine, output) {
-        // The verdict stands, whoever has read it.
+        // The verdict stands, even if nobody has read it.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(Exit::when(fine)),
     }
@@ -67,8 +67,8 @@ fn show(loaded: &Loaded, findings: &[CheckFinding], fine: bool, output: &mut Out
     output.table(["setting", "value", "from"], settings)?;
     output.line("")?;
     for finding in findings {
-        let told = finding.detail.replace('\n', "\n                 ");
-        output.line(format_args!("{:<8} {:<7} {told}", finding.check, finding.verdict.name()))?;
+        let detail = finding.detail.replace('\n', "\n                 ");
+        output.line(format_args!("{:<8} {:<7} {detail}", finding.check, finding.verdict.name()))?;
         if !finding.advice.is_empty() {
             output.line(format_args!("{:16} → {}", "", finding.advice))?;
         }
@@ -86,7 +86,7 @@ fn shown(value: &str) -> String {
 #[serde(rename_all = "lowercase")]
 pub(super) enum CheckResult {
     Fine,
-    /// Worth knowing, and perhaps meant.
+    /// Worth knowing, and perhaps intended.
     Note,
     Failed,
 }
@@ -123,12 +123,12 @@ impl CheckFinding {
     }
 }
 
-/// What the settings say about themselves.
+/// What the settings alone show.
 fn of_settings(settings: &Settings) -> Vec<CheckFinding> {
     [key(settings), drain(settings), policy(settings)].into_iter().chain(callback(settings)).collect()
 }
 
-/// What broker and API say. They are asked at the same time.
+/// What broker and API answer. Both are asked at the same time.
 async fn of_network(settings: &Settings) -> Vec<CheckFinding> {
     let (broker, api) = tokio::join!(broker(settings), api(settings));
     broker.into_iter().chain(api).collect()

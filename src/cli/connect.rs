@@ -16,11 +16,11 @@ use crate::trace::Tracer;
 
 /// What the API sees as the client.
 pub(super) const USER_AGENT: &str = concat!("captcha-worker/", env!("CARGO_PKG_VERSION"));
-/// How a missing key is told and fixed.
+/// The error for a missing key, and how to fix it.
 pub(super) const NO_KEY: &str = "solver.api_key is not set: put the account's key into a file and name it by \
     solver.api_key_file (CAPTCHA_WORKER__SOLVER__API_KEY_FILE), or set CAPTCHA_WORKER__SOLVER__API_KEY";
 
-/// The broker of the settings, not connected yet, for a command that looks at what is there.
+/// The broker of the settings, not connected yet, for a command that only reads.
 /// `name`: as the broker's tools show this process.
 pub(super) fn broker(settings: &Settings, name: &str) -> Result<Broker, CommandError> {
     any_broker(settings, name, IfMissing::Fail, Linger::none())
@@ -46,7 +46,7 @@ fn any_broker(
     let url = match &broker.url {
         BrokerUrl::Amqp(url) => url,
         BrokerUrl::Sqlite(path) => {
-            // What is only looked at stays as it is.
+            // A command that only reads declares nothing.
             let declares = broker.declare_topology && if_missing == IfMissing::Make;
             return Ok(Broker::Sqlite(queue_file(settings, path, (if_missing, declares), name, linger)));
         }
@@ -135,7 +135,7 @@ pub(super) fn worker_name(settings: &Settings) -> String {
     format!("{host}/{}", std::process::id())
 }
 
-/// What to do about a broker's failure; empty where its text says it.
+/// What to do about a broker's failure; empty where the error's text says it.
 pub(super) fn advice(error: &BrokerError) -> &'static str {
     match error {
         BrokerError::Unreachable { .. } => {

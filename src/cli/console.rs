@@ -14,7 +14,7 @@ use crate::domain::sanitize::escaped_json;
 pub struct Console<O, E> {
     /// Answers: what a pipe wants.
     pub out: O,
-    /// Notes to whoever watches.
+    /// Notes for the person at the terminal.
     pub err: E,
     /// Whether `out` is a terminal.
     pub out_is_terminal: bool,
@@ -166,7 +166,7 @@ impl Progress {
     }
 
     /// So many are done, with a text about them.
-    pub(super) fn looked(&self, at: u64, text: impl FnOnce() -> String) {
+    pub(super) fn advance_to(&self, at: u64, text: impl FnOnce() -> String) {
         if !self.bar.is_hidden() {
             self.bar.set_position(at);
             self.bar.set_message(text());
@@ -180,7 +180,7 @@ impl Progress {
     }
 
     /// Hides the bar while something else is written to the terminal.
-    pub(super) fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+    pub(super) fn suspended<T>(&self, write: impl FnOnce() -> T) -> T {
         self.bar.suspend(write)
     }
 

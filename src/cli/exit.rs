@@ -13,11 +13,12 @@ use crate::domain::class::Class;
 pub enum Exit {
     /// 0: it did what it was asked to.
     Fine,
-    /// 1: it failed, or what it looked at is not as it should be.
+    /// 1: it failed, or what it checked is not as it should be.
     Failed,
     /// 2: the command line, its input or the settings cannot be used; nothing was begun.
     Usage,
-    /// 3 to 14, of `solve`: the job failed in this class. The numbers are fixed. 11 of `batch`, too.
+    /// 3 to 14, of `solve`: the job failed in this class. The numbers are fixed. 11 is of `batch`
+    /// too.
     Job(Class),
     /// 3, of `batch`: all jobs have ended, and some have failed.
     SomeFailed,
@@ -95,7 +96,7 @@ pub enum CommandError {
     Input {
         /// As it was given.
         path: String,
-        /// What the system said.
+        /// The system's error.
         reason: io::Error,
     },
     /// The output cannot be written.
@@ -122,10 +123,10 @@ impl CommandError {
         Self::Failed(error.to_string())
     }
 
-    /// Tells it on stderr, and gives the exit code.
+    /// Prints it to stderr, and returns the exit code.
     pub(super) fn report(&self) -> Exit {
         let exit = match self {
-            // Whoever reads the output has seen enough, as `head` has: no reason to complain.
+            // The reader of the output, such as `head`, has seen enough: no reason to complain.
             CommandError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => return Exit::Fine,
             CommandError::Settings(_)
             | CommandError::Missing(_)

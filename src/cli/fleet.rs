@@ -59,7 +59,7 @@ pub(super) async fn status(
             () = stop.cancelled() => break,
             _ = ticks.tick() => {}
         }
-        let result = poller.look(true, |_| ()).await;
+        let result = poller.poll(true, |_| ()).await;
         let Some(fleet) = &result.fleet else { break };
         has_leader = result.has_leader();
         if output.is_json() {
@@ -106,7 +106,7 @@ fn replica_json(replica: &Heartbeat) -> Value {
 
 /// A lead that is changing hands takes up to this long.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Longest reason that is told to the fleet, in characters.
+/// Longest reason that is sent to the fleet, in characters.
 const MAX_REASON: usize = 200;
 
 const PAUSE_EXAMPLES: &str = "\

@@ -24,7 +24,7 @@ const MAX_MESSAGE_ID: usize = 255;
 /// Jobs read ahead of those being published: at most this many MiB.
 const READ_AHEAD: usize = 16;
 
-/// Where a job came from.
+/// Where a job was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
@@ -46,7 +46,7 @@ impl fmt::Display for Origin {
 /// A job ready to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewJob {
-    /// Where it came from.
+    /// Where it was read.
     pub origin: Origin,
     /// The message's body.
     pub body: Vec<u8>,
@@ -143,7 +143,7 @@ impl<R: BufRead> Iterator for Lines<R> {
     }
 }
 
-/// A job as far as publishing needs to know it. Whether it is a good one is for the worker to say.
+/// A job as far as publishing needs to know it. The worker decides whether it is a valid one.
 #[derive(Deserialize)]
 struct Identified {
     id: Option<String>,
@@ -161,14 +161,14 @@ pub(super) fn read_id(line: &[u8]) -> Result<Option<String>, (usize, String)> {
     match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => Ok(None),
         Err(error) => {
-            let told = error.to_string();
-            let reason = told.split(" at line ").next().unwrap_or(&told);
+            let text = error.to_string();
+            let reason = text.split(" at line ").next().unwrap_or(&text);
             Err((error.column(), format!("not JSON: {reason}")))
         }
     }
 }
 
-/// Reads entries on a thread of their own, a few ahead of whoever takes them.
+/// Reads entries on a thread of their own, a few ahead of their receiver.
 ///
 /// Not on the runtime's blocking pool: a read from a terminal or a silent pipe cannot be
 /// interrupted, and the runtime would wait for it on its way out, where the process simply leaves
@@ -343,7 +343,7 @@ mod image_tests {
     }
 
     #[test]
-    fn images_that_cannot_be_jobs_are_told_by_name() {
+    fn images_that_cannot_be_jobs_are_reported_by_name() {
         let (_large, large) = image("large.png", MAX_BODY / 4 * 3);
         let (_huge, huge) = image("huge.png", 2 * MAX_BODY);
         let (_empty, empty) = image("empty.png", 0);
@@ -354,14 +354,14 @@ mod image_tests {
             .map(|entry| entry.unwrap_err())
             .map(|bad| format!("{}: {}", bad.origin, bad.reason))
             .collect();
-        for (told, (name, reason)) in bad.iter().zip([
+        for (fault, (name, reason)) in bad.iter().zip([
             ("large.png'", "too large"),
             ("huge.png'", "too large"),
             ("empty.png'", "is empty"),
             ("missing.png'", "cannot be read"),
             ("", "cannot be read"),
         ]) {
-            assert!(told.contains(name) && told.contains(reason), "{told}");
+            assert!(fault.contains(name) && fault.contains(reason), "{fault}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The command line: one file a command.
 //!
-//! A command gets its arguments, the settings and where to print, and ends in an [`Exit`]. Settings
-//! are loaded, and every fault in them told, before anything is opened.
+//! A command gets its arguments, the settings and where to print, and ends in an [`Exit`]. Before
+//! anything is opened, settings are loaded and every fault in them is reported.
 
 mod account;
 mod batch;
@@ -139,7 +139,7 @@ impl Configured {
     fn quiet_level(&self) -> Option<&'static str> {
         match self {
             Configured::Run(_) | Configured::Simulate(_) => None,
-            // It has a worker's warnings, and says itself what they come to.
+            // A worker's warnings arise in it, and it prints their result itself.
             Configured::Solve(_) => Some("off"),
             Configured::Batch(_) => Some("off,captcha_worker::broker=error"),
             _ => Some("warn"),
@@ -193,13 +193,14 @@ impl Configured {
     }
 }
 
-/// What a command that works on what is in the queues needs: the broker, its names, and a token that Ctrl-C cancels.
+/// What a command needs that works on the queues: the broker, its names, and a token that Ctrl-C
+/// cancels.
 fn reach(settings: &Settings, name: &str) -> Result<(Broker, Names, CancellationToken), CommandError> {
     let broker = connect::broker(settings, &format!("captcha-worker {name}"))?;
     Ok((broker, Names::new(&settings.broker.namespace), signals::stop()?))
 }
 
-/// Carries out a command, and tells on stderr why it could not.
+/// Carries out a command, and prints to stderr why it could not.
 #[must_use]
 pub fn run(cli: Cli) -> Exit {
     carry_out(cli).unwrap_or_else(|error| error.report())
@@ -222,7 +223,7 @@ fn carry_out(cli: Cli) -> Result<Exit, CommandError> {
     }
 }
 
-/// The demo's own report says everything; logs are for those who ask for them.
+/// The demo's own report shows everything; logs are for those who ask for them.
 fn demonstrate(globals: &Globals, output: &mut Output) -> Result<Exit, CommandError> {
     if let Some(level) = &globals.log {
         let level = LogFilter::try_new(level).map_err(CommandError::failed)?;

@@ -1,4 +1,4 @@
-//! `captcha-worker outcomes`: what became of jobs, looked at or taken.
+//! `captcha-worker outcomes`: what became of jobs, shown or taken.
 
 use std::io::{self, Write};
 use std::num::NonZeroU64;
@@ -18,10 +18,10 @@ use crate::broker::{Broker, BrokerError, Delivery, Session};
 use crate::clock::{Reconnect, Rng};
 use crate::domain::class::Class;
 
-/// The most that a look may hold at once: each is one delivery that nobody else can have meanwhile.
-const MOST_LOOKED_AT: u64 = 2_000;
+/// The most that a look may hold at once: no other consumer can have them meanwhile.
+const MOST_SHOWN: u64 = 2_000;
 /// A look without `--limit`.
-const LOOK: u64 = 100;
+const DEFAULT_LIMIT: u64 = 100;
 
 /// Print outcomes: results, dead letters, or what no queue was bound for.
 ///
@@ -37,7 +37,7 @@ Examples:
   captcha-worker outcomes --ack > results.ndjson       take all results that are there
   captcha-worker outcomes --ack --follow | consumer    take results as they come, until Ctrl-C
 
-Of failed jobs, `captcha-worker dead list` tells what there is, by class, code and type, and `dead replay` publishes them again.
+Of failed jobs, `captcha-worker dead list` counts them by class, code and type, and `dead replay` publishes them again.
 
 Exit codes: 0 fine, 1 failed (or output closed early with --ack), 2 wrong usage.")]
 pub struct OutcomesArgs {
@@ -57,7 +57,7 @@ pub struct OutcomesArgs {
     /// Wait for more until Ctrl-C
     #[arg(long, requires = "ack")]
     pub follow: bool,
-    /// How to print; a table on a terminal and NDJSON in a pipe unless told
+    /// How to print; a table on a terminal and NDJSON in a pipe by default
     #[arg(long, value_enum)]
     pub format: Option<Format>,
     /// Print proxy credentials of failed jobs in NDJSON, as replaying them needs
@@ -108,7 +108,7 @@ pub(super) fn dead_letters() -> impl TypedValueParser<Value = DeadLetters> {
 }
 
 impl OutcomesArgs {
-    /// The queue that is meant.
+    /// The queue to read.
     #[must_use]
     pub fn queue(&self, names: &Names) -> String {
         match self.dead {
@@ -123,10 +123,10 @@ impl OutcomesArgs {
         if self.ack {
             return Ok(limit.unwrap_or(u64::MAX));
         }
-        let limit = limit.unwrap_or(LOOK);
-        if limit > MOST_LOOKED_AT {
+        let limit = limit.unwrap_or(DEFAULT_LIMIT);
+        if limit > MOST_SHOWN {
             return Err(CommandError::Usage(format!(
-                "--limit {limit}: a look holds at most {MOST_LOOKED_AT} outcomes back from other consumers; add --ack to take more"
+                "--limit {limit}: a look holds at most {MOST_SHOWN} outcomes back from other consumers; add --ack to take more"
             )));
         }
         Ok(limit)
@@ -216,7 +216,7 @@ impl<'a, O: Write, E: Write> OutcomeReading<'a, O, E> {
         })
     }
 
-    /// Says what a look costs.
+    /// Notes what a look costs.
     pub(super) fn warn(&mut self) {
         if !self.args.ack {
             self.console.note(format_args!(
@@ -231,7 +231,7 @@ impl<'a, O: Write, E: Write> OutcomeReading<'a, O, E> {
         self.end(stopped)
     }
 
-    /// Goes on over lost connections, since whoever follows wants what comes after them too.
+    /// Goes on over lost connections: with --follow the outcomes after them are wanted too.
     pub(super) async fn follow(mut self) -> Result<Exit, CommandError> {
         let mut reconnect = Reconnect::default();
         let mut connected = false;

@@ -36,10 +36,10 @@ const READ_BUFFER: usize = 256 << 10;
 
 /// Publish jobs and wait until the broker has confirmed each.
 ///
-/// Every line goes out as it is; whether it is a good job is for the worker to say, whose verdict
-/// comes as an outcome. The first line that is not JSON, or is over 1 MiB, stops the run with its
-/// number; so does the first publish that the broker does not confirm. What had been confirmed
-/// until then is told, and the exit code is 1.
+/// Every line goes out as it is. The worker decides whether it is a valid job, and its verdict
+/// arrives as an outcome. The first line that is not JSON, or is over 1 MiB, stops the run with its
+/// number; so does the first publish that the broker does not confirm. The report counts what was
+/// confirmed until then, and the exit code is 1.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -125,10 +125,10 @@ pub async fn publish<O: Write, E: Write>(
         }
     }
     progress.clear();
-    report.tell(console)
+    report.print(console)
 }
 
-/// Opens the input, and tells how long it is where that can be known.
+/// Opens the input, and returns its length where that is known.
 fn open(args: &PublishArgs) -> Result<(mpsc::Receiver<Entry>, Total), CommandError> {
     let failed = |path: &Path| {
         let path = path.display().to_string();
@@ -165,7 +165,7 @@ struct Pipeline<'a> {
     jobs: String,
     window: usize,
     flights: FuturesOrdered<Flight>,
-    // The same flights: where each came from, and how many bytes it holds.
+    // The same flights: where each was read, and how many bytes it holds.
     waiting: VecDeque<(Origin, usize)>,
     bytes: usize,
     report: PublishReport,
@@ -197,8 +197,7 @@ impl<'a> Pipeline<'a> {
                 biased;
                 () = stop.cancelled() => self.report.interrupted = true,
                 Some(end) = self.flights.next(), if !self.flights.is_empty() => {
-                    // What comes after would most likely fare the same, and would no longer be in
-                    // order.
+                    // The next publishes would most likely fail too, and would be out of order.
                     self.report.interrupted = end.is_err();
                     self.land(end);
                 }
@@ -275,7 +274,7 @@ pub(super) fn message(body: Vec<u8>, id: Option<String>) -> Message {
         properties: Properties {
             content_type: Some("application/json".to_owned()),
             message_id: id,
-            // Workers tell by it how long jobs wait (captcha_queue_wait_seconds).
+            // From it workers compute how long jobs wait (captcha_queue_wait_seconds).
             timestamp: SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs()),
             ..Properties::default()
         },

@@ -1,4 +1,4 @@
-//! Reads a queue in order, for the commands that look at messages or take them.
+//! Reads a queue in order, for the commands that show messages or take them.
 //!
 //! Messages are consumed, not got one by one: a `basic.get` costs a write to the disk of each node
 //! of a quorum queue. What is not removed is held unsettled, without its body, and goes back when
@@ -22,7 +22,7 @@ const UNDER_WAY: Duration = Duration::from_millis(100);
 /// For carrying out the last settlements and closing a channel.
 const CLOSE: Duration = Duration::from_secs(10);
 
-/// What came next.
+/// The result of a read.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart where it is returned")]
 pub(super) enum NextMessage {
     Delivery(Delivery),
@@ -30,7 +30,7 @@ pub(super) enum NextMessage {
     Done,
     /// The user has ended it.
     Stopped,
-    /// Nothing has come for the time that the caller gave.
+    /// Nothing has arrived for the time that the caller gave.
     Idle,
 }
 
@@ -56,7 +56,7 @@ impl QueueReader {
         Self { session, queue, tag, holds, left: most, channels: Vec::new(), room: 0, held: Vec::new() }
     }
 
-    /// Whether no more can come on this channel before something is settled.
+    /// Whether no more can arrive on this channel before something is settled.
     pub(super) fn is_full(&self) -> bool {
         self.room == 0
     }
@@ -106,11 +106,11 @@ impl QueueReader {
         self.held.push(receipt);
     }
 
-    /// The message is removed; whether the broker has done it is not waited for. It must be of the
-    /// last channel.
+    /// Removes the message, and does not wait until the broker has done it. It must be of the last
+    /// channel.
     ///
     /// # Errors
-    /// The channel is gone: the message comes back.
+    /// The channel is gone: the message is delivered again.
     pub(super) fn ack(&mut self, receipt: Receipt) -> Result<(), Stale> {
         receipt.ack()?;
         self.room += 1;
@@ -122,7 +122,7 @@ impl QueueReader {
     /// on a full one.
     ///
     /// # Errors
-    /// The channel is gone: up to [`ACK_BATCH`] of them may come back.
+    /// The channel is gone: up to [`ACK_BATCH`] of them may be delivered again.
     pub(super) async fn remove(&mut self, receipts: Vec<Receipt>) -> Result<(), BrokerError> {
         let mut rest = receipts.into_iter().peekable();
         while rest.peek().is_some() {
@@ -141,8 +141,9 @@ impl QueueReader {
     pub(super) async fn close(mut self) -> (bool, Vec<Receipt>) {
         let mut in_time = true;
         if let Some(last) = self.channels.last_mut().filter(|_| !self.held.is_empty()) {
-            // While it has room it would be given what the channels before it give back. What has
-            // come already is held too: a message that is given back before them would come first.
+            // While it has room, the broker would deliver to it what the channels before it give
+            // back. What has arrived already is held too: given back before the others, it would be
+            // at the head of the queue.
             while self.room > 0
                 && let Ok(Some(delivery)) = timeout(UNDER_WAY, last.recv()).await
             {

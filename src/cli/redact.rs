@@ -41,8 +41,8 @@ pub(super) fn masked(json: &str) -> Cow<'_, str> {
     scan.finish()
 }
 
-/// Whether a text that is not JSON, or no longer, may show credentials: a secret's name, and what
-/// looks like a value after it.
+/// Whether a text that is not JSON, or no longer, may show credentials: a secret's name, and
+/// something like a value after it.
 pub(super) fn shows_secret(text: &str) -> bool {
     SECRET_KEYS.iter().any(|name| {
         let bytes = text.as_bytes();

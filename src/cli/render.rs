@@ -23,7 +23,7 @@ pub enum Format {
 /// A message as one line of JSON, without the line end.
 ///
 /// A body that is JSON stays byte for byte, save that line breaks between its values become spaces,
-/// and credentials become `"***"` unless `show_secrets`. What is not JSON comes as
+/// and credentials become `"***"` unless `show_secrets`. What is not JSON becomes
 /// `{"raw":{"encoding":"utf-8"|"base64","body":…},"x_death":…}`.
 #[must_use]
 pub fn ndjson(message: &Message, show_secrets: bool) -> String {
@@ -114,7 +114,7 @@ fn outcome_cells(outcome: &Json) -> [String; 7] {
         .and_then(Json::as_array)
         .map_or_else(String::new, |attempts| attempts.len().to_string());
     let finished = text_at(outcome, "/times/finished_at").replace('T', " ");
-    let told = match outcome.get("solution") {
+    let answer_or_reason = match outcome.get("solution") {
         Some(solution) => answer(solution),
         None => text_at(outcome, "/failure/description"),
     };
@@ -125,7 +125,7 @@ fn outcome_cells(outcome: &Json) -> [String; 7] {
         class,
         submissions,
         finished.chars().take(19).collect(),
-        told,
+        answer_or_reason,
     ]
 }
 

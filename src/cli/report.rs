@@ -105,7 +105,7 @@ impl PublishReport {
         self.list(bad.origin, bad.column, FaultKind::Invalid, bad.reason);
     }
 
-    /// The broker's word on one job.
+    /// The broker's answer for one job.
     pub fn settled(&mut self, origin: Origin, end: Result<(), PublishError>) {
         let error = match end {
             Ok(()) => {
@@ -133,7 +133,7 @@ impl PublishReport {
     ///
     /// # Errors
     /// Where the output cannot be written.
-    pub fn tell<O: Write, E: Write>(&self, console: &mut Console<O, E>) -> Result<Exit, CommandError> {
+    pub fn print<O: Write, E: Write>(&self, console: &mut Console<O, E>) -> Result<Exit, CommandError> {
         for fault in &self.faults {
             console.note(fault);
         }
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbouring_lines_of_one_fault_are_told_as_one() {
+    fn neighbouring_lines_of_one_fault_are_listed_as_one() {
         let mut report = PublishReport::default();
         report.settled(line(1), Ok(()));
         for number in 2..=4 {
@@ -226,9 +226,9 @@ mod tests {
         report.settled(line(5), Ok(()));
         report.settled(line(6), unknown());
         report.settled(line(7), Err(PublishError::Rejected));
-        let told: Vec<_> = report.faults.iter().map(ToString::to_string).collect();
+        let lines: Vec<_> = report.faults.iter().map(ToString::to_string).collect();
         assert_eq!(
-            told,
+            lines,
             [
                 "lines 2 to 4: may or may not have been published: no confirm in time",
                 "line 6: may or may not have been published: no confirm in time",

@@ -16,7 +16,7 @@ use crate::broker::{Broker, Delivery, Session};
 /// For when the binding has been made that was missing (`topology declare` makes all of ours). Each
 /// is taken off `unrouted` once the broker has confirmed it elsewhere, so that an end in between
 /// repeats one outcome and loses none. What still has no queue falls back into `unrouted`; those
-/// that come in meanwhile are left for another run.
+/// that arrive meanwhile are left for another run.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

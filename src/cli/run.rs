@@ -32,8 +32,8 @@ Examples:
   CAPTCHA_WORKER__SOLVER__API_KEY_FILE=/run/secrets/key captcha-worker run
   captcha-worker --config /etc/captcha-worker.toml --log info,captcha_worker=debug run";
 
-/// How often is looked whether warnings were left out.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often the log is checked for warnings that were left out.
+const LEFT_OUT_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -65,7 +65,7 @@ pub(super) async fn run(
         started_with: loaded.report().to_vec(),
     };
     reload.on_hangup()?;
-    tell_left_out(logging.clone());
+    report_left_out(logging.clone());
     tracing::info!(
         worker = name,
         broker = %settings.broker.url,
@@ -74,7 +74,7 @@ pub(super) async fn run(
         max_in_flight = settings.worker.max_in_flight,
         "starting"
     );
-    // Served through the drain too: that is when somebody looks.
+    // Served through the drain too: that is when somebody checks it.
     let served = CancellationToken::new();
     serve_ops(&settings.ops, worker.view(), served.clone())?;
     if let Some(callback) = &settings.callback {
@@ -88,18 +88,18 @@ pub(super) async fn run(
     Ok(Exit::when(drained.unfinished == 0))
 }
 
-/// Tells by and by of warnings that were left out.
-fn tell_left_out(logging: Logging) {
-    let mut looks = tokio::time::interval(LOOK);
+/// Logs from time to time how many warnings were left out.
+fn report_left_out(logging: Logging) {
+    let mut ticks = tokio::time::interval(LEFT_OUT_EVERY);
     tokio::spawn(async move {
         loop {
-            looks.tick().await;
+            ticks.tick().await;
             logging.tell_left_out();
         }
     });
 }
 
-/// Listens at once, so that an address that cannot be had is told before any work is done.
+/// Listens at once, so that an address that is not free is reported before any work is done.
 fn serve_ops(ops: &OpsSettings, view: WorkerHandle, stop: CancellationToken) -> Result<(), CommandError> {
     let Some(address) = ops.listen else { return Ok(()) };
     let cannot = |error| CommandError::Failed(format!("ops.listen: cannot listen on {address}: {error}"));
@@ -227,10 +227,10 @@ impl Reload {
         let level = loaded.settings.log.level.clone();
         let next = Logging::prepare(&level).map_err(|error| error.to_string())?;
         let before = Logging::prepare(&self.level).map_err(|error| error.to_string())?;
-        // The old filter may hear what the new one does not, and the other way round.
-        let heard = tracing::enabled!(tracing::Level::INFO);
+        // The old filter may pass what the new one does not, and the other way round.
+        let passes_info = tracing::enabled!(tracing::Level::INFO);
         let changes_level = level != self.level;
-        if changes_level && heard {
+        if changes_level && passes_info {
             tracing::info!(log_level = level.as_str(), "SIGHUP: another log level");
         }
         self.logging.replace(next).map_err(|error| error.to_string())?;
@@ -240,7 +240,7 @@ impl Reload {
             let _ = self.logging.replace(before);
             return Err(error.to_string());
         }
-        if changes_level && !heard {
+        if changes_level && !passes_info {
             tracing::info!(log_level = level.as_str(), "SIGHUP: another log level");
         }
         self.level = level;
@@ -249,13 +249,13 @@ impl Reload {
         } else {
             tracing::info!(key = %self.view.key(), "SIGHUP: API key changed; verifying it");
         }
-        tell_waiting(&self.started_with, &loaded);
+        log_waiting(&self.started_with, &loaded);
         Ok(())
     }
 }
 
-/// Tells of changes that SIGHUP does not bring.
-fn tell_waiting(started_with: &[SettingLine], loaded: &Loaded) {
+/// Logs the changes that SIGHUP does not apply.
+fn log_waiting(started_with: &[SettingLine], loaded: &Loaded) {
     let changed = |line: &&SettingLine| {
         !TAKEN.contains(&&*line.key)
             && !started_with.iter().any(|old| old.key == line.key && old.value_shown == line.value_shown)

@@ -62,7 +62,7 @@ impl Document {
 pub(super) fn run(args: &SchemaArgs, settings: &Settings, output: &mut Output) -> Result<Exit, CommandError> {
     let names = Names::new(&settings.broker.namespace);
     let Some(folder) = &args.out else {
-        // For machines and for whoever reads along, wherever it goes.
+        // Indented wherever it goes: for programs and for readers.
         output.line(format_args!("{:#}", args.document.build(&names)))?;
         return Ok(Exit::Fine);
     };
@@ -80,8 +80,8 @@ pub(super) fn run(args: &SchemaArgs, settings: &Settings, output: &mut Output) -
 
 fn write(folder: &Path, document: Document, names: &Names) -> Result<String, CommandError> {
     let path = folder.join(document.file());
-    let told = |error| CommandError::failed(format!("{}: {error}", path.display()));
-    fs::create_dir_all(folder).map_err(told)?;
-    fs::write(&path, format!("{:#}\n", document.build(names))).map_err(told)?;
+    let failed = |error| CommandError::failed(format!("{}: {error}", path.display()));
+    fs::create_dir_all(folder).map_err(failed)?;
+    fs::write(&path, format!("{:#}\n", document.build(names))).map_err(failed)?;
     Ok(path.display().to_string())
 }

@@ -16,7 +16,7 @@ Examples:
   CAPTCHA_WORKER__SOLVER__BASE_URL=http://127.0.0.1:8191 CAPTCHA_WORKER__SOLVER__API_KEY=simulator-key \\
       captcha-worker run
 
-GET /_sim/stats tells what it has seen: calls, accepted tasks, and who broke the API's rules.";
+GET /_sim/stats reports what it has seen: calls, accepted tasks, and who broke the API's rules.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]

@@ -36,9 +36,9 @@ use theme::Tones;
 
 const EXAMPLES: &str = "\
 Asks the replicas over the broker, and the broker for the queues' lengths; beside them the ops servers' /status, where one
-answers, for what only that knows. While the broker is out of reach it shows what /status tells, and tries again.
+answers, for what only that knows. While the broker is out of reach it shows what /status reports, and tries again.
 
-KeyReader: q, Esc or Ctrl-C quits; p holds the picture; Tab and arrows choose and move a table; ? helps.
+Keys: q, Esc or Ctrl-C quits; p holds the picture; Tab and arrows choose and move a table; ? helps.
 Without a terminal at standard output, or with --once, one picture is printed as plain text. For that it looks twice, a
 second apart at most, since rates need it. NO_COLOR is respected.
 
@@ -50,9 +50,9 @@ Examples:
 
 Exit codes: 0 it was ended, or one picture shows a leader; 1 it shows none.";
 
-/// A picture that is old tells how old it is.
+/// An old picture shows its age.
 const TICK: Duration = Duration::from_secs(1);
-/// The two looks for a picture without a terminal are no further apart.
+/// The longest pause between the two polls for a picture without a terminal.
 const APART: Duration = Duration::from_secs(1);
 /// A picture without a terminal is this wide, unless COLUMNS says otherwise.
 const PLAIN_WIDTH: u16 = 120;
@@ -114,10 +114,10 @@ fn quieten(logging: &Logging) {
 
 /// One picture, for pipes and tests.
 async fn print_once(mut poller: Poller, every: Duration, output: &mut Output) -> Result<Exit, CommandError> {
-    let first = poller.look(true, |_| ()).await;
+    let first = poller.poll(true, |_| ()).await;
     let shot = if first.is_by_broker() {
         poller.rest(Instant::now() + every.min(APART)).await;
-        poller.look(true, |_| ()).await
+        poller.poll(true, |_| ()).await
     } else {
         first
     };
@@ -159,7 +159,8 @@ fn plain(screen: &Screen, width: u16) -> Result<String, CommandError> {
     Ok(lines.join("\n").trim_end().to_owned())
 }
 
-/// The terminal as it was, whatever happens. A panic's hook does the same before it tells of it.
+/// Restores the terminal, whatever happens. A panic's hook does the same before it prints the
+/// panic.
 struct Restoring;
 
 impl Drop for Restoring {
@@ -173,8 +174,8 @@ impl Drop for Restoring {
 pub(super) async fn watch(poller: Poller, every: Duration, logging: &Logging) -> Result<bool, CommandError> {
     quieten(logging);
     let stop = signals::stop_or(Exit::Failed, || drop(Restoring))?;
-    let (told, mut shots) = latest::channel(PollResult::default());
-    let asking = AbortOnDropHandle::new(tokio::spawn(poller.ask_on(every, told)));
+    let (results, mut shots) = latest::channel(PollResult::default());
+    let asking = AbortOnDropHandle::new(tokio::spawn(poller.run(every, results)));
     // What fails half-way through has changed something already.
     let _restoring = Restoring;
     let mut terminal = ratatui::try_init()?;
@@ -204,7 +205,7 @@ pub(super) async fn watch(poller: Poller, every: Duration, logging: &Logging) ->
 }
 
 /// How long the thread may stay when nobody reads any more.
-const LOOK: Duration = Duration::from_millis(100);
+const KEY_WAIT: Duration = Duration::from_millis(100);
 /// Keys that are typed ahead.
 const AHEAD: usize = 64;
 
@@ -216,7 +217,7 @@ impl KeyReader {
         let (typed, keys) = mpsc::channel(AHEAD);
         thread::spawn(move || {
             while !typed.is_closed() {
-                match event::poll(LOOK) {
+                match event::poll(KEY_WAIT) {
                     Ok(false) => {}
                     Ok(true) => {
                         let Ok(event) = event::read() else { return };

@@ -81,9 +81,9 @@ async fn check(broker: &Broker, topology: &Topology, output: &mut Output) -> Res
     let mismatches = compare(broker, topology).await?;
     let (exchanges, queues, _) = counts(topology);
     if output.is_json() {
-        let told: Vec<_> = mismatches.iter().map(mismatch_json).collect();
+        let listed: Vec<_> = mismatches.iter().map(mismatch_json).collect();
         output.value(&json!({
-            "ok": mismatches.is_empty(), "exchanges": exchanges, "queues": queues, "mismatches": told
+            "ok": mismatches.is_empty(), "exchanges": exchanges, "queues": queues, "mismatches": listed
         }))?;
     } else if mismatches.is_empty() {
         output.line(format_args!("{exchanges} exchanges and {queues} queues are as they should be"))?;
@@ -113,7 +113,7 @@ async fn compare(broker: &Broker, topology: &Topology) -> Result<Vec<Mismatch>, 
     on_session(broker, async |session| session.link().check(topology).await).await
 }
 
-/// Does something on a session of its own, and closes the session whatever came of it.
+/// Does something on a session of its own, and closes the session whatever the result.
 async fn on_session<T>(
     broker: &Broker,
     act: impl AsyncFnOnce(&crate::broker::Session) -> Result<T, BrokerError>,

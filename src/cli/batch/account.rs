@@ -1,5 +1,5 @@
-//! Why a batch waits: each reason is said once. A refused key ends the batch, since no waiting helps
-//! and each further call endangers the account.
+//! Why a batch waits: each reason is printed once. A refused key ends the batch, since no waiting
+//! helps and each further call endangers the account.
 
 use std::time::Duration;
 
@@ -13,42 +13,42 @@ use crate::worker::WorkerHandle;
 /// An API that has not answered for so long is worth a line.
 const SILENT: Duration = Duration::from_secs(5);
 
-/// Something to say, or to do.
+/// Something to print, or to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Notice {
     Text(String),
     KeyRefused,
 }
 
-/// What has been said of the account.
+/// What has been printed of the account.
 pub(super) struct AccountWatch {
     began: Timestamp,
-    said: Option<Reason>,
+    noted: Option<Reason>,
     /// A refusal that an earlier run has left in the queue: how often it was confirmed until then.
     left: Option<u32>,
     silent_since: Option<Instant>,
-    said_silent: bool,
+    noted_silent: bool,
 }
 
 impl AccountWatch {
     pub(super) fn new(view: &WorkerHandle) -> Self {
-        Self { began: view.now(), said: None, left: None, silent_since: None, said_silent: false }
+        Self { began: view.now(), noted: None, left: None, silent_since: None, noted_silent: false }
     }
 
-    /// Looks at the account's state after a change.
-    pub(super) fn look(&mut self, view: &WorkerHandle) -> Option<Notice> {
+    /// Checks the account's state after a change.
+    pub(super) fn check(&mut self, view: &WorkerHandle) -> Option<Notice> {
         let is_paused = view.seen().state.is_some_and(|state| state.paused.is_some());
         let reason = tripped(view).or(is_paused.then_some(Reason::Operator));
         if reason == Some(Reason::KeyInvalid) && self.is_of_this_run(view) {
             return Some(Notice::KeyRefused);
         }
-        // A probe comes between a refusal and the news that the account is well.
+        // The guard probes between a refusal and the report that the account can be used.
         let is_open = reason.is_some() || view.permit().jobs != Permit::NOTHING.jobs;
         let is_other_key = reason == Some(Reason::KeyInvalid) && !is_refused(view);
-        if reason == self.said || !is_open || is_other_key {
+        if reason == self.noted || !is_open || is_other_key {
             return None;
         }
-        self.said = reason;
+        self.noted = reason;
         let Some(reason) = reason else {
             return Some(Notice::Text("the account can be used again".to_owned()));
         };
@@ -77,16 +77,17 @@ impl AccountWatch {
     }
 
     /// Looks whether the API answers.
-    pub(super) fn look_at_api(&mut self, view: &WorkerHandle) -> Option<Notice> {
+    pub(super) fn check_api(&mut self, view: &WorkerHandle) -> Option<Notice> {
         if view.reaches_api() {
             self.silent_since = None;
-            return take_if(&mut self.said_silent).map(|()| Notice::Text("the API answers again".to_owned()));
+            return take_if(&mut self.noted_silent)
+                .map(|()| Notice::Text("the API answers again".to_owned()));
         }
         let since = *self.silent_since.get_or_insert_with(Instant::now);
-        if self.said_silent || since.elapsed() < SILENT {
+        if self.noted_silent || since.elapsed() < SILENT {
             return None;
         }
-        self.said_silent = true;
+        self.noted_silent = true;
         Some(Notice::Text("waiting: the API does not answer; it is tried again and again".to_owned()))
     }
 }

@@ -77,7 +77,8 @@ pub(super) struct BatchArgs {
     /// Where the outcomes go; a batch that was stopped goes on with what is in it
     #[arg(long, value_name = "OUT")]
     out: PathBuf,
-    /// Write a table (CSV) with line, id, status, text, class, code and `task_id`, instead of NDJSON
+    /// Write a table (CSV) with line, id, status, text, class, code and `task_id`, instead of
+    /// NDJSON
     #[arg(long)]
     csv: bool,
     /// Bring the outcomes into the order of the input, once all are there. Without it they stay in
@@ -293,7 +294,7 @@ async fn survey(jobs: &Jobs, known: Marks, out: &Path, queue: &Path) -> Result<(
 }
 
 impl Stopped {
-    /// Completes the files, and says what has come of it.
+    /// Completes the files, and prints the result.
     async fn finish<O: Write, E: Write>(
         self,
         args: &BatchArgs,
@@ -316,7 +317,7 @@ impl Stopped {
                     })?;
                 }
                 queue.delete().await?;
-                report.tell(console)?;
+                report.print(console)?;
                 return Ok(if tally.solved == count { Exit::Fine } else { Exit::SomeFailed });
             }
             End::Interrupted => {
@@ -341,7 +342,7 @@ impl Stopped {
                 queue.path.display()
             ));
         }
-        report.tell(console)?;
+        report.print(console)?;
         Ok(exit)
     }
 }

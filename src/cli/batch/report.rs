@@ -1,4 +1,4 @@
-//! What a batch has come to: a table for people, one line of JSON for programs.
+//! The result of a batch: a table for people, one line of JSON for programs.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -25,7 +25,7 @@ pub(super) struct BatchReport<'a> {
     left: u64,
     /// The failed ones by class.
     classes: &'a BTreeMap<String, u64>,
-    /// What this run's solved tasks have cost, where the API says it.
+    /// What this run's solved tasks have cost, where the API reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     spent: Option<f64>,
 }
@@ -40,7 +40,7 @@ impl<'a> BatchReport<'a> {
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn tell<O: Write, E: Write>(&self, console: &mut Console<O, E>) -> Result<(), CommandError> {
+    pub(super) fn print<O: Write, E: Write>(&self, console: &mut Console<O, E>) -> Result<(), CommandError> {
         let text = if console.is_human() {
             self.text()
         } else {

@@ -13,7 +13,7 @@ use crate::cli::render::{main_text, ndjson, on_one_line, x_death};
 use crate::domain::class::Class;
 use crate::domain::message::Message;
 
-/// The class of what the queue itself put aside.
+/// The class of what the queue itself dead-lettered.
 const RAW: &str = "raw";
 /// The code of a job that could not be published.
 const UNUSABLE: &str = "INPUT_UNUSABLE";
@@ -66,7 +66,7 @@ struct FailureView<'a> {
 }
 
 impl Row {
-    /// The row of a message from a queue of outcomes, or of what the queue itself put aside.
+    /// The row of a message from a queue of outcomes, or of what the queue itself dead-lettered.
     pub(super) fn of_message(line: u64, message: &Message, format: Format) -> Self {
         let outcome = ndjson(message, false);
         if serde_json::from_str::<OutcomeView<'_>>(&outcome).is_ok() {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_queue_put_aside_and_what_is_no_job_are_failed_rows() {
+    fn what_the_queue_dead_lettered_and_what_is_no_job_are_failed_rows() {
         let death = Value::Array(vec![Value::Table(Headers::from([
             ("reason".to_owned(), "delivery_limit".into()),
             ("queue".to_owned(), "captcha.jobs".into()),
@@ -265,9 +265,9 @@ mod tests {
             headers: Headers::from([("x-death".to_owned(), death)]),
             ..Properties::default()
         };
-        let aside = Message { body: "{\"id\":\"a\"}".into(), properties, transient: false };
+        let dead = Message { body: "{\"id\":\"a\"}".into(), properties, transient: false };
         for format in [Format::Ndjson, Format::Csv] {
-            let row = Row::of_message(2, &aside, format);
+            let row = Row::of_message(2, &dead, format);
             let written = Written { line: 2, class: Some("raw".to_owned()), mark: Some(mark("a")) };
             assert_eq!(read_back(&row, format), written);
             let row = Row::of_unusable(9, "line-9-0", "longer than a job may be", format);
@@ -275,7 +275,7 @@ mod tests {
             let written = Written { line: 9, class: Some("malformed".to_owned()), mark };
             assert_eq!(read_back(&row, format), written);
         }
-        assert_eq!(Row::of_message(2, &aside, Format::Csv).text, "2,a,failed,,raw,delivery_limit,\n");
+        assert_eq!(Row::of_message(2, &dead, Format::Csv).text, "2,a,failed,,raw,delivery_limit,\n");
     }
 
     #[test]

@@ -35,10 +35,10 @@ const MOST_BYTES: usize = 256 << 20;
 const PREFETCH: u16 = 256;
 /// Rows that are written together at most, and how long the first one waits for others.
 const MOST_ROWS: usize = 512;
-const GATHER: Duration = Duration::from_millis(50);
+const ROW_WAIT: Duration = Duration::from_millis(50);
 /// How long an outcome is awaited once the worker has ended.
 const LAST: Duration = Duration::from_millis(200);
-/// How often the progress is drawn, and the API looked at.
+/// How often the progress is drawn, and the API checked.
 const TICK: Duration = Duration::from_millis(250);
 
 /// A publish under way.
@@ -152,11 +152,11 @@ impl<O: Write, E: Write> Work<'_, O, E> {
                 }
                 reason = session.closed(), if end.is_none() => end = Some(End::Failed(reason)),
                 Some(fate) = confirms.next() => if let Err(error) = fate {
-                    // It may be there all the same, and its outcome may come.
+                    // The job may be in the queue all the same, and its outcome may arrive.
                     end.get_or_insert(End::Failed(format!("a job cannot be put into the queue: {error}")));
                 },
                 Some(arrival) = arrivals.recv(), if takes_outcomes => match arrival {
-                    Arrival::Outcome(delivery) => if let Err(foreign) = self.gather(&mut rows, delivery) {
+                    Arrival::Outcome(delivery) => if let Err(foreign) = self.add_outcome(&mut rows, delivery) {
                         takes_outcomes = false;
                         end.get_or_insert(End::Failed(foreign));
                     },
@@ -168,13 +168,13 @@ impl<O: Write, E: Write> Work<'_, O, E> {
                     Some(Err(error)) => end = Some(End::Failed(format!("the input cannot be read: {error}"))),
                     None => all_read = true,
                 },
-                _ = seen.changed() => match account.look(&self.view) {
+                _ = seen.changed() => match account.check(&self.view) {
                     Some(Notice::KeyRefused) => drop(end.get_or_insert(End::KeyRefused)),
                     Some(Notice::Text(text)) => self.note(&text),
                     None => {}
                 },
                 _ = ticks.tick() => {
-                    if let Some(Notice::Text(text)) = account.look_at_api(&self.view) {
+                    if let Some(Notice::Text(text)) = account.check_api(&self.view) {
                         self.note(&text);
                     }
                     self.show();
@@ -193,7 +193,7 @@ impl<O: Write, E: Write> Work<'_, O, E> {
             && let Ok(Some(arrival)) = timeout(LAST, arrivals.recv()).await
         {
             if let Arrival::Outcome(delivery) = arrival {
-                takes_outcomes = self.gather(&mut rows, delivery).is_ok();
+                takes_outcomes = self.add_outcome(&mut rows, delivery).is_ok();
             }
         }
         if let Err(error) = self.write(&mut rows).await {
@@ -231,7 +231,7 @@ impl<O: Write, E: Write> Work<'_, O, E> {
     ///
     /// # Errors
     /// It is none of this batch's jobs: somebody has published to the queue. It stays there.
-    fn gather(&mut self, rows: &mut Rows, delivery: Delivery) -> Result<(), String> {
+    fn add_outcome(&mut self, rows: &mut Rows, delivery: Delivery) -> Result<(), String> {
         let line = line_of(&delivery.message).ok_or(
             "somebody has published a job to the queue of this batch: take its outcome out with `captcha-worker outcomes --ack`",
         )?;
@@ -271,14 +271,14 @@ impl<O: Write, E: Write> Work<'_, O, E> {
             self.tally.add(row.line, row.class);
         }
         for receipt in receipts {
-            // Where the channel is gone, it comes again, and is found to be done.
+            // Where the channel is gone, the message is delivered again, and its job is found done.
             let _ = receipt.ack_batched();
         }
         Ok(())
     }
 
     fn show(&self) {
-        self.progress.looked(self.tally.done(), || {
+        self.progress.advance_to(self.tally.done(), || {
             let (solved, failed) = (self.tally.solved, self.tally.failed_lines.len());
             let spent = spent(&self.view).map_or_else(String::new, |cost| format!(", {cost:.4} spent"));
             format!("{solved} solved, {failed} failed, {} in flight{spent}", self.view.in_flight())
@@ -287,11 +287,11 @@ impl<O: Write, E: Write> Work<'_, O, E> {
 
     fn note(&mut self, text: &str) {
         let Self { progress, console, .. } = self;
-        progress.aside(|| console.note(text));
+        progress.suspended(|| console.note(text));
     }
 }
 
-/// What this run's solved tasks have cost, where the API says it.
+/// What this run's solved tasks have cost, where the API reports it.
 pub(super) fn spent(view: &WorkerHandle) -> Option<f64> {
     let cost: f64 = view.reading().spent.values().map(|spent| spent.cost).sum();
     // A sum of many small amounts.
@@ -340,6 +340,6 @@ impl Rows {
     }
 
     fn due(&self) -> Instant {
-        self.first.unwrap_or_else(Instant::now) + GATHER
+        self.first.unwrap_or_else(Instant::now) + ROW_WAIT
     }
 }

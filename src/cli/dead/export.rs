@@ -50,22 +50,22 @@ pub(super) async fn run(args: &ExportArgs, context: &mut CommandContext<'_>) -> 
         chosen: args.filters.at(Clock::System.now()),
         to,
         written: 0,
-        looked: ScanReport::default(),
+        scan_report: ScanReport::default(),
     };
     let failure = walk(&mut export, &args.filters, &args.scan_limit, context).await;
-    export.looked.interrupted(context.stop);
-    let Export { to, written, looked, .. } = export;
+    export.scan_report.interrupted(context.stop);
+    let Export { to, written, scan_report, .. } = export;
     let safe = to.finish(&mut context.console);
     if context.console.json {
-        context.console.note(looked.told_in(json!({"written": written})));
+        context.console.note(scan_report.add_to(json!({"written": written})));
     } else {
-        let not_scanned = looked.not_scanned();
+        let not_scanned = scan_report.not_scanned();
         context
             .console
             .note(format_args!("{written} letters written; {not_scanned} letters were not scanned"));
-        looked.tell(&mut context.console);
+        scan_report.print_notes(&mut context.console);
     }
-    ended(failure, safe, looked.is_whole())
+    ended(failure, safe, scan_report.is_whole())
 }
 
 struct Export<'a> {
@@ -73,7 +73,7 @@ struct Export<'a> {
     chosen: Chosen<'a>,
     to: Copies<'a>,
     written: u64,
-    looked: ScanReport,
+    scan_report: ScanReport,
 }
 
 impl Walker for Export<'_> {
@@ -88,14 +88,14 @@ impl Walker for Export<'_> {
                 self.to.write(&line, &mut context.console)?;
                 self.written += 1;
             }
-            bar.looked(scan.progress().0, || format!("{} written", self.written));
+            bar.advance_to(scan.progress().0, || format!("{} written", self.written));
         }
         bar.clear();
         Ok(())
     }
 
-    fn looked(&mut self) -> &mut ScanReport {
-        &mut self.looked
+    fn scan_report(&mut self) -> &mut ScanReport {
+        &mut self.scan_report
     }
 }
 

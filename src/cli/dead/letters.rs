@@ -78,7 +78,7 @@ struct LetterGroup {
     replayed_before: u64,
 }
 
-/// Letters by kind. At most as many kinds as a scan looks at.
+/// Letters by kind. At most as many kinds as a scan reads letters.
 #[derive(Debug, Default)]
 pub(super) struct LetterCounts {
     kinds: BTreeMap<(&'static str, String, String), LetterGroup>,

@@ -36,8 +36,8 @@ pub(super) struct ListArgs {
 /// What was found.
 #[derive(Default)]
 struct Found {
-    tally: LetterCounts,
-    looked: ScanReport,
+    counts: LetterCounts,
+    scan_report: ScanReport,
     unreadable: u64,
     left_out: u64,
 }
@@ -47,12 +47,12 @@ pub(super) async fn run(args: &ListArgs, context: &mut CommandContext<'_>) -> Re
     let mut list = List { chosen: args.filters.at(now), found: Found::default() };
     let failure = walk(&mut list, &args.filters, &args.scan_limit, context).await;
     let mut found = list.found;
-    found.looked.interrupted(context.stop);
-    let told = found.tell(now, &mut context.console);
-    ended(failure, told, !context.stop.is_cancelled())
+    found.scan_report.interrupted(context.stop);
+    let printed = found.print(now, &mut context.console);
+    ended(failure, printed, !context.stop.is_cancelled())
 }
 
-/// A bar for a look at one queue.
+/// A bar for the scan of one queue.
 pub(super) fn bar(console: &DynConsole<'_>, scan: &Scan) -> Progress {
     let visible = console.err_is_terminal && !console.json;
     Progress::new(Total::Jobs(scan.progress().1), visible)
@@ -68,30 +68,30 @@ impl Walker for List<'_> {
         let bar = bar(&context.console, scan);
         while let Some(delivery) = scan.next(context.stop).await? {
             match scan.read(&delivery.message) {
-                Some(letter) if self.chosen.takes(&letter) => self.found.tally.add(&letter),
+                Some(letter) if self.chosen.takes(&letter) => self.found.counts.add(&letter),
                 Some(_) => self.found.left_out += 1,
                 None => self.found.unreadable += 1,
             }
             scan.keep(delivery.receipt);
-            bar.looked(scan.progress().0, || scan.queue().to_owned());
+            bar.advance_to(scan.progress().0, || scan.queue().to_owned());
         }
         bar.clear();
         Ok(())
     }
 
-    fn looked(&mut self) -> &mut ScanReport {
-        &mut self.found.looked
+    fn scan_report(&mut self) -> &mut ScanReport {
+        &mut self.found.scan_report
     }
 }
 
 impl Found {
-    fn tell(&self, now: Timestamp, console: &mut DynConsole<'_>) -> Result<(), CommandError> {
-        self.looked.tell(console);
+    fn print(&self, now: Timestamp, console: &mut DynConsole<'_>) -> Result<(), CommandError> {
+        self.scan_report.print_notes(console);
         if console.is_human() {
             self.show(now, &mut console.out)?;
         } else {
-            let report = self.looked.told_in(json!({
-                "letters": self.tally.total(), "classes": self.tally.by_class(), "kinds": self.tally.json(now),
+            let report = self.scan_report.add_to(json!({
+                "letters": self.counts.total(), "classes": self.counts.by_class(), "kinds": self.counts.json(now),
                 "left_out": self.left_out, "unreadable": self.unreadable,
             }));
             console.json_line(&report.to_string())?;
@@ -100,12 +100,12 @@ impl Found {
     }
 
     fn show(&self, now: Timestamp, out: &mut impl Write) -> Result<(), CommandError> {
-        if !self.tally.is_empty() {
-            writeln!(out, "{}\n", table(HEAD, self.tally.rows(now)))?;
-            let classes = self.tally.by_class().into_iter().map(|(class, count)| format!("{class} {count}"));
+        if !self.counts.is_empty() {
+            writeln!(out, "{}\n", table(HEAD, self.counts.rows(now)))?;
+            let classes = self.counts.by_class().into_iter().map(|(class, count)| format!("{class} {count}"));
             writeln!(out, "by class: {}", classes.collect::<Vec<_>>().join(" · "))?;
         }
-        let (letters, scanned) = (self.tally.total(), self.looked.scanned());
+        let (letters, scanned) = (self.counts.total(), self.scan_report.scanned());
         writeln!(out, "{letters} letters, of {scanned} scanned")?;
         if self.unreadable > 0 {
             let unreadable = self.unreadable;

@@ -26,9 +26,9 @@ use crate::broker::Broker;
 use crate::broker::topology::Names;
 
 const COSTS: &str = "\
-What a scan costs: a queue cannot be asked for messages by their content, so each letter that is looked at is delivered and put \
+What a scan costs: a queue cannot be asked for messages by their content, so each scanned letter is delivered and put \
 back. That counts one more of its 1,000 deliveries (after them the broker moves it to dead.raw), and while the scan lasts nobody \
-else can have it. A scan takes at most --scan letters of a queue (10,000 unless told), says how many it has not seen, and ends \
+else can have it. A scan takes at most --scan letters of a queue (10,000 by default), says how many it has not seen, and ends \
 after 20 minutes, since the broker takes back what is held for 30. What was not chosen goes back to the head of its queue, in order.
 
 What a replay costs: a replayed job begins anew, and is paid anew. Try --dry-run, --limit and --rate first.

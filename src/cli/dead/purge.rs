@@ -68,15 +68,15 @@ pub(super) async fn run(args: &PurgeArgs, context: &mut CommandContext<'_>) -> R
         file: None,
         doomed: Vec::new(),
         removed: LetterCounts::default(),
-        looked: ScanReport::default(),
+        scan_report: ScanReport::default(),
     };
     let failure = walk(&mut purge, &args.filters, &args.scan_limit, context).await;
-    purge.looked.interrupted(context.stop);
-    let told = purge.tell(now, &mut context.console);
-    ended(failure, told, purge.looked.is_whole())
+    purge.scan_report.interrupted(context.stop);
+    let printed = purge.print(now, &mut context.console);
+    ended(failure, printed, purge.scan_report.is_whole())
 }
 
-/// Asks whoever sits at the terminal.
+/// Asks the person at the terminal.
 async fn agreed(context: &mut CommandContext<'_>) -> Result<bool, CommandError> {
     if !(stdin().is_terminal() && context.console.err_is_terminal) {
         return Err(CommandError::Usage(
@@ -91,8 +91,8 @@ async fn agreed(context: &mut CommandContext<'_>) -> Result<bool, CommandError> 
     Ok(answer(line, context.stop).await?.is_some_and(|answer| answer.trim() == "yes"))
 }
 
-/// What is typed; `None` where Ctrl-C comes first. On a thread that nobody waits for: a read of a
-/// terminal cannot be called off, and the runtime would not end before it.
+/// What is typed; `None` where Ctrl-C comes first. It reads on a thread that nobody waits for: a
+/// read of a terminal cannot be cancelled, and the runtime would not end before it.
 async fn answer(
     line: impl FnOnce() -> io::Result<String> + Send + 'static,
     stop: &CancellationToken,
@@ -114,7 +114,7 @@ struct Purge<'a> {
     doomed: Vec<(Receipt, DeadLetter)>,
     /// Gone; in a dry run, to go.
     removed: LetterCounts,
-    looked: ScanReport,
+    scan_report: ScanReport,
 }
 
 impl Walker for Purge<'_> {
@@ -125,8 +125,8 @@ impl Walker for Purge<'_> {
         done
     }
 
-    fn looked(&mut self) -> &mut ScanReport {
-        &mut self.looked
+    fn scan_report(&mut self) -> &mut ScanReport {
+        &mut self.scan_report
     }
 }
 
@@ -146,14 +146,14 @@ impl Purge<'_> {
                 self.remove(scan).await?;
             }
             let Some(delivery) = scan.next(context.stop).await? else { break };
-            self.judge(delivery, scan)?;
-            bar.looked(scan.progress().0, || format!("{} removed", self.removed.total()));
+            self.take(delivery, scan)?;
+            bar.advance_to(scan.progress().0, || format!("{} removed", self.removed.total()));
         }
         bar.clear();
         self.remove(scan).await
     }
 
-    fn judge(&mut self, delivery: Delivery, scan: &mut Scan) -> Result<(), CommandError> {
+    fn take(&mut self, delivery: Delivery, scan: &mut Scan) -> Result<(), CommandError> {
         let Delivery { message, receipt, .. } = delivery;
         let Some(letter) = scan.read(&message).filter(|letter| self.chosen.takes(letter)) else {
             scan.keep(receipt);
@@ -186,17 +186,17 @@ impl Purge<'_> {
         Ok(())
     }
 
-    fn tell(&self, now: Timestamp, console: &mut DynConsole<'_>) -> Result<(), CommandError> {
-        self.looked.tell(console);
+    fn print(&self, now: Timestamp, console: &mut DynConsole<'_>) -> Result<(), CommandError> {
+        self.scan_report.print_notes(console);
         let (dry_run, total) = (self.args.dry_run, self.removed.total());
         if console.is_human() {
-            let word = if dry_run { "would be removed" } else { "removed" };
+            let done = if dry_run { "would be removed" } else { "removed" };
             if !self.removed.is_empty() {
                 writeln!(console.out, "{}\n", table(HEAD, self.removed.rows(now)))?;
             }
-            writeln!(console.out, "{total} letters {word}")?;
+            writeln!(console.out, "{total} letters {done}")?;
         } else {
-            let report = self.looked.told_in(json!({
+            let report = self.scan_report.add_to(json!({
                 "dry_run": dry_run, "removed": if dry_run { 0 } else { total }, "chosen": total,
                 "kinds": self.removed.json(now),
             }));

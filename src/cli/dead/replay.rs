@@ -108,11 +108,11 @@ pub(super) async fn replay(
     let failure = walk(&mut replay, &args.filters, &args.scan_limit, context).await;
     let mut report = replay.report;
     if let Some(refusal) = permission.refusal() {
-        report.looked.stopped(refusal);
+        report.scan_report.stopped(refusal);
     }
-    report.looked.interrupted(context.stop);
-    let told = report.tell(args.dry_run, now, &mut context.console);
-    ended(failure, told, report.looked.is_whole())
+    report.scan_report.interrupted(context.stop);
+    let printed = report.print(args.dry_run, now, &mut context.console);
+    ended(failure, printed, report.scan_report.is_whole())
 }
 
 struct Replay<'a> {
@@ -122,29 +122,29 @@ struct Replay<'a> {
     pace: Pace,
     /// Jobs that may still be published.
     left: u64,
-    /// By what the letters are known whose jobs have been published: 32 bytes for each that a scan
-    /// looks at, at most.
+    /// The hashes of the letters whose jobs have been published: at most 32 bytes for each that a
+    /// scan reads.
     published: BTreeSet<MessageHash>,
     batch: PublishBatch,
     report: ReplayReport,
 }
 
 impl Walker for Replay<'_> {
-    /// Whatever is in hand when it ends is settled: published and removed, or kept.
+    /// When it ends, every letter is settled: published and removed, or kept.
     async fn visit(&mut self, scan: &mut Scan, context: &mut CommandContext<'_>) -> Result<(), CommandError> {
         let bar = bar(&context.console, scan);
         let mut more = Ok(true);
         while matches!(more, Ok(true)) && !context.stop.is_cancelled() && !self.is_over() {
             more = self.step(scan, context).await;
-            bar.looked(scan.progress().0, || self.report.short());
+            bar.advance_to(scan.progress().0, || self.report.short());
         }
         let settled = self.batch.settle(scan, &mut self.report).await;
         bar.clear();
         more.and(settled)
     }
 
-    fn looked(&mut self) -> &mut ScanReport {
-        &mut self.report.looked
+    fn scan_report(&mut self) -> &mut ScanReport {
+        &mut self.report.scan_report
     }
 
     fn is_over(&self) -> bool {
@@ -173,7 +173,7 @@ impl Replay<'_> {
         Ok(true)
     }
 
-    /// Publishes a chosen letter's job, unless it had better stay.
+    /// Publishes a chosen letter's job, unless there is a reason to skip it.
     async fn again(
         &mut self,
         letter: DeadLetter,
@@ -216,8 +216,8 @@ impl Replay<'_> {
         Ok(job)
     }
 
-    /// Waits for the next turn; whether it has come before the scan's time is over: a letter that
-    /// is held for longer is given to somebody else. What is in hand is not kept waiting for it.
+    /// Waits for the next turn. False if the scan's time is over first: a letter that is held for
+    /// longer is given to somebody else. The batch does not wait for the turn.
     async fn turn(&mut self, scan: &mut Scan, context: &CommandContext<'_>) -> Result<bool, CommandError> {
         if self.batch.is_old_by(self.pace.due()) {
             self.batch.settle(scan, &mut self.report).await?;
@@ -269,7 +269,7 @@ impl PublishBatch {
         self.under_way.len() >= ACK_BATCH || self.bytes >= MOST_BYTES
     }
 
-    /// Whether what is in hand would wait too long for something that is due then.
+    /// Whether the batch would wait too long for something that is due then.
     fn is_old_by(&self, due: Instant) -> bool {
         self.began.is_some_and(|began| due.max(Instant::now()) > began + PATIENCE)
     }
@@ -347,12 +347,12 @@ pub(super) struct ReplayReport {
     /// Left by the filters.
     pub(super) left_out: u64,
     pub(super) unreadable: u64,
-    pub(super) looked: ScanReport,
+    pub(super) scan_report: ScanReport,
     stays: BTreeMap<SkipReason, u64>,
 }
 
 impl ReplayReport {
-    /// A chosen letter had better stay.
+    /// A chosen letter is skipped, and stays.
     pub(super) fn stays(&mut self, why: SkipReason) {
         *self.stays.entry(why).or_default() += 1;
     }
@@ -363,13 +363,13 @@ impl ReplayReport {
         format!("{} chosen, {} left", self.chosen.total(), self.left_out + staying)
     }
 
-    pub(super) fn tell(
+    pub(super) fn print(
         &self,
         dry_run: bool,
         now: Timestamp,
         console: &mut DynConsole<'_>,
     ) -> Result<(), CommandError> {
-        self.looked.tell(console);
+        self.scan_report.print_notes(console);
         if console.is_human() {
             self.show(dry_run, now, &mut console.out)?;
         } else {
@@ -383,7 +383,7 @@ impl ReplayReport {
             .iter()
             .map(|why| (why.name(), self.stays.get(why).copied().unwrap_or(0)))
             .collect();
-        self.looked.told_in(json!({
+        self.scan_report.add_to(json!({
             "dry_run": dry_run, "replayed": if dry_run { 0 } else { self.chosen.total() }, "chosen": self.chosen.total(),
             "kinds": self.chosen.json(now), "stay": stays, "left_out": self.left_out, "unreadable": self.unreadable,
         }))
@@ -393,8 +393,8 @@ impl ReplayReport {
         if !self.chosen.is_empty() {
             writeln!(out, "{}\n", table(HEAD, self.chosen.rows(now)))?;
         }
-        let word = if dry_run { "would be published again" } else { "published again" };
-        writeln!(out, "{} jobs {word}", self.chosen.total())?;
+        let done = if dry_run { "would be published again" } else { "published again" };
+        writeln!(out, "{} jobs {done}", self.chosen.total())?;
         for (why, count) in &self.stays {
             writeln!(out, "{count} stay: {why}")?;
         }
@@ -410,13 +410,13 @@ impl ReplayReport {
 /// How far a clock that ticks in milliseconds may fall behind and catch up; anything more would be
 /// a burst.
 const CATCH_UP: Duration = Duration::from_millis(20);
-/// The quickest rate that is told apart from none.
+/// The highest rate that still differs from no limit.
 const MOST_A_SECOND: f64 = 100_000.0;
 
 /// The longest wait for a turn: two fit into the time that a letter may be held.
 const LONGEST_GAP: Duration = Duration::from_secs(600);
 
-/// A rate as it is typed: `50/s`, `50`, `10/m`, `100/h`.
+/// A rate as the user types it: `50/s`, `50`, `10/m`, `100/h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pacer {
     gap: Duration,

@@ -72,8 +72,8 @@ impl ReplayPermission {
     }
 }
 
-/// Asks again and again until the answer is no, and hears what the leader tells in between: it
-/// tells at once where the account is not well.
+/// Asks again and again until the answer is no. In between it reads the states that the leader
+/// sends: the leader reports an unusable account at once.
 async fn refused(client: &mut Client) -> String {
     loop {
         match asked(client).await {
@@ -131,7 +131,7 @@ mod tests {
     use crate::domain::time::Timestamp;
 
     #[test]
-    fn only_an_open_account_gives_leave() {
+    fn only_an_active_account_gives_permission() {
         let now = Timestamp::from_millis(1_790_000_000_000);
         let of = |phase| State { phase, ..State::unknown(0, now) };
         assert_eq!(judge_state(&of(Phase::Active)), Ok(()));

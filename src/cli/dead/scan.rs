@@ -1,4 +1,4 @@
-//! One bounded look through a queue of dead letters, and what every command tells of it.
+//! One bounded scan of a queue of dead letters, and what every command reports of it.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -22,33 +22,33 @@ use crate::domain::message::Message;
 const HOLDS: u16 = 128;
 /// The same for dead.raw, where a message may have any size that the broker takes.
 const HOLDS_RAW: u16 = 16;
-/// Channels of one connection; RabbitMQ allows 2,047 unless told otherwise.
+/// Channels of one connection; RabbitMQ allows 2,047 unless configured otherwise.
 const MOST_CHANNELS: u64 = 1_000;
 /// Nothing arriving for so long, while more were there, means that somebody else has the rest.
 const IDLE: Duration = Duration::from_secs(10);
 /// The broker closes a channel that has held a delivery for 30 minutes.
 const LONGEST: Duration = Duration::from_secs(20 * 60);
-/// How a queue was left.
+/// The result of scanning one queue.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QueueScan {
     pub(super) queue: DeadLetters,
-    /// Letters that were there as the look began.
+    /// Letters that were there as the scan began.
     pub(super) there: u64,
-    /// Letters looked at.
-    looked_at: u64,
+    /// Letters scanned.
+    scanned: u64,
     /// It ended for its length, with letters left.
     pub(super) took_too_long: bool,
-    /// It ended since those that were left did not come.
+    /// It ended since the letters that were left did not arrive.
     pub(super) ended_early: bool,
 }
 
 impl QueueScan {
     pub(super) fn not_scanned(&self) -> u64 {
-        self.there.saturating_sub(self.looked_at)
+        self.there.saturating_sub(self.scanned)
     }
 }
 
-/// A look under way.
+/// A scan under way.
 pub(super) struct Scan {
     session: Session,
     reader: QueueReader,
@@ -60,7 +60,7 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    /// Begins to look at up to `most` letters.
+    /// Begins to scan up to `most` letters.
     ///
     /// # Errors
     /// The broker cannot be reached, or the queue does not exist.
@@ -81,7 +81,7 @@ impl Scan {
             queue: name,
             names: (names.jobs(), names.tickets()),
             most,
-            seen: QueueScan { queue, there, looked_at: 0, took_too_long: false, ended_early: false },
+            seen: QueueScan { queue, there, scanned: 0, took_too_long: false, ended_early: false },
             until: Instant::now() + LONGEST,
         })
     }
@@ -96,13 +96,13 @@ impl Scan {
         &self.queue
     }
 
-    /// Letters looked at, and how many are to be.
+    /// Letters scanned, and how many are to be.
     pub(super) fn progress(&self) -> (u64, u64) {
-        (self.seen.looked_at, self.most)
+        (self.seen.scanned, self.most)
     }
 
-    /// Whether no more can come before something is settled: what the caller has in hand had better
-    /// be, or another channel is opened.
+    /// Whether no more can arrive before something is settled: the caller should settle what it
+    /// holds, or another channel is opened.
     pub(super) fn is_full(&self) -> bool {
         self.reader.is_full()
     }
@@ -123,18 +123,18 @@ impl Scan {
         DeadLetter::read(message, LetterQueue { class: self.seen.queue.class(), jobs, tickets })
     }
 
-    /// The next letter; `None` at the look's end.
+    /// The next letter; `None` at the scan's end.
     ///
     /// # Errors
     /// The connection is lost.
     pub(super) async fn next(&mut self, stop: &CancellationToken) -> Result<Option<Delivery>, CommandError> {
-        if self.seen.looked_at < self.most && !stop.is_cancelled() && Instant::now() >= self.until {
+        if self.seen.scanned < self.most && !stop.is_cancelled() && Instant::now() >= self.until {
             self.took_too_long();
             return Ok(None);
         }
         match self.reader.next(stop, Some(IDLE)).await? {
             NextMessage::Delivery(delivery) => {
-                self.seen.looked_at += 1;
+                self.seen.scanned += 1;
                 return Ok(Some(delivery));
             }
             NextMessage::Idle => self.seen.ended_early = true,
@@ -143,7 +143,7 @@ impl Scan {
         Ok(None)
     }
 
-    /// The letter goes back when the look ends.
+    /// The letter goes back when the scan ends.
     pub(super) fn keep(&mut self, receipt: Receipt) {
         self.reader.keep(receipt);
     }
@@ -167,12 +167,12 @@ impl Scan {
 
 /// What a command does with each queue.
 pub(super) trait Walker {
-    /// Goes through one queue. Whatever is in hand when it ends has been settled, or is the scan's
-    /// to put back.
+    /// Goes through one queue. When it ends, every letter has been settled, or is the scan's to put
+    /// back.
     async fn visit(&mut self, scan: &mut Scan, context: &mut CommandContext<'_>) -> Result<(), CommandError>;
 
-    /// Where it is told what was looked at.
-    fn looked(&mut self) -> &mut ScanReport;
+    /// The report that each queue's result is added to.
+    fn scan_report(&mut self) -> &mut ScanReport;
 
     /// Whether it wants no more.
     fn is_over(&self) -> bool {
@@ -191,14 +191,14 @@ pub(super) async fn walk(
         if context.stop.is_cancelled() || walker.is_over() {
             break;
         }
-        if let Err(failure) = look_into(walker, queue, limit, context).await {
+        if let Err(failure) = scan_queue(walker, queue, limit, context).await {
             return Some(failure);
         }
     }
     None
 }
 
-async fn look_into(
+async fn scan_queue(
     walker: &mut impl Walker,
     queue: DeadLetters,
     limit: &ScanLimit,
@@ -206,11 +206,11 @@ async fn look_into(
 ) -> Result<(), CommandError> {
     let mut scan = Scan::begin(context.broker, context.names, queue, limit.scan).await?;
     let done = walker.visit(&mut scan, context).await;
-    walker.looked().left(scan.end().await);
+    walker.scan_report().left(scan.end().await);
     done
 }
 
-/// The queues that a run has come to.
+/// The queues that a run has scanned.
 #[derive(Default)]
 pub(super) struct ScanReport {
     queues: Vec<QueueScan>,
@@ -235,13 +235,13 @@ impl ScanReport {
         }
     }
 
-    /// Whether all that was to be looked at has been.
+    /// Whether everything that was to be scanned has been.
     pub(super) fn is_whole(&self) -> bool {
         self.stopped.is_none() && !self.took_too_long() && !self.ended_early()
     }
 
     pub(super) fn scanned(&self) -> u64 {
-        self.queues.iter().map(|seen| seen.looked_at).sum()
+        self.queues.iter().map(|seen| seen.scanned).sum()
     }
 
     pub(super) fn not_scanned(&self) -> u64 {
@@ -256,8 +256,8 @@ impl ScanReport {
         self.queues.iter().any(|seen| seen.ended_early)
     }
 
-    /// A report with all of it.
-    pub(super) fn told_in(&self, mut report: Json) -> Json {
+    /// Adds all of it to a command's report.
+    pub(super) fn add_to(&self, mut report: Json) -> Json {
         let queues: Json = self.queues.iter().map(queue_json).collect();
         for (name, value) in [
             ("scanned", self.scanned().into()),
@@ -272,8 +272,8 @@ impl ScanReport {
         report
     }
 
-    /// Tells whoever watches why not everything was looked at.
-    pub(super) fn tell(&self, console: &mut DynConsole<'_>) {
+    /// Notes why not everything was scanned.
+    pub(super) fn print_notes(&self, console: &mut DynConsole<'_>) {
         for seen in &self.queues {
             let (queue, there, missed) = (seen.queue.name(), seen.there, seen.not_scanned());
             if seen.took_too_long {
@@ -296,19 +296,18 @@ impl ScanReport {
 
 fn queue_json(seen: &QueueScan) -> Json {
     json!({
-        "queue": seen.queue.name(), "there": seen.there, "scanned": seen.looked_at, "not_scanned": seen.not_scanned(),
+        "queue": seen.queue.name(), "there": seen.there, "scanned": seen.scanned, "not_scanned": seen.not_scanned(),
         "took_too_long": seen.took_too_long, "ended_early": seen.ended_early,
     })
 }
 
-/// How a run ends. What failed comes first: a report that nobody could read must not hide it, nor
-/// end as if all were well.
+/// How a run ends. Its failure comes first: a report that could not be printed must not hide it.
 pub(super) fn ended(
     failure: Option<CommandError>,
-    told: Result<(), CommandError>,
+    printed: Result<(), CommandError>,
     fine: bool,
 ) -> Result<Exit, CommandError> {
-    match failure.or(told.err()) {
+    match failure.or(printed.err()) {
         None => Ok(Exit::when(fine)),
         Some(CommandError::Io(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Failed),
         Some(failure) => Err(failure),

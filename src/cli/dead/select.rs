@@ -1,4 +1,4 @@
-//! Which letters are meant.
+//! Which letters are chosen.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(super) struct ScanLimit {
     pub(super) scan: u64,
 }
 
-/// Which letters are meant. Each option narrows; several values of one option widen.
+/// Which letters are chosen. Each option narrows; several values of one option widen.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Filters {
     /// Letters of this class's queue; 'raw' is what the broker itself dead-lettered. May be
@@ -40,12 +40,12 @@ pub(super) struct Filters {
     /// such as 2h
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Moment>,
-    /// Letters that ended before this, told as for --since
+    /// Letters that ended before this, written as for --since
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<Moment>,
 }
 
-/// A moment as it is typed.
+/// A moment as the user types it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Moment {
     Ago(Duration),
@@ -90,12 +90,12 @@ impl Filters {
             && until.is_none()
     }
 
-    /// Whether letters with this code are meant by name.
+    /// Whether the filters name this code.
     pub(super) fn name_code(&self, code: &str) -> bool {
         self.codes.iter().any(|named| named.eq_ignore_ascii_case(code))
     }
 
-    /// The queues to look into.
+    /// The queues to scan.
     pub(super) fn queues(&self) -> Vec<DeadLetters> {
         DeadLetters::all().filter(|queue| self.classes.is_empty() || self.classes.contains(queue)).collect()
     }
@@ -115,7 +115,7 @@ pub(super) struct Chosen<'a> {
 }
 
 impl Chosen<'_> {
-    /// Whether a letter is meant. One that does not tell when it ended is meant by no time.
+    /// Whether a letter is chosen. A time never chooses a letter that does not say when it ended.
     pub(super) fn takes(&self, letter: &DeadLetter) -> bool {
         let Filters { codes, types, ids, .. } = self.filters;
         let one_of = |wanted: &[String], has: &str| {

@@ -49,34 +49,34 @@ pub(super) struct ShowArgs {
 pub(super) async fn run(args: &ShowArgs, context: &mut CommandContext<'_>) -> Result<Exit, CommandError> {
     let filters = Filters::of_job(&args.id, &args.classes);
     let chosen = filters.at(Clock::System.now());
-    let mut search = Search { chosen, found: 0, looked: ScanReport::default() };
+    let mut search = Search { chosen, found: 0, scan_report: ScanReport::default() };
     let failure = walk(&mut search, &filters, &args.scan_limit, context).await;
-    let Search { found, mut looked, .. } = search;
-    looked.interrupted(context.stop);
-    tell(&args.id, found, &looked, context);
+    let Search { found, mut scan_report, .. } = search;
+    scan_report.interrupted(context.stop);
+    print_notes(&args.id, found, &scan_report, context);
     failure.map_or(Ok(Exit::when(found > 0)), Err)
 }
 
-fn tell(id: &str, found: u64, looked: &ScanReport, context: &mut CommandContext<'_>) {
-    let not_scanned = looked.not_scanned();
-    if found > 0 && not_scanned == 0 && looked.is_whole() {
+fn print_notes(id: &str, found: u64, scan_report: &ScanReport, context: &mut CommandContext<'_>) {
+    let not_scanned = scan_report.not_scanned();
+    if found > 0 && not_scanned == 0 && scan_report.is_whole() {
         return;
     }
     if context.console.json {
-        context.console.note(looked.told_in(json!({"found": found})));
+        context.console.note(scan_report.add_to(json!({"found": found})));
         return;
     }
     let id = cut(id, WIDTH);
     context
         .console
         .note(format_args!("{found} letters of '{id}' found; {not_scanned} letters were not scanned"));
-    looked.tell(&mut context.console);
+    scan_report.print_notes(&mut context.console);
 }
 
 struct Search<'a> {
     chosen: Chosen<'a>,
     found: u64,
-    looked: ScanReport,
+    scan_report: ScanReport,
 }
 
 impl Walker for Search<'_> {
@@ -91,14 +91,14 @@ impl Walker for Search<'_> {
                 show(&letter, &whole, Clock::System.now(), context)?;
                 self.found += 1;
             }
-            bar.looked(scan.progress().0, || "scanned".to_owned());
+            bar.advance_to(scan.progress().0, || "scanned".to_owned());
         }
         bar.clear();
         Ok(())
     }
 
-    fn looked(&mut self) -> &mut ScanReport {
-        &mut self.looked
+    fn scan_report(&mut self) -> &mut ScanReport {
+        &mut self.scan_report
     }
 }
 
@@ -130,8 +130,9 @@ fn show(
         writeln!(out, "{name:<12}{}", cut(&value, WIDTH))?;
     }
     for attempt in whole.pointer("/letter/attempts").and_then(Json::as_array).into_iter().flatten() {
-        let told = |name: &str| text(&attempt[name]);
-        let (at, ended, polls, id) = (told("submitted_at"), told("ended"), told("polls"), told("task_id"));
+        let field = |name: &str| text(&attempt[name]);
+        let (at, ended, polls, id) =
+            (field("submitted_at"), field("ended"), field("polls"), field("task_id"));
         writeln!(out, "{:<12}{}", "attempt", cut(&format!("{at} task {id}, {polls} polls: {ended}"), WIDTH))?;
     }
     let rest =
@@ -140,7 +141,7 @@ fn show(
     Ok(())
 }
 
-/// What the letter tells of itself, and its masked text.
+/// The letter's own facts, and its masked text.
 fn as_it_is(letter: &DeadLetter, whole: &str, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
     for (name, value) in facts(letter, &Json::Null, now) {
         writeln!(out, "{name:<12}{}", cut(&value, WIDTH))?;

@@ -71,7 +71,7 @@ async fn every_class() -> Result<(Arrivals, Stats, BTreeMap<Goal, usize>), DemoE
     let planned = jobs::all(SEED);
     let total = planned.len();
     let expected = count(&planned);
-    let consumers = DemoConsumers::gather(&environment.session, &environment.names).await?;
+    let consumers = DemoConsumers::start(&environment.session, &environment.names).await?;
     let (worker, view) = environment.worker("simulator-key")?;
     let drain = CancellationToken::new();
     let running = tokio::spawn(worker.run(drain.clone()));
@@ -90,7 +90,7 @@ async fn every_class() -> Result<(Arrivals, Stats, BTreeMap<Goal, usize>), DemoE
 
 async fn refused_key() -> Result<AccountAct, DemoError> {
     let environment = Environment::set().await?;
-    let consumers = DemoConsumers::gather(&environment.session, &environment.names).await?;
+    let consumers = DemoConsumers::start(&environment.session, &environment.names).await?;
     let (worker, view) = environment.worker("a-key-that-nobody-issued")?;
     environment.publish(jobs::plain(ACCOUNT_JOBS, SEED)).await?;
     let drain = CancellationToken::new();
@@ -141,7 +141,7 @@ fn show(bar: &ProgressBar, seen: &Arrivals, view: &WorkerHandle) {
     bar.set_message(format!("solved {solved} · failed {failed} · in flight {}", view.in_flight()));
 }
 
-/// HTTP, until the task comes that it cannot bear.
+/// HTTP, until a task of the type that makes it panic.
 pub(super) struct Panicking(pub(super) HttpTransport);
 
 impl Transport for Panicking {

@@ -1,4 +1,4 @@
-//! The demo's verdict: what was expected, what came, and which rules were broken.
+//! The demo's verdict: what was expected, what arrived, and which rules were broken.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -78,7 +78,7 @@ impl DemoReport {
 
     /// Whether everything is as promised.
     pub(in crate::cli) fn passed(&self) -> bool {
-        self.rows().iter().all(|(_, came, expected)| came == expected)
+        self.rows().iter().all(|(_, arrived, expected)| arrived == expected)
             && self.breaches().iter().all(|(_, count)| *count == 0)
             && self.account.is_as_promised()
     }
@@ -106,7 +106,7 @@ impl DemoReport {
         let classes: Vec<Value> = self
             .rows()
             .iter()
-            .map(|(goal, came, expected)| json!({"class": goal.name(), "count": came, "expected": expected}))
+            .map(|(goal, arrived, expected)| json!({"class": goal.name(), "count": arrived, "expected": expected}))
             .collect();
         let breaches: BTreeMap<&str, u64> = self.breaches().into_iter().collect();
         json!({
@@ -121,9 +121,14 @@ impl DemoReport {
     pub(in crate::cli) fn text(&self) -> String {
         let mut table = Table::new();
         table.set_header(["class", "count", "expected", ""]);
-        for (goal, came, expected) in self.rows() {
-            let mark = if came == expected { "ok" } else { "DIFFERS" };
-            table.add_row([goal.name().to_owned(), came.to_string(), expected.to_string(), mark.to_owned()]);
+        for (goal, arrived, expected) in self.rows() {
+            let mark = if arrived == expected { "ok" } else { "DIFFERS" };
+            table.add_row([
+                goal.name().to_owned(),
+                arrived.to_string(),
+                expected.to_string(),
+                mark.to_owned(),
+            ]);
         }
         let breaches: Vec<String> =
             self.breaches().iter().map(|(name, count)| format!("  {name}: {count}")).collect();

@@ -150,7 +150,7 @@ const PREFETCH: u16 = 200;
 /// What has arrived so far.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Arrivals {
-    /// Outcomes by the queue they came from.
+    /// Outcomes by the queue that they were read from.
     pub(super) by_goal: BTreeMap<Goal, usize>,
     /// From the answer's reading to its delivery, for each solved job.
     pub(super) delivery: Vec<Duration>,
@@ -187,7 +187,7 @@ struct OutcomeTimes {
 
 impl DemoConsumers {
     /// Consumes from every queue that a job can end in.
-    pub(super) async fn gather(session: &Session, names: &Names) -> Result<Arc<Self>, BrokerError> {
+    pub(super) async fn start(session: &Session, names: &Names) -> Result<Arc<Self>, BrokerError> {
         let consumers = Arc::new(Self::default());
         let dead = Class::finals().map(|class| (names.dead(class), Goal::Dead(class)));
         for (queue, goal) in dead.chain([(names.results(), Goal::Solved), (names.dead_raw(), Goal::Raw)]) {

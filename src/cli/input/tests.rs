@@ -22,7 +22,7 @@ fn lines_go_out_verbatim_without_their_ends() {
 }
 
 #[test]
-fn a_line_that_is_not_json_is_told_by_line_and_column() {
+fn a_line_that_is_not_json_is_reported_by_line_and_column() {
     for (line, column, reason) in [
         (&b"[1 2]"[..], 4, "expected `,` or `]`"),
         (b"nope", 2, "expected ident"),
@@ -61,7 +61,7 @@ fn a_line_may_be_as_long_as_a_job_and_no_longer() {
 }
 
 #[test]
-fn an_input_that_breaks_off_is_told_once() {
+fn an_input_that_breaks_off_is_reported_once() {
     struct Broken;
     impl Read for Broken {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

@@ -24,11 +24,11 @@ use crate::linger::Linger;
 use crate::solver::Solver;
 use crate::worker::{Worker, WorkerHandle, WorkerOptions};
 
-/// How long the end of a call is awaited when nothing more is begun: it says what is paid.
+/// How long the end of a call is awaited when nothing more is begun: it shows what is paid.
 const LEAVING: Duration = Duration::from_secs(5);
 /// How long a reply that has been sent may take.
 const REPLY: Duration = Duration::from_secs(1);
-/// How often the queues are looked at while the account is refused.
+/// How often the queues are checked while the account is refused.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Works until the job has its outcome, or nobody waits for it any more.
@@ -89,7 +89,7 @@ pub(super) async fn solve(
     Ok(End::None { exit, text: format!("{why}\n{}", spent(&left, unfinished)) })
 }
 
-/// Waits until the account is refused for longer than anybody waits for a captcha, and says why.
+/// Waits until the account is refused for longer than anybody waits for a captcha. Returns why.
 /// Where paid tasks can be asked for all the same, not before there is none.
 async fn refused(view: &WorkerHandle, queues: &Queues) -> String {
     let mut seen = view.watch();
@@ -133,7 +133,7 @@ impl Queues {
     }
 }
 
-/// What the worker's own headers say of submissions.
+/// What the worker's own headers record of submissions.
 fn spent(left: &[Message], unfinished: usize) -> Spent {
     let mut spent = Spent::default();
     let mut has_ticket = false;

@@ -124,7 +124,7 @@ pub(super) fn report<O: Write, E: Write>(
             }
             Ok(Exit::Fine)
         }
-        (None, Some(failure)) => Ok(tell(failure, &spent(&outcome), console)),
+        (None, Some(failure)) => Ok(print_failure(failure, &spent(&outcome), console)),
         (None, None) => Err(CommandError::Failed("the outcome has neither solution nor failure".to_owned())),
     }
 }
@@ -142,7 +142,11 @@ fn print<O: Write, E>(solution: &RawValue, console: &mut Console<O, E>) -> Resul
     Ok(())
 }
 
-fn tell<O: Write, E: Write>(failure: &FailureView, spent: &Spent, console: &mut Console<O, E>) -> Exit {
+fn print_failure<O: Write, E: Write>(
+    failure: &FailureView,
+    spent: &Spent,
+    console: &mut Console<O, E>,
+) -> Exit {
     let FailureView { class, code, description, stage } = failure;
     let text = format!("not solved: class {class}, code {code}, stage {stage}: {description}");
     console.note(format_args!("error: {}\n{spent}", shown(&text, MAX_SHOWN)));

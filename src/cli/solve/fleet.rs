@@ -121,7 +121,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lost_connection_takes_the_reply_with_it_and_the_job_stays() {
-        let (broker, names) = (MemoryBroker::new(), Names::new("lane"));
+        let (broker, names) = (MemoryBroker::new(), Names::new("c"));
         let (session, wanted) = (declared(&broker, &names).await, wanted());
         let replies = ask(&session, &names, &wanted).await.unwrap();
         broker.drop_all_sessions();
@@ -129,17 +129,17 @@ mod tests {
         let End::None { exit, text } = wait(&wanted, &session, replies, &names, &stop).await else {
             panic!("there is no outcome")
         };
-        assert_eq!((exit, broker.queue_len("lane.jobs")), (Exit::Unanswered, 1));
-        for words in ["connection cut", "job solve-1", &wanted.deadline.to_string(), "lane.results"] {
-            assert!(text.contains(words), "{words}: {text}");
+        assert_eq!((exit, broker.queue_len("c.jobs")), (Exit::Unanswered, 1));
+        for part in ["connection cut", "job solve-1", &wanted.deadline.to_string(), "c.results"] {
+            assert!(text.contains(part), "{part}: {text}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_job_that_no_queue_takes_is_told_with_what_to_do() {
-        let (broker, names) = (MemoryBroker::new(), Names::new("lane"));
+    async fn a_job_that_no_queue_takes_is_reported_with_what_to_do() {
+        let (broker, names) = (MemoryBroker::new(), Names::new("c"));
         let session = declared(&broker, &names).await;
-        broker.unbind("lane.jobs");
+        broker.unbind("c.jobs");
         let error = ask(&session, &names, &wanted()).await.unwrap_err();
         assert!(error.to_string().contains("captcha-worker topology declare"), "{error}");
     }

@@ -1,8 +1,8 @@
 //! `solve`: one captcha, and its answer.
 //!
 //! Without a broker of the operator's own the job is worked on here (`alone`): the real worker, on
-//! the broker in process. With one, the fleet works on it (`fleet`), and a copy of the outcome comes
-//! by direct reply-to. Both publish the same job and wait for the same reply.
+//! the broker in process. With one, the fleet works on it (`fleet`), and a copy of the outcome
+//! arrives by direct reply-to. Both publish the same job and wait for the same reply.
 
 mod alone;
 mod answer;
@@ -140,7 +140,7 @@ impl Wanted {
         }
         let mut message = Message { body: body.clone().into(), ..Message::default() };
         if let Err(rejected) = Job::read(&mut message, &settings.policy, || id.clone())
-            // Whose policy counts is for the worker to say: in a fleet it is not this one.
+            // The worker's policy decides: in a fleet it is not this one's.
             && rejected.fault.class != Class::Forbidden
         {
             let fault = rejected.fault;

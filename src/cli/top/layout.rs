@@ -59,7 +59,7 @@ pub(super) fn wanted_height(screen: &Screen, width: u16) -> usize {
         + rows
 }
 
-/// Who is looked at, what is wrong with the looking, and how the account stands.
+/// Which fleet is shown, what is wrong with polling it, and the state of the account.
 fn head_lines<'a>(screen: &Screen, fleet: &Overview, width: u16, is_short: bool) -> Vec<Line<'a>> {
     let mut lines = vec![header(screen, fleet)];
     lines.extend(notices(screen));
@@ -69,7 +69,7 @@ fn head_lines<'a>(screen: &Screen, fleet: &Overview, width: u16, is_short: bool)
     if is_short {
         lines.extend(panels::ops_in_short(ops, &screen.tones));
     } else {
-        lines.extend(ops.iter().flat_map(|told| panels::ops(told, &screen.tones)));
+        lines.extend(ops.iter().flat_map(|status| panels::ops(status, &screen.tones)));
     }
     lines.iter().flat_map(|line| wrapped(line, usize::from(width))).collect()
 }
@@ -128,7 +128,7 @@ fn header<'a>(screen: &Screen, fleet: &Overview) -> Line<'a> {
     parts.into()
 }
 
-/// What is wrong with the looking.
+/// What is wrong with polling the fleet.
 fn notices<'a>(screen: &Screen) -> Vec<Line<'a>> {
     let (shot, tones) = (screen.shot(), &screen.tones);
     let mut lines = Vec::new();
@@ -147,8 +147,8 @@ fn empty(frame: &mut Frame<'_>, screen: &Screen) {
         lines.push(Line::raw("Asking the replicas…"));
     }
     lines.extend(notices(screen));
-    for told in &screen.shot().ops {
-        lines.extend(panels::ops(told, &screen.tones));
+    for status in &screen.shot().ops {
+        lines.extend(panels::ops(status, &screen.tones));
     }
     if !screen.still {
         lines.extend([Line::raw(""), key_line(screen)]);

@@ -1,5 +1,5 @@
-//! What ops servers tell by `/status`: how single replicas stand, and the fleet where the broker is
-//! out of reach.
+//! What ops servers report at `/status`: the state of single replicas, and the fleet while the
+//! broker is out of reach.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -20,14 +20,14 @@ const MAX_BODY: usize = 1024 * 1024;
 /// Obstacles of one replica that are shown.
 const MAX_REASONS: usize = 8;
 
-/// What one ops server tells.
+/// What one ops server reports.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct OpsStatus {
     /// Host and port.
     pub(super) address: String,
-    /// Why it tells nothing, or nothing of the fleet.
+    /// Why it reports nothing, or nothing of the fleet.
     pub(super) error: Option<String>,
-    /// How its replica stands.
+    /// The state of its replica.
     #[serde(flatten)]
     pub(super) replica: Option<ReplicaStatus>,
     /// The fleet, as that replica sees it.
@@ -35,7 +35,7 @@ pub(super) struct OpsStatus {
     pub(super) fleet: Option<Overview>,
 }
 
-/// How a replica stands.
+/// The state of a replica.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct ReplicaStatus {
     #[serde(default)]
@@ -58,7 +58,7 @@ pub(super) struct BufferFigures {
 struct Status {
     #[serde(flatten)]
     replica: ReplicaStatus,
-    /// Earlier versions tell none; a later one's may not be understood.
+    /// Earlier versions report none. This version may not understand a later one's.
     #[serde(default)]
     fleet: serde_json::Value,
 }
@@ -86,7 +86,7 @@ pub(super) fn of_listener(listen: SocketAddr) -> Option<Url> {
 pub(super) struct OpsServers {
     client: Client,
     urls: Vec<Url>,
-    /// As a replica of the fleet tells it.
+    /// As a replica of the fleet reports it.
     namespace: String,
 }
 
@@ -125,11 +125,11 @@ impl OpsServers {
         }
     }
 
-    /// What it tells of the fleet that is looked at.
-    fn of_this_fleet(&self, told: serde_json::Value) -> Result<Overview, String> {
+    /// Reads the fleet that it reports. Another fleet is an error.
+    fn of_this_fleet(&self, reported: serde_json::Value) -> Result<Overview, String> {
         let other_version =
-            |_| "its /status is of another version: what it tells of the fleet is not understood";
-        let fleet = fit(serde_json::from_value(told).map_err(other_version)?);
+            |_| "its /status is of another version: what it reports of the fleet is not understood";
+        let fleet = fit(serde_json::from_value(reported).map_err(other_version)?);
         if fleet.namespace == self.namespace {
             Ok(fleet)
         } else {
@@ -179,7 +179,7 @@ impl ReplicaStatus {
     }
 }
 
-/// What listens there may be anybody: nothing that it tells may steer the terminal.
+/// Any program may listen there, so nothing that it reports may steer the terminal.
 fn fit(fleet: Overview) -> Overview {
     fn walk(value: &mut serde_json::Value) {
         match value {
@@ -189,8 +189,8 @@ fn fit(fleet: Overview) -> Overview {
                 items.iter_mut().for_each(walk);
             }
             serde_json::Value::Object(fields) => {
-                // Some of them are maps, whose keys are told as well; no field's own name is as
-                // long as that.
+                // Some of them are maps, and their keys are the replica's too. No field's own name
+                // is as long as that.
                 *fields = std::mem::take(fields)
                     .into_iter()
                     .take(200)
@@ -225,7 +225,7 @@ mod tests {
     fn a_fleet_is_taken_from_a_server_of_its_namespace_and_version_alone_and_no_key_of_its_maps_steers_the_terminal()
      {
         let servers = OpsServers::new(Vec::new(), "captcha").unwrap();
-        let mut told = Overview::of(crate::overview::FleetFacts {
+        let mut fleet = Overview::of(crate::overview::FleetFacts {
             at: crate::domain::time::Timestamp::from_millis(0),
             namespace: "captcha",
             state: None,
@@ -238,17 +238,17 @@ mod tests {
             tracker: &crate::overview::RateTracker::default(),
         });
         let dead = (0..500).map(|n| (format!("\u{1b}[2J{n}{}", "x".repeat(100)), 1)).collect();
-        let depths = crate::fleet::Depths { at: told.at, ready: std::collections::BTreeMap::new() };
-        told.backlog = Some(crate::overview::Backlog { dead, ..crate::overview::Backlog::of(&depths) });
+        let depths = crate::fleet::Depths { at: fleet.at, ready: std::collections::BTreeMap::new() };
+        fleet.backlog = Some(crate::overview::Backlog { dead, ..crate::overview::Backlog::of(&depths) });
         let json = |fleet: &Overview| serde_json::to_value(fleet).unwrap();
-        let taken = servers.of_this_fleet(json(&told)).unwrap();
+        let taken = servers.of_this_fleet(json(&fleet)).unwrap();
         let dead = taken.backlog.unwrap().dead;
         assert!(
             dead.len() <= 200 && dead.keys().all(|key| !key.contains('\u{1b}') && key.chars().count() <= 40)
         );
 
-        told.namespace = "another".to_owned();
-        assert!(servers.of_this_fleet(json(&told)).unwrap_err().contains("another fleet: 'another'"));
+        fleet.namespace = "another".to_owned();
+        assert!(servers.of_this_fleet(json(&fleet)).unwrap_err().contains("another fleet: 'another'"));
         for other in [serde_json::Value::Null, serde_json::json!({"namespace": "captcha"})] {
             assert!(servers.of_this_fleet(other).unwrap_err().contains("of another version"));
         }

@@ -1,4 +1,4 @@
-//! The parts of the picture: guard, throughput, backlog, what ops servers tell, and the tables.
+//! The parts of the picture: guard, throughput, backlog, what ops servers report, and the tables.
 
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
@@ -63,18 +63,18 @@ pub(super) fn stuck<'a>(fleet: &Overview, tones: &Tones) -> Vec<Line<'a>> {
     lines
 }
 
-/// What an ops server tells of its replica.
-pub(super) fn ops<'a>(told: &OpsStatus, tones: &Tones) -> Vec<Line<'a>> {
-    let Some(replica) = &told.replica else {
-        let why = told.error.as_deref().unwrap_or("nothing");
-        return vec![Line::styled(format!("/status  {}: {why}", told.address), tones.dim)];
+/// What an ops server reports of its replica.
+pub(super) fn ops<'a>(status: &OpsStatus, tones: &Tones) -> Vec<Line<'a>> {
+    let Some(replica) = &status.replica else {
+        let why = status.error.as_deref().unwrap_or("nothing");
+        return vec![Line::styled(format!("/status  {}: {why}", status.address), tones.dim)];
     };
     let buffers = replica.buffers;
     let ready = if replica.ready { "ready" } else { "not ready" };
     let mut lines = vec![Line::styled(
         format!(
             "/status  {} {}: {ready}; waiting: deliveries {}, submissions {}, publishes {}; polls overdue: {}",
-            told.address,
+            status.address,
             replica.name,
             buffers.deliveries,
             buffers.submissions,
@@ -83,22 +83,22 @@ pub(super) fn ops<'a>(told: &OpsStatus, tones: &Tones) -> Vec<Line<'a>> {
         ),
         if replica.ready { tones.dim } else { tones.wary },
     )];
-    lines.extend(told.error.as_ref().map(|error| Line::styled(format!("         {error}"), tones.dim)));
-    let own = replica.reasons.iter().filter(|reason| !is_told_above(reason));
+    lines.extend(status.error.as_ref().map(|error| Line::styled(format!("         {error}"), tones.dim)));
+    let own = replica.reasons.iter().filter(|reason| !is_shown_above(reason));
     lines.extend(own.take(3).map(|reason| Line::styled(format!("         {reason}"), tones.wary)));
     lines
 }
 
-/// The account's own trouble stands with the guard already: a trip and a pause, in the words of
-/// /readyz.
-fn is_told_above(reason: &str) -> bool {
+/// The guard's lines already show a trip and a pause. The texts are those of /readyz.
+fn is_shown_above(reason: &str) -> bool {
     reason.contains(", next probe at ") || reason.starts_with("operator: paused since ")
 }
 
 /// The same of all of them in a line, where lines are few.
 pub(super) fn ops_in_short<'a>(all: &[OpsStatus], tones: &Tones) -> Option<Line<'a>> {
-    let ready = all.iter().filter(|told| told.replica.as_ref().is_some_and(|replica| replica.ready)).count();
-    let answer = all.iter().filter(|told| told.replica.is_some()).count();
+    let ready =
+        all.iter().filter(|status| status.replica.as_ref().is_some_and(|replica| replica.ready)).count();
+    let answer = all.iter().filter(|status| status.replica.is_some()).count();
     let tone = if ready == all.len() { tones.dim } else { tones.wary };
     let text = format!("/status  {answer} of {} answer, {ready} ready", all.len());
     (!all.is_empty()).then(|| Line::styled(text, tone))
@@ -131,13 +131,13 @@ fn throughput(frame: &mut Frame<'_>, area: Rect, fleet: &Overview, tones: &Tones
     let inner = block.inner(area);
     frame.render_widget(block, area);
     let rates = rate_line(fleet, tones);
-    let [words, past] = if inner.height > 1 {
+    let [figures, past] = if inner.height > 1 {
         Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(inner)
     } else {
         let width = u16::try_from(rates.width()).unwrap_or(u16::MAX);
         Layout::horizontal([Constraint::Length(width), Constraint::Min(0)]).areas(inner)
     };
-    frame.render_widget(Paragraph::new(rates), words);
+    frame.render_widget(Paragraph::new(rates), figures);
     // A point for each column, the latest at the right; never negative, and far from what does not
     // fit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float's cast saturates")]
@@ -213,8 +213,8 @@ fn queue_line<'a>(backlog: &Backlog, tones: &Tones) -> Line<'a> {
 fn dead(backlog: &Backlog) -> String {
     let raw = (backlog.raw > 0).then_some(("raw", &backlog.raw));
     let classes = backlog.dead.iter().map(|(class, ready)| (class.as_str(), ready));
-    let told = classes.chain(raw).map(|(class, ready)| format!("{class} {}", format::count(*ready)));
-    told.collect::<Vec<_>>().join(", ")
+    let parts = classes.chain(raw).map(|(class, ready)| format!("{class} {}", format::count(*ready)));
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// A column: its head, and how wide it is; numbers stand at the right.
@@ -383,7 +383,7 @@ pub(super) fn failures(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet
     show(frame, area, screen, Panel::Failures, "Latest failures", &columns, cells);
 }
 
-/// A panel's title, marked where arrows move it, and telling which rows are seen where not all are.
+/// A panel's title, marked where arrows move it. Where not all rows fit, it names those shown.
 fn panel_title<'a>(
     screen: &Screen,
     panel: Panel,

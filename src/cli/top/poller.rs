@@ -1,4 +1,4 @@
-//! Looks at the fleet: over the broker, and at ops servers beside.
+//! Polls the fleet: the replicas over the broker, and beside them the ops servers.
 
 use std::cmp::Reverse;
 use std::pin::pin;
@@ -21,19 +21,19 @@ use crate::overview::{FleetFacts, Overview, RateTracker};
 
 /// Replicas answer within milliseconds; this long for those that do not.
 const PATIENCE: Duration = Duration::from_millis(2_500);
-/// The queues are looked at no more often: each is a call of its own.
+/// The shortest pause between two reads of the queues' depths: each queue is a call of its own.
 const DEPTHS_EVERY: Duration = Duration::from_secs(2);
-/// Where the broker takes longer, what ops servers tell is shown meanwhile.
+/// Where the broker takes longer, the picture shows what the ops servers report until then.
 const GRACE: Duration = Duration::from_secs(1);
-/// All that is asked over the broker at one look takes no longer.
+/// The longest that one poll over the broker takes.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// What was seen at one look.
+/// The result of one poll.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(in crate::cli) struct PollResult {
-    /// The fleet; `None` where nobody could tell.
+    /// The fleet; `None` where nobody reported it.
     pub(in crate::cli) fleet: Option<Overview>,
-    /// The ops server that told it, where the broker did not.
+    /// The ops server that reported it, where the broker did not.
     pub(super) told_by: Option<String>,
     /// What is wrong with the broker.
     pub(super) broker: Option<String>,
@@ -47,7 +47,7 @@ impl PollResult {
         self.fleet.as_ref().is_some_and(|fleet| fleet.leader.is_some())
     }
 
-    /// Whether the replicas told it themselves.
+    /// Whether the replicas reported it themselves.
     pub(super) fn is_by_broker(&self) -> bool {
         self.fleet.is_some() && self.told_by.is_none()
     }
@@ -55,9 +55,9 @@ impl PollResult {
 
 impl PollResult {
     fn by_ops(ops: Vec<OpsStatus>, broker: &str) -> Self {
-        // Who hears a leader, and the most replicas, knows the fleet best; of equals the first, so
-        // that the picture does not jump.
-        let knowing = ops.iter().filter_map(|told| Some((told.fleet.clone()?, told.address.clone())));
+        // The server that hears a leader, and the most replicas, knows the fleet best. The first of
+        // equals is taken, so that the picture does not jump.
+        let knowing = ops.iter().filter_map(|status| Some((status.fleet.clone()?, status.address.clone())));
         let (fleet, told_by) =
             knowing.min_by_key(|(fleet, _)| Reverse((fleet.leader.is_some(), fleet.heard_replicas))).unzip();
         Self { fleet, told_by, broker: Some(shown(broker, 300)), ops }
@@ -75,9 +75,9 @@ struct BrokerSource {
 }
 
 impl BrokerSource {
-    /// Asks the replicas on a new connection, and where it `asks` again; else takes in what they
-    /// have said by themselves.
-    async fn look(&mut self, asks: bool) -> Result<(), BrokerError> {
+    /// Asks the replicas on a new connection, and where `asks` is set. Otherwise it reads what they
+    /// have sent unasked.
+    async fn poll(&mut self, asks: bool) -> Result<(), BrokerError> {
         let is_new = self.client.is_none();
         let client = match &mut self.client {
             Some(client) => client,
@@ -95,7 +95,7 @@ impl BrokerSource {
     }
 }
 
-/// Looks, and keeps what it needs for the next look.
+/// Polls, and keeps what it needs for the next poll.
 pub(in crate::cli) struct Poller {
     source: BrokerSource,
     ops: OpsServers,
@@ -121,35 +121,35 @@ impl Poller {
         })
     }
 
-    /// Looks for as long as somebody wants to know.
-    pub(super) async fn ask_on(mut self, every: Duration, tell: watch::Sender<PollResult>) {
-        // Where nobody tells the fleet, an older picture of it says more than none.
+    /// Polls until every receiver is gone.
+    pub(super) async fn run(mut self, every: Duration, results: watch::Sender<PollResult>) {
+        // Where nobody reports the fleet, an older picture of it says more than none.
         let early = |shot: PollResult| {
             if shot.fleet.is_some() {
-                // That nobody wants to know any more is seen below.
-                tell.send_replace(shot);
+                // The loop below notices that every receiver is gone.
+                results.send_replace(shot);
             }
         };
         loop {
             let next = Instant::now() + every;
-            let shot = self.look(false, early).await;
-            if tell.send(shot).is_err() {
+            let shot = self.poll(false, early).await;
+            if results.send(shot).is_err() {
                 return;
             }
-            // A look that took long is followed by a pause all the same.
+            // A pause follows a long poll too.
             self.rest(next.max(Instant::now() + every / 2)).await;
         }
     }
 
-    /// Looks once, and meanwhile tells by `early` what is known without the broker, if that takes
-    /// long. Never fails: what cannot be asked is told as such.
-    pub(in crate::cli) async fn look(&mut self, asks: bool, early: impl Fn(PollResult)) -> PollResult {
+    /// Polls once. If the broker takes long, it passes to `early` what is known without the broker.
+    /// Never fails: the result says what could not be asked.
+    pub(in crate::cli) async fn poll(&mut self, asks: bool, early: impl Fn(PollResult)) -> PollResult {
         if self.error.is_some() && Instant::now() < self.try_again_at {
             return self.without_broker().await;
         }
         let before = self.error.as_ref().map_or_else(|| "no answer yet".to_owned(), ToString::to_string);
         let (seen, ops) = {
-            let mut seen = pin!(timeout(LONGEST, self.source.look(asks)));
+            let mut seen = pin!(timeout(LONGEST, self.source.poll(asks)));
             loop {
                 let (seen, ops) = tokio::join!(timeout(GRACE, &mut seen), self.ops.ask());
                 match seen {
@@ -178,7 +178,7 @@ impl Poller {
         PollResult::by_ops(ops, &self.trouble())
     }
 
-    /// Waits, and takes in what is said meanwhile.
+    /// Waits, and reads what arrives meanwhile.
     pub(super) async fn rest(&mut self, until: Instant) {
         match &mut self.source.client {
             Some(client) => {
@@ -222,12 +222,12 @@ impl Poller {
         }))
     }
 
-    /// What the replicas answered to the last look that asked them.
+    /// What the replicas answered to the last poll that asked them.
     pub(in crate::cli) fn survey(&self) -> &Survey {
         &self.source.survey
     }
 
-    /// Ends, and tells what was wrong with the broker last.
+    /// Ends, and returns the last error of the broker.
     pub(in crate::cli) async fn close(&mut self) -> Option<BrokerError> {
         if let Some(client) = self.source.client.take() {
             client.close().await;
@@ -236,7 +236,7 @@ impl Poller {
     }
 }
 
-/// The depth of every queue that is told of.
+/// The depth of every queue that is shown.
 async fn depths(session: &Session, names: &Names) -> Result<Depths, BrokerError> {
     let mut queues = vec![names.jobs(), names.tickets(), names.results(), names.dead_raw(), names.unrouted()];
     queues.extend(RETRY_DELAYS.map(|delay| names.retry(delay)));
@@ -255,7 +255,7 @@ async fn depths(session: &Session, names: &Names) -> Result<Depths, BrokerError>
 mod tests {
     use super::*;
 
-    fn told(address: &str, leader: Option<&str>, replicas: usize) -> OpsStatus {
+    fn status(address: &str, leader: Option<&str>, replicas: usize) -> OpsStatus {
         let mut fleet = Overview::of(FleetFacts {
             at: crate::domain::time::Timestamp::from_millis(0),
             namespace: "captcha",
@@ -273,9 +273,9 @@ mod tests {
     }
 
     #[test]
-    fn without_the_broker_the_fleet_is_shown_as_who_knows_it_best_tells_it() {
-        let all = vec![told("alone", None, 9), told("cut", Some("a"), 1), told("whole", Some("a"), 3)];
-        let shot = PollResult::by_ops([all, vec![told("as good", Some("a"), 3)]].concat(), "gone");
+    fn without_the_broker_the_fleet_is_shown_as_the_server_that_knows_it_best_reports_it() {
+        let all = vec![status("alone", None, 9), status("cut", Some("a"), 1), status("whole", Some("a"), 3)];
+        let shot = PollResult::by_ops([all, vec![status("as good", Some("a"), 3)]].concat(), "gone");
         assert_eq!((shot.told_by.as_deref(), shot.broker.as_deref()), (Some("whole"), Some("gone")));
         assert_eq!(PollResult::by_ops(vec![OpsStatus::default()], "gone").told_by, None);
     }

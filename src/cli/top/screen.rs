@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::poller::PollResult;
 use super::theme::Tones;
 
-/// What a look may take beside the interval.
+/// The time that a poll may take beside the interval.
 const OLD: Duration = Duration::from_secs(3);
 
 /// A table that can be moved.
@@ -27,14 +27,14 @@ impl Panel {
 /// The picture's state.
 pub(super) struct Screen {
     shot: PollResult,
-    /// When it came.
+    /// When it arrived.
     taken: Option<Instant>,
-    /// From this age on its age is told.
+    /// From this age on the picture shows its age.
     old: Duration,
     /// What is shown while the picture is held.
     held: Option<PollResult>,
     pub(super) help: bool,
-    /// Nobody types: there is nothing to say about keys.
+    /// Nobody types, so the keys are not shown.
     pub(super) still: bool,
     focus: Panel,
     offsets: [usize; 3],
@@ -56,7 +56,7 @@ impl Screen {
         }
     }
 
-    /// The same, for pictures that are to come this often.
+    /// The same, for pictures that arrive at this interval.
     pub(super) fn every(self, interval: Duration) -> Self {
         Self { old: 2 * interval + OLD, ..self }
     }

@@ -64,12 +64,12 @@ fn shot(fleet: Overview) -> PollResult {
         "name": "worker-amber", "ready": true, "reasons": [], "polls_overdue": 0,
         "buffers": {"deliveries": 1, "submissions": 2, "publishes": 0},
     });
-    let told = OpsStatus {
+    let status = OpsStatus {
         address: "127.0.0.1:9464".to_owned(),
         replica: Some(serde_json::from_value(replica).unwrap()),
         ..OpsStatus::default()
     };
-    PollResult { fleet: Some(fleet), ops: vec![told], ..PollResult::default() }
+    PollResult { fleet: Some(fleet), ops: vec![status], ..PollResult::default() }
 }
 
 fn tripped() -> PollResult {
@@ -136,12 +136,13 @@ fn a_picture_without_a_terminal_is_as_long_as_it_needs_to_be_and_speaks_of_no_ke
 fn nothing_known_yet_and_nobody_there_is_said_in_words() {
     let asking = text(&drawn(&Screen::new(true), 80, 24));
     assert!(asking.contains("Asking the replicas"), "{asking}");
-    let told = OpsStatus {
+    let status = OpsStatus {
         address: "127.0.0.1:9464".to_owned(),
         error: Some("nobody listens there".to_owned()),
         ..OpsStatus::default()
     };
-    let lost = PollResult { broker: Some("no broker".to_owned()), ops: vec![told], ..PollResult::default() };
+    let lost =
+        PollResult { broker: Some("no broker".to_owned()), ops: vec![status], ..PollResult::default() };
     let lost = text(&drawn(&screen(lost), 80, 24));
     assert!(
         lost.contains("No word from the broker: no broker") && lost.contains("nobody listens there"),
@@ -156,10 +157,10 @@ fn no_size_of_a_terminal_breaks_the_picture_and_the_guard_is_seen_on_all_but_the
         screen.help = help;
         for width in [1, 9, 40, 80, 110, 200] {
             for height in (1..13).chain([16, 24, 36, 60]) {
-                let told = text(&drawn(&screen, width, height));
+                let picture = text(&drawn(&screen, width, height));
                 assert!(
-                    help || width < 40 || height < 4 || told.contains("tripped"),
-                    "{width}x{height}\n{told}"
+                    help || width < 40 || height < 4 || picture.contains("tripped"),
+                    "{width}x{height}\n{picture}"
                 );
             }
         }
@@ -167,13 +168,13 @@ fn no_size_of_a_terminal_breaks_the_picture_and_the_guard_is_seen_on_all_but_the
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_picture_that_is_older_than_it_should_be_tells_how_old_it_is() {
+async fn a_picture_that_is_older_than_it_should_be_shows_its_age() {
     let mut screen = screen(shot(fleet())).every(Duration::from_secs(1));
-    for (waited, told) in [(5, None), (1, Some("6 s old")), (60, Some("66 s old"))] {
+    for (waited, age) in [(5, None), (1, Some("6 s old")), (60, Some("66 s old"))] {
         tokio::time::sleep(Duration::from_secs(waited)).await;
         let drawn = text(&drawn(&screen, 80, 24));
-        assert_eq!(drawn.contains(" old"), told.is_some(), "{drawn}");
-        assert!(told.is_none_or(|told| drawn.contains(told)), "{drawn}");
+        assert_eq!(drawn.contains(" old"), age.is_some(), "{drawn}");
+        assert!(age.is_none_or(|age| drawn.contains(age)), "{drawn}");
     }
     screen.take(shot(fleet()));
     assert!(!text(&drawn(&screen, 80, 24)).contains(" old"));
@@ -183,7 +184,9 @@ async fn a_picture_that_is_older_than_it_should_be_tells_how_old_it_is() {
 fn of_a_replicas_obstacles_only_those_that_stand_with_the_guard_are_left_out() {
     let unroutable = "outcomes cannot be routed: 7 stand in 'captcha.unrouted', since no queue was bound for them on 'captcha.outcomes': bind one";
     let mut shot = shot(fleet());
-    let Some(replica) = shot.ops.first_mut().and_then(|told| told.replica.as_mut()) else { panic!("one") };
+    let Some(replica) = shot.ops.first_mut().and_then(|status| status.replica.as_mut()) else {
+        panic!("one")
+    };
     replica.reasons = vec![
         "no_funds since 2026-11-27T15:00:00.000Z, next probe at 2026-11-27T16:02:00.000Z: top up".to_owned(),
         "operator: paused since 2026-11-27T15:00:00.000Z by ops (why): go on".to_owned(),
@@ -236,6 +239,6 @@ fn what_others_wrote_does_not_steer_the_terminal() {
     let mut state = State::unknown(0, now);
     let reason = Some("\u{1b}[2Jmoving\u{9b}31m".to_owned());
     state.paused = Some(Paused { reason, by: "o\u{1b}]0;x\u{7}ps".to_owned(), since: now });
-    let told = guard_lines(&Guard::of(Some(&state))).join("");
-    assert!(!told.contains(char::is_control) && told.contains("by o·]0;x·ps: ·[2Jmoving·31m"), "{told}");
+    let lines = guard_lines(&Guard::of(Some(&state))).join("");
+    assert!(!lines.contains(char::is_control) && lines.contains("by o·]0;x·ps: ·[2Jmoving·31m"), "{lines}");
 }

@@ -1,4 +1,4 @@
-//! How the picture looks: styles, titles, and lines that are broken between words.
+//! The picture's style: colours, titles, and lines that are broken between words.
 
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
@@ -9,7 +9,7 @@ pub(super) const HEADS: u16 = 2;
 /// From here on what is beside each other has room.
 pub(super) const WIDE: u16 = 110;
 
-/// Looks, none of which says anything that the words do not.
+/// Styles. They add nothing that the text does not say.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tones {
     pub(super) good: Style,
@@ -73,11 +73,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_go_under_the_text_and_keep_their_look() {
+    fn words_go_under_the_text_and_keep_their_style() {
         let line = Line::from(vec![Span::raw("To do    "), "one two three".bold(), Span::raw(" four")]);
-        let told: Vec<String> =
+        let lines: Vec<String> =
             wrapped(&line, 20).iter().map(|line| line.to_string().trim_end().to_owned()).collect();
-        assert_eq!(told, ["To do    one two", "         three four"]);
+        assert_eq!(lines, ["To do    one two", "         three four"]);
         assert_eq!(wrapped(&line, 80), std::slice::from_ref(&line));
         assert_eq!(wrapped(&Line::raw("x".repeat(50)), 20).len(), 1);
     }

@@ -53,7 +53,7 @@ async fn letters_go_back_in_order_where_the_output_is_closed_and_only_a_show_is_
 }
 
 #[tokio::test]
-async fn a_failure_is_told_though_nobody_reads_the_report() {
+async fn a_failure_is_reported_though_nobody_reads_the_report() {
     for line in ["replay --all", "purge --all --yes", "list", "export", "show a"] {
         let bench = Bench::without_raw().await;
         let ending = bench.run_unread(line).await;
@@ -62,14 +62,18 @@ async fn a_failure_is_told_though_nobody_reads_the_report() {
 }
 
 #[tokio::test]
-async fn what_was_done_before_a_failure_is_told() {
+async fn what_was_done_before_a_failure_is_reported() {
     for (line, name) in [("replay --all", "replayed"), ("purge --all --yes", "removed"), ("list", "letters")]
     {
         let bench = Bench::without_raw().await;
         bench.dead("lost", "a", "A").await;
-        let told = bench.run(line).await;
-        assert_eq!(told.json()[name], json!(1), "{line}: {}", told.out);
-        assert!(matches!(told.ending, Err(CommandError::NotDeclared { .. })), "{line}: {:?}", told.ending);
+        let result = bench.run(line).await;
+        assert_eq!(result.json()[name], json!(1), "{line}: {}", result.out);
+        assert!(
+            matches!(result.ending, Err(CommandError::NotDeclared { .. })),
+            "{line}: {:?}",
+            result.ending
+        );
     }
 }
 
@@ -79,7 +83,7 @@ async fn a_queue_that_cannot_be_reached_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("letters.ndjson");
     for command in ["export --class raw", "purge --class raw --yes --to"] {
-        let told = bench.run(&format!("{command} {}", path.display())).await;
-        assert!(told.ending.is_err() && !path.exists(), "{command}");
+        let result = bench.run(&format!("{command} {}", path.display())).await;
+        assert!(result.ending.is_err() && !path.exists(), "{command}");
     }
 }

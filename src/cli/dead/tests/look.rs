@@ -20,29 +20,37 @@ async fn a_list_counts_by_class_code_and_type_says_what_it_has_not_seen_and_puts
         report["kinds"].as_array().unwrap().iter().map(|kind| (&kind["code"], &kind["count"])).collect();
     assert_eq!(kinds, [(&json!("C"), &json!(1)), (&json!("A"), &json!(97)), (&json!("B"), &json!(193))]);
     assert_eq!(bench.ids("c.dead.unsolved"), numbered("u", 0..300));
-    let told = bench.run_on("list --class unsolved --code a", true).await;
-    assert!(told.out.contains("100 letters, of 300 scanned") && !told.out.contains('B'), "{}", told.out);
+    let result = bench.run_on("list --class unsolved --code a", true).await;
+    assert!(
+        result.out.contains("100 letters, of 300 scanned") && !result.out.contains('B'),
+        "{}",
+        result.out
+    );
 }
 
 #[tokio::test]
-async fn a_letter_is_shown_without_its_secrets_and_one_that_is_not_there_is_told() {
+async fn a_letter_is_shown_without_its_secrets_and_one_that_is_not_there_is_reported() {
     let bench = Bench::new().await;
     bench.dead("proxy", "order-17", "ERROR_PROXY_BANNED").await;
     for terminal in [true, false] {
-        let told = bench.run_on("show order-17", terminal).await;
-        assert_eq!(told.ending.unwrap(), Exit::Fine);
+        let result = bench.run_on("show order-17", terminal).await;
+        assert_eq!(result.ending.unwrap(), Exit::Fine);
         for part in ["order-17", "ERROR_PROXY_BANNED", "***", "2026-11-23T10:00:01", "c.dead.proxy"] {
-            assert!(told.out.contains(part), "{part}: {}", told.out);
+            assert!(result.out.contains(part), "{part}: {}", result.out);
         }
-        assert!(!told.out.contains("s3cret"), "{}", told.out);
+        assert!(!result.out.contains("s3cret"), "{}", result.out);
     }
-    let told = bench.run("show order-18").await;
-    assert_eq!((told.ending.unwrap(), &*told.out), (Exit::Failed, ""));
-    assert!(told.err.contains("0 letters of 'order-18' found; 0 letters were not scanned"), "{}", told.err);
+    let result = bench.run("show order-18").await;
+    assert_eq!((result.ending.unwrap(), &*result.out), (Exit::Failed, ""));
+    assert!(
+        result.err.contains("0 letters of 'order-18' found; 0 letters were not scanned"),
+        "{}",
+        result.err
+    );
 }
 
 #[tokio::test]
-async fn an_export_copies_whole_letters_and_masks_them_unless_told() {
+async fn an_export_copies_whole_letters_and_masks_them_unless_asked_not_to() {
     let bench = Bench::new().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("letters.ndjson");
@@ -74,10 +82,10 @@ async fn a_job_that_no_json_value_holds_is_shown_as_it_is() {
         );
         bench.raw(&format!("odd-{n}"), "delivery_limit", &job).await;
         for terminal in [true, false] {
-            let told = bench.run_on(&format!("show odd-{n}"), terminal).await;
-            assert!(told.out.contains(shown) && told.out.contains("***"), "{metadata}: {}", told.out);
-            assert!(!told.out.contains("s3cret"), "{}", told.out);
-            assert_eq!(told.ending.unwrap(), Exit::Fine);
+            let result = bench.run_on(&format!("show odd-{n}"), terminal).await;
+            assert!(result.out.contains(shown) && result.out.contains("***"), "{metadata}: {}", result.out);
+            assert!(!result.out.contains("s3cret"), "{}", result.out);
+            assert_eq!(result.ending.unwrap(), Exit::Fine);
         }
     }
 }
@@ -95,16 +103,16 @@ async fn nothing_that_a_publisher_wrote_steers_the_terminal() {
         ("show a", false),
         ("list", false),
     ] {
-        let told = bench.run_as(line, true, json).await;
-        assert!(told.out.contains('x'), "{line}: {}", told.out);
+        let result = bench.run_as(line, true, json).await;
+        assert!(result.out.contains('x'), "{line}: {}", result.out);
         assert!(
-            !told.out.chars().any(|c| odd.contains(c) && !c.is_ascii() || c == '\u{7f}'),
+            !result.out.chars().any(|c| odd.contains(c) && !c.is_ascii() || c == '\u{7f}'),
             "{line}: {}",
-            told.out
+            result.out
         );
         if json {
-            let told: Json = serde_json::from_str(&told.out).unwrap();
-            assert!(told.to_string().contains(odd), "{line}: {told}");
+            let report: Json = serde_json::from_str(&result.out).unwrap();
+            assert!(report.to_string().contains(odd), "{line}: {report}");
         }
     }
     assert!(bench.run("export").await.out.contains('\u{9b}'), "a file has the bytes as they were");
@@ -125,10 +133,10 @@ async fn a_scan_whose_letters_somebody_else_has_taken_says_so() {
         scan.keep(delivery.receipt);
     }
     assert!(scan.next(&bench.stop).await.unwrap().is_none());
-    let mut looked = scan::ScanReport::default();
-    looked.left(scan.end().await);
-    assert!(!looked.is_whole());
-    let told = looked.told_in(json!({}));
-    assert_eq!((&told["ended_early"], &told["not_scanned"]), (&json!(true), &json!(1)));
+    let mut scan_report = scan::ScanReport::default();
+    scan_report.left(scan.end().await);
+    assert!(!scan_report.is_whole());
+    let report = scan_report.add_to(json!({}));
+    assert_eq!((&report["ended_early"], &report["not_scanned"]), (&json!(true), &json!(1)));
     drop(taken);
 }

@@ -60,12 +60,12 @@ impl Bench {
         Self { local, session, names, stop: CancellationToken::new() }
     }
 
-    /// Without the queue of what the broker dead-letters, which every command comes to last.
+    /// Without the queue of what the broker dead-letters, which every command scans last.
     async fn without_raw() -> Self {
         Self::without(|topology| topology.queues.retain(|queue| queue.name != "c.dead.raw")).await
     }
 
-    /// What the broker has put aside of the queue of jobs.
+    /// A job that the broker has dead-lettered.
     async fn raw(&self, id: &str, reason: &str, body: &str) {
         let death = [("queue", "c.jobs".into()), ("reason", reason.into())];
         let death = death.map(|(name, value)| (name.to_owned(), value)).into();

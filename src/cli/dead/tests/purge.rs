@@ -15,8 +15,8 @@ async fn a_purge_removes_what_is_chosen_after_it_was_written_down() {
     let dry = bench.run("purge --code a --dry-run").await.json();
     assert_eq!((&dry["chosen"], &dry["removed"]), (&json!(200), &json!(0)));
     assert_eq!(bench.ids("c.dead.invalid").len(), 300);
-    let told = bench.run(&format!("purge --code a --yes --to {}", path.display())).await.json();
-    assert_eq!(told["removed"], 200);
+    let report = bench.run(&format!("purge --code a --yes --to {}", path.display())).await.json();
+    assert_eq!(report["removed"], 200);
     assert_eq!(bench.ids("c.dead.invalid"), numbered("i", 200..300));
     assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 200);
 }

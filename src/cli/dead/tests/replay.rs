@@ -38,9 +38,9 @@ async fn what_had_better_stay_is_counted_by_reason() {
     bench.dead_with("lost", "often", "A", job.clone(), 3).await;
     bench.dead_with("lost", "twice", "A", job, 2).await;
     bench.dead_with("lost", "late", "A", late, 0).await;
-    let told = bench.run("replay --class lost").await.json();
+    let report = bench.run("replay --class lost").await.json();
     assert_eq!(
-        (&told["replayed"], &told["stay"]["max_replays"], &told["stay"]["deadline_passed"]),
+        (&report["replayed"], &report["stay"]["max_replays"], &report["stay"]["deadline_passed"]),
         (&json!(1), &json!(1), &json!(1))
     );
     assert_eq!(
@@ -55,8 +55,8 @@ async fn a_job_that_no_queue_takes_keeps_its_letter() {
     let bench =
         Bench::without(|topology| topology.bindings.retain(|binding| binding.queue != "c.jobs")).await;
     bench.dead("lost", "a", "A").await;
-    let told = bench.run("replay --class lost").await;
-    assert!(matches!(told.ending, Err(CommandError::Failed(_))), "{:?}", told.ending);
+    let result = bench.run("replay --class lost").await;
+    assert!(matches!(result.ending, Err(CommandError::Failed(_))), "{:?}", result.ending);
     assert_eq!(bench.ids("c.dead.lost"), ["a"]);
 }
 
@@ -65,23 +65,23 @@ async fn a_replay_that_is_stopped_leaves_everything() {
     let bench = Bench::new().await;
     bench.dead("lost", "a", "A").await;
     bench.stop.cancel();
-    let told = bench.run("replay --class lost").await;
-    assert_eq!(told.json()["stopped"], "interrupted");
-    assert_eq!(told.ending.unwrap(), Exit::Failed);
+    let result = bench.run("replay --class lost").await;
+    assert_eq!(result.json()["stopped"], "interrupted");
+    assert_eq!(result.ending.unwrap(), Exit::Failed);
     assert_eq!((bench.ids("c.jobs"), bench.ids("c.dead.lost")), (vec![], vec!["a".to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_rate_ends_with_its_scan_and_the_letter_in_hand_stays() {
+async fn a_slow_rate_ends_with_its_scan_and_the_letter_it_holds_stays() {
     let bench = Bench::new().await;
     for n in 0..5 {
         bench.dead("lost", &format!("l{n}"), "A").await;
     }
     let began = tokio::time::Instant::now();
-    let told = bench.run("replay --class lost --rate 7/h").await;
+    let result = bench.run("replay --class lost --rate 7/h").await;
     assert!(began.elapsed() < std::time::Duration::from_secs(21 * 60), "{:?}", began.elapsed());
-    assert_eq!((&told.json()["replayed"], &told.json()["took_too_long"]), (&json!(3), &json!(true)));
-    assert_eq!(told.ending.unwrap(), Exit::Failed);
+    assert_eq!((&result.json()["replayed"], &result.json()["took_too_long"]), (&json!(3), &json!(true)));
+    assert_eq!(result.ending.unwrap(), Exit::Failed);
     assert_eq!((bench.ids("c.jobs"), bench.ids("c.dead.lost")), (numbered("l", 0..3), numbered("l", 3..5)));
 }
 
@@ -95,10 +95,10 @@ async fn of_copies_of_a_letter_and_of_what_one_replay_has_become_twice_one_is_pu
     }
     bench.dead("lost", "other", "A").await;
     for dry in [" --dry-run", ""] {
-        let told = bench.run(&format!("replay --all{dry}")).await;
-        // The copy in another class's queue says something else, and is not known for one.
-        let told = (told.json()["chosen"].clone(), told.json()["stay"]["repeated"].clone());
-        assert_eq!(told, (json!(4), json!(3)));
+        let result = bench.run(&format!("replay --all{dry}")).await;
+        // The copy in another class's queue differs, so it does not count as a copy.
+        let counts = (result.json()["chosen"].clone(), result.json()["stay"]["repeated"].clone());
+        assert_eq!(counts, (json!(4), json!(3)));
     }
     assert_eq!(bench.ids("c.jobs"), ["copied", "again", "other", "copied"]);
     assert_eq!(bench.ids("c.dead.lost"), ["copied", "again"]);
@@ -111,13 +111,13 @@ async fn what_its_publisher_let_expire_is_replayed_where_it_is_meant_by_name_alo
     let job = r#"{"task":{"type":"T"}}"#;
     bench.raw("late", "expired", job).await;
     bench.raw("bad", "delivery_limit", job).await;
-    let told = bench.run("replay --all").await.json();
-    assert_eq!((&told["replayed"], &told["stay"]["expired"]), (&json!(1), &json!(1)));
+    let report = bench.run("replay --all").await.json();
+    assert_eq!((&report["replayed"], &report["stay"]["expired"]), (&json!(1), &json!(1)));
     assert_eq!(
         (bench.ids("c.jobs"), bench.ids("c.dead.raw")),
         (vec!["bad".to_owned()], vec!["late".to_owned()])
     );
-    let told = bench.run("replay --code EXPIRED").await.json();
-    assert_eq!(told["replayed"], 1);
+    let report = bench.run("replay --code EXPIRED").await.json();
+    assert_eq!(report["replayed"], 1);
     assert!(bench.ids("c.dead.raw").is_empty());
 }
