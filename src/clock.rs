@@ -155,7 +155,7 @@ impl Backoff {
 }
 
 /// Waits between tries to reach a broker that is gone. Paid tasks wait for it, so that tries follow
-/// each other closely for some minutes; whoever is away for longer is not missed by a second.
+/// each other closely for some minutes. After that a second more or less does not matter.
 #[derive(Debug)]
 pub struct Reconnect {
     backoff: Backoff,

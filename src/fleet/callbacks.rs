@@ -28,7 +28,7 @@ use crate::domain::time::Timestamp;
 /// within a second, unless the broker is away.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 /// How many are remembered.
-const MOST_REMEMBERED: usize = 8_192;
+const MOST_REMEMBERED: usize = 16_384;
 /// Tokens that this replica does not know, a second and at once: twice what a fleet of replicas at
 /// 500 jobs a second each receives for one another.
 const UNKNOWN_A_SECOND: f64 = 1_000.0;
@@ -253,7 +253,7 @@ impl Callbacks {
             tokens.awaited.insert(token, Arc::clone(&signal));
         }
         drop(tokens);
-        Awaited { callbacks: Arc::clone(self), token, signal }
+        Awaited { callbacks: Arc::clone(self), token, signal, was_early: is_early }
     }
 
     /// Somebody has called the address of a token, or called what is no such address.
@@ -336,9 +336,16 @@ pub struct Awaited {
     callbacks: Arc<Callbacks>,
     token: CallbackToken,
     signal: Arc<Signal>,
+    was_early: bool,
 }
 
 impl Awaited {
+    /// Whether it had come before it was awaited.
+    #[must_use]
+    pub fn was_early(&self) -> bool {
+        self.was_early
+    }
+
     /// Waits until the callback comes: once, also where it came before.
     pub async fn called(&self) {
         self.signal.notify.notified().await;

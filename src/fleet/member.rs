@@ -209,7 +209,7 @@ impl<'a> Member<'a> {
             lead.receive(state, receipt);
             return Ok(());
         }
-        self.fleet.solve_times().recall(&state.solve_times, self.now());
+        self.fleet.solve_times().recall(&state.solve_times);
         let mut lead = Lead::take(state, receipt);
         if Failpoint::GuardForgotten.in_force() {
             lead.state.phase = Phase::Active;
@@ -303,7 +303,7 @@ impl<'a> Member<'a> {
             return if outrun { Err("another replica leads".to_owned()) } else { Ok(()) };
         }
         self.leader_heard = Instant::now();
-        self.fleet.solve_times().recall(&news.state.solve_times, self.now());
+        self.fleet.solve_times().recall(&news.state.solve_times);
         let before = self.fleet.account.memory();
         let is_news = self.fleet.account.adopt(&news.state, (&news.id, &news.name), false, news.replicas);
         self.fleet.account.types().follow(&news.shut, &news.failing);

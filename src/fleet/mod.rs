@@ -209,7 +209,10 @@ struct Forgetting<'a>(&'a Fleet);
 impl Drop for Forgetting<'_> {
     fn drop(&mut self) {
         self.0.account.forget();
-        self.0.last_size.store(self.0.membership.len(), Ordering::Relaxed);
+        // A session that ends before the others were heard says nothing about their number.
+        if self.0.membership.len() > 1 {
+            self.0.last_size.store(self.0.membership.len(), Ordering::Relaxed);
+        }
         self.0.membership.clear();
     }
 }

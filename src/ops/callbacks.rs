@@ -1,5 +1,5 @@
 //! The listener for the API's callbacks, apart from everything else that a replica serves: it is
-//! reachable from outside, and whoever finds it gets the same answer whatever they know.
+//! reachable from outside. Its answer does not show whether a token is known.
 
 use std::sync::Arc;
 

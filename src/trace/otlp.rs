@@ -241,7 +241,7 @@ impl Span {
             | Event::TicketTaken { .. }
             | Event::Due
             | Event::PollingStopped
-            | Event::CallbackCame
+            | Event::CallbackCame { .. }
             | Event::DeadlinePassed
             | Event::SubmissionBlocked { .. }
             | Event::Refused(_)

@@ -213,7 +213,7 @@ pub(super) async fn await_callback<'a>(
             callback.called().await;
             sleep_until(at_least).await;
             at_least.max(Instant::now())
-        } => Some((due, (Event::CallbackCame, None))),
+        } => Some((due, (Event::CallbackCame { was_early: callback.was_early() }, None))),
         () = sleep_until(ctx.linger.at_or_after(at_most)) => Some((at_most, (Event::Due, None))),
     }
 }

@@ -82,8 +82,8 @@ impl Context {
         self.counters.times.solved(task_type, age);
         // The age of a task that was open through a trip says how long the trip was.
         let undisturbed = self.account().state().is_some_and(|state| state.since <= task.accepted_at);
-        if undisturbed {
-            self.fleet.solve_times().note(task_type, task.answer(), now);
+        if let Some(answer) = task.answer().filter(|_| undisturbed) {
+            self.fleet.solve_times().note(task_type, answer, now);
         }
     }
 

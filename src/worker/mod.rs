@@ -59,6 +59,8 @@ use queue_monitor::QueueMonitor;
 use serve::SessionEnd;
 use watchdog::Watchdog;
 
+/// With a session that has lived this long, the broker was there: what follows is another outage.
+const REACHED: Duration = Duration::from_secs(5);
 /// A session that has lived this long was a good one.
 const SETTLED: Duration = Duration::from_secs(60);
 /// How long a session takes no jobs after one that was none, at first and at most. Each end of a
@@ -232,8 +234,10 @@ impl Worker {
                     served_before = true;
                     let began = Instant::now();
                     let end = self.serve(serving, &drain).await;
-                    if began.elapsed() >= SETTLED {
+                    if began.elapsed() >= REACHED {
                         reconnect.reset();
+                    }
+                    if began.elapsed() >= SETTLED {
                         jobs_backoff.reset();
                         without_jobs = Duration::ZERO;
                     } else {

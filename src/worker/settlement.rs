@@ -14,6 +14,7 @@ use crate::domain::outcome::{self, Outcome, failure_of};
 use crate::domain::ticket;
 use crate::failpoint::Failpoint;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -261,8 +262,10 @@ impl Context {
 
     /// Gives an open ticket to another replica. It is published anew, since what is merely put back
     /// comes as redelivered: its next owner would have to assume the most polls, the last of them
-    /// just now. Returns whether it was; else it is put back.
+    /// just now. Returns whether it was; else it is put back, beside its copy where nobody knows
+    /// whether that is stored.
     async fn hand_over(&self, scope: &Scope, held: Settling<'_>, rest: Duration) -> bool {
+        let is_sent = AtomicBool::new(false);
         let publishing = async {
             if !Failpoint::HandedOverEarly.in_force() {
                 sleep(rest).await;
@@ -273,18 +276,28 @@ impl Context {
             if !scope.owns(Origin::Ticket) {
                 return None;
             }
-            let copy = ticket::ticket(&run.job, &run.history, task.shown(), task.callback);
-            scope.session.publish_once("", &self.names.tickets(), copy).await.ok()
+            // Its callback may have come here already, and comes to this replica in any case where
+            // each has an address of its own: the next owner polls without it.
+            let copy = ticket::ticket(&run.job, &run.history, task.shown(), None);
+            is_sent.store(true, Ordering::Relaxed);
+            Some(scope.session.publish_once("", &self.names.tickets(), copy).await)
         };
         let published = tokio::select! {
             biased;
             () = scope.ended.cancelled() => None,
             published = publishing => published,
         };
-        if published.is_some() {
-            self.acked(held, StaleDelivery::Ticket);
+        match published {
+            Some(Ok(_)) => {
+                self.acked(held, StaleDelivery::Ticket);
+                return true;
+            }
+            Some(Err(PublishError::Unknown(_))) => self.counters.stale(StaleDelivery::Ticket),
+            None if is_sent.load(Ordering::Relaxed) => self.counters.stale(StaleDelivery::Ticket),
+            // Not published.
+            Some(Err(_)) | None => {}
         }
-        published.is_some()
+        false
     }
 
     /// Parks a job in a retry queue.

@@ -34,7 +34,7 @@ impl fmt::Display for CallbackToken {
     }
 }
 
-/// Whoever knows the token can cause an early poll, so no log shows it.
+/// With the token anybody can cause an early poll, so no log shows it.
 impl fmt::Debug for CallbackToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CallbackToken(***)")

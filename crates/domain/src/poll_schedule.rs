@@ -130,8 +130,7 @@ impl PollSchedule {
     /// comes after half of the task's age.
     #[must_use]
     pub fn after_answer_with_callback(&self, polled: &Polled, jitter: f64) -> Next {
-        let polled = Polled { slower: 0, retry_after: None, ..*polled };
-        match self.after_answer(&polled, None, jitter) {
+        match self.after_answer(polled, None, jitter) {
             Next::After(wait) => {
                 let kept = MAX_AGE.saturating_sub(polled.age) / 2;
                 let left = self.timeout.saturating_sub(polled.pursued).min(kept);
@@ -175,7 +174,7 @@ impl PollSchedule {
     /// API's side too.
     #[must_use]
     pub fn after_answer(&self, polled: &Polled, learned: Option<&LearnedPolls>, jitter: f64) -> Next {
-        let Polled { age, pursued, polls, slower, retry_after } = *polled;
+        let Polled { age, pursued, polls, made, slower, retry_after } = *polled;
         if age >= MAX_AGE {
             return Next::Gone;
         }
@@ -188,8 +187,11 @@ impl PollSchedule {
         let spread = asked + asked.mul_f64(0.1 * jitter);
         let wait = match learned.and_then(|learned| learned.wait_after(age, jitter)) {
             // The last poll that it may have is kept for the end.
-            _ if polls + 1 >= self.max_polls => left.max(spread),
-            Some(planned) if slower == 0 => planned.max(retry_after.unwrap_or_default()),
+            _ if made + 1 >= self.max_polls => {
+                let kept_for = MAX_AGE.saturating_sub(age).saturating_sub(SPACING);
+                left.min(kept_for).max(spread)
+            }
+            Some(planned) if slower == 0 => planned.max(self.interval).max(retry_after.unwrap_or_default()),
             Some(planned) => planned.max(spread),
             None => spread,
         };
@@ -219,8 +221,10 @@ pub struct Polled {
     pub age: Duration,
     /// What of its age counts against the time-out.
     pub pursued: Duration,
-    /// Polls used.
+    /// Polls used, those that are assumed of earlier owners included.
     pub polls: u32,
+    /// Of those, the ones that are known to have been made.
+    pub made: u32,
     /// How often the API has asked for less.
     pub slower: u32,
     /// The pause that it asked for.
@@ -300,7 +304,11 @@ mod tests {
 
     fn after_answer(age: u64, polls: u32, slower: u32, retry_after: Option<Duration>) -> Next {
         let age = secs(age);
-        image().after_answer(&Polled { age, pursued: age, polls, slower, retry_after }, None, 0.0)
+        image().after_answer(
+            &Polled { age, pursued: age, polls, made: polls, slower, retry_after },
+            None,
+            0.0,
+        )
     }
 
     #[test]
@@ -340,7 +348,7 @@ mod tests {
     fn the_last_poll_that_a_task_may_have_is_kept_for_its_time_out() {
         let few = image().with_max_polls(3).unwrap();
         let after = |age, polls| {
-            let polled = Polled { age, pursued: age, polls, ..Polled::default() };
+            let polled = Polled { age, pursued: age, polls, made: polls, ..Polled::default() };
             few.after_answer(&polled, None, 0.0)
         };
         assert_eq!(after(secs(1), 1), Next::After(secs(2)));
@@ -363,22 +371,22 @@ mod tests {
             first in 0_u64..200, interval in 2_u64..60, timeout in 1_u64..280, max_polls in 2_u32..=MAX_POLLS,
             solved in prop::collection::vec(1_u64..300_000, 0..60), of_default in any::<bool>(),
             with_callback in any::<bool>(),
-            lucks in prop::collection::vec(0.0_f64..1.0, 200), slower in 0_u32..9,
+            jitters in prop::collection::vec(0.0_f64..1.0, 200), slower in 0_u32..9,
         ) {
             let Ok(pacing) = PollSchedule::try_new(secs(first), secs(interval), secs(timeout)) else { return Ok(()) };
             let pacing = if of_default { pacing } else { pacing.with_max_polls(max_polls).unwrap() };
             let answers = solved.iter().map(|by| Answer { after: Duration::from_millis(by / 2), by: Duration::from_millis(*by) });
             let learned = (!solved.is_empty()).then(|| LearnedPolls::from_answers(answers, &pacing));
-            let mut next = pacing.first(Duration::ZERO, 0, learned.as_ref(), lucks[0]);
+            let mut next = pacing.first(Duration::ZERO, 0, learned.as_ref(), jitters[0]);
             let (mut age, mut polls) = (Duration::ZERO, 0);
-            for jitter in lucks {
+            for jitter in jitters {
                 let Next::After(wait) = next else { break };
                 prop_assert!(polls == 0 || wait >= SPACING);
                 age += wait;
                 polls += 1;
                 prop_assert!(polls <= pacing.max_polls());
                 prop_assert!(age <= MAX_AGE && age <= secs(timeout));
-                let polled = Polled { age, pursued: age, polls, slower, retry_after: None };
+                let polled = Polled { age, pursued: age, polls, made: polls, slower, retry_after: None };
                 next = match slower {
                     0 if with_callback => pacing.after_answer_with_callback(&polled, jitter),
                     _ => pacing.after_answer(&polled, learned.as_ref(), jitter),

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer};
+
 use super::job::MAX_TYPE;
 use super::kind;
 use super::learned_polls::{Answer, LearnedPolls, QUANTILES};
@@ -14,7 +16,7 @@ use super::time::Timestamp;
 /// Answers of a kind that are remembered.
 const REMEMBERED: usize = 400;
 /// After so many new answers the time for deadlines is found anew.
-const LEAST_RENEWED_EVERY: usize = 10;
+const DEADLINES_RENEWED_EVERY: usize = 10;
 /// Without an answer for so long, deadlines are no longer measured against what was learned.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// Kinds of task that are remembered. The others keep to the fixed schedule, and none of them is
@@ -28,10 +30,11 @@ const POLLS_RENEWED_APART: Duration = Duration::from_secs(1);
 const LATEST: usize = 24;
 const ONE_SIDED: usize = 23;
 /// Answers before polls are learned from them.
-const LEAST_ANSWERS: usize = 40;
-/// Own answers that wait to be reported to other replicas; more than that in one heartbeat would
-/// add little.
-const MAX_UNREPORTED: usize = 64;
+const MIN_ANSWERS: usize = 40;
+/// Own answers that wait to be reported to other replicas, in all and of one kind: more than that in
+/// one heartbeat would add little, and a busy kind must not leave the others out.
+const MAX_UNREPORTED: usize = 128;
+const MAX_UNREPORTED_OF_KIND: usize = 32;
 /// Kinds in a summary.
 const MAX_SUMMARISED: usize = 8;
 
@@ -97,7 +100,8 @@ impl SolveTimes {
 
     /// A task of this replica was found ready.
     pub fn note(&mut self, kind: &str, answer: Answer, now: Timestamp) {
-        if self.unreported.len() < MAX_UNREPORTED {
+        let of_kind = self.unreported.iter().filter(|(other, _)| other == kind).count();
+        if of_kind < MAX_UNREPORTED_OF_KIND && self.unreported.len() < MAX_UNREPORTED {
             self.unreported.push((kind.to_owned(), answer));
         }
         self.learn(kind, answer, now);
@@ -120,13 +124,18 @@ impl SolveTimes {
         learned.fresh += 1;
         let Reach { quantile, least_answers } = self.reach;
         let enough = learned.fresh >= least_answers.clamp(1, REMEMBERED);
-        if quantile > 0.0 && enough && (learned.least.is_none() || learned.fresh % LEAST_RENEWED_EVERY == 0) {
+        if quantile > 0.0
+            && enough
+            && (learned.least.is_none() || learned.fresh % DEADLINES_RENEWED_EVERY == 0)
+        {
             learned.least = quantile_of(&learned.answers, learned.fresh, quantile);
         }
         let Some(bounds) = &self.bounds else { return };
         learned.since_polls_renewed += 1;
         let apart = learned.polls_renewed_at.is_none_or(|at| now.since(at) >= POLLS_RENEWED_APART);
-        let is_due = learned.answers.len() >= LEAST_ANSWERS
+        // The wall clock may have been set back.
+        let apart = apart || learned.since_polls_renewed as usize >= REMEMBERED;
+        let is_due = learned.answers.len() >= MIN_ANSWERS
             && learned.since_polls_renewed >= POLLS_RENEWED_EVERY
             && apart;
         let has_changed = learned.has_changed_speed();
@@ -168,7 +177,7 @@ impl SolveTimes {
     /// Another replica reports its answers.
     pub fn hear(&mut self, reported: &AnswersByKind, now: Timestamp) {
         for (kind, answers) in reported {
-            for (after, by) in answers.iter().take(MAX_UNREPORTED).filter(|(after, by)| after < by) {
+            for (after, by) in answers.iter().take(MAX_UNREPORTED_OF_KIND).filter(|(after, by)| after < by) {
                 let answer = Answer {
                     after: Duration::from_millis((*after).into()),
                     by: Duration::from_millis((*by).into()),
@@ -189,23 +198,42 @@ impl SolveTimes {
         latest.into_iter().take(MAX_SUMMARISED).map(|(kind, learned)| (kind.clone(), of(learned))).collect()
     }
 
-    /// What an earlier fleet has learned. It counts for kinds that nothing is known of, and as few
-    /// answers, so that new ones soon outweigh it.
-    pub fn recall(&mut self, summary: &Quantiles, now: Timestamp) {
+    /// What an earlier fleet has learned. It counts for kinds that nothing is known of, for their
+    /// polls alone, and as few answers, so that new ones soon outweigh it.
+    pub fn recall(&mut self, summary: &Quantiles) {
+        let Some(bounds) = &self.bounds else { return };
         for (kind, ages) in summary.iter().take(MAX_SUMMARISED) {
-            if self.by_kind.contains_key(kind) {
+            let is_new = !self.by_kind.contains_key(kind);
+            if !is_new || kind::place(&self.by_kind, kind, MAX_KINDS) != Some(kind) {
                 continue;
             }
-            for (after, by) in ages.iter().zip(ages.iter().skip(1)).take(QUANTILES) {
-                let twice = vec![(*after, (*by).max(after.saturating_add(1))); 2];
-                self.hear(&AnswersByKind::from([(kind.clone(), twice)]), now);
+            let between = |(after, by): (&u32, &u32)| {
+                let age = |millis: u32| Duration::from_millis(millis.into());
+                Answer { after: age(*after), by: age((*by).max(after.saturating_add(1))) }
+            };
+            let intervals = ages.iter().zip(ages.iter().skip(1)).take(QUANTILES).map(between);
+            let answers: VecDeque<Answer> = intervals.flat_map(|interval| [interval; 2]).collect();
+            if answers.len() < MIN_ANSWERS {
+                continue;
             }
+            let polls = LearnedPolls::from_answers(answers.iter().copied(), &bounds.of(kind));
+            let learned = Learned { answers, polls: Some(Arc::new(polls)), ..Learned::default() };
+            self.by_kind.insert(kind.clone(), learned);
         }
     }
 }
 
+/// Reads a summary; what is none, or that of a later version, says nothing.
+///
+/// # Errors
+/// None of its own.
+pub(crate) fn read_summary<'de, D: Deserializer<'de>>(from: D) -> Result<Quantiles, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).ok().filter(is_summary).unwrap_or_default())
+}
+
 /// Whether it is no more than a summary can hold.
-pub(crate) fn is_summary(quantiles: &Quantiles) -> bool {
+fn is_summary(quantiles: &Quantiles) -> bool {
     let fits = |(kind, ages): (&String, &Vec<u32>)| kind.len() <= MAX_TYPE && ages.len() <= QUANTILES + 1;
     quantiles.len() <= MAX_SUMMARISED && quantiles.iter().all(fits)
 }
@@ -296,8 +324,10 @@ mod tests {
         let (mut one, mut other) = (learning(), learning());
         teach(&mut one, 60);
         let reported = one.take_unreported();
-        assert_eq!((reported["T"].len(), one.take_unreported().len()), (60, 0));
-        other.hear(&reported, Timestamp::from_millis(0));
+        assert_eq!((reported["T"].len(), one.take_unreported().len()), (MAX_UNREPORTED_OF_KIND, 0));
+        for _ in 0..2 {
+            other.hear(&reported, Timestamp::from_millis(0));
+        }
         assert!(one.polls("T").is_some() && other.polls("T").is_some() && other.polls("U").is_none());
         assert!(other.take_unreported().is_empty(), "what was heard is not reported again");
     }
@@ -309,11 +339,11 @@ mod tests {
         let summary = before.summary();
         assert!(is_summary(&summary) && summary["T"].len() == QUANTILES + 1, "{summary:?}");
         let mut fresh = learning();
-        fresh.recall(&summary, Timestamp::from_millis(0));
+        fresh.recall(&summary);
         let (known, recalled) = (before.polls("T").unwrap(), fresh.polls("T").unwrap());
         let apart = known.median().abs_diff(recalled.median());
         assert!(apart < Duration::from_millis(300), "{:?} and {:?}", known.median(), recalled.median());
-        fresh.recall(&Quantiles::from([("T".to_owned(), vec![1; QUANTILES + 1])]), Timestamp::from_millis(0));
+        fresh.recall(&Quantiles::from([("T".to_owned(), vec![1; QUANTILES + 1])]));
         assert_eq!(fresh.polls("T").unwrap().median(), recalled.median(), "it is known already");
     }
 

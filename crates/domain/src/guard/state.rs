@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::reason::Reason;
 use crate::fingerprint::Fingerprint;
 use crate::poll_schedule::MAX_AGE;
-use crate::solve_time::{Quantiles, is_summary};
+use crate::solve_time::{Quantiles, read_summary};
 use crate::time::Timestamp;
 
 /// Two leaders' clocks differ by less; what is further ahead was written by a clock that has been
@@ -232,7 +232,7 @@ pub struct State {
     pub last_command: Option<String>,
     /// How long the API takes, as the fleet has learned. It decides about polls, not about the
     /// account, and is kept here so that a restart of the whole fleet does not forget it.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "read_summary", skip_serializing_if = "BTreeMap::is_empty")]
     pub solve_times: Quantiles,
 }
 
@@ -280,7 +280,6 @@ impl State {
             && state.keys.good.len() <= MAX_KEYS
             && state.keys.refused.len() <= MAX_KEYS
             && state.quarantine.len() <= MAX_PROXIES
-            && is_summary(&state.solve_times)
             && (state.phase != Phase::Tripped || state.trip.is_some());
         sound.then_some(state)
     }

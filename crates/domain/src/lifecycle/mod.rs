@@ -43,6 +43,9 @@ use super::time::Timestamp;
 /// with it, so that a budget is kept by the clock as well.
 const RETRY_OVERHEAD: Duration = Duration::from_secs(1);
 
+/// A poll that is later than this says little about when its task became ready.
+const LATE: Duration = Duration::from_secs(1);
+
 /// What a callback takes from the API to here, at most as a rule.
 const CALLBACK_TRIP: Duration = Duration::from_millis(100);
 
@@ -110,6 +113,9 @@ pub struct OpenTask {
     pub accepted_at: Timestamp,
     /// Polls used, those of earlier owners as far as they must be assumed.
     pub polls: u32,
+    /// Of those, the ones that are assumed: they count against the API's bound, and not against that
+    /// of the settings.
+    assumed_polls: u32,
     /// Of the callback that this process awaits, if any.
     pub callback: Option<CallbackToken>,
     /// It must come to this process, and polls are made for the case that it does not.
@@ -122,6 +128,8 @@ pub struct OpenTask {
     not_ready_at: Duration,
     /// Its age when the last answered poll was sent.
     polled_at: Duration,
+    /// Its polls show when it became ready: this process made all of them, and none came late.
+    shows_solve_time: bool,
     /// Its age when this process took it, and the steady clock's reading then.
     taken: (Duration, Duration),
     /// For how long nobody could ask for it: the time-out of its type stands still meanwhile.
@@ -139,12 +147,14 @@ impl OpenTask {
             id,
             accepted_at,
             polls: 0,
+            assumed_polls: 0,
             callback: None,
             relies_on_callback: false,
             backoff_steps: 0,
             last_poll_fault: None,
             not_ready_at: Duration::ZERO,
             polled_at: Duration::ZERO,
+            shows_solve_time: true,
             taken,
             unpollable: Duration::ZERO,
             not_before: Duration::ZERO,
@@ -163,13 +173,16 @@ impl OpenTask {
     fn polled(&self, retry_after: Option<Duration>, uptime: Duration) -> Polled {
         let age = self.age(uptime);
         let pursued = age.saturating_sub(self.unpollable);
-        Polled { age, pursued, polls: self.polls, slower: self.backoff_steps, retry_after }
+        let (polls, slower) = (self.polls, self.backoff_steps);
+        let made = polls.saturating_sub(self.assumed_polls);
+        Polled { age, pursued, polls, made, slower, retry_after }
     }
 
-    /// When it became ready, if the last poll has found it ready.
+    /// When it became ready, if the last poll has found it ready; `None` where its polls do not show
+    /// it.
     #[must_use]
-    pub fn answer(&self) -> Answer {
-        Answer { after: self.not_ready_at, by: self.polled_at }
+    pub fn answer(&self) -> Option<Answer> {
+        self.shows_solve_time.then_some(Answer { after: self.not_ready_at, by: self.polled_at })
     }
 
     /// As the outcome shows it.
@@ -231,7 +244,10 @@ pub enum Event {
     /// This replica may poll no more: the ticket is to go to another.
     PollingStopped,
     /// A wait for a callback is over, since that has come.
-    CallbackCame,
+    CallbackCame {
+        /// It came before this process awaited it.
+        was_early: bool,
+    },
     /// getTaskResult has ended.
     Answered {
         /// How.
@@ -286,7 +302,7 @@ pub enum Disposition {
     Outcome(Verdict),
     /// The job, to a retry queue.
     Retry(RetryDelay),
-    /// The ticket once more, with its polls, when so much time has passed: whoever gets it may poll
+    /// The ticket once more, with its polls, when so much time has passed: its next owner may poll
     /// at once.
     HandOver(Duration),
     /// Nothing: the delivery returns to its queue, unchanged.
@@ -469,8 +485,8 @@ impl JobRun {
             (Pending(task), Event::Due) => self.poll_due(task, at),
             (Pending(task), Event::PollingStopped) => self.hand_over(task, at),
             // Whatever the poll shows, the ordinary schedule goes on: there is no second callback.
-            (Pending(mut task), Event::CallbackCame) => {
-                if task.polls == 0 {
+            (Pending(mut task), Event::CallbackCame { was_early }) => {
+                if task.polls == 0 && !was_early {
                     // Had it been ready for longer, the callback would have come sooner.
                     task.not_ready_at = task.age(at.uptime).saturating_sub(CALLBACK_TRIP);
                 }
@@ -478,6 +494,7 @@ impl JobRun {
             }
             (Pending(mut task), Event::Answered { end, late_by, took }) => {
                 task.polled_at = task.age(at.uptime).saturating_sub(took);
+                task.shows_solve_time &= late_by <= LATE;
                 task.unpollable = task.unpollable.saturating_add(late_by);
                 self.after_poll(task, end, at)
             }
@@ -675,17 +692,24 @@ impl JobRun {
     fn ticket_taken(&mut self, mut task: OpenTask, redelivered: bool, at: &DecisionInput<'_>) -> Step {
         let age = task.age(at.uptime);
         let mut wait_at_least = Duration::ZERO;
+        let was_handed_over = task.polls > 0 && !redelivered;
+        task.shows_solve_time = task.polls == 0 && !redelivered;
         if redelivered {
-            task.polls = task.polls.max(poll_schedule::assumed_polls(age));
+            let made = task.polls;
+            task.polls = made.max(poll_schedule::assumed_polls(age));
+            task.assumed_polls = task.polls - made;
             // An earlier owner may go on until its lease ends, and the API wants its polls apart
             // from ours.
             wait_at_least = poll_schedule::HANDOVER_WAIT;
         }
         task.not_before = at.uptime.saturating_add(wait_at_least);
         let pace = at.rules.pacing.of(self.job.kind());
-        // For how long earlier owners could poll it is not known here, and until its first poll
-        // nobody may. So its age so far does not count against the type's time-out.
-        task.unpollable = (age + wait_at_least).saturating_sub(pace.first_delay());
+        // For how long earlier owners could poll it is not known here, unless they handed it over; and
+        // until its first poll nobody may. So its age so far does not count against the type's
+        // time-out.
+        if !was_handed_over {
+            task.unpollable = (age + wait_at_least).saturating_sub(pace.first_delay());
+        }
         // The callback of a ticket that comes again may have gone to an earlier owner. And a deadline
         // must not pass while a lost callback is awaited.
         let learned = at.learned.as_deref();
@@ -817,7 +841,8 @@ impl JobRun {
         let learned = at.learned.as_deref();
         match pace.after_answer(polled, learned, at.jitter) {
             Next::After(wait) if polled.retry_after.is_some() || polled.slower > 0 => {
-                // Neither another owner nor a callback may ask sooner than the API wants to be asked.
+                // A callback does not bring the poll forward, and the ticket is not handed over: what
+                // the API has asked for is not in it.
                 task.not_before = at.uptime.saturating_add(wait);
                 self.wait(task, wait, at)
             }

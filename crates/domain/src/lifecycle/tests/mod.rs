@@ -81,7 +81,7 @@ impl Scene {
             Event::Taken
                 | Event::TicketTaken { .. }
                 | Event::Due
-                | Event::CallbackCame
+                | Event::CallbackCame { .. }
                 | Event::Answered { .. }
         );
         if submits && *self.case.state() == JobState::Received {

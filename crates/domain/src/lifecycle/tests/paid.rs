@@ -223,6 +223,22 @@ fn a_ticket_is_handed_over_when_its_task_may_be_polled_again() {
 }
 
 #[test]
+fn polls_that_are_only_assumed_do_not_use_up_those_that_the_settings_allow() {
+    let mut scene = Scene::with_ticket();
+    scene.rules.pacing.default = scene.rules.pacing.default.with_max_polls(3).unwrap();
+    scene.now = START.plus(secs(50));
+    scene.on(Event::TicketTaken { redelivered: true });
+    let poll = |scene: &mut Scene, after| {
+        scene.after(secs(after), Event::Due);
+        scene.on(answered(Ok(TaskState::Processing))).action
+    };
+    assert!(matches!(poll(&mut scene, 7), Action::Wait(wait) if wait == secs(2)));
+    // One of three is left, and is kept for the time-out, which began anew with the new owner.
+    let Action::Wait(last) = poll(&mut scene, 2) else { panic!("it may be polled once more") };
+    assert!(last > secs(50) && last < secs(60), "{last:?}");
+}
+
+#[test]
 fn a_ticket_that_was_handed_over_counts_on_and_one_that_was_redelivered_counts_the_most() {
     let with_polls = |polls, redelivered| {
         let Scene { case, rules, .. } = Scene::plain();
@@ -270,7 +286,7 @@ fn the_first_poll_waits_for_the_callback_and_later_ones_keep_the_spacing_whateve
     scene.on(answered(Ok(TaskState::Processing)));
     scene.on(Event::Due);
     assert_eq!(awaited(&scene.after(secs(15), answered(Ok(TaskState::Processing)))), (2, 10));
-    let came = scene.on(Event::CallbackCame);
+    let came = scene.on(Event::CallbackCame { was_early: false });
     assert!(matches!(came.action, Action::Poll), "{came:?}");
     let processing = scene.on(answered(Ok(TaskState::Processing)));
     assert!(

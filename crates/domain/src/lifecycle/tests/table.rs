@@ -61,7 +61,7 @@ fn events() -> Vec<Named<Event>> {
         ("createTask: no funds", || submitted(Err(refusal("ERROR_ZERO_BALANCE")))),
         ("wait over", || Event::Due),
         ("polling stopped", || Event::PollingStopped),
-        ("callback came", || Event::CallbackCame),
+        ("callback came", || Event::CallbackCame { was_early: false }),
         ("getTaskResult: processing", || answered(Ok(TaskState::Processing))),
         ("getTaskResult: ready", ready),
         ("getTaskResult: no answer", slow),
