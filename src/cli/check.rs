@@ -46,7 +46,11 @@ pub(super) async fn run(
     loaded: &Loaded,
     output: &mut Output,
 ) -> Result<Exit, CommandError> {
-    let mut findings = of_settings(&loaded.settings);
+    let ignored = loaded.ignored().iter().map(|variable| {
+        let detail = format!("the environment variable {} is ignored", variable.name);
+        CheckFinding::note("settings", detail, format!("probably meant: {}", variable.meant))
+    });
+    let mut findings: Vec<_> = ignored.chain(of_settings(&loaded.settings)).collect();
     if !args.offline {
         findings.extend(of_network(&loaded.settings).await);
     }

@@ -45,6 +45,10 @@ pub(super) async fn run(
     load_options: LoadOptions,
     logging: &Logging,
 ) -> Result<Exit, CommandError> {
+    for variable in loaded.ignored() {
+        let (variable, meant) = (&*variable.name, &*variable.meant);
+        tracing::warn!(variable, meant, "environment variable ignored: its name is not that of a setting");
+    }
     let settings = &loaded.settings;
     let name = connect::worker_name(settings);
     let tracer = connect::tracer(settings, &name)?;

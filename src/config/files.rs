@@ -11,6 +11,7 @@ use std::path::Path;
 
 use super::reader::{Raw, Reader};
 use super::values::BrokerUrl;
+use crate::domain::sanitize::steers;
 use crate::tls::{IdentityFiles, Role, TlsFault, TlsFiles, read_roots};
 
 /// Longest secret in a file, in bytes.
@@ -32,7 +33,13 @@ pub(super) fn broker_url(reader: &mut Reader) -> Option<BrokerUrl> {
     // The default is not the operator's choice, so it stands in nobody's way.
     let is_own = raw.origin != "default";
     let given = choose(reader, raw, &path, is_own, file_key)?;
-    let url = BrokerUrl::try_new(&given.text, reader.dir())
+    // A file's path may hold spaces and quotes. In AMQP's address both are written as %20, %22, %27.
+    let odd = match odd_in(&given.text) {
+        Some(problem) if !given.text.starts_with("sqlite:") => Some(problem),
+        _ => given.text.contains(char::is_control).then_some("holds a control character"),
+    };
+    let url = odd
+        .map_or_else(|| BrokerUrl::try_new(&given.text, reader.dir()), |problem| Err(problem.to_owned()))
         .map_err(|problem| reader.fault(given.key, &given.origin, problem, BrokerUrl::ALLOWED))
         .ok()?;
     reader.show(key, url.to_string(), &given.origin, true);
@@ -47,6 +54,10 @@ pub(super) fn api_key(reader: &mut Reader) -> Option<Option<SecretString>> {
     let (raw, path) = (raw?, path?);
     let is_own = !raw.text.is_empty();
     let given = choose(reader, raw, &path, is_own, file_key)?;
+    if let Some(problem) = odd_in(&given.text) {
+        reader.fault(given.key, &given.origin, problem, "the key alone");
+        return None;
+    }
     let is_set = !given.text.is_empty();
     let shown = if is_set { "(hidden)" } else { "(not set)" };
     reader.show(key, shown.to_owned(), &given.origin, true);
@@ -56,10 +67,30 @@ pub(super) fn api_key(reader: &mut Reader) -> Option<Option<SecretString>> {
 fn text_of(reader: &mut Reader, key: &'static str) -> Option<Given> {
     let Raw { kind, origin } = reader.take_hidden(key)?;
     if let ValueKind::String(text) = kind {
-        return Some(Given { text, key, origin });
+        return Some(Given { text: alone(&text), key, origin });
     }
     reader.fault(key, &origin, "is not a text in quotes", "");
     None
+}
+
+/// A secret without what surrounds it: editors write a byte order mark or a line break, shells a CR.
+fn alone(text: &str) -> String {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}').to_owned()
+}
+
+/// What shows that a text is more than one secret. Repeats none of it.
+fn odd_in(secret: &str) -> Option<&'static str> {
+    if secret.contains(['\n', '\r']) {
+        Some("has more than one line")
+    } else if secret.contains(char::is_whitespace) {
+        Some("has white space inside")
+    } else if secret.contains(steers) {
+        Some("holds a control character or an invisible one")
+    } else if secret.contains(['"', '\'', '`', '“', '”', '„', '‘', '’']) {
+        Some("holds a quotation mark")
+    } else {
+        None
+    }
 }
 
 fn choose(
@@ -79,9 +110,9 @@ fn choose(
         return None;
     }
     let content = read_bounded(&reader.dir().join(path), MAX_SECRET).map_err(|error| reason(&error));
-    let text = content.and_then(|text| match text.trim_end_matches(['\r', '\n']) {
-        "" => Err("the file is empty".to_owned()),
-        text => Ok(text.to_owned()),
+    let text = content.and_then(|text| match alone(&text) {
+        text if text.is_empty() => Err("the file is empty".to_owned()),
+        text => Ok(text),
     });
     text.map_err(|problem| reader.fault(file_key, &file_origin, format!("{path}: {problem}"), ""))
         .ok()

@@ -8,6 +8,7 @@ use ::config::{ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 
 use super::ENV_PREFIX;
 use super::fault::SettingFault;
+use crate::domain::sanitize::shown;
 
 /// A value with the path to it and its origin. A source of one value for [`::config`], which lays
 /// them over one another.
@@ -240,6 +241,38 @@ pub(super) fn of_environment(
     // environment.
     leaves.sort_by(|one, other| one.origin.cmp(&other.origin));
     leaves
+}
+
+/// A variable that is not read, and whose name is nearly that of a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IgnoredVariable {
+    /// Its name.
+    pub name: String,
+    /// The name that was probably meant.
+    pub meant: String,
+}
+
+/// The variables that miss the prefix by its case or its underscores.
+pub(super) fn ignored_of(variables: &[(OsString, OsString)], schema: &Schema) -> Vec<IgnoredVariable> {
+    let word = ENV_PREFIX.trim_end_matches('_');
+    let names = variables.iter().filter_map(|(name, _)| name.to_str());
+    let ignored = names.filter(|name| !name.starts_with(ENV_PREFIX)).filter_map(|name| {
+        let (head, rest) = name.split_at_checked(word.len())?;
+        let rest =
+            rest.strip_prefix('_').filter(|_| head.eq_ignore_ascii_case(word))?.trim_start_matches('_');
+        let flat = |name: &str| name.replace("__", "_").to_ascii_lowercase();
+        let known =
+            schema.defaults.keys().find(|key| key.replace('.', "_").eq_ignore_ascii_case(&flat(rest)));
+        let meant = match known {
+            Some(key) => key.replace('.', "__").to_ascii_uppercase(),
+            // Codes and task types stay as they are written.
+            None => schema.default_of(&path_of(rest, schema)).map(|_| rest.to_owned())?,
+        };
+        Some(IgnoredVariable { name: shown(name, 200), meant: shown(&format!("{ENV_PREFIX}{meant}"), 200) })
+    });
+    let mut ignored: Vec<_> = ignored.collect();
+    ignored.sort_by(|one, other| one.name.cmp(&other.name));
+    ignored
 }
 
 /// `BROKER__CALL_TIMEOUT` is `broker.call_timeout`. Task types and error codes keep their case,

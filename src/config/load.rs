@@ -9,7 +9,7 @@ use ::config::{Config, ValueKind};
 
 use super::fault::{ConfigErrors, SettingFault};
 use super::files::{read_bounded, reason};
-use super::layers::{self, Leaf, Schema};
+use super::layers::{self, IgnoredVariable, Leaf, Schema};
 use super::reader::{Reader, SettingLine};
 use super::{DEFAULTS, Settings, sections};
 
@@ -68,6 +68,7 @@ pub struct Loaded {
     /// The settings in force.
     pub settings: Settings,
     lines: Vec<SettingLine>,
+    ignored: Vec<IgnoredVariable>,
 }
 
 impl Loaded {
@@ -75,6 +76,12 @@ impl Loaded {
     #[must_use]
     pub fn report(&self) -> &[SettingLine] {
         &self.lines
+    }
+
+    /// Variables of the environment that were probably meant as settings, and are none.
+    #[must_use]
+    pub fn ignored(&self) -> &[IgnoredVariable] {
+        &self.ignored
     }
 
     /// Where a setting's value comes from.
@@ -92,19 +99,19 @@ impl Settings {
     /// Every fault of every layer: unreadable files, unknown keys, values that are not allowed.
     pub fn load(options: &LoadOptions) -> Result<Loaded, ConfigErrors> {
         let mut faults = Vec::new();
-        let merged = merged(options, &mut faults);
+        let (merged, ignored) = merged(options, &mut faults);
         let mut reader = Reader::new(merged, &options.dir, faults);
         let settings = sections::read(&mut reader);
         let (lines, faults) = reader.finish();
         match settings {
-            Some(settings) if faults.is_empty() => Ok(Loaded { settings, lines }),
+            Some(settings) if faults.is_empty() => Ok(Loaded { settings, lines, ignored }),
             _ => Err(ConfigErrors::new(faults)),
         }
     }
 }
 
-/// Every setting that is known and set, once.
-fn merged(options: &LoadOptions, faults: &mut Vec<SettingFault>) -> Vec<Leaf> {
+/// Every setting that is known and set, once; and variables that only look like settings.
+fn merged(options: &LoadOptions, faults: &mut Vec<SettingFault>) -> (Vec<Leaf>, Vec<IgnoredVariable>) {
     let built_in = layers::parse_toml(DEFAULTS, "default").unwrap_or_else(|problem| {
         faults.push(SettingFault::of_layer("default", problem));
         Vec::new()
@@ -122,10 +129,11 @@ fn merged(options: &LoadOptions, faults: &mut Vec<SettingFault>) -> Vec<Leaf> {
     }
     layers.push(layers::of_environment(&options.env, &schema, faults));
     layers.push(options.overrides.iter().map(leaf_of).collect());
-    lay_over(layers).unwrap_or_else(|error| {
+    let merged = lay_over(layers).unwrap_or_else(|error| {
         faults.push(SettingFault::of_layer("settings", error.to_string()));
         Vec::new()
-    })
+    });
+    (merged, layers::ignored_of(&options.env, &schema))
 }
 
 fn lay_over(layers: Vec<Vec<Leaf>>) -> Result<Vec<Leaf>, ::config::ConfigError> {

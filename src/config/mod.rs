@@ -27,6 +27,7 @@ mod tests;
 mod values;
 
 pub use fault::{ConfigErrors, SettingFault};
+pub use layers::IgnoredVariable;
 pub use load::{LoadOptions, Loaded, Override};
 pub use reader::SettingLine;
 pub use settings::{

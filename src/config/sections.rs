@@ -323,11 +323,13 @@ fn policy(reader: &mut Reader) -> Option<Policy> {
     let domains = reader.list(domains_key);
     let types = reader.list(types_key);
     let types = types.and_then(|(types, origin)| {
-        let is_type = |name: &String| !name.is_empty() && !name.contains(char::is_whitespace);
-        if types.iter().all(is_type) {
-            return Some(types);
-        }
-        reader.fault(types_key, &origin, "holds an entry that is not the name of a task type", "");
+        let no_type = |name: &&String| {
+            let odd = |c: char| c.is_whitespace() || c.is_control() || ",;\"'[]".contains(c);
+            name.is_empty() || name.contains(odd)
+        };
+        let Some(name) = types.iter().find(no_type) else { return Some(types) };
+        let problem = format!("{} is not the name of a task type", quoted(name));
+        reader.fault(types_key, &origin, problem, "an entry for each type");
         None
     });
     let (domains, origin) = domains?;

@@ -152,7 +152,7 @@ pub enum BrokerUrl {
 impl BrokerUrl {
     /// What it may look like.
     pub(super) const ALLOWED: &str = "amqp://user:password@host:port/vhost or amqps://…, with \"%2f\" for the virtual host \"/\", \
-         or sqlite:///path/queue.db";
+         special characters of a user name or password percent-encoded, or sqlite:///path/queue.db";
 
     /// Parses an address. A relative path of a file begins in `folder`.
     ///
@@ -218,6 +218,16 @@ impl AmqpUrl {
     /// Says what is wrong without repeating any of the text, since a password may stand anywhere in
     /// what does not parse.
     pub fn try_new(text: &str) -> Result<Self, String> {
+        let after_scheme = text.strip_prefix("amqp://").or_else(|| text.strip_prefix("amqps://"));
+        let cut = after_scheme.and_then(|rest| rest.split_once(['/', '?', '#']));
+        // Else a part of the password is taken for the host or port, and may be shown as such.
+        if cut.is_some_and(|(_, rest)| rest.contains('@')) {
+            return Err(
+                "has '/', '?' or '#' before an '@': in a user name or password they are written %2f, \
+                        %3f and %23; in a virtual host's name '@' is written %40"
+                    .to_owned(),
+            );
+        }
         let mut url = Url::parse(text).map_err(|error| format!("is not an address ({error})"))?;
         if !matches!(url.scheme(), "amqp" | "amqps") {
             return Err("does not begin with amqp://, amqps:// or sqlite:".to_owned());
@@ -400,5 +410,19 @@ mod tests {
             let problem = AmqpUrl::try_new(text).unwrap_err();
             assert!(!problem.contains("s3cret"), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_password_whose_special_characters_are_not_encoded_says_how_to_encode_them() {
+        for password in ["s3/cret", "s3?cret", "s3#cret", "12/34", "s3@cret/x"] {
+            let problem = AmqpUrl::try_new(&format!("amqps://u:{password}@h:5671/v")).unwrap_err();
+            assert!(
+                problem.contains("%2f") && problem.contains("%3f") && problem.contains("%23"),
+                "{problem}"
+            );
+            assert!(!problem.contains("s3") && !problem.contains("cret"), "{problem}");
+        }
+        let url = AmqpUrl::try_new("amqps://u:s3%2f%3f%23@cret@h:5671/v%40x?heartbeat=5").unwrap();
+        assert_eq!((url.vhost(), url.shown()), ("v@x", "amqps://u:***@h:5671/v%40x?heartbeat=5"));
     }
 }

@@ -7,8 +7,13 @@ use std::collections::BTreeSet;
 
 use url::{Host, Url};
 
+use crate::sanitize::shown;
+
 /// Task types that recognise a picture and, unless they name one, are bound to no site.
 pub const IMAGE_TYPES: [&str; 2] = ["ImageToTextTask", "ComplexImageTask"];
+
+/// Longest part of an entry that an error shows, in characters.
+const MAX_SHOWN: usize = 200;
 
 /// One entry of the list of sites.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,11 +27,11 @@ enum Site {
 /// An entry that cannot be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SiteError {
-    /// Not a host.
+    /// Not a host, and what was probably meant.
     #[error(
-        "'{0}' is not a host name: list hosts such as 'example.com' or '*.example.com', without scheme, port or path"
+        "'{0}' is not a host name: list hosts such as 'example.com' or '*.example.com', without scheme, port or path{1}"
     )]
-    NotAHost(String),
+    NotAHost(String, String),
     /// A wildcard over a whole top-level domain, or everything.
     #[error("'{0}' allows too much: a wildcard needs at least two labels below it, as in '*.example.com'")]
     TooWide(String),
@@ -104,30 +109,56 @@ impl Policy {
 
 impl Site {
     fn parse(entry: &str) -> Result<Self, SiteError> {
-        let not_a_host = || SiteError::NotAHost(entry.to_owned());
-        let (wild, name) = match entry.strip_prefix("*.") {
-            Some(rest) => (true, rest),
-            None => (false, entry),
-        };
-        if entry == "*" {
-            return Err(SiteError::TooWide(entry.to_owned()));
-        }
-        if name.contains(['*', '/', '\\', '@', '?', '#', ' ']) {
-            return Err(not_a_host());
-        }
-        let host = Host::parse(name).map_err(|_| not_a_host())?;
-        let is_domain = matches!(host, Host::Domain(_));
-        let host = host.to_string().trim_end_matches('.').to_owned();
-        if host.is_empty() {
-            return Err(not_a_host());
-        }
-        match (wild, is_domain) {
-            (true, true) if host.contains('.') => Ok(Site::Below(host)),
-            (true, true) => Err(SiteError::TooWide(entry.to_owned())),
-            (true, false) => Err(not_a_host()),
-            (false, _) => Ok(Site::Exact(host)),
+        let top = |rest: &str| !rest.trim_end_matches('.').contains('.') && Self::of(rest).is_some();
+        Self::of(entry).ok_or_else(|| {
+            let quoted = shown(entry, MAX_SHOWN);
+            if entry == "*" || entry.strip_prefix("*.").is_some_and(top) {
+                SiteError::TooWide(quoted)
+            } else {
+                SiteError::NotAHost(quoted, meant(entry))
+            }
+        })
+    }
+
+    /// `None` where the entry is not a host, or allows too much.
+    fn of(entry: &str) -> Option<Self> {
+        let (wild, name) = entry.strip_prefix("*.").map_or((false, entry), |rest| (true, rest));
+        match Host::parse(name).ok()? {
+            Host::Domain(name) => {
+                let name = name.strip_suffix('.').unwrap_or(&name);
+                // The parser takes most signs, and names without a letter between two dots.
+                let is_label = |label: &str| {
+                    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+                    (1..=63).contains(&label.len()) && label.bytes().all(plain)
+                };
+                let is_name =
+                    name.len() <= 253 && name.split('.').all(is_label) && (!wild || name.contains('.'));
+                let site = if wild { Self::Below } else { Self::Exact };
+                is_name.then(|| site(name.to_owned()))
+            }
+            address => (!wild).then(|| Self::Exact(address.to_string())),
         }
     }
+}
+
+/// The hosts that an entry seems to consist of, as the end of a sentence; empty where it does not.
+fn meant(entry: &str) -> String {
+    let host = |part: &str| {
+        let part = part.trim_matches(['"', '\'', '[', ']']);
+        let part = part.split_once("://").map_or(part, |(_, rest)| rest);
+        let part = part.split(['/', '?', '#']).next().unwrap_or_default();
+        let part = part.rsplit('@').next().unwrap_or_default();
+        let part = part.split(':').next().unwrap_or_default();
+        let wild = if part.starts_with('.') { "*." } else { "" };
+        let labels: Vec<_> = part.split('.').filter(|label| !label.is_empty()).collect();
+        format!("{wild}{}", labels.join("."))
+    };
+    let parts = entry.split([',', ';', '|']).flat_map(str::split_whitespace).map(host);
+    let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() || parts.iter().any(|part| Site::of(part).is_none()) {
+        return String::new();
+    }
+    format!("; probably meant: {}", shown(&format!("'{}'", parts.join("', '")), MAX_SHOWN))
 }
 
 /// The host as the list knows it: lower case, punycode, without a trailing dot.
@@ -249,5 +280,39 @@ mod tests {
             &[],
         );
         assert_eq!(errors.unwrap_err().len(), 6);
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_a_host_is_named_with_what_was_probably_meant() {
+        for (entry, meant) in [
+            ("a.example;b.example", "'a.example', 'b.example'"),
+            ("a.example,*.b.example", "'a.example', '*.b.example'"),
+            ("a.example b.example", "'a.example', 'b.example'"),
+            ("\"a.example\"", "'a.example'"),
+            ("[\"a.example\"", "'a.example'"),
+            ("'a.example'", "'a.example'"),
+            ("a..example", "'a.example'"),
+            ("a.example..", "'a.example'"),
+            (".a.example", "'*.a.example'"),
+            ("https://u:p@a.example:8443/login?x", "'a.example'"),
+            ("a.example:443", "'a.example'"),
+            ("bücher.example/x", "'bücher.example'"),
+        ] {
+            let errors = Policy::try_new(&[entry], &[]).expect_err(entry);
+            let text = errors[0].to_string();
+            let expected = format!("; probably meant: {meant}");
+            assert!(text.starts_with(&format!("'{entry}' is not")) && text.ends_with(&expected), "{text}");
+        }
+        let label = "x".repeat(64);
+        for entry in
+            ["", ".", "a.exam!ple", "*a.example", "*.com;a.example", &format!("{label}.example"), "a\n$b"]
+        {
+            let errors = Policy::try_new(&[entry], &[]).expect_err(entry);
+            let text = errors[0].to_string();
+            assert!(text.ends_with("port or path") && !text.contains('\n'), "{text}");
+        }
+        for good in ["localhost", "a_b.example", "xn--bcher-kva.example", "a.example.", "*.a-b.example"] {
+            assert!(Policy::try_new(&[good], &[]).is_ok(), "{good}");
+        }
     }
 }

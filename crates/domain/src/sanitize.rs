@@ -48,7 +48,8 @@ pub fn escaped_json(json: &str) -> Cow<'_, str> {
 
 /// Control characters, and those that are not seen but change what is: of direction, joining and
 /// line ends.
-fn steers(c: char) -> bool {
+#[must_use]
+pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
         || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')

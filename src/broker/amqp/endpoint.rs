@@ -85,7 +85,12 @@ impl Endpoint {
         if uri.query.auth_mechanism == Some(SASLMechanism::External) {
             by_certificate(&url, options)?;
         }
-        uri.query.heartbeat.get_or_insert(options.heartbeat_secs);
+        if *uri.query.heartbeat.get_or_insert(options.heartbeat_secs) == 0 {
+            return Err(fault(
+                "heartbeat=0 leaves the interval to the broker, which takes 60 s; write the seconds, or leave it \
+                 out and set broker.heartbeat",
+            ));
+        }
         let frame = uri.query.frame_max.get_or_insert(FRAME);
         if !(LEAST_FRAME..=LARGEST_FRAME).contains(frame) {
             let reason =
@@ -208,6 +213,12 @@ mod tests {
         let heartbeat = |url| Endpoint::parse(&options(url)).unwrap().uri.query.heartbeat;
         assert_eq!(heartbeat("amqp://host"), Some(10));
         assert_eq!(heartbeat("amqp://host?heartbeat=30"), Some(30));
+    }
+
+    #[test]
+    fn no_heartbeat_is_refused_since_the_broker_would_choose_its_own() {
+        let error = Endpoint::parse(&options("amqp://host?heartbeat=0")).expect_err("refused").to_string();
+        assert!(error.contains("heartbeat=0") && error.contains("60 s"), "{error}");
     }
 
     #[test]

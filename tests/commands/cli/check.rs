@@ -35,6 +35,29 @@ fn a_check_without_a_key_fails_and_names_the_setting() {
 }
 
 #[test]
+fn a_variable_that_misses_the_prefix_is_named_with_what_was_meant_and_its_value_is_not_shown() {
+    let dir = TempDir::new().unwrap();
+    let given = |args: &[&str]| {
+        end(worker(&dir)
+            .args(args)
+            .env("CAPTCHA_WORKER_BROKER__NAMESPACE", "pl4nted")
+            .env("CAPTCHA_WORKER_TEST_X", "x"))
+    };
+    let checked = given(&["check", "--offline"]);
+    let shown = json(&checked);
+    let note = &shown["checks"][0];
+    assert_eq!((&note["check"], &note["verdict"]), (&"settings".into(), &"note".into()));
+    assert!(note["detail"].as_str().unwrap().contains("CAPTCHA_WORKER_BROKER__NAMESPACE"), "{note}");
+    assert_eq!(note["advice"], "probably meant: CAPTCHA_WORKER__BROKER__NAMESPACE");
+    // It has no key, and says this before it ends for that.
+    let ran = given(&["run"]);
+    assert_eq!(ran.stderr.matches("CAPTCHA_WORKER__BROKER__NAMESPACE").count(), 1, "{}", ran.stderr);
+    for text in [&checked.stdout, &checked.stderr, &ran.stdout, &ran.stderr] {
+        assert!(!text.contains("pl4nted") && !text.contains("TEST_X"), "{text}");
+    }
+}
+
+#[test]
 fn a_drain_that_is_shorter_than_a_submission_is_noted() {
     let dir = TempDir::new().unwrap();
     let ended = end(worker(&dir)

@@ -259,6 +259,52 @@ fn other_variables_are_nobodys_business() {
 }
 
 #[test]
+fn variables_that_are_nearly_settings_are_named_with_what_was_probably_meant() {
+    let mut place = Place::new(&[]).env("broker__namespace", "read");
+    for name in [
+        "CAPTCHA_WORKER_SOLVER__API_KEY",
+        "CAPTCHA_WORKER_SOLVER_API_KEY_FILE",
+        "captcha_worker__worker__max_in_flight",
+        "CAPTCHA_WORKER_CAPS__FunCaptchaTask",
+        "CAPTCHA_WORKER_POLLING__TurnstileTask__TIMEOUT",
+        "CAPTCHA_WORKER_SOLVER",
+        "CAPTCHA_WORKER_TEST_AMQP",
+        "captcha_worker",
+        "CAPTCHA_WORKERS__LOG__LEVEL",
+    ] {
+        place.options.env.push((name.into(), "pl4nted".into()));
+    }
+    let loaded = place.good();
+    assert_eq!(shown(&loaded, "broker.namespace").0, "read");
+    let ignored: Vec<_> =
+        loaded.ignored().iter().map(|variable| (&*variable.name, &*variable.meant)).collect();
+    let expected = [
+        ("CAPTCHA_WORKER_CAPS__FunCaptchaTask", "CAPTCHA_WORKER__CAPS__FunCaptchaTask"),
+        ("CAPTCHA_WORKER_POLLING__TurnstileTask__TIMEOUT", "CAPTCHA_WORKER__POLLING__TURNSTILETASK__TIMEOUT"),
+        ("CAPTCHA_WORKER_SOLVER_API_KEY_FILE", "CAPTCHA_WORKER__SOLVER__API_KEY_FILE"),
+        ("CAPTCHA_WORKER_SOLVER__API_KEY", "CAPTCHA_WORKER__SOLVER__API_KEY"),
+        ("captcha_worker__worker__max_in_flight", "CAPTCHA_WORKER__WORKER__MAX_IN_FLIGHT"),
+    ];
+    assert_eq!(ignored, expected);
+    assert!(!format!("{loaded:?}").contains("pl4nted"));
+}
+
+#[test]
+fn an_entry_of_the_policy_that_cannot_be_meant_is_named() {
+    let place = Place::new(&[("config/x.toml", "[policy]\nallowed_domains = ['a.example,b.example']")]);
+    let faults = place.faults();
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    assert!(faults[0].ends_with("; probably meant: 'a.example', 'b.example'"), "{faults:#?}");
+    let listed = Place::new(&[]).env("POLICY__ALLOWED_DOMAINS", r#"["a.example", 'b.example']"#).faults();
+    assert_eq!(listed.len(), 2, "{listed:#?}");
+    assert!(listed[1].ends_with("; probably meant: 'b.example'"), "{listed:#?}");
+    let types =
+        Place::new(&[("config/x.toml", "[policy]\nallowed_types = ['SomeTask', 'OneTask;OtherTask']")]);
+    let fault = "policy.allowed_types (config/x.toml): \"OneTask;OtherTask\" is not the name of a task type";
+    assert!(types.faults()[0].starts_with(fault), "{:#?}", types.faults());
+}
+
+#[test]
 fn a_build_without_traces_refuses_to_send_them_and_says_what_to_build() {
     let place = Place::new(&[]).env("TRACES__OTLP_ENDPOINT", "http://127.0.0.1:4318");
     if cfg!(feature = "otel") {

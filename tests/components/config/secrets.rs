@@ -38,6 +38,65 @@ fn a_secret_file_that_is_missing_empty_or_unreadable_is_a_fault_of_its_setting()
 }
 
 #[test]
+fn what_surrounds_a_secret_does_not_count_wherever_it_comes_from() {
+    let url = format!("amqp://user:{PASSWORD}@h");
+    for (before, after) in [("", "\r"), ("\u{feff}", "\r\n\r\n"), ("\n \t", " \n"), ("\u{a0}", "\u{2003}")] {
+        let around = |secret: &str| format!("{before}{secret}{after}");
+        let (key, url) = (around(KEY), around(&url));
+        let from_files = Place::new(&[("key", &key), ("url", &url)])
+            .env("SOLVER__API_KEY_FILE", "key")
+            .env("BROKER__URL_FILE", "url");
+        let from_variables = Place::new(&[]).env("SOLVER__API_KEY", &key).env("BROKER__URL", &url);
+        for place in [from_files, from_variables] {
+            let loaded = place.good();
+            assert_eq!(loaded.settings.solver.api_key.as_ref().unwrap().expose_secret(), KEY);
+            assert_eq!(shown(&loaded, "broker.url").0, "amqp://user:***@h");
+        }
+    }
+    assert!(Place::new(&[]).env("SOLVER__API_KEY", " \r\n").good().settings.solver.api_key.is_none());
+}
+
+#[test]
+fn a_secret_that_is_not_alone_is_refused_by_name_and_not_repeated() {
+    let odd = [
+        ("pl4nted\nsecond", "has more than one line"),
+        ("pl4nted second", "has white space inside"),
+        ("pl4nted\tsecond", "has white space inside"),
+        ("pl4nted\u{0}x", "holds a control character"),
+        ("pl4nted\u{200b}x", "holds a control character or an invisible one"),
+        ("\"pl4nted\"", "holds a quotation mark"),
+        ("'pl4nted'", "holds a quotation mark"),
+        ("“pl4nted”", "holds a quotation mark"),
+    ];
+    for (secret, problem) in odd {
+        let url = format!("amqp://u:{secret}@h");
+        let from_files = Place::new(&[("key", secret), ("url", &url)])
+            .env("SOLVER__API_KEY_FILE", "key")
+            .env("BROKER__URL_FILE", "url");
+        let from_variables = Place::new(&[]).env("SOLVER__API_KEY", secret).env("BROKER__URL", &url);
+        for (place, origins) in [
+            (from_files, ["broker.url_file (url)", "solver.api_key_file (key)"]),
+            (
+                from_variables,
+                [
+                    "broker.url (environment CAPTCHA_WORKER__BROKER__URL)",
+                    "solver.api_key (environment CAPTCHA",
+                ],
+            ),
+        ] {
+            let faults = place.faults();
+            assert_eq!(faults.len(), 2, "{faults:#?}");
+            for (fault, origin) in faults.iter().zip(origins) {
+                assert!(fault.starts_with(origin) && fault.contains(problem), "{fault}");
+                assert!(!fault.contains("pl4nted") && !fault.contains("second"), "{fault}");
+            }
+        }
+    }
+    let path = Place::new(&[]).env("BROKER__URL", "sqlite:it's my.db").good().settings.broker.url;
+    assert!(path.to_string().ends_with("/it's my.db"), "{path}");
+}
+
+#[test]
 fn a_secret_cannot_be_given_both_ways() {
     let place = Place::new(&[
         ("config/x.toml", &format!("[solver]\napi_key = '{KEY}'\n[broker]\nurl = 'amqp://u:{PASSWORD}@h'")),
@@ -79,6 +138,8 @@ fn secrets_are_in_no_fault() {
         format!("[broker]\nurl = \"amqp://u:{PASSWORD}@h:port/\""),
         format!("[broker]\nurl = \"{PASSWORD}\""),
         format!("[broker]\nurl = [\"amqp://u:{PASSWORD}@h\"]"),
+        format!("[broker]\nurl = \"amqp://u:{PASSWORD}/x@h\""),
+        format!("[broker]\nurl = \"amqp://u:@{PASSWORD}/x@h\""),
     ];
     for text in broken {
         let place = Place::new(&[("config/x.toml", &text)]);
