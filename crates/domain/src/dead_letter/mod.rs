@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 
 use super::class::Class;
 use super::history::{MAX_PUBLISHERS_HEADERS, publishers_headers};
-use super::job::{MAX_ID, MAX_MESSAGE, MAX_TYPE};
+use super::job::{MAX_ID, MAX_MESSAGE, MAX_TYPE, without_mark};
 use super::message::{DIRECT_REPLY, Headers, Message, Properties, Value, wire_size};
 use super::message_hash::MessageHash;
 use super::outcome::{KIND, OutcomeBody};
@@ -128,8 +128,8 @@ impl DeadLetter {
     fn of_raw(message: &Message, place: LetterQueue<'_>) -> Self {
         let headers = &message.properties.headers;
         let death = Death::of(headers);
-        let seen: Option<JobView> =
-            within_bounds(message.body.clone()).ok().and_then(|body| serde_json::from_slice(&body).ok());
+        let body = within_bounds(without_mark(&message.body));
+        let seen: Option<JobView> = body.as_ref().ok().and_then(|body| serde_json::from_slice(body).ok());
         let is_ticket = death.queue == place.tickets
             || headers.contains_key(TICKET_HEADER)
             || headers.contains_key(ANSWER_HEADER);
@@ -138,7 +138,7 @@ impl DeadLetter {
         } else if headers.contains_key(UNREADABLE_HEADER) {
             Err(SkipReason::Unreadable)
         } else {
-            match within_bounds(message.body.clone()) {
+            match body {
                 Ok(body) if death.queue == place.jobs && seen.is_some() => Ok(body),
                 Ok(_) => Err(SkipReason::RejectedMessage),
                 Err(stays) => Err(stays),

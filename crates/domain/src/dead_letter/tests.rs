@@ -133,6 +133,8 @@ fn a_job_that_the_broker_put_aside_goes_again_with_its_publishers_properties() {
     assert_eq!(again.properties.kind.as_deref(), Some("their.type"));
     assert_eq!((&again.properties.expiration, &again.properties.user_id), (&None, &None));
     assert_eq!(again.properties.headers.keys().collect::<Vec<_>>(), [REPLAY_ID, REPLAYS, "tenant"]);
+    let marked = Message { body: format!("\u{feff}{JOB}").into(), ..message.clone() };
+    assert_eq!(read(&marked, RAW).replay(&marked, 3, NOW).unwrap().body, JOB);
     let mut once_more = message;
     once_more.properties.headers.insert("x-delivery-count".to_owned(), Value::Int(4));
     assert_eq!(read(&once_more, RAW).replay(&once_more, 3, NOW).unwrap().properties, again.properties);

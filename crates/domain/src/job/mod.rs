@@ -35,6 +35,12 @@ pub const MAX_ID: usize = 255;
 /// The longest task type that is passed on.
 pub const MAX_TYPE: usize = 100;
 
+/// The bytes of a JSON text without a byte order mark, which many programs write before it.
+#[must_use]
+pub fn without_mark(body: &Bytes) -> Bytes {
+    if body.starts_with(b"\xEF\xBB\xBF") { body.slice(3..) } else { body.clone() }
+}
+
 /// A job as its publisher sent it, read once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -54,7 +60,7 @@ pub struct Job {
     pub properties: Properties,
     /// What a worker wrote of it, where it came as a ticket.
     pub ticket: Option<Box<str>>,
-    /// The publisher's bytes.
+    /// The publisher's bytes, without a byte order mark.
     pub body: JobBody,
     /// Where the task stands in the bytes, of a job that has just passed admission.
     pub task_at: Option<Range<usize>>,
@@ -88,13 +94,14 @@ impl Job {
     ) -> Result<Self, Box<RejectedMessage>> {
         let given = message.properties.message_id.clone().filter(|id| !id.is_empty() && id.len() <= MAX_ID);
         let id = given.unwrap_or_else(fresh_id);
-        let judged = read(&message.body, &id, policy);
+        let body = without_mark(&message.body);
+        let judged = read(&body, &id, policy);
         let message = std::mem::take(message);
         match judged {
             Ok(facts) => Ok(Self {
                 properties: message.properties,
                 ticket: None,
-                body: JobBody::plain(message.body),
+                body: JobBody::plain(body),
                 id: facts.id,
                 task_type: facts.task_type,
                 kind: facts.kind,

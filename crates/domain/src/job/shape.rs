@@ -62,6 +62,8 @@ fn all_digits(text: &[u8]) -> bool {
 pub(super) fn check_image(text: &str) -> Result<(), Fault> {
     let fault = |code, what: String| Err(Fault::local(Class::Invalid, code, Stage::Admission, what));
     let (mut digits, mut padding) = (0_usize, 0_usize);
+    // Whether the line has a digit yet, and white space after it.
+    let (mut begun, mut gap) = (false, false);
     let rest = match text.trim_end_matches('=') {
         plain if all_digits(plain.as_bytes()) => {
             digits = plain.len();
@@ -72,14 +74,22 @@ pub(super) fn check_image(text: &str) -> Result<(), Fault> {
     for byte in rest.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' | b'-' | b'_' if padding == 0 => {
+                if gap {
+                    // Decoders of forms do that. Others leave the space out, and get another picture.
+                    let what =
+                        "task.body is not base64: it has a space inside a line, perhaps in place of '+'";
+                    return fault(local_code::IMAGE_NOT_BASE64, what.to_owned());
+                }
                 digits += 1;
+                begun = true;
             }
             b'=' => padding += 1,
-            b'\r' | b'\n' | b' ' | b'\t' => {}
+            b'\r' | b'\n' => (begun, gap) = (false, false),
+            b' ' | b'\t' => gap = begun,
             _ => return fault(local_code::IMAGE_NOT_BASE64, "task.body is not base64".to_owned()),
         }
     }
-    if digits % 4 == 1 || padding > 2 {
+    if digits % 4 == 1 || padding > 2 || padding > 0 && (digits + padding) % 4 != 0 {
         return fault(
             local_code::IMAGE_NOT_BASE64,
             "task.body is not base64: its length is impossible".to_owned(),
@@ -135,6 +145,13 @@ mod tests {
             "data:image/png;base64,".to_owned() + &good,
             good.clone() + "A",
             good.clone() + "====",
+            good.clone() + "=",
+            good.clone() + "AA=",
+            good.clone() + "AAA==",
+            // '+' that became a space, at a length that is possible.
+            good.replacen('A', " ", 4),
+            good.replacen("AQEB", "AQ  ", 1),
+            format!("AAAA\n{}", good.replacen('B', " ", 1)),
             "=".to_owned() + &good,
         ] {
             assert_eq!(
@@ -142,6 +159,14 @@ mod tests {
                 Err("IMAGE_NOT_BASE64".into()),
                 "{bad}"
             );
+        }
+    }
+
+    #[test]
+    fn white_space_around_lines_is_left_alone() {
+        let good = STANDARD.encode([1; 100]);
+        for text in [format!(" {good} "), format!("{}\r\n\t  {} \n", &good[..76], &good[76..])] {
+            assert_eq!(check_image(&text), Ok(()), "{text}");
         }
     }
 

@@ -41,6 +41,19 @@ fn a_full_job_is_read_and_its_parts_are_verbatim() {
 }
 
 #[test]
+fn a_byte_order_mark_before_a_job_is_forgiven_and_left_out() {
+    let body = image_job(r#","id":"j-1","metadata":7"#);
+    let job = read_with(format!("\u{feff}{body}").as_bytes(), Properties::default(), &[]).unwrap();
+    assert_eq!((&*job.id, job.metadata().unwrap().get(), &*job.body.bytes()), ("j-1", "7", body.as_bytes()));
+    assert!(job.task().unwrap().starts_with(br#"{"type":"ImageToTextTask""#));
+    assert_eq!(code_of(format!("\u{feff}\u{feff}{body}")), "malformed/NOT_JSON", "one belongs to a text");
+    assert_eq!(code_of("\u{feff}"), "malformed/EMPTY_BODY");
+    let elsewhere = "\u{feff}{\"task\":{\"type\":\"TurnstileTask\"}}";
+    let refused = read_with(elsewhere.as_bytes(), Properties::default(), &[]).unwrap_err();
+    assert_eq!(refused.message.body, elsewhere, "what is refused is given back as it came");
+}
+
+#[test]
 fn metadata_is_found_however_its_name_is_written() {
     let metadata = |rest: &str| {
         let job = read_with(image_job(rest).as_bytes(), Properties::default(), &[]).unwrap();

@@ -18,7 +18,7 @@ use crate::call::TaskId;
 use crate::class::Class;
 use crate::fault::{Fault, Stage};
 use crate::history::{Attempt, Ended, History};
-use crate::job::{Job, MAX_ID, MAX_TYPE, RejectedMessage};
+use crate::job::{Job, MAX_ID, MAX_TYPE, RejectedMessage, without_mark};
 use crate::message::{Headers, Message, Properties};
 use crate::replay::{MAX_REPLAY_ID, MAX_REPLAYS, Replayed};
 use crate::time::Timestamp;
@@ -267,7 +267,8 @@ pub fn failed(
 #[must_use]
 pub fn refused(refused: &RejectedMessage, received_at: Timestamp, by: Finish<'_>) -> Outcome {
     let message = &refused.message;
-    let whole_job = if refused.fault.class == Class::Malformed { None } else { raw(&message.body) };
+    let bytes = without_mark(&message.body);
+    let whole_job = if refused.fault.class == Class::Malformed { None } else { raw(&bytes) };
     let original = whole_job.is_none().then(|| match std::str::from_utf8(&message.body) {
         Ok(text) if !text.contains(is_written_long) => {
             RejectedBody { encoding: "utf-8".into(), body: text.into() }
