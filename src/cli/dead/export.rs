@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::letters::line;
+use super::letters::{counted, line};
 use super::list::bar;
 use super::scan::{Scan, ScanReport, Walker, ended, walk};
 use super::select::{Chosen, Filters, ScanLimit};
@@ -60,9 +60,8 @@ pub(super) async fn run(args: &ExportArgs, context: &mut CommandContext<'_>) -> 
         context.console.note(scan_report.add_to(json!({"written": written})));
     } else {
         let not_scanned = scan_report.not_scanned();
-        context
-            .console
-            .note(format_args!("{written} letters written; {not_scanned} letters were not scanned"));
+        let (written, not_scanned) = (counted(written), counted(not_scanned));
+        context.console.note(format_args!("{written} written; {not_scanned} not scanned"));
         scan_report.print_notes(&mut context.console);
     }
     ended(failure, safe, scan_report.is_whole())

@@ -69,6 +69,11 @@ const WIDTH: usize = 40;
 /// The table's head.
 pub(super) const HEAD: [&str; 6] = ["class", "code", "type", "letters", "oldest", "newest"];
 
+/// So many letters, in words.
+pub(super) fn counted(letters: u64) -> String {
+    if letters == 1 { "1 letter".to_owned() } else { format!("{letters} letters") }
+}
+
 /// Letters of one kind.
 #[derive(Debug, Clone, Copy, Default)]
 struct LetterGroup {

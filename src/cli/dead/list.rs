@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::letters::{HEAD, LetterCounts};
+use super::letters::{HEAD, LetterCounts, counted};
 use super::scan::{Scan, ScanReport, Walker, ended, walk};
 use super::select::{Chosen, Filters, ScanLimit};
 use super::{CommandContext, DynConsole};
@@ -106,7 +106,7 @@ impl Found {
             writeln!(out, "by class: {}", classes.collect::<Vec<_>>().join(" · "))?;
         }
         let (letters, scanned) = (self.counts.total(), self.scan_report.scanned());
-        writeln!(out, "{letters} letters, of {scanned} scanned")?;
+        writeln!(out, "{}, of {scanned} scanned", counted(letters))?;
         if self.unreadable > 0 {
             let unreadable = self.unreadable;
             writeln!(

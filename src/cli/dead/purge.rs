@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::export::created;
-use super::letters::{HEAD, LetterCounts, line};
+use super::letters::{HEAD, LetterCounts, counted, line};
 use super::list::bar;
 use super::scan::{Scan, ScanReport, Walker, ended, walk};
 use super::select::{Chosen, Filters, ScanLimit};
@@ -58,37 +58,52 @@ pub(super) async fn run(args: &PurgeArgs, context: &mut CommandContext<'_>) -> R
     if args.filters.is_everything() && !args.all {
         return Err(CommandError::Usage("dead purge: give a filter, or --all".to_owned()));
     }
-    if !args.dry_run && !args.yes && !agreed(context).await? {
-        return Ok(Exit::Failed);
+    let can_ask = stdin().is_terminal() && context.console.err_is_terminal;
+    if !args.dry_run && !args.yes && !can_ask {
+        return Err(CommandError::Usage(
+            "dead purge: add --yes, because there is no terminal to ask at".to_owned(),
+        ));
     }
+    let typed = || {
+        let mut answer = String::new();
+        stdin().lock().read_line(&mut answer).map(|_| answer)
+    };
+    count_and_remove(args, typed, context).await
+}
+
+/// `typed`: what the person at the terminal answers, if there is a question.
+pub(super) async fn count_and_remove(
+    args: &PurgeArgs,
+    typed: impl FnOnce() -> io::Result<String> + Send + 'static,
+    context: &mut CommandContext<'_>,
+) -> Result<Exit, CommandError> {
     let now = Clock::System.now();
-    let mut purge = Purge {
+    let begin = |dry_run, most| Purge {
         args,
+        dry_run,
+        most,
         chosen: args.filters.at(now),
         file: None,
         doomed: Vec::new(),
         removed: LetterCounts::default(),
         scan_report: ScanReport::default(),
     };
-    let failure = walk(&mut purge, &args.filters, &args.scan_limit, context).await;
+    let mut purge = begin(args.dry_run || !args.yes, u64::MAX);
+    let mut failure = walk(&mut purge, &args.filters, &args.scan_limit, context).await;
+    let total = purge.removed.total();
+    if !args.dry_run && !args.yes && failure.is_none() && !context.stop.is_cancelled() && total > 0 {
+        let (rows, count) = (table(HEAD, purge.removed.rows(now)), counted(total));
+        context.console.note(format_args!("{rows}\n\nremove {count} for good? Type 'yes' and Enter:"));
+        if answer(typed, context.stop).await?.is_none_or(|answer| answer.trim() != "yes") {
+            return Ok(Exit::Failed);
+        }
+        // What has come since then was not in the question.
+        purge = begin(false, total);
+        failure = walk(&mut purge, &args.filters, &args.scan_limit, context).await;
+    }
     purge.scan_report.interrupted(context.stop);
     let printed = purge.print(now, &mut context.console);
     ended(failure, printed, purge.scan_report.is_whole())
-}
-
-/// Asks the person at the terminal.
-async fn agreed(context: &mut CommandContext<'_>) -> Result<bool, CommandError> {
-    if !(stdin().is_terminal() && context.console.err_is_terminal) {
-        return Err(CommandError::Usage(
-            "dead purge: add --yes, because there is no terminal to ask at".to_owned(),
-        ));
-    }
-    context.console.note("remove the chosen letters for good? Type 'yes' and Enter:");
-    let line = || {
-        let mut answer = String::new();
-        stdin().lock().read_line(&mut answer).map(|_| answer)
-    };
-    Ok(answer(line, context.stop).await?.is_some_and(|answer| answer.trim() == "yes"))
 }
 
 /// What is typed; `None` where Ctrl-C comes first. It reads on a thread that nobody waits for: a
@@ -108,6 +123,9 @@ async fn answer(
 
 struct Purge<'a> {
     args: &'a PurgeArgs,
+    dry_run: bool,
+    /// No more letters than this are removed.
+    most: u64,
     chosen: Chosen<'a>,
     file: Option<File>,
     /// Chosen, and written down where that is wanted.
@@ -137,7 +155,7 @@ impl Purge<'_> {
         context: &mut CommandContext<'_>,
     ) -> Result<(), CommandError> {
         // Not before a queue has been reached: a broker that cannot be must leave no file behind.
-        if let (None, false, Some(path)) = (&self.file, self.args.dry_run, &self.args.to) {
+        if let (None, false, Some(path)) = (&self.file, self.dry_run, &self.args.to) {
             self.file = Some(created(path)?);
         }
         let bar = bar(&context.console, scan);
@@ -147,7 +165,8 @@ impl Purge<'_> {
             }
             let Some(delivery) = scan.next(context.stop).await? else { break };
             self.take(delivery, scan)?;
-            bar.advance_to(scan.progress().0, || format!("{} removed", self.removed.total()));
+            let word = if self.dry_run { "chosen" } else { "removed" };
+            bar.advance_to(scan.progress().0, || format!("{} {word}", self.removed.total()));
         }
         bar.clear();
         self.remove(scan).await
@@ -159,8 +178,12 @@ impl Purge<'_> {
             scan.keep(receipt);
             return Ok(());
         };
-        if self.args.dry_run {
+        if self.dry_run {
             self.removed.add(&letter);
+            scan.keep(receipt);
+            return Ok(());
+        }
+        if self.removed.total() + self.doomed.len() as u64 >= self.most {
             scan.keep(receipt);
             return Ok(());
         }
@@ -188,13 +211,13 @@ impl Purge<'_> {
 
     fn print(&self, now: Timestamp, console: &mut DynConsole<'_>) -> Result<(), CommandError> {
         self.scan_report.print_notes(console);
-        let (dry_run, total) = (self.args.dry_run, self.removed.total());
+        let (dry_run, total) = (self.dry_run, self.removed.total());
         if console.is_human() {
             let done = if dry_run { "would be removed" } else { "removed" };
             if !self.removed.is_empty() {
                 writeln!(console.out, "{}\n", table(HEAD, self.removed.rows(now)))?;
             }
-            writeln!(console.out, "{total} letters {done}")?;
+            writeln!(console.out, "{} {done}", counted(total))?;
         } else {
             let report = self.scan_report.add_to(json!({
                 "dry_run": dry_run, "removed": if dry_run { 0 } else { total }, "chosen": total,

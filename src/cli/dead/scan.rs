@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::letters::counted;
 use super::select::{Filters, ScanLimit};
 use super::{CommandContext, DynConsole};
 use crate::broker::topology::Names;
@@ -275,17 +276,17 @@ impl ScanReport {
     /// Notes why not everything was scanned.
     pub(super) fn print_notes(&self, console: &mut DynConsole<'_>) {
         for seen in &self.queues {
-            let (queue, there, missed) = (seen.queue.name(), seen.there, seen.not_scanned());
+            let (queue, there, missed) = (seen.queue.name(), counted(seen.there), seen.not_scanned());
             if seen.took_too_long {
                 console.note(format_args!(
-                    "{queue}: stopped after 20 minutes, {missed} of {there} letters not scanned: the broker takes back what is held for 30; run the command again"
+                    "{queue}: stopped after 20 minutes, {missed} of {there} not scanned: the broker takes back what is held for 30; run the command again"
                 ));
             } else if seen.ended_early {
                 console.note(format_args!(
-                    "{queue}: {missed} of {there} letters were not delivered within 10 s: another consumer holds them, or they are gone; run the command again"
+                    "{queue}: {missed} of {there} not delivered within 10 s: another consumer holds them, or they are gone; run the command again"
                 ));
             } else if missed > 0 {
-                console.note(format_args!("{queue}: {missed} of {there} letters not scanned; see --scan"));
+                console.note(format_args!("{queue}: {missed} of {there} not scanned; see --scan"));
             }
         }
         if let Some(why) = &self.stopped {

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::CommandContext;
-use super::letters::{age, line, shortened};
+use super::letters::{age, counted, line, shortened};
 use super::list::bar;
 use super::scan::{Scan, ScanReport, Walker, walk};
 use super::select::{Chosen, Filters, ScanLimit};
@@ -67,9 +67,8 @@ fn print_notes(id: &str, found: u64, scan_report: &ScanReport, context: &mut Com
         return;
     }
     let id = cut(id, WIDTH);
-    context
-        .console
-        .note(format_args!("{found} letters of '{id}' found; {not_scanned} letters were not scanned"));
+    let (found, not_scanned) = (counted(found), counted(not_scanned));
+    context.console.note(format_args!("{found} of '{id}' found; {not_scanned} not scanned"));
     scan_report.print_notes(&mut context.console);
 }
 

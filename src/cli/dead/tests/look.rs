@@ -42,11 +42,7 @@ async fn a_letter_is_shown_without_its_secrets_and_one_that_is_not_there_is_repo
     }
     let result = bench.run("show order-18").await;
     assert_eq!((result.ending.unwrap(), &*result.out), (Exit::Failed, ""));
-    assert!(
-        result.err.contains("0 letters of 'order-18' found; 0 letters were not scanned"),
-        "{}",
-        result.err
-    );
+    assert!(result.err.contains("0 letters of 'order-18' found; 0 letters not scanned"), "{}", result.err);
 }
 
 #[tokio::test]
