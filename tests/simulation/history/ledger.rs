@@ -348,12 +348,15 @@ impl Ledger {
     }
 
     /// A holder of a ticket submits its job again, or parks it for that. What is submitted in vain
-    /// is retried after it, and counted once.
+    /// is retried after it, and counted once. Were it paid more than once, the payments would show it.
     fn resubmitted(&mut self, replica: &str, job: &str, parks: bool, now: Instant) {
         let Some(steps) = self.steps(replica, job).copied() else { return };
         let counts = |hand: &&Hand| {
             let of_ticket = hand.is_ticket && hand.job == job && hand.replica == replica;
-            of_ticket && !(parks && hand.alone && steps.creates > hand.before.creates)
+            let submissions = steps.creates.saturating_sub(hand.before.creates);
+            // What is refused for its callback is submitted once more without one.
+            let is_counted = if parks { submissions > 0 } else { submissions == 1 };
+            of_ticket && !(hand.alone && is_counted)
         };
         let Some(hand) = self.hands.values().find(counts) else { return };
         let task = hand.task.as_ref().and_then(|id| self.tasks.get(id)).filter(|_| hand.alone);

@@ -692,7 +692,6 @@ impl JobRun {
     fn ticket_taken(&mut self, mut task: OpenTask, redelivered: bool, at: &DecisionInput<'_>) -> Step {
         let age = task.age(at.uptime);
         let mut wait_at_least = Duration::ZERO;
-        let was_handed_over = task.polls > 0 && !redelivered;
         task.shows_solve_time = task.polls == 0 && !redelivered;
         if redelivered {
             let made = task.polls;
@@ -704,12 +703,9 @@ impl JobRun {
         }
         task.not_before = at.uptime.saturating_add(wait_at_least);
         let pace = at.rules.pacing.of(self.job.kind());
-        // For how long earlier owners could poll it is not known here, unless they handed it over; and
-        // until its first poll nobody may. So its age so far does not count against the type's
-        // time-out.
-        if !was_handed_over {
-            task.unpollable = (age + wait_at_least).saturating_sub(pace.first_delay());
-        }
+        // For how long earlier owners could poll it is not known here, and until its first poll
+        // nobody may. So its age so far does not count against the type's time-out.
+        task.unpollable = (age + wait_at_least).saturating_sub(pace.first_delay());
         // The callback of a ticket that comes again may have gone to an earlier owner. And a deadline
         // must not pass while a lost callback is awaited.
         let learned = at.learned.as_deref();
