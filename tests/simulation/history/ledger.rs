@@ -63,8 +63,9 @@ pub(crate) struct Ledger {
     pub(crate) started: BTreeSet<String>,
     /// The broker ends before it answers what it stores now.
     pub(crate) answers_nobody: bool,
-    /// Deliveries that were taken back with nothing done for them so far, by the replica and the job.
-    idle_taken_back: BTreeSet<(String, String)>,
+    /// How many deliveries were taken back with nothing done for them so far, by the replica and the
+    /// job.
+    idle_taken_back: BTreeMap<(String, String), u32>,
     pub(super) records: Records,
     pub(super) answers: Answers,
     /// Epochs of those that are in hand.
@@ -90,7 +91,7 @@ impl Ledger {
             disturbed: BTreeSet::new(),
             started: BTreeSet::new(),
             answers_nobody: false,
-            idle_taken_back: BTreeSet::new(),
+            idle_taken_back: BTreeMap::new(),
             records: Records::default(),
             answers: Answers::default(),
             records_in_hand: BTreeMap::new(),
@@ -182,8 +183,10 @@ impl Ledger {
         if let Some(steps) = self.steps(replica, &job).filter(|_| is_outcome || is_kept) {
             steps.stored += 1;
             steps.confirmed += u32::from(is_confirmed);
-            if self.idle_taken_back.remove(&(replica.to_owned(), job.clone())) {
+            let taken_back = self.idle_taken_back.get_mut(&(replica.to_owned(), job.clone()));
+            if let Some(taken_back) = taken_back.filter(|count| **count > 0) {
                 // It was under way to the store as its delivery was taken back.
+                *taken_back -= 1;
                 self.lost(replica, &job);
             }
         }
@@ -332,7 +335,7 @@ impl Ledger {
                     }
                     self.lost(&replica, &job);
                 } else if how == DeliveryEnd::Returned {
-                    self.idle_taken_back.insert((replica, job.clone()));
+                    *self.idle_taken_back.entry((replica, job.clone())).or_default() += 1;
                 }
             }
         }
