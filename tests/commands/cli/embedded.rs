@@ -183,7 +183,9 @@ fn on_a_full_disk_publishers_are_refused_and_what_was_confirmed_is_kept() {
     fs::write(dir.path().join("jobs.ndjson"), lines.join("\n")).unwrap();
     let script = "mkdir small && mount -t tmpfs -o size=20m tmpfs small || exit 99
         timeout 20 \"$WORKER\" publish jobs.ndjson > published.json
-        cp small/queue.db small/queue.db-wal .";
+        cp small/queue.db . || exit 98
+        # Where the owner could close the file in order, there is no log any more.
+        test ! -e small/queue.db-wal || cp small/queue.db-wal .";
     let ended = end(assert_cmd::Command::new("unshare")
         .args(["--map-root-user", "--mount", "sh", "-c", script])
         .current_dir(dir.path())
