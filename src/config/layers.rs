@@ -121,7 +121,7 @@ pub(super) fn leaves_of(table: Map<String, Value>, origin: &str) -> Vec<Leaf> {
     leaves
 }
 
-/// The three settings of a task type's pace.
+/// The settings of a task type's pace.
 pub(super) const PACE: [&str; 4] = ["first_delay", "interval", "timeout", "max_polls"];
 
 /// Every known setting with its default.

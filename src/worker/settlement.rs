@@ -262,8 +262,8 @@ impl Context {
 
     /// Gives an open ticket to another replica. It is published anew, since what is merely put back
     /// comes as redelivered: its next owner would have to assume the most polls, the last of them
-    /// just now. Returns whether it was; else it is put back, beside its copy where nobody knows
-    /// whether that is stored.
+    /// just now. Returns whether it was; else it is put back. Its copy may be stored all the
+    /// same, where the confirm did not come.
     async fn hand_over(&self, scope: &Scope, held: Settling<'_>, rest: Duration) -> bool {
         let is_sent = AtomicBool::new(false);
         let publishing = async {

@@ -1,4 +1,4 @@
-//! Both brokers, for tests whose own part is no AMQP: everything that a process is told of its
+//! Both brokers, for tests whose own part is no AMQP: everything that a process's settings say of its
 //! broker is an address.
 
 use std::time::Duration;

@@ -88,21 +88,23 @@ pub struct SolveTimes {
     /// What bounds the learned polls; `None`: none are learned.
     bounds: Option<PollSchedules>,
     by_kind: BTreeMap<String, Learned>,
-    unreported: Vec<(String, Answer)>,
+    unreported: AnswersByKind,
 }
 
 impl SolveTimes {
     /// Nothing learned yet. Without bounds no polls are learned.
     #[must_use]
     pub fn new(reach: Reach, bounds: Option<PollSchedules>) -> Self {
-        Self { reach, bounds, by_kind: BTreeMap::new(), unreported: Vec::new() }
+        Self { reach, bounds, by_kind: BTreeMap::new(), unreported: AnswersByKind::new() }
     }
 
     /// A task of this replica was found ready.
     pub fn note(&mut self, kind: &str, answer: Answer, now: Timestamp) {
-        let of_kind = self.unreported.iter().filter(|(other, _)| other == kind).count();
-        if of_kind < MAX_UNREPORTED_OF_KIND && self.unreported.len() < MAX_UNREPORTED {
-            self.unreported.push((kind.to_owned(), answer));
+        let of_kind = self.unreported.get(kind).map_or(0, Vec::len);
+        let in_all: usize = self.unreported.values().map(Vec::len).sum();
+        if of_kind < MAX_UNREPORTED_OF_KIND && in_all < MAX_UNREPORTED {
+            let ages = (millis(answer.after), millis(answer.by));
+            self.unreported.entry(kind.to_owned()).or_default().push(ages);
         }
         self.learn(kind, answer, now);
     }
@@ -167,11 +169,7 @@ impl SolveTimes {
     /// The answers of this replica since this was last asked, to be reported to the others.
     #[must_use]
     pub fn take_unreported(&mut self) -> AnswersByKind {
-        let mut by_kind = AnswersByKind::new();
-        for (kind, answer) in self.unreported.drain(..) {
-            by_kind.entry(kind).or_default().push((millis(answer.after), millis(answer.by)));
-        }
-        by_kind
+        std::mem::take(&mut self.unreported)
     }
 
     /// Another replica reports its answers.

@@ -36,7 +36,7 @@ async fn answers_arrive_with_their_callbacks_whichever_of_two_replicas_the_api_c
     let (amqp, namespace) = (amqp(), fresh_namespace());
     let simulator = Simulator::start("balance = 1000.0\nlatency_ms = { fixed = 2 }\n").await;
     declare(&amqp, &namespace).await;
-    // The API calls the first replica alone, whoever holds the ticket.
+    // The API calls the first replica alone, whichever holds the ticket.
     let (called, other) = (free_address(), free_address());
     let (ops_called, ops_other) = (free_address(), free_address());
     let public_url = format!("http://{called}");
