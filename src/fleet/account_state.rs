@@ -473,12 +473,12 @@ impl AccountState {
     }
 
     /// Another replica has met a wrong id.
-    pub(super) fn heard_wrong_id(&self, after_silence: bool) {
+    pub(super) fn heard_wrong_id(&self, in_a_row: u32, after_silence: bool) {
         let (rank, term) = {
             let snapshot = self.parts.snapshot.borrow();
             (snapshot.rank, snapshot.term())
         };
-        if self.parts.answers.heard_wrong_id(after_silence, rank, &self.parts.rules) {
+        if self.parts.answers.heard_wrong_id(in_a_row, after_silence, rank, &self.parts.rules) {
             self.trip_for_wrong_ids(term);
         }
     }

@@ -203,11 +203,26 @@ impl Answers {
         NotedAnswer { counts, is_due, too_many, begins_anew, after_silence }
     }
 
-    /// Another replica has met a wrong id; `after_silence`: and no known task since a silence.
-    /// Returns whether they are too many now.
-    pub(super) fn heard_wrong_id(&self, after_silence: bool, rank: usize, rules: &Rules) -> bool {
+    /// Another replica has met a wrong id, its `in_a_row`th with no known task between, or 0 if it
+    /// does not say; `after_silence`: and no known task since a silence. Returns whether they are
+    /// too many now.
+    pub(super) fn heard_wrong_id(
+        &self,
+        in_a_row: u32,
+        after_silence: bool,
+        rank: usize,
+        rules: &Rules,
+    ) -> bool {
         let mut log = self.0.lock();
         log.ends_silence();
+        let waits_for_known_task = log.probation.is_some_and(|probation| {
+            probation.cause == Cause::WrongId && probation.began.elapsed() >= AT_ONCE
+        });
+        if waits_for_known_task && in_a_row == 1 {
+            // It has met known tasks since this replica's row began, so its trouble is another one:
+            // where tasks are lost all the time, others would keep this replica waiting.
+            return false;
+        }
         let (probation, until) = log.one_more(rank);
         probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
         let is_single =
@@ -293,11 +308,11 @@ mod tests {
         first.begin_probation(0);
         second.begin_probation(1);
         assert_eq!((held(&first), held(&second)), (None, Some(STAGGER)));
-        assert!(!second.heard_wrong_id(true, 1, &Rules::default()));
+        assert!(!second.heard_wrong_id(1, true, 1, &Rules::default()));
         assert_eq!(held(&second), Some(AFTER_WRONG_ID + STAGGER));
         second.note(false, false, 1, &Rules::default(), NOW);
         assert_eq!(held(&second), None);
-        assert!(!second.heard_wrong_id(false, 1, &Rules::default()));
+        assert!(!second.heard_wrong_id(1, false, 1, &Rules::default()));
         assert_eq!(held(&second), None, "it is at work, and a lost task elsewhere makes it wait for nothing");
         assert!(second.on_probation(), "but its next poll is a single one");
         second.note(false, false, 1, &Rules::default(), NOW);
@@ -331,10 +346,27 @@ mod tests {
         answers.begin_probation(0);
         tokio::time::advance(AT_ONCE).await;
         for _ in 0..20 {
-            assert!(!answers.heard_wrong_id(false, 0, &Rules::default()), "they are at work");
+            assert!(!answers.heard_wrong_id(1, false, 0, &Rules::default()), "they are at work");
             tokio::time::advance(Duration::from_millis(500)).await;
         }
         assert_eq!(held(&answers), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn single_tasks_that_others_lose_keep_no_replica_waiting() {
+        let (answers, rules) = (Answers::default(), Rules::default());
+        answers.note(true, false, 0, &rules, NOW);
+        answers.heard_wrong_id(2, false, 0, &rules);
+        tokio::time::advance(Duration::from_millis(99)).await;
+        assert_eq!(held(&answers), Some(Duration::from_millis(1)), "the second in a row");
+        tokio::time::advance(AT_ONCE).await;
+        for _ in 0..5 {
+            answers.heard_wrong_id(1, false, 0, &rules);
+            assert_eq!(held(&answers), None, "the other one meets known tasks between");
+            tokio::time::advance(Duration::from_millis(400)).await;
+        }
+        answers.heard_wrong_id(2, false, 0, &rules);
+        assert_eq!(held(&answers), Some(Duration::from_millis(500)), "and now none");
     }
 
     #[tokio::test(start_paused = true)]
@@ -378,24 +410,24 @@ mod tests {
             answers.note(false, false, 0, &rules, NOW);
         }
         answers.heard_silence();
-        assert!(!answers.heard_wrong_id(true, 0, &rules));
+        assert!(!answers.heard_wrong_id(1, true, 0, &rules));
         answers.heard_silence();
-        assert!(!answers.heard_wrong_id(true, 0, &rules), "one silence, of which several say so");
+        assert!(!answers.heard_wrong_id(1, true, 0, &rules), "one silence, of which several say so");
         assert!(answers.note(true, false, 0, &rules, NOW).too_many);
         let within = Duration::from_secs(4);
         for known_after in [Duration::from_secs(1), Duration::from_secs(5)] {
             answers.begin_probation(0);
             for _ in 0..2 {
-                assert!(!answers.heard_wrong_id(true, 0, &rules));
+                assert!(!answers.heard_wrong_id(1, true, 0, &rules));
             }
             tokio::time::advance(known_after).await;
             answers.heard_known_task(within);
-            let too_many = answers.heard_wrong_id(true, 0, &rules);
+            let too_many = answers.heard_wrong_id(1, true, 0, &rules);
             assert_eq!(too_many, known_after < within, "what is known of then can be older than the silence");
         }
         answers.note(false, false, 0, &rules, NOW);
         for _ in 0..10 {
-            assert!(!answers.heard_wrong_id(false, 0, &rules), "without a silence the share counts");
+            assert!(!answers.heard_wrong_id(1, false, 0, &rules), "without a silence the share counts");
         }
     }
 }

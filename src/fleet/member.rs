@@ -381,7 +381,7 @@ impl<'a> Member<'a> {
                 after_silence,
             } => {
                 if wrong_id && from != self.fleet.id {
-                    self.fleet.account.heard_wrong_id(after_silence);
+                    self.fleet.account.heard_wrong_id(in_a_row, after_silence);
                 }
                 if let Some(lead) = &mut self.lead
                     && wrong_id
