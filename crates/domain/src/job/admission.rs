@@ -40,24 +40,17 @@ pub(super) fn read(body: &[u8], fallback_id: &str, policy: &Policy) -> Result<Fa
     let id = id.unwrap_or_else(|| fallback_id.to_owned());
     let deadline = deadline_of(&fields).map_err(|fault| refused(&id, None, fault))?;
     let task = task_of(&fields).map_err(|fault| refused(&id, None, fault))?;
-    let task_type = type_of(&task).map_err(|fault| refused(&id, None, fault))?;
-    check_task(&task, &task_type, policy).map_err(|fault| refused(&id, Some(&task_type), fault))?;
+    let task_type = type_of(task).map_err(|fault| refused(&id, None, fault))?;
+    check_task(task, &task_type, policy).map_err(|fault| refused(&id, Some(&task_type), fault))?;
     let class = task.class.and_then(|raw| fields::text(raw.get()));
     Ok(Facts {
         kind: class.and_then(|class| kind::of(&task_type, &class)),
         id,
         deadline,
-        proxy: proxy_of(&task),
+        proxy: proxy_of(task),
         task_type,
-        task_at: place_of(fields.task, body),
+        task_at: fields.task.as_ref().map(|task| task.place.clone()),
     })
-}
-
-/// Where a part of the bytes stands in them.
-pub(super) fn place_of(part: Option<&RawValue>, body: &[u8]) -> Option<Range<usize>> {
-    let part = part?.get();
-    let from = part.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
-    Some(from..from + part.len())
 }
 
 fn top_level(body: &[u8]) -> Result<JobFields<'_>, Fault> {
@@ -122,14 +115,13 @@ fn deadline_of(fields: &JobFields<'_>) -> Result<Option<Timestamp>, Fault> {
     })
 }
 
-pub(super) fn task_of<'a>(fields: &JobFields<'a>) -> Result<TaskFields<'a>, Fault> {
-    let Some(task) = fields.task else {
+pub(super) fn task_of<'f, 'a>(fields: &'f JobFields<'a>) -> Result<&'f TaskFields<'a>, Fault> {
+    let Some(task) = &fields.task else {
         return Err(Fault::malformed(local_code::MISSING_FIELD, "field 'task' is missing"));
     };
-    if !task.get().starts_with('{') {
+    let Some(task) = &task.fields else {
         return Err(Fault::malformed(local_code::WRONG_TYPE, "field 'task' must be an object"));
-    }
-    let task = TaskFields::read(task)?;
+    };
     // Which of two values the API would read is not known, and the policy must judge the one it
     // reads.
     if let Some(name) = task.duplicate.first() {

@@ -21,7 +21,7 @@ use super::fingerprint::Fingerprint;
 use super::message::{Message, Properties};
 use super::policy::Policy;
 use super::time::Timestamp;
-use admission::{Refused, check_task, place_of, read, task_of, type_of};
+use admission::{Refused, check_task, read, task_of, type_of};
 use fields::JobFields;
 
 pub use body::JobBody;
@@ -137,7 +137,7 @@ impl Job {
             Some(place) => place.clone(),
             None => {
                 let text = std::str::from_utf8(&bytes).ok()?;
-                place_of(JobFields::read(text).ok()?.task, &bytes)?
+                JobFields::read(text).ok()?.task?.place
             }
         };
         (place.end <= bytes.len()).then(|| bytes.slice(place))
@@ -173,7 +173,7 @@ impl Job {
         let text = std::str::from_utf8(&bytes).map_err(|_| not_a_job())?;
         let fields = JobFields::read(text).map_err(|_| not_a_job())?;
         let task = task_of(&fields)?;
-        check_task(&task, &type_of(&task)?, policy)
+        check_task(task, &type_of(task)?, policy)
     }
 
     /// The fault of a deadline that leaves less time than the API needs even for its quicker
