@@ -12,7 +12,7 @@ TEST_PYTHON := $(TARGET_DIR)/test-venv/bin/python
 # Modules of the examples in Node, and of AsyncAPI's own schema.
 TEST_NODE := $(TARGET_DIR)/test-node
 FOREIGN := CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) CAPTCHA_WORKER_TEST_NODE=$(abspath $(TEST_NODE))
-# Schemas and kubectl, for the files below deploy/.
+# Schemas, kubectl, Helm, actionlint and cargo-deny.
 DEPLOY_PYTHON := $(TARGET_DIR)/deploy-venv/bin/python
 # Chaos of how many minutes, by which seed, and how it is built: with the tests' profile nothing is built twice in CI.
 export CHAOS_MINUTES ?= 5
@@ -79,21 +79,24 @@ test-node:
 	scripts/install-node-modules tests/commands/contract/asyncapi $(TEST_NODE)/asyncapi
 
 .PHONY: lint
-lint: ## Format, clippy, documentation and, where cargo-deny is installed, dependencies
+lint: dependencies ## Format, clippy, documentation, and dependencies
 	$(CARGO) fmt --check --all
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --workspace --lib --bins -- -D warnings
 	$(CARGO) clippy --locked --workspace --lib --bins --features otel -- -D warnings
 	$(CARGO) clippy --locked --workspace --all-targets --features failpoints,otel -- -D warnings $(TESTS_MAY)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
-	scripts/check-dependencies
+
+.PHONY: dependencies
+dependencies: $(DEPLOY_PYTHON) ## Licences, sources and advisories of the dependencies (DEPENDENCIES=--advisories: fail where their database is out of reach)
+	scripts/check-dependencies $(abspath $(TARGET_DIR))/deploy-venv/bin/cargo-deny $(DEPENDENCIES)
 
 .PHONY: schema
 schema: ## Write the contract for machines into docs/schema; `make test` fails where it is behind the code
 	$(CARGO) run --locked --quiet -- schema --out docs/schema
 
 .PHONY: check-deploy
-check-deploy: $(DEPLOY_PYTHON) ## Compose file, Kubernetes manifests, systemd unit and Prometheus' settings: schemas, and what must fit together
+check-deploy: $(DEPLOY_PYTHON) ## Compose file, Kubernetes manifests, Helm chart, workflows, systemd unit and Prometheus' settings: schemas, and what must fit together
 	scripts/check-deploy $(abspath $(TARGET_DIR))/deploy-venv
 
 .PHONY: simulate

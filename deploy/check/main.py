@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 import boards
+import chart
 import schemas
 import ties
 import watched
@@ -28,12 +29,14 @@ def told(where, check):
         yield f"{where}: not as expected: {type(error).__name__}: {error}"
 
 
-def lane_faults(name, rendered, defaults):
+def lane_faults(name, rendered, defaults, helm):
     things = [thing for thing in yaml.safe_load_all(Path(rendered).read_text()) if thing]
     for thing in things:
         where = f"{name}: {thing['kind']} {thing['metadata']['name']}"
         yield from told(where, lambda: schemas.faults(thing))
     yield from told(name, ties.Lane(things, defaults).faults)
+    values = yaml.safe_load((LANES / name / "values.yaml").read_text())
+    yield from told(f"{name}, by kustomize and by the chart", lambda: helm.lane_faults(things, values))
 
 
 def grafana_faults():
@@ -61,7 +64,11 @@ def main(arguments):
     drain = defaults["worker"]["drain_timeout"]
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     unit = (ROOT / "deploy/systemd/captcha-worker@.service").read_text()
-    faults = [fault for name, file in rendered.items() for fault in lane_faults(name, file, defaults)]
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    alerts = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
+    helm = chart.Helm(ROOT / "deploy/helm/captcha-worker", defaults)
+    faults = [fault for name, file in rendered.items() for fault in lane_faults(name, file, defaults, helm)]
+    faults += told("chart", lambda: helm.faults(version, alerts))
     faults += told("docker-compose.yml", lambda: ties.compose_faults(compose, drain, ROOT))
     faults += told("dashboard.json", grafana_faults)
     faults += told("alerts and dashboard", watched_faults)

@@ -2,14 +2,16 @@
 
 import kubernetes_validate
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
-from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule, ServiceMonitor
 from pydantic import ValidationError
 
 # The oldest release that has all that is used here (unhealthyPodEvictionPolicy), and the newest whose schemas are known.
 OLDEST = "1.27"
 RELEASES = [OLDEST, kubernetes_validate.latest_version()]
 
-CUSTOM = {"ScaledObject": ScaledObject, "TriggerAuthentication": TriggerAuthentication, "PodMonitor": PodMonitor}
+CUSTOM = {
+    model.__name__: model for model in (ScaledObject, TriggerAuthentication, PodMonitor, ServiceMonitor, PrometheusRule)
+}
 
 
 def faults(thing):

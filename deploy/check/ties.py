@@ -35,9 +35,11 @@ class Lane:
             raise ValueError(f"{len(found)} objects of kind {kind}, not one")
         return found[0]
 
+    def settings(self):
+        return tomllib.loads(self.one("ConfigMap")["data"]["settings.toml"])
+
     def setting(self, section, key):
-        lane = tomllib.loads(self.one("ConfigMap")["data"]["settings.toml"])
-        return lane.get(section, {}).get(key, self.defaults[section][key])
+        return self.settings().get(section, {}).get(key, self.defaults[section][key])
 
     def faults(self):
         pod = self.one("Deployment")["spec"]["template"]["spec"]
@@ -68,6 +70,9 @@ class Lane:
         listen = self.setting("ops", "listen")
         if listen != f"0.0.0.0:{ports['ops']}":
             yield f"ops.listen is {listen}, and the port for it {ports['ops']}"
+        served = {port["targetPort"]: port["port"] for port in self.one("Service")["spec"]["ports"]}
+        if served != ports:
+            yield f"the Service has the ports {served}, and the pod {ports}"
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         if volumes["settings"]["configMap"]["name"] != self.one("ConfigMap")["metadata"]["name"]:
             yield "the pod mounts other settings than the lane's"
@@ -83,22 +88,34 @@ class Lane:
             "Deployment": self.one("Deployment")["spec"]["selector"],
             "PodDisruptionBudget": self.one("PodDisruptionBudget")["spec"]["selector"],
             "NetworkPolicy": self.one("NetworkPolicy")["spec"]["podSelector"],
-            **{thing["kind"]: thing["spec"]["selector"] for thing in self.things if thing["kind"] == "PodMonitor"},
+            "Service": {"matchLabels": self.one("Service")["spec"]["selector"]},
+            **{thing["kind"]: thing["spec"]["selector"] for thing in self.things if thing["kind"] in {"PodMonitor", "ServiceMonitor"}},
         }
         for kind, selector in selectors.items():
             if not selector.get("matchLabels") or not selector["matchLabels"].items() <= labels:
                 yield f"{kind} does not select the pods: {selector}"
 
     def scaled(self):
-        scaled = self.one("ScaledObject")["spec"]
-        if scaled["scaleTargetRef"]["name"] != self.one("Deployment")["metadata"]["name"]:
-            yield "the ScaledObject scales something else"
-        if "replicas" in self.one("Deployment")["spec"]:
-            yield "the Deployment sets replicas, which the ScaledObject decides"
-        namespace = self.setting("broker", "namespace")
-        triggers = {trigger["metadata"]["queueName"]: trigger["metadata"] for trigger in scaled["triggers"]}
-        if set(triggers) != {f"{namespace}.jobs", f"{namespace}.tickets"}:
-            yield f"the ScaledObject looks at {sorted(triggers)}, and broker.namespace is {namespace}"
+        deployment = self.one("Deployment")
+        scalers = [thing for thing in self.things if thing["kind"] in {"ScaledObject", "HorizontalPodAutoscaler"}]
+        if not scalers:
+            if deployment["spec"]["replicas"] < 2:
+                yield "one replica only: none takes over while it moves"
+            return
+        if "replicas" in deployment["spec"]:
+            yield f"the Deployment sets replicas, which the {scalers[0]['kind']} decides"
+        for scaler in scalers:
+            if scaler["spec"]["scaleTargetRef"]["name"] != deployment["metadata"]["name"]:
+                yield f"the {scaler['kind']} scales something else"
+            if scaler["kind"] == "ScaledObject":
+                yield from self.triggered(scaler["spec"]["triggers"])
+
+    def triggered(self, triggers):
+        namespace, lanes = self.setting("broker", "namespace"), self.settings().get("lanes", {})
+        triggers = {trigger["metadata"]["queueName"]: trigger["metadata"] for trigger in triggers}
+        queues = {f"{namespace}.{name}" for name in ("jobs", "tickets", *(f"jobs.{lane}" for lane in lanes if lane != "default"))}
+        if set(triggers) != queues:
+            yield f"the ScaledObject looks at {sorted(triggers)}, and the queues are {sorted(queues)}"
             return
         tickets = triggers[f"{namespace}.tickets"]
         if (tickets["protocol"], tickets["excludeUnacknowledged"]) != ("http", "false"):
