@@ -24,6 +24,7 @@ AS_SHIPPED := $(abspath $(TARGET_DIR))/bench
 FOREIGN_PEERS := $(abspath $(TARGET_DIR))/peers
 # How the comparison itself is built; what it compares is always built as it is shipped.
 BENCH_PROFILE ?= bench
+CARGO_DEB := 3.8.0
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
 # In tests and examples a failed expectation is the message, and a story may be longer than a screen.
@@ -72,6 +73,20 @@ else
 	scripts/with-rabbitmq $(CARGO) test --locked $(subst --cargo-profile,--profile,$(SIMULATION)) -- --test-threads 1
 endif
 	$(CARGO) test --locked --workspace --doc
+
+.PHONY: test-brokers
+# What talks to the broker: its adapter, who may do what on it, publishing, reading and replaying, and whole replicas.
+test-brokers: export RABBITMQ := $(or $(RABBITMQ),current)
+test-brokers: $(TEST_PYTHON) ## The tests of the broker on another RabbitMQ than the installed one (RABBITMQ=current or 4.0; as root, on Linux)
+	scripts/ensure-rabbitmq
+ifneq ($(NEXTEST),)
+	$(FOREIGN) scripts/with-rabbitmq $(CARGO) nextest run --locked --workspace --test broker --test components --test commands --test system \
+	  --filterset 'binary(broker) + test(/^(conformance::amqp|dead_letters|publish_outcomes|e2e)::/)'
+else
+	$(FOREIGN) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --test broker
+	$(FOREIGN) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --test components --test commands --test system -- \
+	  conformance::amqp:: dead_letters:: publish_outcomes:: e2e::
+endif
 
 .PHONY: test-node
 test-node:
@@ -143,7 +158,7 @@ trials: ## Guard and fleet of 8 replicas under account faults, storms and kills,
 chaos: $(TEST_PYTHON) ## Everything that can fail is made to fail, on real parts (CHAOS_MINUTES=5 CHAOS_SEED=1 CHAOS=cluster or embedded, RABBITMQ=4.0)
 	@echo "building the worker and chaos: minutes the first time, then seconds"
 	$(CARGO) bench --locked --quiet --profile $(CHAOS_PROFILE) --bench chaos --no-run
-	$(if $(RABBITMQ),,scripts/ensure-rabbitmq)
+	scripts/ensure-rabbitmq
 	$(if $(RABBITMQ),RABBITMQ_BIN=$$(scripts/unpack-rabbitmq $(RABBITMQ)) && export RABBITMQ_BIN && )CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) \
 	  $(CARGO) bench --locked --quiet --profile $(CHAOS_PROFILE) --bench chaos -- $(CHAOS)
 
@@ -196,6 +211,19 @@ soak: ## Seeded histories of the whole worker on paused time, until told to stop
 .PHONY: image
 image: ## Build the container image captcha-worker:local
 	docker build --file deploy/Dockerfile --tag captcha-worker:local .
+
+.PHONY: deb
+deb: ## Build the Debian package into target/debian, by a cargo-deb in target/tools
+	$(TARGET_DIR)/tools/bin/cargo-deb --version 2>/dev/null | grep -qx $(CARGO_DEB) \
+	  || $(CARGO) install --quiet --locked --root $(TARGET_DIR)/tools --version $(CARGO_DEB) cargo-deb
+	$(CARGO) build --release --locked --quiet
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} PATH="$(abspath $(TARGET_DIR))/tools/bin:$$PATH" \
+	  $(CARGO) deb --no-build --locked
+
+.PHONY: try-deb
+try-deb: deb ## Install, start, upgrade, remove and purge the package in a Debian of its own, beside RabbitMQ and the simulator (as root, on Linux)
+	scripts/ensure-rabbitmq
+	scripts/with-rabbitmq scripts/try-deb $(TARGET_DIR)/debian
 
 .PHONY: clean-test-data
 clean-test-data: ## Remove what tests leave behind: their Python and Node environments, brokers' folders and logs (not while tests run)

@@ -25,17 +25,9 @@ const EMPTY_WITHIN: Duration = Duration::from_secs(30);
 const KEPT: &str = "chaos-kept";
 const MEMORY: &str = "1024MiB";
 
-/// Has the broker end consumers that hold a message for long; in force for channels that are opened
-/// from then on.
+/// In force for channels that are opened from then on.
 pub(crate) fn shorten_consumer_timeout(node: &RabbitNode) {
-    let set =
-        |name: &str, span: Duration| format!("application:set_env(rabbit, {name}, {})", span.as_millis());
-    let both = format!(
-        "{}, {}.",
-        set("consumer_timeout", CONSUMER_TIMEOUT),
-        set("channel_tick_interval", CONSUMER_LOOK)
-    );
-    block_in_place(|| node.ctl(&["eval", &both]));
+    block_in_place(|| node.shorten_consumer_timeout(CONSUMER_TIMEOUT, CONSUMER_LOOK));
 }
 
 /// Does it and fixes it.

@@ -184,6 +184,15 @@ impl RabbitNode {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Has the broker end consumers that hold a message for as long as `timeout`; `look` is how
+    /// often it checks. In force for channels that are opened from then on, until it stops.
+    pub fn shorten_consumer_timeout(&self, timeout: Duration, look: Duration) {
+        let set =
+            |name: &str, span: Duration| format!("application:set_env(rabbit, {name}, {})", span.as_millis());
+        let both = format!("{}, {}.", set("consumer_timeout", timeout), set("channel_tick_interval", look));
+        self.ctl(&["eval", &both]);
+    }
+
     /// Stops the broker in order, inside its running Erlang node.
     pub fn stop_app(&self) {
         self.ctl(&["stop_app"]);

@@ -1,6 +1,7 @@
 //! Consumers: a channel for each, a prefetch always, and one owner, a task: deliveries out,
 //! settlements in, and the lease in between.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -120,6 +121,9 @@ struct ConsumeOwner {
     patience: Duration,
     // Gone once the consumer is cancelled, so that it ends on the other side.
     deliveries: Option<mpsc::Sender<Delivery>>,
+    /// Read, and without room at the consumer yet. The prefetch bounds it. Reading never waits for
+    /// room: a cancel by the broker stands behind the deliveries.
+    waiting: VecDeque<lapin::message::Delivery>,
     settlements: mpsc::UnboundedReceiver<Settlement>,
     batch: Batch<Settlement>,
     linger: Linger,
@@ -152,6 +156,7 @@ impl ConsumeOwner {
             prefetch,
             patience,
             deliveries: Some(port.deliveries),
+            waiting: VecDeque::new(),
             settlements: port.settlements,
             batch: Batch::new(linger),
             linger,
@@ -190,8 +195,9 @@ impl ConsumeOwner {
                 OwnerEvent::Lost(reason) => Err(Stop::Lost(reason)),
                 OwnerEvent::Renewed(sent_at) => {
                     self.renewing = None;
-                    self.lease.renew(sent_at);
-                    Ok(())
+                    // A cancel by the broker may stand before this answer: our deliveries belong to
+                    // others then.
+                    self.read_all().map(|_| self.lease.renew(sent_at))
                 }
                 OwnerEvent::Tick => {
                     self.begin_renewal();
@@ -204,6 +210,10 @@ impl ConsumeOwner {
                 OwnerEvent::Delivered(from) => {
                     self.forward(from);
                     self.read_all().map(|_| ())
+                }
+                OwnerEvent::Room => {
+                    self.hand_out();
+                    Ok(())
                 }
                 OwnerEvent::Settlements(count) => {
                     self.batch.note(count, Settlement::may_linger);
@@ -231,14 +241,15 @@ impl ConsumeOwner {
         };
         let resting = self.read_at.is_some();
         let delivering = async {
-            let Some(deliveries) = self.deliveries.as_ref().filter(|_| !resting) else {
+            if resting || self.deliveries.is_none() {
                 return std::future::pending().await;
-            };
-            // Only what there is room for is taken from lapin; the rest waits there, bounded by the
-            // prefetch.
-            match deliveries.reserve().await {
-                Ok(_) => taken(self.stream.next().await).map_or_else(OwnerEvent::Lost, OwnerEvent::Delivered),
-                Err(_) => OwnerEvent::Abandoned,
+            }
+            taken(self.stream.next().await).map_or_else(OwnerEvent::Lost, OwnerEvent::Delivered)
+        };
+        let room_for_waiting = async {
+            match self.deliveries.as_ref().filter(|_| !self.waiting.is_empty()) {
+                Some(deliveries) => deliveries.reserve().await.is_ok(),
+                None => std::future::pending().await,
             }
         };
         let abandoned = async {
@@ -256,18 +267,17 @@ impl ConsumeOwner {
             _ = self.tick.tick() => OwnerEvent::Tick,
             count = self.settlements.recv_many(self.batch.room(), room) => OwnerEvent::Settlements(count),
             () = abandoned => OwnerEvent::Abandoned,
+            _ = room_for_waiting => OwnerEvent::Room,
             event = delivering => event,
             () = until(moment) => OwnerEvent::Moment,
         }
     }
 
-    /// Forwards all that lapin holds and there is room for, and rests then, since more may be about
-    /// to arrive. Returns whether there was any.
+    /// Reads all that lapin holds, and rests then, since more may be about to arrive. Returns whether
+    /// there was any.
     fn read_all(&mut self) -> Result<bool, Stop> {
         let mut found = 0;
-        while let Some(deliveries) = &self.deliveries
-            && deliveries.capacity() > 0
-        {
+        while self.deliveries.is_some() {
             let Some(next) = self.stream.next().now_or_never() else {
                 // Where most of the prefetch arrived at once, the broker may be waiting for us, not
                 // we for it.
@@ -292,13 +302,21 @@ impl ConsumeOwner {
     }
 
     fn forward(&mut self, from: lapin::message::Delivery) {
-        let Some(deliveries) = &self.deliveries else {
-            return;
-        };
         self.settler.delivered(from.delivery_tag);
-        // There is room, since this task alone sends and has just reserved it, other than at a
-        // cancel. Where there is none, or nobody, the receipt sends the message back to its queue.
-        let _ = deliveries.try_send(delivery(from, self.receipts.clone()));
+        self.waiting.push_back(from);
+        self.hand_out();
+    }
+
+    /// Hands out what waits, as far as there is room.
+    fn hand_out(&mut self) {
+        while let Some(deliveries) = &self.deliveries
+            && deliveries.capacity() > 0
+            && let Some(from) = self.waiting.pop_front()
+        {
+            // There is room, since this task alone sends. Where there is nobody, the receipt sends
+            // the message back to its queue.
+            let _ = deliveries.try_send(delivery(from, self.receipts.clone()));
+        }
     }
 
     /// A synchronous call on this very channel: its answer proves that the broker still has the
@@ -346,6 +364,8 @@ impl ConsumeOwner {
         while let Some(Some(Ok(unseen))) = self.stream.next().now_or_never() {
             self.forward(unseen);
         }
+        // Their receipts send them back.
+        self.waiting.drain(..).for_each(|from| drop(delivery(from, self.receipts.clone())));
         self.deliveries = None;
     }
 
@@ -400,5 +420,6 @@ enum OwnerEvent {
     Settlements(usize),
     Moment,
     Abandoned,
+    Room,
     Delivered(lapin::message::Delivery),
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use captcha_worker::broker::{BrokerError, Stale};
-use tokio::time::timeout;
+use tokio::time::{Instant, interval, timeout};
 
 use super::{DEADLINE, filled, message, ready, spec, take, within};
-use crate::support::rabbit::SharedRabbit;
+use crate::support::rabbit::{RabbitNode, SharedRabbit};
 
 /// Long enough for a delivery that should not come to have come.
 const A_MOMENT: Duration = Duration::from_millis(300);
@@ -166,4 +166,36 @@ async fn one_message_can_be_got_without_a_consumer_and_settled() {
     timeout(DEADLINE, session.link().close()).await.unwrap();
     assert_eq!(last.receipt.ack(), Err(Stale));
     ready(&rabbit.session().await, &queue, 2).await;
+}
+
+/// From 4.3 on the queue cancels the consumer, whose channel stays open and would go on renewing
+/// the lease. Before, the broker closes the channel.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_with_a_full_buffer_knows_when_the_broker_has_taken_its_deliveries_back() {
+    let node = RabbitNode::start().await;
+    node.shorten_consumer_timeout(Duration::from_secs(2), Duration::from_secs(1));
+    let session = node.session().await;
+    let queue = filled(&node.url(), &session, 100).await;
+    let mut consumer = session.link().consume(spec(&queue, 100)).await.unwrap();
+    let held = take(&mut consumer, 1).await.pop().unwrap();
+    let lease = consumer.lease().clone();
+    within("the consumer's time-out", async {
+        let mut look = interval(Duration::from_millis(50));
+        while session.link().depth(&queue).await.unwrap().ready == 0 {
+            look.tick().await;
+        }
+    })
+    .await;
+    let taken_back = Instant::now();
+    within("the lease's end", async {
+        let mut look = interval(Duration::from_millis(10));
+        while lease.holds(Instant::now()) {
+            look.tick().await;
+        }
+    })
+    .await;
+    assert!(taken_back.elapsed() < Duration::from_secs(1), "{:?}", taken_back.elapsed());
+    assert_eq!(held.receipt.ack(), Err(Stale));
+    while within("the consumer's end", consumer.recv()).await.is_some() {}
+    ready(&session, &queue, 100).await;
 }

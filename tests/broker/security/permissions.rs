@@ -1,6 +1,8 @@
 //! What each user of `deploy/rabbitmq/users.sh` may do, and what not, asked of the broker by a
 //! client that is not ours.
 
+use std::os::unix::fs::PermissionsExt;
+
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
     QueueDeleteOptions, QueuePurgeOptions,
@@ -57,7 +59,7 @@ fn may(user: &str, act: Act) -> bool {
     match (user, act) {
         (_, Act::Look(_)) => true,
         ("worker", Act::PublishTo(_)) => true,
-        ("worker", Act::Publish(exchange)) => matches!(exchange, "outcomes" | "control"),
+        ("worker", Act::Publish(exchange)) => matches!(exchange, "outcomes" | "control" | "unrouted"),
         ("worker", Act::Consume(queue) | Act::Purge(queue)) => matches!(queue, "jobs" | "tickets" | "guard"),
         ("publisher", Act::Publish(exchange)) => exchange == "jobs",
         ("consumer", Act::Consume(queue) | Act::Purge(queue)) => queue == "results",
@@ -161,13 +163,20 @@ async fn each_user_may_do_what_it_is_there_for_and_nothing_else() {
 }
 
 /// `queue.declare` with `passive`, by which workers and `status` read how full queues are, asks for
-/// no permission at all.
+/// some permission on the queue from RabbitMQ 4.2.6 on, and for none before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_may_log_in_may_see_how_full_a_queue_is() {
+async fn each_user_sees_how_full_the_queues_are_that_its_work_needs() {
     let broker = Broker::with_users().await;
     for user in USERS {
         let connection = connect(&broker.url(user)).await;
-        for queue in QUEUES {
+        let needed = |queue: &&str| match user {
+            "publisher" => *queue == "jobs",
+            "consumer" => *queue == "results",
+            // The guard's record is the workers' own.
+            "operator" => *queue != "guard",
+            _ => true,
+        };
+        for queue in QUEUES.into_iter().filter(needed) {
             let act = Act::Look(queue);
             let outcome = within("an answer", attempt(&connection, act)).await;
             assert!(allowed(user, act, outcome), "{user} {queue}");
@@ -178,9 +187,18 @@ async fn whoever_may_log_in_may_see_how_full_a_queue_is() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_script_can_be_run_again_changes_passwords_and_takes_them_away() {
     let broker = Broker::with_users().await;
-    let before = broker.node.ctl(&["-q", "list_permissions"]);
+    broker.node.ctl(&["-q", "add_user", "other", "its own"]);
+    broker.node.ctl(&["-q", "set_user_tags", "lane.a-operator", "monitoring", "policymaker"]);
+    let listed = || {
+        ["list_users", "list_permissions"].map(|what| {
+            let listed = broker.node.ctl(&["-q", what]);
+            listed.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+        })
+    };
+    let before = listed();
     broker.users();
-    assert_eq!(broker.node.ctl(&["-q", "list_permissions"]), before);
+    assert_eq!(listed(), before, "users, their tags and their permissions stay as they are");
+    broker.node.ctl(&["authenticate_user", "other", "its own"]);
 
     let publisher = broker.passwords().join("publisher");
     std::fs::write(&publisher, "another\n").unwrap();
@@ -198,5 +216,70 @@ async fn the_script_can_be_run_again_changes_passwords_and_takes_them_away() {
     assert!(!connecting("lane.a-publisher:another").await);
     for arguments in [&["Lane"][..], &[], &[NAMESPACE, "/nonexistent"]] {
         assert!(!broker.try_script("users.sh", arguments, &[]).status.success(), "{arguments:?}");
+    }
+}
+
+/// What stands in a command line can be read by every process of the machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_script_shows_no_password_in_a_command_line_or_in_what_it_prints() {
+    let broker = Broker::start().await;
+    let (seen, recorder) = (broker.passwords().join("seen"), broker.passwords().join("recorder"));
+    let node = format!("{}/scripts/rabbitmq-node", env!("CARGO_MANIFEST_DIR"));
+    let folder = broker.node.folder().display();
+    let script =
+        format!("#!/bin/sh\necho \"$@\" >>'{}'\nexec '{node}' ctl '{folder}' \"$@\"\n", seen.display());
+    std::fs::write(&recorder, script).unwrap();
+    std::fs::set_permissions(&recorder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let passwords = broker.passwords().to_str().unwrap();
+    let settings = [("RABBITMQCTL", recorder.to_str().unwrap())];
+    let printed = broker.script("users.sh", &[NAMESPACE, passwords], &settings);
+    let seen = std::fs::read_to_string(seen).unwrap();
+    assert!(seen.contains("list_users") && seen.contains("import_definitions"), "{seen}");
+    assert!(!seen.contains("w0rd") && !seen.contains("hash"), "{seen}");
+    assert_eq!(printed, "");
+    connect(&broker.url("publisher")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_of_one_lane_reaches_the_queue_of_that_lane_and_nothing_else() {
+    let broker = Broker::start().await;
+    let session = broker.node.session().await;
+    let admin = connect(&broker.url("guest:guest")).await;
+    let channel = admin.create_channel().await.unwrap();
+    for lane in ["bulk", "urgent"] {
+        let (queue, exchange) = (name(&format!("jobs.{lane}")), name("jobs"));
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.as_str().into(), durable, FieldTable::default()).await.unwrap();
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        channel.queue_bind(queue.into(), exchange.into(), lane.into(), options, none).await.unwrap();
+    }
+    std::fs::write(broker.passwords().join("publisher-bulk"), "publisher-bulk-pass w0rd\n").unwrap();
+    let passwords = broker.passwords().to_str().unwrap();
+    broker.script("users.sh", &[NAMESPACE, passwords, "--publisher-lane", "bulk"], &[]);
+
+    let connection = connect(&broker.url("publisher-bulk")).await;
+    for act in acts().into_iter().filter(|act| !matches!(act, Act::Look(_))) {
+        let outcome = within("an answer", attempt(&connection, act)).await;
+        assert!(!allowed("publisher-bulk", act, outcome), "{act:?}");
+    }
+    let refused = attempt(&connection, Act::Publish("jobs.urgent")).await;
+    assert!(!allowed("publisher-bulk", Act::Publish("jobs.urgent"), refused));
+    // No routing key leads to another lane.
+    for key in ["bulk", "urgent", "jobs", ""] {
+        let channel = connection.create_channel().await.unwrap();
+        within("a confirm", publish(&channel, &name("jobs.bulk"), key)).await.unwrap();
+    }
+    for (queue, ready) in [("jobs.bulk", 4), ("jobs.urgent", 0), ("jobs", 0)] {
+        let queue = name(queue);
+        within("the queue's depth", async {
+            while session.link().depth(&queue).await.unwrap().ready != ready {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    for arguments in [&["slow"][..], &["Bulk"], &[]] {
+        let arguments = [&[NAMESPACE, passwords, "--publisher-lane"], arguments].concat();
+        assert!(!broker.try_script("users.sh", &arguments, &[]).status.success(), "{arguments:?}");
     }
 }

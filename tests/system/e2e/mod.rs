@@ -2,6 +2,7 @@
 //! foreign publisher and consumer.
 
 mod callbacks;
+mod consumer_timeout;
 mod foreign;
 mod hostile;
 mod kill;
