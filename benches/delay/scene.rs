@@ -111,6 +111,7 @@ async fn run_on_paused_time(solve_ms: &[u32], polling: Polling, seed: u64) -> Ru
         policy: Policy::try_new::<&str>(&[], &[]).expect("a sound policy"),
         name: "replica".to_owned(),
         max_in_flight: 10_000,
+        lanes: BTreeMap::new(),
         limits: Limits {
             max_calls: 512,
             submit_concurrency: 64,

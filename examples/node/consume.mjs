@@ -6,7 +6,7 @@
 //   node consume.mjs --schema ../../docs/schema/outcome.schema.json
 //   node consume.mjs --count 10                                   end after ten
 //
-// AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the lane (captcha). SIGINT (Ctrl-C) or
+// AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the namespace (captcha). SIGINT (Ctrl-C) or
 // SIGTERM ends it.
 
 import { setTimeout as sleep } from "node:timers/promises";

@@ -6,9 +6,9 @@ import { basename } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 export const url = process.env.AMQP_URL ?? "amqp://guest:guest@127.0.0.1:5672/%2f";
-const lane = process.env.CAPTCHA_NAMESPACE ?? "captcha";
-export const jobs = `${lane}.jobs`;
-export const results = `${lane}.results`;
+const namespace = process.env.CAPTCHA_NAMESPACE ?? "captcha";
+export const jobs = `${namespace}.jobs`;
+export const results = `${namespace}.results`;
 export const directReply = "amq.rabbitmq.reply-to";
 // How long an answer is wanted, and how much later its outcome may still arrive.
 export const patienceMs = 120_000;

@@ -5,7 +5,7 @@
 //   node publish.mjs --id ID …       once more, where it is not known whether the broker has it
 //   node consume.mjs                 its outcome: see there
 //
-// AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the lane (captcha).
+// AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the namespace (captcha).
 
 import { parseArgs } from "node:util";
 import amqp from "amqplib";

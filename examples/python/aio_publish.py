@@ -4,7 +4,7 @@
     python aio_publish.py captcha.png     prints the job's id; without a file, the image is noise
     python aio_publish.py --id ID …       once more, where it is not known whether the broker has it
 
-AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the lane (captcha).
+AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the namespace (captcha).
 """
 
 import asyncio

@@ -8,7 +8,7 @@
 The reply is a copy, transient and sent once: the durable outcome is the one to rely on, and comes all the same. Whoever must not miss an answer
 consumes it (aio_consume.py); this is for whoever waits right now and can ask again.
 
-AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the lane (captcha).
+AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the namespace (captcha).
 """
 
 import asyncio

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 URL = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f")
-LANE = os.environ.get("CAPTCHA_NAMESPACE", "captcha")
-JOBS = f"{LANE}.jobs"
-RESULTS = f"{LANE}.results"
+NAMESPACE = os.environ.get("CAPTCHA_NAMESPACE", "captcha")
+JOBS = f"{NAMESPACE}.jobs"
+RESULTS = f"{NAMESPACE}.results"
 DIRECT_REPLY = "amq.rabbitmq.reply-to"
 # How long an answer is wanted, and how much later its outcome may still arrive.
 PATIENCE = timedelta(seconds=120)

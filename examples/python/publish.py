@@ -5,7 +5,7 @@
     python publish.py --id ID …       once more, where it is not known whether the broker has it
     python consume.py                 its outcome: see there
 
-AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the lane (captcha).
+AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the namespace (captcha).
 """
 
 import json

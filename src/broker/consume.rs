@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -198,6 +199,17 @@ impl Consumer {
     /// A delivery that waits here already.
     pub fn try_recv(&mut self) -> Option<Delivery> {
         self.deliveries.try_recv().ok()
+    }
+
+    /// The same as [`Consumer::recv`], for one who waits for several consumers.
+    pub fn poll_recv(&mut self, cx: &mut task::Context<'_>) -> Poll<Option<Delivery>> {
+        self.deliveries.poll_recv(cx)
+    }
+
+    /// Whether a delivery waits here, or the consumer has ended.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        !self.deliveries.is_empty() || self.deliveries.is_closed()
     }
 
     /// Whether it was cancelled from this side.

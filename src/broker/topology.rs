@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::class::Class;
+use crate::domain::lane::Lane;
 use crate::domain::message::Value;
 pub use crate::domain::retry_delay::{RETRY_DELAYS, RetryDelay};
 
@@ -45,6 +46,19 @@ impl Names {
         self.under("jobs")
     }
 
+    /// Queue of a lane's jobs, and exchange for publishers that may use this lane only.
+    #[must_use]
+    pub fn jobs_of(&self, lane: &Lane) -> String {
+        self.in_lane("jobs", lane)
+    }
+
+    fn in_lane(&self, name: &str, lane: &Lane) -> String {
+        match lane.is_default() {
+            true => self.under(name),
+            false => self.under(&format!("{name}.{lane}")),
+        }
+    }
+
     /// Queue of accepted, paid tasks.
     #[must_use]
     pub fn tickets(&self) -> String {
@@ -55,6 +69,12 @@ impl Names {
     #[must_use]
     pub fn retry(&self, delay: RetryDelay) -> String {
         self.under(&format!("retry.{}", delay.label))
+    }
+
+    /// Queue of one delay of a lane's jobs.
+    #[must_use]
+    pub fn retry_of(&self, delay: RetryDelay, lane: &Lane) -> String {
+        self.in_lane(&format!("retry.{}", delay.label), lane)
     }
 
     /// What every retry queue's name begins with.
@@ -198,6 +218,28 @@ impl Topology {
     pub fn new(names: &Names) -> Self {
         Self { exchanges: exchanges(names), queues: queues(names), bindings: bindings(names) }
     }
+
+    /// The same with lanes beside the default one.
+    #[must_use]
+    pub fn with_lanes<'a>(names: &Names, lanes: impl IntoIterator<Item = &'a Lane>) -> Self {
+        let mut all = Self::new(names);
+        for lane in lanes.into_iter().filter(|lane| !lane.is_default()) {
+            let jobs = names.jobs_of(lane);
+            let arguments = Arguments::new();
+            all.exchanges.push(Exchange { name: jobs.clone(), kind: ExchangeKind::Fanout, arguments });
+            all.queues.push(queue(jobs.clone(), JOB_DELIVERY_LIMIT, names.dead_raw()));
+            all.queues.extend(retry_queues(names, lane));
+            let bind = |exchange: &str, routing_key: &str| Binding {
+                exchange: exchange.to_owned(),
+                queue: jobs.clone(),
+                routing_key: routing_key.to_owned(),
+            };
+            all.bindings.push(bind(&names.jobs(), &format!("jobs.{lane}")));
+            all.bindings.push(bind(&names.jobs(), &jobs));
+            all.bindings.push(bind(&jobs, ""));
+        }
+        all
+    }
 }
 
 fn exchanges(names: &Names) -> Vec<Exchange> {
@@ -236,16 +278,21 @@ fn queues(names: &Names) -> Vec<Queue> {
     all.extend(plain.into_iter().map(|name| queue(name, DELIVERY_LIMIT, names.dead_raw())));
     // The last stop needs a way out too, or a message past the limit would be dropped.
     all.push(queue(names.dead_raw(), DELIVERY_LIMIT, names.unrouted()));
-    for delay in RETRY_DELAYS {
-        let mut retry = queue(names.retry(delay), DELIVERY_LIMIT, names.jobs());
-        let millis = i64::try_from(delay.millis).unwrap_or(i64::MAX);
-        retry.arguments.insert("x-message-ttl".into(), millis.into());
-        all.push(retry);
-    }
+    all.extend(retry_queues(names, &Lane::default()));
     let mut guard = queue(names.guard(), DELIVERY_LIMIT, names.dead_raw());
     guard.arguments.insert("x-single-active-consumer".into(), Value::Bool(true));
     all.push(guard);
     all
+}
+
+/// Each lane has its own, since what a queue dead-letters to is fixed by the queue.
+fn retry_queues(names: &Names, lane: &Lane) -> impl Iterator<Item = Queue> {
+    RETRY_DELAYS.into_iter().map(move |delay| {
+        let mut retry = queue(names.retry_of(delay, lane), DELIVERY_LIMIT, names.jobs_of(lane));
+        let millis = i64::try_from(delay.millis).unwrap_or(i64::MAX);
+        retry.arguments.insert("x-message-ttl".into(), millis.into());
+        retry
+    })
 }
 
 fn bindings(names: &Names) -> Vec<Binding> {
@@ -273,7 +320,7 @@ mod tests {
     #[test]
     fn every_queue_has_a_limit_and_a_way_out_that_exists() {
         let names = Names::new("lane2");
-        let topology = Topology::new(&names);
+        let topology = Topology::with_lanes(&names, &["urgent".parse().unwrap(), Lane::default()]);
         for queue in &topology.queues {
             assert!(queue.name.starts_with("lane2."), "{}", queue.name);
             assert!(matches!(queue.arguments["x-delivery-limit"], Value::Int(20 | 1_000)));
@@ -297,5 +344,20 @@ mod tests {
                     .any(|b| b.queue == name && b.routing_key == format!("dead.{class}.#"))
             );
         }
+    }
+
+    #[test]
+    fn a_retry_queue_gives_its_jobs_back_to_the_queue_of_their_lane() {
+        let names = Names::new("captcha");
+        let lane: Lane = "urgent".parse().unwrap();
+        let topology = Topology::with_lanes(&names, [&lane]);
+        for (queue, jobs) in
+            [("captcha.retry.30s", "captcha.jobs"), ("captcha.retry.30s.urgent", "captcha.jobs.urgent")]
+        {
+            let queue = topology.queues.iter().find(|known| known.name == queue).unwrap();
+            assert_eq!(queue.arguments["x-dead-letter-routing-key"], jobs.into());
+            assert_eq!(queue.arguments["x-message-ttl"], 30_000.into());
+        }
+        assert_eq!(Topology::with_lanes(&names, [&Lane::default()]), Topology::new(&names));
     }
 }

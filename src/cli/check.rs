@@ -14,13 +14,15 @@ use tokio::time::timeout;
 use super::console::Output;
 use super::topology::REMEDY;
 use super::{CommandError, Exit, connect};
-use crate::broker::topology::{Names, Topology};
+use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError};
+use crate::clock::Rng;
 use crate::config::{BrokerUrl, Loaded, Settings};
 use crate::domain::call::CallError;
 use crate::domain::fault::{self, Stage};
+use crate::domain::lane::Lane;
 use crate::domain::policy::Policy;
-use crate::fleet::CallbackAddress;
+use crate::fleet::{CallbackAddress, Client};
 
 const EXAMPLES: &str = "\
 Connects to the broker, compares exchanges and queues, and asks the API for the balance, once. Nothing is changed,
@@ -212,7 +214,7 @@ async fn broker_findings(broker: &Broker, settings: &Settings) -> Vec<CheckFindi
             BrokerUrl::Sqlite(_) => format!("{url}: can be read and written"),
         },
     );
-    let compared = timeout(longest(settings), session.link().check(&Topology::new(&names))).await;
+    let compared = timeout(longest(settings), session.link().check(&connect::topology(settings))).await;
     let topology = match compared.unwrap_or(Err(BrokerError::TimedOut { call: "declare" })) {
         Ok(mismatches) if mismatches.is_empty() => CheckFinding::fine(
             "topology",
@@ -225,8 +227,32 @@ async fn broker_findings(broker: &Broker, settings: &Settings) -> Vec<CheckFindi
         Err(error) => failed_broker("topology", &error),
     };
     session.link().close().await;
-    vec![reached, topology]
+    let removed = removed_lanes(broker, &names, settings).await;
+    [Some(reached), Some(topology), removed].into_iter().flatten().collect()
 }
+
+/// Lanes that the fleet still serves although these settings do not name them. Only a fleet that
+/// runs says which it remembers.
+async fn removed_lanes(broker: &Broker, names: &Names, settings: &Settings) -> Option<CheckFinding> {
+    let survey = async {
+        let mut client = Client::connect(broker, names, Rng::Thread).await.ok()?;
+        let survey = client.survey(FLEET_ANSWERS).await;
+        client.close().await;
+        survey.ok()?.leader
+    };
+    let leader = timeout(longest(settings), survey).await.ok()??;
+    let removed = leader.state.lanes.iter().filter(|lane| !settings.lanes.contains_key(lane));
+    let removed: Vec<_> = removed.map(Lane::name).collect();
+    (!removed.is_empty()).then(|| {
+        let detail = format!("served at weight 1, and not in these settings: {}", removed.join(", "));
+        let advice =
+            "add them to [lanes], or delete their queues once they are empty: see docs/OPERATIONS.md";
+        CheckFinding::note("lanes", detail, advice)
+    })
+}
+
+/// How long a fleet is given to say who leads it.
+const FLEET_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Time-outs of single calls are the broker's own; this is for all of them together.
 fn longest(settings: &Settings) -> Duration {

@@ -81,7 +81,7 @@ pub(super) fn queue_file(
     SqliteBroker::new(SqliteOptions {
         path: path.to_owned(),
         if_missing,
-        topology: declares.then(|| Topology::new(&Names::new(&broker.namespace))),
+        topology: declares.then(|| topology(settings)),
         connect_timeout: broker.connect_timeout,
         call_timeout: broker.call_timeout,
         confirm_timeout: broker.confirm_timeout,
@@ -89,6 +89,11 @@ pub(super) fn queue_file(
         connection_name: name.to_owned(),
         linger,
     })
+}
+
+/// What the settings want on the broker.
+pub(super) fn topology(settings: &Settings) -> Topology {
+    Topology::with_lanes(&Names::new(&settings.broker.namespace), settings.lanes.keys())
 }
 
 /// The API of the settings.

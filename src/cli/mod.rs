@@ -170,6 +170,7 @@ impl Configured {
             Configured::Topology(args) => topology::run(&args, settings, output).await,
             Configured::Schema(args) => schema::run(&args, settings, output),
             Configured::Publish(args) => {
+                args.check_lane(&settings.lanes)?;
                 let broker = connect::working_broker(settings, "captcha-worker publish", Linger::none())?;
                 let (names, stop) = (Names::new(&settings.broker.namespace), signals::stop()?);
                 publish::publish(args, &broker, &names, &mut Console::std(output.is_forced_json()), &stop)

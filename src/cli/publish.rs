@@ -3,7 +3,7 @@
 //! Publishes are pipelined: up to `--window` wait for their confirms at once, and all go through
 //! one channel in the input's order.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{File, Metadata};
 use std::future::ready;
 use std::io::{BufReader, IsTerminal, Write, stdin};
@@ -25,6 +25,7 @@ use super::report::PublishReport;
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, PublishError, Publisher};
+use crate::domain::lane::{Lane, LaneRules};
 use crate::domain::message::{Message, Properties};
 
 /// Bodies that may wait for confirms at once, in bytes, whatever the window: the bound on memory.
@@ -46,6 +47,7 @@ Examples:
   captcha-worker publish jobs.ndjson
   generate-jobs | captcha-worker publish -
   captcha-worker publish --image shots/*.png --deadline 5m
+  captcha-worker publish --lane urgent one.ndjson
   captcha-worker publish --keep-going --json jobs.ndjson > report.json
 
 Exit codes: 0 all published and confirmed, 1 not all, 2 the command line, the input or the settings cannot be used.")]
@@ -63,6 +65,13 @@ pub struct PublishArgs {
     /// Give each image job a deadline so far ahead, as in 90s or 5m: past it, it is not paid for
     #[arg(long, value_name = "DURATION", requires = "images", conflicts_with = "file", value_parser = humantime::parse_duration)]
     pub deadline: Option<Duration>,
+    /// Publish to this lane of [lanes] in the settings
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub lane: Lane,
+    /// AMQP priority of each job, from RabbitMQ 4.3 on: of the jobs of a lane, higher ones are taken
+    /// first; 0 to 31. Without effect on older brokers and on the embedded one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=31))]
+    pub priority: Option<u8>,
     /// Publishes that may wait for their confirms at once
     #[arg(long, value_name = "N", default_value = "256")]
     pub window: NonZeroU16,
@@ -72,6 +81,23 @@ pub struct PublishArgs {
 }
 
 impl PublishArgs {
+    /// Whether the settings name the lane.
+    ///
+    /// # Errors
+    /// They do not.
+    pub(super) fn check_lane(&self, lanes: &BTreeMap<Lane, LaneRules>) -> Result<(), CommandError> {
+        if self.lane.is_default() || lanes.contains_key(&self.lane) {
+            return Ok(());
+        }
+        let default = Lane::default();
+        let known: BTreeSet<_> = lanes.keys().chain([&default]).map(Lane::name).collect();
+        Err(CommandError::Usage(format!(
+            "--lane {}: the settings have no such lane; they have {}",
+            self.lane,
+            known.into_iter().collect::<Vec<_>>().join(", ")
+        )))
+    }
+
     /// Readers of outcomes drop what has an id twice, so two images of one name would be answered
     /// once.
     fn refuse_repeated_names(&self) -> Result<(), CommandError> {
@@ -108,9 +134,14 @@ pub async fn publish<O: Write, E: Write>(
     args.refuse_repeated_names()?;
     let (entries, total) = open(&args)?;
     let mut progress = Progress::new(total, console.err_is_terminal && !console.json);
+    // The name of the lane's exchange and of its queue.
+    let jobs = names.jobs_of(&args.lane);
+    if args.priority.is_some() && !matches!(broker, Broker::Amqp(_)) {
+        console.note("--priority has no effect: this broker has no priorities");
+    }
     let connecting = async {
         let session = broker.connect().await?;
-        session.link().depth(&names.jobs()).await?;
+        session.link().depth(&jobs).await?;
         Ok::<_, CommandError>(session)
     };
     let mut report = PublishReport::default();
@@ -119,7 +150,7 @@ pub async fn publish<O: Write, E: Write>(
         () = stop.cancelled() => report.interrupted = true,
         session = connecting => {
             let session = session?;
-            let pipeline = Pipeline::new(session.publisher().clone(), names.jobs(), args.window, &mut progress);
+            let pipeline = Pipeline::new(session.publisher().clone(), (jobs.clone(), args.priority), args.window, &mut progress);
             report = pipeline.run(entries, args.keep_going, stop).await;
             session.link().close().await;
         }
@@ -163,6 +194,7 @@ type Flight = Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send>>;
 struct Pipeline<'a> {
     publisher: Publisher,
     jobs: String,
+    priority: Option<u8>,
     window: usize,
     flights: FuturesOrdered<Flight>,
     // The same flights: where each was read, and how many bytes it holds.
@@ -173,10 +205,16 @@ struct Pipeline<'a> {
 }
 
 impl<'a> Pipeline<'a> {
-    fn new(publisher: Publisher, jobs: String, window: NonZeroU16, progress: &'a mut Progress) -> Self {
+    fn new(
+        publisher: Publisher,
+        (jobs, priority): (String, Option<u8>),
+        window: NonZeroU16,
+        progress: &'a mut Progress,
+    ) -> Self {
         Self {
             publisher,
             jobs,
+            priority,
             window: usize::from(window.get()),
             flights: FuturesOrdered::new(),
             waiting: VecDeque::new(),
@@ -222,7 +260,8 @@ impl<'a> Pipeline<'a> {
     /// has room.
     async fn send(&mut self, job: NewJob, stop: &CancellationToken) {
         let bytes = job.body.len();
-        let message = message(job.body, job.id);
+        let mut message = message(job.body, job.id);
+        message.properties.priority = self.priority;
         let sent = tokio::select! {
             biased;
             sent = self.publisher.send(&self.jobs, &self.jobs, true, message) => sent,

@@ -121,7 +121,10 @@ fn outcome_cells(outcome: &Json) -> [String; 7] {
     [
         text_at(outcome, "/id"),
         text_at(outcome, "/status"),
-        text_at(outcome, "/task_type"),
+        match outcome.get("lane") {
+            Some(_) => format!("{} ({})", text_at(outcome, "/task_type"), text_at(outcome, "/lane")),
+            None => text_at(outcome, "/task_type"),
+        },
         class,
         submissions,
         finished.chars().take(19).collect(),

@@ -172,6 +172,7 @@ pub(super) fn options(
             max_calls_per_second: settings.solver.max_calls_per_second,
             caps: settings.caps.clone(),
         },
+        lanes: settings.lanes.clone(),
         guard: settings.guard.rules.clone(),
         egress: if settings.guard.shared_egress { Egress::Shared } else { Egress::Own },
         callbacks: None,

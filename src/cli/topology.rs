@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::console::Output;
 use super::{CommandError, Exit, connect};
-use crate::broker::topology::{Arguments, Mismatch, Names, Topology};
+use crate::broker::topology::{Arguments, Mismatch, Topology};
 use crate::broker::{Broker, BrokerError};
 use crate::config::Settings;
 use crate::domain::message::Value;
@@ -40,7 +40,7 @@ pub(super) async fn run(
     settings: &Settings,
     output: &mut Output,
 ) -> Result<Exit, CommandError> {
-    let topology = Topology::new(&Names::new(&settings.broker.namespace));
+    let topology = connect::topology(settings);
     let vhost = settings.broker.url.vhost();
     if let Action::Export = args.action {
         output.value(&definitions(&topology, vhost))?;
@@ -187,6 +187,7 @@ fn argument_json(value: &Value) -> Json {
 mod tests {
     use super::*;
     use crate::broker::memory::MemoryBroker;
+    use crate::broker::topology::Names;
 
     #[tokio::test]
     async fn what_is_missing_is_reported_until_it_is_declared() {

@@ -124,6 +124,9 @@ pub(super) fn leaves_of(table: Map<String, Value>, origin: &str) -> Vec<Leaf> {
 /// The settings of a task type's pace.
 pub(super) const PACE: [&str; 4] = ["first_delay", "interval", "timeout", "max_polls"];
 
+/// The settings of a lane.
+pub(super) const LANE: [&str; 3] = ["weight", "max_in_flight", "max_calls_per_second"];
+
 /// Every known setting with its default.
 #[derive(Debug)]
 pub(super) struct Schema {
@@ -160,6 +163,9 @@ impl Schema {
         match path {
             [section, code] if section == "codes" && !code.is_empty() => text(),
             [section, name] if section == "caps" && !name.is_empty() => Some(ValueKind::I64(0)),
+            [section, name, field] if section == "lanes" && !name.is_empty() => {
+                LANE.contains(&field.as_str()).then_some(ValueKind::I64(0))
+            }
             [section, name, field] if section == "polling" && is_type(name, field) => {
                 if field == "max_polls" { Some(ValueKind::I64(0)) } else { text() }
             }
@@ -198,6 +204,7 @@ impl Schema {
                 format!("mode, [polling.<task type>] or [polling.\"<task type>/<class>\"] with {fields}")
             }
             "codes" => "<error code> = \"<class>\"".to_owned(),
+            "lanes" => format!("[lanes.<name>] with {}", LANE.join(", ")),
             "caps" => "<task type> = <number>, \"<task type>/<class>\" = <number>".to_owned(),
             _ => {
                 let prefix = format!("{section}.");
@@ -283,6 +290,10 @@ fn path_of(name: &str, schema: &Schema) -> Vec<String> {
     match section.as_str() {
         "codes" => vec![section, rest.to_owned()],
         "caps" => vec![section, schema.task_type(rest)],
+        "lanes" => match rest.rsplit_once("__") {
+            Some((name, field)) => vec![section, name.to_ascii_lowercase(), field.to_ascii_lowercase()],
+            None => vec![section, rest.to_ascii_lowercase()],
+        },
         "polling" => match rest.rsplit_once("__") {
             Some((task_type, field)) => {
                 vec![section, schema.task_type(task_type), field.to_ascii_lowercase()]

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::files;
-use super::layers::PACE;
+use super::layers::{LANE, PACE};
 use super::reader::{Reader, parse_duration, quoted};
 use super::settings::{
     BrokerSettings, CallbackSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings,
@@ -16,6 +16,7 @@ use crate::domain::api_code::Overrides;
 use crate::domain::class::Class;
 use crate::domain::guard::Rules;
 use crate::domain::kind;
+use crate::domain::lane::{Lane, LaneRules, MAX_LANES, MAX_WEIGHT};
 use crate::domain::lifecycle::Ambiguous;
 use crate::domain::policy::Policy;
 use crate::domain::poll_schedule::{MAX_POLLS, PollMode, PollSchedule, PollScheduleError, PollSchedules};
@@ -48,6 +49,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<Settings> {
         codes: codes(reader),
         policy: policy(reader),
         caps: caps(reader),
+        lanes: lanes(reader),
         guard: guard(reader),
         callback: callback(reader),
         ops: ops(reader),
@@ -315,6 +317,49 @@ fn caps(reader: &mut Reader) -> Option<BTreeMap<String, usize>> {
         }
     }
     all_good.then_some(caps)
+}
+
+/// `[lanes.*]`
+fn lanes(reader: &mut Reader) -> Option<BTreeMap<Lane, LaneRules>> {
+    let mut lanes = BTreeMap::new();
+    let mut all_good = true;
+    for name in reader.names_in("lanes", &LANE) {
+        let of = |field: &str| format!("lanes.{name}.{field}");
+        // What is left out is the lane's own mistake only where it is the weight.
+        let weight = reader.optional(&of("weight"), |reader, key| reader.whole(key, 1..=MAX_WEIGHT.into()));
+        let max_in_flight =
+            reader.optional(&of("max_in_flight"), |reader, key| reader.whole(key, 1..=60_000));
+        let max_calls = reader.optional(&of("max_calls_per_second"), |reader, key| {
+            reader.whole(key, 1..=100_000).and_then(NonZeroU32::new)
+        });
+        let key = format!("lanes.{name}");
+        let origin = LANE.map(|field| reader.shown_origin(&of(field)));
+        let origin = origin.iter().find(|origin| *origin != "default").cloned().unwrap_or_default();
+        let mut fault = |problem: String, allowed: &str| {
+            reader.fault(&key, &origin, problem, allowed);
+            all_good = false;
+        };
+        let lane = match name.parse::<Lane>() {
+            Ok(lane) => lane,
+            Err(error) => {
+                fault(format!("{} is no name of a lane", quoted(&name)), &error.to_string());
+                continue;
+            }
+        };
+        match (weight, max_in_flight, max_calls) {
+            (Some(Some(weight)), Some(max_in_flight), Some(max_calls_per_second)) => {
+                lanes.insert(lane, LaneRules { weight, max_in_flight, max_calls_per_second });
+            }
+            (Some(None), _, _) => fault("has no weight".to_owned(), "weight = 1 to 1000"),
+            (_, _, _) => all_good = false,
+        }
+    }
+    let named = lanes.keys().filter(|lane| !lane.is_default()).count();
+    if named > MAX_LANES {
+        reader.fault("lanes", "all layers together", format!("there are {named} lanes"), "up to 16 lanes");
+        all_good = false;
+    }
+    all_good.then_some(lanes)
 }
 
 /// `[policy]`

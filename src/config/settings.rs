@@ -11,6 +11,7 @@ use url::Url;
 use super::values::{BrokerUrl, LogFilter};
 use crate::domain::api_code::Overrides;
 use crate::domain::guard;
+use crate::domain::lane::{Lane, LaneRules};
 use crate::domain::lifecycle::Ambiguous;
 use crate::domain::policy::Policy;
 use crate::domain::poll_schedule::PollSchedules;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub policy: Policy,
     /// `[caps]`: most open tasks of a type in one replica.
     pub caps: BTreeMap<String, usize>,
+    /// `[lanes]`: the lanes beside the default one, and the default one where it has settings.
+    pub lanes: BTreeMap<Lane, LaneRules>,
     /// `[guard]`
     pub guard: GuardSettings,
     /// `[callback]`; `None`: the API is asked for no callbacks.

@@ -10,6 +10,7 @@ use super::{VERSION, job, settings};
 use crate::broker::topology::{Exchange, Names, Topology};
 use crate::domain::class::Class;
 use crate::domain::history::OWNED_PREFIX;
+use crate::domain::lane::{LANE_HEADER, LANE_PATTERN};
 use crate::domain::outcome;
 use crate::domain::outcome::KIND;
 use crate::domain::replay::{MAX_REPLAY_ID, MAX_REPLAYS, REPLAY_ID, REPLAYS};
@@ -324,7 +325,7 @@ fn ended(title: &str, summary: &str, status: &str, example: &Value) -> Value {
             {"$ref": "#/components/schemas/Outcome"},
             {"type": "object", "properties": {"status": {"const": status}}},
         ]},
-        "headers": {"type": "object", "properties": with_replays(trace("The job's own, or that of the attempt that ended it."))},
+        "headers": {"type": "object", "properties": with_lane(with_replays(trace("The job's own, or that of the attempt that ended it.")))},
         "correlationId": {"$ref": "#/components/correlationIds/publishers"},
         "bindings": {"amqp": {"contentEncoding": "utf-8", "messageType": KIND, "bindingVersion": "0.3.0"}},
         "examples": [{"name": status, "payload": example}],
@@ -346,6 +347,13 @@ fn trace(of_what: &str) -> Value {
         TRACEPARENT: {"type": "string", "maxLength": MAX_TRACE, "description": format!("W3C Trace Context. {of_what}")},
         TRACESTATE: {"type": "string", "maxLength": MAX_TRACE, "description": "W3C Trace Context; passed on as it came."},
     })
+}
+
+/// Present where the job's lane is not the default one.
+fn with_lane(mut headers: Value) -> Value {
+    headers[LANE_HEADER] =
+        json!({"type": "string", "pattern": LANE_PATTERN, "description": "The job's lane."});
+    headers
 }
 
 /// Present where the job was replayed.

@@ -1,6 +1,6 @@
 //! The replicas that are heard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::message::Heartbeat;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{KeyStanding, Keys};
+use crate::domain::lane::Lane;
 
 /// A replica that was not heard for so many of its intervals is gone.
 const MISSED: u32 = 4;
@@ -87,6 +88,13 @@ impl Membership {
         let patience = patience(heard.len());
         let all = heard.values().map(|(heartbeat, at)| (Arc::clone(heartbeat), at.elapsed()));
         all.filter(|(_, ago)| *ago < patience).collect()
+    }
+
+    /// The lanes that the settings of some of them name.
+    pub(super) fn lanes(&self) -> BTreeSet<Lane> {
+        let heard = self.lock();
+        let all = heard.values().flat_map(|(replica, _)| &replica.vitals.lanes);
+        all.filter(|(lane, of)| !lane.is_default() && !of.is_removed).map(|(lane, _)| lane.clone()).collect()
     }
 
     /// Tasks that the API has accepted from all of them since they run.

@@ -46,7 +46,8 @@ pub use client::{Answer, Client, Order, Survey};
 pub use message::{Heartbeat, LeaderNews};
 pub use type_breaker::TypeBreaker;
 pub use vitals::{
-    Depths, Detail, FailedJob, LearnedFigures, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals, type_shown,
+    Depths, Detail, FailedJob, LaneFigures, LearnedFigures, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals,
+    type_shown,
 };
 
 use account_state::Finding;

@@ -4,12 +4,13 @@
 //! Ids, types and codes are foreign text: they are made fit to be shown, and short, before they are
 //! reported. No description, and no field of a task, is among them: those could hold a secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::callbacks::CallbackStatus;
+use crate::domain::lane::Lane;
 use crate::domain::learned_polls::LearnedPolls;
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
@@ -37,6 +38,9 @@ pub struct Vitals {
     /// The same by task type, where it was narrowed.
     #[serde(default)]
     pub types: BTreeMap<String, usize>,
+    /// The lanes that it takes jobs from; replicas of earlier versions report none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lanes: BTreeMap<Lane, LaneFigures>,
     /// Calls of the API since it runs.
     pub calls: u64,
     /// Accepted, and so paid, submissions since it runs.
@@ -69,6 +73,28 @@ pub struct Detail {
     pub types: BTreeMap<String, TypeFigures>,
     /// The jobs that failed last, the latest first.
     pub failures: Vec<FailedJob>,
+}
+
+/// A worker's figures of one lane.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LaneFigures {
+    /// Its part of the work while other lanes have work too.
+    pub weight: u32,
+    /// No settings of this replica name it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_removed: bool,
+    /// Tickets and submissions held.
+    pub in_flight: usize,
+    /// Jobs that have come by it since the replica runs. Not reported to others, as the two below.
+    #[serde(skip)]
+    pub taken: u64,
+    /// Outcomes with a solution.
+    #[serde(skip)]
+    pub solved: u64,
+    /// Outcomes without one.
+    #[serde(skip)]
+    pub failed: u64,
 }
 
 /// A worker's figures of one task type.
@@ -127,6 +153,9 @@ pub struct Depths {
     pub at: Timestamp,
     /// By the queues' names without the namespace.
     pub ready: BTreeMap<String, u64>,
+    /// Queues that do not exist, by such names; leaders of earlier versions report none.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub missing: BTreeSet<String>,
 }
 
 impl Vitals {

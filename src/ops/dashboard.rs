@@ -15,7 +15,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
 use super::{Sampler, ready};
-use crate::overview::{FailureRow, HISTORY, Overview, Rates, ReplicaRow, Tone, TypeRow, format};
+use crate::overview::{FailureRow, HISTORY, LaneRow, Overview, Rates, ReplicaRow, Tone, TypeRow, format};
 
 const STYLE: &str = include_str!("dashboard/style.css");
 /// As often as there is news.
@@ -94,6 +94,7 @@ fn document(fleet: &Overview, here: &Here, held: bool) -> Markup {
                         div {
                             (replicas(fleet))
                             (types(fleet))
+                            (lanes(fleet))
                             (failures(fleet))
                         }
                         div {
@@ -391,6 +392,27 @@ fn failures(fleet: &Overview) -> Markup {
     let note = "The latest 20 of each replica's last 10, the latest first, in UTC. What each means stands in the contract.";
     let empty = fleet.latest_failures.is_empty().then_some("No job has failed.");
     table("failures", "Latest failures", note, &head, &rows, empty)
+}
+
+/// Only where there are lanes beside the default one.
+fn lanes(fleet: &Overview) -> Markup {
+    if fleet.lanes.is_empty() {
+        return html! {};
+    }
+    let head = [("lane", false), ("weight", true), ("in flight", true), ("jobs ready", true)];
+    let ready = |lane: &LaneRow| lane.ready.map_or_else(|| "unknown".to_owned(), format::count);
+    let rows = html! {
+        @for lane in &fleet.lanes {
+            tr {
+                th scope="row" { (lane.name) @if lane.is_removed { " (in no settings)" } }
+                td.number { (lane.weight) }
+                td.number { (lane.in_flight) }
+                td.number { (ready(lane)) }
+            }
+        }
+    };
+    let note = "While several lanes have work, each gets its weight of it.";
+    table("lanes", "Lanes", note, &head, &rows, None)
 }
 
 fn backlog(fleet: &Overview) -> Markup {

@@ -12,7 +12,7 @@ use crate::broker::QueueDepth;
 use crate::domain::class::Class;
 use crate::domain::guard::{Phase, Reason, State};
 use crate::domain::time::Timestamp;
-use crate::fleet::Snapshot;
+use crate::fleet::{LaneFigures, Snapshot};
 use crate::histogram::Distribution;
 use crate::solver::CallTimes;
 use crate::worker::{Durations, Reading, WorkerHandle};
@@ -30,6 +30,7 @@ pub(super) fn rendered(view: &WorkerHandle) -> String {
     }
     replica(&mut out, view, &seen);
     held(&mut out, view);
+    lanes(&mut out, view);
     queues(&mut out, view);
     callbacks(&mut out, view);
     money(&mut out, &reading);
@@ -137,6 +138,28 @@ fn held(out: &mut Exposition, view: &WorkerHandle) {
         "task_type",
         vitals.types.iter().map(|(task_type, window)| (task_type, size(*window))),
     );
+}
+
+/// As many as the fleet knows; jobs of others count in the default lane.
+fn lanes(out: &mut Exposition, view: &WorkerHandle) {
+    let lanes = view.lanes();
+    let of = |what: fn(&LaneFigures) -> f64| {
+        lanes.iter().map(move |(lane, figures)| (lane.name().to_owned(), what(figures)))
+    };
+    let name = "captcha_lane_in_flight";
+    let help = "Tickets and submissions that this replica holds of a lane";
+    out.gauges(name, help, "lane", of(|lane| size(lane.in_flight)));
+    let (name, help) = ("captcha_lane_weight", "A lane's part of the work while other lanes have work too");
+    out.gauges(name, help, "lane", of(|lane| f64::from(lane.weight)));
+    let count = |what: fn(&LaneFigures) -> u64| {
+        lanes.iter().map(move |(lane, figures)| (lane.name().to_owned(), what(figures)))
+    };
+    let (name, help) = ("captcha_lane_jobs_taken_total", "Deliveries from a lane's queue of jobs");
+    out.counts(name, help, "lane", count(|lane| lane.taken));
+    let (name, help) = ("captcha_lane_jobs_solved_total", "Outcomes of a lane published with a solution");
+    out.counts(name, help, "lane", count(|lane| lane.solved));
+    let (name, help) = ("captcha_lane_jobs_failed_total", "Outcomes of a lane published without a solution");
+    out.counts(name, help, "lane", count(|lane| lane.failed));
 }
 
 /// Reported by the leader alone, so that a sum over replicas counts nothing twice.

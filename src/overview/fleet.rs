@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::NAME;
 use super::rates::{RateTracker, Rates};
 use crate::domain::class::Class;
+use crate::domain::lane::{Lane, MAX_REMEMBERED};
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
-use crate::fleet::{FailedJob, Heartbeat, MAX_FAILURES, OTHER_TYPES, TypeFigures, type_shown};
+use crate::fleet::{Depths, FailedJob, Heartbeat, MAX_FAILURES, OTHER_TYPES, TypeFigures, type_shown};
 
 /// Replicas that are shown one by one; where there are more, those that are not ready come first.
 const MAX_REPLICAS: usize = 100;
@@ -129,6 +130,40 @@ pub(super) fn classes(heartbeats: &[&Heartbeat]) -> Vec<ClassRow> {
     let jobs = terse.map(|replica| replica.vitals.failed).fold(0, u64::saturating_add);
     rows.extend((jobs > 0).then(|| ClassRow { class: NOT_REPORTED.to_owned(), jobs }));
     rows
+}
+
+/// A lane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneRow {
+    /// Its name.
+    pub name: String,
+    /// Its part of the work while other lanes have work too; the largest that a replica reports.
+    pub weight: u32,
+    /// No replica's settings name it.
+    pub is_removed: bool,
+    /// Tickets and submissions held.
+    pub in_flight: usize,
+    /// Jobs that nobody has taken; `None` while unknown.
+    pub ready: Option<u64>,
+}
+
+/// The lanes by name.
+pub(super) fn lanes(heartbeats: &[&Heartbeat], queues: Option<&Depths>) -> Vec<LaneRow> {
+    let mut rows: BTreeMap<&Lane, LaneRow> = BTreeMap::new();
+    for (lane, figures) in heartbeats.iter().flat_map(|replica| &replica.vitals.lanes) {
+        let queue = if lane.is_default() { "jobs".to_owned() } else { format!("jobs.{lane}") };
+        let row = rows.entry(lane).or_insert_with(|| LaneRow {
+            name: lane.to_string(),
+            weight: 0,
+            is_removed: true,
+            in_flight: 0,
+            ready: queues.and_then(|queues| queues.ready.get(&queue)).copied(),
+        });
+        row.weight = row.weight.max(figures.weight);
+        row.is_removed &= figures.is_removed;
+        row.in_flight = row.in_flight.saturating_add(figures.in_flight);
+    }
+    rows.into_values().take(MAX_REMEMBERED + 1).collect()
 }
 
 /// The types with the most work first.

@@ -17,7 +17,7 @@ use crate::domain::guard::{Funds, Paused, Phase, State};
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Depths, Heartbeat};
-pub use fleet::{ClassRow, FailureRow, ReplicaRow, TypeRow};
+pub use fleet::{ClassRow, FailureRow, LaneRow, ReplicaRow, TypeRow};
 pub use rates::{RateTracker, Rates};
 
 /// Characters of a name that are shown.
@@ -81,6 +81,9 @@ pub struct Overview {
     pub classes: Vec<ClassRow>,
     /// Work by task type, bounded.
     pub types: Vec<TypeRow>,
+    /// The lanes, bounded; empty where there is the default one alone.
+    #[serde(default)]
+    pub lanes: Vec<LaneRow>,
     /// Types that the API has no slots for.
     pub shut_types: Vec<String>,
     /// How the API's callbacks stand; `None` where no replica asks for any.
@@ -113,6 +116,7 @@ impl Overview {
             failed: replicas.iter().map(|replica| replica.vitals.failed).fold(0, u64::saturating_add),
             classes: fleet::classes(replicas),
             types: fleet::types(replicas, shut),
+            lanes: fleet::lanes(replicas, queues),
             shut_types: fleet::shut(shut),
             callbacks: callbacks(replicas, at),
             backlog: queues.map(Backlog::of),
@@ -331,7 +335,7 @@ impl Backlog {
         let dead = under("dead.").filter(|(class, ready)| *class != "raw" && *ready > 0);
         Self {
             at: depths.at,
-            jobs: of("jobs"),
+            jobs: under("jobs.").map(|(_, ready)| ready).fold(of("jobs"), u64::saturating_add),
             tickets: of("tickets"),
             retry: under("retry.").map(|(_, ready)| ready).fold(0, u64::saturating_add),
             results: of("results"),

@@ -1,10 +1,12 @@
 //! The calls of the API for one job: when each may begin, and under which permit it runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::context::{Context, Scope};
+use super::lanes::LaneState;
 use super::limits::resizable_semaphore::CallPermit;
 use super::limits::{SubmissionPermit, Turn, TypeLimiter};
 use crate::broker::Receipt;
@@ -36,8 +38,8 @@ pub(super) struct Call<'a> {
 }
 
 enum HeldPermits<'a> {
-    Submission { _permit: SubmissionPermit<'a> },
-    Poll { _permit: CallPermit<'a>, _turn: Option<Turn<'a>> },
+    Submission { _permit: SubmissionPermit },
+    Poll { _permit: CallPermit, _turn: Option<Turn<'a>> },
 }
 
 impl Call<'_> {
@@ -62,7 +64,7 @@ pub(super) async fn submit<'a>(
     scope: &Scope,
     receipt: &Receipt,
     run: &JobRun,
-    limiter: &'a TypeLimiter,
+    (limiter, lane): (&Arc<TypeLimiter>, &LaneState),
 ) -> Option<Next<'a>> {
     if !receipt.is_live() {
         return None;
@@ -91,7 +93,7 @@ pub(super) async fn submit<'a>(
         biased;
         () = scope.submissions_shut.cancelled() => return Some((shut_event(ctx), None)),
         () = shut => return Some((shut_event(ctx), None)),
-        permit = permit_under_lease(ctx, scope, receipt, run.origin, limiter) => permit?,
+        permit = permit_under_lease(ctx, scope, receipt, run.origin, (limiter, lane)) => permit?,
     };
     let canary = match ctx.account().permit().jobs {
         Jobs::Canary => Some(ctx.limits.canary().await),
@@ -126,15 +128,15 @@ pub(super) async fn submit<'a>(
 
 /// Waits for a place, and for the lease where it has lapsed: a replica that is cut off hears of no
 /// trip, and others may have been given its jobs. `None`: the job is no longer ours.
-async fn permit_under_lease<'a>(
-    ctx: &'a Context,
+async fn permit_under_lease(
+    ctx: &Context,
     scope: &Scope,
     receipt: &Receipt,
     origin: Origin,
-    limiter: &'a TypeLimiter,
-) -> Option<SubmissionPermit<'a>> {
+    (limiter, lane): (&Arc<TypeLimiter>, &LaneState),
+) -> Option<SubmissionPermit> {
     loop {
-        let place = ctx.limits.submission(limiter, ctx.account()).await;
+        let place = ctx.limits.submission(limiter, (&ctx.lanes, lane), ctx.account()).await;
         if scope.owns(origin) {
             return Some(place);
         }
@@ -224,7 +226,7 @@ pub(super) async fn poll<'a>(
     ctx: &'a Context,
     scope: &Scope,
     receipt: &Receipt,
-    run: &JobRun,
+    (run, lane): (&JobRun, &LaneState),
     due: Instant,
 ) -> Option<Next<'a>> {
     let task = run.task()?;
@@ -243,11 +245,12 @@ pub(super) async fn poll<'a>(
             // It may have become known meanwhile that nobody need wait any more.
             continue;
         }
-        let place = match place_at_once(ctx, scope, task) {
+        let place = match place_at_once(ctx, scope, task, lane) {
             Some(place) => place,
             None => {
                 waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-                let Some(place) = in_time(ctx, scope, task, ctx.limits.poll(ctx.account())).await? else {
+                let place = ctx.limits.poll((&ctx.lanes, lane), ctx.account());
+                let Some(place) = in_time(ctx, scope, task, place).await? else {
                     return Some((Event::Due, None));
                 };
                 place
@@ -306,10 +309,10 @@ fn goes_one_by_one(ctx: &Context, task: &OpenTask) -> bool {
 
 /// A place that is free now, as it is for most polls: those who need not wait need no timers
 /// either.
-fn place_at_once<'a>(ctx: &'a Context, scope: &Scope, task: &OpenTask) -> Option<CallPermit<'a>> {
+fn place_at_once(ctx: &Context, scope: &Scope, task: &OpenTask, lane: &LaneState) -> Option<CallPermit> {
     let allowed = ctx.account().permit().polls.allow(task.accepted_at);
     let may_poll = allowed && !scope.tickets_cancelled.is_cancelled();
-    if may_poll { ctx.limits.poll_at_once() } else { None }
+    if may_poll { ctx.limits.poll_at_once(lane) } else { None }
 }
 
 /// Waits for the guard, and then for what else a poll needs; `Some(None)`: for longer than the

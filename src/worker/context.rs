@@ -1,6 +1,7 @@
 //! What every attempt at a job needs: the replica's parts, and the session it was begun on.
 
 use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api_health::ApiHealth;
 use super::dedup::Memory;
+use super::lanes::{JobConsumers, Lanes};
 use super::limits::CallLimits;
 use super::limits::in_flight::InFlight;
 use super::limits::waiting::Waiting;
@@ -22,12 +24,13 @@ use crate::broker::topology::Names;
 use crate::broker::{ConsumerWatch, Lease, Meter, Session};
 use crate::clock::{Clock, Rng};
 use crate::domain::guard::Jobs;
+use crate::domain::lane::Lane;
 use crate::domain::lifecycle::{DecisionInput, OpenTask, Origin, Rules};
 use crate::domain::outcome::Finish;
 use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
 use crate::failpoint::Failpoint;
-use crate::fleet::{AccountState, Fleet, Vitals};
+use crate::fleet::{AccountState, Fleet, LaneFigures, Vitals};
 use crate::linger::Linger;
 use crate::solver::Solver;
 use crate::trace::Tracer;
@@ -45,6 +48,7 @@ pub(super) struct Context {
     pub(super) fleet: Fleet,
     pub(super) counters: Arc<Counters>,
     pub(super) in_flight: Arc<InFlight>,
+    pub(super) lanes: Lanes,
     pub(super) api_health: ApiHealth,
     pub(super) dedup: Memory,
     /// A place in them is taken before the last look at lease and guard, so that nothing waits
@@ -69,6 +73,19 @@ impl Context {
     /// How the account stands.
     pub(super) fn account(&self) -> &AccountState {
         self.fleet.account()
+    }
+
+    /// The lanes to take jobs from.
+    pub(super) fn lanes_to_serve(&self) -> Vec<Lane> {
+        let state = self.account().state();
+        self.lanes.to_serve(state.as_ref().map(|state| &state.lanes))
+    }
+
+    /// The figures of the lanes to take jobs from; none where that is the default one alone.
+    fn lane_figures(&self) -> BTreeMap<Lane, LaneFigures> {
+        let (served, mut figures) = (self.lanes_to_serve(), self.lanes.figures());
+        figures.retain(|lane, _| served.len() > 1 && served.contains(lane));
+        figures
     }
 
     /// The least time in which an answer of a type can be expected, once enough is learned.
@@ -97,6 +114,7 @@ impl Context {
             in_flight: self.in_flight.held(),
             window: self.limits.window(),
             types: self.limits.narrowed(),
+            lanes: self.lane_figures(),
             calls: counters.submissions + counters.polls,
             accepted: counters.accepted,
             solved: counters.solved,
@@ -138,29 +156,46 @@ impl Context {
 
 /// The consumers that the session has now, seen from aside.
 #[derive(Debug, Default)]
-pub(super) struct Consumers(Mutex<[Option<ConsumerWatch>; 2]>);
+pub(super) struct Consumers(Mutex<Watched>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    tickets: Option<ConsumerWatch>,
+    jobs: Vec<ConsumerWatch>,
+}
 
 impl Consumers {
-    fn lock(&self) -> MutexGuard<'_, [Option<ConsumerWatch>; 2]> {
+    fn lock(&self) -> MutexGuard<'_, Watched> {
         self.0.lock()
     }
 
-    pub(super) fn set(&self, origin: Origin, consumer: Option<ConsumerWatch>) {
-        self.lock()[origin as usize] = consumer;
+    pub(super) fn set_tickets(&self, consumer: Option<ConsumerWatch>) {
+        self.lock().tickets = consumer;
+    }
+
+    pub(super) fn set_jobs(&self, consumers: &JobConsumers) {
+        // That of a lane which no settings name may end at any time.
+        let named = consumers.iter().filter(|lane| !lane.state.is_removed());
+        self.lock().jobs = named.map(|lane| lane.consumer.watch()).collect();
     }
 
     pub(super) fn forget(&self) {
-        *self.lock() = [None, None];
+        *self.lock() = Watched::default();
     }
 
-    /// Whether deliveries from this queue are known to come here.
+    /// Whether deliveries from this queue, of jobs in every lane, are known to come here.
     pub(super) fn is_consuming(&self, origin: Origin) -> bool {
-        self.lock()[origin as usize].as_ref().is_some_and(ConsumerWatch::is_consuming)
+        let watched = self.lock();
+        match origin {
+            Origin::Job => !watched.jobs.is_empty() && watched.jobs.iter().all(ConsumerWatch::is_consuming),
+            Origin::Ticket => watched.tickets.as_ref().is_some_and(ConsumerWatch::is_consuming),
+        }
     }
 
     /// Deliveries in flight that are not begun.
     pub(super) fn waiting(&self) -> usize {
-        self.lock().iter().flatten().map(ConsumerWatch::waiting).sum()
+        let watched = self.lock();
+        watched.jobs.iter().chain(&watched.tickets).map(ConsumerWatch::waiting).sum()
     }
 }
 

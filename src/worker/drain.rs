@@ -10,7 +10,6 @@ use super::Worker;
 use super::serve::Serving;
 use crate::broker::receive;
 use crate::domain::guard::Polls;
-use crate::domain::lifecycle::Origin;
 use crate::failpoint::Failpoint;
 
 /// How long closing the session may take when the drain's own time is used up.
@@ -80,7 +79,7 @@ impl Worker {
             }
             tokio::select! {
                 ticket = receive(&mut serving.tickets) => match ticket {
-                    Some(delivery) => self.spawn_handler(serving, delivery, Origin::Ticket),
+                    Some(delivery) => self.spawn_handler(&serving.scope, delivery, None),
                     None => return,
                 },
                 () = self.ctx.in_flight.freed() => {}
@@ -96,7 +95,8 @@ impl Worker {
         let session = &serving.scope.session;
         self.ctx.fleet.leave(session).await;
         // Closing a consumer carries out the settlements made so far, and returns the rest.
-        for consumer in [serving.jobs.take(), serving.tickets.take()].into_iter().flatten() {
+        let jobs = serving.jobs.take().into_iter().map(|lane| lane.consumer);
+        for consumer in jobs.chain(serving.tickets.take()) {
             consumer.close().await;
         }
         session.link().close().await;

@@ -12,6 +12,7 @@ use super::context::{Context, Scope};
 use super::dedup::{self, recognise};
 use super::effects;
 use super::job_log;
+use super::lanes::HeldOfLane;
 use super::limits::TypeLimiter;
 use super::limits::in_flight::InFlightPermit;
 use super::settlement::{End, Settling, carry_out, end_of, refused};
@@ -21,6 +22,7 @@ use crate::domain::class::Class;
 use crate::domain::fault::{Fault, Stage, local_code};
 use crate::domain::history::History;
 use crate::domain::job::{Job, MAX_MESSAGE, RejectedMessage};
+use crate::domain::lane::Lane;
 use crate::domain::lifecycle::{Action, Event, JobRun, OpenTask, Origin};
 use crate::domain::message::Message;
 use crate::domain::outcome::{self, Outcome};
@@ -38,6 +40,8 @@ const MAX_FOREIGN: usize = 8 * 1024;
 /// settled.
 struct Held {
     receipt: Receipt,
+    /// Of a job from the start; a ticket says its own.
+    lane: Option<HeldOfLane>,
     /// Until it has become a run.
     message: Box<Message>,
     /// Of the message, which may be gone into an outcome by then.
@@ -50,6 +54,12 @@ struct Held {
     trace: trace::Span,
 }
 
+impl Held {
+    fn lane(&self) -> Lane {
+        self.lane.as_ref().map(|held| held.lane().lane().clone()).unwrap_or_default()
+    }
+}
+
 /// Handles a delivery off the job or ticket queue. The permit counts it as in flight until it is
 /// settled.
 ///
@@ -60,7 +70,7 @@ pub(super) fn handle_delivery(
     ctx: Arc<Context>,
     scope: Arc<Scope>,
     delivery: Delivery,
-    origin: Origin,
+    (origin, lane): (Origin, Option<HeldOfLane>),
     permit: InFlightPermit,
 ) -> impl Future<Output = ()> + Send {
     let Delivery { mut message, redelivered, receipt, .. } = delivery;
@@ -68,7 +78,7 @@ pub(super) fn handle_delivery(
     let trace = ctx.tracer.begin(origin, &mut message);
     let message = Box::new(message);
     let mut held =
-        Box::new(Held { receipt, message, reply_to, run: None, claim: None, answered_at: None, trace });
+        Box::new(Held { receipt, lane, message, reply_to, run: None, claim: None, answered_at: None, trace });
     async move {
         let handled =
             AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered)).catch_unwind().await;
@@ -138,16 +148,18 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
         ctx.counters.times.queue_wait.note(now.since(published_at));
     }
     let read = Job::read(&mut held.message, &ctx.policy, || ctx.rng.fresh_id());
+    let lane = held.lane();
     let (job, history) = match (read, history) {
         (Ok(job), Ok(history)) => (job, history.unwrap_or_else(|| History::begin(now))),
         (Ok(job), Err(fault)) => {
             let message = job.message();
             let Job { id, task_type, .. } = job;
-            return Err(refused(ctx, &RejectedMessage { id, task_type: Some(task_type), fault, message }));
+            let task_type = Some(task_type);
+            return Err(refused(ctx, &RejectedMessage { id, lane, task_type, fault, message }));
         }
-        (Err(no_job), _) => return Err(refused(ctx, &no_job)),
+        (Err(no_job), _) => return Err(refused(ctx, &RejectedMessage { lane, ..*no_job })),
     };
-    held.run = Some(JobRun::of_job(job, history));
+    held.run = Some(JobRun::of_job(Job { lane, ..job }, history));
     Ok(Event::Taken)
 }
 
@@ -169,7 +181,8 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
         Err(refusal) => {
             let (fault, message) = *refusal;
             let id = message.properties.message_id.clone().unwrap_or_else(|| ctx.rng.fresh_id());
-            Err(refused(ctx, &RejectedMessage { id, task_type: None, fault, message }))
+            let lane = Lane::default();
+            Err(refused(ctx, &RejectedMessage { id, lane, task_type: None, fault, message }))
         }
     }
 }
@@ -177,11 +190,12 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
 /// The executor: it carries an action out, has the core decide about what happened, and so on to
 /// the end.
 async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> End {
-    let Held { receipt, run: Some(run), answered_at, trace, .. } = held else {
+    let Held { receipt, run: Some(run), lane, answered_at, trace, .. } = held else {
         return End::Returned;
     };
     let of_type = ctx.limits.hold(run.job.kind());
     let limiter = of_type.limiter();
+    let lane = lane.get_or_insert_with(|| ctx.lanes.hold(&run.job.lane)).lane();
     // Boxed, since most tickets have none.
     let callback = run.task().and_then(|task| Some(Box::new(ctx.fleet.callbacks().expect(task.callback?))));
     // Of one that may have come to an earlier owner, or before this one remembers, nothing is known.
@@ -191,7 +205,7 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
     let mut due = Instant::now();
     loop {
         let next = match action {
-            Action::Submit => Box::pin(api_calls::submit(ctx, scope, receipt, run, limiter)).await,
+            Action::Submit => Box::pin(api_calls::submit(ctx, scope, receipt, run, (limiter, lane))).await,
             Action::Wait(span) => {
                 due = api_calls::due_in(span);
                 api_calls::wait(ctx, scope, due).await
@@ -208,7 +222,7 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
                     None => None,
                 }
             }
-            Action::Poll => Box::pin(api_calls::poll(ctx, scope, receipt, run, due)).await,
+            Action::Poll => Box::pin(api_calls::poll(ctx, scope, receipt, (run, lane), due)).await,
             Action::Finish(disposition) => return end_of(ctx, run, disposition),
         };
         let next = match next {
@@ -261,7 +275,8 @@ fn poisoned(ctx: &Context, held: &mut Held) -> End {
         None => {
             let message = std::mem::take(&mut *held.message);
             let id = message.properties.message_id.clone().unwrap_or_else(|| ctx.rng.fresh_id());
-            refused(ctx, &RejectedMessage { id, task_type: None, fault, message })
+            let lane = held.lane();
+            refused(ctx, &RejectedMessage { id, lane, task_type: None, fault, message })
         }
     }
 }

@@ -15,9 +15,10 @@ use super::stats::counters::Reading;
 use crate::broker::QueueDepth;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::Permit;
+use crate::domain::lane::Lane;
 use crate::domain::lifecycle::Origin;
 use crate::domain::time::Timestamp;
-use crate::fleet::{Callbacks, Depths, Heartbeat, Snapshot, Vitals};
+use crate::fleet::{Callbacks, Depths, Heartbeat, LaneFigures, Snapshot, Vitals};
 use crate::histogram::Distribution;
 use crate::solver::{CallTimes, SolverConfigError};
 
@@ -93,6 +94,12 @@ impl WorkerHandle {
     #[must_use]
     pub fn queues(&self) -> BTreeMap<String, QueueDepth> {
         self.ctx.queue_monitor.queues()
+    }
+
+    /// The figures of each lane.
+    #[must_use]
+    pub fn lanes(&self) -> BTreeMap<Lane, LaneFigures> {
+        self.ctx.lanes.figures()
     }
 
     /// Why outcomes do not reach those who wait for them, if anything is known about that.

@@ -13,6 +13,7 @@ mod effects;
 mod executor;
 mod handle;
 mod job_log;
+mod lanes;
 mod limits;
 mod queue_monitor;
 mod rate;
@@ -21,6 +22,7 @@ mod settlement;
 mod stats;
 mod watchdog;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -33,6 +35,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::broker::topology::{Names, Topology};
 use crate::broker::{Broker, BrokerError, Session};
 use crate::domain::guard;
+use crate::domain::lane::{Lane, LaneRules};
 use crate::domain::lifecycle::Rules;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::{Reach as DeadlineReach, SolveTimes};
@@ -52,6 +55,7 @@ pub use stats::histograms::Durations;
 use api_health::ApiHealth;
 use context::{Consumers, Context, Live};
 use dedup::Memory;
+use lanes::Lanes;
 use limits::CallLimits;
 use limits::in_flight::InFlight;
 use limits::waiting::Waiting;
@@ -92,6 +96,8 @@ pub struct WorkerOptions {
     pub max_in_flight: usize,
     /// Bounds on calls of the API.
     pub limits: Limits,
+    /// The lanes beside the default one, and the default one where it has rules of its own.
+    pub lanes: BTreeMap<Lane, LaneRules>,
     /// What decides about the account.
     pub guard: guard::Rules,
     /// Whose address the API sees.
@@ -161,6 +167,9 @@ impl Worker {
             options.rules.unknown_timeout = Duration::ZERO;
         }
         let fleet = fleet(&options);
+        let topology =
+            options.declare_topology.then(|| Topology::with_lanes(&options.names, options.lanes.keys()));
+        let lanes = Lanes::new(options.lanes, options.clock.clone());
         let ctx = Context {
             solver: options.solver,
             rules: options.rules,
@@ -173,6 +182,7 @@ impl Worker {
             fleet,
             counters: Arc::default(),
             in_flight: InFlight::new(options.max_in_flight),
+            lanes,
             api_health: ApiHealth::default(),
             dedup: Memory::default(),
             live: Live::default(),
@@ -189,7 +199,7 @@ impl Worker {
         };
         Self {
             broker: options.broker,
-            topology: options.declare_topology.then(|| Topology::new(&ctx.names)),
+            topology,
             attempts: TaskTracker::new(),
             job_prefetch: prefetch(options.limits.submit_concurrency),
             // Twice what is held on purpose, since the tickets of a replica that died land here

@@ -2,7 +2,7 @@
 //! replica those that outcomes go to.
 
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,34 +60,32 @@ impl QueueMonitor {
             }
             leads = seen.borrow().leads;
             let unroutable = unroutable(&ctx, &session).await;
-            let (queues, is_whole) = if leads { all(&ctx, &session).await } else { (BTreeMap::new(), false) };
+            let (queues, missing) = if leads { all(&ctx, &session).await } else { (BTreeMap::new(), None) };
             // Else the former reading stands, and its time says how old it is: what was not seen
             // is not empty.
-            if is_whole {
+            if let Some(missing) = missing {
                 let ready = queues.iter().map(|(name, depth)| (name.clone(), depth.ready)).collect();
-                ctx.account().note_queues(Some(Depths { at: ctx.clock.now(), ready }));
+                ctx.account().note_queues(Some(Depths { at: ctx.clock.now(), ready, missing }));
             }
             *ctx.queue_monitor.lock() = Seen { queues, unroutable };
         }
     }
 }
 
-/// Every queue that can be seen, and whether all could be asked for. Of one that does not exist it
-/// is known that nothing is in it.
-async fn all(ctx: &Context, session: &Session) -> (BTreeMap<String, QueueDepth>, bool) {
+/// Every queue that can be seen, and those that do not exist; `None` where not all could be asked
+/// for.
+async fn all(ctx: &Context, session: &Session) -> (BTreeMap<String, QueueDepth>, Option<BTreeSet<String>>) {
     let prefix = format!("{}.", ctx.names.namespace());
-    let (mut seen, mut is_whole) = (BTreeMap::new(), true);
-    for queue in Topology::new(&ctx.names).queues {
+    let (mut seen, mut missing) = (BTreeMap::new(), Some(BTreeSet::new()));
+    for queue in Topology::with_lanes(&ctx.names, &ctx.lanes_to_serve()).queues {
+        let name = queue.name.strip_prefix(&prefix).unwrap_or(&queue.name).to_owned();
         match session.link().depth(&queue.name).await {
-            Ok(depth) => {
-                let name = queue.name.strip_prefix(&prefix).unwrap_or(&queue.name);
-                seen.insert(name.to_owned(), depth);
-            }
-            Err(BrokerError::Missing { .. }) => {}
-            Err(_) => is_whole = false,
+            Ok(depth) => drop(seen.insert(name, depth)),
+            Err(BrokerError::Missing { .. }) => missing.iter_mut().for_each(|all| all.extend([name.clone()])),
+            Err(_) => missing = None,
         }
     }
-    (seen, is_whole)
+    (seen, missing)
 }
 
 /// AMQP shows no bindings. But what no queue is bound for is caught by the alternate exchange, and

@@ -1,5 +1,6 @@
 //! One session, from its first delivery to its end.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,11 @@ use super::Worker;
 use super::context::Scope;
 use super::drain::Drained;
 use super::executor::handle_delivery;
+use super::lanes::{HeldOfLane, JobConsumers, LaneConsumer, LaneState};
 use super::queue_monitor::QueueMonitor;
 use crate::broker::{BrokerError, ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::guard::{Jobs, Polls};
+use crate::domain::lane::Lane;
 use crate::domain::lifecycle::Origin;
 use crate::fleet::Snapshot;
 use crate::linger::until;
@@ -33,10 +36,12 @@ pub(super) enum SessionEnd {
 /// A session with its consumers. A consumer is absent where the guard forbids what it brings.
 pub(super) struct Serving {
     pub(super) scope: Arc<Scope>,
-    pub(super) jobs: Option<Consumer>,
+    pub(super) jobs: JobConsumers,
     pub(super) tickets: Option<Consumer>,
-    /// As which the job consumer was opened.
+    /// As which the job consumers were opened.
     jobs_allowed: Jobs,
+    /// Lanes that the fleet remembers, and whose queues do not exist any more.
+    gone: BTreeSet<Lane>,
     /// No job is taken before, where that is not over yet.
     jobs_from: Option<Instant>,
     /// What could be asked for then.
@@ -48,7 +53,8 @@ pub(super) struct Serving {
 
 /// What happens next on a session.
 enum SessionEvent {
-    Job(Option<Delivery>),
+    /// With the place of its lane.
+    Job(Option<(usize, Delivery)>),
     Ticket(Option<Delivery>),
     Guard,
     Closed(String),
@@ -72,7 +78,8 @@ impl Serving {
         let fleet = AbortOnDropHandle::new(fleet);
         Self {
             scope,
-            jobs: None,
+            jobs: JobConsumers::default(),
+            gone: BTreeSet::new(),
             tickets: None,
             jobs_allowed: Jobs::None,
             jobs_from: Some(Instant::now() + without_jobs),
@@ -85,7 +92,7 @@ impl Serving {
 
     /// Waits for what happens next. Paid work goes first: tickets before jobs.
     async fn next(&mut self, worker: &Worker, drain: &CancellationToken) -> SessionEvent {
-        let in_flight = &worker.ctx.in_flight;
+        let (in_flight, lanes) = (&worker.ctx.in_flight, &worker.ctx.lanes);
         let (scope, jobs, tickets, jobs_allowed) =
             (&self.scope, &mut self.jobs, &mut self.tickets, self.jobs_allowed);
         let jobs_from = self.jobs_from;
@@ -106,7 +113,7 @@ impl Serving {
                 if jobs_allowed != Jobs::Canary {
                     in_flight.room().await;
                 }
-                receive(jobs).await
+                jobs.next(lanes, jobs_allowed == Jobs::Canary).await
             } => SessionEvent::Job(job),
         }
     }
@@ -121,10 +128,10 @@ impl Serving {
         if permit.tickets && !has_tickets {
             let tickets = self.consume(worker, worker.ctx.names.tickets(), worker.ticket_prefetch).await?;
             self.scope = Arc::new(self.scope.with_tickets(tickets.lease().clone()));
-            worker.ctx.consumers.set(Origin::Ticket, Some(tickets.watch()));
+            worker.ctx.consumers.set_tickets(Some(tickets.watch()));
             self.tickets = Some(tickets);
         } else if !permit.tickets && has_tickets {
-            worker.ctx.consumers.set(Origin::Ticket, None);
+            worker.ctx.consumers.set_tickets(None);
             self.stop_tickets(worker).await;
         }
         // At the closing, so that what waits for the opening finds the window small; and at the
@@ -135,19 +142,43 @@ impl Serving {
         self.polls_allowed = permit.polls;
         if permit.jobs != self.jobs_allowed {
             self.leave_jobs_queued(worker).await;
-            let prefetch = match permit.jobs {
-                Jobs::None => None,
-                Jobs::Canary => Some(1),
-                Jobs::All => Some(worker.job_prefetch),
-            };
-            if let Some(prefetch) = prefetch {
-                let jobs = self.consume(worker, worker.ctx.names.jobs(), prefetch).await?;
-                self.scope = Arc::new(self.scope.with_jobs(jobs.lease().clone()));
-                worker.ctx.consumers.set(Origin::Job, Some(jobs.watch()));
-                self.jobs = Some(jobs);
-                tracing::info!(namespace = worker.ctx.names.namespace(), prefetch, "taking jobs");
+        }
+        let prefetch = match permit.jobs {
+            Jobs::None => None,
+            Jobs::Canary => Some(1),
+            Jobs::All => Some(worker.job_prefetch),
+        };
+        if let Some(prefetch) = prefetch {
+            self.take_jobs(worker, prefetch).await?;
+        }
+        self.jobs_allowed = permit.jobs;
+        Ok(())
+    }
+
+    /// Consumes from each lane that is not consumed from yet. Each has a prefetch of its own: what
+    /// waits here of one lane takes no place from another.
+    async fn take_jobs(&mut self, worker: &Worker, prefetch: u16) -> Result<(), BrokerError> {
+        let ctx = &worker.ctx;
+        for lane in ctx.lanes_to_serve() {
+            if self.jobs.serves(&lane) || self.gone.contains(&lane) {
+                continue;
             }
-            self.jobs_allowed = permit.jobs;
+            let state = ctx.lanes.of(&lane);
+            let consumer = match self.consume(worker, ctx.names.jobs_of(&lane), prefetch).await {
+                Ok(consumer) => consumer,
+                Err(BrokerError::Missing { .. }) if state.is_removed() => {
+                    self.gone.insert(lane);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if state.is_removed() {
+                tracing::warn!(%lane, "no settings name this lane; its jobs are taken at weight 1 until its queue is deleted");
+            }
+            tracing::info!(namespace = ctx.names.namespace(), %lane, prefetch, "taking jobs");
+            let scope = Arc::new(self.scope.with_jobs(consumer.lease().clone()));
+            self.jobs.add(LaneConsumer { state, scope, consumer });
+            ctx.consumers.set_jobs(&self.jobs);
         }
         Ok(())
     }
@@ -161,18 +192,20 @@ impl Serving {
     /// of a retry queue: a plain return would be charged to the broker's delivery counter each time
     /// that the guard trips.
     async fn leave_jobs_queued(&mut self, worker: &Worker) {
-        let Some(mut jobs) = self.jobs.take() else { return };
-        worker.ctx.consumers.set(Origin::Job, None);
-        for delivery in jobs.cancel().await {
-            worker.spawn_handler(self, delivery, Origin::Job);
+        let lanes = self.jobs.take();
+        worker.ctx.consumers.set_jobs(&self.jobs);
+        for mut lane in lanes {
+            for delivery in lane.consumer.cancel().await {
+                worker.spawn_handler(&lane.scope, delivery, Some(&lane.state));
+            }
         }
     }
 
     /// No more jobs, since the worker leaves: those not begun go back.
     pub(super) async fn stop_jobs(&mut self) {
         self.scope.submissions_shut.cancel();
-        if let Some(jobs) = self.jobs.as_mut().filter(|jobs| !jobs.is_cancelled()) {
-            drop(jobs.cancel().await);
+        for lane in self.jobs.iter_mut().filter(|lane| !lane.consumer.is_cancelled()) {
+            drop(lane.consumer.cancel().await);
         }
         self.scope.jobs_cancelled.cancel();
     }
@@ -182,7 +215,7 @@ impl Serving {
     pub(super) async fn stop_tickets(&mut self, worker: &Worker) {
         if let Some(tickets) = self.tickets.as_mut().filter(|tickets| !tickets.is_cancelled()) {
             for delivery in tickets.cancel().await {
-                worker.spawn_handler(self, delivery, Origin::Ticket);
+                worker.spawn_handler(&self.scope, delivery, None);
             }
         }
         self.scope.tickets_cancelled.cancel();
@@ -196,16 +229,17 @@ impl Worker {
         serving.seen.mark_changed();
         loop {
             let lost = match serving.next(self, drain).await {
-                SessionEvent::Job(Some(delivery)) => {
-                    self.spawn_handler(&serving, delivery, Origin::Job);
+                SessionEvent::Job(Some((at, delivery))) => {
+                    let lane = serving.jobs.at(at);
+                    self.spawn_handler(&lane.scope, delivery, Some(&lane.state));
                     continue;
                 }
                 SessionEvent::Ticket(Some(delivery)) => {
-                    self.spawn_handler(&serving, delivery, Origin::Ticket);
+                    self.spawn_handler(&serving.scope, delivery, None);
                     // Those that came with it: looking at everything else that may happen costs
                     // more than a ticket does.
                     while let Some(delivery) = serving.tickets.as_mut().and_then(Consumer::try_recv) {
-                        self.spawn_handler(&serving, delivery, Origin::Ticket);
+                        self.spawn_handler(&serving.scope, delivery, None);
                     }
                     continue;
                 }
@@ -229,13 +263,27 @@ impl Worker {
         }
     }
 
-    pub(super) fn spawn_handler(&self, serving: &Serving, delivery: Delivery, origin: Origin) {
-        match origin {
-            Origin::Job => self.ctx.counters.job_taken(),
-            Origin::Ticket => self.ctx.counters.ticket_taken(),
-        }
+    /// Begins with a delivery: with a job of a lane, or else with a ticket.
+    pub(super) fn spawn_handler(
+        &self,
+        scope: &Arc<Scope>,
+        delivery: Delivery,
+        lane: Option<&Arc<LaneState>>,
+    ) {
+        let origin = match lane {
+            Some(lane) => {
+                self.ctx.counters.job_taken();
+                lane.job_taken();
+                Origin::Job
+            }
+            None => {
+                self.ctx.counters.ticket_taken();
+                Origin::Ticket
+            }
+        };
         let place = self.ctx.in_flight.enter(origin);
-        let (ctx, scope) = (Arc::clone(&self.ctx), Arc::clone(&serving.scope));
-        self.attempts.spawn(handle_delivery(ctx, scope, delivery, origin, place));
+        let lane = lane.map(|lane| HeldOfLane::new(Arc::clone(lane)));
+        let (ctx, scope) = (Arc::clone(&self.ctx), Arc::clone(scope));
+        self.attempts.spawn(handle_delivery(ctx, scope, delivery, (origin, lane), place));
     }
 }

@@ -8,9 +8,11 @@ use crate::broker::{PublishError, Receipt};
 use crate::clock::Backoff;
 use crate::domain::history::History;
 use crate::domain::job::RejectedMessage;
+use crate::domain::lane::Lane;
 use crate::domain::lifecycle::{Disposition, JobRun, OpenTask, Origin, Verdict};
 use crate::domain::message::{DIRECT_REPLY, Message};
 use crate::domain::outcome::{self, Outcome, failure_of};
+use crate::domain::retry_delay::RetryDelay;
 use crate::domain::ticket;
 use crate::failpoint::Failpoint;
 use std::sync::Arc;
@@ -22,8 +24,8 @@ use tokio::time::{Instant, sleep};
 pub(super) enum End {
     /// The ticket of a paid task.
     Ticket(Box<Message>),
-    /// The job, to this retry queue.
-    Retry(String, Box<Message>),
+    /// The job, to the retry queue of this delay in its lane.
+    Retry(RetryDelay, Lane, Box<Message>),
     /// The outcome.
     Outcome(Box<Outcome>),
     /// The same of what was refused at admission, with its type where it has one.
@@ -59,7 +61,7 @@ pub(super) fn end_of(ctx: &Context, run: &mut JobRun, disposition: Disposition) 
             if Failpoint::HistoryForgotten.in_force() {
                 run.history = History::begin(ctx.clock.now());
             }
-            End::Retry(ctx.names.retry(delay), Box::new(ticket::retried(&run.job, &run.history)))
+            End::Retry(delay, run.job.lane.clone(), Box::new(ticket::retried(&run.job, &run.history)))
         }
         (Disposition::Requeue, _) => End::Returned,
         // Neither comes about without a task; were it to, nothing must be lost.
@@ -98,7 +100,7 @@ pub(super) async fn carry_out(
             ctx.keep_ticket(held, *ticket, origin).await;
             done(true, "ticket")
         }
-        End::Retry(queue, job) => done(ctx.retry(scope, held, &queue, *job).await, "retry"),
+        End::Retry(delay, lane, job) => done(ctx.retry(scope, held, (delay, &lane), *job).await, "retry"),
         End::Outcome(outcome) => deliver(ctx, scope, held, (*outcome, None), wanted).await,
         End::Refused(refused) => deliver(ctx, scope, held, *refused, wanted).await,
         End::Known => {
@@ -132,6 +134,7 @@ async fn deliver(
 ) -> Done {
     let Outcome { routing_key, message } = outcome;
     let failure = failure_of(&routing_key);
+    let lane = Lane::of_outcome(&message.properties.headers);
     let end_name = if failure.is_some() { "failed" } else { "solved" };
     let copy = reply_to.map(|reply_to| (reply_to, message.clone()));
     let run = held.run;
@@ -139,6 +142,7 @@ async fn deliver(
     let id = if run.is_some() { None } else { message.properties.message_id.clone() };
     let settled = ctx.settle(scope, held, &routing_key, message).await;
     if settled == Settled::Published {
+        ctx.lanes.ended(&lane, failure.is_none());
         match failure {
             Some((class, code)) => {
                 ctx.counters.failed(class, code);
@@ -300,17 +304,26 @@ impl Context {
         false
     }
 
-    /// Parks a job in a retry queue.
-    pub(super) async fn retry(&self, scope: &Scope, held: Settling<'_>, queue: &str, job: Message) -> bool {
+    /// Parks a job in a retry queue of its lane.
+    pub(super) async fn retry(
+        &self,
+        scope: &Scope,
+        held: Settling<'_>,
+        (delay, lane): (RetryDelay, &Lane),
+        job: Message,
+    ) -> bool {
+        let queue = self.names.retry_of(delay, lane);
+        // The queues of a lane may be deleted while a ticket of it is open.
+        let instead = (!lane.is_default()).then(|| self.names.retry(delay));
         if !held.receipt.is_live() {
             return false;
         }
         if Failpoint::AckBeforeRetried.in_force() {
             self.acked(held, StaleDelivery::Retried);
-            drop(scope.session.publish_once("", queue, job).await);
+            drop(scope.session.publish_once("", &queue, job).await);
             return true;
         }
-        let safe = self.publish_for(&held.receipt, scope, "", queue, job, None).await;
+        let safe = self.publish_for(&held.receipt, scope, ("", &queue, instead.as_deref()), job, None).await;
         let retried = matches!(safe, PublishResult::Yes | PublishResult::OnSecondChannel);
         if retried {
             self.counters.retried();
@@ -333,7 +346,10 @@ impl Context {
         message: Message,
     ) -> Settled {
         let exchange = self.names.outcomes();
-        match self.publish_for(&held.receipt, scope, &exchange, routing_key, message, Some(HOLD)).await {
+        match self
+            .publish_for(&held.receipt, scope, (&exchange, routing_key, None), message, Some(HOLD))
+            .await
+        {
             PublishResult::Yes => {
                 self.acked(held, StaleDelivery::Outcome);
                 Settled::Published
@@ -355,8 +371,9 @@ impl Context {
                     "no queue takes this outcome; it is kept on the ticket queue until one does"
                 );
                 let kept = ticket::answered(routing_key, &message);
-                let kept =
-                    self.publish_for(&held.receipt, scope, "", &self.names.tickets(), kept, None).await;
+                let kept = self
+                    .publish_for(&held.receipt, scope, ("", &self.names.tickets(), None), kept, None)
+                    .await;
                 if !matches!(kept, PublishResult::Yes | PublishResult::OnSecondChannel) {
                     return Settled::No;
                 }
@@ -370,18 +387,18 @@ impl Context {
     }
 
     /// Publishes until the broker has the message, the receipt is stale, or the time given is over.
+    /// `instead`: by which key, if no queue takes it by the first one.
     async fn publish_for(
         &self,
         receipt: &Receipt,
         scope: &Scope,
-        exchange: &str,
-        routing_key: &str,
+        (exchange, key, mut instead): (&str, &str, Option<&str>),
         message: Message,
         patience: Option<Duration>,
     ) -> PublishResult {
         let (began, message) = (Instant::now(), Arc::new(message));
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut tried = false;
+        let (mut routing_key, mut tried) = (key, false);
         while receipt.is_live() {
             let copy = Arc::clone(&message);
             // An outcome is fetched again where it is lost; a retried job waits for nobody, since
@@ -403,7 +420,12 @@ impl Context {
                     }
                     warn_unpublished("message", &message, routing_key, &PublishError::Rejected);
                 }
-                Err(error) => warn_unpublished("message", &message, routing_key, &error),
+                Err(error) => {
+                    warn_unpublished("message", &message, routing_key, &error);
+                    if matches!(error, PublishError::Unroutable(_)) {
+                        routing_key = instead.take().unwrap_or(routing_key);
+                    }
+                }
             }
             // A worker that leaves has no time to wait, and once it has left nobody else knows the
             // answer. Tried twice, since the ticket may come straight back to it.

@@ -4,6 +4,7 @@ mod account;
 mod ip_ban;
 mod key_revoked;
 mod kills;
+mod lanes;
 mod no_funds;
 mod no_slots;
 mod pause;
@@ -27,7 +28,7 @@ pub(crate) struct Trial {
 }
 
 /// All of them.
-pub(crate) const TRIALS: [Trial; 8] = [
+pub(crate) const TRIALS: [Trial; 9] = [
     Trial {
         name: "wrong-key",
         shows: "a key that is wrong from the start costs a call a minute, and nothing is lost",
@@ -67,5 +68,10 @@ pub(crate) const TRIALS: [Trial; 8] = [
         name: "pause",
         shows: "an operator's pause holds within a second, over restarts of fleet and broker",
         run: |harness| Box::pin(pause::run(harness)),
+    },
+    Trial {
+        name: "lanes",
+        shows: "an urgent lane does not wait behind a backlog, and lanes get their weights",
+        run: |harness| Box::pin(lanes::run(harness)),
     },
 ];

@@ -16,6 +16,7 @@ pub mod guard;
 pub mod history;
 pub mod job;
 pub mod kind;
+pub mod lane;
 pub mod learned_polls;
 pub mod lifecycle;
 pub mod local_code;

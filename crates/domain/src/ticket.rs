@@ -10,6 +10,7 @@ use super::fingerprint::Fingerprint;
 use super::history::{HISTORY_HEADER, History, MAX_HEADER, MAX_PUBLISHERS_HEADERS, publishers_headers};
 use super::job::{Job, JobBody, MAX_ID, MAX_MESSAGE, MAX_TYPE};
 use super::kind;
+use super::lane::Lane;
 use super::message::{Headers, Message, Properties, Value, wire_size};
 use super::outcome::Task;
 use super::time::Timestamp;
@@ -31,6 +32,9 @@ pub const MAX_KEPT_OUTCOME: usize = 3 * MAX_MESSAGE;
 pub struct Ticket {
     /// The job's id, which may have been generated.
     pub job_id: String,
+    /// The job's lane; absent for the default one, and from tickets of earlier versions.
+    #[serde(default, skip_serializing_if = "Lane::is_default")]
+    pub lane: Lane,
     /// The task's type.
     pub task_type: String,
     /// The task's class, where its kind has one; absent from tickets of earlier versions.
@@ -121,6 +125,7 @@ pub fn retried(job: &Job, history: &History) -> Message {
 pub fn ticket(job: &Job, history: &History, task: Task<'_>, callback: Option<CallbackToken>) -> Message {
     let ticket = Ticket {
         job_id: job.id.clone(),
+        lane: job.lane.clone(),
         task_type: job.task_type.clone(),
         task_class: job.task_class().map(str::to_owned),
         deadline: job.deadline,
@@ -196,6 +201,7 @@ fn opened(ticket: Ticket, mut message: Message, now: Timestamp) -> Kept {
         callback: ticket.callback,
         job: Job {
             id: ticket.job_id,
+            lane: ticket.lane,
             kind: ticket.task_class.and_then(|class| kind::of(&ticket.task_type, &class)),
             task_type: ticket.task_type,
             deadline: ticket.deadline,
@@ -326,6 +332,20 @@ mod tests {
                 panic!("must be an open ticket")
             };
             assert_eq!((read.kind(), read.kind.is_some()), (kind, kind != "SomeTask"));
+        }
+    }
+
+    #[test]
+    fn a_ticket_keeps_the_lane_of_its_job_and_one_without_it_is_of_the_default_lane() {
+        for lane in [Lane::default(), "urgent".parse().unwrap()] {
+            let job = Job { lane: lane.clone(), ..job() };
+            let message = ticket(&job, &History::begin(NOW), task(&task_id("7")), None);
+            let text = message.properties.headers[TICKET_HEADER].as_text().unwrap().to_owned();
+            assert_eq!(text.contains("lane"), !lane.is_default(), "earlier versions wrote none");
+            let Ok(Kept::Open { job: read, .. }) = read(message, NOW) else {
+                panic!("must be an open ticket")
+            };
+            assert_eq!(read.lane, lane);
         }
     }
 

@@ -14,6 +14,7 @@ mod report;
 mod row;
 mod work;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ use crate::config::Settings;
 use crate::domain::class::Class;
 use crate::linger::Linger;
 use crate::solver::Solver;
-use crate::worker::Worker;
+use crate::worker::{Worker, WorkerOptions};
 use jobs::Jobs;
 use lines::Marks;
 use output::{Output, Tally};
@@ -252,7 +253,9 @@ impl Batch {
         progress.go_on_from(tally.done());
         let tracer = connect::tracer(settings, &name)?;
         let broker = (queue.broker(), Linger::every(settings.worker.linger));
-        let worker = Worker::new(replica::options(settings, name, broker, solver, tracer.clone()));
+        let options = replica::options(settings, name, broker, solver, tracer.clone());
+        // Its jobs come from one file.
+        let worker = Worker::new(WorkerOptions { lanes: BTreeMap::new(), ..options });
         // There is no other replica to hand them to.
         let worker = worker.finishing_tickets();
         let view = worker.view();

@@ -16,6 +16,7 @@ use super::replay_permission::ReplayPermission;
 use super::scan::{Scan, ScanReport, Walker, ended, walk};
 use super::select::{Chosen, Filters, ScanLimit};
 use super::{CommandContext, DynConsole};
+use crate::broker::topology::Names;
 use crate::broker::{Confirm, Delivery, Receipt};
 use crate::cli::console::table;
 use crate::cli::queue_reader::{ACK_BATCH, lost};
@@ -102,7 +103,7 @@ pub(super) async fn replay(
         pace: Pace::new(args.rate),
         left: args.limit.map_or(u64::MAX, NonZeroU64::get),
         published: BTreeSet::new(),
-        batch: PublishBatch::new(context.names.jobs()),
+        batch: PublishBatch::new(context.names),
         report: ReplayReport::default(),
     };
     let failure = walk(&mut replay, &args.filters, &args.scan_limit, context).await;
@@ -253,16 +254,16 @@ struct UnderWay {
 /// letters are removed, and the broker is waited for; so that an end at any moment repeats no more
 /// than one batch, and what the broker may not yet have written down of the one before.
 pub(super) struct PublishBatch {
-    jobs: String,
+    names: Names,
     under_way: Vec<UnderWay>,
     bytes: usize,
     began: Option<Instant>,
 }
 
 impl PublishBatch {
-    /// `jobs`: the name of exchange and queue.
-    pub(super) fn new(jobs: String) -> Self {
-        Self { jobs, under_way: Vec::with_capacity(ACK_BATCH), bytes: 0, began: None }
+    /// A batch with nothing in it.
+    pub(super) fn new(names: &Names) -> Self {
+        Self { names: names.clone(), under_way: Vec::with_capacity(ACK_BATCH), bytes: 0, began: None }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -291,7 +292,8 @@ impl PublishBatch {
         }
         let bytes = job.body.len();
         let publisher = scan.session().publisher();
-        match publisher.send(&self.jobs, &self.jobs, true, job).await {
+        let lane = self.names.jobs_of(&letter.lane);
+        match publisher.send(&self.names.jobs(), &lane, true, job).await {
             Ok(confirm) => {
                 self.began.get_or_insert_with(Instant::now);
                 self.bytes += bytes;

@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::cli::outcomes::{DeadLetters, dead_letters};
 use crate::domain::dead_letter::DeadLetter;
+use crate::domain::lane::Lane;
 use crate::domain::time::Timestamp;
 
 /// Letters of one queue that a scan holds at most.
@@ -33,6 +34,9 @@ pub(super) struct Filters {
     /// Letters of this task type. May be repeated
     #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
     types: Vec<String>,
+    /// Letters of jobs of this lane. May be repeated
+    #[arg(long = "lane", value_name = "NAME", value_delimiter = ',')]
+    lanes: Vec<Lane>,
     /// Letters of the job with this id. May be repeated
     #[arg(long = "id", value_name = "ID")]
     ids: Vec<String>,
@@ -81,10 +85,11 @@ impl Filters {
 
     /// Whether nothing is left out.
     pub(super) fn is_everything(&self) -> bool {
-        let Self { classes, codes, types, ids, since, until } = self;
+        let Self { classes, codes, types, lanes, ids, since, until } = self;
         classes.is_empty()
             && codes.is_empty()
             && types.is_empty()
+            && lanes.is_empty()
             && ids.is_empty()
             && since.is_none()
             && until.is_none()
@@ -117,12 +122,13 @@ pub(super) struct Chosen<'a> {
 impl Chosen<'_> {
     /// Whether a letter is chosen. A time never chooses a letter that does not say when it ended.
     pub(super) fn takes(&self, letter: &DeadLetter) -> bool {
-        let Filters { codes, types, ids, .. } = self.filters;
+        let Filters { codes, types, lanes, ids, .. } = self.filters;
         let one_of = |wanted: &[String], has: &str| {
             wanted.is_empty() || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(has))
         };
         one_of(codes, &letter.code)
             && one_of(types, letter.task_type.as_deref().unwrap_or_default())
+            && (lanes.is_empty() || lanes.contains(&letter.lane))
             && (ids.is_empty() || ids.contains(&letter.id))
             && self.since.is_none_or(|since| letter.ended.is_some_and(|ended| ended >= since))
             && self.until.is_none_or(|until| letter.ended.is_some_and(|ended| ended < until))

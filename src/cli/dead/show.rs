@@ -158,6 +158,7 @@ fn facts(letter: &DeadLetter, whole: &Json, now: Timestamp) -> Vec<(&'static str
         ("class/code", format!("{}/{}", letter.class_name(), letter.code)),
         ("reason", at("/letter/failure/description")),
         ("stage", at("/letter/failure/stage")),
+        ("lane", letter.lane.to_string()),
         ("type", letter.task_type.clone().unwrap_or_default()),
         ("received", at("/letter/times/received_at")),
         ("ended", ended),

@@ -100,6 +100,7 @@ impl Environment {
             policy: Policy::try_new(&[SITE], &[PANICKING_TYPE]).map_err(|_| DemoError::Stopped)?,
             name: "demo".to_owned(),
             max_in_flight: 2_000,
+            lanes: BTreeMap::new(),
             limits: Limits {
                 max_calls: MAX_CALLS,
                 submit_concurrency: 16,

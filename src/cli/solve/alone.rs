@@ -1,5 +1,6 @@
 //! The job is worked on here: the real worker, on the broker in process.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub(super) async fn solve(
     let mut replies = ask(&session, &names, wanted).await?;
     let worker = Worker::new(WorkerOptions {
         drain_timeout: LEAVING,
+        // Its queues are its own, and it has one job.
+        lanes: BTreeMap::new(),
         ..run::options(settings, name, (broker, Linger::none()), solver, tracer.clone())
     });
     let view = worker.view();

@@ -238,7 +238,11 @@ mod tests {
             tracker: &crate::overview::RateTracker::default(),
         });
         let dead = (0..500).map(|n| (format!("\u{1b}[2J{n}{}", "x".repeat(100)), 1)).collect();
-        let depths = crate::fleet::Depths { at: fleet.at, ready: std::collections::BTreeMap::new() };
+        let depths = crate::fleet::Depths {
+            at: fleet.at,
+            ready: std::collections::BTreeMap::new(),
+            missing: std::collections::BTreeSet::new(),
+        };
         fleet.backlog = Some(crate::overview::Backlog { dead, ..crate::overview::Backlog::of(&depths) });
         let json = |fleet: &Overview| serde_json::to_value(fleet).unwrap();
         let taken = servers.of_this_fleet(json(&fleet)).unwrap();

@@ -10,7 +10,9 @@ use super::ops::OpsStatus;
 use super::screen::{Panel, Screen};
 use super::theme::{HEADS, Tones, WIDE, titled, wrapped};
 use crate::domain::time::Timestamp;
-use crate::overview::{Backlog, FailureRow, Guard, Overview, Rates, ReplicaRow, Tone, TypeRow, format};
+use crate::overview::{
+    Backlog, FailureRow, Guard, LaneRow, Overview, Rates, ReplicaRow, Tone, TypeRow, format,
+};
 
 /// Rates are drawn to a tenth.
 const TENTHS: f64 = 10.0;
@@ -48,6 +50,18 @@ pub(super) fn stuck<'a>(fleet: &Overview, tones: &Tones) -> Vec<Line<'a>> {
     let mut lines = Vec::new();
     if !fleet.shut_types.is_empty() {
         lines.push(Line::styled(format!("No slots {}", fleet.shut_types.join(", ")), tones.wary));
+    }
+    if !fleet.lanes.is_empty() {
+        let lane = |lane: &LaneRow| {
+            let ready = lane.ready.map_or_else(|| "?".to_owned(), |ready| ready.to_string());
+            let removed = if lane.is_removed { ", in no settings" } else { "" };
+            format!(
+                "{} {ready} waiting, {} in flight, weight {}{removed}",
+                lane.name, lane.in_flight, lane.weight
+            )
+        };
+        let lanes: Vec<_> = fleet.lanes.iter().map(lane).collect();
+        lines.push(Line::raw(format!("Lanes    {}", lanes.join(" · "))));
     }
     if let Some(callbacks) = &fleet.callbacks {
         let tone = if callbacks == "on" { tones.dim } else { tones.wary };

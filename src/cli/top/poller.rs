@@ -1,6 +1,7 @@
 //! Polls the fleet: the replicas over the broker, and beside them the ops servers.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::broker::{Broker, BrokerError, Session};
 use crate::cli::CommandError;
 use crate::clock::{Clock, Reconnect, Rng};
 use crate::domain::class::Class;
+use crate::domain::lane::Lane;
 use crate::domain::sanitize::shown;
 use crate::fleet::{Client, Depths, Heartbeat, Survey};
 use crate::overview::{FleetFacts, Overview, RateTracker};
@@ -89,7 +91,9 @@ impl BrokerSource {
             client.overhear(Instant::now()).await?;
         }
         if self.depths.as_ref().is_none_or(|(_, at)| at.elapsed() >= DEPTHS_EVERY) {
-            self.depths = Some((depths(client.session(), &self.names).await?, Instant::now()));
+            let lanes: BTreeSet<Lane> =
+                client.heard().flat_map(|(replica, _)| replica.vitals.lanes.keys().cloned()).collect();
+            self.depths = Some((depths(client.session(), &self.names, &lanes).await?, Instant::now()));
         }
         Ok(())
     }
@@ -237,14 +241,29 @@ impl Poller {
 }
 
 /// The depth of every queue that is shown.
-async fn depths(session: &Session, names: &Names) -> Result<Depths, BrokerError> {
+async fn depths(session: &Session, names: &Names, lanes: &BTreeSet<Lane>) -> Result<Depths, BrokerError> {
     let mut queues = vec![names.jobs(), names.tickets(), names.results(), names.dead_raw(), names.unrouted()];
     queues.extend(RETRY_DELAYS.map(|delay| names.retry(delay)));
+    let of_lanes = lanes.iter().filter(|lane| !lane.is_default()).flat_map(|lane| {
+        let retry = RETRY_DELAYS.map(|delay| names.retry_of(delay, lane));
+        [names.jobs_of(lane)].into_iter().chain(retry)
+    });
+    let of_lanes: BTreeSet<String> = of_lanes.collect();
+    queues.extend(of_lanes.iter().cloned());
     queues.extend(Class::finals().map(|class| names.dead(class)));
     let prefix = format!("{}.", names.namespace());
-    let mut depths = Depths { at: Clock::System.now(), ready: std::collections::BTreeMap::new() };
+    let mut depths = Depths {
+        at: Clock::System.now(),
+        ready: std::collections::BTreeMap::new(),
+        missing: BTreeSet::new(),
+    };
     for queue in queues {
-        let ready = session.link().depth(&queue).await?.ready;
+        let ready = match session.link().depth(&queue).await {
+            Ok(depth) => depth.ready,
+            // A lane's queues are deleted when it is done with.
+            Err(BrokerError::Missing { .. }) if of_lanes.contains(&queue) => continue,
+            Err(error) => return Err(error),
+        };
         let name = queue.strip_prefix(&prefix).unwrap_or(&queue);
         depths.ready.insert(name.to_owned(), ready);
     }

@@ -1,6 +1,7 @@
 //! What a member does while it leads: it writes the state down, announces it, and looks after the
 //! account.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,6 +12,7 @@ use super::super::message::{Control, LeaderNews, ReplicaReport, encode_state};
 use super::{Member, Probed};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{GuardEvent, KeyStanding, Pressure, ProbeEnd, Reason, State};
+use crate::domain::lane::Lane;
 use crate::failpoint::Failpoint;
 
 /// How often the leader repeats its state.
@@ -105,12 +107,26 @@ impl Member<'_> {
         if self.lead.as_ref().is_some_and(|lead| lead.state.doubt_is_over(now) || lead.doubt_is_undecided()) {
             self.learn(GuardEvent::DoubtfulTasks { lost: false }).await;
         }
+        self.remember_lanes().await;
         if self.lead.as_ref().is_some_and(|lead| lead.unwritten || lead.is_old()) {
             self.write().await;
         } else if self.announced.elapsed() >= LEADER_INTERVAL {
             self.announce().await;
         }
         self.perform_duty().await;
+    }
+
+    /// Writes down which lanes there are, so that a lane that is taken out of all settings is still
+    /// served, by whichever replicas there are then. It is forgotten when its queue is deleted.
+    async fn remember_lanes(&mut self) {
+        let Some(lead) = &self.lead else { return };
+        let named = self.membership.lanes();
+        let missing = self.fleet.account.queues().map(|queues| queues.missing).unwrap_or_default();
+        let is_gone = |lane: &&Lane| missing.contains(&format!("jobs.{lane}"));
+        let gone: BTreeSet<Lane> = lead.state.lanes.iter().filter(is_gone).cloned().collect();
+        if !named.is_subset(&lead.state.lanes) || !gone.is_subset(&named) {
+            self.learn(GuardEvent::Lanes { named: &named, gone: &gone }).await;
+        }
     }
 
     /// What the leader has to do by itself, where it is due.

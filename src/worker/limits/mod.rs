@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
+use super::lanes::{LaneState, Lanes};
 use super::rate::{Rate, Share};
 use crate::clock::Clock;
 use crate::domain::aimd::{TypeWindow, Window};
@@ -47,22 +48,22 @@ pub struct Limits {
 pub(crate) struct CallLimits {
     limits: Limits,
     window: Mutex<Window>,
-    calls: ResizableSemaphore,
-    submissions: Semaphore,
+    calls: Arc<ResizableSemaphore>,
+    submissions: Arc<Semaphore>,
     accepted_at: Mutex<Option<Timestamp>>,
     canary: OneByOne,
     polls: OneByOne,
     types: ByType<Arc<TypeLimiter>>,
     // By the name that the cap stands under.
     capped: BTreeMap<String, Arc<AtomicUsize>>,
-    rate: Rate,
+    rate: Arc<Rate>,
 }
 
 /// The submissions of one type.
 pub(crate) struct TypeLimiter {
     name: Box<str>,
     window: Mutex<TypeWindow>,
-    places: ResizableSemaphore,
+    places: Arc<ResizableSemaphore>,
     asking: AtomicUsize,
     held: AtomicUsize,
 }
@@ -75,7 +76,7 @@ pub(crate) struct HeldOfType {
 
 impl HeldOfType {
     /// The limits on submissions of the type.
-    pub(crate) fn limiter(&self) -> &TypeLimiter {
+    pub(crate) fn limiter(&self) -> &Arc<TypeLimiter> {
         &self.limiter
     }
 }
@@ -90,10 +91,10 @@ impl Drop for HeldOfType {
 }
 
 /// The right to begin a submission, given back when dropped.
-pub(crate) struct SubmissionPermit<'a> {
-    _type: CallPermit<'a>,
-    _submission: Option<SemaphorePermit<'a>>,
-    _call: CallPermit<'a>,
+pub(crate) struct SubmissionPermit {
+    _type: CallPermit,
+    _submission: Option<OwnedSemaphorePermit>,
+    _call: CallPermit,
 }
 
 impl CallLimits {
@@ -101,13 +102,13 @@ impl CallLimits {
         Self {
             window: Mutex::new(Window::starting(limits.max_calls)),
             calls: ResizableSemaphore::new(1),
-            submissions: Semaphore::new(limits.submit_concurrency.max(1)),
+            submissions: Arc::new(Semaphore::new(limits.submit_concurrency.max(1))),
             accepted_at: Mutex::default(),
             canary: OneByOne::default(),
             polls: OneByOne::default(),
             types: ByType::default(),
             capped: limits.caps.keys().map(|name| (name.clone(), Arc::default())).collect(),
-            rate: Rate::new(limits.max_calls_per_second, clock),
+            rate: Arc::new(Rate::new(limits.max_calls_per_second, clock)),
             limits,
         }
     }
@@ -188,32 +189,69 @@ impl CallLimits {
         self.accepted_at.lock().is_some_and(|at| at >= moment)
     }
 
-    /// Waits until a submission may begin.
-    pub(crate) async fn submission<'a>(
-        &'a self,
-        limiter: &'a TypeLimiter,
+    /// Waits until a submission may begin. Who waits stands in line for a permit of its type, and the
+    /// lane of the job that gets the permit is drawn when there is one.
+    pub(crate) async fn submission(
+        &self,
+        limiter: &Arc<TypeLimiter>,
+        (lanes, lane): (&Lanes, &LaneState),
         account: &AccountState,
-    ) -> SubmissionPermit<'a> {
+    ) -> SubmissionPermit {
         let _asking = Asking::new(&limiter.asking);
-        // In this order: whoever waits to submit must not hold a call that a poll could use.
-        let type_place = limiter.places.place().await;
-        let submission = self.submissions.acquire().await.ok();
-        let call = self.calls.place().await;
-        self.rate.turn(|| share(account)).await;
-        SubmissionPermit { _type: type_place, _submission: submission, _call: call }
+        // Before the line, where it would keep others from their permit.
+        lane.rate().turn(|| share(account)).await;
+        if let Some(permit) = self.submission_at_once(limiter) {
+            return permit;
+        }
+        let (types, submissions, calls) =
+            (Arc::clone(limiter), Arc::clone(&self.submissions), Arc::clone(&self.calls));
+        let (rate, account) = (Arc::clone(&self.rate), account.clone());
+        let in_line = async move {
+            // In this order: whoever waits to submit must not hold a call that a poll could use.
+            let type_place = types.places.place().await;
+            let submission = submissions.acquire_owned().await.ok();
+            let call = calls.place().await;
+            rate.turn(|| share(&account)).await;
+            SubmissionPermit { _type: type_place, _submission: submission, _call: call }
+        };
+        lanes.submission(lane, limiter, in_line).await
+    }
+
+    /// The same without a wait, where that can be.
+    fn submission_at_once(&self, limiter: &TypeLimiter) -> Option<SubmissionPermit> {
+        if self.rate.is_limited() {
+            return None;
+        }
+        let type_place = limiter.places.place().now_or_never()?;
+        let submission = Arc::clone(&self.submissions).try_acquire_owned().ok()?;
+        let call = self.calls.place().now_or_never()?;
+        Some(SubmissionPermit { _type: type_place, _submission: Some(submission), _call: call })
     }
 
     /// Waits until a poll may begin.
-    pub(crate) async fn poll(&self, account: &AccountState) -> CallPermit<'_> {
-        let place = self.calls.place().await;
-        self.rate.turn(|| share(account)).await;
-        place
+    pub(crate) async fn poll(
+        &self,
+        (lanes, lane): (&Lanes, &LaneState),
+        account: &AccountState,
+    ) -> CallPermit {
+        lane.rate().turn(|| share(account)).await;
+        let (calls, rate, account) = (Arc::clone(&self.calls), Arc::clone(&self.rate), account.clone());
+        let in_line = async move {
+            let place = calls.place().await;
+            rate.turn(|| share(&account)).await;
+            place
+        };
+        lanes.poll(lane, in_line).await
     }
 
     /// The same without a wait, where that can be. Where calls are rationed, each has a turn of its
     /// own to wait for.
-    pub(crate) fn poll_at_once(&self) -> Option<CallPermit<'_>> {
-        if self.rate.is_limited() { None } else { self.calls.place().now_or_never() }
+    pub(crate) fn poll_at_once(&self, lane: &LaneState) -> Option<CallPermit> {
+        if self.rate.is_limited() || lane.rate().is_limited() {
+            None
+        } else {
+            self.calls.place().now_or_never()
+        }
     }
 
     /// Held by the one canary.

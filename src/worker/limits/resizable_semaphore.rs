@@ -1,6 +1,7 @@
 //! Places whose number changes while they are in use.
 
 use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
@@ -21,11 +22,12 @@ struct Size {
 /// One place, given back when dropped.
 #[derive(Debug)]
 #[must_use = "the place is given back when this is dropped"]
-pub(crate) struct CallPermit<'a>(&'a ResizableSemaphore);
+pub(crate) struct CallPermit(Arc<ResizableSemaphore>);
 
 impl ResizableSemaphore {
-    pub(crate) fn new(size: usize) -> Self {
-        Self { free: Semaphore::new(size), size: Mutex::new(Size { wanted: size, surplus: 0 }) }
+    pub(crate) fn new(size: usize) -> Arc<Self> {
+        let size = Size { wanted: size, surplus: 0 };
+        Arc::new(Self { free: Semaphore::new(size.wanted), size: Mutex::new(size) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Size> {
@@ -34,11 +36,11 @@ impl ResizableSemaphore {
     }
 
     /// Waits for a place. Never in vain: the semaphore is never closed.
-    pub(crate) async fn place(&self) -> CallPermit<'_> {
+    pub(crate) async fn place(self: &Arc<Self>) -> CallPermit {
         if let Ok(permit) = self.free.acquire().await {
             permit.forget();
         }
-        CallPermit(self)
+        CallPermit(Arc::clone(self))
     }
 
     /// Places in use.
@@ -63,7 +65,7 @@ impl ResizableSemaphore {
     }
 }
 
-impl Drop for CallPermit<'_> {
+impl Drop for CallPermit {
     fn drop(&mut self) {
         let mut size = self.0.lock();
         if size.surplus > 0 {
@@ -80,7 +82,7 @@ mod tests {
 
     use super::*;
 
-    fn take(places: &ResizableSemaphore) -> Option<CallPermit<'_>> {
+    fn take(places: &Arc<ResizableSemaphore>) -> Option<CallPermit> {
         places.place().now_or_never()
     }
 

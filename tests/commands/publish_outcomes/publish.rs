@@ -7,7 +7,7 @@ use captcha_worker::cli::{CommandError, Exit};
 use captcha_worker::domain::message::Value;
 use serde_json::json;
 
-use crate::publish_outcomes::bench::{Bench, file, jobs, report};
+use crate::publish_outcomes::bench::{Bench, file, jobs, parse, report};
 
 #[tokio::test]
 async fn every_line_arrives_verbatim_and_in_order() {
@@ -97,6 +97,21 @@ async fn images_of_one_name_need_numbers() {
     let line = format!("publish --id-prefix shot- --image {} {}", a.display(), b.display());
     assert_eq!(bench.run(&line).await.ending.unwrap(), Exit::Fine);
     assert_eq!(bench.local.queue_len("captcha.jobs"), 2);
+}
+
+#[tokio::test]
+async fn a_lane_and_a_priority_are_published_with() {
+    let names = Names::new("captcha");
+    let lane = "urgent".parse().unwrap();
+    let bench = Bench::with(Topology::with_lanes(&names, [&lane]), names).await;
+    let (_folder, path) = file(&jobs(2));
+    let output = bench.run(&format!("publish --lane urgent --priority 9 {path}")).await;
+    assert_eq!(output.ending.unwrap(), Exit::Fine);
+    assert!(output.err.contains("--priority has no effect"), "{}", output.err);
+    let sent = bench.local.snapshot("captcha.jobs.urgent");
+    assert_eq!(sent.iter().map(|job| job.properties.priority).collect::<Vec<_>>(), [Some(9), Some(9)]);
+    assert_eq!(bench.local.queue_len("captcha.jobs"), 0);
+    assert!(parse("publish --lane No x").is_err() && parse("publish --priority 32 x").is_err());
 }
 
 #[tokio::test]

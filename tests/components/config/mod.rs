@@ -5,10 +5,12 @@ mod secrets;
 mod support;
 mod tls;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use captcha_worker::config::{DEFAULTS, Override, Settings};
 use captcha_worker::domain::class::Class;
+use captcha_worker::domain::lane::LaneRules;
 use captcha_worker::domain::poll_schedule::{PollMode, PollSchedule};
 
 use support::{Place, shown};
@@ -180,6 +182,40 @@ fn a_class_follows_its_type_in_what_it_leaves_out_and_the_type_stands_for_all_ot
     assert_eq!(of("TurnstileTask/Some_Class"), pace(11, 2, 120));
     let caps: Vec<_> = settings.caps.iter().map(|(name, cap)| (name.as_str(), *cap)).collect();
     assert_eq!(caps, [("CustomTask", 50), ("CustomTask/alibaba", 3), ("CustomTask/v2.1", 20)]);
+}
+
+#[test]
+fn lanes_have_a_weight_and_perhaps_limits_of_their_own() {
+    let settings = Place::new(&[(
+        "config/x.toml",
+        "[lanes.urgent]\nweight = 8\nmax_in_flight = 20\n[lanes.default]\nweight = 2",
+    )])
+    .env("LANES__TEAM-B__WEIGHT", "3")
+    .env("LANES__TEAM-B__MAX_CALLS_PER_SECOND", "5")
+    .good()
+    .settings;
+    let lanes: Vec<_> = settings.lanes.iter().map(|(lane, rules)| (lane.name(), *rules)).collect();
+    let of = |weight, max_in_flight, calls| LaneRules {
+        weight,
+        max_in_flight,
+        max_calls_per_second: NonZeroU32::new(calls),
+    };
+    assert_eq!(
+        lanes,
+        [("default", of(2, None, 0)), ("team-b", of(3, None, 5)), ("urgent", of(8, Some(20), 0))]
+    );
+    for (text, fault) in [
+        ("[lanes.urgent]\nmax_in_flight = 3", "lanes.urgent (config/x.toml): has no weight"),
+        ("[lanes.urgent]\nweight = 0", "lanes.urgent.weight (config/x.toml): 0 is out of range"),
+        ("[lanes.Urgent]\nweight = 1", "lanes.Urgent (config/x.toml): \"Urgent\" is no name of a lane"),
+        ("[lanes.urgent]", "lanes.urgent (config/x.toml): no such setting"),
+    ] {
+        let faults = Place::new(&[("config/x.toml", text)]).faults();
+        assert!(faults.len() == 1 && faults[0].starts_with(fault), "{faults:#?}");
+    }
+    let many: String = (0..17).map(|n| format!("[lanes.l{n}]\nweight = 1\n")).collect();
+    let faults = Place::new(&[("config/x.toml", &many)]).faults();
+    assert!(faults[0].contains("there are 17 lanes"), "{faults:#?}");
 }
 
 #[test]

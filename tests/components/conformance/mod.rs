@@ -45,6 +45,7 @@ macro_rules! behaviours_on {
             topology::declaring_twice_is_the_same_as_once,
             topology::a_queue_that_exists_with_another_argument_is_named_with_it,
             topology::an_exchange_that_exists_with_another_kind_is_named,
+            topology::a_lane_is_reached_by_its_keys_its_exchange_and_its_retry_queues,
             topology::check_finds_nothing_wrong_with_what_was_declared,
             topology::check_reports_what_is_missing_and_makes_nothing,
             topology::check_reports_what_differs_and_changes_nothing,

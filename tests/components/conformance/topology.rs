@@ -1,11 +1,12 @@
 //! Declaring and checking.
 
-use captcha_worker::broker::topology::{ExchangeKind, Names, Topology};
-use captcha_worker::broker::{Broker, BrokerError, ConsumeSpec};
+use captcha_worker::broker::topology::{ExchangeKind, Names, RETRY_DELAYS, Topology};
+use captcha_worker::broker::{Broker, BrokerError, ConsumeSpec, Delivery, Session};
 use captcha_worker::domain::message::Value;
 
 use crate::conformance::fixtures::{
-    connect, declare, exchange, name, put, queue, ready, topology, with_queues, within,
+    connect, declare, exchange, get, message, name, put, queue, ready, text, topology, until_ready,
+    with_queues, within,
 };
 
 pub(crate) async fn declaring_twice_is_the_same_as_once(broker: Broker, names: Names) {
@@ -45,6 +46,36 @@ pub(crate) async fn an_exchange_that_exists_with_another_kind_is_named(broker: B
     };
     assert_eq!((kind, name), ("exchange", own));
     assert!(detail.contains("fanout") && detail.contains("topic"), "{detail}");
+}
+
+pub(crate) async fn a_lane_is_reached_by_its_keys_its_exchange_and_its_retry_queues(
+    broker: Broker,
+    names: Names,
+) {
+    let session = connect(&broker).await;
+    let lane = "urgent".parse().expect("a lane");
+    let all = Topology::with_lanes(&names, [&lane]);
+    declare(&session, &all).await;
+    assert_eq!(within("a check", session.link().check(&all)).await.unwrap(), vec![]);
+    let (jobs, own) = (names.jobs(), names.jobs_of(&lane));
+    let retry = names.retry_of(RETRY_DELAYS[0], &lane);
+    for (exchange, key) in [(&*jobs, "jobs.urgent"), (&*jobs, &*own), (&*own, ""), ("", &*own), ("", &*retry)]
+    {
+        let mut sent = message(key);
+        sent.properties.priority = Some(7);
+        // The shorter of the two times counts.
+        sent.properties.expiration = (key == retry).then(|| "300".to_owned());
+        within("a confirm", session.publish(exchange, key, sent)).await.expect("confirmed");
+        let came = until_ready_then_get(&session, &own).await;
+        assert_eq!((text(&came.message).as_str(), came.message.properties.priority), (key, Some(7)));
+        came.receipt.ack().expect("live");
+    }
+    assert_eq!(ready(&session, &jobs).await, 0, "nothing of it is in the default lane");
+}
+
+async fn until_ready_then_get(session: &Session, queue: &str) -> Delivery {
+    until_ready(session, queue, 1).await;
+    get(session, queue).await
 }
 
 pub(crate) async fn check_finds_nothing_wrong_with_what_was_declared(broker: Broker, names: Names) {

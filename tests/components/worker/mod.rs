@@ -5,6 +5,7 @@ mod bad_days;
 mod callbacks;
 mod fleet;
 mod handover;
+mod lanes;
 mod money;
 mod outcomes;
 mod scene;

@@ -14,6 +14,7 @@ use captcha_worker::broker::topology::{Arguments, Names, Queue, Topology};
 use captcha_worker::broker::{Broker, ConsumeSpec, Consumer, Session};
 use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::guard::{self, Phase, Reason};
+use captcha_worker::domain::lane::{Lane, LaneRules};
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::policy::Policy;
@@ -70,6 +71,8 @@ pub(crate) struct Scene {
     pub(crate) rules: Rules,
     pub(crate) key: &'static str,
     pub(crate) limits: Limits,
+    pub(crate) max_in_flight: usize,
+    pub(crate) lanes: BTreeMap<Lane, LaneRules>,
     pub(crate) guard: guard::Rules,
     pub(crate) egress: Egress,
     /// The address that replicas have the API call; none by default.
@@ -147,6 +150,15 @@ impl Scene {
         Self::on(topology, config).await
     }
 
+    /// With lanes of these weights.
+    pub(crate) async fn with_lanes(config: SimulatorConfig, weights: &[(&str, u32)]) -> Self {
+        let rules = |weight: u32| LaneRules { weight, ..LaneRules::default() };
+        let lanes: BTreeMap<Lane, LaneRules> =
+            weights.iter().map(|(name, weight)| (name.parse().expect("a name"), rules(*weight))).collect();
+        let topology = Topology::with_lanes(&Names::new("captcha"), lanes.keys());
+        Self { lanes, ..Self::on(topology, config).await }
+    }
+
     async fn on(topology: Topology, config: SimulatorConfig) -> Self {
         let broker = MemoryBroker::starting_at(EPOCH_SECS);
         let names = Names::new("captcha");
@@ -175,6 +187,8 @@ impl Scene {
                 max_calls_per_second: None,
                 caps: BTreeMap::new(),
             },
+            max_in_flight: 1_000,
+            lanes: BTreeMap::new(),
             guard: guard::Rules::default(),
             egress: Egress::Shared,
             callbacks: None,
@@ -234,7 +248,8 @@ impl Scene {
             rules: self.rules.clone(),
             policy: Policy::try_new(&["example.com"], &[PANICKING_TYPE]).expect("a sound policy"),
             name: format!("replica-{number}"),
-            max_in_flight: 1_000,
+            max_in_flight: self.max_in_flight,
+            lanes: self.lanes.clone(),
             limits: self.limits.clone(),
             guard: self.guard.clone(),
             egress: self.egress,
@@ -278,6 +293,13 @@ impl Scene {
     pub(crate) async fn publish_to(&self, queue: &str, body: impl Into<Vec<u8>>, properties: Properties) {
         let message = Message { body: body.into().into(), properties, transient: false };
         within(10, self.session.publish("", queue, message)).await.expect("confirmed");
+    }
+
+    /// By a lane, as its publishers do.
+    pub(crate) async fn publish_in(&self, lane: &str, body: impl Into<Vec<u8>>, properties: Properties) {
+        let message = Message { body: body.into().into(), properties, transient: false };
+        let key = format!("jobs.{lane}");
+        within(10, self.session.publish(&self.names.jobs(), &key, message)).await.expect("confirmed");
     }
 
     pub(crate) async fn publish_images(&self, count: usize, script: &Value) {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use captcha_worker::domain::lane::Lane;
 use captcha_worker::domain::message::Message;
 use captcha_worker::domain::ticket::TICKET_HEADER;
 use serde_json::Value;
@@ -15,6 +16,8 @@ use super::said::Said;
 pub(crate) struct Account {
     /// Neither its script nor a deadline of its own is against it.
     pub(crate) innocent: bool,
+    /// It comes by this lane.
+    pub(crate) lane: Lane,
     /// When its answer is no longer wanted.
     pub(crate) deadline: Option<Instant>,
     /// The broker has stored it.

@@ -7,13 +7,14 @@ use std::time::Duration;
 use captcha_worker::broker::memory::{DeliveryEnd, DeliveryId};
 use captcha_worker::broker::topology::{Names, RETRY_DELAYS};
 use captcha_worker::domain::guard::State;
+use captcha_worker::domain::lane::Lane;
 use captcha_worker::domain::message::Message;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::account::{Acceptance, Account, Steps, Task, ticket_of};
 use super::answers::Answers;
-use super::plan::Plan;
+use super::plan::{Plan, PlannedJob, lane};
 use super::reasons::HOP;
 use super::records::Records;
 use super::said::Said;
@@ -119,9 +120,10 @@ impl Ledger {
         self.disturbed.contains(replica)
     }
 
-    pub(crate) fn open_account(&mut self, job: &str, innocent: bool, deadline: Option<Instant>) {
-        let account = Account { innocent, deadline, copies: 1, ..Account::default() };
-        self.accounts.insert(job.to_owned(), account);
+    pub(crate) fn open_account(&mut self, job: &PlannedJob, deadline: Option<Instant>) {
+        let (innocent, lane) = (job.innocent, job.lane.clone());
+        let account = Account { innocent, lane, deadline, copies: 1, ..Account::default() };
+        self.accounts.insert(job.id.clone(), account);
     }
 
     /// A machine's clock is off by so many ms from now on.
@@ -192,7 +194,9 @@ impl Ledger {
         }
         if let Some(delay) = key.strip_prefix(&self.names.retry_prefix()) {
             self.resubmitted(replica, &job, true, now);
+            let (delay, lane) = delay.split_once('.').unwrap_or((delay, "default"));
             self.retried(replica, &job, delay);
+            self.stays_in_lane(&job, lane);
         }
         if is_outcome {
             self.ended(&job, key, message, now);
@@ -203,6 +207,14 @@ impl Ledger {
                 Some(hand) if !hand.handed_over => hand.handed_over = true,
                 _ => self.another_ticket(&id),
             }
+        }
+    }
+
+    /// A job, or its outcome, is in this lane.
+    fn stays_in_lane(&mut self, job: &str, lane: &str) {
+        let own = self.accounts.get(job).map(|account| account.lane.clone()).unwrap_or_default();
+        if own.name() != lane {
+            self.broken.push(format!("{job} came by lane {own} and is in lane {lane}"));
         }
     }
 
@@ -249,6 +261,7 @@ impl Ledger {
         let outcome: Value = serde_json::from_slice(&message.body).unwrap_or_default();
         let unjustified = self.unjustified(job, &outcome, now);
         self.broken.extend(unjustified);
+        self.stays_in_lane(job, Lane::of_outcome(&message.properties.headers).name());
         let solution = outcome.get("solution").map(Value::to_string);
         if let Some(account) = self.accounts.get_mut(job) {
             account.outcomes += 1;
@@ -270,7 +283,7 @@ impl Ledger {
             return Some(format!("the guard's record {epoch}"));
         }
         let is_ticket = queue == self.names.tickets();
-        if !is_ticket && queue != self.names.jobs() {
+        if !is_ticket && queue != self.names.jobs() && queue != self.names.jobs_of(&lane()) {
             return None;
         }
         let job = message.properties.message_id.clone()?;

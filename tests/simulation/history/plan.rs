@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use captcha_worker::domain::lane::Lane;
 use captcha_worker::domain::poll_schedule::PollSchedule;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -48,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) max_resubmissions: u32,
     /// The broker is over a store, to which a batch takes so long.
     pub(crate) store: Option<Duration>,
+    /// Replicas from this one on have a lane in their settings; there is none in most histories.
+    pub(crate) lane_from: Option<usize>,
     /// What comes in.
     pub(crate) jobs: Vec<PlannedJob>,
     /// What goes wrong.
@@ -61,11 +64,18 @@ pub(crate) struct PlannedJob {
     pub(crate) at: Duration,
     /// Its id, also where it is no job.
     pub(crate) id: String,
+    /// It comes by this lane.
+    pub(crate) lane: Lane,
     /// Its bytes.
     pub(crate) body: String,
     /// It has nothing against it: it must be solved, whatever happens to others and to the API, as
     /// long as budgets allow.
     pub(crate) innocent: bool,
+}
+
+/// The lane that half of the jobs come by, in histories that have it.
+pub(crate) fn lane() -> Lane {
+    "urgent".parse().expect("a lane's name")
 }
 
 fn ms(rng: &mut StdRng, from: u64, to: u64) -> Duration {
@@ -90,7 +100,7 @@ impl Plan {
         let clocks_set = rng.random_bool(0.15);
         let jobs = rng.random_range(3..22);
         let deadlined = !skewed && !clocks_set;
-        let jobs = (0..jobs).map(|n| draw_job(rng, seed, n, patient, deadlined)).collect();
+        let mut jobs: Vec<_> = (0..jobs).map(|n| draw_job(rng, seed, n, patient, deadlined)).collect();
         let faults = rng.random_range(0..7);
         let mut faults: Vec<_> =
             (0..faults).map(|_| (ms(rng, 0, FAULTS_WITHIN), draw_fault(rng, replicas))).collect();
@@ -102,6 +112,11 @@ impl Plan {
             // While the long ones are under way.
             let late = |_| (ms(rng, 60_000, 270_000), draw_fault(rng, replicas));
             faults.extend((0..2).map(late));
+        }
+        // The last replica has it in any case, so that its jobs are taken.
+        let lane_from = (seed % 4 == 1).then(|| usize::try_from(seed / 4).map_or(0, |n| n % replicas));
+        if lane_from.is_some() {
+            jobs.iter_mut().step_by(2).for_each(|job| job.lane = lane());
         }
         // By a generator of its own: the other histories stay as they are without it.
         let of_store = &mut StdRng::seed_from_u64(seed ^ 0x0570_7E00);
@@ -123,6 +138,7 @@ impl Plan {
             callbacks: seed.is_multiple_of(3),
             max_resubmissions: rng.random_range(0..=2),
             store,
+            lane_from,
             jobs,
             faults,
         }
@@ -135,7 +151,7 @@ fn draw_job(rng: &mut StdRng, seed: u64, n: usize, patient: bool, deadlined: boo
     if rng.random_bool(0.03) {
         let garbage = ["not json", "{}", "[1,2]", r#"{"task":{"type":"ImageToTextTask"},"colour":1}"#];
         let body = (*garbage.choose(rng).expect("not empty")).to_owned();
-        return PlannedJob { at, id, body, innocent: false };
+        return PlannedJob { at, id, lane: Lane::default(), body, innocent: false };
     }
     let script = draw_script(rng, patient);
     let mut task = match rng.random_range(0..10) {
@@ -155,7 +171,7 @@ fn draw_job(rng: &mut StdRng, seed: u64, n: usize, patient: bool, deadlined: boo
         job["deadline"] = json!(deadline.to_string());
         innocent = false;
     }
-    PlannedJob { at, id, body: job.to_string(), innocent }
+    PlannedJob { at, id, lane: Lane::default(), body: job.to_string(), innocent }
 }
 
 fn draw_script(rng: &mut StdRng, patient: bool) -> Value {

@@ -12,6 +12,7 @@ use captcha_worker::broker::topology::{Names, RETRY_DELAYS, Topology};
 use captcha_worker::broker::{Broker, Session};
 use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::guard;
+use captcha_worker::domain::lane::{Lane, LaneRules};
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::policy::Policy;
@@ -34,7 +35,7 @@ use super::api::FaultyTransport;
 use super::callbacks::CallbackNetwork;
 use super::chronicle::Chronicle;
 use super::ledger::Ledger;
-use super::plan::{CAPACITY_TIMEOUT, Plan, PlannedJob, TRANSIENT_TIMEOUT, UNKNOWN_TIMEOUT};
+use super::plan::{CAPACITY_TIMEOUT, Plan, PlannedJob, TRANSIENT_TIMEOUT, UNKNOWN_TIMEOUT, lane};
 use super::steps::Snares;
 use super::weather::Weather;
 use super::witness::{Books, BrokerWitness, open};
@@ -94,7 +95,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn new(plan: &Plan, snares: Snares, chronicle: Chronicle) -> Self {
         let names = Names::new("captcha");
-        let topology = Topology::new(&names);
+        // The lane's queues stay as the operator has made them, whichever replicas run.
+        let topology = Topology::with_lanes(&names, plan.lane_from.map(|_| lane()).iter());
         let config = SimulatorConfig { seed: plan.seed, ..SimulatorConfig::default() };
         let books = Arc::new(parking_lot::Mutex::new(Ledger::new(names.clone(), plan, chronicle.began())));
         let witness =
@@ -198,6 +200,12 @@ impl World {
             policy: Policy::try_new(&["example.com"], &[PANICKING_TYPE]).expect("a sound policy"),
             name: name.to_owned(),
             max_in_flight: 1_000,
+            lanes: plan
+                .lane_from
+                .filter(|from| place >= *from)
+                .map(|_| (lane(), LaneRules::default()))
+                .into_iter()
+                .collect(),
             limits: Limits {
                 max_calls: 64,
                 submit_concurrency: 16,
@@ -232,16 +240,17 @@ impl World {
             .ok()
             .and_then(|job| job.get("deadline")?.as_str().and_then(Timestamp::parse))
             .map(|at| self.chronicle.began() + at.since(EPOCH));
-        open(&self.books).open_account(&job.id, job.innocent, deadline);
+        open(&self.books).open_account(job, deadline);
         let properties = Properties { message_id: Some(job.id.clone()), ..Properties::default() };
         let message = Message { body: job.body.clone().into(), properties, transient: false };
         let (publisher, broker) = (Arc::clone(&self.publisher), self.broker.named("publisher"));
         let (books, jobs, id) = (Arc::clone(&self.books), self.names.jobs(), job.id.clone());
+        let key = self.names.jobs_of(&job.lane);
         let publishing = async move {
             loop {
                 let mut session = publisher.lock().await;
                 reconnect(&broker, &mut session).await;
-                let published = session.publish(&jobs, "jobs", message.clone()).await;
+                let published = session.publish(&jobs, &key, message.clone()).await;
                 // It does not repeat what the broker has stored.
                 if published.is_ok() || open(&books).accounts[&id].published {
                     return;
@@ -329,9 +338,12 @@ impl World {
 
     /// Messages that are neither outcomes nor dead letters, whoever holds them.
     pub(crate) fn unfinished(&self) -> usize {
-        let fixed = [self.names.jobs(), self.names.tickets()];
-        let retried = RETRY_DELAYS.iter().map(|delay| self.names.retry(*delay));
-        fixed.into_iter().chain(retried).map(|queue| self.broker.queue_total(&queue)).sum()
+        let of_lane = |lane: Lane| {
+            let retried = RETRY_DELAYS.map(|delay| self.names.retry_of(delay, &lane));
+            [self.names.jobs_of(&lane)].into_iter().chain(retried)
+        };
+        let jobs = of_lane(Lane::default()).chain(of_lane(lane()));
+        jobs.chain([self.names.tickets()]).map(|queue| self.broker.queue_total(&queue)).sum()
     }
 
     /// Whether all is done: every queue is empty, every job has an end, and nobody holds anything

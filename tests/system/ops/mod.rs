@@ -9,6 +9,7 @@ mod readiness;
 mod scene;
 mod silence;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,7 @@ pub(crate) fn worker(
         policy,
         name: "replica".to_owned(),
         max_in_flight: 10,
+        lanes: BTreeMap::new(),
         limits: Limits {
             max_calls: 4,
             submit_concurrency: 2,

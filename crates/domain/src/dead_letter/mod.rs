@@ -14,6 +14,7 @@ use serde_json::Value as Json;
 use super::class::Class;
 use super::history::{MAX_PUBLISHERS_HEADERS, publishers_headers};
 use super::job::{MAX_ID, MAX_MESSAGE, MAX_TYPE, without_mark};
+use super::lane::Lane;
 use super::message::{DIRECT_REPLY, Headers, Message, Properties, Value, wire_size};
 use super::message_hash::MessageHash;
 use super::outcome::{KIND, OutcomeBody};
@@ -48,6 +49,8 @@ pub struct LetterQueue<'a> {
 pub struct DeadLetter {
     /// The job's id; empty where none is given.
     pub id: String,
+    /// The job's lane.
+    pub lane: Lane,
     /// The class it failed in; `None` for what the broker itself dead-lettered.
     pub class: Option<Class>,
     /// The code; of what the broker dead-lettered its reason: `expired`, `rejected`,
@@ -74,6 +77,7 @@ impl fmt::Debug for DeadLetter {
         let job = self.job.as_ref().map(|job| format!("{} bytes", job.len()));
         f.debug_struct("DeadLetter")
             .field("id", &self.id)
+            .field("lane", &self.lane)
             .field("class", &self.class)
             .field("code", &self.code)
             .field("task_type", &self.task_type)
@@ -114,6 +118,7 @@ impl DeadLetter {
             id: cut(&written.id, MAX_ID),
             is_named: is_named(&written.id),
             ended_replay: replay_id.map(|replay| ended_replay(&written.id, replay)),
+            lane: written.lane.as_deref().and_then(|lane| lane.parse().ok()).unwrap_or_default(),
             class: failure.and_then(|failure| failure.class.parse().ok()).or(queue),
             code: cut(failure.map_or("none", |failure| &failure.code), MAX_CODE),
             task_type: written.task_type.as_deref().map(|task_type| cut(task_type, MAX_TYPE)),
@@ -128,6 +133,7 @@ impl DeadLetter {
     fn of_raw(message: &Message, place: LetterQueue<'_>) -> Self {
         let headers = &message.properties.headers;
         let death = Death::of(headers);
+        let lane = lane_of(death.queue, place.jobs);
         let body = within_bounds(without_mark(&message.body));
         let seen: Option<JobView> = body.as_ref().ok().and_then(|body| serde_json::from_slice(body).ok());
         let is_ticket = death.queue == place.tickets
@@ -139,7 +145,7 @@ impl DeadLetter {
             Err(SkipReason::Unreadable)
         } else {
             match body {
-                Ok(body) if death.queue == place.jobs && seen.is_some() => Ok(body),
+                Ok(body) if lane.is_some() && seen.is_some() => Ok(body),
                 Ok(_) => Err(SkipReason::RejectedMessage),
                 Err(stays) => Err(stays),
             }
@@ -151,6 +157,7 @@ impl DeadLetter {
             id: cut(&named, MAX_ID),
             is_named: is_named(&named),
             ended_replay: mark.as_ref().map(|mark| ended_replay(&named, &mark.id)),
+            lane: lane.unwrap_or_default(),
             class: None,
             code: cut(death.reason, MAX_CODE),
             task_type: seen.as_ref().and_then(|seen| Some(cut(seen.task.kind.as_str()?, MAX_TYPE))),
@@ -210,6 +217,14 @@ impl DeadLetter {
         // Its wait begins anew.
         properties.timestamp = u64::try_from(now.as_millis() / 1_000).ok();
         Ok(Message { body, properties, transient: false })
+    }
+}
+
+/// The lane whose queue of jobs this is, if it is one.
+fn lane_of(queue: &str, jobs: &str) -> Option<Lane> {
+    match queue.strip_prefix(jobs)? {
+        "" => Some(Lane::default()),
+        named => named.strip_prefix('.')?.parse().ok(),
     }
 }
 

@@ -87,6 +87,23 @@ fn a_letter_keeps_its_replay_id_wherever_it_is_moved_and_the_next_one_has_anothe
 }
 
 #[test]
+fn a_letter_has_the_lane_that_its_outcome_names_or_its_queue_of_jobs() {
+    let named = |lane: &str| failed(&format!(r#""job":{JOB}{lane}"#));
+    for (rest, lane) in
+        [("", "default"), (r#","lane":"urgent""#, "urgent"), (r#","lane":"No lane""#, "default")]
+    {
+        assert_eq!(read(&named(rest), PLACE).lane.name(), lane);
+    }
+    for (queue, lane, can_be_replayed) in
+        [("c.jobs", "default", true), ("c.jobs.urgent", "urgent", true), ("c.jobs.No", "default", false)]
+    {
+        let message = message(JOB, None, dead(queue, "delivery_limit"));
+        let letter = read(&message, RAW);
+        assert_eq!((letter.lane.name(), letter.replay(&message, 3, NOW).is_ok()), (lane, can_be_replayed));
+    }
+}
+
+#[test]
 fn what_was_replayed_often_enough_or_is_too_late_stays() {
     let late = failed(r#""job":{"task":{"type":"T"},"deadline":"2020-01-01T00:00:00Z"}"#);
     assert_eq!(read(&late, PLACE).replay(&late, 3, NOW), Err(SkipReason::TooLate));

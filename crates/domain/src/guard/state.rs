@@ -1,13 +1,14 @@
 //! The account's state as the fleet keeps it: one record, written by the leader alone, on the
 //! broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::reason::Reason;
 use crate::fingerprint::Fingerprint;
+use crate::lane::{Lane, MAX_REMEMBERED};
 use crate::poll_schedule::MAX_AGE;
 use crate::solve_time::{Quantiles, read_summary};
 use crate::time::Timestamp;
@@ -234,6 +235,10 @@ pub struct State {
     /// account, and is kept here so that a restart of the whole fleet does not forget it.
     #[serde(default, deserialize_with = "read_summary", skip_serializing_if = "BTreeMap::is_empty")]
     pub solve_times: Quantiles,
+    /// The lanes that some replica's settings name, or have named: their jobs are taken until their
+    /// queues are deleted.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lanes: BTreeSet<Lane>,
 }
 
 impl State {
@@ -259,6 +264,7 @@ impl State {
             quarantine: Vec::new(),
             last_command: None,
             solve_times: Quantiles::new(),
+            lanes: BTreeSet::new(),
         }
     }
 
@@ -280,6 +286,7 @@ impl State {
             && state.keys.good.len() <= MAX_KEYS
             && state.keys.refused.len() <= MAX_KEYS
             && state.quarantine.len() <= MAX_PROXIES
+            && state.lanes.len() <= MAX_REMEMBERED
             && (state.phase != Phase::Tripped || state.trip.is_some());
         sound.then_some(state)
     }

@@ -1,11 +1,13 @@
 //! The transitions: what the leader learns, and what the record says after it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Rules;
 use super::reason::Reason;
 use super::state::{Doubt, Paused, Phase, State, Trip};
 use crate::fingerprint::Fingerprint;
+use crate::lane::{Lane, MAX_REMEMBERED};
 use crate::poll_schedule::MAX_AGE;
 use crate::time::Timestamp;
 
@@ -97,6 +99,13 @@ pub enum GuardEvent<'a> {
         /// The API does not know them.
         lost: bool,
     },
+    /// The lanes, as replicas report them.
+    Lanes {
+        /// Those that some replica's settings name.
+        named: &'a BTreeSet<Lane>,
+        /// Those whose queues do not exist.
+        gone: &'a BTreeSet<Lane>,
+    },
 }
 
 impl State {
@@ -130,6 +139,12 @@ impl State {
             }
             // Old news: of a call that began before what the record says now.
             GuardEvent::Refused { .. } | GuardEvent::Canary(..) => {}
+            GuardEvent::Lanes { named, gone } => {
+                self.lanes.retain(|lane| named.contains(lane) || !gone.contains(lane));
+                let room = MAX_REMEMBERED.saturating_sub(self.lanes.len());
+                let new = named.difference(&self.lanes).filter(|lane| !lane.is_default()).take(room);
+                self.lanes = &self.lanes | &new.cloned().collect();
+            }
             GuardEvent::Pause(paused, command) => {
                 self.paused = Some(paused);
                 self.last_command = Some(command.to_owned());

@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use super::class::Class;
 use super::fault::{Fault, Stage, local_code};
 use super::fingerprint::Fingerprint;
+use super::lane::Lane;
 use super::message::{Message, Properties};
 use super::policy::Policy;
 use super::time::Timestamp;
@@ -46,6 +47,8 @@ pub fn without_mark(body: &Bytes) -> Bytes {
 pub struct Job {
     /// From the job, else from `message_id`, else generated.
     pub id: String,
+    /// Of the queue that it came by, which its message does not say: the reader sets it.
+    pub lane: Lane,
     /// `task.type`.
     pub task_type: String,
     /// `type/class`, where the task has a class: see [`Job::kind`].
@@ -71,6 +74,8 @@ pub struct Job {
 pub struct RejectedMessage {
     /// The id, as far as it could be read.
     pub id: String,
+    /// Of the queue that it came by; the reader sets it.
+    pub lane: Lane,
     /// The task's type, as far as it could be read.
     pub task_type: Option<String>,
     /// What is wrong.
@@ -103,6 +108,7 @@ impl Job {
                 ticket: None,
                 body: JobBody::plain(body),
                 id: facts.id,
+                lane: Lane::default(),
                 task_type: facts.task_type,
                 kind: facts.kind,
                 deadline: facts.deadline,
@@ -111,7 +117,7 @@ impl Job {
                 task_at: facts.task_at,
             }),
             Err(Refused { id, task_type, fault }) => {
-                Err(Box::new(RejectedMessage { id, task_type, fault, message }))
+                Err(Box::new(RejectedMessage { id, lane: Lane::default(), task_type, fault, message }))
             }
         }
     }

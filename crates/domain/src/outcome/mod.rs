@@ -19,6 +19,7 @@ use crate::class::Class;
 use crate::fault::{Fault, Stage};
 use crate::history::{Attempt, Ended, History};
 use crate::job::{Job, MAX_ID, MAX_TYPE, RejectedMessage, without_mark};
+use crate::lane::{LANE_HEADER, LANE_PATTERN, Lane};
 use crate::message::{Headers, Message, Properties};
 use crate::replay::{MAX_REPLAY_ID, MAX_REPLAYS, Replayed};
 use crate::time::Timestamp;
@@ -103,6 +104,10 @@ pub struct OutcomeBody<'a> {
     pub(crate) id: Cow<'a, str>,
     #[serde(borrow)]
     pub(crate) status: Cow<'a, str>,
+    /// The job's lane: the queue of jobs that it came by; absent for the default lane.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", regex(pattern = LANE_PATTERN))]
+    pub(crate) lane: Option<Cow<'a, str>>,
     /// The task's type; absent where the message named none.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = MAX_TYPE))]
@@ -235,7 +240,7 @@ pub fn solved(job: &Job, history: &History, task: Task<'_>, solution: &RawValue,
         solution: Some(solution),
         metadata: metadata.as_deref(),
         attempts: attempts.into(),
-        ..OutcomeBody::new(&job.id, "solved", times, by)
+        ..OutcomeBody::new((&job.id, &job.lane), "solved", times, by)
     };
     outcome(format!("solved.{}", key_part(&job.task_type)), body, &job.properties, by.now)
 }
@@ -258,7 +263,7 @@ pub fn failed(
         metadata: metadata.as_deref(),
         job: raw(&bytes),
         attempts: Cow::Borrowed(&history.attempts),
-        ..OutcomeBody::new(&job.id, "failed", times, by)
+        ..OutcomeBody::new((&job.id, &job.lane), "failed", times, by)
     };
     outcome(dead_key(fault), body, &job.properties, by.now)
 }
@@ -282,18 +287,24 @@ pub fn refused(refused: &RejectedMessage, received_at: Timestamp, by: Finish<'_>
         failure: Some(failure(&refused.fault)),
         job: whole_job,
         original,
-        ..OutcomeBody::new(&refused.id, "failed", times(received_at, None, false, by.now), by)
+        ..OutcomeBody::new(
+            (&refused.id, &refused.lane),
+            "failed",
+            times(received_at, None, false, by.now),
+            by,
+        )
     };
     outcome(dead_key(&refused.fault), body, &message.properties, by.now)
 }
 
 impl<'a> OutcomeBody<'a> {
     /// What every outcome has.
-    fn new(id: &'a str, status: &'a str, times: JobTimes, by: Finish<'a>) -> Self {
+    fn new((id, lane): (&'a str, &'a Lane), status: &'a str, times: JobTimes, by: Finish<'a>) -> Self {
         Self {
             version: VERSION,
             id: id.into(),
             status: status.into(),
+            lane: (!lane.is_default()).then(|| lane.name().into()),
             task_type: None,
             task_id: None,
             solution: None,
@@ -364,6 +375,9 @@ fn outcome(
         .filter_map(|name| publisher.headers.get(*name).map(|value| ((*name).to_owned(), value.clone())))
         .filter(|(_, value)| value.as_text().is_some_and(|text| text.len() <= MAX_TRACE))
         .collect();
+    if let Some(lane) = &body.lane {
+        headers.insert(LANE_HEADER.to_owned(), (&**lane).into());
+    }
     if let Some(replayed) = Replayed::of(&publisher.headers) {
         replayed.write(&mut headers);
         (body.replay_id, body.replays) = (Some(replayed.id.into()), Some(replayed.count));

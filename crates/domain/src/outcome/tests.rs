@@ -62,6 +62,22 @@ fn an_outcome_carries_the_publishers_correlation_and_trace() {
 }
 
 #[test]
+fn an_outcome_names_the_lane_of_its_job_unless_it_is_the_default_one() {
+    let fault = Fault::local(Class::Expired, local_code::DEADLINE_PASSED, Stage::Admission, "late");
+    for (lane, shown) in [("default", None), ("urgent", Some("urgent"))] {
+        let lane: Lane = lane.parse().unwrap();
+        let solvable = Job { lane: lane.clone(), ..job(r#"{"id":"a","task":{"type":"My.Task"}}"#).unwrap() };
+        let refusable = RejectedMessage { lane, ..*job("no job").unwrap_err() };
+        let outcomes =
+            [failed(&solvable, &History::begin(SEEN), None, &fault, BY), refused(&refusable, SEEN, BY)];
+        for outcome in outcomes {
+            let header = outcome.message.properties.headers.get(LANE_HEADER).and_then(Value::as_text);
+            assert_eq!((header, read(&outcome).get("lane").and_then(Json::as_str)), (shown, shown));
+        }
+    }
+}
+
+#[test]
 fn the_outcome_of_a_replayed_job_says_so_in_headers_and_body() {
     let replayed = Replayed { id: "r-7".to_owned(), count: 2 };
     let mut solvable = job(r#"{"id":"a","task":{"type":"My.Task"}}"#).unwrap();

@@ -38,7 +38,9 @@ fn read(body: &str) -> Result<Job, Box<RejectedMessage>> {
 }
 
 fn some_job() -> Job {
-    read(r#"{"id":"order-17","task":{"type":"My.Task"},"metadata":{"any":"json"}}"#).expect("a job")
+    let job =
+        read(r#"{"id":"order-17","task":{"type":"My.Task"},"metadata":{"any":"json"}}"#).expect("a job");
+    Job { lane: "urgent".parse().expect("a lane"), ..job }
 }
 
 fn task_id(json: &str) -> TaskId {

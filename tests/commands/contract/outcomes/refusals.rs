@@ -47,8 +47,8 @@ fn shapes() -> [(Value, &'static [&'static str]); 3] {
     let (job, history) = (some_job(), long_history());
     let fault = Fault::local(Class::Lost, "ERROR_OF_SOME_KIND", Stage::Poll, "why");
     [
-        (solved(&job, &history, "7", "{}"), &["metadata"]),
-        (failed(&job, &history, &fault, true), &["metadata", "task_id", "task_type", "queued_ms"]),
+        (solved(&job, &history, "7", "{}"), &["lane", "metadata"]),
+        (failed(&job, &history, &fault, true), &["lane", "metadata", "task_id", "task_type", "queued_ms"]),
         (refused(r#"{"id":"a","task":{"type":"ImageToTextTask","Type":"x"}}"#), &["task_type"]),
     ]
 }
@@ -117,6 +117,8 @@ fn wrong_words_numbers_and_times_are_refused() {
         ("replay_id", json!("")),
         ("replay_id", json!("x".repeat(65))),
         ("replay_id", json!("two words")),
+        ("lane", json!("")),
+        ("lane", json!("Urgent lane")),
         ("replays", json!(0)),
         ("replays", json!(1_000_001)),
     ] {

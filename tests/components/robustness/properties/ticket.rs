@@ -5,6 +5,7 @@ use captcha_worker::domain::call::TaskId;
 use captcha_worker::domain::fault::local_code;
 use captcha_worker::domain::history::{MAX_ATTEMPTS, MAX_PUBLISHERS_HEADERS, publishers_headers};
 use captcha_worker::domain::job::{MAX_ID, RejectedMessage};
+use captcha_worker::domain::lane::Lane;
 use captcha_worker::domain::message::wire_size;
 use captcha_worker::domain::outcome::{self, Finish, Task};
 use captcha_worker::domain::ticket::{self, Kept, TICKET_HEADER};
@@ -39,7 +40,7 @@ pub(crate) fn holds(input: &[u8]) {
             assert_eq!(fault.code, local_code::NOT_A_TICKET);
             assert!(fault.description.len() <= MAX_DESCRIPTION);
             let id = message.properties.message_id.clone().unwrap_or_else(|| "fresh".to_owned());
-            let refused = RejectedMessage { id, task_type: None, fault, message };
+            let refused = RejectedMessage { id, lane: Lane::default(), task_type: None, fault, message };
             let outcome = outcome::refused(&refused, NOW, Finish { worker: "w", now: NOW });
             admission::is_publishable(&outcome, &sent.body);
         }
