@@ -59,6 +59,10 @@ failpoints! {
     CountedWrongIds,
     /// Retry budgets run on while calls are forbidden or withheld.
     BudgetRunsOn,
+    /// The leader has no budgets.
+    BudgetIgnored,
+    /// Replicas do not report what they spend.
+    SpendingUnreported,
     /// A type's time-out runs on while nothing may be asked for.
     TimeoutRunsOn,
     /// An unknown code of createTask ends its job at once.

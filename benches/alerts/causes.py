@@ -86,6 +86,35 @@ def money(harness):
     return Cause("CaptchaMoneyLow", "36 an hour spent, 10 there", lane, lambda: lane.feed(10), lambda: lane.control(add_credits=100_000))
 
 
+PRICE = {"prices__ImageToTextTask": "0.001"}
+
+
+def nearly(harness):
+    lane = Lane(harness, "nearly", budgets__per_day="0.1", **PRICE)
+    return Cause("CaptchaBudgetNearlyUsed", "90 of 100 tasks of the day's budget", lane, lambda: lane.publish(90),
+                 lambda: lane.command("budget", "raise", "--by", "10", "--for", "1h"))
+
+
+def used_up(harness):
+    lane = Lane(harness, "used-up", budgets__per_day="0.05", **PRICE)
+    return Cause("CaptchaBudgetUsedUp", "a budget for 50 of 80 jobs", lane, lambda: lane.publish(80),
+                 lambda: lane.command("budget", "raise", "--by", "10", "--for", "1h"),
+                 # One replica, which is ready again when jobs are taken.
+                 ["CaptchaNotConsuming"])
+
+
+def drift(harness):
+    # Dear tasks, so that more of them make the drift a small share of what is spent.
+    lane = Lane(harness, "drift", scenario="balance = 1000.0\n[types.ImageToTextTask]\ncost = 10.0\n", guard__balance_interval="5s",
+                prices__ImageToTextTask="10")
+
+    def spend():
+        lane.publish(5)
+        until("the jobs are done", 60, lambda: lane.status(0)["counters"]["solved"] >= 5)
+        lane.control(balance=944.0)
+    return Cause("CaptchaBalanceDrift", "somebody else spends 6 beside 50", lane, spend, lambda: lane.publish(10), ["CaptchaMoneyLow"])
+
+
 def balance(harness):
     lane = Lane(harness, "balance")
     relay = ApiRelay(lane.api, seed=1)
@@ -200,5 +229,5 @@ def calm(harness):
     return [busy, idle]
 
 
-ALL = [guard, paused, gone, down, unready, leaderless, flapping, late, money, balance, twice, waste, burst, unreadable, unrouted, unconsumed,
+ALL = [guard, paused, gone, down, unready, leaderless, flapping, late, money, nearly, used_up, drift, balance, twice, waste, burst, unreadable, unrouted, unconsumed,
        backlog, ownerless, confirms, failing]

@@ -107,6 +107,7 @@ async fn run_on_paused_time(solve_ms: &[u32], polling: Polling, seed: u64) -> Ru
             unknown_timeout: Duration::from_secs(120),
             max_resubmissions: 1,
             ambiguous: Ambiguous::Retry,
+            prices: captcha_worker::domain::money::Prices::default(),
         },
         policy: Policy::try_new::<&str>(&[], &[]).expect("a sound policy"),
         name: "replica".to_owned(),

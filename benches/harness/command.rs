@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use captcha_worker::domain::money::{Decimal, decimal};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
@@ -106,6 +107,17 @@ impl Operator {
     /// The fleet as it sees itself; `None` where it does not say.
     pub(crate) async fn status(&self) -> Option<Status> {
         serde_json::from_str(&self.call(&["status", "--json"]).await.text).ok()
+    }
+
+    /// What the fleet has spent, by its books; `None` where it does not say.
+    pub(crate) async fn spent(&self) -> Option<Decimal> {
+        let spend: Value = serde_json::from_str(&self.call(&["spend", "--json"]).await.text).ok()?;
+        decimal(spend["total"].as_str()?)
+    }
+
+    /// Raises the account's budget for an hour.
+    pub(crate) async fn raise_budget(&self, by: &str) -> Answer {
+        self.call(&["budget", "raise", "--by", by, "--for", "1h"]).await
     }
 
     async fn call(&self, arguments: &[&str]) -> Answer {

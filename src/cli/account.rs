@@ -24,6 +24,6 @@ pub(super) fn advice(reason: Reason) -> Option<&'static str> {
         Reason::IpBanned => Some(
             "the API has banned this machine's address: make no call for 10 minutes, each would prolong the ban",
         ),
-        Reason::Operator | Reason::ProviderDown | Reason::WrongIds => None,
+        Reason::Operator | Reason::Budget | Reason::ProviderDown | Reason::WrongIds => None,
     }
 }

@@ -131,7 +131,8 @@ impl CheckFinding {
 
 /// What the settings alone show.
 fn of_settings(settings: &Settings) -> Vec<CheckFinding> {
-    [key(settings), drain(settings), policy(settings)].into_iter().chain(callback(settings)).collect()
+    let all = [key(settings), drain(settings), policy(settings)].into_iter();
+    all.chain(budgets(settings)).chain(callback(settings)).collect()
 }
 
 /// What broker and API answer. Both are asked at the same time.
@@ -174,6 +175,22 @@ fn policy(settings: &Settings) -> CheckFinding {
     } else {
         CheckFinding::fine("policy", "sites or task types are listed")
     }
+}
+
+fn budgets(settings: &Settings) -> Option<CheckFinding> {
+    let rules = &settings.guard.rules;
+    if rules.budgets.is_empty() {
+        return None;
+    }
+    // Of the types that have a pace, which are those that the API documents.
+    let unpriced = settings.polling.by_type.keys().filter(|kind| rules.prices.of(kind).is_none());
+    let unpriced: Vec<&str> = unpriced.map(String::as_str).collect();
+    Some(if unpriced.is_empty() {
+        CheckFinding::fine("budgets", "every task type of [polling] has a price")
+    } else {
+        let detail = format!("no price, so a budget cannot hold for them: {}", unpriced.join(", "));
+        CheckFinding::note("budgets", detail, "set [prices] for the types that you submit")
+    })
 }
 
 fn callback(settings: &Settings) -> Option<CheckFinding> {

@@ -12,7 +12,7 @@ use super::console::Output;
 use super::top::{self, poller::Poller};
 use super::{CommandError, Exit, connect, signals};
 use crate::broker::topology::Names;
-use crate::clock::Rng;
+use crate::clock::{Clock, Rng};
 use crate::config::Settings;
 use crate::fleet::{Answer, Client, Heartbeat, Order, Survey};
 use crate::overview::{Guard, Overview};
@@ -165,7 +165,7 @@ pub(super) async fn resume(
     give(Order::Resume, "resumed", settings, output).await
 }
 
-async fn give(
+pub(super) async fn give(
     order: Order,
     done: &str,
     settings: &Settings,
@@ -182,7 +182,8 @@ async fn give(
         return Err(CommandError::Failed(not_done(&answer)));
     }
     let (following, expected) = (answer.survey.following(), answer.survey.expected());
-    let guard = Guard::of(answer.survey.leader.as_ref().map(|leader| &leader.state));
+    let leader = answer.survey.leader.as_ref();
+    let guard = Guard::of(leader.map(|leader| &leader.state), Clock::System.now());
     let seconds = began.elapsed().as_secs_f64();
     if output.is_json() {
         output.value(&json!({

@@ -26,6 +26,7 @@ mod schema;
 mod signals;
 mod simulate;
 mod solve;
+mod spend;
 mod top;
 mod topology;
 
@@ -117,6 +118,10 @@ enum Configured {
     Pause(fleet::PauseArgs),
     /// End a pause, and probe a tripped account at once
     Resume(fleet::ResumeArgs),
+    /// Show what the fleet has spent, by type, lane or hour
+    Spend(spend::SpendArgs),
+    /// Raise a budget for a while
+    Budget(spend::BudgetArgs),
     /// Declare, check or export exchanges, queues and bindings
     Topology(topology::TopologyArgs),
     /// Print the contract for machines: JSON Schemas of job and outcome, and an AsyncAPI document
@@ -167,6 +172,8 @@ impl Configured {
             Configured::Top(args) => top::run(args, settings, logging, output).await,
             Configured::Pause(args) => fleet::pause(args, settings, output).await,
             Configured::Resume(args) => fleet::resume(&args, settings, output).await,
+            Configured::Spend(args) => spend::spend(&args, settings, output).await,
+            Configured::Budget(args) => spend::budget(args, settings, output).await,
             Configured::Topology(args) => topology::run(&args, settings, output).await,
             Configured::Schema(args) => schema::run(&args, settings, output),
             Configured::Publish(args) => {

@@ -161,6 +161,7 @@ pub(super) fn options(
             transient_timeout: settings.retry.transient_timeout,
             unknown_timeout: settings.retry.unknown_timeout,
             max_resubmissions: settings.retry.max_resubmissions,
+            prices: settings.guard.rules.prices.clone(),
             ambiguous: settings.solver.ambiguous_submit,
         },
         policy: settings.policy.clone(),

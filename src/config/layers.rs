@@ -126,6 +126,8 @@ pub(super) const PACE: [&str; 4] = ["first_delay", "interval", "timeout", "max_p
 
 /// The settings of a lane.
 pub(super) const LANE: [&str; 3] = ["weight", "max_in_flight", "max_calls_per_second"];
+/// The settings of a lane's budgets.
+pub(super) const BUDGETS: [&str; 2] = ["per_hour", "per_day"];
 
 /// Every known setting with its default.
 #[derive(Debug)]
@@ -166,6 +168,10 @@ impl Schema {
             [section, name, field] if section == "lanes" && !name.is_empty() => {
                 LANE.contains(&field.as_str()).then_some(ValueKind::I64(0))
             }
+            [section, name] if section == "prices" && !name.is_empty() => text(),
+            [section, lanes, name, field] if section == "budgets" && lanes == "lanes" => {
+                (!name.is_empty() && BUDGETS.contains(&field.as_str())).then(text).flatten()
+            }
             [section, name, field] if section == "polling" && is_type(name, field) => {
                 if field == "max_polls" { Some(ValueKind::I64(0)) } else { text() }
             }
@@ -187,7 +193,8 @@ impl Schema {
     pub(super) fn is_table(&self, path: &[String]) -> bool {
         match path {
             [section] => self.sections.contains(section),
-            [section, _] => section == "polling",
+            [section, name] => section == "polling" || (section == "budgets" && name == "lanes"),
+            [section, lanes, _] => section == "budgets" && lanes == "lanes",
             _ => false,
         }
     }
@@ -206,6 +213,11 @@ impl Schema {
             "codes" => "<error code> = \"<class>\"".to_owned(),
             "lanes" => format!("[lanes.<name>] with {}", LANE.join(", ")),
             "caps" => "<task type> = <number>, \"<task type>/<class>\" = <number>".to_owned(),
+            "prices" => "<task type> = \"<amount>\", \"<task type>/<class>\" = \"<amount>\"".to_owned(),
+            "budgets" => {
+                let fields = BUDGETS.join(", ");
+                format!("{fields}, [budgets.lanes.<lane>] with {fields}")
+            }
             _ => {
                 let prefix = format!("{section}.");
                 let keys = self.defaults.keys().filter(|key| key.starts_with(&prefix));
@@ -289,11 +301,18 @@ fn path_of(name: &str, schema: &Schema) -> Vec<String> {
     let section = section.to_ascii_lowercase();
     match section.as_str() {
         "codes" => vec![section, rest.to_owned()],
-        "caps" => vec![section, schema.task_type(rest)],
+        "caps" | "prices" => vec![section, schema.task_type(rest)],
         "lanes" => match rest.rsplit_once("__") {
             Some((name, field)) => vec![section, name.to_ascii_lowercase(), field.to_ascii_lowercase()],
             None => vec![section, rest.to_ascii_lowercase()],
         },
+        "budgets" => {
+            let rest = rest.to_ascii_lowercase();
+            match rest.strip_prefix("lanes__").and_then(|of_lane| of_lane.rsplit_once("__")) {
+                Some((lane, field)) => vec![section, "lanes".to_owned(), lane.to_owned(), field.to_owned()],
+                None => vec![section, rest],
+            }
+        }
         "polling" => match rest.rsplit_once("__") {
             Some((task_type, field)) => {
                 vec![section, schema.task_type(task_type), field.to_ascii_lowercase()]

@@ -130,6 +130,13 @@ impl Reader {
         Some(raw)
     }
 
+    /// Whether a value is an empty text: a setting that is off.
+    pub(super) fn is_empty_text(&self, key: &str) -> bool {
+        self.values
+            .get(key)
+            .is_some_and(|raw| matches!(&raw.kind, ValueKind::String(text) if text.is_empty()))
+    }
+
     /// A setting that may be left out of an open table.
     pub(super) fn optional<T>(
         &mut self,

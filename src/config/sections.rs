@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::files;
-use super::layers::{LANE, PACE};
+use super::layers::{BUDGETS, LANE, PACE};
 use super::reader::{Reader, parse_duration, quoted};
 use super::settings::{
     BrokerSettings, CallbackSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings,
@@ -18,6 +18,7 @@ use crate::domain::guard::Rules;
 use crate::domain::kind;
 use crate::domain::lane::{Lane, LaneRules, MAX_LANES, MAX_WEIGHT};
 use crate::domain::lifecycle::Ambiguous;
+use crate::domain::money::{self, Budgets, Decimal, Limits, Prices};
 use crate::domain::policy::Policy;
 use crate::domain::poll_schedule::{MAX_POLLS, PollMode, PollSchedule, PollScheduleError, PollSchedules};
 use crate::domain::solve_time::Reach;
@@ -27,7 +28,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Beyond any account's funds.
-const MOST_MONEY: f64 = 1_000_000_000.0;
+const MOST_MONEY: u32 = 1_000_000_000;
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
 /// A struct of settings. Each field is read, in this order, before any is missed.
@@ -124,20 +125,8 @@ fn retry(reader: &mut Reader) -> Option<RetrySettings> {
 
 fn guard(reader: &mut Reader) -> Option<GuardSettings> {
     let shared_egress = reader.choice("guard.egress", [("shared", true), ("own", false)]);
-    let rules = all_of!(Rules {
-        ban_pause: reader.duration("guard.ban_pause", SECOND..=24 * HOUR),
-        quarantine: reader.duration("guard.proxy_quarantine", SECOND..=24 * HOUR),
-        balance_interval: reader.duration("guard.balance_interval", 5 * SECOND..=60 * MINUTE),
-        low_balance: reader.number("guard.low_balance", 0.0..=MOST_MONEY),
-        min_balance: reader.number("guard.min_balance", 0.0..=MOST_MONEY),
-        wrong_ids_share: reader.number("guard.wrong_ids_share", 0.01..=1.0),
-        wrong_ids_least: reader.whole("guard.wrong_ids_least", 1..=1_000),
-        wrong_ids_per_minute: reader.whole("guard.wrong_ids_per_minute", 0..=100_000),
-    });
-    let deadlines = all_of!(Reach {
-        quantile: reader.number("guard.deadline_quantile", 0.0..=1.0),
-        least_answers: reader.whole("guard.deadline_answers", 1..=200),
-    });
+    // Each by a function of its own: what one of them misses must not keep the next from being read.
+    let (rules, deadlines) = (guard_rules(reader), deadlines(reader));
     let operators = reader.list("guard.operators").map(|(operators, _)| operators);
     Some(GuardSettings {
         rules: rules?,
@@ -145,6 +134,95 @@ fn guard(reader: &mut Reader) -> Option<GuardSettings> {
         operators: operators?,
         deadlines: deadlines?,
     })
+}
+
+fn guard_rules(reader: &mut Reader) -> Option<Rules> {
+    all_of!(Rules {
+        ban_pause: reader.duration("guard.ban_pause", SECOND..=24 * HOUR),
+        quarantine: reader.duration("guard.proxy_quarantine", SECOND..=24 * HOUR),
+        balance_interval: reader.duration("guard.balance_interval", 5 * SECOND..=60 * MINUTE),
+        low_balance: balance(reader, "guard.low_balance"),
+        min_balance: balance(reader, "guard.min_balance"),
+        wrong_ids_share: reader.number("guard.wrong_ids_share", 0.01..=1.0),
+        wrong_ids_least: reader.whole("guard.wrong_ids_least", 1..=1_000),
+        wrong_ids_per_minute: reader.whole("guard.wrong_ids_per_minute", 0..=100_000),
+        budgets: budgets(reader),
+        prices: prices(reader),
+    })
+}
+
+fn deadlines(reader: &mut Reader) -> Option<Reach> {
+    all_of!(Reach {
+        quantile: reader.number("guard.deadline_quantile", 0.0..=1.0),
+        least_answers: reader.whole("guard.deadline_answers", 1..=200),
+    })
+}
+
+fn balance(reader: &mut Reader, key: &str) -> Option<Decimal> {
+    // As it is written: the shortest text that is this number.
+    money::decimal(&reader.number(key, 0.0..=f64::from(MOST_MONEY))?.to_string())
+}
+
+/// An amount as a text, since a number in TOML is a float.
+fn amount(reader: &mut Reader, key: &str) -> Option<Decimal> {
+    reader.text(key, "an amount such as \"0.0003\"", |text| {
+        let problem = || format!("{} is no amount of money", quoted(text));
+        money::amount(text).filter(|amount| *amount <= Decimal::from(MOST_MONEY)).ok_or_else(problem)
+    })
+}
+
+/// `[prices]`
+fn prices(reader: &mut Reader) -> Option<Prices> {
+    let names = reader.names_in("prices", &[]);
+    let read = names.into_iter().map(|name| (amount(reader, &format!("prices.{name}")), name));
+    // Each is read before any is missed.
+    let read: Vec<_> = read.collect();
+    read.into_iter().map(|(price, name)| Some((name, price?))).collect::<Option<_>>().map(Prices)
+}
+
+/// The budgets under a name, each perhaps left out or empty.
+fn limits(reader: &mut Reader, section: &str) -> Option<Limits> {
+    let mut limit = |field: &str| {
+        let key = format!("{section}.{field}");
+        let is_empty = reader.is_empty_text(&key);
+        let limit = reader.optional(&key, |reader, key| {
+            if is_empty { reader.text(key, "", |_| Ok(None)) } else { amount(reader, key).map(Some) }
+        });
+        limit.map(Option::flatten)
+    };
+    let (per_hour, per_day) = (limit("per_hour"), limit("per_day"));
+    Some(Limits { per_hour: per_hour?, per_day: per_day? })
+}
+
+/// `[budgets]` and `[budgets.lanes.*]`
+fn budgets(reader: &mut Reader) -> Option<Budgets> {
+    let account = limits(reader, "budgets");
+    let names = reader.names_in("budgets.lanes", &BUDGETS);
+    let mut lanes = BTreeMap::new();
+    let mut all_good = true;
+    for name in names {
+        let section = format!("budgets.lanes.{name}");
+        let of_lane = limits(reader, &section);
+        if let Err(error) = name.parse::<Lane>() {
+            reader.fault(&section, "default", error.to_string(), "");
+            all_good = false;
+        }
+        match of_lane {
+            Some(limits) => drop(lanes.insert(name, limits)),
+            None => all_good = false,
+        }
+    }
+    if lanes.len() > MAX_LANES + 1 {
+        reader.fault(
+            "budgets.lanes",
+            "default",
+            format!("names {} lanes", lanes.len()),
+            "16 lanes and the default",
+        );
+        return None;
+    }
+    let account = account?;
+    all_good.then_some(Budgets { account, lanes })
 }
 
 fn callback(reader: &mut Reader) -> Option<Option<CallbackSettings>> {

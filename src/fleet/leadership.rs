@@ -7,12 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::answers::RUN;
+use super::ledger::Ledger;
 use crate::broker::Receipt;
 use crate::domain::api_code::Overrides;
 use crate::domain::call::{CallError, Refusal, ReplyBody};
 use crate::domain::class::Class;
 use crate::domain::fault::{Stage, classify};
 use crate::domain::guard::{AnswerShare, Phase, ProbeEnd, Reason, Rules, Spending, State};
+use crate::domain::money::{Decimal, Window};
 use crate::domain::time::Timestamp;
 use crate::solver::Balance;
 
@@ -20,6 +22,10 @@ use crate::solver::Balance;
 /// acks nothing for its consumer time-out, which is 30 minutes by default, and some operators set
 /// it to a few.
 const REWRITE_AFTER: Duration = Duration::from_secs(45);
+/// While money is spent the books are written this often.
+const BOOKS_INTERVAL: Duration = Duration::from_secs(1);
+/// The share of a budget that is worth a warning.
+const NEARLY: Decimal = Decimal::from_parts(8, 0, 0, false, 1);
 /// Tasks in doubt that the API knows after all, by which the others are taken for known.
 const KNOWN_ENOUGH: u64 = 3;
 /// Without an answer about a task in doubt for so long, the leader has none to ask for.
@@ -57,6 +63,11 @@ pub(super) struct Lead {
     doubt_quiet_since: Instant,
     /// What the fleet's submissions cost.
     pub(super) spending: Spending,
+    began: Instant,
+    /// The version of the books that the broker has.
+    books_written: u64,
+    /// Budgets that were nearly used up, and the end of the window for which that was logged.
+    warned: BTreeMap<(Option<String>, &'static str), Timestamp>,
 }
 
 /// What the leader is to do next by itself.
@@ -87,12 +98,18 @@ impl Lead {
             known_doubtful: 0,
             doubt_quiet_since: Instant::now(),
             spending: Spending::default(),
+            began: Instant::now(),
+            books_written: 0,
+            warned: BTreeMap::new(),
         }
     }
 
     /// A further state message: the one this leader has just written, or one that a crash has left.
     /// The highest epoch wins.
-    pub(super) fn receive(&mut self, state: State, receipt: Receipt) {
+    pub(super) fn receive(&mut self, mut state: State, receipt: Receipt) {
+        // The books have versions of their own.
+        state.money.books.follow(&self.state.money.books);
+        self.state.money.books.follow(&state.money.books);
         if state.epoch > self.state.epoch {
             self.state = state;
             (self.unwritten, self.contested) = (false, false);
@@ -124,6 +141,7 @@ impl Lead {
 
     /// The state is about to be written.
     pub(super) fn writing(&mut self) {
+        self.books_written = self.state.money.books.version;
         if std::mem::take(&mut self.contested) {
             self.state.epoch = self.state.epoch.saturating_add(1);
         }
@@ -141,8 +159,57 @@ impl Lead {
     /// What this replica has learned itself stays true when the message is lost.
     pub(super) fn remember(&mut self, memory: &State) {
         if memory.epoch > self.state.epoch {
+            let books = std::mem::take(&mut self.state.money.books);
             self.state = memory.clone();
+            self.state.money.books.follow(&books);
             self.state.epoch = memory.epoch.saturating_add(1);
+        }
+    }
+
+    /// Takes in what this replica knows of the fleet's spending: the last books that were announced,
+    /// and what was reported since.
+    pub(super) fn continue_books(&mut self, ledger: &Ledger, now: Timestamp) {
+        let books = &mut self.state.money.books;
+        self.books_written = books.version;
+        books.follow(&ledger.money().0.books);
+        ledger.heard().iter().for_each(|report| books.note(report, now));
+    }
+
+    /// Whether the broker is to have the present books: no more often than once a second.
+    pub(super) fn books_are_due(&self) -> bool {
+        self.has_unwritten_books() && self.held_since.elapsed() >= BOOKS_INTERVAL
+    }
+
+    /// Whether something was spent since the record was written.
+    pub(super) fn has_unwritten_books(&self) -> bool {
+        self.state.money.books.version != self.books_written
+    }
+
+    pub(super) fn tidy_books(&mut self, now: Timestamp) {
+        self.state.money.books.forget_silent(self.began.elapsed(), now);
+    }
+
+    /// Warns once in each window when a budget is nearly used up.
+    pub(super) fn warn_of_budgets(&mut self, now: Timestamp) {
+        self.warned.retain(|_, until| *until > now);
+        let money = &self.state.money;
+        for lane in money.budgets.scopes() {
+            for window in Window::ALL {
+                let (Some(limit), spent) =
+                    (money.limit(window, lane, now), money.books.spent(window, lane, now))
+                else {
+                    continue;
+                };
+                let key = (lane.map(str::to_owned), window.name());
+                if spent >= limit * NEARLY && !self.warned.contains_key(&key) {
+                    let (lane, window_name, until) = (lane.unwrap_or("all"), window.name(), window.ends(now));
+                    tracing::warn!(
+                        lane, window = window_name, %spent, %limit, %until,
+                        "80 % of the budget is used: at 100 % no job is taken until the window ends"
+                    );
+                    self.warned.insert(key, until);
+                }
+            }
         }
     }
 
@@ -354,6 +421,14 @@ pub(super) fn log_change(state: &State, before: Option<&State>) {
                 reason.advice()
             );
         }
+        (_, Some(Reason::Budget)) => {
+            let until = state.money.stops.account.map(|stop| tracing::field::display(stop.until));
+            tracing::warn!(
+                until,
+                "the account's budget is used up: jobs stay queued, paid tasks are finished; {}",
+                Reason::Budget.advice()
+            );
+        }
         (_, Some(Reason::Operator)) => {
             let why = state.paused.as_ref().and_then(|paused| paused.reason.as_deref());
             tracing::warn!(why, "paused by an operator: jobs stay queued, paid tasks are finished");
@@ -364,12 +439,28 @@ pub(super) fn log_change(state: &State, before: Option<&State>) {
     }
 }
 
+/// Logs which lanes have used their budgets up, and which go on.
+pub(super) fn log_budgets(state: &State, before: &State) {
+    let (stops, stopped) = (&state.money.stops.lanes, &before.money.stops.lanes);
+    for (lane, stop) in stops.iter().filter(|(lane, _)| !stopped.contains_key(*lane)) {
+        tracing::warn!(
+            lane,
+            until = %stop.until,
+            "the lane's budget is used up: its jobs stay queued, paid tasks are finished; {}",
+            Reason::Budget.advice()
+        );
+    }
+    for lane in stopped.keys().filter(|lane| !stops.contains_key(*lane)) {
+        tracing::info!(lane, "the lane's budget allows jobs again");
+    }
+}
+
 /// Warns once when the balance falls below the operator's bound.
-pub(super) fn log_low_balance(state: &State, before: &State, low_balance: f64) {
+pub(super) fn log_low_balance(state: &State, before: &State, low_balance: Decimal) {
     let is_low = |state: &State| state.funds.as_ref().is_some_and(|funds| funds.amount < low_balance);
     if is_low(state) && !is_low(before) {
         let balance = state.funds.as_ref().map(|funds| &*funds.text);
-        tracing::warn!(balance, low_balance, "the balance is below guard.low_balance: top up the account");
+        tracing::warn!(balance, %low_balance, "the balance is below guard.low_balance: top up the account");
     }
 }
 

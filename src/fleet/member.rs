@@ -23,6 +23,7 @@ use crate::broker::{ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::call::CallError;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{CanaryEnd, GuardEvent, Paused, Phase, ProbeEnd, Reason};
+use crate::domain::money::{Orphan, SpendReport};
 use crate::domain::solve_time::AnswersByKind;
 use crate::domain::time::Timestamp;
 use crate::failpoint::Failpoint;
@@ -66,6 +67,9 @@ pub(super) struct Member<'a> {
     announced: Instant,
     heartbeat_sent_at: Instant,
     announced_key: Fingerprint,
+    /// The epoch in its last heartbeat.
+    said_epoch: u64,
+    spending_reported_at: Instant,
     /// When it was last asked who is there, and answered.
     answered: Option<Instant>,
     /// It was asked, and has not answered yet.
@@ -112,6 +116,8 @@ impl<'a> Member<'a> {
             announced: now,
             heartbeat_sent_at: now,
             announced_key: fleet.account.key(),
+            said_epoch: 0,
+            spending_reported_at: now,
             answered: None,
             asked: false,
             aside_until: None,
@@ -189,6 +195,7 @@ impl<'a> Member<'a> {
         };
         self.heartbeat_sent_at = Instant::now();
         self.announced_key = heartbeat.key.clone();
+        self.said_epoch = heartbeat.epoch;
         self.asked = false;
         self.membership.note(heartbeat.clone());
         heartbeat.answers = self.fleet.solve_times().take_unreported();
@@ -219,6 +226,7 @@ impl<'a> Member<'a> {
         if let Some(memory) = self.fleet.account.memory() {
             lead.remember(&memory);
         }
+        lead.continue_books(&self.fleet.ledger, self.now());
         tracing::info!(
             epoch = lead.state.epoch,
             phase = lead.state.phase.name(),
@@ -276,6 +284,8 @@ impl<'a> Member<'a> {
             }
             Control::Command(command) => self.on_command(command, user).await,
             Control::Callbacks { tokens } => self.fleet.callbacks.heard(tokens),
+            Control::Spent(report) => self.on_spent(&report).await,
+            Control::Orphans { orphans } => self.on_orphans(&orphans).await,
         }
         Ok(())
     }
@@ -305,6 +315,9 @@ impl<'a> Member<'a> {
         self.leader_heard = Instant::now();
         self.fleet.solve_times().recall(&news.state.solve_times);
         let before = self.fleet.account.memory();
+        if before.as_ref().is_none_or(|before| before.epoch <= news.state.epoch) {
+            self.fleet.ledger.follow(&news.state.money, news.at.unwrap_or_else(|| self.now()));
+        }
         let is_news = self.fleet.account.adopt(&news.state, (&news.id, &news.name), false, news.replicas);
         self.fleet.account.types().follow(&news.shut, &news.failing);
         self.fleet.account.note_queues(news.queues);
@@ -330,7 +343,9 @@ impl<'a> Member<'a> {
         if new {
             self.fleet.account.set_rank(self.membership.rank(&self.fleet.id));
         }
+        let now = self.now();
         let Some(lead) = &mut self.lead else { return };
+        lead.state.money.books.heard(&id, now);
         if lead.overtake(epoch) {
             self.write().await;
         } else if new {
@@ -450,8 +465,51 @@ impl<'a> Member<'a> {
         match order {
             Order::Pause { reason } => self.learn(GuardEvent::Pause(Paused { reason, by, since }, &id)).await,
             Order::Resume => self.learn(GuardEvent::Resume(&id)).await,
+            Order::RaiseBudget(ordered) => match ordered.raise(by, since) {
+                Some(raise) => self.learn(GuardEvent::BudgetRaised(raise, &id)).await,
+                None => return,
+            },
         };
         self.perform_duty().await;
+    }
+
+    /// Reports what this replica has spent, until the leader has counted it; and what others have
+    /// not reported. Soon where a budget has to hold, else with the heartbeats.
+    async fn report_spending(&mut self) {
+        let ledger = &self.fleet.ledger;
+        let report = ledger.report();
+        if let Some(lead) = &mut self.lead {
+            ledger.hear(&report);
+            lead.state.money.books.note(&report, self.fleet.options.clock.now());
+        } else if ledger.has_news() && !Failpoint::SpendingUnreported.in_force() {
+            let soon = !ledger.money().0.budgets.is_empty();
+            let apart = if soon { TICK * self.membership.crowds() } else { self.membership.interval() };
+            if self.spending_reported_at.elapsed() + TICK / 2 >= apart {
+                self.spending_reported_at = Instant::now();
+                self.send(&Control::Spent(report)).await;
+            }
+        }
+        let orphans = self.fleet.ledger.orphans();
+        if !orphans.is_empty() {
+            self.send(&Control::Orphans { orphans }).await;
+        }
+    }
+
+    async fn on_spent(&mut self, report: &SpendReport) {
+        self.fleet.ledger.hear(report);
+        let now = self.now();
+        if let Some(lead) = &mut self.lead {
+            lead.state.money.books.note(report, now);
+            self.judge_budgets().await;
+        }
+    }
+
+    async fn on_orphans(&mut self, orphans: &[Orphan]) {
+        let now = self.now();
+        if let Some(lead) = &mut self.lead {
+            orphans.iter().for_each(|orphan| lead.state.money.books.note_orphan(orphan, now));
+            self.judge_budgets().await;
+        }
     }
 
     async fn on_found(&mut self, found: Finding) {
@@ -488,6 +546,7 @@ impl<'a> Member<'a> {
         } else if self.asked {
             self.answer().await;
         }
+        self.report_spending().await;
         if self.lead.is_some() {
             self.lead_on().await;
         } else {

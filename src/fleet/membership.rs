@@ -20,6 +20,7 @@ const MAX_REPLICAS: usize = 4_096;
 /// often, so that what each hears stays bounded.
 const INTERVAL: Duration = Duration::from_secs(2);
 const SMALL_FLEET: u32 = 64;
+const SMALL_CROWD: u32 = 16;
 
 /// The replicas by their ids. Clones are the same: a member of the fleet writes it, and whoever
 /// looks at the fleet reads it from aside.
@@ -73,6 +74,11 @@ impl Membership {
     /// How often each of them says that it is there.
     pub(super) fn interval(&self) -> Duration {
         interval(self.len())
+    }
+
+    /// How many times as seldom each of them reports what has to be known soon.
+    pub(super) fn crowds(&self) -> u32 {
+        u32::try_from(self.len()).unwrap_or(u32::MAX).div_ceil(SMALL_CROWD).max(1)
     }
 
     /// The place of one of them in an order that all agree on.

@@ -13,6 +13,7 @@ use crate::domain::callback::CallbackToken;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{Reason, State};
 use crate::domain::message::{Message, Properties};
+use crate::domain::money::{Ordered, Orphan, SpendReport};
 use crate::domain::solve_time::AnswersByKind;
 use crate::domain::time::Timestamp;
 
@@ -49,6 +50,10 @@ pub(super) enum Control {
     /// Callbacks of the API that came to a replica which does not hold their tickets. Replicas of
     /// earlier versions ignore it.
     Callbacks { tokens: Vec<CallbackToken> },
+    /// What a replica has spent since it runs.
+    Spent(SpendReport),
+    /// Acceptances of replicas that have not reported them, as their tickets show.
+    Orphans { orphans: Vec<Orphan> },
 }
 
 /// The leader's announcement: the state in force, and what is known beside it.
@@ -70,6 +75,9 @@ pub struct LeaderNews {
     /// The queues, as the leader saw them last; leaders of earlier versions report none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queues: Option<Depths>,
+    /// When it was sent, by the leader's clock; leaders of earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// A replica, as it reports itself.
@@ -184,6 +192,8 @@ pub enum Order {
     },
     /// Go on, or look at once whether that is possible.
     Resume,
+    /// Raise a budget for a while.
+    RaiseBudget(Ordered),
 }
 
 /// A message as it was heard.
@@ -221,6 +231,8 @@ impl Trust {
             | Control::Bye { .. }
             | Control::Report(_)
             | Control::Callbacks { .. }
+            | Control::Spent(_)
+            | Control::Orphans { .. }
             | Control::Prove { .. } => user == self.own,
         };
         may.then(|| VerifiedControl { control, user: user.to_owned() })
@@ -260,6 +272,7 @@ pub(super) fn encode_state(state: &State, user: &str) -> Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::money::{Acceptance, Decimal};
 
     fn trust() -> Trust {
         Trust { own: "worker".to_owned(), operators: vec!["ops".to_owned()] }
@@ -313,6 +326,33 @@ mod tests {
         let said = Control::Callbacks { tokens };
         let heard = |user| trust().verify(&encode(&said, user)).map(|heard| heard.control);
         assert_eq!((heard("worker").as_ref(), heard("publisher")), (Some(&said), None));
+    }
+
+    #[test]
+    fn the_books_are_heard_as_they_were_sent() {
+        let mut state = State::unknown(3, Timestamp::from_millis(0));
+        let mut report = SpendReport { id: "a".to_owned(), seq: 1, accepted: 1, ..SpendReport::default() };
+        report.spent.note("bulk", "T", Decimal::ONE);
+        state.money.books.note(&report, Timestamp::from_millis(0));
+        let acceptance = Acceptance { replica: "a".to_owned(), number: 2 };
+        let (lane, kind) = ("bulk".to_owned(), "T".to_owned());
+        let orphan = Orphan { acceptance, lane, kind, price: Decimal::ONE };
+        state.money.books.note_orphan(&orphan, Timestamp::from_millis(0));
+        let news = LeaderNews {
+            id: "1".to_owned(),
+            name: "a".to_owned(),
+            state,
+            shut: Vec::new(),
+            failing: Vec::new(),
+            replicas: 1,
+            queues: None,
+            at: Some(Timestamp::from_millis(0)),
+        };
+        let leader = Control::Leader(Box::new(news));
+        for said in [leader, Control::Spent(report), Control::Orphans { orphans: vec![orphan] }] {
+            let heard = trust().verify(&encode(&said, "worker")).map(|heard| heard.control);
+            assert_eq!(heard, Some(said));
+        }
     }
 
     #[test]

@@ -7,12 +7,14 @@
 //!   replica meets stops it at once, and all others as soon as they hear of it; going on needs the
 //!   leader's announcement ([`AccountState`]).
 //! * A replica calls nothing before it knows the state.
+//! * Each replica reports what it spends; the leader keeps the books ([`Ledger`]).
 
 mod account_state;
 mod answers;
 mod callbacks;
 mod client;
 mod leadership;
+mod ledger;
 mod local_trip;
 mod member;
 mod membership;
@@ -43,6 +45,7 @@ use crate::solver::{Solver, SolverConfigError};
 pub use account_state::{AccountState, Egress, Snapshot};
 pub use callbacks::{Awaited, CallbackAddress, CallbackCounts, CallbackStatus, Callbacks, REMEMBERED_FOR};
 pub use client::{Answer, Client, Order, Survey};
+pub use ledger::{Ledger, Reservation};
 pub use message::{Heartbeat, LeaderNews};
 pub use type_breaker::TypeBreaker;
 pub use vitals::{
@@ -91,6 +94,7 @@ pub struct Fleet {
     started_at: Timestamp,
     account: AccountState,
     callbacks: Arc<Callbacks>,
+    ledger: Ledger,
     membership: Membership,
     /// Replicas that were heard over the last session.
     last_size: AtomicUsize,
@@ -108,10 +112,10 @@ impl Fleet {
         let solve_times = parking_lot::Mutex::new(options.solve_times.clone());
         let (account, found) = AccountState::new(id.clone(), options.rules.clone(), options.egress, key);
         Self {
-            id,
             trust: Trust { own: options.user.clone(), operators: options.operators.clone() },
             started_at: options.clock.now(),
             callbacks: Callbacks::new(options.callbacks.clone(), options.name.clone()),
+            ledger: Ledger::new(id.clone()),
             options,
             account,
             membership: Membership::default(),
@@ -119,6 +123,7 @@ impl Fleet {
             solve_times,
             found: Mutex::new(found),
             leaving: CancellationToken::new(),
+            id,
         }
     }
 
@@ -132,6 +137,12 @@ impl Fleet {
     #[must_use]
     pub fn callbacks(&self) -> &Arc<Callbacks> {
         &self.callbacks
+    }
+
+    /// What this replica spends, and what it may.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// How long the API takes, as all replicas together see it.
@@ -194,9 +205,11 @@ impl Fleet {
 
     /// Announces to the others that this replica leaves.
     pub async fn leave(&self, session: &Session) {
-        let bye = encode(&Control::Bye { id: self.id.clone() }, &self.trust.own);
-        // They find out by themselves too, a little later.
-        let _ = session.publisher().publish(&self.options.names.control(), "", false, bye).await;
+        // What is not heard of this is found out by the others, a little later.
+        for control in [Control::Spent(self.ledger.report()), Control::Bye { id: self.id.clone() }] {
+            let message = encode(&control, &self.trust.own);
+            let _ = session.publisher().publish(&self.options.names.control(), "", false, message).await;
+        }
     }
 
     fn probe(&self) -> member::Probing {

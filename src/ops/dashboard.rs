@@ -183,6 +183,9 @@ fn figures(fleet: &Overview) -> Markup {
             (tile("Failed a second", &of(|rates| rates.failed), &format!("{} since the replicas run", format::count(fleet.failed))))
             (tile("Paid a second", &of(|rates| rates.paid), "submissions accepted"))
             (tile("Calls a second", &of(|rates| rates.calls), "createTask and getTaskResult"))
+            @if let Some(spending) = &fleet.guard.spending {
+                (tile("Spent this hour", &spending.hour.to_string(), &spending.text(fleet.at)))
+            }
             @match &fleet.guard.balance {
                 Some(balance) => {
                     @let rate = balance.per_hour.map_or_else(String::new, |rate| format!(", {}", format::per_hour(rate)));

@@ -4,13 +4,14 @@
 //! Nothing is counted here while jobs are worked on: each request writes the worker's present
 //! readings, so that a figure that does not apply any more is simply not there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::ready::obstacles;
 use crate::broker::QueueDepth;
 use crate::domain::class::Class;
 use crate::domain::guard::{Phase, Reason, State};
+use crate::domain::money::{Decimal, Window};
 use crate::domain::time::Timestamp;
 use crate::fleet::{LaneFigures, Snapshot};
 use crate::histogram::Distribution;
@@ -27,6 +28,7 @@ pub(super) fn rendered(view: &WorkerHandle) -> String {
     guard(&mut out, &seen);
     if let Some(state) = &seen.state {
         funds(&mut out, state);
+        books(&mut out, view, &reading);
     }
     replica(&mut out, view, &seen);
     held(&mut out, view);
@@ -72,7 +74,7 @@ fn funds(out: &mut Exposition, state: &State) {
     out.gauge(
         "captcha_balance",
         "Balance at the last probe, in the account's currency; absent while unknown",
-        funds.amount,
+        amount(funds.amount),
     );
     out.gauge(
         "captcha_balance_timestamp_seconds",
@@ -84,6 +86,69 @@ fn funds(out: &mut Exposition, state: &State) {
             "captcha_balance_change_per_hour",
             "Change of the balance per hour over the last probes, negative while it is spent; absent while unknown",
             per_hour,
+        );
+    }
+}
+
+/// The leader's books, which every replica shows as they were announced last.
+fn books(out: &mut Exposition, view: &WorkerHandle, reading: &Reading) {
+    let (money, now) = view.money();
+    if now == Timestamp::from_millis(0) {
+        return;
+    }
+    let every = |of: &dyn Fn(Window, Option<&str>) -> Option<Decimal>| -> Vec<_> {
+        let lanes = money.books.lanes(now).into_iter().chain(money.budgets.lanes.keys().cloned());
+        let lanes: BTreeSet<String> = lanes.collect();
+        let scopes = std::iter::once(None).chain(lanes.into_iter().map(Some));
+        let windows = scopes.flat_map(|lane| Window::ALL.map(|window| (lane.clone(), window)));
+        windows
+            .filter_map(|(lane, window)| {
+                let value = amount(of(window, lane.as_deref())?);
+                Some((lane.unwrap_or_else(|| "all".to_owned()), window.name(), value))
+            })
+            .collect()
+    };
+    let mut write = |name, help, values: Vec<(String, &'static str, f64)>| {
+        let values =
+            values.iter().map(|(lane, window, value)| ([("lane", &**lane), ("window", *window)], *value));
+        out.values("gauge", name, help, values);
+    };
+    write(
+        "captcha_spend",
+        "What the fleet has spent in the present hour and day (UTC), in the account's currency, by the leader's books",
+        every(&|window, lane| Some(money.books.spent(window, lane, now))),
+    );
+    write(
+        "captcha_budget",
+        "Budgets with what operators have added; absent where there is none",
+        every(&|window, lane| money.limit(window, lane, now)),
+    );
+    write(
+        "captcha_budget_used_up",
+        "1 while a budget has no room for a task, so that its lane, or for all the fleet, takes no jobs; absent where there is no budget",
+        every(&|window, lane| {
+            money.limit(window, lane, now)?;
+            let stop = lane.map_or(money.stops.account, |lane| money.stops.lanes.get(lane).copied());
+            Some(Decimal::from(u8::from(stop.is_some_and(|stop| stop.window == window))))
+        }),
+    );
+    let today = money.books.today(now);
+    out.gauge(
+        "captcha_spend_wasted",
+        "What the fleet has spent today (UTC) on submissions that brought no solution",
+        amount(today.wasted),
+    );
+    out.gauge(
+        "captcha_spend_possibly_twice",
+        "What the fleet has spent today (UTC) on jobs that may have been paid for already",
+        amount(today.repeated),
+    );
+    // Without a price a task counts at its end, if at all, and the books are behind the balance.
+    if view.knows_prices(reading) {
+        out.gauge(
+            "captcha_balance_drift",
+            "By how much the balance fell beyond the books in this hour and the one before: somebody else may use the key; absent where a type has no price",
+            amount(money.books.drift(now)),
         );
     }
 }
@@ -225,8 +290,13 @@ fn money(out: &mut Exposition, reading: &Reading) {
     out.values(
         "counter",
         "captcha_cost_total",
-        "Cost of solved tasks, in the account's currency, as far as the API reports it",
-        reading.spent.iter().map(|(task_type, spent)| ([("task_type", task_type)], spent.cost)),
+        "Cost of tasks that have ended, in the account's currency, as far as it is known; estimated: by [prices]",
+        reading.spent.iter().flat_map(|(task_type, spent)| {
+            spent.costs.iter().map(move |((lane, estimated), cost)| {
+                let estimated = if *estimated { "true" } else { "false" };
+                ([("task_type", &**task_type), ("lane", lane), ("estimated", estimated)], amount(*cost))
+            })
+        }),
     );
     out.counts(
         "captcha_possibly_paid_twice_total",
@@ -282,6 +352,11 @@ fn by_class(counted: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, u64
     let mut all: BTreeMap<_, _> = Class::finals().map(|class| (class.name(), 0)).collect();
     all.extend(counted);
     all
+}
+
+/// Prometheus knows no other numbers.
+fn amount(amount: Decimal) -> f64 {
+    amount.try_into().unwrap_or_default()
 }
 
 fn number(yes: bool) -> f64 {

@@ -45,6 +45,10 @@ fn guarded(state: &State, seen: &Snapshot, reasons: &mut Vec<String>) {
         // comes.
         (Phase::Active | Phase::Canary | Phase::Tripped, _) => {}
     }
+    if let Some(stop) = state.money.stops.account {
+        let advice = Reason::Budget.advice();
+        reasons.push(format!("budget: used up since {}, until {}: {advice}", stop.since, stop.until));
+    }
     if let Some(paused) = &state.paused {
         let why = paused.reason.as_deref().unwrap_or("no reason given");
         let advice = Reason::Operator.advice();

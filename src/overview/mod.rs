@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::guard::{Funds, Paused, Phase, State};
+use crate::domain::money::{Decimal, Window};
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Depths, Heartbeat};
@@ -104,7 +105,7 @@ impl Overview {
         Self {
             at,
             namespace: shown(namespace, 64),
-            guard: Guard::of(state),
+            guard: Guard::of(state, at),
             leader: leader.map(|name| shown(name, NAME)),
             expected_replicas: expected.max(heard),
             heard_replicas: heard,
@@ -168,10 +169,16 @@ pub struct Guard {
     pub advice: Vec<String>,
     /// An operator's pause.
     pub paused: Option<Pause>,
+    /// When the window of the account's budget ends, where that is used up.
+    #[serde(default)]
+    pub budget_until: Option<Timestamp>,
     /// The number of the record that says so.
     pub epoch: Option<u64>,
     /// The account's balance; `None` while unknown.
     pub balance: Option<BalanceView>,
+    /// What was spent; `None` where nothing was, and there is no budget.
+    #[serde(default)]
+    pub spending: Option<Spending>,
 }
 
 /// How good a state is.
@@ -201,7 +208,7 @@ pub struct Pause {
 pub struct BalanceView {
     /// The decimal as the API wrote it.
     pub text: String,
-    /// The same as a number.
+    /// The same as a number, for drawing.
     pub amount: f64,
     /// When it was asked for.
     pub at: Timestamp,
@@ -209,10 +216,60 @@ pub struct BalanceView {
     pub per_hour: Option<f64>,
 }
 
+/// What was spent in the present hour and day, by the leader's books.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spending {
+    /// In this hour, in UTC.
+    pub hour: Decimal,
+    /// In this day.
+    pub day: Decimal,
+    /// The budget of the hour.
+    pub hour_limit: Option<Decimal>,
+    /// That of the day.
+    pub day_limit: Option<Decimal>,
+    /// Lanes that have used their budgets up, and until when they take no jobs.
+    pub stopped_lanes: BTreeMap<String, Timestamp>,
+    /// When the balance is used up if it falls as it does now.
+    pub balance_ends: Option<Timestamp>,
+}
+
+impl Spending {
+    fn of(state: &State, now: Timestamp) -> Option<Self> {
+        let (books, money) = (&state.money.books, &state.money);
+        let spent = |window| books.spent(window, None, now).normalize();
+        let limit = |window| money.limit(window, None, now);
+        let stopped = money.stops.lanes.iter();
+        let view = Self {
+            hour: spent(Window::Hour),
+            day: spent(Window::Day),
+            hour_limit: limit(Window::Hour),
+            day_limit: limit(Window::Day),
+            stopped_lanes: stopped.map(|(lane, stop)| (shown(lane, NAME), stop.until)).collect(),
+            balance_ends: state.funds.as_ref().and_then(Funds::ends),
+        };
+        (!view.day.is_zero() || !money.budgets.is_empty()).then_some(view)
+    }
+
+    /// In a line.
+    #[must_use]
+    pub fn text(&self, now: Timestamp) -> String {
+        let of = |limit: Option<Decimal>| limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
+        let ends =
+            self.balance_ends.map(|at| format!("; the balance lasts until {}", format::moment(at, now)));
+        let (hour, day) = (of(self.hour_limit), of(self.day_limit));
+        let mut text =
+            format!("{}{hour} this hour, {}{day} today{}", self.hour, self.day, ends.unwrap_or_default());
+        for (lane, until) in &self.stopped_lanes {
+            text += &format!("; the budget of lane {lane} is used up until {}", format::moment(*until, now));
+        }
+        text
+    }
+}
+
 impl Guard {
     /// The state in words; `unknown` where no leader reports one.
     #[must_use]
-    pub fn of(state: Option<&State>) -> Self {
+    pub fn of(state: Option<&State>, now: Timestamp) -> Self {
         let Some(state) = state else {
             return Self {
                 state: UNKNOWN.to_owned(),
@@ -228,7 +285,7 @@ impl Guard {
         };
         let balance = |funds: &Funds| BalanceView {
             text: shown(&funds.text, 24),
-            amount: funds.amount,
+            amount: funds.amount.try_into().unwrap_or_default(),
             at: funds.at,
             per_hour: funds.per_hour,
         };
@@ -241,15 +298,17 @@ impl Guard {
             failed_probes: trip.map_or(0, |trip| trip.failures),
             advice: reasons.iter().map(|reason| reason.advice().to_owned()).collect(),
             paused: state.paused.as_ref().map(pause),
+            budget_until: state.money.stops.account.map(|stop| stop.until),
             epoch: Some(state.epoch),
             balance: state.funds.as_ref().map(balance),
+            spending: Spending::of(state, now),
         }
     }
 
     /// Whether work goes on.
     #[must_use]
     pub fn is_active(&self) -> bool {
-        self.state == Phase::Active.name() && self.paused.is_none()
+        self.state == Phase::Active.name() && self.reasons.is_empty()
     }
 
     /// How good that is, for a view's colour.
@@ -276,14 +335,19 @@ impl Guard {
             let why = reason.as_deref().unwrap_or("no reason given");
             format!("paused since {} by {by}: {why}", format::moment(*since, now))
         });
-        probe.into_iter().chain(pause).collect()
+        let used_up = self
+            .budget_until
+            .map(|until| format!("the budget is used up until {}", format::moment(until, now)));
+        probe.into_iter().chain(used_up).chain(pause).collect()
     }
 
     /// The state in a word or three, such as `tripped (key_invalid)`.
     #[must_use]
     pub fn title(&self) -> String {
         match (&self.paused, self.reasons.is_empty()) {
-            (Some(_), _) if self.state == Phase::Active.name() => "paused".to_owned(),
+            (Some(_), _) if self.state == Phase::Active.name() && self.reasons.len() == 1 => {
+                "paused".to_owned()
+            }
             (_, true) => self.state.clone(),
             (_, false) => format!("{} ({})", self.state, self.reasons.join(", ")),
         }
@@ -294,6 +358,9 @@ fn meaning(state: &State) -> &'static str {
     match (state.phase, &state.paused) {
         (Phase::Tripped, _) => "the account must not be used: jobs stay queued",
         (_, Some(_)) => "paused by an operator: jobs stay queued, paid tasks are finished",
+        (Phase::Canary | Phase::Active, None) if state.money.stops.account.is_some() => {
+            "the budget is used up: jobs stay queued, paid tasks are finished"
+        }
         (Phase::Probing, None) => "the account is probed before anything is submitted",
         (Phase::Canary, None) => "the probe succeeded: one job is submitted first",
         (Phase::Active, None) => "the account may be used",

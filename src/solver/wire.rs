@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use super::key::{Key, Mask};
 use super::transport::RawReply;
 use crate::domain::call::{Accepted, CallError, NoAnswer, Refusal, ReplyBody, TaskId, TaskState};
+use crate::domain::money::{Decimal, amount, decimal};
 
 /// Longest `errorDescription` (and detail of an error) that is kept, in characters.
 pub const MAX_DESCRIPTION: usize = 512;
@@ -30,10 +31,10 @@ const MAX_EXCERPT: usize = 120;
 /// An account's funds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Balance {
-    /// The decimal as the API wrote it: money is shown from this, never from the float.
+    /// The decimal as the API wrote it: money is shown from this.
     pub text: String,
-    /// The same, for comparisons and gauges. Finite.
-    pub amount: f64,
+    /// The same as a number.
+    pub amount: Decimal,
 }
 
 /// `{"clientKey":…,"task":…}` with the task's bytes as they came, and `callbackUrl` where a callback
@@ -117,7 +118,7 @@ pub fn read_state(reply: &RawReply, mask: &Mask) -> Result<TaskState, CallError>
 pub fn read_balance(reply: &RawReply, mask: &Mask) -> Result<Balance, CallError> {
     read(reply, mask, "a balance", |fields, _| {
         let text = fields.balance.map(bare).filter(|text| text.len() <= MAX_CODE)?;
-        let amount = finite(text)?;
+        let amount = decimal(text)?;
         Some(Balance { text: text.to_owned(), amount })
     })
 }
@@ -246,8 +247,8 @@ impl<'a> Fields<'a> {
 
     /// `cost`, where it holds an amount: a number, or a string with one. It is not documented, and
     /// some relatives of the API send it.
-    pub(super) fn cost(&self) -> Option<f64> {
-        finite(bare(self.cost?)).filter(|amount| *amount >= 0.0)
+    pub(super) fn cost(&self) -> Option<Decimal> {
+        amount(bare(self.cost?))
     }
 
     /// Whether one of the API's error fields is here, whatever it says.
@@ -271,11 +272,6 @@ pub(super) fn is_blank(raw: &RawValue) -> bool {
     let inside = |open, close| raw.get().strip_prefix(open)?.strip_suffix(close);
     let inside = inside('{', '}').or_else(|| inside('[', ']')).or_else(|| inside('"', '"'));
     inside.is_some_and(|inside: &str| inside.trim().is_empty())
-}
-
-/// A number that can be reckoned with.
-pub(super) fn finite(text: &str) -> Option<f64> {
-    text.parse::<f64>().ok().filter(|number| number.is_finite())
 }
 
 /// A string's content, or the JSON text of anything else (and of a string with broken escapes).

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::context::{Context, Scope};
 use super::lanes::LaneState;
@@ -16,7 +16,7 @@ use crate::domain::guard::Jobs;
 use crate::domain::lifecycle::{Canary, Event, JobRun, OpenTask, Origin};
 use crate::domain::poll_schedule::MAX_AGE;
 use crate::failpoint::Failpoint;
-use crate::fleet::Awaited;
+use crate::fleet::{Awaited, Reservation};
 
 /// Between two canaries while task ids are in doubt.
 const NEXT_CANARY: Duration = Duration::from_secs(1);
@@ -25,6 +25,9 @@ const NEXT_DOUBTFUL: Duration = Duration::from_secs(2);
 /// A job whose submission got no answer leaves it to others for so long to find out whether the API
 /// accepts tasks.
 const OTHERS_TRY_FOR: Duration = Duration::from_secs(60);
+/// A job that the rest of a budget is not enough for goes back to the queue after so long: another
+/// replica may have the rest.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a lapsed lease is looked at again.
 const LEASE_RECHECK: Duration = Duration::from_millis(250);
 
@@ -38,7 +41,7 @@ pub(super) struct Call<'a> {
 }
 
 enum HeldPermits<'a> {
-    Submission { _permit: SubmissionPermit },
+    Submission { _permit: SubmissionPermit, _reserved: Reservation },
     Poll { _permit: CallPermit, _turn: Option<Turn<'a>> },
 }
 
@@ -89,11 +92,22 @@ pub(super) async fn submit<'a>(
     }
     let waiting = ctx.waiting.submission();
     let shut = ctx.account().until(|permit| permit.jobs == Jobs::None);
-    let permit = tokio::select! {
+    let (lane_name, kind) = (run.job.lane.name(), run.job.kind());
+    let price = ctx.rules.prices.of(kind);
+    let reserving =
+        timeout(BUDGET_PATIENCE, ctx.fleet.ledger().reserve(lane_name, price, || ctx.account().share()));
+    let permitted = tokio::select! {
         biased;
         () = scope.submissions_shut.cancelled() => return Some((shut_event(ctx), None)),
         () = shut => return Some((shut_event(ctx), None)),
-        permit = permit_under_lease(ctx, scope, receipt, run.origin, (limiter, lane)) => permit?,
+        permitted = async {
+            let Ok(reserved) = reserving.await else { return Some(None) };
+            let permit = permit_under_lease(ctx, scope, receipt, run.origin, (limiter, lane)).await?;
+            Some(Some((permit, reserved)))
+        } => permitted?,
+    };
+    let Some((permit, reserved)) = permitted else {
+        return Some((Event::SubmissionBlocked { by_guard: true }, None));
     };
     let canary = match ctx.account().permit().jobs {
         Jobs::Canary => Some(ctx.limits.canary().await),
@@ -121,9 +135,11 @@ pub(super) async fn submit<'a>(
         let trip = state.as_ref().and_then(|state| state.tripped().map(|trip| trip.reason));
         Canary { reason: trip, awaits_known_id: ids_in_doubt(ctx) }
     });
-    let permit = HeldPermits::Submission { _permit: permit };
+    let acceptance = end.is_ok().then(|| Box::new(ctx.fleet.ledger().accepted(lane_name, kind, price)));
+    // Set aside until what else it shows is booked.
+    let permit = HeldPermits::Submission { _permit: permit, _reserved: reserved };
     let call = Call { term, began_at, _permit: permit, canary };
-    Some((Event::Submitted { sent_at, end, callback, canary: shows }, Some(call)))
+    Some((Event::Submitted { sent_at, end, callback, canary: shows, acceptance }, Some(call)))
 }
 
 /// Waits for a place, and for the lease where it has lapsed: a replica that is cut off hears of no
@@ -153,6 +169,9 @@ fn submission_blocked(ctx: &Context, run: &JobRun) -> Option<Event> {
     let (job, now) = (&run.job, ctx.clock.now());
     if ctx.account().permit().jobs == Jobs::None {
         return Some(shut_event(ctx));
+    }
+    if ctx.account().state().is_some_and(|state| state.money.stops(job.lane.name())) {
+        return Some(Event::SubmissionBlocked { by_guard: true });
     }
     if job.is_late(now) && !Failpoint::DeadlineIgnored.in_force() {
         return Some(Event::DeadlinePassed);

@@ -4,7 +4,9 @@ use super::api_calls::Call;
 use super::context::Context;
 use super::limits::TypeLimiter;
 use crate::domain::fault::ApiSign;
+use crate::domain::history::Attempt;
 use crate::domain::lifecycle::{Effect, JobRun};
+use crate::domain::money::Decimal;
 
 /// Applies them in their order. `call`: the call that they come from; its permit is not free yet.
 pub(super) fn apply(
@@ -18,7 +20,7 @@ pub(super) fn apply(
         return;
     }
     let (account, now) = (ctx.account(), ctx.clock.now());
-    let kind = run.job.kind();
+    let (ledger, lane, kind) = (ctx.fleet.ledger(), run.job.lane.name(), run.job.kind());
     let name = limiter.name_of(kind);
     for effect in effects {
         match (effect, call) {
@@ -73,8 +75,8 @@ pub(super) fn apply(
                 limiter.answered();
                 account.works_again(name);
             }
-            (Effect::Solved(cost), _) => {
-                ctx.counters.cost(kind, cost);
+            (Effect::Unanswered, _) => ledger.unanswered(lane, kind, ctx.rules.prices.of(kind)),
+            (Effect::Solved, _) => {
                 if let Some(task) = run.task() {
                     ctx.solved(kind, task);
                 }
@@ -84,8 +86,16 @@ pub(super) fn apply(
                     account.proxy_banned(proxy.clone(), now);
                 }
             }
-            (Effect::DoublePayment(risk), _) => ctx.counters.window(risk),
-            (Effect::Wasted(class), _) => ctx.counters.wasted(class),
+            (Effect::DoublePayment(risk), _) => {
+                ctx.counters.window(risk);
+                ledger.repeated(ctx.rules.prices.of(kind).unwrap_or_default());
+            }
+            (Effect::Wasted(class), _) => {
+                ctx.counters.wasted(class);
+                let cost = run.history.attempts.last().and_then(Attempt::cost);
+                ctx.counters.cost((lane, kind), cost);
+                ledger.wasted(cost.map_or(Decimal::ZERO, |cost| cost.amount));
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::domain::job::{Job, MAX_MESSAGE, RejectedMessage};
 use crate::domain::lane::Lane;
 use crate::domain::lifecycle::{Action, Event, JobRun, OpenTask, Origin};
 use crate::domain::message::Message;
+use crate::domain::money::Orphan;
 use crate::domain::outcome::{self, Outcome};
 use crate::domain::ticket::{self, Kept};
 use crate::failpoint::Failpoint;
@@ -165,13 +166,17 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
 
 fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Event, End> {
     match ticket::read(std::mem::take(&mut held.message), ctx.clock.now()) {
-        Ok(Kept::Open { job, history, task_id, accepted_at, polls, callback }) => {
+        Ok(Kept::Open { job, history, task_id, accepted_at, polls, callback, price, acceptance }) => {
             let accepted_at = if Failpoint::AgeForgotten.in_force() { ctx.clock.now() } else { accepted_at };
             let redelivered = redelivered && !Failpoint::RedeliveryUnnoticed.in_force();
             let at = ctx.decision_input(job.kind());
             let callback = callback.filter(|_| ctx.fleet.callbacks().are_on(at.now));
             let run = JobRun::of_ticket(job, history, task_id, accepted_at, polls, callback, &at);
-            held.run = Some(run);
+            if let (Some(acceptance), Some(price)) = (acceptance, price) {
+                let (lane, kind) = (run.job.lane.name().to_owned(), run.job.kind().to_owned());
+                ctx.fleet.ledger().watch(Orphan { acceptance, lane, kind, price });
+            }
+            held.run = Some(run.priced(price));
             Ok(Event::TicketTaken { redelivered })
         }
         Ok(Kept::Answered { routing_key, outcome }) => {

@@ -17,6 +17,7 @@ use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::Permit;
 use crate::domain::lane::Lane;
 use crate::domain::lifecycle::Origin;
+use crate::domain::money::Money;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Callbacks, Depths, Heartbeat, LaneFigures, Snapshot, Vitals};
 use crate::histogram::Distribution;
@@ -211,6 +212,20 @@ impl WorkerHandle {
     #[must_use]
     pub fn quarantined_proxies(&self) -> usize {
         self.ctx.account().state().map_or(0, |state| state.quarantined(self.ctx.clock.now()).count())
+    }
+
+    /// The account's money as the leader announced it last, and when that was by its clock; the
+    /// epoch where no leader has.
+    #[must_use]
+    pub fn money(&self) -> (Arc<Money>, Timestamp) {
+        self.ctx.fleet.ledger().money()
+    }
+
+    /// Whether every kind of task that it has had accepted has a price.
+    #[must_use]
+    pub fn knows_prices(&self, reading: &Reading) -> bool {
+        let prices = &self.ctx.rules.prices;
+        !prices.0.is_empty() && reading.spent.keys().all(|kind| prices.of(kind).is_some())
     }
 
     /// The API's callbacks.

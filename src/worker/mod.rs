@@ -37,6 +37,7 @@ use crate::broker::{Broker, BrokerError, Session};
 use crate::domain::guard;
 use crate::domain::lane::{Lane, LaneRules};
 use crate::domain::lifecycle::Rules;
+use crate::domain::money::Budgets;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::{Reach as DeadlineReach, SolveTimes};
 use crate::failpoint::Failpoint;
@@ -140,6 +141,9 @@ fn prefetch(deliveries: usize) -> u16 {
 
 fn fleet(options: &WorkerOptions) -> Fleet {
     let mut rules = options.guard.clone();
+    if Failpoint::BudgetIgnored.in_force() {
+        rules.budgets = Budgets::default();
+    }
     if Failpoint::CountedWrongIds.in_force() {
         rules.wrong_ids_per_minute = 3;
     }

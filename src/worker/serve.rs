@@ -121,7 +121,9 @@ impl Serving {
     /// Takes what the guard allows, and stops what it does not.
     async fn obey(&mut self, worker: &Worker) -> Result<(), BrokerError> {
         let mut permit = self.seen.borrow_and_update().permit;
-        if self.jobs_from.is_some() {
+        let is_stopped =
+            worker.ctx.account().state().is_some_and(|state| state.money.stops(Lane::default().name()));
+        if self.jobs_from.is_some() || is_stopped {
             permit.jobs = Jobs::None;
         }
         let has_tickets = self.tickets.as_ref().is_some_and(|tickets| !tickets.is_cancelled());

@@ -459,10 +459,26 @@ impl Context {
         // What comes again for a job or a retried copy may be paid for again; what comes again for
         // an outcome is only repeated.
         let acked = if what == StaleDelivery::Outcome { receipt.ack_batched() } else { receipt.ack() };
-        if acked.is_err() {
-            self.counters.stale(what);
-            if let Some(run) = run {
-                self.dedup.succession.note(run.identity());
+        match (acked, run) {
+            // Of a delivery that comes again the cost is counted then.
+            (Ok(()), Some(run)) => self.count_cost(run),
+            (Ok(()), None) => {}
+            (Err(_), run) => {
+                self.counters.stale(what);
+                if let Some(run) = run {
+                    self.dedup.succession.note(run.identity());
+                }
+            }
+        }
+    }
+
+    /// Counts what a solved task has cost.
+    fn count_cost(&self, run: &JobRun) {
+        let (lane, kind) = (run.job.lane.name(), run.job.kind());
+        if let Some(task) = run.task().filter(|task| task.is_ready()) {
+            self.counters.cost((lane, kind), task.shown().cost);
+            if let Some(by) = task.correction() {
+                self.fleet.ledger().corrected(lane, kind, by);
             }
         }
     }

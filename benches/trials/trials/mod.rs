@@ -1,6 +1,7 @@
 //! The trials, in the order in which they run.
 
 mod account;
+mod budget;
 mod ip_ban;
 mod key_revoked;
 mod kills;
@@ -48,6 +49,11 @@ pub(crate) const TRIALS: [Trial; 9] = [
         name: "kills",
         shows: "the same three while replicas and the leader are killed every few seconds",
         run: |harness| Box::pin(kills::run(harness)),
+    },
+    Trial {
+        name: "budget",
+        shows: "a budget holds while replicas and the leader are killed, and the books are right",
+        run: |harness| Box::pin(budget::run(harness)),
     },
     Trial {
         name: "ip-ban",

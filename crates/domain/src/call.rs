@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::money::Decimal;
+
 /// The API's id of a task: a JSON string or number, kept as the text it came in, and sent back as
 /// just that.
 ///
@@ -83,7 +85,7 @@ pub enum TaskState {
         /// The solution as raw JSON, byte for byte.
         solution: Box<RawValue>,
         /// What the task cost, in the account's currency, where the API reports it.
-        cost: Option<f64>,
+        cost: Option<Decimal>,
     },
 }
 

@@ -11,6 +11,7 @@ use super::call::TaskId;
 use super::class::Class;
 use super::fault::{Fault, local_code};
 use super::message::{Headers, Value, wire_size};
+use super::money::{Cost, Decimal};
 use super::time::Timestamp;
 use super::unreadable;
 
@@ -58,6 +59,30 @@ pub struct Attempt {
     pub polls: u32,
     /// ready: solved; ambiguous: sent, and no answer; else the class that it failed in.
     pub ended: Ended,
+    /// What it cost, in the account's currency; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "crate::outcome::Amount")]
+    pub cost: Option<Decimal>,
+    /// The cost is the operator's price for the type, and may not have been charged: the API has said
+    /// nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("const" = true))]
+    pub estimated: bool,
+}
+
+impl Attempt {
+    /// What is known of its cost.
+    #[must_use]
+    pub fn cost(&self) -> Option<Cost> {
+        self.cost.map(|amount| Cost { amount, estimated: self.estimated })
+    }
+
+    /// The same with a cost.
+    #[must_use]
+    pub fn costing(self, cost: Option<Cost>) -> Self {
+        let estimated = cost.is_some_and(|cost| cost.estimated);
+        Self { cost: cost.map(|cost| cost.amount), estimated, ..self }
+    }
 }
 
 /// What a job has been through.
@@ -265,7 +290,14 @@ mod tests {
     }
 
     fn some_history() -> History {
-        let attempt = |ended| Attempt { submitted_at: NOW, task_id: None, polls: 3, ended };
+        let attempt = |ended| Attempt {
+            submitted_at: NOW,
+            task_id: None,
+            polls: 3,
+            ended,
+            cost: None,
+            estimated: false,
+        };
         let attempts = vec![attempt(Ended::Failed(Class::Unsolved)), attempt(Ended::Ambiguous)];
         History { retries: 4, attempts, ..History::begin(NOW) }
     }

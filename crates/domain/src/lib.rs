@@ -22,6 +22,7 @@ pub mod lifecycle;
 pub mod local_code;
 pub mod message;
 pub mod message_hash;
+pub mod money;
 pub mod outcome;
 pub mod policy;
 pub mod poll_schedule;

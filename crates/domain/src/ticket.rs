@@ -12,6 +12,7 @@ use super::job::{Job, JobBody, MAX_ID, MAX_MESSAGE, MAX_TYPE};
 use super::kind;
 use super::lane::Lane;
 use super::message::{Headers, Message, Properties, Value, wire_size};
+use super::money::{Acceptance, Decimal};
 use super::outcome::Task;
 use super::time::Timestamp;
 use super::unreadable::UNREADABLE_HEADER;
@@ -59,6 +60,13 @@ pub struct Ticket {
     /// Of the callback that the API was asked for, if any; absent from tickets of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<CallbackToken>,
+    /// What the task costs by the settings of the replica that submitted it, and what the books count
+    /// until the API says more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<Decimal>,
+    /// By what the books know its acceptance; absent once another replica has taken the ticket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acceptance: Option<Acceptance>,
     /// What the job went through before.
     pub history: History,
 }
@@ -81,6 +89,10 @@ pub enum Kept {
         polls: u32,
         /// Of the callback that the API was asked for, if any.
         callback: Option<CallbackToken>,
+        /// What it costs by the settings.
+        price: Option<Decimal>,
+        /// By what the books know its acceptance.
+        acceptance: Option<Acceptance>,
     },
     /// An outcome to publish.
     Answered {
@@ -135,6 +147,9 @@ pub fn ticket(job: &Job, history: &History, task: Task<'_>, callback: Option<Cal
         accepted_at: task.accepted_at,
         polls: (task.polls > 0).then_some(task.polls),
         callback,
+        // Until the task has ended nobody knows better than the settings.
+        price: task.cost.filter(|cost| cost.estimated).map(|cost| cost.amount),
+        acceptance: task.acceptance.cloned(),
         history: history.clone(),
     };
     let mut message = next_hop(job);
@@ -199,6 +214,8 @@ fn opened(ticket: Ticket, mut message: Message, now: Timestamp) -> Kept {
         accepted_at: ticket.accepted_at.min(now),
         polls: ticket.polls.unwrap_or(0),
         callback: ticket.callback,
+        price: ticket.price,
+        acceptance: ticket.acceptance,
         job: Job {
             id: ticket.job_id,
             lane: ticket.lane,
@@ -290,7 +307,7 @@ mod tests {
     }
 
     fn task(id: &TaskId) -> Task<'_> {
-        Task { id, accepted_at: NOW, polls: 0 }
+        Task { id, accepted_at: NOW, polls: 0, cost: None, acceptance: None }
     }
 
     #[test]

@@ -38,7 +38,9 @@ impl AccountWatch {
     /// Checks the account's state after a change.
     pub(super) fn check(&mut self, view: &WorkerHandle) -> Option<Notice> {
         let is_paused = view.seen().state.is_some_and(|state| state.paused.is_some());
-        let reason = tripped(view).or(is_paused.then_some(Reason::Operator));
+        let has_budget = view.seen().state.is_none_or(|state| state.money.stops.account.is_none());
+        let budget = (!has_budget).then_some(Reason::Budget);
+        let reason = tripped(view).or(budget).or(is_paused.then_some(Reason::Operator));
         if reason == Some(Reason::KeyInvalid) && self.is_of_this_run(view) {
             return Some(Notice::KeyRefused);
         }
@@ -55,6 +57,7 @@ impl AccountWatch {
         let why = match reason {
             Reason::KeyInvalid => "the API has refused this key in an earlier run",
             Reason::Operator => "an operator has paused the work",
+            Reason::Budget => "the budget is used up",
             Reason::ProviderDown => "the API does not answer, or fails",
             Reason::WrongIds => "the API does not know tasks that it has accepted",
             _ => advice(reason).unwrap_or_default(),

@@ -31,6 +31,7 @@ use crate::broker::Session;
 use crate::broker::sqlite::beside;
 use crate::config::Settings;
 use crate::domain::class::Class;
+use crate::domain::money::Decimal;
 use crate::linger::Linger;
 use crate::solver::Solver;
 use crate::worker::{Worker, WorkerOptions};
@@ -162,7 +163,7 @@ struct Stopped {
     queue: Queue,
     count: u64,
     worked: Worked,
-    spent: Option<f64>,
+    spent: Option<Decimal>,
 }
 
 impl Batch {

@@ -9,6 +9,7 @@ use super::output::Tally;
 use crate::cli::CommandError;
 use crate::cli::console::{Console, table};
 use crate::cli::render::cut;
+use crate::domain::money::Decimal;
 
 /// Longest class that is shown; ours are shorter.
 const WIDTH: usize = 20;
@@ -25,13 +26,13 @@ pub(super) struct BatchReport<'a> {
     left: u64,
     /// The failed ones by class.
     classes: &'a BTreeMap<String, u64>,
-    /// What this run's solved tasks have cost, where the API reports it.
+    /// What this run's tasks have cost, as far as that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    spent: Option<f64>,
+    spent: Option<Decimal>,
 }
 
 impl<'a> BatchReport<'a> {
-    pub(super) fn new(jobs: u64, tally: &'a Tally, spent: Option<f64>) -> Self {
+    pub(super) fn new(jobs: u64, tally: &'a Tally, spent: Option<Decimal>) -> Self {
         let (solved, failed, left) = (tally.solved, tally.failed_lines.len(), jobs - tally.done());
         Self { complete: left == 0, jobs, solved, failed, left, classes: &tally.failed, spent }
     }
@@ -55,7 +56,7 @@ impl<'a> BatchReport<'a> {
         let left = (self.left > 0).then(|| ("(not done)".to_owned(), self.left));
         let rows = solved.into_iter().chain(failed).chain(left);
         let table = table(["class", "jobs"], rows.map(|(class, count)| [class, count.to_string()]));
-        let spent = self.spent.map_or_else(String::new, |cost| format!("\nspent in this run: {cost:.4}"));
+        let spent = self.spent.map_or_else(String::new, |cost| format!("\nspent in this run: {cost}"));
         format!("{table}{spent}")
     }
 }

@@ -27,7 +27,8 @@ use crate::cli::outcomes::DeadLetters;
 use crate::cli::{CommandError, publish};
 use crate::domain::class::Class;
 use crate::domain::message::{Message, Properties};
-use crate::worker::{Drained, WorkerHandle};
+use crate::domain::money::Decimal;
+use crate::worker::{Drained, Spent, WorkerHandle};
 
 /// Bodies of jobs that are under way, in bytes: with the window the bound on memory.
 const MOST_BYTES: usize = 256 << 20;
@@ -280,7 +281,7 @@ impl<O: Write, E: Write> Work<'_, O, E> {
     fn show(&self) {
         self.progress.advance_to(self.tally.done(), || {
             let (solved, failed) = (self.tally.solved, self.tally.failed_lines.len());
-            let spent = spent(&self.view).map_or_else(String::new, |cost| format!(", {cost:.4} spent"));
+            let spent = spent(&self.view).map_or_else(String::new, |cost| format!(", {cost} spent"));
             format!("{solved} solved, {failed} failed, {} in flight{spent}", self.view.in_flight())
         });
     }
@@ -291,11 +292,10 @@ impl<O: Write, E: Write> Work<'_, O, E> {
     }
 }
 
-/// What this run's solved tasks have cost, where the API reports it.
-pub(super) fn spent(view: &WorkerHandle) -> Option<f64> {
-    let cost: f64 = view.reading().spent.values().map(|spent| spent.cost).sum();
-    // A sum of many small amounts.
-    (cost > 0.0).then_some((cost * 1e6).round() / 1e6)
+/// What this run's tasks have cost, as far as that is known.
+pub(super) fn spent(view: &WorkerHandle) -> Option<Decimal> {
+    let cost: Decimal = view.reading().spent.values().map(Spent::cost).sum();
+    (cost > Decimal::ZERO).then(|| cost.normalize())
 }
 
 /// Hands a queue's messages on. Those of a refused key stay in their queue: the next run publishes

@@ -23,6 +23,7 @@ use crate::domain::class::Class;
 use crate::domain::guard;
 use crate::domain::lifecycle::{Ambiguous, Rules};
 use crate::domain::message::{Message, Properties};
+use crate::domain::money::Prices;
 use crate::domain::policy::Policy;
 use crate::domain::poll_schedule::{PollMode, PollSchedule, PollSchedules};
 use crate::domain::solve_time::Reach;
@@ -143,6 +144,7 @@ fn rules() -> Result<Rules, DemoError> {
         unknown_timeout: UNPAID_BUDGET,
         max_resubmissions: 1,
         ambiguous: Ambiguous::Retry,
+        prices: Prices::default(),
     })
 }
 

@@ -41,6 +41,9 @@ pub(in crate::cli) fn guard<'a>(guard: &Guard, now: Timestamp, tones: &Tones) ->
             Span::raw(format!(" at {}{rate}", format::moment(balance.at, now))),
         ]));
     }
+    lines.extend(
+        guard.spending.as_ref().map(|spending| Line::raw(format!("Spent    {}", spending.text(now)))),
+    );
     lines
 }
 

@@ -239,6 +239,6 @@ fn what_others_wrote_does_not_steer_the_terminal() {
     let mut state = State::unknown(0, now);
     let reason = Some("\u{1b}[2Jmoving\u{9b}31m".to_owned());
     state.paused = Some(Paused { reason, by: "o\u{1b}]0;x\u{7}ps".to_owned(), since: now });
-    let lines = guard_lines(&Guard::of(Some(&state))).join("");
+    let lines = guard_lines(&Guard::of(Some(&state), now)).join("");
     assert!(!lines.contains(char::is_control) && lines.contains("by o·]0;x·ps: ·[2Jmoving·31m"), "{lines}");
 }

@@ -26,10 +26,11 @@ impl Member<'_> {
     pub(super) async fn create(&mut self) {
         self.leader_heard = Instant::now();
         let now = self.now();
-        let state = match self.fleet.account.memory() {
+        let mut state = match self.fleet.account.memory() {
             Some(memory) => memory.as_ref().clone().recreated(now),
             None => State::unknown(0, now),
         };
+        state.money.books.follow(&self.fleet.ledger.money().0.books);
         tracing::info!(epoch = state.epoch, "no account state on the broker; checking the account first");
         self.store(&state).await;
     }
@@ -57,6 +58,7 @@ impl Member<'_> {
             lead.forget_answers();
         }
         leadership::log_change(&lead.state, Some(&before));
+        leadership::log_budgets(&lead.state, &before);
         leadership::log_low_balance(&lead.state, &before, self.fleet.options.rules.low_balance);
         self.write().await;
         true
@@ -79,7 +81,9 @@ impl Member<'_> {
             lead.written(stored);
         }
         self.announce().await;
-        self.send_heartbeat().await;
+        if self.fleet.account.snapshot().epoch() != self.said_epoch {
+            self.send_heartbeat().await;
+        }
     }
 
     /// Announces the state in force.
@@ -87,6 +91,8 @@ impl Member<'_> {
         let Some(lead) = self.lead.as_ref().filter(|lead| !lead.unwritten) else { return };
         let (fleet, replicas) = (self.fleet, self.membership.len().max(1));
         fleet.account.adopt(&lead.state, (&fleet.id, &fleet.options.name), true, replicas);
+        let now = self.now();
+        fleet.ledger.follow(&lead.state.money, now);
         let news = LeaderNews {
             id: fleet.id.clone(),
             name: fleet.options.name.clone(),
@@ -95,6 +101,7 @@ impl Member<'_> {
             failing: fleet.account.types().failing(),
             replicas,
             queues: fleet.account.queues(),
+            at: Some(now),
         };
         self.announced = Instant::now();
         self.leader_heard = self.announced;
@@ -108,9 +115,14 @@ impl Member<'_> {
             self.learn(GuardEvent::DoubtfulTasks { lost: false }).await;
         }
         self.remember_lanes().await;
-        if self.lead.as_ref().is_some_and(|lead| lead.unwritten || lead.is_old()) {
+        self.judge_budgets().await;
+        let books = self.fleet.ledger.money().0.books.version;
+        let has_news = self.lead.as_ref().is_some_and(|lead| {
+            !lead.state.money.budgets.is_empty() && lead.state.money.books.version != books
+        });
+        if self.lead.as_ref().is_some_and(|lead| lead.unwritten || lead.is_old() || lead.books_are_due()) {
             self.write().await;
-        } else if self.announced.elapsed() >= LEADER_INTERVAL {
+        } else if has_news || self.announced.elapsed() >= LEADER_INTERVAL {
             self.announce().await;
         }
         self.perform_duty().await;
@@ -126,6 +138,17 @@ impl Member<'_> {
         let gone: BTreeSet<Lane> = lead.state.lanes.iter().filter(is_gone).cloned().collect();
         if !named.is_subset(&lead.state.lanes) || !gone.is_subset(&named) {
             self.learn(GuardEvent::Lanes { named: &named, gone: &gone }).await;
+        }
+    }
+
+    /// Whether a budget is used up, or no longer.
+    pub(super) async fn judge_budgets(&mut self) {
+        let (rules, now) = (&self.fleet.options.rules, self.now());
+        let Some(lead) = &mut self.lead else { return };
+        lead.tidy_books(now);
+        if !rules.budgets.is_empty() || rules.budgets != lead.state.money.budgets {
+            lead.warn_of_budgets(now);
+            self.learn(GuardEvent::BudgetsDue).await;
         }
     }
 
@@ -158,6 +181,13 @@ impl Member<'_> {
 
     /// The record goes back to its queue, and to the next who stands for the lead.
     pub(super) async fn leave_lead(&mut self) {
+        let (now, own) = (self.now(), self.fleet.ledger.report());
+        if let Some(lead) = &mut self.lead {
+            lead.state.money.books.note(&own, now);
+            if lead.has_unwritten_books() {
+                self.write().await;
+            }
+        }
         self.lead = None;
         if let Some(guard) = self.guard.take() {
             guard.close().await;
@@ -242,6 +272,7 @@ impl Member<'_> {
         if let ProbeEnd::Balance { amount, .. } = &end {
             let before = lead.state.funds.as_ref().map(|funds| funds.amount);
             lead.spending.note(before, *amount, self.membership.accepted());
+            lead.state.money.books.note_balance(before, *amount, now);
         }
         // Looks that fail raise no suspicion of their own: getBalance can be down alone, while work
         // goes on.

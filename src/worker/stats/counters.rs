@@ -12,6 +12,7 @@ use crate::domain::api_code::Code;
 use crate::domain::class::Class;
 use crate::domain::lifecycle::DoublePaymentRisk;
 use crate::domain::local_code;
+use crate::domain::money::{Cost, Decimal};
 
 /// Stands for every code that this version does not know: an API could make up any number of them.
 const OTHER_CODE: &str = "(other)";
@@ -44,12 +45,22 @@ pub struct Counters {
 }
 
 /// What a task type has cost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct Spent {
     /// Submissions that the API accepted.
     pub accepted: u64,
-    /// What solved ones cost, in the account's currency, as far as the API reports it.
-    pub cost: f64,
+    /// What those that have ended cost, in the account's currency, by lane and whether that is
+    /// estimated.
+    #[serde(skip)]
+    pub costs: BTreeMap<(String, bool), Decimal>,
+}
+
+impl Spent {
+    /// The sum.
+    #[must_use]
+    pub fn cost(&self) -> Decimal {
+        self.costs.values().sum()
+    }
 }
 
 /// A delivery whose channel was gone when it was to be settled: the broker delivers it again,
@@ -152,11 +163,12 @@ impl Counters {
         self.spend(task_type, |spent| spent.accepted += 1);
     }
 
-    /// What the API says that an answer has cost.
-    pub(crate) fn cost(&self, task_type: &str, cost: Option<f64>) {
-        if let Some(cost) = cost {
-            self.spend(task_type, |spent| spent.cost += cost);
-        }
+    /// A submission has ended, and cost so much as far as that is known.
+    pub(crate) fn cost(&self, (lane, task_type): (&str, &str), cost: Option<Cost>) {
+        let Some(Cost { amount, estimated }) = cost else { return };
+        self.spend(task_type, |spent| {
+            *spent.costs.entry((lane.to_owned(), estimated)).or_default() += amount;
+        });
     }
 
     fn spend(&self, task_type: &str, note: impl FnOnce(&mut Spent)) {
@@ -245,7 +257,7 @@ impl Counters {
             sessions_lost: read(&self.sessions_lost),
             failed_by_code: self.failed_by_code(),
             times: self.times.read(),
-            spent: self.by_type.read(|spent| *spent),
+            spent: self.by_type.read(Spent::clone),
         }
     }
 

@@ -171,12 +171,10 @@ async fn a_solution_that_is_not_utf_8_is_not_handed_on_altered() {
 
 #[tokio::test]
 async fn a_balance_is_read_from_a_number_or_a_string() {
-    for (json, text, amount) in
-        [("345.678", "345.678", 345.678), ("\"0.10\"", "0.10", 0.1), ("-1", "-1", -1.0)]
-    {
+    for (json, text) in [("345.678", "345.678"), ("\"0.10\"", "0.10"), ("-1", "-1")] {
         let balance = answered(200, format!(r#"{{"errorId":0,"balance":{json}}}"#)).balance().await;
         let balance = balance.expect(json);
-        assert_eq!((balance.text.as_str(), balance.amount), (text, amount));
+        assert_eq!((balance.text.as_str(), balance.amount.to_string().as_str()), (text, text));
     }
 }
 

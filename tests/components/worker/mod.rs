@@ -2,6 +2,7 @@
 
 mod account;
 mod bad_days;
+mod budgets;
 mod callbacks;
 mod fleet;
 mod handover;

@@ -179,6 +179,7 @@ impl Scene {
                 unknown_timeout: second(120),
                 max_resubmissions: 1,
                 ambiguous: Ambiguous::Retry,
+                prices: captcha_worker::domain::money::Prices::default(),
             },
             key: "simulator-key",
             limits: Limits {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use captcha_worker::domain::money::{Decimal, Ordered};
 use captcha_worker::fleet::Order;
 use captcha_worker::simulator::Control;
 use captcha_worker::worker::Drained;
@@ -14,11 +15,13 @@ use super::fault::{Fault, Then};
 use super::plan::{Plan, PlannedJob};
 use super::steps::Met;
 use super::witness::open;
-use super::world::{BROKER, DRAIN, World};
+use super::world::{BROKER, DEAREST, DRAIN, World};
 
 /// How long everything may take to be done after the last fault: the longest parks, the longest
 /// pause of the guard, and some.
 const DONE_WITHIN: Duration = Duration::from_secs(3_600);
+/// How long the last reports of what was spent may take, a new leader in between.
+const BOOKED_WITHIN: Duration = Duration::from_secs(30);
 /// After which a place is taken again, or a dying connection is dead.
 const SOON: Duration = Duration::from_secs(4);
 /// A drain may go over its time by what closing takes.
@@ -220,11 +223,16 @@ impl<'a> Harness<'a> {
         while let Ok(met) = self.met.try_recv() {
             self.on_met(met);
         }
+        self.judge_budget();
         self.world.fix_all().await;
         for place in 0..self.world.places.len() {
             self.world.start(self.plan, place);
         }
         self.world.order(Order::Resume, self.plan.seed.wrapping_mul(100) + 80);
+        if self.plan.budget.is_some() {
+            let raise = Ordered { lane: None, by: Decimal::ONE_THOUSAND, for_ms: 86_400_000 };
+            self.world.order(Order::RaiseBudget(raise), self.plan.seed.wrapping_mul(100) + 20);
+        }
         let fixed = Instant::now();
         let mut looks = interval(Duration::from_millis(500));
         while !self.world.is_done() && fixed.elapsed() < DONE_WITHIN {
@@ -239,6 +247,7 @@ impl<'a> Harness<'a> {
         }
         self.world.chronicle.record(|| "the end: all replicas leave".to_owned());
         self.judge_rest();
+        self.judge_books().await;
         let places = self.world.places.len();
         for place in 0..places {
             self.leave(place, Duration::ZERO);
@@ -246,6 +255,30 @@ impl<'a> Harness<'a> {
         while self.gone > 0 {
             let Some(left) = self.left.recv().await else { return };
             self.on_left(left);
+        }
+    }
+
+    /// No acceptance is past the budget, but those that no replica may know, and one call in flight for
+    /// each replica.
+    fn judge_budget(&self) {
+        let (paid, unknown) = (self.world.paid(), self.world.unknown());
+        let in_flight = DEAREST * Decimal::from(self.plan.skews.len());
+        if let Some(budget) = self.plan.budget.filter(|budget| paid > *budget + unknown + in_flight) {
+            let text = format!("{paid} is paid of a budget of {budget}, of which {unknown} cannot be known");
+            open(&self.world.books).break_promise(text);
+        }
+    }
+
+    /// The books equal the simulator's ledger, once the last reports are in.
+    async fn judge_books(&self) {
+        let mut looks = interval(Duration::from_millis(500));
+        let quiet = Instant::now();
+        while let Some(wrong) = self.world.wrong_books() {
+            if quiet.elapsed() >= BOOKED_WITHIN {
+                open(&self.world.books).break_promise(wrong);
+                return;
+            }
+            looks.tick().await;
         }
     }
 

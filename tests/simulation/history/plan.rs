@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use captcha_worker::domain::lane::Lane;
+use captcha_worker::domain::money::Decimal;
 use captcha_worker::domain::poll_schedule::PollSchedule;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -51,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) store: Option<Duration>,
     /// Replicas from this one on have a lane in their settings; there is none in most histories.
     pub(crate) lane_from: Option<usize>,
+    /// What the fleet may spend in a day, until an operator raises it at the end.
+    pub(crate) budget: Option<Decimal>,
     /// What comes in.
     pub(crate) jobs: Vec<PlannedJob>,
     /// What goes wrong.
@@ -128,6 +131,8 @@ impl Plan {
             let ends = of_store.random_range(1..4);
             faults.extend((0..ends).map(|_| (ms(of_store, 0, FAULTS_WITHIN), draw_broker_end(of_store))));
         }
+        let of_budget = &mut StdRng::seed_from_u64(seed ^ 0x00B0_D6E7);
+        let budget = of_budget.random_bool(0.25).then(|| Decimal::new(of_budget.random_range(2..25), 3));
         Self {
             seed,
             skews,
@@ -139,6 +144,7 @@ impl Plan {
             max_resubmissions: rng.random_range(0..=2),
             store,
             lane_from,
+            budget,
             jobs,
             faults,
         }

@@ -15,6 +15,7 @@ use captcha_worker::domain::guard;
 use captcha_worker::domain::lane::{Lane, LaneRules};
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::message::{Message, Properties};
+use captcha_worker::domain::money::{self, Budgets, Decimal, Prices, Spent, decimal};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::poll_schedule::{PollMode, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
@@ -196,6 +197,7 @@ impl World {
                 unknown_timeout: UNKNOWN_TIMEOUT,
                 max_resubmissions: plan.max_resubmissions,
                 ambiguous: Ambiguous::Retry,
+                prices: prices(),
             },
             policy: Policy::try_new(&["example.com"], &[PANICKING_TYPE]).expect("a sound policy"),
             name: name.to_owned(),
@@ -212,7 +214,7 @@ impl World {
                 max_calls_per_second: plan.calls_per_second.and_then(NonZeroU32::new),
                 caps: BTreeMap::new(),
             },
-            guard: guard::Rules::default(),
+            guard: guard::Rules { budgets: budgets(plan), prices: prices(), ..guard::Rules::default() },
             egress: Egress::Shared,
             callbacks: plan
                 .callbacks
@@ -354,9 +356,49 @@ impl World {
             && self.places.iter().flatten().all(|replica| replica.holds() == (0, 0))
     }
 
+    /// What the API was paid.
+    pub(crate) fn paid(&self) -> Decimal {
+        decimal(&self.simulator.stats().paid.to_string()).expect("an amount")
+    }
+
+    /// What of it no replica may know: an acceptance that a replica did not live to write on a
+    /// ticket, and of which its job is another copy now.
+    pub(crate) fn unknown(&self) -> Decimal {
+        let copies: u32 = open(&self.books).accounts.values().map(|account| account.copies - 1).sum();
+        DEAREST * Decimal::from(copies)
+    }
+
+    /// How the fleet's books differ from what the API was paid, if they do. What was not answered
+    /// stands in them, and may not be paid.
+    pub(crate) fn wrong_books(&self) -> Option<String> {
+        let views = self.places.iter().flatten().map(|replica| replica.view.money().0);
+        let money = views.max_by_key(|money| money.books.version)?;
+        let (mut all, paid, unknown) = (Spent::default(), self.paid(), self.unknown());
+        let long_ago = Timestamp::from_millis(0);
+        money.books.hours(long_ago).for_each(|(_, hour)| all.add(&hour.spent));
+        let (spent, doubtful) = (all.total(), all.doubtful);
+        let is_right = spent - doubtful <= paid && paid <= spent + unknown;
+        (!is_right).then(|| {
+            format!("the books say {spent}, {doubtful} of it not answered; paid were {paid}, of which {unknown} cannot be known")
+        })
+    }
+
     pub(crate) fn now(&self) -> Duration {
         Instant::now().duration_since(self.chronicle.began())
     }
+}
+
+/// What the simulator charges.
+fn prices() -> Prices {
+    let price = |kind: &str, price| (kind.to_owned(), Decimal::new(price, 3));
+    Prices([price("ImageToTextTask", 1), price("TurnstileTask", 2)].into())
+}
+
+/// Beyond the price of any task.
+pub(crate) const DEAREST: Decimal = Decimal::from_parts(2, 0, 0, false, 3);
+
+fn budgets(plan: &Plan) -> Budgets {
+    Budgets { account: money::Limits { per_hour: None, per_day: plan.budget }, ..Budgets::default() }
 }
 
 /// A new session, where the broker has ended since and can be reached.

@@ -49,7 +49,12 @@ fn in_use() -> State {
     let mut state = State { phase: Phase::Active, verified_at: Some(now), ..State::unknown(6, now) };
     state.probed_at = Some(now);
     state.keys.good.push(Fingerprint::of_key(KEY));
-    state.funds = Some(Funds { text: "7.5".to_owned(), amount: 7.5, at: now, per_hour: Some(-1.5) });
+    state.funds = Some(Funds {
+        text: "7.5".to_owned(),
+        amount: captcha_worker::domain::money::Decimal::new(75, 1),
+        at: now,
+        per_hour: Some(-1.5),
+    });
     state
 }
 
@@ -109,7 +114,9 @@ async fn they_show_what_has_happened() {
         ("captcha_replicas", "", 1.0),
         ("captcha_connected", "", 1.0),
         ("captcha_submissions_paid_total", "ImageToTextTask", 1.0),
-        ("captcha_cost_total", "ImageToTextTask", 0.000_25),
+        ("captcha_cost_total", "ImageToTextTask default false", 0.000_25),
+        ("captcha_budget", "all hour", 100.0),
+        ("captcha_budget_used_up", "all hour", 0.0),
         ("captcha_jobs_solved_total", "", 1.0),
         ("captcha_jobs_failed_total", "proxy", 1.0),
         ("captcha_jobs_failed_total", "unsolved", 0.0),
@@ -172,10 +179,9 @@ async fn types_that_differ_by_a_backslash_are_two() {
     scene.publish(json!({"type": "Odd\\\\"})).await;
     scene.wait_until("both are solved", |view| view.reading().solved == 2).await;
     let families = read(&scene.metrics().await);
-    for name in ["captcha_submissions_paid_total", "captcha_cost_total"] {
-        let types: Vec<_> = families[name].values.keys().collect();
-        assert_eq!(types, ["Odd%5C", "Odd%5C%5C"], "{name}");
-    }
+    let types = |name: &str| families[name].values.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(types("captcha_submissions_paid_total"), ["Odd%5C", "Odd%5C%5C"]);
+    assert_eq!(types("captcha_cost_total"), ["Odd%5C default false", "Odd%5C%5C default false"]);
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use captcha_worker::broker::topology::Names;
 use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::guard;
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
+use captcha_worker::domain::money::{self, Budgets, Decimal, Prices};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::poll_schedule::{PollMode, PollSchedule, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
@@ -74,6 +75,7 @@ pub(crate) fn worker(
             unknown_timeout: second(60),
             max_resubmissions: 1,
             ambiguous: Ambiguous::Retry,
+            prices: prices(),
         },
         policy,
         name: "replica".to_owned(),
@@ -85,7 +87,7 @@ pub(crate) fn worker(
             max_calls_per_second: None,
             caps: std::collections::BTreeMap::new(),
         },
-        guard: guard::Rules::default(),
+        guard: guard::Rules { budgets: budgets(), prices: prices(), ..guard::Rules::default() },
         egress: Egress::Shared,
         callbacks: Some(CallbackAddress::try_new("https://callbacks.test", "replica").expect("an address")),
         operators: Vec::new(),
@@ -96,6 +98,15 @@ pub(crate) fn worker(
         rng: Rng::Thread,
         tracer: Tracer::off(),
     })
+}
+
+fn prices() -> Prices {
+    Prices([("ImageToTextTask".to_owned(), Decimal::new(5, 4))].into())
+}
+
+fn budgets() -> Budgets {
+    let account = money::Limits { per_hour: Some(Decimal::ONE_HUNDRED), per_day: None };
+    Budgets { account, ..Budgets::default() }
 }
 
 async fn get(url: &str) -> (u16, Value) {

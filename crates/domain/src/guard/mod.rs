@@ -14,7 +14,7 @@
 //!              └────────────── nothing heard for long ────────────────────────┘
 //! ```
 //!
-//! An operator's pause stands beside the phase. The record ([`State`]) is the leader's alone to
+//! An operator's pause and a budget that is used up stand beside the phase. The record ([`State`]) is the leader's alone to
 //! write; every replica derives from it what it may do ([`Permit`]). Nothing here does I/O or reads
 //! a clock.
 
@@ -29,6 +29,8 @@ mod tests;
 mod transition;
 
 use std::time::Duration;
+
+use crate::money::{Budgets, Decimal, Prices};
 
 pub use answer_share::AnswerShare;
 pub use permit::{Jobs, Permit, Polls};
@@ -47,9 +49,9 @@ pub struct Rules {
     /// calls go on.
     pub ban_pause: Duration,
     /// The guard trips at this balance, or below it, before the API says no.
-    pub min_balance: f64,
+    pub min_balance: Decimal,
     /// A warning is logged below this balance.
-    pub low_balance: f64,
+    pub low_balance: Decimal,
     /// The longest time between two looks at the balance.
     pub balance_interval: Duration,
     /// How long a proxy that the API called banned is left alone.
@@ -61,19 +63,25 @@ pub struct Rules {
     pub wrong_ids_least: u64,
     /// So many within a minute trip it whatever their share; 0: no such bound.
     pub wrong_ids_per_minute: u64,
+    /// What may be spent.
+    pub budgets: Budgets,
+    /// What tasks cost.
+    pub prices: Prices,
 }
 
 impl Default for Rules {
     fn default() -> Self {
         Self {
             ban_pause: Duration::from_secs(630),
-            min_balance: 0.0,
-            low_balance: 0.0,
+            min_balance: Decimal::ZERO,
+            low_balance: Decimal::ZERO,
             balance_interval: Duration::from_secs(60),
             quarantine: Duration::from_secs(600),
             wrong_ids_share: 0.2,
             wrong_ids_least: 3,
             wrong_ids_per_minute: 0,
+            budgets: Budgets::default(),
+            prices: Prices::default(),
         }
     }
 }

@@ -74,7 +74,8 @@ impl Permit {
             Phase::Canary if leads => Jobs::Canary,
             Phase::Probing | Phase::Tripped | Phase::Canary => Jobs::None,
         };
-        let jobs = if state.paused.is_some() { Jobs::None } else { jobs };
+        let stopped = state.paused.is_some() || state.money.stops.account.is_some();
+        let jobs = if stopped { Jobs::None } else { jobs };
         let sound = match state.doubt {
             Some(doubt) if doubt.lost || !leads => Polls::Since(doubt.before),
             Some(_) | None => Polls::All,

@@ -15,6 +15,8 @@ use super::Rules;
 pub enum Reason {
     /// An operator wants it so.
     Operator,
+    /// The account's budget is used up.
+    Budget,
     /// The balance is used up, or under the operator's bound.
     NoFunds,
     /// The API does not answer, or answers with server errors only.
@@ -56,8 +58,9 @@ const FLASH: Duration = Duration::from_secs(8);
 
 impl Reason {
     /// Every reason, the lightest first: a graver one replaces a lighter one.
-    pub const ALL: [Reason; 7] = [
+    pub const ALL: [Reason; 8] = [
         Reason::Operator,
+        Reason::Budget,
         Reason::NoFunds,
         Reason::ProviderDown,
         Reason::WrongIds,
@@ -71,6 +74,7 @@ impl Reason {
     pub fn name(self) -> &'static str {
         match self {
             Reason::Operator => "operator",
+            Reason::Budget => "budget",
             Reason::NoFunds => "no_funds",
             Reason::ProviderDown => "provider_down",
             Reason::WrongIds => "wrong_ids",
@@ -82,12 +86,12 @@ impl Reason {
 
     /// The one table of what each reason stops.
     ///
-    /// Paid tasks can still be asked for without money, and while an operator pauses; every other
+    /// Paid tasks can still be asked for without money or budget, and while an operator pauses; every other
     /// refusal would be repeated by a poll, and repeated refusals earn a ban.
     #[must_use]
     pub fn stops(self) -> Stops {
         let (submissions, polls, probes) = match self {
-            Reason::Operator | Reason::NoFunds => (true, false, false),
+            Reason::Operator | Reason::Budget | Reason::NoFunds => (true, false, false),
             Reason::ProviderDown | Reason::WrongIds | Reason::IpNotAllowed | Reason::KeyInvalid => {
                 (true, true, false)
             }
@@ -102,7 +106,9 @@ impl Reason {
     pub fn is_of_the_address(self) -> bool {
         match self {
             Reason::IpNotAllowed | Reason::IpBanned | Reason::ProviderDown => true,
-            Reason::Operator | Reason::NoFunds | Reason::WrongIds | Reason::KeyInvalid => false,
+            Reason::Operator | Reason::Budget | Reason::NoFunds | Reason::WrongIds | Reason::KeyInvalid => {
+                false
+            }
         }
     }
 
@@ -110,8 +116,8 @@ impl Reason {
     #[must_use]
     pub fn schedule(self, rules: &Rules) -> Schedule {
         let (first, longest) = match self {
-            // Never by itself; the value is not used.
-            Reason::Operator => (MINUTE, MINUTE),
+            // No look shows that they are over; the value is not used.
+            Reason::Operator | Reason::Budget => (MINUTE, MINUTE),
             Reason::NoFunds => (MINUTE, 10 * MINUTE),
             // What is down is asked often: it costs the account nothing, and work goes on soon
             // after it is back.
@@ -135,6 +141,7 @@ impl Reason {
         match self {
             Reason::KeyInvalid | Reason::IpNotAllowed => FLASH,
             Reason::Operator
+            | Reason::Budget
             | Reason::NoFunds
             | Reason::ProviderDown
             | Reason::WrongIds
@@ -147,6 +154,9 @@ impl Reason {
     pub fn advice(self) -> &'static str {
         match self {
             Reason::Operator => "run `captcha-worker resume` when work shall go on",
+            Reason::Budget => {
+                "wait: jobs are taken again when the budget's hour or day ends; or run `captcha-worker budget raise`"
+            }
             Reason::NoFunds => {
                 "top up the account; work goes on within 10 minutes, or at once after `captcha-worker resume`"
             }
@@ -191,7 +201,10 @@ mod tests {
     fn every_reason_stops_submissions_and_only_lack_of_funds_and_a_pause_let_polls_go_on() {
         for reason in Reason::ALL {
             assert!(reason.stops().submissions);
-            assert_eq!(reason.stops().polls, !matches!(reason, Reason::NoFunds | Reason::Operator));
+            assert_eq!(
+                reason.stops().polls,
+                !matches!(reason, Reason::NoFunds | Reason::Budget | Reason::Operator)
+            );
             assert_eq!(serde_json::to_string(&reason).unwrap(), format!("\"{reason}\""));
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::transition::Looked;
 use super::{Funds, Reason, Rules, State};
+use crate::money::Decimal;
 use crate::time::Timestamp;
 
 /// The shortest time between two looks while money runs out.
@@ -18,7 +19,7 @@ const HOUR: f64 = 3_600.0;
 const FRESHNESS: f64 = 0.5;
 
 impl State {
-    pub(super) fn note_funds(&mut self, text: String, amount: f64, now: Timestamp) {
+    pub(super) fn note_funds(&mut self, text: String, amount: Decimal, now: Timestamp) {
         let per_hour = match &self.funds {
             Some(last) if now.since(last.at) >= LEAST_SPAN => rate(last, amount, now),
             Some(last) => last.per_hour,
@@ -27,7 +28,7 @@ impl State {
         self.funds = Some(Funds { text, amount, at: now, per_hour });
     }
 
-    pub(super) fn balance_read(&mut self, amount: f64, rules: &Rules, now: Timestamp) {
+    pub(super) fn balance_read(&mut self, amount: Decimal, rules: &Rules, now: Timestamp) {
         let broke = self.tripped().filter(|trip| trip.reason == Reason::NoFunds);
         // Above zero, and still too little for what was submitted: a top-up helps, and what else
         // may have changed is tried now and then.
@@ -58,7 +59,7 @@ impl State {
             // A second look shows how fast it goes.
             return funds.at.plus(SHORTEST_LOOK.min(longest));
         };
-        let left = funds.amount - rules.min_balance;
+        let left = number(funds.amount.saturating_sub(rules.min_balance));
         let spent_per_second = -per_hour / HOUR;
         let wait = if spent_per_second > 0.0 && left > 0.0 {
             // A quarter of what is left of the time: four looks before it is over.
@@ -71,12 +72,17 @@ impl State {
 }
 
 /// A top-up is no earning: a balance that has grown says nothing about the spending.
-fn rate(last: &Funds, amount: f64, now: Timestamp) -> Option<f64> {
+fn rate(last: &Funds, amount: Decimal, now: Timestamp) -> Option<f64> {
     if amount > last.amount {
         return last.per_hour;
     }
-    let fresh = (amount - last.amount) / now.since(last.at).as_secs_f64() * HOUR;
+    let fresh = number(amount.saturating_sub(last.amount)) / now.since(last.at).as_secs_f64() * HOUR;
     Some(last.per_hour.map_or(fresh, |old| old + (fresh - old) * FRESHNESS))
+}
+
+/// For a rate, which is an estimate.
+fn number(amount: Decimal) -> f64 {
+    amount.try_into().unwrap_or_default()
 }
 
 /// What an accepted task costs, as far as two looks at the balance and the fleet's counters show.
@@ -85,7 +91,7 @@ pub struct Spending {
     /// Accepted tasks of the fleet at the last look.
     accepted: Option<u64>,
     /// The most that a task was seen to cost on average.
-    cost: Option<f64>,
+    cost: Option<Decimal>,
 }
 
 /// Accepted tasks after which it is looked at, while what they cost is not known.
@@ -93,10 +99,10 @@ const FIRST_LOOK_AFTER: u64 = 100;
 
 impl Spending {
     /// The balance has gone from one amount to another, with so many tasks accepted by now.
-    pub fn note(&mut self, before: Option<f64>, amount: f64, accepted: u64) {
+    pub fn note(&mut self, before: Option<Decimal>, amount: Decimal, accepted: u64) {
         let tasks = accepted.saturating_sub(self.accepted.unwrap_or(accepted));
         if let Some(before) = before.filter(|before| tasks > 0 && *before > amount) {
-            let cost = (before - amount) / f64::from(u32::try_from(tasks).unwrap_or(u32::MAX));
+            let cost = before.saturating_sub(amount) / Decimal::from(tasks);
             self.cost = Some(self.cost.map_or(cost, |most| most.max(cost)));
         }
         self.accepted = Some(accepted);
@@ -108,8 +114,8 @@ impl Spending {
         let tasks = accepted.saturating_sub(self.accepted.unwrap_or(accepted));
         match self.cost {
             Some(cost) => {
-                let spent = f64::from(u32::try_from(tasks).unwrap_or(u32::MAX)) * cost;
-                tasks > 0 && spent * 4.0 >= funds.amount - rules.min_balance
+                let spent = Decimal::from(tasks).saturating_mul(cost).saturating_mul(Decimal::from(4));
+                tasks > 0 && spent >= funds.amount.saturating_sub(rules.min_balance)
             }
             None => tasks >= FIRST_LOOK_AFTER,
         }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::reason::Reason;
 use crate::fingerprint::Fingerprint;
 use crate::lane::{Lane, MAX_REMEMBERED};
+use crate::money::{Decimal, Money};
 use crate::poll_schedule::MAX_AGE;
 use crate::solve_time::{Quantiles, read_summary};
 use crate::time::Timestamp;
@@ -16,6 +17,8 @@ use crate::time::Timestamp;
 /// Two leaders' clocks differ by less; what is further ahead was written by a clock that has been
 /// set back since.
 pub(super) const MOST_SKEW: Duration = Duration::from_secs(60);
+/// What is further away is no forecast.
+const LONGEST_FORECAST: Duration = Duration::from_secs(365 * 86_400);
 /// Version of the record.
 pub const VERSION: u32 = 1;
 /// Keys of each kind that are remembered.
@@ -77,8 +80,8 @@ pub struct Trip {
     /// Looks that found it still there.
     pub failures: u32,
     /// The balance at the last look that found too little.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused_at: Option<f64>,
+    #[serde(default, with = "rust_decimal::serde::float_option", skip_serializing_if = "Option::is_none")]
+    pub refused_at: Option<Decimal>,
 }
 
 /// An operator's pause. It stands beside the phase: what is found out meanwhile is not forgotten.
@@ -156,14 +159,26 @@ fn remember(keys: &mut Vec<Fingerprint>, key: &Fingerprint) {
 pub struct Funds {
     /// The decimal as the API wrote it.
     pub text: String,
-    /// The same as a number.
-    pub amount: f64,
+    /// The same as a number. It is written as a JSON number, since earlier versions read it so.
+    #[serde(with = "rust_decimal::serde::float")]
+    pub amount: Decimal,
     /// When it was asked for.
     pub at: Timestamp,
     /// Its change, in the account's currency per hour, over the last looks; negative while it is
     /// spent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_hour: Option<f64>,
+}
+
+impl Funds {
+    /// When they are used up if they fall on as they do.
+    #[must_use]
+    pub fn ends(&self) -> Option<Timestamp> {
+        let per_second = -self.per_hour? / 3_600.0;
+        let amount: f64 = self.amount.try_into().ok()?;
+        let left = std::time::Duration::try_from_secs_f64(amount / per_second).ok()?;
+        (per_second > 0.0 && left < LONGEST_FORECAST).then(|| self.at.plus(left))
+    }
 }
 
 /// A proxy that nobody uses for a while: using a banned one again endangers the account.
@@ -239,6 +254,13 @@ pub struct State {
     /// queues are deleted.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub lanes: BTreeSet<Lane>,
+    /// What was spent and what may be. Its books change without a new epoch.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub money: Money,
+}
+
+fn is_default(money: &Money) -> bool {
+    *money == Money::default()
 }
 
 impl State {
@@ -265,6 +287,7 @@ impl State {
             last_command: None,
             solve_times: Quantiles::new(),
             lanes: BTreeSet::new(),
+            money: Money::default(),
         }
     }
 
@@ -287,6 +310,7 @@ impl State {
             && state.keys.refused.len() <= MAX_KEYS
             && state.quarantine.len() <= MAX_PROXIES
             && state.lanes.len() <= MAX_REMEMBERED
+            && state.money.is_plausible()
             && (state.phase != Phase::Tripped || state.trip.is_some());
         sound.then_some(state)
     }
@@ -303,7 +327,8 @@ impl State {
     #[must_use]
     pub fn reasons(&self) -> Vec<Reason> {
         let paused = self.paused.as_ref().map(|_| Reason::Operator);
-        self.tripped().map(|trip| trip.reason).into_iter().chain(paused).collect()
+        let budget = self.money.stops.account.map(|_| Reason::Budget);
+        self.tripped().map(|trip| trip.reason).into_iter().chain(budget).chain(paused).collect()
     }
 
     /// The trip in force: while tripped, and until a canary has passed.

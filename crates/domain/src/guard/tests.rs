@@ -54,7 +54,7 @@ impl Scene {
 
     fn probe_end(&self) -> ProbeEnd {
         match self.account {
-            Account::Good => ProbeEnd::Balance { text: "7.5".to_owned(), amount: 7.5 },
+            Account::Good => ProbeEnd::Balance { text: "7.5".to_owned(), amount: Decimal::new(75, 1) },
             Account::Refused(reason) => ProbeEnd::Refused(reason),
             Account::Down => ProbeEnd::Down,
         }
@@ -147,31 +147,35 @@ fn a_graver_reason_replaces_a_lighter_one_and_not_the_reverse() {
     assert!(!scene.refused(Reason::NoFunds, term));
 }
 
+fn balance(text: &str) -> ProbeEnd {
+    ProbeEnd::Balance { text: text.to_owned(), amount: crate::money::decimal(text).expect("an amount") }
+}
+
 #[test]
 fn without_money_only_a_higher_balance_opens_the_account_again() {
     let mut scene = Scene::open();
     let term = scene.state.term;
     scene.refused(Reason::NoFunds, term);
     let key = key();
-    let probe = |scene: &mut Scene, amount: f64| {
+    let probe = |scene: &mut Scene, amount: &str| {
         scene.after(Duration::from_secs(700));
         scene.learn(GuardEvent::ProbeBegins);
-        let end = ProbeEnd::Balance { text: amount.to_string(), amount };
+        let end = balance(amount);
         scene.learn(GuardEvent::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
         scene.state.phase
     };
-    assert_eq!(probe(&mut scene, 0.0), Phase::Tripped);
-    assert_eq!(probe(&mut scene, 0.0005), Phase::Canary, "there is some now");
+    assert_eq!(probe(&mut scene, "0.0"), Phase::Tripped);
+    assert_eq!(probe(&mut scene, "0.0005"), Phase::Canary, "there is some now");
     let term = scene.state.term;
     scene.learn(GuardEvent::Canary(CanaryEnd::Refused(Reason::NoFunds), term, &Fingerprint::of_key("k")));
-    assert_eq!(probe(&mut scene, 0.0005), Phase::Tripped, "too little for a job, as has been seen");
-    assert_eq!(probe(&mut scene, 2.0), Phase::Canary);
+    assert_eq!(probe(&mut scene, "0.0005"), Phase::Tripped, "too little for a job, as has been seen");
+    assert_eq!(probe(&mut scene, "2.0"), Phase::Canary);
 }
 
 #[test]
 fn the_guard_trips_at_the_operators_bound_before_the_api_says_no() {
     let mut scene = Scene::open();
-    scene.rules.min_balance = 8.0;
+    scene.rules.min_balance = Decimal::from(8);
     scene.after(MINUTE);
     scene.duty(false);
     assert_eq!(scene.state.reasons(), [Reason::NoFunds]);
@@ -181,9 +185,9 @@ fn the_guard_trips_at_the_operators_bound_before_the_api_says_no() {
 fn the_balance_is_looked_at_sooner_while_it_runs_out() {
     let mut scene = Scene::open();
     let key = key();
-    for amount in [1_000.0, 400.0, 160.0] {
+    for amount in ["1000", "400", "160"] {
         scene.after(MINUTE);
-        let end = ProbeEnd::Balance { text: amount.to_string(), amount };
+        let end = balance(amount);
         scene.learn(GuardEvent::Probed { key: &key, end, term: u64::MAX, suspected: false, peers: false });
     }
     let due = scene.state.probe_due(&scene.rules, Pressure::default(), scene.now).expect("it is open");

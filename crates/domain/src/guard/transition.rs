@@ -8,6 +8,7 @@ use super::reason::Reason;
 use super::state::{Doubt, Paused, Phase, State, Trip};
 use crate::fingerprint::Fingerprint;
 use crate::lane::{Lane, MAX_REMEMBERED};
+use crate::money::{Decimal, Raise};
 use crate::poll_schedule::MAX_AGE;
 use crate::time::Timestamp;
 
@@ -26,7 +27,7 @@ pub enum ProbeEnd {
         /// As it wrote it.
         text: String,
         /// As a number.
-        amount: f64,
+        amount: Decimal,
     },
     /// The API took the key, as another replica reports.
     KeyTaken,
@@ -91,6 +92,10 @@ pub enum GuardEvent<'a> {
     Pause(Paused, &'a str),
     /// An operator wants work to go on, by the command of this id.
     Resume(&'a str),
+    /// An operator raises a budget, by the command of this id.
+    BudgetRaised(Raise, &'a str),
+    /// Money was spent, or time has gone on: a budget may be used up, or a window may have ended.
+    BudgetsDue,
     /// The API called a proxy banned.
     ProxyBanned(&'a Fingerprint),
     /// The leader has asked for tasks that were in doubt, or they are past the age at which anybody
@@ -153,6 +158,13 @@ impl State {
                 self.resume(now);
                 self.last_command = Some(command.to_owned());
             }
+            GuardEvent::BudgetRaised(raise, command) => {
+                if self.money.raise(raise) {
+                    self.money.judge(&rules.budgets, &rules.prices, now);
+                    self.last_command = Some(command.to_owned());
+                }
+            }
+            GuardEvent::BudgetsDue => self.money.judge(&rules.budgets, &rules.prices, now),
             GuardEvent::DoubtfulTasks { lost: true } => {
                 self.doubt = self.doubt.map(|doubt| Doubt { lost: true, ..doubt });
             }

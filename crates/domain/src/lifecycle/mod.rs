@@ -34,6 +34,7 @@ use super::history::{Attempt, Ended, History, MAX_ATTEMPTS};
 use super::job::Job;
 use super::learned_polls::{Answer, LearnedPolls};
 use super::message_hash::MessageHash;
+use super::money::{Acceptance, Cost, Decimal, Prices};
 use super::outcome::Task;
 use super::poll_schedule::{self, Next, PollSchedules, Polled};
 use super::retry_delay::{self, RetryDelay};
@@ -78,6 +79,8 @@ pub struct Rules {
     pub max_resubmissions: u32,
     /// What to do with a submission that was not answered.
     pub ambiguous: Ambiguous,
+    /// What tasks cost.
+    pub prices: Prices,
 }
 
 /// The moment of a decision.
@@ -104,6 +107,17 @@ pub enum Origin {
     Ticket,
 }
 
+/// What is known of a task's cost.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct TaskCharge {
+    /// By the settings that it was submitted under.
+    price: Option<Decimal>,
+    /// By the API, if that has said so.
+    cost: Option<Decimal>,
+    /// By what the books know its acceptance, until its ticket is written.
+    acceptance: Option<Box<Acceptance>>,
+}
+
 /// A task that the API has accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpenTask {
@@ -118,6 +132,10 @@ pub struct OpenTask {
     assumed_polls: u32,
     /// Of the callback that this process awaits, if any.
     pub callback: Option<CallbackToken>,
+    /// The API has solved it.
+    is_ready: bool,
+    /// What is known of its cost. Boxed, since thousands of tasks wait at once, most without it.
+    charge: Option<Box<TaskCharge>>,
     /// It must come to this process, and polls are made for the case that it does not.
     relies_on_callback: bool,
     /// How often the API has asked for fewer calls.
@@ -149,6 +167,8 @@ impl OpenTask {
             polls: 0,
             assumed_polls: 0,
             callback: None,
+            is_ready: false,
+            charge: None,
             relies_on_callback: false,
             backoff_steps: 0,
             last_poll_fault: None,
@@ -185,10 +205,30 @@ impl OpenTask {
         self.shows_solve_time.then_some(Answer { after: self.not_ready_at, by: self.polled_at })
     }
 
+    /// Whether the API has solved it.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// What the API has charged beyond what the books count since the acceptance.
+    #[must_use]
+    pub fn correction(&self) -> Option<Decimal> {
+        let charge = self.charge.as_ref()?;
+        Some(charge.cost?.saturating_sub(charge.price.unwrap_or_default()))
+    }
+
     /// As the outcome shows it.
     #[must_use]
     pub fn shown(&self) -> Task<'_> {
-        Task { id: &self.id, accepted_at: self.accepted_at, polls: self.polls }
+        let charge = self.charge.as_deref();
+        Task {
+            id: &self.id,
+            accepted_at: self.accepted_at,
+            polls: self.polls,
+            cost: charge.and_then(|charge| Cost::of(charge.cost, charge.price)),
+            acceptance: charge.and_then(|charge| charge.acceptance.as_deref()),
+        }
     }
 }
 
@@ -238,6 +278,8 @@ pub enum Event {
         callback: Option<CallbackToken>,
         /// It was the one submission that the guard allowed.
         canary: Option<Canary>,
+        /// By what the books know it, if it was accepted.
+        acceptance: Option<Box<Acceptance>>,
     },
     /// A wait is over.
     Due,
@@ -370,8 +412,10 @@ pub enum Effect {
         /// When the task was accepted.
         accepted_at: Timestamp,
     },
-    /// A task was solved; what it cost, where the API says so.
-    Solved(Option<f64>),
+    /// A task was solved.
+    Solved,
+    /// A submission was not answered: it may be paid.
+    Unanswered,
     /// The API called the job's proxy banned.
     BanProxy,
     /// A possible second payment.
@@ -441,6 +485,16 @@ impl JobRun {
         Self { job, history, origin, state, callback_refused: false }
     }
 
+    /// The same ticket, which says what its task costs.
+    #[must_use]
+    pub fn priced(mut self, price: Option<Decimal>) -> Self {
+        if let JobState::Pending(task) = &mut self.state {
+            task.charge =
+                price.map(|price| Box::new(TaskCharge { price: Some(price), ..TaskCharge::default() }));
+        }
+        self
+    }
+
     /// Where it stands.
     #[must_use]
     pub fn state(&self) -> &JobState {
@@ -474,7 +528,8 @@ impl JobRun {
         match (std::mem::replace(&mut self.state, Received), event) {
             (Received, Event::Taken) => self.before_submission(at),
             (Submitting, Event::DeadlinePassed) => Step::fail(self.late(Stage::Admission)),
-            (Submitting, Event::Submitted { sent_at, end, callback, canary }) => {
+            (Submitting, Event::Submitted { sent_at, end, callback, canary, acceptance }) => {
+                let end = end.map(|accepted| (accepted, acceptance));
                 self.after_submission(sent_at, end, callback, canary, at)
             }
             (Submitting, Event::SubmissionBlocked { by_guard }) => self.put_back(by_guard),
@@ -526,15 +581,17 @@ impl JobRun {
     fn after_submission(
         &mut self,
         sent_at: Timestamp,
-        end: Result<Accepted, CallError>,
+        end: Result<(Accepted, Option<Box<Acceptance>>), CallError>,
         callback: Option<CallbackToken>,
         canary: Option<Canary>,
         at: &DecisionInput<'_>,
     ) -> Step {
         let error = match end {
-            Ok(accepted) => {
+            Ok((accepted, acceptance)) => {
                 let task = OpenTask::new(accepted.task_id, sent_at, at.now, at.uptime);
-                self.state = JobState::Pending(OpenTask { callback, ..task });
+                let price = at.rules.prices.of(self.job.kind());
+                let charge = Some(Box::new(TaskCharge { price, cost: None, acceptance }));
+                self.state = JobState::Pending(OpenTask { callback, charge, ..task });
                 let mut effects = vec![Effect::Api(ApiSign::Answers, String::new()), Effect::TypeAccepted];
                 if canary.is_some_and(|canary| !canary.awaits_known_id) {
                     effects.push(Effect::CanaryEnded(CanaryEnd::Passed));
@@ -593,13 +650,17 @@ impl JobRun {
     /// The task may have been accepted, and paid: it is submitted again once at most.
     fn submission_unanswered(&mut self, fault: Fault, at: &DecisionInput<'_>) -> Step {
         let before = self.history.count(Ended::Ambiguous);
-        self.history.attempts.push(Attempt {
+        let attempt = Attempt {
             submitted_at: at.now,
             task_id: None,
             polls: 0,
             ended: Ended::Ambiguous,
-        });
-        match at.rules.ambiguous {
+            cost: None,
+            estimated: false,
+        };
+        let cost = Cost::of(None, at.rules.prices.of(self.job.kind()));
+        self.history.attempts.push(attempt.costing(cost));
+        let step = match at.rules.ambiguous {
             Ambiguous::Retry if before == 0 => {
                 let step = self.retry_within(at.rules.transient_timeout, fault, at);
                 if matches!(step.action, Action::Finish(Disposition::Retry(_))) {
@@ -609,7 +670,8 @@ impl JobRun {
                 }
             }
             Ambiguous::Retry | Ambiguous::DeadLetter => Step::fail(fault),
-        }
+        };
+        step.with(Effect::Unanswered)
     }
 
     /// A wrong key takes the job that met it along, so that somebody sees it. For every other
@@ -760,9 +822,12 @@ impl JobRun {
         };
         match end {
             Ok(TaskState::Ready { solution, cost }) => {
-                self.state = JobState::Pending(task);
+                if cost.is_some() {
+                    task.charge.get_or_insert_default().cost = cost;
+                }
+                self.state = JobState::Pending(OpenTask { is_ready: true, ..task });
                 let action = Action::Finish(Disposition::Outcome(Verdict::Solved(solution)));
-                Step { action, effects: answers() }.with(Effect::Solved(cost))
+                Step { action, effects: answers() }.with(Effect::Solved)
             }
             Ok(TaskState::Processing) => {
                 task.not_ready_at = task.polled_at;
@@ -911,12 +976,15 @@ impl JobRun {
     }
 
     fn record(&mut self, task: &OpenTask, ended: Ended) {
-        self.history.attempts.push(Attempt {
+        let attempt = Attempt {
             submitted_at: task.accepted_at,
             task_id: Some(task.id.clone()),
             polls: task.polls,
             ended,
-        });
+            cost: None,
+            estimated: false,
+        };
+        self.history.attempts.push(attempt.costing(task.shown().cost));
     }
 }
 

@@ -21,10 +21,12 @@ use crate::history::{Attempt, Ended, History};
 use crate::job::{Job, MAX_ID, MAX_TYPE, RejectedMessage, without_mark};
 use crate::lane::{LANE_HEADER, LANE_PATTERN, Lane};
 use crate::message::{Headers, Message, Properties};
+use crate::money::{Acceptance, Cost, Decimal};
 use crate::replay::{MAX_REPLAY_ID, MAX_REPLAYS, Replayed};
 use crate::time::Timestamp;
 use crate::trace::{MAX_TRACE, TRACEPARENT, TRACESTATE};
 
+pub(crate) use schema::Amount;
 pub use schema::{TIME_PATTERN, failed_example, solved_example};
 
 /// Version of the contract, as outcomes carry it.
@@ -81,6 +83,10 @@ pub struct Task<'a> {
     pub accepted_at: Timestamp,
     /// Polls. Those of owners that died are assumed, at the most.
     pub polls: u32,
+    /// What it cost, as far as that is known.
+    pub cost: Option<Cost>,
+    /// By what the books know its acceptance, until its ticket is written.
+    pub acceptance: Option<&'a Acceptance>,
 }
 
 /// How a job ended. Delivery is at least once: drop repeats by the AMQP property message_id, which
@@ -137,6 +143,15 @@ pub struct OutcomeBody<'a> {
     /// One entry a submission that was, or may have been, paid.
     #[serde(skip_deserializing)]
     attempts: Cow<'a, [Attempt]>,
+    /// What all attempts cost together, in the account's currency; absent where the cost of one is
+    /// not known, or there is none.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::Amount")]
+    cost: Option<Decimal>,
+    /// The cost of one attempt at least is estimated.
+    #[serde(skip_deserializing, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("const" = true))]
+    estimated: bool,
     pub(crate) times: JobTimes,
     /// The replica that finished it.
     #[serde(skip_deserializing)]
@@ -227,12 +242,15 @@ pub(crate) struct JobTimes {
 pub fn solved(job: &Job, history: &History, task: Task<'_>, solution: &RawValue, by: Finish<'_>) -> Outcome {
     let metadata = job.metadata();
     let mut attempts = history.attempts.clone();
-    attempts.push(Attempt {
+    let attempt = Attempt {
         submitted_at: task.accepted_at,
         task_id: Some(task.id.clone()),
         polls: task.polls,
         ended: Ended::Ready,
-    });
+        cost: None,
+        estimated: false,
+    };
+    attempts.push(attempt.costing(task.cost));
     let times = times(history.first_seen, Some(task.accepted_at), true, by.now);
     let body = OutcomeBody {
         task_type: Some((&*job.task_type).into()),
@@ -313,6 +331,8 @@ impl<'a> OutcomeBody<'a> {
             job: None,
             original: None,
             attempts: Cow::Borrowed(&[]),
+            cost: None,
+            estimated: false,
             times,
             worker: by.worker,
             replay_id: None,
@@ -382,6 +402,8 @@ fn outcome(
         replayed.write(&mut headers);
         (body.replay_id, body.replays) = (Some(replayed.id.into()), Some(replayed.count));
     }
+    let cost = Cost::sum(body.attempts.iter().map(Attempt::cost));
+    (body.cost, body.estimated) = (cost.map(|cost| cost.amount), cost.is_some_and(|cost| cost.estimated));
     let properties = Properties {
         content_type: Some("application/json".to_owned()),
         headers,

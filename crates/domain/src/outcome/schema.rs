@@ -40,6 +40,10 @@ macro_rules! described {
 described!(Timestamp, "Timestamp", true, {"type": "string", "format": "date-time", "pattern": TIME_PATTERN});
 described!(Stage, "Stage", true, {"type": "string", "enum": [Stage::Admission, Stage::Submit, Stage::Poll]});
 described!(Ended, "Ended", true, {"type": "string", "enum": ends()});
+/// An amount of money, as it stands in JSON.
+pub(crate) struct Amount;
+
+described!(Amount, "Amount", true, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"});
 described!(TaskId, "ApiId", false, {
     "description": "The API's id of a task, as it came.",
     "type": ["number", "string"], "minLength": 1, "maxLength": MAX_TASK_ID,
@@ -96,7 +100,8 @@ pub fn solved_example() -> Value {
     json!({
         "version": VERSION, "id": "order-17", "status": "solved", "task_type": "ImageToTextTask", "task_id": 7_654_321,
         "solution": {"text": "answer"}, "metadata": {"any": "json"},
-        "attempts": [{"submitted_at": "2026-11-23T09:59:58.003Z", "task_id": 7_654_321, "polls": 2, "ended": "ready"}],
+        "attempts": [{"submitted_at": "2026-11-23T09:59:58.003Z", "task_id": 7_654_321, "polls": 2, "ended": "ready", "cost": "0.0003"}],
+        "cost": "0.0003",
         "times": {
             "received_at": "2026-11-23T09:59:58.000Z", "solved_at": "2026-11-23T10:00:00.103Z",
             "finished_at": "2026-11-23T10:00:00.103Z", "queued_ms": 3, "solving_ms": 2_100

@@ -33,7 +33,7 @@ fn read(outcome: &Outcome) -> Json {
 fn a_solved_outcome_has_the_shape_of_the_contract() {
     let job = job(r#"{"id":"order-17","task":{"type":"My.Task"},"metadata":{"any": "json"}}"#).unwrap();
     let id = TaskId::from_raw(serde_json::from_str("7654321").unwrap()).unwrap();
-    let task = Task { id: &id, accepted_at: ACCEPTED, polls: 2 };
+    let task = Task { id: &id, accepted_at: ACCEPTED, polls: 2, cost: None, acceptance: None };
     let solution: &RawValue = serde_json::from_str(r#"{ "text":"an\u0073wer", "n": 1.50 }"#).unwrap();
     let outcome = solved(&job, &History::begin(SEEN), task, solution, BY);
     assert_eq!(

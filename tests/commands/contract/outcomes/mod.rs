@@ -12,6 +12,7 @@ use captcha_worker::domain::fault::{Fault, Stage};
 use captcha_worker::domain::history::{Attempt, Ended, History};
 use captcha_worker::domain::job::{Job, RejectedMessage};
 use captcha_worker::domain::message::{Message, Properties};
+use captcha_worker::domain::money::{Cost, Decimal};
 use captcha_worker::domain::outcome::{self, Finish, Outcome, Task};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::time::Timestamp;
@@ -55,6 +56,8 @@ fn read_back(outcome: &Outcome) -> Value {
     serde_json::from_slice(&outcome.message.body).expect("an outcome is JSON")
 }
 
+const COST: Option<Cost> = Some(Cost { amount: Decimal::from_parts(25, 0, 0, false, 5), estimated: false });
+
 /// With a submission of every end behind it.
 fn long_history() -> History {
     let ends = Class::finals().map(Ended::Failed).chain([Ended::Ambiguous]);
@@ -63,19 +66,22 @@ fn long_history() -> History {
         task_id: (ended != Ended::Ambiguous).then(|| task_id("\"a-task\"")),
         polls: 3,
         ended,
+        cost: Some(Decimal::new(3, 4)),
+        estimated: true,
     };
     History { attempts: ends.map(attempt).collect(), retries: 2, ..History::begin(SEEN) }
 }
 
 fn solved(job: &Job, history: &History, id: &str, solution: &str) -> Value {
     let id = task_id(id);
-    let task = Task { id: &id, accepted_at: ACCEPTED, polls: 2 };
+    let task = Task { id: &id, accepted_at: ACCEPTED, polls: 2, cost: COST, acceptance: None };
     read_back(&outcome::solved(job, history, task, &raw(solution), BY))
 }
 
 fn failed(job: &Job, history: &History, fault: &Fault, with_task: bool) -> Value {
     let id = task_id("7654321");
-    let task = with_task.then_some(Task { id: &id, accepted_at: ACCEPTED, polls: 2 });
+    let task =
+        with_task.then_some(Task { id: &id, accepted_at: ACCEPTED, polls: 2, cost: COST, acceptance: None });
     read_back(&outcome::failed(job, history, task, fault, BY))
 }
 
@@ -136,7 +142,7 @@ proptest! {
         let fault = Fault { code: code.into(), description: description.into(), ..Fault::local(class, "", Stage::Poll, "") };
         prop_assert_eq!(faults(&OUTCOME, &failed(&job, &long_history(), &fault, true)), "");
         let id = task_id("\"t\"");
-        let task = Task { id: &id, accepted_at: ACCEPTED, polls };
+        let task = Task { id: &id, accepted_at: ACCEPTED, polls, cost: None, acceptance: None };
         let by = Finish { worker: "w", now: ACCEPTED.plus(std::time::Duration::from_millis(later)) };
         let solved = outcome::solved(&job, &History::begin(SEEN), task, &raw(&json!(junk).to_string()), by);
         prop_assert_eq!(faults(&OUTCOME, &read_back(&solved)), "");

@@ -47,8 +47,11 @@ fn shapes() -> [(Value, &'static [&'static str]); 3] {
     let (job, history) = (some_job(), long_history());
     let fault = Fault::local(Class::Lost, "ERROR_OF_SOME_KIND", Stage::Poll, "why");
     [
-        (solved(&job, &history, "7", "{}"), &["lane", "metadata"]),
-        (failed(&job, &history, &fault, true), &["lane", "metadata", "task_id", "task_type", "queued_ms"]),
+        (solved(&job, &history, "7", "{}"), &["lane", "metadata", "cost", "estimated"]),
+        (
+            failed(&job, &history, &fault, true),
+            &["lane", "metadata", "task_id", "task_type", "queued_ms", "cost", "estimated"],
+        ),
         (refused(r#"{"id":"a","task":{"type":"ImageToTextTask","Type":"x"}}"#), &["task_type"]),
     ]
 }

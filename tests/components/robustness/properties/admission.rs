@@ -166,7 +166,12 @@ fn carries_a_trace(job: &Job, history: &History) {
 fn becomes_a_ticket(job: &Job, history: &History) {
     let id: Box<RawValue> = serde_json::from_str("98765432109876543210").expect("JSON");
     let id = TaskId::from_raw(&id).expect("an id");
-    let message = ticket::ticket(job, history, Task { id: &id, accepted_at: NOW, polls: 0 }, None);
+    let message = ticket::ticket(
+        job,
+        history,
+        Task { id: &id, accepted_at: NOW, polls: 0, cost: None, acceptance: None },
+        None,
+    );
     is_republished(job, &message);
     let Ok(Kept::Open { job: again, history: past, task_id, accepted_at, .. }) = ticket::read(message, NOW)
     else {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::call::{Accepted, CallError, TaskId, TaskState};
 use captcha_worker::domain::fault::{Stage, charge_of, classify, is_wrong_id};
+use captcha_worker::domain::money;
 use captcha_worker::solver::{
     Mask, RawReply, Solver, Transport, TransportError,
     wire::{self, MAX_CODE, MAX_DESCRIPTION, MAX_RETRY_AFTER},
@@ -42,13 +43,13 @@ pub(crate) fn holds(input: &[u8]) {
         errors_are_bounded_and_show_no_key(&state, key);
         errors_are_bounded_and_show_no_key(&balance, key);
         if let Ok(balance) = &balance {
-            assert!(balance.amount.is_finite() && balance.text.len() <= MAX_CODE);
-            assert_eq!(balance.text.parse::<f64>(), Ok(balance.amount));
+            assert!(balance.text.len() <= MAX_CODE);
+            assert_eq!(money::decimal(&balance.text), Some(balance.amount));
         }
         if let Ok(TaskState::Ready { solution, cost }) = &state {
             let text = std::str::from_utf8(&reply.body).expect("what is not UTF-8 is not handed on");
             assert!(text.contains(solution.get()), "the solution is the API's very bytes");
-            assert!(cost.is_none_or(|cost| cost.is_finite() && cost >= 0.0));
+            assert!(cost.is_none_or(|cost| cost >= money::Decimal::ZERO));
         }
         if let Ok(Accepted { task_id }) = &created {
             is_sent_back_as_it_came(task_id, &reply, key);

@@ -48,7 +48,7 @@ pub(crate) fn holds(input: &[u8]) {
 }
 
 fn is_handed_on(kept: &Kept, body: &[u8]) {
-    let Kept::Open { job, history, task_id, accepted_at, polls, callback } = kept else { return };
+    let Kept::Open { job, history, task_id, accepted_at, polls, callback, .. } = kept else { return };
     assert_eq!(job.body.bytes(), body, "the job, byte for byte");
     assert!((1..=MAX_ID).contains(&job.id.len()));
     assert!(job.task_type.len() <= 100, "a type of {} bytes", job.task_type.len());
@@ -62,14 +62,21 @@ fn is_handed_on(kept: &Kept, body: &[u8]) {
     // Neither judged by a policy that does not know it, nor panicking over a body that is no job.
     let _ =
         (job.recheck(&admission::policy()), job.task().is_some(), job.metadata().is_some(), job.is_late(NOW));
-    let task = Task { id: task_id, accepted_at: *accepted_at, polls: *polls };
+    let task = Task { id: task_id, accepted_at: *accepted_at, polls: *polls, cost: None, acceptance: None };
     let message = ticket::ticket(job, history, task, *callback);
     let own = message.properties.headers.get(TICKET_HEADER).and_then(|value| value.as_text());
     assert!(own.is_some_and(|text| text.len() <= 32 * 1024), "the header's text is bounded");
     assert!(wire_size(&publishers_headers(&message.properties.headers)) <= MAX_PUBLISHERS_HEADERS);
     let Ok(again) = ticket::read(message, NOW) else { panic!("what was read is read again") };
-    let Kept::Open { job: other, history: past, task_id: id, accepted_at: at, polls: count, callback: token } =
-        again
+    let Kept::Open {
+        job: other,
+        history: past,
+        task_id: id,
+        accepted_at: at,
+        polls: count,
+        callback: token,
+        ..
+    } = again
     else {
         panic!("an open ticket stays one")
     };

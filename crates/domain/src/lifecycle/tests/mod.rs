@@ -31,6 +31,7 @@ fn rules() -> Rules {
         unknown_timeout: secs(120),
         max_resubmissions: 1,
         ambiguous: Ambiguous::Retry,
+        prices: Prices::default(),
     }
 }
 
@@ -116,12 +117,18 @@ fn answered(end: Result<TaskState, CallError>) -> Event {
 }
 
 fn submitted(end: Result<Accepted, CallError>) -> Event {
-    Event::Submitted { sent_at: START, end, callback: None, canary: None }
+    Event::Submitted { sent_at: START, end, callback: None, canary: None, acceptance: None }
 }
 
 /// The same of a submission that asked for a callback.
 fn with_callback(end: Result<Accepted, CallError>) -> Event {
-    Event::Submitted { sent_at: START, end, callback: Some(CallbackToken::new(7)), canary: None }
+    Event::Submitted {
+        sent_at: START,
+        end,
+        callback: Some(CallbackToken::new(7)),
+        canary: None,
+        acceptance: None,
+    }
 }
 
 fn accepted() -> Event {

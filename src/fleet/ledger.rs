@@ -1,0 +1,242 @@
+//! What this replica spends, and what it may: its own figures, and the leader's books as they were
+//! last announced.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::domain::money::{Acceptance, Decimal, MAX_REPLICAS, Money, Orphan, SpendReport, Uncounted};
+use crate::domain::time::Timestamp;
+
+/// An acceptance that its replica has not reported after this long is reported by who has its
+/// ticket. A report and the leader's answer to it take a second at most.
+const ORPHANED_AFTER: Duration = Duration::from_millis(1_500);
+/// Acceptances of others whose counting is awaited.
+const MAX_WATCHED: usize = 65_536;
+/// Of them, those that are reported at a time.
+const MAX_REPORTED: usize = 256;
+/// Kinds of task without a price that are logged.
+const MAX_UNPRICED: usize = 64;
+/// What a replica reported is remembered for so long, for the case that it comes to lead without
+/// having been heard by the leader before.
+const REMEMBERED_FOR: Duration = Duration::from_secs(600);
+
+/// Clones are the same.
+#[derive(Clone)]
+pub struct Ledger {
+    parts: Arc<Parts>,
+}
+
+struct Parts {
+    entries: Mutex<Entries>,
+    changed: Notify,
+}
+
+struct Entries {
+    own: SpendReport,
+    /// Of calls of createTask under way, by lane.
+    reserved: BTreeMap<String, Decimal>,
+    money: Arc<Money>,
+    /// The leader's clock at its announcement: it alone says when an hour ends.
+    announced_at: Timestamp,
+    /// What the replicas reported last, this one's own included.
+    heard: BTreeMap<String, (SpendReport, Instant)>,
+    /// Kinds of task without a price, for which that was logged.
+    unpriced: BTreeSet<String>,
+    /// Acceptances of other replicas, and when their tickets came here.
+    watched: VecDeque<(Instant, Orphan)>,
+}
+
+impl Ledger {
+    pub(super) fn new(id: String) -> Self {
+        let entries = Entries {
+            own: SpendReport { id, ..SpendReport::default() },
+            reserved: BTreeMap::new(),
+            money: Arc::default(),
+            announced_at: Timestamp::from_millis(0),
+            heard: BTreeMap::new(),
+            unpriced: BTreeSet::new(),
+            watched: VecDeque::new(),
+        };
+        Self { parts: Arc::new(Parts { entries: Mutex::new(entries), changed: Notify::new() }) }
+    }
+
+    /// The account's money as the leader announced it last, and when that was by its clock.
+    #[must_use]
+    pub fn money(&self) -> (Arc<Money>, Timestamp) {
+        let entries = self.parts.entries.lock();
+        (Arc::clone(&entries.money), entries.announced_at)
+    }
+
+    /// Waits until a task of this price may be begun in a lane, and sets its price aside. `place`:
+    /// how many replicas there are, and this one's place among them.
+    pub async fn reserve(
+        &self,
+        lane: &str,
+        price: Option<Decimal>,
+        place: impl Fn() -> (usize, usize),
+    ) -> Reservation {
+        loop {
+            let changed = self.parts.changed.notified();
+            if let Some(reservation) = self.try_reserve(lane, price.unwrap_or_default(), place()) {
+                return reservation;
+            }
+            changed.await;
+        }
+    }
+
+    fn try_reserve(&self, lane: &str, price: Decimal, place: (usize, usize)) -> Option<Reservation> {
+        let mut entries = self.parts.entries.lock();
+        let Entries { own, reserved, money, announced_at, .. } = &mut *entries;
+        if !money.budgets.is_empty() {
+            let counted = |lane| money.books.counted(&own.id, lane);
+            let set_aside = reserved.values().sum::<Decimal>();
+            let account = own.spent.total() + set_aside - counted(None);
+            let set_aside = reserved.get(lane).copied().unwrap_or_default();
+            let of_lane = own.spent.of(Some(lane)) + set_aside - counted(Some(lane));
+            let uncounted = Uncounted { account, lane: of_lane };
+            if !money.allows(lane, price, uncounted, place, *announced_at) {
+                return None;
+            }
+        }
+        *reserved.entry(lane.to_owned()).or_default() += price;
+        Some(Reservation { ledger: self.clone(), lane: lane.to_owned(), price })
+    }
+
+    fn note(&self, note: impl FnOnce(&mut SpendReport)) {
+        let own = &mut self.parts.entries.lock().own;
+        note(own);
+        own.seq = own.seq.saturating_add(1);
+    }
+
+    /// A submission was accepted. Returns by what the books know it.
+    pub fn accepted(&self, lane: &str, kind: &str, price: Option<Decimal>) -> Acceptance {
+        let mut entries = self.parts.entries.lock();
+        let Entries { own, money, unpriced, .. } = &mut *entries;
+        own.seq = own.seq.saturating_add(1);
+        own.accepted = own.accepted.saturating_add(1);
+        own.spent.note(lane, kind, price.unwrap_or_default());
+        let is_news = price.is_none() && !money.budgets.is_empty() && unpriced.len() < MAX_UNPRICED;
+        if is_news && unpriced.insert(kind.to_owned()) {
+            tracing::warn!(
+                task_type = kind,
+                "a budget cannot hold for this type: set its price in [prices]; until then it counts only what the API reports at the end of a task"
+            );
+        }
+        Acceptance { replica: own.id.clone(), number: own.accepted }
+    }
+
+    /// A submission was not answered: it may be paid, and so counts as paid.
+    pub fn unanswered(&self, lane: &str, kind: &str, price: Option<Decimal>) {
+        let Some(price) = price else { return };
+        self.note(|own| {
+            own.spent.note(lane, kind, price);
+            own.spent.doubtful += price;
+        });
+    }
+
+    /// The API has charged this much more than the books count.
+    pub fn corrected(&self, lane: &str, kind: &str, by: Decimal) {
+        if !by.is_zero() {
+            self.note(|own| own.spent.note(lane, kind, by));
+        }
+    }
+
+    /// A submission brought no solution.
+    pub fn wasted(&self, amount: Decimal) {
+        self.note(|own| own.spent.wasted += amount);
+    }
+
+    /// A job is submitted again that may be paid for already.
+    pub fn repeated(&self, amount: Decimal) {
+        self.note(|own| own.spent.repeated += amount);
+    }
+
+    /// A ticket of another replica's acceptance is here.
+    pub fn watch(&self, orphan: Orphan) {
+        let mut entries = self.parts.entries.lock();
+        let is_own = orphan.acceptance.replica == entries.own.id;
+        if !is_own
+            && !entries.money.books.has_acceptance(&orphan.acceptance)
+            && entries.watched.len() < MAX_WATCHED
+        {
+            entries.watched.push_back((Instant::now(), orphan));
+        }
+    }
+
+    /// Those of them that nobody has reported yet.
+    pub(super) fn orphans(&self) -> Vec<Orphan> {
+        let entries = &mut *self.parts.entries.lock();
+        let books = &entries.money.books;
+        entries.watched.retain(|(_, orphan)| !books.has_acceptance(&orphan.acceptance));
+        let due = entries.watched.iter().take_while(|(since, _)| since.elapsed() >= ORPHANED_AFTER);
+        due.take(MAX_REPORTED).map(|(_, orphan)| orphan.clone()).collect()
+    }
+
+    /// What this replica has spent since it runs.
+    pub(super) fn report(&self) -> SpendReport {
+        self.parts.entries.lock().own.clone()
+    }
+
+    /// Whether the leader has not counted all of it yet.
+    pub(super) fn has_news(&self) -> bool {
+        let entries = self.parts.entries.lock();
+        !entries.money.books.has(&entries.own.id, entries.own.seq)
+    }
+
+    /// A replica reports what it has spent.
+    pub(super) fn hear(&self, report: &SpendReport) {
+        let mut entries = self.parts.entries.lock();
+        let heard = &mut entries.heard;
+        if heard.len() >= MAX_REPLICAS && !heard.contains_key(&report.id) {
+            heard.retain(|_, (_, at)| at.elapsed() < REMEMBERED_FOR);
+            if heard.len() >= MAX_REPLICAS {
+                return;
+            }
+        }
+        match heard.get_mut(&report.id) {
+            Some((known, _)) if known.seq > report.seq => {}
+            Some(known) => *known = (report.clone(), Instant::now()),
+            None => drop(heard.insert(report.id.clone(), (report.clone(), Instant::now()))),
+        }
+    }
+
+    /// What all replicas reported last, of those too that are gone: what the leader before did not
+    /// live to write down.
+    pub(super) fn heard(&self) -> Vec<SpendReport> {
+        self.parts.entries.lock().heard.values().map(|(report, _)| report.clone()).collect()
+    }
+
+    /// The leader has announced the account's money.
+    pub(super) fn follow(&self, money: &Money, announced_at: Timestamp) {
+        let mut entries = self.parts.entries.lock();
+        entries.announced_at = announced_at;
+        if *entries.money != *money {
+            entries.money = Arc::new(money.clone());
+        }
+        drop(entries);
+        // The hour may have ended.
+        self.parts.changed.notify_waiters();
+    }
+}
+
+/// The price of a call of createTask under way, set aside until it has ended.
+#[must_use]
+pub struct Reservation {
+    ledger: Ledger,
+    lane: String,
+    price: Decimal,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(reserved) = self.ledger.parts.entries.lock().reserved.get_mut(&self.lane) {
+            *reserved -= self.price;
+        }
+        self.ledger.parts.changed.notify_waiters();
+    }
+}
