@@ -64,6 +64,8 @@ endif
 test: $(TEST_PYTHON) test-node ## All tests, on a real RabbitMQ and in Chromium (installed first where absent and that is allowed)
 	scripts/ensure-rabbitmq
 	scripts/ensure-chromium
+	scripts/ensure-package zsh zsh
+	scripts/ensure-package fish fish
 ifneq ($(NEXTEST),)
 	$(FOREIGN) scripts/with-rabbitmq $(CARGO) nextest run --locked --workspace
 	scripts/with-rabbitmq $(CARGO) nextest run --locked $(SIMULATION)

@@ -1,4 +1,5 @@
-//! Whom a TLS connection to the broker trusts, and as whom it shows itself: PEM files.
+//! Whom a TLS connection to the broker or the API trusts, and as whom it shows itself to the broker:
+//! PEM files.
 //!
 //! They are read when the settings are, so that a fault is reported then, and anew for every
 //! connection, so that a certificate that was renewed in its place is used from the next connection
@@ -28,6 +29,8 @@ pub enum Role {
     Certificate,
     /// `broker.tls_key_file`
     Key,
+    /// `solver.tls_ca_file`
+    ApiCa,
 }
 
 impl Role {
@@ -38,6 +41,7 @@ impl Role {
             Role::Ca => "broker.tls_ca_file",
             Role::Certificate => "broker.tls_cert_file",
             Role::Key => "broker.tls_key_file",
+            Role::ApiCa => "solver.tls_ca_file",
         }
     }
 }
@@ -101,7 +105,7 @@ impl TlsFiles {
     /// # Errors
     /// The first file that cannot be used.
     pub fn read(&self) -> Result<Tls, TlsFault> {
-        let roots = self.ca.as_deref().map(read_roots).transpose()?;
+        let roots = self.ca.as_deref().map(|ca| read_roots(ca, Role::Ca)).transpose()?;
         let identity = self.identity.as_ref().map(IdentityFiles::read).transpose()?;
         Ok(Tls { roots: roots.map(Arc::new), identity: identity.map(Arc::new) })
     }
@@ -135,12 +139,12 @@ impl IdentityFiles {
 ///
 /// # Errors
 /// Where it cannot be read, or one of them cannot be used.
-pub fn read_roots(path: &Path) -> Result<RootCertStore, TlsFault> {
+pub fn read_roots(path: &Path, role: Role) -> Result<RootCertStore, TlsFault> {
     let mut roots = RootCertStore::empty();
-    let all = certificates(path).map_err(|problem| fault(Role::Ca, path, problem))?;
+    let all = certificates(path).map_err(|problem| fault(role, path, problem))?;
     for (at, certificate) in all.into_iter().enumerate() {
         roots.add(certificate).map_err(|error| {
-            fault(Role::Ca, path, format!("its certificate number {} cannot be used ({error})", at + 1))
+            fault(role, path, format!("its certificate number {} cannot be used ({error})", at + 1))
         })?;
     }
     Ok(roots)
@@ -150,7 +154,11 @@ fn fault(role: Role, path: &Path, problem: String) -> TlsFault {
     TlsFault { role, path: path.to_owned(), problem }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates in a file.
+///
+/// # Errors
+/// It cannot be read, or holds none.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let content = content(path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
     match all {

@@ -79,6 +79,10 @@ pub trait Link: Send + Sync {
     fn subscribe<'a>(&'a self, exchange: &'a str) -> BoxFuture<'a, Result<Consumer, BrokerError>>;
     /// The depth of a queue.
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<QueueDepth, BrokerError>>;
+    /// Whether the broker takes no publishes now, since it is short of memory or disk.
+    fn is_blocked(&self) -> bool {
+        false
+    }
     /// Closes everything in order, within a bounded time.
     fn close(&self) -> BoxFuture<'_, ()>;
 }

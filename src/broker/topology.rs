@@ -206,6 +206,17 @@ pub struct Mismatch {
     pub problem: String,
 }
 
+impl Mismatch {
+    /// How the problem of a thing begins that does not exist.
+    pub(super) const MISSING: &str = "does not exist";
+
+    /// Whether it does not exist, so that declaring the topology is enough.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.problem.starts_with(Self::MISSING)
+    }
+}
+
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} '{}': {}", self.kind, self.name, self.problem)

@@ -9,28 +9,30 @@ use humantime::format_duration;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
-use super::console::Output;
+use super::console::{Output, filled};
 use super::topology::REMEDY;
 use super::{CommandError, Exit, connect};
-use crate::broker::topology::Names;
-use crate::broker::{Broker, BrokerError};
+use crate::broker::topology::{Mismatch, Names};
+use crate::broker::{Broker, BrokerError, Session};
 use crate::clock::Rng;
 use crate::config::{BrokerUrl, Loaded, Settings};
 use crate::domain::call::CallError;
 use crate::domain::fault::{self, Stage};
 use crate::domain::lane::Lane;
+use crate::domain::message::Message;
 use crate::domain::policy::Policy;
 use crate::fleet::{CallbackAddress, Client};
 
 const EXAMPLES: &str = "\
-Connects to the broker, compares exchanges and queues, and asks the API for the balance, once. Nothing is changed,
+Connects to the broker, compares exchanges and queues, and asks the API for the balance, once. Nothing is changed, \
 submitted or paid.
 
 Examples:
   captcha-worker check
-  captcha-worker check --offline                settings only, nothing is reached
+  captcha-worker check --offline         settings only, nothing is reached
+  captcha-worker check --offline --all   all of them
   captcha-worker check --json | jq '.checks[] | select(.verdict == \"failed\")'
 
 Exit codes: 0 fine, notes included; 1 a check failed; 2 the settings cannot be used.";
@@ -41,6 +43,9 @@ pub(super) struct CheckArgs {
     /// Reach neither the broker nor the API
     #[arg(long)]
     offline: bool,
+    /// Show the settings that have their defaults too
+    #[arg(long)]
+    all: bool,
 }
 
 pub(super) async fn run(
@@ -57,26 +62,42 @@ pub(super) async fn run(
         findings.extend(of_network(&loaded.settings).await);
     }
     let fine = findings.iter().all(|finding| finding.verdict != CheckResult::Failed);
-    match show(loaded, &findings, fine, output) {
+    match show(loaded, args.all, &findings, fine, output) {
         // The verdict stands, even if nobody has read it.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(Exit::when(fine)),
     }
 }
 
-fn show(loaded: &Loaded, findings: &[CheckFinding], fine: bool, output: &mut Output) -> io::Result<()> {
+fn show(
+    loaded: &Loaded,
+    all: bool,
+    findings: &[CheckFinding],
+    fine: bool,
+    output: &mut Output,
+) -> io::Result<()> {
     if output.is_json() {
         return output.value(&json!({ "ok": fine, "settings": loaded.report(), "checks": findings }));
     }
-    let settings =
-        loaded.report().iter().map(|line| [line.key.clone(), shown(&line.value_shown), line.origin.clone()]);
-    output.table(["setting", "value", "from"], settings)?;
+    let (defaults, changed): (Vec<_>, Vec<_>) =
+        loaded.report().iter().partition(|line| line.origin == "default");
+    let count = defaults.len();
+    let shown_lines = changed.into_iter().chain(defaults.into_iter().filter(|_| all));
+    let rows: Vec<_> =
+        shown_lines.map(|line| [line.key.clone(), shown(&line.value_shown), line.origin.clone()]).collect();
+    if !rows.is_empty() {
+        output.table(["setting", "value", "from"], rows)?;
+    }
+    if !all {
+        output.line(format_args!("{count} settings have their defaults; --all shows them"))?;
+    }
     output.line("")?;
+    let width = output.width();
     for finding in findings {
-        let detail = finding.detail.replace('\n', "\n                 ");
+        let detail = filled(&finding.detail, width, 17);
         output.line(format_args!("{:<8} {:<7} {detail}", finding.check, finding.verdict.name()))?;
         if !finding.advice.is_empty() {
-            output.line(format_args!("{:16} → {}", "", finding.advice))?;
+            output.line(format_args!("{:16} → {}", "", filled(&finding.advice, width, 19)))?;
         }
     }
     Ok(())
@@ -237,15 +258,47 @@ async fn broker_findings(broker: &Broker, settings: &Settings) -> Vec<CheckFindi
             "topology",
             format!("exchanges and queues of '{namespace}' are as they should be"),
         ),
+        Ok(mismatches) if settings.broker.declare_topology && mismatches.iter().all(Mismatch::is_missing) => {
+            let count = mismatches.len();
+            let detail = format!("{count} exchanges and queues of '{namespace}' do not exist yet");
+            let advice = "`run` declares them, since broker.declare_topology is true; or run `captcha-worker topology declare`";
+            CheckFinding::note("topology", detail, advice)
+        }
         Ok(mismatches) => {
             let lines: Vec<_> = mismatches.iter().map(ToString::to_string).collect();
             CheckFinding::failed("topology", lines.join("\n"), REMEDY)
         }
         Err(error) => failed_broker("topology", &error),
     };
+    let alarm = alarm(&session, &names).await;
     session.link().close().await;
     let removed = removed_lanes(broker, &names, settings).await;
-    [Some(reached), Some(topology), removed].into_iter().flatten().collect()
+    [reached, topology].into_iter().chain(removed).chain(alarm).collect()
+}
+
+/// A broker says that it is short of memory or disk only to a connection that publishes: this
+/// message reaches no queue.
+async fn alarm(session: &Session, names: &Names) -> Option<CheckFinding> {
+    let message = Message { transient: true, ..Message::default() };
+    let key = format!("{}.check", names.namespace());
+    let mut looks = interval(Duration::from_millis(50));
+    let publishing = session.publisher().publish("", &key, false, message);
+    let ended = async {
+        // Refused, perhaps: a user who may not publish does not learn of it.
+        let _ = publishing.await;
+    };
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            () = &mut ended => break,
+            _ = looks.tick() => if session.link().is_blocked() { break },
+        }
+    }
+    session.link().is_blocked().then(|| {
+        let detail = "the broker blocks publishing: it has a memory or disk alarm";
+        let advice = "free memory or disk on the broker; `rabbitmq-diagnostics alarms` names the node";
+        CheckFinding::failed("alarm", detail, advice)
+    })
 }
 
 /// Lanes that the fleet still serves although these settings do not name them. Only a fleet that

@@ -107,6 +107,8 @@ fn options(solver: &SolverSettings, api_key: SecretString) -> SolverOptions {
     SolverOptions {
         base_url: solver.base_url.clone(),
         api_key,
+        proxy: solver.proxy.clone(),
+        tls_ca_file: solver.tls_ca_file.clone(),
         connect_timeout: solver.connect_timeout,
         request_timeout: solver.request_timeout,
         max_connections: solver.max_connections,

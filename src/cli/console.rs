@@ -2,12 +2,16 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Stderr, Stdout, Write};
+use std::os::unix::fs::MetadataExt;
 
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ratatui::crossterm::terminal;
+use rustix::fs::OFlags;
 use serde::Serialize;
 
 use crate::domain::sanitize::escaped_json;
+use crate::telemetry::is_dumb_terminal;
 
 /// Standard output and standard error, as a command sees them.
 #[derive(Debug)]
@@ -20,25 +24,71 @@ pub struct Console<O, E> {
     pub out_is_terminal: bool,
     /// Whether `err` is a terminal.
     pub err_is_terminal: bool,
-    /// Whether `--json` was given.
-    pub json: bool,
+    /// What `--format` or `--json` asks for.
+    pub format: Option<Format>,
+}
+
+/// How a command prints what it has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Text for people, with or without a terminal
+    Table,
+    /// JSON; one value for the whole answer is indented on a terminal
+    Json,
+    /// JSON, each value on one line
+    Ndjson,
+}
+
+impl Format {
+    /// Whether text for people is wanted: by default, on a terminal.
+    fn is_human(format: Option<Self>, is_terminal: bool) -> bool {
+        format.map_or(is_terminal, |format| format == Format::Table)
+    }
+
+    /// Whether JSON was asked for, wherever it goes.
+    fn is_forced_json(format: Option<Self>) -> bool {
+        matches!(format, Some(Format::Json | Format::Ndjson))
+    }
+}
+
+/// A table without a terminal is this wide, unless COLUMNS says otherwise.
+const PLAIN_WIDTH: u16 = 80;
+
+/// How wide a table may be.
+fn width(is_terminal: bool) -> usize {
+    let terminal = if is_terminal { terminal::size().ok() } else { None };
+    let wanted = || std::env::var("COLUMNS").ok()?.parse().ok();
+    let width = terminal.map(|(columns, _)| columns).or_else(wanted).unwrap_or(PLAIN_WIDTH);
+    usize::from(width.clamp(40, 300))
 }
 
 impl Console<Stdout, Stderr> {
     /// The process's own.
     #[must_use]
-    pub fn std(json: bool) -> Self {
+    pub fn std(format: Option<Format>) -> Self {
         let (out, err) = (io::stdout(), io::stderr());
         let (out_is_terminal, err_is_terminal) = (out.is_terminal(), err.is_terminal());
-        Self { out, err, out_is_terminal, err_is_terminal, json }
+        Self { out, err, out_is_terminal, err_is_terminal, format }
     }
 }
 
 impl<O: Write, E: Write> Console<O, E> {
-    /// Whether answers are for a person to read: a terminal, and no `--json`.
+    /// Whether answers are for a person to read.
     #[must_use]
     pub fn is_human(&self) -> bool {
-        self.out_is_terminal && !self.json
+        Format::is_human(self.format, self.out_is_terminal)
+    }
+
+    /// Whether JSON was asked for, wherever it goes.
+    #[must_use]
+    pub fn is_forced_json(&self) -> bool {
+        Format::is_forced_json(self.format)
+    }
+
+    /// How wide a table may be.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        width(self.out_is_terminal)
     }
 
     /// Writes a line of JSON. On a terminal what would steer it is escaped.
@@ -57,28 +107,47 @@ impl<O: Write, E: Write> Console<O, E> {
     }
 }
 
+/// Whether standard output was closed when the program began. Rust opens /dev/null in its place,
+/// for reading and writing, so that all writes succeed; a shell's `> /dev/null` is for writing.
+pub(super) fn is_stdout_closed() -> bool {
+    let Ok(null) = std::fs::metadata("/dev/null") else { return false };
+    let (stat, flags) = (rustix::fs::fstat(io::stdout()), rustix::fs::fcntl_getfl(io::stdout()));
+    let is_null = stat.is_ok_and(|stat| stat.st_rdev == null.rdev());
+    is_null && flags.is_ok_and(|flags| flags.contains(OFlags::RDWR))
+}
+
 /// Where a command prints, and how.
 pub(super) struct Output {
     out: Stdout,
-    json: bool,
-    asked_for: bool,
+    format: Option<Format>,
 }
 
 impl Output {
-    pub(super) fn stdout(asked_for: bool) -> Self {
-        let out = io::stdout();
-        let json = asked_for || !out.is_terminal();
-        Self { out, json, asked_for }
+    pub(super) fn stdout(format: Option<Format>) -> Self {
+        Self { out: io::stdout(), format }
+    }
+
+    /// The same for a command that writes to both ends.
+    pub(super) fn console(&self) -> Console<Stdout, Stderr> {
+        Console::std(self.format)
     }
 
     /// Whether JSON was asked for, wherever it goes.
     pub(super) fn is_forced_json(&self) -> bool {
-        self.asked_for
+        Format::is_forced_json(self.format)
     }
 
     /// Whether JSON is wanted.
     pub(super) fn is_json(&self) -> bool {
-        self.json
+        !Format::is_human(self.format, self.is_terminal())
+    }
+
+    pub(super) fn is_terminal(&self) -> bool {
+        self.out.is_terminal()
+    }
+
+    pub(super) fn width(&self) -> usize {
+        width(self.is_terminal())
     }
 
     pub(super) fn line(&mut self, text: impl std::fmt::Display) -> io::Result<()> {
@@ -88,7 +157,7 @@ impl Output {
 
     /// A JSON value, indented on a terminal.
     pub(super) fn value(&mut self, value: &impl Serialize) -> io::Result<()> {
-        let text = if self.out.is_terminal() {
+        let text = if self.is_terminal() && self.format != Some(Format::Ndjson) {
             serde_json::to_string_pretty(value)?
         } else {
             serde_json::to_string(value)?
@@ -106,7 +175,9 @@ impl Output {
         head: [&str; N],
         rows: impl IntoIterator<Item = [String; N]>,
     ) -> io::Result<()> {
-        self.line(table(head, rows))
+        let mut table = table(head, rows);
+        let width = u16::try_from(self.width()).unwrap_or(PLAIN_WIDTH);
+        self.line(table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width))
     }
 }
 
@@ -115,6 +186,28 @@ pub(super) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Ite
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(head).add_rows(rows);
     table
+}
+
+/// A text in lines of at most so many characters, broken between words; what follows the first
+/// line is indented. A longer word stays whole, so that an address can be copied.
+pub(super) fn filled(text: &str, width: usize, indent: usize) -> String {
+    let (mut filled, mut used) = (String::new(), indent);
+    for (n, line) in text.lines().enumerate() {
+        for (m, word) in line.split(' ').enumerate() {
+            let needed = word.chars().count();
+            if m == 0 && n == 0 {
+            } else if m == 0 || used + 1 + needed > width && used > indent {
+                filled.push_str(&format!("\n{:indent$}", ""));
+                used = indent;
+            } else {
+                filled.push(' ');
+                used += 1;
+            }
+            filled.push_str(word);
+            used += needed;
+        }
+    }
+    filled
 }
 
 /// What the end of the input is measured in.
@@ -143,7 +236,11 @@ impl Progress {
             }
             Total::Open => (None, "{spinner} {msg}  {elapsed}"),
         };
-        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if visible && !is_dumb_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(length, target);
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);

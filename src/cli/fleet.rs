@@ -16,12 +16,12 @@ use crate::clock::{Clock, Rng};
 use crate::config::Settings;
 use crate::fleet::{Answer, Client, Heartbeat, Order, Survey};
 use crate::overview::{Guard, Overview};
-use crate::telemetry::Logging;
+use crate::telemetry::{Logging, is_dumb_terminal};
 
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 const STATUS_EXAMPLES: &str = "\
-Asks the replicas over the broker, and the broker for the queues' lengths. It shows the replicas that answer.
+Asks the replicas over the broker, and the broker for the queues' lengths. It shows the replicas that answer. \
 With --watch it shows what `top` shows, without the ops servers; with --watch --json it prints a line every 2 s.
 
 Examples:
@@ -47,7 +47,7 @@ pub(super) async fn status(
 ) -> Result<Exit, CommandError> {
     let broker = connect::broker(settings, "captcha-worker status")?;
     let mut poller = Poller::new(broker, Names::new(&settings.broker.namespace), Vec::new())?;
-    if args.watch && !output.is_json() {
+    if args.watch && !output.is_json() && output.is_terminal() && !is_dumb_terminal() {
         return Ok(Exit::when(top::watch(poller, WATCH_EVERY, logging).await?));
     }
     let stop = if args.watch { signals::stop()? } else { CancellationToken::new() };
@@ -106,11 +106,13 @@ fn replica_json(replica: &Heartbeat) -> Value {
 
 /// A lead that is changing hands takes up to this long.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// After a resume: the leader probes at most every 20 s, and a call may take its time-out.
+const PROBED: Duration = Duration::from_secs(60);
 /// Longest reason that is sent to the fleet, in characters.
 const MAX_REASON: usize = 200;
 
 const PAUSE_EXAMPLES: &str = "\
-All replicas stop taking jobs, which stay queued; polls of paid tasks go on. The pause is kept on the broker: it survives a
+All replicas stop taking jobs, which stay queued; polls of paid tasks go on. The pause is kept on the broker: it survives a \
 restart of every replica and of the broker, and ends by `resume` alone.
 
 Examples:
@@ -120,13 +122,15 @@ Examples:
 Exit codes: 0 every replica follows; 1 there is no leader, or not all followed within 15 s.";
 
 const RESUME_EXAMPLES: &str = "\
-Ends a pause. If the account is the reason (a wrong key, no funds), the leader probes it at once, at most every 20 s,
-instead of at the next scheduled time. It never probes during a ban.
+Ends a pause. If the account is the reason (a wrong key, no funds), the leader probes it at once, at most every 20 s, \
+instead of at the next scheduled time. It never probes during a ban. The command waits for the answer. If the account \
+cannot be used, it says why, and when the next probe is.
 
 Examples:
   captcha-worker resume
 
-Exit codes: 0 every replica follows; 1 there is no leader, or not all followed within 15 s.";
+Exit codes: 0 work goes on, and every replica follows; 1 the account cannot be used yet, there is no leader, or not all \
+followed within 15 s.";
 
 #[derive(Debug, Args)]
 #[command(after_help = PAUSE_EXAMPLES)]
@@ -175,14 +179,24 @@ pub(super) async fn give(
     let names = Names::new(&settings.broker.namespace);
     let mut client = Client::connect(&broker, &names, Rng::Thread).await?;
     let began = Instant::now();
+    let resumes = matches!(order, Order::Resume);
+    let leader = if resumes { client.survey(PATIENCE / 5).await?.leader } else { None };
     let answer = client.order(order, PATIENCE).await;
+    let works = match &answer {
+        Ok(answer) if answer.carried_out && resumes => {
+            client.works_again(leader.and_then(|leader| leader.state.probed_at), PROBED).await
+        }
+        _ => Ok(true),
+    };
+    let survey = client.collected();
     client.close().await;
-    let answer = answer?;
+    let (answer, works) = (answer?, works?);
     if !answer.carried_out {
         return Err(CommandError::Failed(not_done(&answer)));
     }
+    let done = if works { done } else { "not resumed, the account cannot be used yet" };
     let (following, expected) = (answer.survey.following(), answer.survey.expected());
-    let leader = answer.survey.leader.as_ref();
+    let leader = survey.leader.as_ref();
     let guard = Guard::of(leader.map(|leader| &leader.state), Clock::System.now());
     let seconds = began.elapsed().as_secs_f64();
     if output.is_json() {
@@ -196,7 +210,7 @@ pub(super) async fn give(
             output.line(line)?;
         }
     }
-    Ok(Exit::when(following >= expected))
+    Ok(Exit::when(works && following >= expected))
 }
 
 fn not_done(answer: &Answer) -> String {

@@ -1,17 +1,24 @@
 //! Jobs on their way in: lines of NDJSON, or images, read one at a time so that an input of any
 //! size fits in memory.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, BufRead, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::domain::class::Class;
+use crate::domain::job::Job;
+use crate::domain::message::{Message, Properties};
+use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
 
 /// The longest message that the worker takes for a job, in bytes; a longer one would be rejected
@@ -49,9 +56,32 @@ pub struct NewJob {
     /// Where it was read.
     pub origin: Origin,
     /// The message's body.
-    pub body: Vec<u8>,
+    pub body: Bytes,
     /// The job's own id, where it has one that can be a message's too.
     pub id: Option<String>,
+}
+
+impl NewJob {
+    /// Judges it as a worker's admission will. Which sites may be automated is not judged: that is
+    /// the workers' policy, and the publisher's settings need not have it.
+    ///
+    /// # Errors
+    /// Admission would refuse it.
+    pub fn checked(self) -> Entry {
+        let properties = Properties { message_id: self.id.clone(), ..Properties::default() };
+        let mut message = Message { body: self.body.clone(), properties, transient: false };
+        let refused = match Job::read(&mut message, &Policy::default(), String::new) {
+            Err(refused) if refused.fault.class != Class::Forbidden => refused.fault,
+            _ => return Ok(self),
+        };
+        let reason = if self.body.trim_ascii_start().starts_with(b"[") {
+            "an array is no job: write one job a line, as `jq -c '.[]'` does".into()
+        } else {
+            refused.description
+        };
+        let reason = reason.into_owned();
+        Err(BadEntry { origin: self.origin, column: None, reason })
+    }
 }
 
 /// Something in the input that cannot be published.
@@ -135,7 +165,7 @@ impl<R: BufRead> Iterator for Lines<R> {
                 }
             };
             return Some(match read_id(&body) {
-                Ok(id) => Ok(NewJob { origin: Origin::Line(self.number), body, id }),
+                Ok(id) => Ok(NewJob { origin: Origin::Line(self.number), body: body.into(), id }),
                 Err((column, reason)) => Err(self.bad(Some(column), reason)),
             });
         }
@@ -230,7 +260,7 @@ impl Images {
 
     /// The id of an image that is not numbered.
     pub(super) fn name(path: &Path) -> String {
-        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        text_of(path.file_name().unwrap_or_default())
     }
 
     fn id(&self, path: &Path) -> String {
@@ -255,7 +285,7 @@ impl Images {
         }
         Ok(NewJob {
             origin: Origin::Image(file.to_owned()),
-            body,
+            body: body.into(),
             id: Some(id).filter(|id| id.len() <= MAX_MESSAGE_ID),
         })
     }
@@ -267,13 +297,24 @@ impl Iterator for Images {
     fn next(&mut self) -> Option<Entry> {
         let path = self.paths.next()?;
         self.count += 1;
-        let file = path.to_string_lossy();
+        let file = text_of(path.as_os_str());
         Some(self.job(&path, &file).map_err(|reason| BadEntry {
-            origin: Origin::Image(file.clone().into_owned()),
+            origin: Origin::Image(file.clone()),
             column: None,
             reason,
         }))
     }
+}
+
+/// A file's name as text. Bytes that are not UTF-8 are percent-encoded, so that two names differ as
+/// text, too.
+fn text_of(name: &OsStr) -> String {
+    let mut text = String::new();
+    for chunk in name.as_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("%{byte:02X}")));
+    }
+    text
 }
 
 /// Reads an image, and no more of a file than could be one.
@@ -328,6 +369,13 @@ mod image_tests {
                 "metadata": {"file": file}})
         );
         assert_eq!(job.id.as_deref(), Some("a b.png"));
+    }
+
+    #[test]
+    fn names_that_differ_only_in_bytes_that_are_not_utf8_give_different_ids() {
+        let names: [&[u8]; 3] = [b"a\xff.png", b"a\xfe.png", "\u{fffd}é.png".as_bytes()];
+        let ids = names.map(|name| Images::name(Path::new(OsStr::from_bytes(name))));
+        assert_eq!(ids, ["a%FF.png", "a%FE.png", "\u{fffd}é.png"]);
     }
 
     #[test]

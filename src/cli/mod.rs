@@ -30,6 +30,7 @@ mod spend;
 mod top;
 mod topology;
 
+use std::io;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -40,24 +41,24 @@ use crate::broker::topology::Names;
 use crate::config::{LoadOptions, Loaded, LogFilter, LogFormat, Override, Settings};
 use crate::linger::Linger;
 use crate::telemetry::{self, Logging};
-use console::{Console, Output};
+use console::{Format, Output};
 pub use exit::{CommandError, Exit};
 
 const EXAMPLES: &str = "\
 Examples:
-  captcha-worker demo                           see it work, with nothing installed
-  captcha-worker solve captcha.png              solve one captcha, and print its text
+  captcha-worker demo                    see it work, with nothing installed
+  captcha-worker solve captcha.png       solve one captcha, and print its text
   captcha-worker batch jobs.ndjson --out outcomes.ndjson
-                                                solve a file of jobs, resumably
-  captcha-worker check                          show the settings, and test them
-  captcha-worker topology declare               create exchanges, queues and bindings
-  captcha-worker --config prod.toml run         work until SIGTERM
+                                         solve a file of jobs, resumably
+  captcha-worker check                   show the settings, and test them
+  captcha-worker topology declare        create exchanges, queues and bindings
+  captcha-worker --config prod.toml run  work until SIGTERM
   CAPTCHA_WORKER__SOLVER__API_KEY_FILE=/run/secrets/key captcha-worker run
 
-Settings come from built-in defaults, ./config/*.toml, --config FILE, the environment
+Settings come from built-in defaults, ./config/*.toml, --config FILE, the environment \
 (CAPTCHA_WORKER__SECTION__KEY) and the command line, each over those before it.
 
-Exit codes: 0 fine; 1 failed; 2 the command line or the settings cannot be used. `solve` and `batch` have further
+Exit codes: 0 fine; 1 failed; 2 the command line or the settings cannot be used. `solve` and `batch` have further \
 ones.";
 
 /// Takes captcha-recognition jobs from RabbitMQ, or from a queue file on one machine, has them
@@ -72,18 +73,24 @@ pub struct Cli {
     command: Command,
 }
 
+/// The heading of the options that every command has, apart from its own.
+const GLOBAL: &str = "Global options";
+
 /// Options of every command.
 #[derive(Debug, Args)]
 struct Globals {
     /// A settings file (TOML), over ./config/*.toml; can be given several times, later ones win
-    #[arg(long = "config", value_name = "FILE", global = true)]
+    #[arg(long = "config", value_name = "FILE", global = true, help_heading = GLOBAL)]
     files: Vec<PathBuf>,
-    /// Print JSON, which is the default where standard output is not a terminal
-    #[arg(long, global = true)]
+    /// How to print; the default is a table on a terminal, and JSON elsewhere
+    #[arg(long, value_enum, global = true, help_heading = GLOBAL)]
+    format: Option<Format>,
+    /// The same as --format json
+    #[arg(long, global = true, conflicts_with = "format", help_heading = GLOBAL)]
     json: bool,
     /// What to log to stderr, over log.level: error, warn, info, debug, or such as
     /// `info,captcha_worker=debug`
-    #[arg(long, value_name = "LEVEL", global = true)]
+    #[arg(long, value_name = "LEVEL", global = true, help_heading = GLOBAL)]
     log: Option<String>,
 }
 
@@ -160,12 +167,8 @@ impl Configured {
     ) -> Result<Exit, CommandError> {
         let settings = &loaded.settings;
         match self {
-            Configured::Solve(args) => {
-                solve::run(&args, loaded, &mut Console::std(output.is_forced_json())).await
-            }
-            Configured::Batch(args) => {
-                batch::run(&args, settings, &mut Console::std(output.is_forced_json())).await
-            }
+            Configured::Solve(args) => solve::run(&args, loaded, &mut output.console()).await,
+            Configured::Batch(args) => batch::run(&args, settings, &mut output.console()).await,
             Configured::Run(args) => run::run(&args, loaded, options, logging).await,
             Configured::Check(args) => check::run(&args, loaded, output).await,
             Configured::Status(args) => fleet::status(&args, settings, logging, output).await,
@@ -180,17 +183,20 @@ impl Configured {
                 args.check_lane(&settings.lanes)?;
                 let broker = connect::working_broker(settings, "captcha-worker publish", Linger::none())?;
                 let (names, stop) = (Names::new(&settings.broker.namespace), signals::stop()?);
-                publish::publish(args, &broker, &names, &mut Console::std(output.is_forced_json()), &stop)
-                    .await
+                publish::publish(args, &broker, &names, &mut output.console(), &stop).await
             }
             Configured::Outcomes(args) => {
+                if args.ack && console::is_stdout_closed() {
+                    return Err(CommandError::Output(io::Error::other(
+                        "standard output is closed, so nothing is taken",
+                    )));
+                }
                 let (broker, names, stop) = reach(settings, "outcomes")?;
-                outcomes::outcomes(args, &broker, &names, &mut Console::std(output.is_forced_json()), &stop)
-                    .await
+                outcomes::outcomes(args, &broker, &names, &mut output.console(), &stop).await
             }
             Configured::Dead(args) => {
                 let (broker, names, stop) = reach(settings, "dead")?;
-                dead::run(args, &broker, &names, &mut Console::std(output.is_forced_json()), &stop).await
+                dead::run(args, &broker, &names, &mut output.console(), &stop).await
             }
             Configured::Reroute(args) => {
                 let (broker, names, stop) = reach(settings, "reroute")?;
@@ -216,7 +222,7 @@ pub fn run(cli: Cli) -> Exit {
 
 fn carry_out(cli: Cli) -> Result<Exit, CommandError> {
     let Cli { globals, command } = cli;
-    let mut output = Output::stdout(globals.json);
+    let mut output = Output::stdout(globals.format.or(globals.json.then_some(Format::Json)));
     match command {
         Command::Completions(args) => completions::run(&args, &mut output),
         Command::Demo => demonstrate(&globals, &mut output),
@@ -235,7 +241,7 @@ fn carry_out(cli: Cli) -> Result<Exit, CommandError> {
 fn demonstrate(globals: &Globals, output: &mut Output) -> Result<Exit, CommandError> {
     if let Some(level) = &globals.log {
         let level = LogFilter::try_new(level).map_err(CommandError::failed)?;
-        telemetry::init(&level, LogFormat::Auto).map_err(CommandError::failed)?;
+        telemetry::init(&level, LogFormat::Auto, false).map_err(CommandError::failed)?;
     }
     let report = on_runtime(async { demo::run().await.map_err(CommandError::failed) })?;
     if output.is_json() {
@@ -261,7 +267,7 @@ fn start_logging(loaded: &Loaded, quiet_level: Option<&str>) -> Result<Logging, 
         Some(level) => LogFilter::try_new(level).map_err(CommandError::failed)?,
         None => log.level.clone(),
     };
-    telemetry::init(&level, log.format).map_err(CommandError::failed)
+    telemetry::init(&level, log.format, log.target).map_err(CommandError::failed)
 }
 
 impl Globals {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::console::Console;
 use super::queue_reader::{NextMessage, QueueReader};
-use super::render::{Format, ndjson, table_head, table_row};
+use super::render::{ndjson, table_head, table_row};
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError, Delivery, Session};
@@ -32,10 +32,10 @@ const DEFAULT_LIMIT: u64 = 100;
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  captcha-worker outcomes                              look at up to 100 results
-  captcha-worker outcomes --dead proxy --limit 20      look at dead letters of one class
-  captcha-worker outcomes --ack > results.ndjson       take all results that are there
-  captcha-worker outcomes --ack --follow | consumer    take results as they come, until Ctrl-C
+  captcha-worker outcomes                            look at up to 100 results
+  captcha-worker outcomes --dead proxy --limit 20    look at dead letters
+  captcha-worker outcomes --ack > results.ndjson     take all results there are
+  captcha-worker outcomes --ack --follow | consumer  take them as they come
 
 Of failed jobs, `captcha-worker dead list` counts them by class, code and type, and `dead replay` publishes them again.
 
@@ -57,9 +57,6 @@ pub struct OutcomesArgs {
     /// Wait for more until Ctrl-C
     #[arg(long, requires = "ack")]
     pub follow: bool,
-    /// How to print; a table on a terminal and NDJSON in a pipe by default
-    #[arg(long, value_enum)]
-    pub format: Option<Format>,
     /// Print proxy credentials of failed jobs in NDJSON, as replaying them needs
     #[arg(long)]
     pub show_secrets: bool,
@@ -131,15 +128,6 @@ impl OutcomesArgs {
         }
         Ok(limit)
     }
-
-    fn format(&self, human: bool, json: bool) -> Format {
-        match self.format {
-            _ if json => Format::Ndjson,
-            Some(format) => format,
-            None if human => Format::Table,
-            None => Format::Ndjson,
-        }
-    }
 }
 
 /// Runs the command. When `stop` is cancelled, what was printed is settled and the rest goes back.
@@ -185,7 +173,8 @@ pub(super) struct OutcomeReading<'a, O, E> {
     broker: &'a Broker,
     console: &'a mut Console<O, E>,
     stop: &'a CancellationToken,
-    format: Format,
+    /// Of a table.
+    width: usize,
     /// Outcomes that may still be printed.
     left: u64,
     printed: u64,
@@ -205,7 +194,7 @@ impl<'a, O: Write, E: Write> OutcomeReading<'a, O, E> {
     ) -> Result<Self, CommandError> {
         Ok(Self {
             queue: args.queue(names),
-            format: args.format(console.is_human(), console.json),
+            width: console.width(),
             left: args.limit()?,
             args,
             broker,
@@ -309,14 +298,13 @@ impl<'a, O: Write, E: Write> OutcomeReading<'a, O, E> {
 
     fn print(&mut self, delivery: &Delivery) -> io::Result<()> {
         let message = &delivery.message;
-        match self.format {
-            Format::Ndjson => self.console.json_line(&ndjson(message, self.args.show_secrets))?,
-            Format::Table => {
-                if self.printed == 0 {
-                    writeln!(self.console.out, "{}", table_head())?;
-                }
-                writeln!(self.console.out, "{}", table_row(message))?;
+        if self.console.is_human() {
+            if self.printed == 0 {
+                writeln!(self.console.out, "{}", table_head(self.width))?;
             }
+            writeln!(self.console.out, "{}", table_row(message, self.width))?;
+        } else {
+            self.console.json_line(&ndjson(message, self.args.show_secrets))?;
         }
         self.console.out.flush()
     }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use clap::Args;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::console::{Console, Progress, Total};
-use super::input::{Entry, Images, Lines, NewJob, Origin, read_ahead};
+use super::input::{BadEntry, Entry, Images, Lines, NewJob, Origin, read_ahead};
 use super::report::PublishReport;
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
@@ -37,10 +38,11 @@ const READ_BUFFER: usize = 256 << 10;
 
 /// Publish jobs and wait until the broker has confirmed each.
 ///
-/// Every line goes out as it is. The worker decides whether it is a valid job, and its verdict
-/// arrives as an outcome. The first line that is not JSON, or is over 1 MiB, stops the run with its
-/// number; so does the first publish that the broker does not confirm. The report counts what was
-/// confirmed until then, and the exit code is 1.
+/// Each job is checked by the rules of the worker's admission, except for the policy, which is the
+/// workers'. All jobs of a file are checked before the first one is sent; those of standard input,
+/// or with --keep-going, one by one. A job goes out as it is. The first bad job stops the run with
+/// its line and field; so does the first publish that the broker does not confirm. The report
+/// counts what was confirmed until then, and the exit code is 1.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -78,6 +80,9 @@ pub struct PublishArgs {
     /// Go on after a bad line or image, and report all of them at the end (exit code 1)
     #[arg(long)]
     pub keep_going: bool,
+    /// Send every line that is JSON: a worker judges it, and its verdict arrives as an outcome
+    #[arg(long)]
+    pub no_check: bool,
 }
 
 impl PublishArgs {
@@ -98,11 +103,19 @@ impl PublishArgs {
         )))
     }
 
+    /// Whether all of the input is checked before anything is sent: it can be read twice.
+    fn checks_first(&self) -> bool {
+        let mut files = self.images.iter().chain(&self.file);
+        let is_pipe = |file: &PathBuf| file.metadata().is_ok_and(|found| !found.is_file());
+        let again = self.file.as_deref() != Some(Path::new("-")) && !files.any(is_pipe);
+        again && !self.keep_going && !self.no_check
+    }
+
     /// Readers of outcomes drop what has an id twice, so two images of one name would be answered
     /// once.
     fn refuse_repeated_names(&self) -> Result<(), CommandError> {
         let mut names = BTreeSet::new();
-        let repeated = self.images.iter().find(|path| !names.insert(path.file_name()));
+        let repeated = self.images.iter().find(|path| !names.insert(Images::name(path)));
         match repeated {
             Some(path) if self.id_prefix.is_none() => Err(CommandError::Usage(format!(
                 "--image '{}': another image has this file name, and so would have the same id; number them with --id-prefix",
@@ -132,8 +145,9 @@ pub async fn publish<O: Write, E: Write>(
         console.note("reading jobs from the terminal, one a line; Ctrl-D ends");
     }
     args.refuse_repeated_names()?;
+    let bad = if args.checks_first() { first_bad(open(&args)?.0, stop).await } else { None };
     let (entries, total) = open(&args)?;
-    let mut progress = Progress::new(total, console.err_is_terminal && !console.json);
+    let mut progress = Progress::new(total, console.err_is_terminal && !console.is_forced_json());
     // The name of the lane's exchange and of its queue.
     let jobs = names.jobs_of(&args.lane);
     if args.priority.is_some() && !matches!(broker, Broker::Amqp(_)) {
@@ -147,6 +161,10 @@ pub async fn publish<O: Write, E: Write>(
     let mut report = PublishReport::default();
     tokio::select! {
         biased;
+        () = ready(()), if bad.is_some() => {
+            report.interrupted = true;
+            bad.into_iter().for_each(|bad| report.bad_entry(bad));
+        }
         () = stop.cancelled() => report.interrupted = true,
         session = connecting => {
             let session = session?;
@@ -159,8 +177,20 @@ pub async fn publish<O: Write, E: Write>(
     report.print(console)
 }
 
+/// The first entry that cannot be published.
+async fn first_bad(mut entries: mpsc::Receiver<Entry>, stop: &CancellationToken) -> Option<BadEntry> {
+    while let Some(Some(entry)) = stop.run_until_cancelled(entries.recv()).await {
+        if let Err(bad) = entry {
+            return Some(bad);
+        }
+    }
+    None
+}
+
 /// Opens the input, and returns its length where that is known.
 fn open(args: &PublishArgs) -> Result<(mpsc::Receiver<Entry>, Total), CommandError> {
+    let no_check = args.no_check;
+    let checked = move |entry: Entry| if no_check { entry } else { entry.and_then(NewJob::checked) };
     let failed = |path: &Path| {
         let path = path.display().to_string();
         move |reason| CommandError::Input { path, reason }
@@ -169,12 +199,12 @@ fn open(args: &PublishArgs) -> Result<(mpsc::Receiver<Entry>, Total), CommandErr
         None => {
             let total = Total::Jobs(args.images.len() as u64);
             let images = Images::new(args.images.clone(), args.id_prefix.clone(), args.deadline);
-            let entries = read_ahead(images).map_err(failed(Path::new("--image")))?;
+            let entries = read_ahead(images.map(checked)).map_err(failed(Path::new("--image")))?;
             Ok((entries, total))
         }
         Some(path) if path == Path::new("-") => {
             let reader = BufReader::with_capacity(READ_BUFFER, stdin());
-            let entries = read_ahead(Lines::new(reader)).map_err(failed(path))?;
+            let entries = read_ahead(Lines::new(reader).map(checked)).map_err(failed(path))?;
             Ok((entries, Total::Open))
         }
         Some(path) => {
@@ -182,7 +212,7 @@ fn open(args: &PublishArgs) -> Result<(mpsc::Receiver<Entry>, Total), CommandErr
             let regular = file.metadata().ok().filter(Metadata::is_file);
             let total = regular.map_or(Total::Open, |file| Total::Bytes(file.len()));
             let reader = BufReader::with_capacity(READ_BUFFER, file);
-            let entries = read_ahead(Lines::new(reader)).map_err(failed(path))?;
+            let entries = read_ahead(Lines::new(reader).map(checked)).map_err(failed(path))?;
             Ok((entries, total))
         }
     }
@@ -307,7 +337,7 @@ impl<'a> Pipeline<'a> {
 }
 
 /// A job as it is published.
-pub(super) fn message(body: Vec<u8>, id: Option<String>) -> Message {
+pub(super) fn message(body: impl Into<Bytes>, id: Option<String>) -> Message {
     Message {
         body: body.into(),
         properties: Properties {

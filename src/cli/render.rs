@@ -11,15 +11,6 @@ use super::redact::{HELD_BACK, masked, shows_secret};
 use crate::domain::message::{Headers, Message, Value};
 use crate::domain::sanitize::shown;
 
-/// How messages are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// A line of columns each, cut to fit
-    Table,
-    /// The whole message each, as one line of JSON
-    Ndjson,
-}
-
 /// A message as one line of JSON, without the line end.
 ///
 /// A body that is JSON stays byte for byte, save that line breaks between its values become spaces,
@@ -75,7 +66,7 @@ pub(super) fn to_json(value: &Value) -> Json {
     }
 }
 
-/// The columns and their widths. Fixed, since rows are printed as they come.
+/// The columns with their widths, where all have room. Fixed, since rows are printed as they come.
 const COLUMNS: [(&str, usize); 7] = [
     ("ID", 24),
     ("STATUS", 6),
@@ -85,22 +76,39 @@ const COLUMNS: [(&str, usize); 7] = [
     ("FINISHED (UTC)", 19),
     ("ANSWER OR REASON", 48),
 ];
+/// The widths elsewhere, for 80 columns: what has no room is left out. The last one grows.
+const NARROW: [usize; 7] = [20, 6, 0, 28, 0, 0, 20];
+
+/// The columns' widths for a table of this width.
+fn widths(width: usize) -> [usize; 7] {
+    let whole = |widths: &[usize]| {
+        widths.iter().filter(|width| **width > 0).map(|width| width + 2).sum::<usize>() - 2
+    };
+    let all = COLUMNS.map(|(_, width)| width);
+    if width >= whole(&all) {
+        return all;
+    }
+    let mut widths = NARROW;
+    widths[6] = (widths[6] + width).saturating_sub(whole(&NARROW)).max(10);
+    widths
+}
 
 /// The table's head.
 #[must_use]
-pub fn table_head() -> String {
-    line(COLUMNS.map(|(name, _)| name.to_owned()))
+pub fn table_head(width: usize) -> String {
+    line(COLUMNS.map(|(name, _)| name.to_owned()), width)
 }
 
 /// A message as a row of the table. Control characters become dots: what a site or a publisher
 /// wrote must not steer the terminal.
 #[must_use]
-pub fn table_row(message: &Message) -> String {
-    match serde_json::from_slice::<Json>(&message.body) {
-        Ok(outcome) if outcome.get("status").is_some() => line(outcome_cells(&outcome)),
-        Ok(job) => line(raw_cells(message, &text_at(&job, "/id"), &text_at(&job, "/task/type"))),
-        Err(_) => line(raw_cells(message, "", "")),
-    }
+pub fn table_row(message: &Message, width: usize) -> String {
+    let cells = match serde_json::from_slice::<Json>(&message.body) {
+        Ok(outcome) if outcome.get("status").is_some() => outcome_cells(&outcome),
+        Ok(job) => raw_cells(message, &text_at(&job, "/id"), &text_at(&job, "/task/type")),
+        Err(_) => raw_cells(message, "", ""),
+    };
+    line(cells, width)
 }
 
 fn outcome_cells(outcome: &Json) -> [String; 7] {
@@ -172,9 +180,9 @@ fn text_at(json: &Json, pointer: &str) -> String {
     }
 }
 
-fn line(cells: [String; 7]) -> String {
+fn line(cells: [String; 7], width: usize) -> String {
     let mut line = String::new();
-    for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
+    for (cell, width) in cells.iter().zip(widths(width)).filter(|(_, width)| *width > 0) {
         let cell = cut(cell, width);
         line.push_str(&format!("{cell:<width$}  "));
     }

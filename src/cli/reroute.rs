@@ -20,8 +20,8 @@ use crate::broker::{Broker, Delivery, Session};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  captcha-worker outcomes --unrouted --limit 5    look at what lies there, and by whose absence
-  captcha-worker topology declare                 make the binding
+  captcha-worker outcomes --unrouted --limit 5  look at what lies there
+  captcha-worker topology declare               make the binding
   captcha-worker reroute
 
 Exit codes: 0 nothing is left in 'unrouted', 1 something is, or it failed, 2 wrong usage.")]

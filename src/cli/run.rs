@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::{CommandError, Exit, connect, signals};
@@ -14,24 +15,28 @@ use crate::config::{
     CallbackSettings, ConfigErrors, LoadOptions, Loaded, LogFilter, OpsSettings, SettingLine, Settings,
 };
 use crate::domain::lifecycle::Rules;
-use crate::fleet::{CallbackAddress, Egress};
+use crate::domain::money::Decimal;
+use crate::fleet::{CallbackAddress, Depths, Egress};
 use crate::linger::Linger;
 use crate::ops::Server;
 use crate::solver::Solver;
 use crate::telemetry::Logging;
 use crate::trace::Tracer;
-use crate::worker::{Clock, Limits, Rng, Worker, WorkerHandle, WorkerOptions};
+use crate::worker::{Clock, Limits, Reading, Rng, Spent, Worker, WorkerHandle, WorkerOptions};
 
 const EXAMPLES: &str = "\
-The first SIGTERM or Ctrl-C drains: no more jobs are taken, submissions under way are finished, paid tasks are handed to
-other replicas, within worker.drain_timeout. A second one ends at once; what is unfinished returns to its queue.
-SIGHUP takes the account's key and log.level anew from where they were configured, both or, where a setting cannot be used,
+The first SIGTERM or Ctrl-C drains: no more jobs are taken, submissions under way are finished, paid tasks are handed to \
+other replicas, within worker.drain_timeout. A second one ends at once; what is unfinished returns to its queue. \
+SIGHUP takes the account's key and log.level anew from where they were configured, both or, where a setting cannot be used, \
 neither; the log says why. The leader has a new key verified before it is used.
 
 Examples:
   CAPTCHA_WORKER__SOLVER__API_KEY_FILE=/run/secrets/key captcha-worker run
-  captcha-worker --config /etc/captcha-worker.toml --log info,captcha_worker=debug run";
+  captcha-worker --config /etc/captcha-worker.toml \\
+    --log info,captcha_worker=debug run";
 
+/// Replicas of one machine that find a port without a setting of their own.
+const NEXT_PORTS: u16 = 32;
 /// How often the log is checked for warnings that were left out.
 const LEFT_OUT_EVERY: Duration = Duration::from_secs(10);
 
@@ -70,6 +75,7 @@ pub(super) async fn run(
     };
     reload.on_hangup()?;
     report_left_out(logging.clone());
+    report_work(worker.view());
     tracing::info!(
         worker = name,
         broker = %settings.broker.url,
@@ -103,20 +109,93 @@ fn report_left_out(logging: Logging) {
     });
 }
 
+/// How often work is summed up in the log.
+const SUMMED_UP_EVERY: Duration = Duration::from_secs(60);
+
+/// Sums up each minute in which there was work.
+fn report_work(view: WorkerHandle) {
+    let mut ticks = tokio::time::interval(SUMMED_UP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tokio::spawn(async move {
+        ticks.tick().await;
+        let mut before = view.reading();
+        loop {
+            ticks.tick().await;
+            let now = view.reading();
+            if let Some(WorkSummary { solved, failed, in_flight, spent, backlog }) =
+                WorkSummary::of(&before, &now, view.in_flight(), view.depths().as_ref())
+            {
+                tracing::info!(
+                    solved,
+                    failed,
+                    in_flight,
+                    spent = spent.map(tracing::field::display),
+                    backlog,
+                    "the last minute"
+                );
+            }
+            before = now;
+        }
+    });
+}
+
+/// What a replica did between two readings.
+#[derive(Debug, PartialEq)]
+struct WorkSummary {
+    solved: u64,
+    failed: u64,
+    in_flight: usize,
+    /// In the account's currency, where it is known.
+    spent: Option<Decimal>,
+    /// Jobs of the whole fleet that wait, retries included, where the leader has said it.
+    backlog: Option<u64>,
+}
+
+impl WorkSummary {
+    /// `None` where nothing was done, and nothing is in flight.
+    fn of(before: &Reading, now: &Reading, in_flight: usize, depths: Option<&Depths>) -> Option<Self> {
+        let cost = |reading: &Reading| reading.spent.values().map(Spent::cost).sum::<Decimal>();
+        let is_waiting =
+            |name: &str| name == "jobs" || name.starts_with("jobs.") || name.starts_with("retry.");
+        let (solved, failed) = (now.solved - before.solved, now.failed - before.failed);
+        (solved + failed > 0 || in_flight > 0).then(|| Self {
+            solved,
+            failed,
+            in_flight,
+            spent: (cost(now) > Decimal::ZERO).then(|| cost(now) - cost(before)),
+            backlog: depths.map(|depths| {
+                depths.ready.iter().filter(|(name, _)| is_waiting(name)).map(|(_, ready)| ready).sum()
+            }),
+        })
+    }
+}
+
 /// Listens at once, so that an address that is not free is reported before any work is done.
 fn serve_ops(ops: &OpsSettings, view: WorkerHandle, stop: CancellationToken) -> Result<(), CommandError> {
     let Some(address) = ops.listen else { return Ok(()) };
-    let cannot = |error| CommandError::Failed(format!("ops.listen: cannot listen on {address}: {error}"));
-    let server = match Server::bind(address) {
-        Ok(server) => server,
+    let cannot = |error| {
+        CommandError::Failed(format!(
+            "ops.listen: cannot listen on {address}: {error}; choose another port, or port 0 for any free one"
+        ))
+    };
+    let mut bound = Server::bind(address);
+    // Another replica on this machine has the port.
+    let further = (1..NEXT_PORTS).filter_map(|n| address.port().checked_add(n));
+    for port in further.take_while(|_| ops.is_default) {
+        if bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
+            bound = Server::bind((address.ip(), port).into());
+        }
+    }
+    let server = match bound {
         Err(error) if ops.is_default => {
-            tracing::warn!(%address, %error, "health and metrics are not served: cannot listen on the default of ops.listen, perhaps another replica does");
+            tracing::warn!(%address, %error, "health and metrics are not served: cannot listen on the default of ops.listen, nor on the ports after it");
             return Ok(());
         }
-        Err(error) => return Err(cannot(error)),
+        bound => bound.map_err(cannot)?,
     };
-    let address = server.local_addr().map_err(cannot)?;
-    tracing::info!(%address, "serving /healthz, /readyz, /status, /metrics, and a page at /");
+    let listens = server.local_addr().map_err(cannot)?;
+    let taken = (listens.port() != address.port() && address.port() != 0).then(|| address.to_string());
+    tracing::info!(address = %listens, taken, "serving /healthz, /readyz, /status, /metrics, and a page at /");
     server.start(view, stop).map_err(CommandError::failed)
 }
 
@@ -273,5 +352,40 @@ fn log_waiting(started_with: &[SettingLine], loaded: &Loaded) {
             settings,
             "SIGHUP: other settings have changed too; they take effect at the next start"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::domain::time::Timestamp;
+
+    #[test]
+    fn a_minute_with_work_is_summed_up_and_an_idle_one_is_not() {
+        let reading = |solved, failed, cost| Reading {
+            solved,
+            failed,
+            spent: BTreeMap::from([(
+                "T".to_owned(),
+                Spent {
+                    accepted: solved,
+                    costs: BTreeMap::from([(("default".to_owned(), false), Decimal::new(cost, 1))]),
+                },
+            )]),
+            ..Reading::default()
+        };
+        let ready = [("jobs", 4), ("jobs.urgent", 3), ("retry.5s", 2), ("results", 100)]
+            .map(|(name, ready)| (name.to_owned(), ready));
+        let depths = Depths { at: Timestamp::from_millis(0), ready: ready.into() };
+        let (before, now) = (reading(10, 1, 10), reading(40, 3, 45));
+        let spent = Some(Decimal::new(35, 1));
+        let summary = WorkSummary { solved: 30, failed: 2, in_flight: 5, spent, backlog: Some(9) };
+        assert_eq!(WorkSummary::of(&before, &now, 5, Some(&depths)), Some(summary));
+        assert_eq!(WorkSummary::of(&now, &now, 0, Some(&depths)), None);
+        let waiting = WorkSummary { solved: 0, failed: 0, in_flight: 1, spent: None, backlog: None };
+        let idle = Reading::default();
+        assert_eq!(WorkSummary::of(&idle, &idle, 1, None), Some(waiting));
     }
 }

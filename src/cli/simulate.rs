@@ -13,8 +13,8 @@ const EXAMPLES: &str = "\
 Examples:
   captcha-worker simulate
   captcha-worker simulate --scenario examples/scenarios/rough.toml --seed 7
-  CAPTCHA_WORKER__SOLVER__BASE_URL=http://127.0.0.1:8191 CAPTCHA_WORKER__SOLVER__API_KEY=simulator-key \\
-      captcha-worker run
+  CAPTCHA_WORKER__SOLVER__BASE_URL=http://127.0.0.1:8191 \\
+  CAPTCHA_WORKER__SOLVER__API_KEY=simulator-key captcha-worker run
 
 GET /_sim/stats reports what it has seen: calls, accepted tasks, and who broke the API's rules.";
 

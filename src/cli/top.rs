@@ -29,17 +29,17 @@ use crate::broker::topology::Names;
 use crate::clock::Clock;
 use crate::config::{LogFilter, Settings};
 use crate::overview::Guard;
-use crate::telemetry::Logging;
+use crate::telemetry::{Logging, is_dumb_terminal};
 use poller::{PollResult, Poller};
 use screen::Screen;
 use theme::Tones;
 
 const EXAMPLES: &str = "\
-Asks the replicas over the broker, and the broker for the queues' lengths; beside them the ops servers' /status, where one
+Asks the replicas over the broker, and the broker for the queues' lengths; beside them the ops servers' /status, where one \
 answers, for what only that knows. While the broker is out of reach it shows what /status reports, and tries again.
 
-Keys: q, Esc or Ctrl-C quits; p holds the picture; Tab and arrows choose and move a table; ? helps.
-Without a terminal at standard output, or with --once, one picture is printed as plain text. For that it looks twice, a
+Keys: q, Esc or Ctrl-C quits; p holds the picture; Tab and arrows choose and move a table; ? helps. \
+Without a terminal at standard output, or with --once, one picture is printed as plain text. For that it looks twice, a \
 second apart at most, since rates need it. NO_COLOR is respected.
 
 Examples:
@@ -93,7 +93,7 @@ pub(super) async fn run(
     let broker = connect::broker(settings, "captcha-worker top")?;
     let names = Names::new(&settings.broker.namespace);
     let poller = Poller::new(broker, names, ops)?;
-    let is_plain = once || output.is_forced_json() || !io::stdout().is_terminal();
+    let is_plain = once || output.is_forced_json() || !output.is_terminal() || is_dumb_terminal();
     if is_plain {
         return print_once(poller, interval, output).await;
     }

@@ -15,7 +15,8 @@ const EXAMPLES: &str = "\
 Examples:
   captcha-worker topology declare
   captcha-worker topology check --json
-  captcha-worker topology export > definitions.json && rabbitmqctl import_definitions definitions.json
+  captcha-worker topology export > definitions.json &&
+    rabbitmqctl import_definitions definitions.json
   CAPTCHA_WORKER__BROKER__NAMESPACE=lane2 captcha-worker topology declare";
 
 #[derive(Debug, Args)]

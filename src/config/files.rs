@@ -8,9 +8,10 @@ use secrecy::SecretString;
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
+use url::Url;
 
 use super::reader::{Raw, Reader};
-use super::values::BrokerUrl;
+use super::values::{self, BrokerUrl};
 use crate::domain::sanitize::steers;
 use crate::tls::{IdentityFiles, Role, TlsFault, TlsFiles, read_roots};
 
@@ -156,12 +157,48 @@ pub(super) fn tls(reader: &mut Reader, url: Option<&BrokerUrl>) -> Option<TlsFil
         (Some(_), None) => return unpaired(reader, Role::Certificate, Role::Key),
         (None, Some(_)) => return unpaired(reader, Role::Key, Role::Certificate),
     };
-    let trusted = ca.as_deref().map_or(Ok(()), |path| read_roots(path).map(drop));
+    let trusted = ca.as_deref().map_or(Ok(()), |path| read_roots(path, Role::Ca).map(drop));
     let shown = identity.as_ref().map_or(Ok(()), |files| files.read().map(drop));
     let (trusted, shown) = (usable(reader, trusted), usable(reader, shown));
     trusted?;
     shown?;
     Some(TlsFiles { ca, identity })
+}
+
+/// The authorities that may have issued the API's certificate. `None`: a fault was recorded.
+pub(super) fn api_ca(reader: &mut Reader) -> Option<Option<PathBuf>> {
+    let path = tls_path(reader, Role::ApiCa)?;
+    let read = path.as_deref().map_or(Ok(()), |path| read_roots(path, Role::ApiCa).map(drop));
+    usable(reader, read)?;
+    Some(path)
+}
+
+/// The proxy before the API, `Some(None)` where there is none. `base_url`: where it is good.
+pub(super) fn api_proxy(
+    reader: &mut Reader,
+    base_url: Option<&Url>,
+    allow_plain_http: bool,
+) -> Option<Option<SecretString>> {
+    let key = "solver.proxy";
+    let given = text_of(reader, key)?;
+    if given.text.is_empty() {
+        reader.show(key, String::new(), &given.origin, true);
+        return Some(None);
+    }
+    let read = values::proxy_url(&given.text).and_then(|url| match base_url {
+        Some(base) if base.scheme() == "http" && !allow_plain_http => {
+            Err("is set, but solver.base_url is plain http: the proxy would read the key".to_owned())
+        }
+        _ => Ok(url),
+    });
+    let allowed = "http://[user:password@]host:port, or https://";
+    let mut shown = read.map_err(|problem| reader.fault(key, &given.origin, problem, allowed)).ok()?;
+    if shown.password().is_some() {
+        // It has a host, so that it can have a password.
+        let _ = shown.set_password(Some("***"));
+    }
+    reader.show(key, shown.to_string(), &given.origin, true);
+    Some(Some(SecretString::from(given.text)))
 }
 
 fn tls_path(reader: &mut Reader, role: Role) -> Option<Option<PathBuf>> {

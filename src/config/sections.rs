@@ -95,6 +95,8 @@ fn solver(reader: &mut Reader) -> Option<SolverSettings> {
             values::base_url(text, allow_plain_http.unwrap_or(true))
         }),
         api_key: files::api_key(reader),
+        proxy: files::api_proxy(reader, base_url.as_ref(), allow_plain_http.unwrap_or(true)),
+        tls_ca_file: files::api_ca(reader),
         connect_timeout: reader.duration("solver.connect_timeout", TENTH..=MINUTE),
         request_timeout: reader.duration("solver.request_timeout", SECOND..=5 * MINUTE),
         max_connections: reader.whole("solver.max_connections", 1..=1_024),
@@ -254,6 +256,7 @@ fn log(reader: &mut Reader) -> Option<LogSettings> {
     all_of!(LogSettings {
         level: reader.text("log.level", LogFilter::ALLOWED, LogFilter::try_new),
         format: reader.choice("log.format", formats),
+        target: reader.flag("log.target"),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -82,6 +83,10 @@ pub struct SolverSettings {
     pub base_url: Url,
     /// From `api_key`, or from the file `api_key_file`; never empty.
     pub api_key: Option<SecretString>,
+    /// An HTTP proxy before the API, with its password.
+    pub proxy: Option<SecretString>,
+    /// The only authorities that may have issued the API's certificate; `None`: the system's.
+    pub tls_ca_file: Option<PathBuf>,
     /// TCP and TLS.
     pub connect_timeout: Duration,
     /// A whole call.
@@ -165,6 +170,8 @@ pub struct LogSettings {
     pub level: LogFilter,
     /// How.
     pub format: LogFormat,
+    /// Whether lines name the part that writes them.
+    pub target: bool,
 }
 
 /// `[traces]`

@@ -74,6 +74,21 @@ pub(super) fn http_url(text: &str) -> Result<Url, String> {
     }
 }
 
+/// An HTTP proxy, with its user and password. Nothing of the text is repeated.
+pub(super) fn proxy_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("is not an address ({error})"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("begins with neither http:// nor https://".to_owned());
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(
+            "has more than scheme, user, password, host and port; special characters of a password are percent-encoded"
+                .to_owned(),
+        );
+    }
+    Ok(url)
+}
+
 /// The API's address.
 pub(super) fn base_url(text: &str, allow_plain_http: bool) -> Result<Url, String> {
     let url = plain_url(text)?;
@@ -347,6 +362,18 @@ mod tests {
         assert!(base_url("http://api.test", true).is_ok());
         for odd in ["https://u:p@api.test", "https://api.test/?key=1", "https://api.test/#k"] {
             assert!(base_url(odd, true).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_may_have_a_password_which_no_problem_repeats() {
+        for good in ["http://10.0.0.1:3128", "https://u:pl4nted@proxy.test:443/"] {
+            assert!(proxy_url(good).is_ok(), "{good}");
+        }
+        for odd in ["proxy:3128", "socks5://u:pl4nted@h:1", "http://u:pl4nted@h:1/x", "http://u:pl4#nted@h:1"]
+        {
+            let problem = proxy_url(odd).expect_err(odd);
+            assert!(!problem.contains("pl4") && !problem.contains("nted"), "{problem}");
         }
     }
 

@@ -10,6 +10,8 @@ use super::message::{Control, Heartbeat, LeaderNews, OperatorCommand, Trust, enc
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError, Consumer, Session};
 use crate::clock::Rng;
+use crate::domain::guard::Phase;
+use crate::domain::time::Timestamp;
 
 pub use super::message::Order;
 
@@ -152,6 +154,44 @@ impl Client {
         }
     }
 
+    /// Waits, after a resume, until it is known whether the account can be used: `false` where it
+    /// was tried and refused, or must not be tried yet, or where that takes too long. `before`: when
+    /// it was tried last before the resume.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn works_again(
+        &mut self,
+        before: Option<Timestamp>,
+        patience: Duration,
+    ) -> Result<bool, BrokerError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(LeaderNews { state, .. }) = self.leader() {
+                let trip = state.tripped();
+                let is_tried = state.unended == 0 && state.probed_at > before;
+                match state.phase {
+                    Phase::Active | Phase::Canary => return Ok(true),
+                    Phase::Tripped if is_tried || trip.is_some_and(|trip| trip.reason.stops().probes) => {
+                        return Ok(false);
+                    }
+                    Phase::Tripped | Phase::Probing => {}
+                }
+            }
+            if !self.listen(deadline).await? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// How the fleet stands, as far as it was heard.
+    #[must_use]
+    pub fn collected(&self) -> Survey {
+        let mut replicas: Vec<Heartbeat> = self.heard().map(|(replica, _)| replica.clone()).collect();
+        replicas.sort_by(|a, b| a.name.cmp(&b.name));
+        Survey { leader: self.leader().cloned(), replicas }
+    }
+
     /// Closes the connection.
     pub async fn close(self) {
         self.session.link().close().await;
@@ -173,12 +213,6 @@ impl Client {
         let Some(leader) = self.leader() else { return false };
         following(Some(leader), self.heard().map(|(replica, _)| replica))
             >= leader.replicas.max(self.replicas.len())
-    }
-
-    fn collected(&self) -> Survey {
-        let mut replicas: Vec<Heartbeat> = self.heard().map(|(replica, _)| replica.clone()).collect();
-        replicas.sort_by(|a, b| a.name.cmp(&b.name));
-        Survey { leader: self.leader().cloned(), replicas }
     }
 
     /// Takes the next message in; whether there was one before the deadline.

@@ -430,8 +430,10 @@ pub(super) fn log_change(state: &State, before: Option<&State>) {
             );
         }
         (_, Some(Reason::Operator)) => {
-            let why = state.paused.as_ref().and_then(|paused| paused.reason.as_deref());
-            tracing::warn!(why, "paused by an operator: jobs stay queued, paid tasks are finished");
+            let paused = state.paused.as_ref();
+            let why = paused.and_then(|paused| paused.reason.as_deref());
+            let by = paused.map(|paused| &*paused.by);
+            tracing::warn!(why, by, "paused by an operator: jobs stay queued, paid tasks are finished");
         }
         (Phase::Canary, _) => tracing::info!("balance received; submitting one job first"),
         (Phase::Probing, _) => tracing::info!("checking the account before any job is submitted"),

@@ -232,6 +232,10 @@ impl<'a> Member<'a> {
             phase = lead.state.phase.name(),
             "this replica leads the fleet"
         );
+        // A replica that starts into a trip or a pause has not heard of it yet.
+        if !lead.state.reasons().is_empty() {
+            leadership::log_change(&lead.state, self.fleet.account.memory().as_deref());
+        }
         self.lead = Some(lead);
         if !self.learn(GuardEvent::TookOver).await {
             self.write().await;
@@ -462,6 +466,12 @@ impl<'a> Member<'a> {
         if done || id.len() > MAX_COMMAND_ID || !reason_fits {
             return;
         }
+        let (command, reason) = match &order {
+            Order::Pause { reason } => ("pause", reason.as_deref()),
+            Order::Resume => ("resume", None),
+            Order::RaiseBudget(_) => ("raise a budget", None),
+        };
+        tracing::info!(command, by, reason, "an operator's command");
         match order {
             Order::Pause { reason } => self.learn(GuardEvent::Pause(Paused { reason, by, since }, &id)).await,
             Order::Resume => self.learn(GuardEvent::Resume(&id)).await,

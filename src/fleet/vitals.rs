@@ -25,6 +25,8 @@ pub const OTHER_TYPES: &str = "(others)";
 const ID: usize = 32;
 const TYPE: usize = 40;
 const CODE: usize = 40;
+/// Longest reason of a failure, in characters.
+const REASON: usize = 60;
 
 /// A worker's figures.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -144,6 +146,9 @@ pub struct FailedJob {
     /// The task type; `None` of what was no job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_type: Option<String>,
+    /// Why, shortened; `None` where only the outcome says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// How many messages are ready in the queues of the namespace.
@@ -215,7 +220,21 @@ impl FailedJob {
     #[must_use]
     pub fn new(at: Timestamp, id: &str, class: &str, code: &str, task_type: Option<&str>) -> Self {
         let task_type = task_type.map(type_shown);
-        Self { at, id: shown(id, ID), class: class.to_owned(), code: shown(code, CODE), task_type }
+        Self {
+            at,
+            id: shown(id, ID),
+            class: class.to_owned(),
+            code: shown(code, CODE),
+            task_type,
+            reason: None,
+        }
+    }
+
+    /// The same with its reason. Each character is one byte, in JSON too: a heartbeat has ten.
+    #[must_use]
+    pub fn because(self, reason: Option<&str>) -> Self {
+        let plain = |c: char| if matches!(c, ' '..='~') && !matches!(c, '"' | '\\') { c } else { '?' };
+        Self { reason: reason.map(|reason| reason.chars().take(REASON).map(plain).collect()), ..self }
     }
 }
 
@@ -247,7 +266,14 @@ mod tests {
         let failed = crate::domain::class::Class::finals().map(|class| (class.name().to_owned(), u64::MAX));
         let failure = |number| {
             let (id, task_type) = (hostile(number), hostile(number));
-            FailedJob::new(Timestamp::from_millis(0), &id, "malformed", &"X".repeat(99), Some(&task_type))
+            let job = FailedJob::new(
+                Timestamp::from_millis(0),
+                &id,
+                "malformed",
+                &"X".repeat(99),
+                Some(&task_type),
+            );
+            job.because(Some(&hostile(number)))
         };
         let detail = Detail {
             failed: failed.collect(),

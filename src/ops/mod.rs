@@ -131,19 +131,19 @@ async fn healthy(State(view): State<WorkerHandle>) -> impl IntoResponse {
 }
 
 async fn ready(State(view): State<WorkerHandle>) -> impl IntoResponse {
-    let reasons = ready::obstacles(&view);
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, body(&json!({"ready": reasons.is_empty(), "reasons": reasons})))
+    let (ready, reasons) = ready::readiness(&view);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, body(&json!({"ready": ready, "reasons": reasons})))
 }
 
 async fn status(State(sampler): State<Sampler>) -> impl IntoResponse {
     let view = &sampler.view;
     let seen = view.seen();
-    let reasons = ready::obstacles(view);
+    let (ready, reasons) = ready::readiness(view);
     let fleet = sampler.overview();
     body(&json!({
         "name": view.name(),
-        "ready": reasons.is_empty(),
+        "ready": ready,
         "reasons": reasons,
         "guard": fleet.guard,
         "leader": seen.leader,

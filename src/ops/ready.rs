@@ -5,6 +5,15 @@ use crate::domain::lifecycle::Origin;
 use crate::fleet::Snapshot;
 use crate::worker::WorkerHandle;
 
+/// Whether a replica is ready, and why it takes no jobs. A pause and a budget that is used up are no
+/// obstacles: an operator wants them, and a roll-out must not wait for their end.
+pub(super) fn readiness(view: &WorkerHandle) -> (bool, Vec<String>) {
+    let mut reasons = obstacles(view);
+    let ready = reasons.is_empty();
+    reasons.extend(wanted(view));
+    (ready, reasons)
+}
+
 /// Why a replica takes no jobs now, or does not get on with those it has; empty where it does, or
 /// would if there were any.
 pub(super) fn obstacles(view: &WorkerHandle) -> Vec<String> {
@@ -15,6 +24,9 @@ pub(super) fn obstacles(view: &WorkerHandle) -> Vec<String> {
     let connected = view.is_connected();
     if !connected {
         reasons.push("no session with the broker".to_owned());
+    }
+    if view.is_blocked() {
+        reasons.push("the broker blocks publishing: it has a memory or disk alarm".to_owned());
     }
     let seen = view.seen();
     let Some(state) = &seen.state else {
@@ -34,6 +46,21 @@ pub(super) fn obstacles(view: &WorkerHandle) -> Vec<String> {
     reasons
 }
 
+fn wanted(view: &WorkerHandle) -> Vec<String> {
+    let seen = view.seen();
+    let Some(state) = &seen.state else { return Vec::new() };
+    let budget = state.money.stops.account.map(|stop| {
+        let advice = Reason::Budget.advice();
+        format!("budget: used up since {}, until {}: {advice}", stop.since, stop.until)
+    });
+    let pause = state.paused.as_ref().map(|paused| {
+        let why = paused.reason.as_deref().unwrap_or("no reason given");
+        let advice = Reason::Operator.advice();
+        format!("operator: paused since {} by {} ({why}): {advice}", paused.since, paused.by)
+    });
+    budget.into_iter().chain(pause).collect()
+}
+
 fn guarded(state: &State, seen: &Snapshot, reasons: &mut Vec<String>) {
     match (state.phase, &state.trip) {
         (Phase::Probing, _) => reasons.push("the account is being probed".to_owned()),
@@ -44,15 +71,6 @@ fn guarded(state: &State, seen: &Snapshot, reasons: &mut Vec<String>) {
         // A fleet without jobs has none to try the account with: a canary takes one as soon as it
         // comes.
         (Phase::Active | Phase::Canary | Phase::Tripped, _) => {}
-    }
-    if let Some(stop) = state.money.stops.account {
-        let advice = Reason::Budget.advice();
-        reasons.push(format!("budget: used up since {}, until {}: {advice}", stop.since, stop.until));
-    }
-    if let Some(paused) = &state.paused {
-        let why = paused.reason.as_deref().unwrap_or("no reason given");
-        let advice = Reason::Operator.advice();
-        reasons.push(format!("operator: paused since {} by {} ({why}): {advice}", paused.since, paused.by));
     }
     if let Some(reason) = seen.held() {
         reasons.push(format!("{reason}, met by this replica: {}", reason.advice()));

@@ -202,8 +202,9 @@ pub(super) fn failures(heartbeats: &[&Heartbeat]) -> Vec<FailureRow> {
     for replica in heartbeats {
         let Some(detail) = &replica.vitals.detail else { continue };
         for failure in detail.failures.iter().take(MAX_FAILURES) {
-            let FailedJob { at, id, class, code, task_type } = failure;
-            let failure = FailedJob::new(*at, id, &shown(class, 20), code, task_type.as_deref());
+            let FailedJob { at, id, class, code, task_type, reason } = failure;
+            let failure = FailedJob::new(*at, id, &shown(class, 20), code, task_type.as_deref())
+                .because(reason.as_deref());
             rows.push(FailureRow { replica: shown(&replica.name, NAME), failure });
         }
     }

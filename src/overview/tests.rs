@@ -72,6 +72,7 @@ fn failing(at: i64, id: &str) -> Detail {
         class: "proxy".to_owned(),
         code: "CODE".to_owned(),
         task_type: Some("A".to_owned()),
+        reason: Some("because".to_owned()),
     };
     let figures = TypeFigures { accepted: 3, ..TypeFigures::default() };
     Detail {

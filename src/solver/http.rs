@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Client, Response, redirect};
+use reqwest::{Certificate, Client, Proxy, Response, redirect};
+use secrecy::ExposeSecret;
 use tokio::sync::Semaphore;
 use url::Url;
 
@@ -14,6 +15,7 @@ use super::options::{SolverConfigError, SolverOptions};
 use super::transport::{CREATE_TASK, GET_BALANCE, GET_TASK_RESULT, RawReply, Transport, TransportError};
 use super::wire;
 use crate::domain::call::NoAnswer;
+use crate::tls;
 
 /// Longest answer that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
@@ -45,20 +47,33 @@ impl HttpTransport {
     /// * `timeout` runs from the call to the last byte of the body.
     ///
     /// No redirects, since the key rides in the body; no proxy from the environment, since a plain
-    /// http:// request (and so the key) would be readable by it.
+    /// http:// request (and so the key) would be readable by it, but one that is configured.
     ///
     /// # Errors
     /// Where the client cannot be built.
     pub fn new(options: &SolverOptions) -> Result<Self, SolverConfigError> {
         // Already installed by another part is as good: it is the same provider.
         rustls::crypto::ring::default_provider().install_default().ok();
-        let client = Client::builder()
+        let failed =
+            |setting: &'static str| move |reason: String| SolverConfigError::Bound { setting, reason };
+        let mut builder = Client::builder().no_proxy();
+        if let Some(proxy) = &options.proxy {
+            // Its error could repeat the password.
+            let proxy = Proxy::all(proxy.expose_secret()).map_err(|_| "is not an address".to_owned());
+            builder = builder.proxy(proxy.map_err(failed("solver.proxy"))?);
+        }
+        if let Some(path) = &options.tls_ca_file {
+            let failed = failed("solver.tls_ca_file");
+            let all = tls::certificates(path).map_err(&failed)?;
+            let all: Result<Vec<_>, _> = all.iter().map(|one| Certificate::from_der(one)).collect();
+            builder = builder.tls_certs_only(all.map_err(|error| failed(with_causes(&error)))?);
+        }
+        let client = builder
             .user_agent(&options.user_agent)
             .connect_timeout(options.connect_timeout)
             .timeout(options.request_timeout)
             .redirect(redirect::Policy::none())
             .referer(false)
-            .no_proxy()
             .pool_max_idle_per_host(options.max_connections)
             .pool_idle_timeout(options.idle_timeout)
             .tcp_keepalive(KEEP_ALIVE)

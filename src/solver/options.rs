@@ -1,6 +1,7 @@
 //! What the client is built from, and what is refused before anything is sent.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -14,6 +15,11 @@ pub struct SolverOptions {
     pub base_url: Url,
     /// The account's key; any shape, but not empty.
     pub api_key: SecretString,
+    /// An HTTP proxy before the API, with its user and password.
+    pub proxy: Option<SecretString>,
+    /// PEM file of the only authorities that may have issued the API's certificate; `None`: those
+    /// of the system.
+    pub tls_ca_file: Option<PathBuf>,
     /// Bound on name resolution, TCP and TLS together. Shorter than `request_timeout`, since only a
     /// time-out of connecting proves that nothing was sent.
     pub connect_timeout: Duration,

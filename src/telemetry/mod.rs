@@ -47,11 +47,17 @@ pub struct Logging {
 /// A filter that can take the place of the one in force.
 pub struct NextFilter(EnvFilter);
 
-/// Sets up logging for the whole process, once.
+/// Whether the terminal takes no escapes.
+#[must_use]
+pub fn is_dumb_terminal() -> bool {
+    std::env::var_os("TERM").is_some_and(|name| name == "dumb")
+}
+
+/// Sets up logging for the whole process, once. `target`: lines name the part that writes them.
 ///
 /// # Errors
 /// Where the filter cannot be used, or logging is set up already.
-pub fn init(level: &LogFilter, format: LogFormat) -> Result<Logging, TelemetryError> {
+pub fn init(level: &LogFilter, format: LogFormat, target: bool) -> Result<Logging, TelemetryError> {
     let NextFilter(wanted) = Logging::prepare(level)?;
     // Lines that nobody wants are known by their place in the source, once: the filter is asked for
     // none of them again until it is replaced.
@@ -64,11 +70,13 @@ pub fn init(level: &LogFilter, format: LogFormat) -> Result<Logging, TelemetryEr
     });
     let filters = wanted.and(discreet.with_max_level_hint(LevelFilter::TRACE));
     // Without anybody at stderr's other end, the layer's own complaint about it would panic.
-    let layer = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
+    let layer = fmt::layer().with_writer(io::stderr).with_target(target).log_internal_errors(false);
     let terminal = io::stderr().is_terminal();
+    let colour =
+        terminal && !is_dumb_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let layer = match format {
-        LogFormat::Human => layer.with_ansi(terminal).boxed(),
-        LogFormat::Auto if terminal => layer.with_ansi(true).boxed(),
+        LogFormat::Human => layer.with_ansi(colour).boxed(),
+        LogFormat::Auto if terminal => layer.with_ansi(colour).boxed(),
         LogFormat::Auto | LogFormat::Json => layer.json().flatten_event(true).with_ansi(false).boxed(),
     };
     let layer = ThrottledLayer { lines: layer, throttle: throttle.clone() };

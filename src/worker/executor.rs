@@ -180,7 +180,7 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
             Ok(Event::TicketTaken { redelivered })
         }
         Ok(Kept::Answered { routing_key, outcome }) => {
-            Err(End::Outcome(Box::new(Outcome { routing_key, message: outcome })))
+            Err(End::Outcome(Box::new(Outcome { routing_key, message: outcome, reason: None })))
         }
         Err(refusal) if refusal.1.body.len() > MAX_FOREIGN => Err(too_large(&refusal.1)),
         Err(refusal) => {

@@ -240,6 +240,12 @@ impl WorkerHandle {
         !self.ctx.api_health.is_lost()
     }
 
+    /// Whether the broker takes no publishes now, since it is short of memory or disk.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.ctx.live.now().is_some_and(|session| session.link().is_blocked())
+    }
+
     /// Whether it has a session with the broker.
     #[must_use]
     pub fn is_connected(&self) -> bool {

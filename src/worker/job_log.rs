@@ -11,6 +11,10 @@ use tracing::{Span, debug_span};
 use super::context::Context;
 use crate::domain::class::Class;
 use crate::domain::lifecycle::{JobRun, OpenTask};
+use crate::domain::sanitize::shown;
+
+/// Longest reason in a line, in characters.
+const MAX_REASON: usize = 200;
 
 macro_rules! finished {
     ($level:ident, $line:expr, $id:expr, $($own:tt)+) => {
@@ -65,12 +69,21 @@ pub(super) fn finished(
     ctx: &Context,
     run: Option<&JobRun>,
     id: Option<&str>,
-    failure: Option<(Class, &str)>,
+    failure: Option<(Class, &str, Option<&str>)>,
 ) {
     let id = run.map_or(id, |run| Some(&run.job.id));
     match failure {
-        Some((class, code)) => {
-            finished!(info, JobLine::of(ctx, run), id, status = "failed", class = class.name(), code = code);
+        Some((class, code, reason)) => {
+            let reason = reason.map(|reason| shown(reason, MAX_REASON));
+            finished!(
+                info,
+                JobLine::of(ctx, run),
+                id,
+                status = "failed",
+                class = class.name(),
+                code = code,
+                reason = reason
+            );
         }
         None => finished!(debug, JobLine::of(ctx, run), id, status = "solved"),
     }

@@ -239,6 +239,7 @@ impl Worker {
         let _pulse = AbortOnDropHandle::new(tokio::spawn(async move { ctx.watchdog.beat().await }));
         let mut served_before = false;
         let mut reconnect = Reconnect::default();
+        let mut lost_at = None;
         let (mut jobs_backoff, mut without_jobs) =
             (Backoff::new(WITHOUT_JOBS.0, WITHOUT_JOBS.1), Duration::ZERO);
         loop {
@@ -246,6 +247,10 @@ impl Worker {
                 Ok(None) => return Ok(self.drain_unconnected(self.drain_timeout).await),
                 Ok(Some(serving)) => {
                     served_before = true;
+                    if let Some(lost_at) = lost_at.take() {
+                        let outage_ms = Instant::now().duration_since(lost_at).as_millis();
+                        tracing::info!(outage_ms, "connected to the broker again");
+                    }
                     let began = Instant::now();
                     let end = self.serve(serving, &drain).await;
                     if began.elapsed() >= REACHED {
@@ -268,6 +273,7 @@ impl Worker {
                 Err(error) if served_before || error.is_passing() => error,
                 Err(error) => return Err(error),
             };
+            lost_at.get_or_insert_with(Instant::now);
             self.ctx.live.set(None);
             self.ctx.consumers.forget();
             self.ctx.queue_monitor.forget();

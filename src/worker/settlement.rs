@@ -132,7 +132,7 @@ async fn deliver(
     (outcome, refused_type): (Outcome, Option<String>),
     (reply_to, answered_at): (Option<String>, Option<Instant>),
 ) -> Done {
-    let Outcome { routing_key, message } = outcome;
+    let Outcome { routing_key, message, reason } = outcome;
     let failure = failure_of(&routing_key);
     let lane = Lane::of_outcome(&message.properties.headers);
     let end_name = if failure.is_some() { "failed" } else { "solved" };
@@ -150,14 +150,19 @@ async fn deliver(
                     Some(run) => (Some(&*run.job.id), Some(run.job.kind())),
                     None => (id.as_deref(), refused_type.as_deref()),
                 };
-                ctx.counters.failures.note(ctx.clock.now(), id, task_type, (class, code));
+                ctx.counters.failures.note(ctx.clock.now(), id, task_type, (class, code), reason.as_deref());
             }
             None => ctx.counters.solved(),
         }
         if let Some(answered_at) = answered_at {
             ctx.counters.times.delivery.note(answered_at.elapsed());
         }
-        job_log::finished(ctx, run, id.as_deref(), failure);
+        job_log::finished(
+            ctx,
+            run,
+            id.as_deref(),
+            failure.map(|(class, code)| (class, code, reason.as_deref())),
+        );
         if let Some((reply_to, message)) = copy {
             ctx.reply(scope, &reply_to, &message).await;
         }

@@ -224,6 +224,10 @@ impl Link for AmqpLink {
         Box::pin(declared::depth(&self.consuming, queue, self.call_timeout))
     }
 
+    fn is_blocked(&self) -> bool {
+        self.publishing.status().blocked()
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.lifetime.end("closed");

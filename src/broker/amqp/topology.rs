@@ -152,7 +152,7 @@ impl Checker<'_> {
             let (kind, name, problem) = match self.declare(thing, passive).await {
                 Ok(()) => continue,
                 Err(BrokerError::Missing { kind, name }) => {
-                    (kind, name, "does not exist; run `captcha-worker topology declare`".to_owned())
+                    (kind, name, format!("{}; run `captcha-worker topology declare`", Mismatch::MISSING))
                 }
                 Err(BrokerError::Mismatch { kind, name, detail }) => (kind, name, detail),
                 Err(other) => return Err(other),

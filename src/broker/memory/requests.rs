@@ -215,7 +215,7 @@ impl Core {
         let mut note = |kind, name: &str, comparison: Comparison| {
             let problem = match comparison {
                 Comparison::Same => return,
-                Comparison::Missing => "does not exist; declare the topology".to_owned(),
+                Comparison::Missing => format!("{}; declare the topology", Mismatch::MISSING),
                 Comparison::Differs(detail) => {
                     format!("{detail}; delete it once it is empty, and declare the topology")
                 }

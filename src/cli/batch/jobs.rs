@@ -180,7 +180,7 @@ fn is_image(file: &Path) -> bool {
 fn image_job(line: u64, file: PathBuf) -> NumberedJob {
     let (name, path) = (Images::name(&file), shown(&file));
     let body = match Images::new(vec![file], None, None).next() {
-        Some(Ok(job)) => Ok(job.body),
+        Some(Ok(job)) => Ok(job.body.into()),
         Some(Err(bad)) => Err(format!("image '{path}' {}", bad.reason)),
         None => Err(format!("image '{path}' cannot be read")),
     };

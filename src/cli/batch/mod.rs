@@ -44,13 +44,13 @@ use row::Format;
 use work::{End, UnderWay, Work, Worked};
 
 const HELP: &str = "\
-FILE is NDJSON with one job a line, as `publish` takes it, or images: one ImageToTextTask each, whose id is the file's name.
+FILE is NDJSON with one job a line, as `publish` takes it, or images: one ImageToTextTask each, whose id is the file's name. \
 Every job gets one line in --out, with its outcome and \"line\": the number of its line, or of its image, from 1.
 
-After any end, kill -9 too, the same command goes on: it needs the same FILE and --out. The jobs under way are in the file
+After any end, kill -9 too, the same command goes on: it needs the same FILE and --out. The jobs under way are in the file \
 <OUT>.queue, which is deleted at the end. Nothing is paid twice beyond what `run` may pay twice. broker.url plays no part.
 
-The first Ctrl-C finishes paid tasks within worker.drain_timeout; what is left stays in the queue. A second one ends at once.
+The first Ctrl-C finishes paid tasks within worker.drain_timeout; what is left stays in the queue. A second one ends at once. \
 The API keeps the answer of a paid task for 5 minutes.
 
 Examples:
@@ -64,7 +64,7 @@ Exit codes:
   1    stopped by a failure; the same command goes on
   2    the command line, the input, the output or the settings cannot be used
   3    every job has its line, and some have failed
-  11   stopped: the API refuses the key; with a good key the same command goes on
+  11   stopped: the API refuses the key; with a good key it goes on
   130  stopped by Ctrl-C or SIGTERM; the same command goes on";
 
 /// The least window of jobs under way.
@@ -103,7 +103,8 @@ pub(super) async fn run<O: Write, E: Write>(
     args.refuse_one_file_for_two(&jobs)?;
     let stop = signals::stop_or(Exit::Interrupted, || ())?;
     let batch = Batch::open(args, jobs, settings).await?;
-    let progress = Progress::new(Total::Jobs(batch.count), console.err_is_terminal && !console.json);
+    let progress =
+        Progress::new(Total::Jobs(batch.count), console.err_is_terminal && !console.is_forced_json());
     let done = batch.work(settings, solver, (&progress, console), &stop).await;
     progress.clear();
     done?.finish(args, console).await

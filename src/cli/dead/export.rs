@@ -56,7 +56,7 @@ pub(super) async fn run(args: &ExportArgs, context: &mut CommandContext<'_>) -> 
     export.scan_report.interrupted(context.stop);
     let Export { to, written, scan_report, .. } = export;
     let safe = to.finish(&mut context.console);
-    if context.console.json {
+    if context.console.is_forced_json() {
         context.console.note(scan_report.add_to(json!({"written": written})));
     } else {
         let not_scanned = scan_report.not_scanned();

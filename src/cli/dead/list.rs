@@ -54,7 +54,7 @@ pub(super) async fn run(args: &ListArgs, context: &mut CommandContext<'_>) -> Re
 
 /// A bar for the scan of one queue.
 pub(super) fn bar(console: &DynConsole<'_>, scan: &Scan) -> Progress {
-    let visible = console.err_is_terminal && !console.json;
+    let visible = console.err_is_terminal && !console.is_forced_json();
     Progress::new(Total::Jobs(scan.progress().1), visible)
 }
 

@@ -34,12 +34,12 @@ after 20 minutes, since the broker takes back what is held for 30. What was not 
 What a replay costs: a replayed job begins anew, and is paid anew. Try --dry-run, --limit and --rate first.
 
 Examples:
-  captcha-worker dead list                                         what there is
+  captcha-worker dead list
   captcha-worker dead list --class proxy,unsolved --since 2h
-  captcha-worker dead show order-17                                one letter, with its attempts
-  captcha-worker dead replay --class capacity --dry-run            what would be published again
-  captcha-worker dead replay --class capacity --rate 50/s          publish it again
-  captcha-worker dead export --class unknown unknown.ndjson        copies; the letters stay
+  captcha-worker dead show order-17
+  captcha-worker dead replay --class capacity --dry-run
+  captcha-worker dead replay --class capacity --rate 50/s
+  captcha-worker dead export --class unknown unknown.ndjson
   captcha-worker dead purge --class expired --until 7d --to old.ndjson
 
 More: docs/DEAD-LETTERS.md.";
@@ -84,9 +84,9 @@ impl<'a> CommandContext<'a> {
         console: &'a mut Console<O, E>,
         stop: &'a CancellationToken,
     ) -> Self {
-        let Console { out, err, out_is_terminal, err_is_terminal, json } = console;
-        let (out_is_terminal, err_is_terminal, json) = (*out_is_terminal, *err_is_terminal, *json);
-        Self { broker, names, console: Console { out, err, out_is_terminal, err_is_terminal, json }, stop }
+        let Console { out, err, out_is_terminal, err_is_terminal, format } = console;
+        let (out_is_terminal, err_is_terminal, format) = (*out_is_terminal, *err_is_terminal, *format);
+        Self { broker, names, console: Console { out, err, out_is_terminal, err_is_terminal, format }, stop }
     }
 }
 

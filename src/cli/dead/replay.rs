@@ -47,7 +47,8 @@ nothing is published, and what was not published stays. --dry-run asks nobody. S
 Examples:
   captcha-worker dead replay --class capacity --dry-run
   captcha-worker dead replay --class transient,lost --since 2h --rate 50/s
-  captcha-worker dead replay --code ERROR_PROXY_CONNECT_REFUSED --type TurnstileTask --limit 100
+  captcha-worker dead replay --code ERROR_PROXY_CONNECT_REFUSED \\
+    --type TurnstileTask --limit 100
   captcha-worker dead replay --id order-17
 
 Exit codes: 0 everything chosen and scanned was published or had better stay, 1 it was refused, stopped or failed, 2 wrong usage.")]

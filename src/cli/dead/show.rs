@@ -32,7 +32,7 @@ deliveries counted, and hides them from others while it lasts.
 
 Examples:
   captcha-worker dead show order-17
-  captcha-worker dead show order-17 --class unsolved --json | jq .letter.attempts
+  captcha-worker dead show order-17 --class lost --json | jq .letter.attempts
 
 Exit codes: 0 found, 1 not found in what was scanned, or failed, 2 wrong usage.")]
 pub(super) struct ShowArgs {
@@ -62,7 +62,7 @@ fn print_notes(id: &str, found: u64, scan_report: &ScanReport, context: &mut Com
     if found > 0 && not_scanned == 0 && scan_report.is_whole() {
         return;
     }
-    if context.console.json {
+    if context.console.is_forced_json() {
         context.console.note(scan_report.add_to(json!({"found": found})));
         return;
     }

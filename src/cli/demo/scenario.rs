@@ -83,6 +83,8 @@ impl Environment {
         let options = SolverOptions {
             base_url: self.base_url.clone(),
             api_key: key.into(),
+            proxy: None,
+            tls_ca_file: None,
             connect_timeout: CALL_TIMEOUT / 2,
             request_timeout: CALL_TIMEOUT,
             max_connections: MAX_CALLS,

@@ -9,7 +9,7 @@ fn bodies(input: &[u8]) -> Vec<(Origin, String)> {
         .into_iter()
         .map(|entry| {
             let job = entry.unwrap();
-            (job.origin, String::from_utf8(job.body).unwrap())
+            (job.origin, String::from_utf8(job.body.into()).unwrap())
         })
         .collect()
 }

@@ -69,8 +69,13 @@ fn a_table_shows_solved_failed_and_raw_messages() {
         "times":{"finished_at":"2026-11-23T10:00:03.000Z"}}"#,
     );
     let job = dead(r#"{"id":"order-19","task":{"type":"ImageToTextTask"}}"#);
-    let lines =
-        [table_head(), table_row(&solved), table_row(&failed), table_row(&job), table_row(&dead("{"))];
+    let lines = [
+        table_head(171),
+        table_row(&solved, 171),
+        table_row(&failed, 171),
+        table_row(&job, 171),
+        table_row(&dead("{"), 171),
+    ];
     insta::assert_snapshot!(lines.join("\n"), @r"
     ID                        STATUS  TYPE                      CLASS/CODE                          SUBM  FINISHED (UTC)       ANSWER OR REASON
     order-17                  solved  ImageToTextTask                                               1     2026-11-23 10:00:02  answer
@@ -82,10 +87,13 @@ fn a_table_shows_solved_failed_and_raw_messages() {
 
 #[test]
 fn a_cell_cannot_steer_the_terminal_nor_break_its_column() {
-    let row = table_row(&message(
-        json!({"status": "solved", "id": "\u{1b}[2J\nx".repeat(9), "solution": {"text": "é".repeat(99)}})
-            .to_string(),
-    ));
+    let row = table_row(
+        &message(
+            json!({"status": "solved", "id": "\u{1b}[2J\nx".repeat(9), "solution": {"text": "é".repeat(99)}})
+                .to_string(),
+        ),
+        171,
+    );
     assert!(!row.contains(char::is_control));
     assert!(row.starts_with("·[2J·x·[2J·x·[2J·x·[2J·…  solved"), "{row}");
     assert!(row.ends_with(&format!("{}…", "é".repeat(47))));
@@ -93,8 +101,24 @@ fn a_cell_cannot_steer_the_terminal_nor_break_its_column() {
 
 #[test]
 fn a_table_holds_credentials_back() {
-    let row = table_row(&message(
-        r#"{"status":"solved","solution":{"proxyPassword":"hunter2","text":"proxyLogin=bob"}}"#,
-    ));
+    let row = table_row(
+        &message(r#"{"status":"solved","solution":{"proxyPassword":"hunter2","text":"proxyLogin=bob"}}"#),
+        171,
+    );
     assert!(!row.contains("hunter2") && !row.contains("bob"), "{row}");
+}
+
+#[test]
+fn a_narrow_table_fits_and_keeps_id_class_and_answer() {
+    let failed = message(
+        r#"{"id":"order-18","status":"failed","task_type":"HCaptchaTaskProxyless","attempts":[],
+        "failure":{"class":"forbidden","code":"POLICY_SITE_NOT_ALLOWED","description":"the site is not listed"},
+        "times":{"finished_at":"2026-11-23T10:00:03.000Z"}}"#,
+    );
+    let lines = [table_head(80), table_row(&failed, 80)];
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:?}");
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    ID                    STATUS  CLASS/CODE                    ANSWER OR REASON
+    order-18              failed  forbidden/POLICY_SITE_NOT_A…  the site is not lis…
+    ");
 }

@@ -113,13 +113,13 @@ pub(super) fn report<O: Write, E: Write>(
     };
     let outcome: OutcomeView<'_> = serde_json::from_slice(&message.body)
         .map_err(|error| CommandError::Failed(format!("the outcome cannot be read: {error}")))?;
-    if console.json {
+    if console.is_forced_json() {
         console.json_line(&ndjson(message, false))?;
         console.out.flush()?;
     }
     match (outcome.solution, &outcome.failure) {
         (Some(solution), _) => {
-            if !console.json {
+            if !console.is_forced_json() {
                 print(solution, console)?;
             }
             Ok(Exit::Fine)
@@ -177,10 +177,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cli::console::Format;
 
     fn reported(end: &End, json: bool) -> (Result<Exit, CommandError>, String, String) {
         let (out, err) = (Vec::new(), Vec::new());
-        let mut console = Console { out, err, out_is_terminal: false, err_is_terminal: false, json };
+        let format = json.then_some(Format::Json);
+        let mut console = Console { out, err, out_is_terminal: false, err_is_terminal: false, format };
         let exit = report(end, &mut console);
         (exit, String::from_utf8(console.out).unwrap(), String::from_utf8(console.err).unwrap())
     }
@@ -217,7 +219,7 @@ mod tests {
             err: Vec::new(),
             out_is_terminal: true,
             err_is_terminal: false,
-            json: false,
+            format: None,
         };
         report(&outcome(&json!({"solution": {"text": "a\u{1b}[2Jb"}})), &mut console).unwrap();
         assert_eq!(String::from_utf8(console.out).unwrap(), "a·[2Jb\n");

@@ -30,16 +30,17 @@ use crate::domain::time::Timestamp;
 use task::TaskArgs;
 
 const HELP: &str = "\
-Prints the text of the solution, or its token; where it has no single one, the whole solution as JSON. --json prints the
+Prints the text of the solution, or its token; where it has no single one, the whole solution as JSON. --json prints the \
 whole outcome. Nothing else goes to standard output.
 
-Where broker.url is not set, this command works alone: it needs only solver.api_key. Else it publishes the job to the
+Where broker.url is not set, this command works alone: it needs only solver.api_key. Else it publishes the job to the \
 fleet, and waits for the reply. [policy] must allow the site of a task, here or in the fleet.
 
 Examples:
   captcha-worker solve captcha.png
   captcha-worker solve captcha.png --param case=true --timeout 60s
-  captcha-worker solve --type TurnstileTask --param websiteURL=https://example.com --param websiteKey=0x4AAAA
+  captcha-worker solve --type TurnstileTask \\
+    --param websiteURL=https://example.com --param websiteKey=0x4AAAA
   captcha-worker solve --task task.json --json
   curl -s https://example.com/captcha.png | captcha-worker solve -
 
@@ -62,7 +63,7 @@ Exit codes:
   124  no answer within --timeout, though the API answers; or of a fleet
   130  ended by Ctrl-C or SIGTERM
 
-Except for 0, standard error says why, and which tasks may be paid. After 11, do not call again before the account is
+Except for 0, standard error says why, and which tasks may be paid. After 11, do not call again before the account is \
 well: repeated calls with a refused account earn a ban.";
 
 /// The longest time to wait.

@@ -14,6 +14,8 @@ use crate::overview::{
     Backlog, FailureRow, Guard, LaneRow, Overview, Rates, ReplicaRow, Tone, TypeRow, format,
 };
 
+/// A name that is shorter says little.
+const LEAST_NAME: u16 = 14;
 /// Rates are drawn to a tenth.
 const TENTHS: f64 = 10.0;
 
@@ -266,6 +268,22 @@ fn show(
     columns: &[Column],
     cells: Cells,
 ) {
+    // Where names would have no room, the last numbers are left out.
+    let is_number = |Column(_, _, side): &Column| *side == Alignment::Right;
+    let used = |columns: &[Column]| -> u16 {
+        columns
+            .iter()
+            .map(|Column(_, width, _)| if let Constraint::Length(width) = width { width + 1 } else { 0 })
+            .sum()
+    };
+    let mut columns = columns;
+    while let [kept @ .., last] = columns
+        && is_number(last)
+        && kept.len() > 1
+        && used(columns) + LEAST_NAME > area.width
+    {
+        columns = kept;
+    }
     let fit = usize::from(area.height.saturating_sub(HEADS));
     let (rows, offset) = (cells.len(), screen.offset(panel, cells.len(), fit));
     let block = titled(panel_title(screen, panel, title, rows, (offset, fit)), &screen.tones);
@@ -374,30 +392,36 @@ pub(super) fn failures(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet
     let is_wide = area.width >= WIDE;
     let mut columns = vec![
         text("time", Constraint::Length(8)),
-        text("job", Constraint::Fill(2)),
+        text("job", Constraint::Fill(if is_wide { 5 } else { 1 })),
         text("class", Constraint::Length(10)),
-        text("code", Constraint::Length(if is_wide { 34 } else { 27 })),
+        text("code", Constraint::Length(27)),
     ];
     if area.width >= 72 {
-        columns.push(text("type", Constraint::Fill(2)));
+        columns.push(text("type", Constraint::Fill(if is_wide { 4 } else { 1 })));
     }
     if is_wide {
-        columns.push(text("replica", Constraint::Fill(1)));
+        columns.push(text("reason", Constraint::Fill(5)));
     }
-    let row = |FailureRow { replica, failure }: &FailureRow| {
+    let row = |FailureRow { failure, .. }: &FailureRow| {
         let mut cells = vec![
             plain(format::moment(failure.at, fleet.at)),
             plain(failure.id.clone()),
             plain(failure.class.clone()),
             plain(failure.code.clone()),
             plain(failure.task_type.as_deref().unwrap_or(format::UNKNOWN)),
-            plain(replica.clone()),
+            plain(failure.reason.as_deref().unwrap_or(format::UNKNOWN)),
         ];
         cells.truncate(columns.len());
         cells
     };
     let cells = fleet.latest_failures.iter().map(row).collect();
-    show(frame, area, screen, Panel::Failures, "Latest failures", &columns, cells);
+    // With the commands that act on them.
+    let title = match area.width {
+        WIDE.. => "Latest failures: captcha-worker dead show JOB, dead replay --id JOB",
+        80.. => "Latest failures: captcha-worker dead show JOB",
+        _ => "Latest failures",
+    };
+    show(frame, area, screen, Panel::Failures, title, &columns, cells);
 }
 
 /// A panel's title, marked where arrows move it. Where not all rows fit, it names those shown.

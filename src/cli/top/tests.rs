@@ -25,6 +25,7 @@ fn failure(number: usize) -> serde_json::Value {
     json!({
         "replica": "worker-birch", "at": format!("2026-11-27T16:00:{:02}.000Z", 59 - number), "id": format!("order-{number}"),
         "class": "proxy", "code": "ERROR_PROXY_CONNECT_TIMEOUT", "task_type": "HCaptchaTask",
+        "reason": "the proxy did not answer",
     })
 }
 
@@ -195,6 +196,26 @@ fn of_a_replicas_obstacles_only_those_that_stand_with_the_guard_are_left_out() {
     let drawn = text(&drawn(&screen(shot), 200, 40));
     assert!(drawn.contains(unroutable), "{drawn}");
     assert!(!drawn.contains("no_funds since") && !drawn.contains("operator: paused"), "{drawn}");
+}
+
+#[test]
+fn on_a_narrow_terminal_numbers_are_left_out_before_names() {
+    for (width, wanted, unwanted) in
+        [(80, "failed", "none"), (60, "solved/s", "calls/s"), (40, "window", "solved/s")]
+    {
+        let drawn = text(&drawn(&screen(shot(fleet())), width, 40));
+        let head = drawn.lines().find(|line| line.starts_with("name ")).unwrap();
+        assert!(head.contains(wanted) && !head.contains(unwanted), "{width}: {head}");
+        assert!(drawn.contains("★ worker-dune ") && drawn.contains("  worker-amber"), "{drawn}");
+    }
+}
+
+#[test]
+fn a_failure_has_its_reason_and_the_commands_that_act_on_it() {
+    let wide = text(&drawn(&screen(shot(fleet())), 120, 40));
+    assert!(wide.contains("the proxy did not answer") && wide.contains("dead replay --id JOB"), "{wide}");
+    let narrow = text(&drawn(&screen(shot(fleet())), 80, 24));
+    assert!(narrow.contains("captcha-worker dead show JOB (1–2 of 20)"), "{narrow}");
 }
 
 #[test]

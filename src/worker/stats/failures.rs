@@ -30,8 +30,10 @@ impl Failures {
         id: Option<&str>,
         task_type: Option<&str>,
         (class, code): (Class, &str),
+        reason: Option<&str>,
     ) {
-        let failure = FailedJob::new(at, id.unwrap_or_default(), class.name(), code, task_type);
+        let failure =
+            FailedJob::new(at, id.unwrap_or_default(), class.name(), code, task_type).because(reason);
         if let Some(task_type) = task_type {
             self.by_type.with(task_type, |_| 0, |count| *count += 1);
         }
@@ -82,7 +84,13 @@ mod tests {
         let failures = Failures::default();
         for number in 0..14 {
             let id = format!("job-{number}");
-            failures.note(Timestamp::from_millis(number), Some(&id), None, (Class::Malformed, "NOT_JSON"));
+            failures.note(
+                Timestamp::from_millis(number),
+                Some(&id),
+                None,
+                (Class::Malformed, "NOT_JSON"),
+                None,
+            );
         }
         let nothing = SolveTimes::new(Reach { quantile: 0.0, least_answers: 1 }, None);
         let kept = detail(&Reading::default(), &failures, BTreeMap::new(), &nothing).failures;

@@ -140,6 +140,7 @@ async fn a_broker_that_blocks_publishers_holds_up_neither_them_nor_settlements()
     })
     .await;
     assert!(refused.contains("alarm"), "{refused}");
+    assert!(session.link().is_blocked());
     let mut consumer = session.link().consume(spec(&queue, 1)).await.unwrap();
     within("a delivery", consumer.recv()).await.unwrap().receipt.ack().unwrap();
     within("the consumer's close", consumer.close()).await;
@@ -151,6 +152,6 @@ async fn a_broker_that_blocks_publishers_holds_up_neither_them_nor_settlements()
         }
     })
     .await;
-    assert!(!session.is_closed());
+    assert!(!session.is_closed() && !session.link().is_blocked());
     tokio::time::timeout(DEADLINE, session.link().close()).await.unwrap();
 }

@@ -4,6 +4,8 @@ use assert_cmd::Command;
 use tempfile::TempDir;
 
 use crate::cli::support::{Simulator, end, json, worker};
+use crate::support::fleet::amqp;
+use crate::support::rabbit::fresh_namespace;
 
 #[test]
 fn an_offline_check_shows_every_setting_with_its_origin_and_no_secret() {
@@ -115,4 +117,56 @@ fn the_api_check_asks_for_the_balance_once_and_shows_it() {
     assert_eq!(bad["verdict"], "failed", "{bad}");
     assert!(bad["detail"].as_str().unwrap().contains("ERROR_KEY_DOES_NOT_EXIST"), "{bad}");
     assert!(bad["advice"].as_str().unwrap().contains("solver.api_key"), "{bad}");
+}
+
+#[test]
+fn on_a_fresh_broker_what_a_replica_declares_is_a_note_and_else_a_failure() {
+    let dir = TempDir::new().unwrap();
+    let simulator = Simulator::start(&dir);
+    let namespace = fresh_namespace();
+    let check = |declares: &str| {
+        end(worker(&dir)
+            .arg("check")
+            .env("CAPTCHA_WORKER__SOLVER__BASE_URL", &simulator.url)
+            .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key")
+            .env("CAPTCHA_WORKER__BROKER__URL", amqp())
+            .env("CAPTCHA_WORKER__BROKER__NAMESPACE", &namespace)
+            .env("CAPTCHA_WORKER__BROKER__DECLARE_TOPOLOGY", declares))
+    };
+    for (declares, code, verdict) in [("true", 0, "note"), ("false", 1, "failed")] {
+        let ended = check(declares);
+        assert_eq!(ended.code, code, "{}{}", ended.stdout, ended.stderr);
+        let shown = json(&ended);
+        let checks = shown["checks"].as_array().unwrap();
+        let topology = checks.iter().find(|check| check["check"] == "topology").unwrap();
+        assert_eq!(topology["verdict"], verdict, "{topology}");
+        assert!(topology["detail"].as_str().unwrap().contains(&namespace), "{topology}");
+        assert!(!checks.iter().any(|check| check["check"] == "alarm"), "{shown}");
+    }
+}
+
+#[test]
+fn what_differs_from_the_defaults_comes_first_and_everything_fits_80_columns() {
+    let dir = TempDir::new().unwrap();
+    let check = |words: &[&str]| {
+        end(worker(&dir)
+            .args(["check", "--offline", "--format", "table"])
+            .args(words)
+            .env("COLUMNS", "80")
+            .env("CAPTCHA_WORKER__SOLVER__API_KEY", "pl4nted-key")
+            .env("CAPTCHA_WORKER__SOLVER__PROXY", "http://user:pl4nted@proxy.test:3128")
+            .env("CAPTCHA_WORKER__CALLBACK__LISTEN", "127.0.0.1:8190")
+            .env("CAPTCHA_WORKER__CALLBACK__PUBLIC_URL", format!("https://{}.test/cb", "callback".repeat(2))))
+    };
+    let (changed, all) = (check(&[]), check(&["--all"]));
+    for ended in [&changed, &all] {
+        assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
+        let wide: Vec<_> = ended.stdout.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(wide.is_empty(), "{wide:?}");
+        assert!(!ended.stdout.contains("pl4nted"), "{}", ended.stdout);
+    }
+    assert!(changed.stdout.contains("settings have their defaults; --all shows them"), "{}", changed.stdout);
+    assert!(!changed.stdout.contains("worker.linger"), "{}", changed.stdout);
+    let place = |text: &str| all.stdout.find(text).unwrap_or_else(|| panic!("{text}: {}", all.stdout));
+    assert!(place("solver.proxy") < place("broker.namespace") && place("worker.linger") > 0);
 }

@@ -2,8 +2,10 @@
 
 mod batch;
 mod check;
+mod completions;
 mod embedded;
 mod hangup;
+mod help;
 mod service;
 mod solve;
 mod support;

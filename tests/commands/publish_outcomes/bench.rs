@@ -63,7 +63,7 @@ impl Bench {
             err: Vec::new(),
             out_is_terminal: false,
             err_is_terminal: false,
-            json: false,
+            format: None,
         };
         let ending = self.run_on(arguments, &mut console).await;
         RunOutput {
@@ -122,7 +122,10 @@ pub(crate) fn file(lines: &[String]) -> (tempfile::TempDir, String) {
 
 pub(crate) fn jobs(count: usize) -> Vec<String> {
     (0..count)
-        .map(|n| format!(r#"{{"id": "order-{n}",  "task": {{"type": "ImageToTextTask", "body": "…"}}}}"#))
+        .map(|n| {
+            let image = "A".repeat(136);
+            format!(r#"{{"id": "order-{n}",  "task": {{"type": "ImageToTextTask", "body": "{image}"}}}}"#)
+        })
         .collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use captcha_worker::cli::console::Console;
+use captcha_worker::cli::console::{Console, Format};
 use captcha_worker::cli::{CommandError, Exit};
 use captcha_worker::domain::message::Message;
 use tokio::sync::mpsc;
@@ -74,7 +74,7 @@ async fn what_a_closed_pipe_did_not_take_stays_in_the_queue() {
             err: Vec::new(),
             out_is_terminal: false,
             err_is_terminal: false,
-            json: false,
+            format: None,
         };
         assert_eq!(bench.run_on(line, &mut console).await.unwrap(), ending);
         assert_eq!(bench.bodies("captcha.results"), results(10)[10 - left..]);
@@ -108,7 +108,7 @@ async fn follow_prints_what_comes_survives_a_lost_connection_and_ends_on_the_sto
         err: Vec::new(),
         out_is_terminal: false,
         err_is_terminal: false,
-        json: false,
+        format: None,
     };
     let play = async {
         bench.fill("captcha.dead.proxy", ["1".to_owned()]).await;
@@ -129,14 +129,19 @@ async fn follow_prints_what_comes_survives_a_lost_connection_and_ends_on_the_sto
 }
 
 #[tokio::test]
-async fn a_terminal_gets_a_table_and_a_pipe_or_json_gets_ndjson() {
+async fn a_terminal_gets_a_table_a_pipe_gets_ndjson_and_the_option_decides() {
     let bench = Bench::new().await;
     bench.fill("captcha.unrouted", results(2)).await;
-    for (json, format, is_table) in [(false, "", true), (true, "", false), (false, "--format ndjson", false)]
-    {
-        let mut console =
-            Console { out: Vec::new(), err: Vec::new(), out_is_terminal: true, err_is_terminal: false, json };
-        let ending = bench.run_on(&format!("outcomes --unrouted {format}"), &mut console).await;
+    for (is_terminal, format, is_table) in [
+        (true, None, true),
+        (true, Some(Format::Json), false),
+        (true, Some(Format::Ndjson), false),
+        (false, None, false),
+        (false, Some(Format::Table), true),
+    ] {
+        let (out, err) = (Vec::new(), Vec::new());
+        let mut console = Console { out, err, out_is_terminal: is_terminal, err_is_terminal: false, format };
+        let ending = bench.run_on("outcomes --unrouted", &mut console).await;
         assert_eq!(ending.unwrap(), Exit::Fine);
         let out = String::from_utf8(console.out).unwrap();
         assert_eq!(out.starts_with("ID "), is_table, "{out}");

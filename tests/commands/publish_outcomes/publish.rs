@@ -1,5 +1,7 @@
 //! Jobs in.
 
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use captcha_worker::broker::topology::{Names, Topology};
@@ -29,12 +31,81 @@ async fn every_line_arrives_verbatim_and_in_order() {
 }
 
 #[tokio::test]
+async fn nothing_of_a_file_with_a_bad_job_is_sent_and_its_line_and_field_are_named() {
+    let bench = Bench::new().await;
+    let image = "A".repeat(80_000);
+    let big = format!(r#"{{"task":{{"type":"ImageToTextTask","body":"{image}"}}}}"#);
+    for (bad, reason) in [
+        ("[]", "an array is no job: write one job a line, as `jq -c '.[]'` does"),
+        (r#"[{"id":"a"},{"id":"b"}]"#, "an array is no job: write one job a line, as `jq -c '.[]'` does"),
+        (r#""x""#, "the body is JSON but not an object"),
+        (r#"{"task":{}}"#, "field 'task.type' is missing"),
+        (
+            r#"{"deadline":"yesterday","task":{"type":"T"}}"#,
+            "field 'deadline' must be an RFC 3339 time such as 2026-11-23T10:00:00Z",
+        ),
+        (&big, "task.body is an image of 60000 bytes; at most 50,000 are allowed"),
+    ] {
+        let mut lines = jobs(3);
+        lines.insert(2, bad.to_owned());
+        let (_folder, path) = file(&lines);
+        let output = bench.run(&format!("publish {path}")).await;
+        assert_eq!(output.err, format!("line 3: {reason}\n"));
+        assert_eq!(
+            report(&output),
+            json!({"published": 0, "failed": 1, "unknown": 0, "interrupted": true, "faults": [
+                {"first": {"line": 3}, "last": {"line": 3}, "jobs": 1, "kind": "invalid", "reason": reason}]})
+        );
+        assert_eq!(output.ending.unwrap(), Exit::Failed);
+        assert_eq!(bench.local.queue_len("captcha.jobs"), 0);
+    }
+}
+
+#[tokio::test]
+async fn without_the_check_and_for_sites_the_workers_judge() {
+    let bench = Bench::new().await;
+    let lines = [r#"{"task":{}}"#.to_owned(), "[]".to_owned()];
+    let (_folder, path) = file(&lines);
+    assert_eq!(bench.run(&format!("publish --no-check {path}")).await.ending.unwrap(), Exit::Fine);
+    let bound = r#"{"task":{"type":"TurnstileTask","websiteURL":"https://example.com"}}"#.to_owned();
+    let (_folder, path) = file(std::slice::from_ref(&bound));
+    assert_eq!(bench.run(&format!("publish {path}")).await.ending.unwrap(), Exit::Fine);
+    assert_eq!(bench.bodies("captcha.jobs"), [lines.as_slice(), &[bound]].concat());
+}
+
+#[tokio::test]
+async fn the_example_is_an_image_that_can_be_published_and_a_large_one_is_not() {
+    let bench = Bench::new().await;
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/captcha.png");
+    assert!(std::fs::read(example).unwrap().starts_with(b"\x89PNG"));
+    let folder = tempfile::tempdir().unwrap();
+    let large = folder.path().join("large.png");
+    std::fs::write(&large, vec![7; 50_001]).unwrap();
+    let output = bench.run(&format!("publish --image {example} {}", large.display())).await;
+    assert_eq!(
+        output.err,
+        format!(
+            "image '{}': task.body is an image of 50001 bytes; at most 50,000 are allowed\n",
+            large.display()
+        )
+    );
+    assert_eq!((output.ending.unwrap(), bench.local.queue_len("captcha.jobs")), (Exit::Failed, 0));
+    assert_eq!(bench.run(&format!("publish --image {example}")).await.ending.unwrap(), Exit::Fine);
+    assert_eq!(bench.local.queue_len("captcha.jobs"), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
 async fn a_bad_line_stops_the_run_with_its_place_and_what_was_confirmed() {
     let bench = Bench::new().await;
     let mut lines = jobs(600);
     lines[500] = r#"{"id": order}"#.to_owned();
-    let (_folder, path) = file(&lines);
-    let output = bench.run(&format!("publish {path}")).await;
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let input = lines.join("\n");
+    let writing = std::thread::spawn(move || writer.write_all(input.as_bytes()));
+    // What cannot be read twice is checked job by job.
+    let output = bench.run(&format!("publish /proc/self/fd/{}", reader.as_raw_fd())).await;
+    writing.join().unwrap().unwrap();
     let report = report(&output);
     assert_eq!(output.ending.unwrap(), Exit::Failed);
     assert_eq!(output.err, "line 501, column 8: not JSON: expected value\n");
@@ -154,9 +225,6 @@ async fn lines_whose_confirm_was_lost_are_reported_as_unknown() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_stop_while_the_input_is_silent_reports_what_is_published() {
-    use std::io::Write as _;
-    use std::os::fd::AsRawFd;
-
     let bench = Bench::new().await;
     let (reader, mut writer) = std::io::pipe().unwrap();
     for line in jobs(3) {

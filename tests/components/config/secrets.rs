@@ -114,7 +114,8 @@ fn a_secret_cannot_be_given_both_ways() {
 fn secrets_are_in_no_debug_output_and_no_report() {
     let place = Place::new(&[])
         .env("SOLVER__API_KEY", KEY)
-        .env("BROKER__URL", &format!("amqp://user:{PASSWORD}@h/%2f"));
+        .env("BROKER__URL", &format!("amqp://user:{PASSWORD}@h/%2f"))
+        .env("SOLVER__PROXY", &format!("http://user:{PASSWORD}@proxy.test:3128"));
     let loaded = place.good();
     let report = serde_json::to_string(loaded.report()).unwrap();
     for text in
@@ -124,7 +125,7 @@ fn secrets_are_in_no_debug_output_and_no_report() {
     }
     let secret: Vec<_> =
         loaded.report().iter().filter(|line| line.secret).map(|line| line.key.as_str()).collect();
-    assert_eq!(secret, ["broker.url", "solver.api_key"]);
+    assert_eq!(secret, ["broker.url", "solver.api_key", "solver.proxy"]);
 }
 
 #[test]

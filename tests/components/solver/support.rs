@@ -29,6 +29,8 @@ pub(crate) fn options(base_url: &str) -> SolverOptions {
     SolverOptions {
         base_url: Url::parse(base_url).expect("a URL"),
         api_key: SecretString::from(KEY),
+        proxy: None,
+        tls_ca_file: None,
         connect_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(15),
         max_connections: 8,

@@ -86,18 +86,27 @@ async fn a_wrong_key_is_fixed_by_sighup_and_a_pause_outlives_a_killed_leader(bro
         "{status}"
     );
 
+    let resumed = run(&broker, &["resume"]).await;
+    let said: Value = serde_json::from_slice(&resumed.stdout).expect("it prints JSON");
+    assert_eq!(resumed.status.code(), Some(1), "the key is refused again: {said}");
+    assert_eq!(said["guard"]["reasons"], json!(["key_invalid"]), "{said}");
+    assert!(said["guard"]["next_probe_at"].is_string() && said["done"] != "resumed", "{said}");
+
     std::fs::write(key.path(), "simulator-key").expect("written");
     for (_, replica) in &fleet {
         replica.signal("HUP").await;
     }
     simulator.wait_for("all are accepted", PATIENCE, |stats| stats["accepted_tasks"] == 50).await;
     let stats = simulator.stats().await;
-    assert_eq!((&stats["bad_key_calls"], &stats["bans"]), (&json!(1), &json!(0)), "{stats}");
+    assert_eq!((&stats["bad_key_calls"], &stats["bans"]), (&json!(2), &json!(0)), "{stats}");
 
     let paused = command(&broker, &["pause", "--reason", "a trial"]).await.remove(0);
     assert_eq!((&paused["following"], &paused["replicas"]), (&json!(3), &json!(3)), "{paused}");
     assert!(paused["seconds"].as_f64().is_some_and(|seconds| seconds < 1.0), "{paused}");
-    let leader = state(&broker).await["leader"].clone();
+    command(&broker, &["pause"]).await;
+    let status = state(&broker).await;
+    assert_eq!(status["guard"]["paused"]["reason"], "a trial", "{status}");
+    let leader = status["leader"].clone();
     let place = fleet.iter().position(|(name, _)| leader == **name).expect("one of them");
     let (name, mut killed) = fleet.remove(place);
     killed.kill().await;

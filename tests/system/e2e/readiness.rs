@@ -77,7 +77,72 @@ async fn a_broker_that_has_gone_silent_is_reported_before_the_session_ends_and_w
 
     node.thaw();
     readiness(&address, "the replica is back", is_ready).await;
+    replica.wait_for_line("connected to the broker again").await;
     let session = connect(&amqp).await;
     arrived(&session, &format!("{namespace}.results"), 1).await;
     assert_eq!(simulator.stats().await["accepted_tasks"], 1, "it was paid once");
+}
+
+#[tokio::test]
+async fn an_alarm_of_the_broker_is_reported_and_a_paused_replica_is_ready() {
+    let node = RabbitNode::start().await;
+    let (amqp, namespace) = (node.url(), fresh_namespace());
+    let simulator = Simulator::start("").await;
+    declare(&amqp, &namespace).await;
+    let settings = [("LOG__LEVEL", "info"), ("LOG__FORMAT", "json"), ("OPS__LISTEN", "127.0.0.1:0")];
+    let mut replica = LoggedReplica::start(&Replica {
+        amqp: &amqp,
+        namespace: &namespace,
+        simulator: &simulator,
+        settings: &settings,
+    });
+    let address = replica.serves().await;
+    readiness(&address, "an idle replica is ready", is_ready).await;
+    let command = |words: &'static [&'static str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_captcha-worker"));
+        command
+            .args(words)
+            .current_dir(std::env::temp_dir())
+            .env("CAPTCHA_WORKER__BROKER__URL", &amqp)
+            .env("CAPTCHA_WORKER__BROKER__NAMESPACE", &namespace)
+            .env("CAPTCHA_WORKER__SOLVER__BASE_URL", &simulator.url)
+            .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key");
+        async move { command.output().await.expect("it runs") }
+    };
+
+    assert!(command(&["pause", "--reason", "a roll-out"]).await.status.success());
+    let paused = readiness(&address, "it is paused", |reply| says(reply, "operator: paused since")).await;
+    assert!(is_ready(&paused), "a pause is no obstacle: {paused}");
+    let line: Value =
+        serde_json::from_str(&replica.wait_for_line("an operator's command").await).expect("JSON");
+    assert_eq!(
+        (&line["command"], &line["by"], &line["reason"]),
+        (&json!("pause"), &json!("guest"), &json!("a roll-out"))
+    );
+    // Another that starts into the pause, and leads, says so.
+    replica.process.kill().await;
+    let replica = LoggedReplica::start(&Replica {
+        amqp: &amqp,
+        namespace: &namespace,
+        simulator: &simulator,
+        settings: &settings,
+    });
+    let address = replica.serves().await;
+    let line: Value =
+        serde_json::from_str(&replica.wait_for_line("paused by an operator").await).expect("JSON");
+    assert_eq!((&line["why"], &line["by"]), (&json!("a roll-out"), &json!("guest")));
+    assert!(command(&["resume"]).await.status.success());
+    readiness(&address, "it is ready after the pause", is_ready).await;
+
+    node.ctl(&["set_vm_memory_high_watermark", "0"]);
+    let blocked =
+        readiness(&address, "publishing is blocked", |reply| says(reply, "memory or disk alarm")).await;
+    assert!(!is_ready(&blocked), "{blocked}");
+    let checked = command(&["check", "--json"]).await;
+    let report: Value = serde_json::from_slice(&checked.stdout).expect("JSON");
+    let alarm = report["checks"].as_array().into_iter().flatten().find(|check| check["check"] == "alarm");
+    assert_eq!(alarm.map(|alarm| &alarm["verdict"]), Some(&json!("failed")), "{report}");
+    assert_eq!(checked.status.code(), Some(1));
+    node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    readiness(&address, "it is ready again", is_ready).await;
 }

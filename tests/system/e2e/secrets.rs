@@ -104,6 +104,7 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
             ("SOLVER__API_KEY", key),
             ("LOG__LEVEL", "trace,lapin=trace"),
             ("LOG__FORMAT", format),
+            ("LOG__TARGET", "true"),
             ("OPS__LISTEN", "127.0.0.1:0"),
             ("POLICY__ALLOWED_DOMAINS", "good.example"),
             // Unknown codes end their jobs soon.

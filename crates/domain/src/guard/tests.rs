@@ -209,6 +209,21 @@ fn a_pause_stops_submissions_alone_and_what_is_found_out_meanwhile_stays() {
 }
 
 #[test]
+fn a_second_pause_without_a_reason_keeps_the_first_one() {
+    let mut scene = Scene::open();
+    for (reason, by, kept) in [
+        (Some("moving"), "ann", ("moving", "ann")),
+        (None, "bob", ("moving", "ann")),
+        (Some("moved on"), "bob", ("moved on", "bob")),
+    ] {
+        let paused = Paused { reason: reason.map(str::to_owned), by: by.to_owned(), since: scene.now };
+        scene.learn(GuardEvent::Pause(paused, by));
+        let paused = scene.state.paused.clone().expect("it is paused");
+        assert_eq!((paused.reason.as_deref().unwrap_or(""), &*paused.by), kept);
+    }
+}
+
+#[test]
 fn a_key_refused_to_one_replica_while_others_work_concerns_that_replica_alone() {
     let mut scene = Scene::open();
     let (good, odd, term) = (key(), Fingerprint::of_key("another"), scene.state.term);

@@ -151,7 +151,10 @@ impl State {
                 self.lanes = &self.lanes | &new.cloned().collect();
             }
             GuardEvent::Pause(paused, command) => {
-                self.paused = Some(paused);
+                // Without a reason it says nothing that the first one does not.
+                if paused.reason.is_some() || self.paused.is_none() {
+                    self.paused = Some(paused);
+                }
                 self.last_command = Some(command.to_owned());
             }
             GuardEvent::Resume(command) => {

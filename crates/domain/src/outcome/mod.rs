@@ -47,6 +47,8 @@ pub struct Outcome {
     pub routing_key: String,
     /// Body and properties.
     pub message: Message,
+    /// Why it failed, in a sentence, as far as this is known beside the message.
+    pub reason: Option<String>,
 }
 
 impl Outcome {
@@ -414,6 +416,8 @@ fn outcome(
         ..Properties::default()
     };
     // Plain data with string keys: there is nothing in it that could fail to be written.
-    let body = serde_json::to_vec(&body).unwrap_or_default();
-    Outcome { routing_key, message: Message { body: body.into(), properties, transient: false } }
+    let bytes = serde_json::to_vec(&body).unwrap_or_default();
+    let message = Message { body: bytes.into(), properties, transient: false };
+    let reason = body.failure.map(|failure| failure.description.into());
+    Outcome { routing_key, message, reason }
 }

@@ -24,7 +24,7 @@ impl Bench {
             err: Vec::new(),
             out_is_terminal: false,
             err_is_terminal: false,
-            json: false,
+            format: None,
         };
         match parse(line).unwrap() {
             DeadCommand::Replay(args) => {

@@ -11,6 +11,7 @@ use super::*;
 use crate::broker::Session;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::topology::Topology;
+use crate::cli::console::Format;
 use crate::domain::message::{Message, Properties, Value};
 use crate::domain::outcome::KIND;
 use crate::domain::replay::Replayed;
@@ -119,7 +120,7 @@ impl Bench {
             err: Vec::new(),
             out_is_terminal: terminal,
             err_is_terminal: false,
-            json,
+            format: json.then_some(Format::Json),
         };
         let (broker, command) = (Broker::Memory(self.local.clone()), parse(line).unwrap());
         let mut context = CommandContext::new(&broker, &self.names, &mut console, &self.stop);

@@ -34,7 +34,7 @@ async fn a_purge_asks_with_count_and_selection_and_removes_no_more_than_it_asked
             err: Vec::new(),
             out_is_terminal: true,
             err_is_terminal: true,
-            json: false,
+            format: None,
         };
         let broker = Broker::Memory(bench.local.clone());
         let mut context = CommandContext::new(&broker, &bench.names, &mut console, &bench.stop);
