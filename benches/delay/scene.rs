@@ -114,6 +114,7 @@ async fn run_on_paused_time(solve_ms: &[u32], polling: Polling, seed: u64) -> Ru
         max_in_flight: 10_000,
         lanes: BTreeMap::new(),
         limits: Limits {
+            per_publisher_per_minute: None,
             max_calls: 512,
             submit_concurrency: 64,
             max_calls_per_second: None,

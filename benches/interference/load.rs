@@ -88,15 +88,22 @@ pub(crate) fn pictures(prefix: &str) -> impl Iterator<Item = Offered> + Send + '
 pub(crate) struct Publisher {
     session: Session,
     names: Names,
+    app_id: Option<&'static str>,
 }
 
 impl Publisher {
     pub(crate) async fn open(amqp: &str, names: &Names) -> Self {
-        Self { session: rabbit::connect(amqp).await, names: names.clone() }
+        Self { session: rabbit::connect(amqp).await, names: names.clone(), app_id: None }
+    }
+
+    /// The same, by this name.
+    pub(crate) fn named(&self, app_id: &'static str) -> Self {
+        Self { app_id: Some(app_id), ..self.clone() }
     }
 
     async fn publish(&self, job: &Offered) {
-        let properties = Properties { message_id: Some(job.id.clone()), ..Properties::default() };
+        let app_id = self.app_id.map(str::to_owned);
+        let properties = Properties { message_id: Some(job.id.clone()), app_id, ..Properties::default() };
         let message = Message { body: job.body().into(), properties, transient: false };
         self.session.publish(&self.names.jobs(), "jobs", message).await.expect("the broker confirms a job");
     }

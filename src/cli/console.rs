@@ -100,6 +100,17 @@ impl<O: Write, E: Write> Console<O, E> {
         writeln!(self.out, "{json}")
     }
 
+    /// A JSON value, indented on a terminal.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn value(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let write = if self.out_is_terminal { serde_json::to_string_pretty } else { serde_json::to_string };
+        let text = write(value)?;
+        writeln!(self.out, "{text}")?;
+        self.out.flush()
+    }
+
     /// Writes a line to standard error. That nobody may be able to read it is no reason to stop the
     /// work.
     pub fn note(&mut self, line: impl fmt::Display) {

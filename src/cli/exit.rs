@@ -62,6 +62,15 @@ impl Exit {
     }
 }
 
+impl CommandError {
+    /// Options that were not typed on a command line.
+    pub(super) fn usage(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        CommandError::Usage(line.trim_start_matches("error: ").to_owned())
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit.code())

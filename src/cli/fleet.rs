@@ -1,6 +1,7 @@
 //! `status`, `pause`, `resume`: how the fleet and the account stand, and an operator's hand on
 //! both.
 
+use std::io::Write;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,9 +9,10 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::console::Output;
+use super::console::{Console, Output};
 use super::top::{self, poller::Poller};
 use super::{CommandError, Exit, connect, signals};
+use crate::broker::Broker;
 use crate::broker::topology::Names;
 use crate::clock::{Clock, Rng};
 use crate::config::Settings;
@@ -177,7 +179,18 @@ pub(super) async fn give(
 ) -> Result<Exit, CommandError> {
     let broker = connect::broker(settings, "captcha-worker operator")?;
     let names = Names::new(&settings.broker.namespace);
-    let mut client = Client::connect(&broker, &names, Rng::Thread).await?;
+    carry_out(order, done, &broker, &names, &mut output.console()).await
+}
+
+/// Gives an order to the fleet, and prints what has come of it.
+pub(super) async fn carry_out<O: Write, E: Write>(
+    order: Order,
+    done: &str,
+    broker: &Broker,
+    names: &Names,
+    console: &mut Console<O, E>,
+) -> Result<Exit, CommandError> {
+    let mut client = Client::connect(broker, names, Rng::Thread).await?;
     let began = Instant::now();
     let resumes = matches!(order, Order::Resume);
     let leader = if resumes { client.survey(PATIENCE / 5).await?.leader } else { None };
@@ -199,16 +212,16 @@ pub(super) async fn give(
     let leader = survey.leader.as_ref();
     let guard = Guard::of(leader.map(|leader| &leader.state), Clock::System.now());
     let seconds = began.elapsed().as_secs_f64();
-    if output.is_json() {
-        output.value(&json!({
+    if console.is_human() {
+        let out = &mut console.out;
+        writeln!(out, "{done}: {following} of {expected} replicas follow, after {seconds:.2} s")?;
+        for line in top::guard_lines(&guard) {
+            writeln!(out, "{line}")?;
+        }
+    } else {
+        console.value(&json!({
             "done": done, "following": following, "replicas": expected, "seconds": seconds, "guard": guard
         }))?;
-    } else {
-        output
-            .line(format_args!("{done}: {following} of {expected} replicas follow, after {seconds:.2} s"))?;
-        for line in top::guard_lines(&guard) {
-            output.line(line)?;
-        }
     }
     Ok(Exit::when(works && following >= expected))
 }

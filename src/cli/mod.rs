@@ -4,6 +4,7 @@
 //! anything is opened, settings are loaded and every fault in them is reported.
 
 mod account;
+mod acts;
 mod batch;
 mod check;
 mod completions;
@@ -12,6 +13,7 @@ pub mod console;
 mod dead;
 mod demo;
 mod exit;
+mod find;
 mod fleet;
 pub mod input;
 pub mod outcomes;
@@ -41,6 +43,7 @@ use crate::broker::topology::Names;
 use crate::config::{LoadOptions, Loaded, LogFilter, LogFormat, Override, Settings};
 use crate::linger::Linger;
 use crate::telemetry::{self, Logging};
+pub use acts::ConsoleCommands;
 use console::{Format, Output};
 pub use exit::{CommandError, Exit};
 
@@ -137,6 +140,8 @@ enum Configured {
     Publish(publish::PublishArgs),
     /// Print outcomes, or take them: results or a dead-letter queue
     Outcomes(outcomes::OutcomesArgs),
+    /// Find a job by its id: in flight, waiting, solved, or dead
+    Find(find::FindArgs),
     /// Find, inspect, replay, export or remove dead letters
     Dead(dead::DeadArgs),
     /// Publish again the outcomes that had no queue
@@ -197,6 +202,11 @@ impl Configured {
             Configured::Dead(args) => {
                 let (broker, names, stop) = reach(settings, "dead")?;
                 dead::run(args, &broker, &names, &mut output.console(), &stop).await
+            }
+            Configured::Find(args) => {
+                let (broker, names, stop) = reach(settings, "find")?;
+                let mut console = output.console();
+                find::run(&args, &mut dead::CommandContext::new(&broker, &names, &mut console, &stop)).await
             }
             Configured::Reroute(args) => {
                 let (broker, names, stop) = reach(settings, "reroute")?;

@@ -1,6 +1,7 @@
 //! `run`: one replica, until SIGTERM.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,12 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{CommandError, Exit, connect, signals};
+use super::{CommandError, ConsoleCommands, Exit, connect, signals};
 use crate::broker::Broker;
 use crate::broker::topology::Names;
-use crate::config::{
-    CallbackSettings, ConfigErrors, LoadOptions, Loaded, LogFilter, OpsSettings, SettingLine, Settings,
-};
+use crate::config::{CallbackSettings, ConfigErrors, LoadOptions, Loaded, LogFilter, SettingLine, Settings};
 use crate::domain::lifecycle::Rules;
 use crate::domain::money::Decimal;
 use crate::fleet::{CallbackAddress, Depths, Egress};
@@ -86,7 +85,7 @@ pub(super) async fn run(
     );
     // Served through the drain too: that is when somebody checks it.
     let served = CancellationToken::new();
-    serve_ops(&settings.ops, worker.view(), served.clone())?;
+    serve_ops(settings, worker.view(), served.clone())?;
     if let Some(callback) = &settings.callback {
         serve_callbacks(callback, worker.view(), served.clone())?;
     }
@@ -171,7 +170,8 @@ impl WorkSummary {
 }
 
 /// Listens at once, so that an address that is not free is reported before any work is done.
-fn serve_ops(ops: &OpsSettings, view: WorkerHandle, stop: CancellationToken) -> Result<(), CommandError> {
+fn serve_ops(settings: &Settings, view: WorkerHandle, stop: CancellationToken) -> Result<(), CommandError> {
+    let ops = &settings.ops;
     let Some(address) = ops.listen else { return Ok(()) };
     let cannot = |error| {
         CommandError::Failed(format!(
@@ -196,7 +196,17 @@ fn serve_ops(ops: &OpsSettings, view: WorkerHandle, stop: CancellationToken) -> 
     let listens = server.local_addr().map_err(cannot)?;
     let taken = (listens.port() != address.port() && address.port() != 0).then(|| address.to_string());
     tracing::info!(address = %listens, taken, "serving /healthz, /readyz, /status, /metrics, and a page at /");
-    server.start(view, stop).map_err(CommandError::failed)
+    let Some(token) = &ops.admin_token else { return server.start(view, stop).map_err(CommandError::failed) };
+    if address.ip().is_loopback() {
+        tracing::info!("operators can act at /act");
+    } else {
+        tracing::warn!(
+            "operators can act at /act: the token and all else travel in the clear, unless TLS is in front of ops.listen"
+        );
+    }
+    let broker = connect::broker(settings, "captcha-worker console")?;
+    let commands = ConsoleCommands { broker, names: Names::new(&settings.broker.namespace) };
+    server.acting(token.clone(), Arc::new(commands)).start(view, stop).map_err(CommandError::failed)
 }
 
 fn callback_address(callback: &CallbackSettings, name: &str) -> Result<CallbackAddress, CommandError> {
@@ -251,6 +261,7 @@ pub(super) fn options(
             submit_concurrency: worker.submit_concurrency,
             max_calls_per_second: settings.solver.max_calls_per_second,
             caps: settings.caps.clone(),
+            per_publisher_per_minute: settings.limits.per_publisher_per_minute,
         },
         lanes: settings.lanes.clone(),
         guard: settings.guard.rules.clone(),

@@ -65,6 +65,26 @@ pub(super) fn api_key(reader: &mut Reader) -> Option<Option<SecretString>> {
     Some(is_set.then(|| SecretString::from(given.text)))
 }
 
+/// A token that can be tried without end must be too long to be found.
+const MIN_TOKEN: usize = 16;
+
+/// The console's token, `Some(None)` where there is none.
+pub(super) fn admin_token(reader: &mut Reader) -> Option<Option<SecretString>> {
+    let key = "ops.admin_token_file";
+    let path = reader.text(key, "a path", |path| Ok(path.to_owned()))?;
+    if path.is_empty() {
+        return Some(None);
+    }
+    let content = read_bounded(&reader.dir().join(&path), MAX_SECRET).map_err(|error| reason(&error));
+    let token = content.map(|text| alone(&text)).and_then(|token| match odd_in(&token) {
+        Some(problem) => Err(problem.to_owned()),
+        None if token.chars().count() < MIN_TOKEN => Err(format!("has fewer than {MIN_TOKEN} characters")),
+        None => Ok(SecretString::from(token)),
+    });
+    let origin = reader.shown_origin(key);
+    token.map_err(|problem| reader.fault(key, &origin, format!("{path}: {problem}"), "")).ok().map(Some)
+}
+
 fn text_of(reader: &mut Reader, key: &'static str) -> Option<Given> {
     let Raw { kind, origin } = reader.take_hidden(key)?;
     if let ValueKind::String(text) = kind {

@@ -31,8 +31,8 @@ pub use layers::IgnoredVariable;
 pub use load::{LoadOptions, Loaded, Override};
 pub use reader::SettingLine;
 pub use settings::{
-    BrokerSettings, CallbackSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings,
-    Settings, SolverSettings, TraceSettings, WorkerSettings,
+    BrokerSettings, CallbackSettings, GuardSettings, LimitSettings, LogFormat, LogSettings, OpsSettings,
+    RetrySettings, Settings, SolverSettings, TraceSettings, WorkerSettings,
 };
 pub use values::{AmqpUrl, BrokerUrl, LogFilter};
 

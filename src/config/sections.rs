@@ -8,8 +8,8 @@ use super::files;
 use super::layers::{BUDGETS, LANE, PACE};
 use super::reader::{Reader, parse_duration, quoted};
 use super::settings::{
-    BrokerSettings, CallbackSettings, GuardSettings, LogFormat, LogSettings, OpsSettings, RetrySettings,
-    Settings, SolverSettings, TraceSettings, WorkerSettings,
+    BrokerSettings, CallbackSettings, GuardSettings, LimitSettings, LogFormat, LogSettings, OpsSettings,
+    RetrySettings, Settings, SolverSettings, TraceSettings, WorkerSettings,
 };
 use super::values::{self, LogFilter};
 use crate::domain::api_code::Overrides;
@@ -51,6 +51,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<Settings> {
         policy: policy(reader),
         caps: caps(reader),
         lanes: lanes(reader),
+        limits: publisher_limits(reader),
         guard: guard(reader),
         callback: callback(reader),
         ops: ops(reader),
@@ -246,9 +247,10 @@ fn callback(reader: &mut Reader) -> Option<Option<CallbackSettings>> {
 }
 
 fn ops(reader: &mut Reader) -> Option<OpsSettings> {
+    let admin_token = files::admin_token(reader);
     let listen = reader.text("ops.listen", "an IP address and a port", values::listen)?;
     let is_default = reader.shown_origin("ops.listen") == "default";
-    Some(OpsSettings { listen, is_default })
+    Some(OpsSettings { listen, is_default, admin_token: admin_token? })
 }
 
 fn log(reader: &mut Reader) -> Option<LogSettings> {
@@ -441,6 +443,12 @@ fn lanes(reader: &mut Reader) -> Option<BTreeMap<Lane, LaneRules>> {
         all_good = false;
     }
     all_good.then_some(lanes)
+}
+
+/// `[limits]`
+fn publisher_limits(reader: &mut Reader) -> Option<LimitSettings> {
+    let key = "limits.per_publisher_per_minute";
+    all_of!(LimitSettings { per_publisher_per_minute: reader.whole(key, 0..=1_000_000).map(NonZeroU32::new) })
 }
 
 /// `[policy]`

@@ -40,6 +40,8 @@ pub struct Settings {
     pub caps: BTreeMap<String, usize>,
     /// `[lanes]`: the lanes beside the default one, and the default one where it has settings.
     pub lanes: BTreeMap<Lane, LaneRules>,
+    /// `[limits]`
+    pub limits: LimitSettings,
     /// `[guard]`
     pub guard: GuardSettings,
     /// `[callback]`; `None`: the API is asked for no callbacks.
@@ -131,6 +133,13 @@ pub struct RetrySettings {
     pub max_resubmissions: u32,
 }
 
+/// `[limits]`
+#[derive(Debug, Clone)]
+pub struct LimitSettings {
+    /// Jobs of one publisher that the whole fleet takes within a minute; `None`: no limit.
+    pub per_publisher_per_minute: Option<NonZeroU32>,
+}
+
 /// `[guard]`
 #[derive(Debug, Clone)]
 pub struct GuardSettings {
@@ -161,6 +170,8 @@ pub struct OpsSettings {
     pub listen: Option<SocketAddr>,
     /// Nobody has said where; that address may be taken.
     pub is_default: bool,
+    /// From the file `admin_token_file`: who knows it can act on the console. `None`: nobody can.
+    pub admin_token: Option<SecretString>,
 }
 
 /// `[log]`

@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::time::{Instant, interval, timeout_at};
 
 use super::membership;
-use super::message::{Control, Heartbeat, LeaderNews, OperatorCommand, Trust, encode};
+use super::message::{Control, Heartbeat, LeaderNews, OperatorCommand, Sighting, Trust, encode};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError, Consumer, Session};
 use crate::clock::Rng;
 use crate::domain::guard::Phase;
+use crate::domain::message::Message;
 use crate::domain::time::Timestamp;
 
 pub use super::message::Order;
@@ -192,6 +193,34 @@ impl Client {
         Survey { leader: self.leader().cloned(), replicas }
     }
 
+    /// Asks every replica where a job is, and returns by replica's name what those have answered that
+    /// did so in time. Fewer than `expected` answer if some are of an earlier version.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn find(
+        &mut self,
+        job: &str,
+        expected: usize,
+        patience: Duration,
+    ) -> Result<Vec<(String, Vec<Sighting>)>, BrokerError> {
+        let deadline = Instant::now() + patience;
+        let mut replies = self.session.link().open_replies().await?;
+        let mut message = encode(&Control::Find { job: job.to_owned() }, &self.user);
+        message.properties.reply_to = Some(replies.reply_to().to_owned());
+        let asked = replies.publisher().publish(&self.exchange, "", false, message).await;
+        asked.map_err(|error| BrokerError::Lost(error.to_string()))?;
+        let mut found = BTreeMap::new();
+        while found.len() < expected.min(MAX_REPLICAS)
+            && let Ok(Some(answer)) = timeout_at(deadline, replies.recv()).await
+        {
+            if let Some(Control::Found { id, name, sightings }) = shown(&answer) {
+                found.insert(id, (name, sightings));
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
     /// Closes the connection.
     pub async fn close(self) {
         self.session.link().close().await;
@@ -222,12 +251,8 @@ impl Client {
     pub async fn listen(&mut self, deadline: Instant) -> Result<bool, BrokerError> {
         let Ok(next) = timeout_at(deadline, self.control.recv()).await else { return Ok(false) };
         let delivery = next.ok_or_else(|| BrokerError::Lost("the control consumer ended".to_owned()))?;
-        // Shown, never acted upon: any sender will do that the broker has verified and that may
-        // write to the exchange.
-        let own = delivery.message.properties.user_id.clone().unwrap_or_default();
-        let trust = Trust { own, operators: Vec::new() };
         let _ = delivery.receipt.ack();
-        match trust.verify(&delivery.message).map(|heard| heard.control) {
+        match shown(&delivery.message) {
             Some(Control::Leader(news)) => {
                 let later = self.leader().is_none_or(|known| known.state.epoch <= news.state.epoch);
                 if later {
@@ -244,4 +269,11 @@ impl Client {
         }
         Ok(true)
     }
+}
+
+/// What a message says. Shown, never acted upon: any sender will do that the broker has verified
+/// and that may write to the exchange.
+fn shown(message: &Message) -> Option<Control> {
+    let own = message.properties.user_id.clone().unwrap_or_default();
+    Trust { own, operators: Vec::new() }.verify(message).map(|heard| heard.control)
 }

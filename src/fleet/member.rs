@@ -18,11 +18,12 @@ use super::membership::Membership;
 use super::message::{
     Control, Heartbeat, LeaderNews, OperatorCommand, Order, ReplicaReport, VerifiedControl, encode,
 };
-use super::{Fleet, Vitals};
+use super::{Fleet, Work};
 use crate::broker::{ConsumeSpec, Consumer, Delivery, Session, receive};
 use crate::domain::call::CallError;
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{CanaryEnd, GuardEvent, Paused, Phase, ProbeEnd, Reason};
+use crate::domain::message::is_direct_reply;
 use crate::domain::money::{Orphan, SpendReport};
 use crate::domain::solve_time::AnswersByKind;
 use crate::domain::time::Timestamp;
@@ -45,8 +46,6 @@ const MAX_COMMAND_ID: usize = 64;
 /// them.
 const MOST_APART: Duration = Duration::from_millis(1_500);
 
-type Vital<'a> = &'a (dyn Fn() -> Vitals + Send + Sync);
-
 /// A call of getBalance under way.
 pub(super) type Probing = AbortOnDropHandle<Probed>;
 /// Its end, and the key that it was made with.
@@ -55,7 +54,7 @@ type Probed = (Fingerprint, Result<Balance, CallError>);
 pub(super) struct Member<'a> {
     fleet: &'a Fleet,
     session: &'a Session,
-    vitals: Vital<'a>,
+    work: &'a dyn Work,
     found: &'a mut Receiver<Finding>,
     control: Consumer,
     guard: Option<Consumer>,
@@ -90,7 +89,7 @@ impl<'a> Member<'a> {
     pub(super) async fn join(
         fleet: &'a Fleet,
         session: &'a Session,
-        vitals: Vital<'a>,
+        work: &'a dyn Work,
         found: &'a mut Receiver<Finding>,
     ) -> Result<Self, Lost> {
         let queue = fleet.options.names.guard();
@@ -104,7 +103,7 @@ impl<'a> Member<'a> {
         let mut member = Self {
             fleet,
             session,
-            vitals,
+            work,
             found,
             control,
             guard: None,
@@ -190,7 +189,7 @@ impl<'a> Member<'a> {
             key: self.fleet.account.key(),
             held: snapshot.held(),
             started_at: self.fleet.started_at,
-            vitals: (self.vitals)().bounded(),
+            vitals: self.work.vitals().bounded(),
             answers: AnswersByKind::new(),
         };
         self.heartbeat_sent_at = Instant::now();
@@ -290,8 +289,24 @@ impl<'a> Member<'a> {
             Control::Callbacks { tokens } => self.fleet.callbacks.heard(tokens),
             Control::Spent(report) => self.on_spent(&report).await,
             Control::Orphans { orphans } => self.on_orphans(&orphans).await,
+            Control::Find { job } => self.on_find(&job, message.properties.reply_to.as_deref()).await,
+            // Sent to who has asked alone.
+            Control::Found { .. } => {}
         }
         Ok(())
+    }
+
+    /// Answers where a job is. The answer goes to the process that has asked, and to nobody else.
+    async fn on_find(&self, job: &str, reply_to: Option<&str>) {
+        let Some(reply_to) = reply_to.filter(|reply_to| is_direct_reply(reply_to)) else { return };
+        let found = Control::Found {
+            id: self.fleet.id.clone(),
+            name: self.fleet.options.name.clone(),
+            sightings: self.work.find(job),
+        };
+        let answer = encode(&found, &self.fleet.trust.own);
+        // Who has asked may have gone.
+        let _ = self.session.publisher().publish("", reply_to, false, answer).await;
     }
 
     /// Says that it is there to whoever has asked, unless it has answered another just now: each

@@ -54,6 +54,50 @@ pub(super) enum Control {
     Spent(SpendReport),
     /// Acceptances of replicas that have not reported them, as their tickets show.
     Orphans { orphans: Vec<Orphan> },
+    /// Where is this job? Answered to the `reply_to` of the message. Replicas of earlier versions
+    /// ignore it.
+    Find { job: String },
+    /// What a replica knows of the job that it was asked for.
+    Found {
+        /// The replica's id.
+        id: String,
+        /// Its name.
+        name: String,
+        /// The latest first; none where it knows nothing.
+        sightings: Vec<Sighting>,
+    },
+}
+
+/// What a replica knows of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "place", rename_all = "snake_case")]
+pub enum Sighting {
+    /// The replica holds it.
+    InFlight {
+        /// A task for it is paid and open.
+        paid: bool,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// The replica has put it into a retry queue.
+    Waits {
+        /// When.
+        since: Timestamp,
+        /// The queue.
+        queue: String,
+    },
+    /// The replica has published its outcome, with the solution.
+    Solved {
+        /// When.
+        at: Timestamp,
+    },
+    /// The replica has published its outcome, without one.
+    Failed {
+        /// When.
+        at: Timestamp,
+        /// The class.
+        class: String,
+    },
 }
 
 /// The leader's announcement: the state in force, and what is known beside it.
@@ -223,7 +267,7 @@ impl Trust {
         }
         let control: Control = serde_json::from_slice(&message.body).ok()?;
         let may = match &control {
-            Control::Command(_) | Control::Hello => {
+            Control::Command(_) | Control::Hello | Control::Find { .. } => {
                 user == self.own || self.operators.iter().any(|operator| operator == user)
             }
             Control::Leader(_)
@@ -233,6 +277,7 @@ impl Trust {
             | Control::Callbacks { .. }
             | Control::Spent(_)
             | Control::Orphans { .. }
+            | Control::Found { .. }
             | Control::Prove { .. } => user == self.own,
         };
         may.then(|| VerifiedControl { control, user: user.to_owned() })

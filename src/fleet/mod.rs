@@ -46,7 +46,7 @@ pub use account_state::{AccountState, Egress, Snapshot};
 pub use callbacks::{Awaited, CallbackAddress, CallbackCounts, CallbackStatus, Callbacks, REMEMBERED_FOR};
 pub use client::{Answer, Client, Order, Survey};
 pub use ledger::{Ledger, Reservation};
-pub use message::{Heartbeat, LeaderNews};
+pub use message::{Heartbeat, LeaderNews, Sighting};
 pub use type_breaker::TypeBreaker;
 pub use vitals::{
     Depths, Detail, FailedJob, LaneFigures, LearnedFigures, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals,
@@ -84,6 +84,14 @@ pub struct FleetOptions {
     pub rng: Rng,
     /// What is known of how long the API takes; at the start, nothing.
     pub solve_times: SolveTimes,
+}
+
+/// What a replica's work is for the fleet.
+pub trait Work: Send + Sync {
+    /// What it reports of itself.
+    fn vitals(&self) -> Vitals;
+    /// What it knows of the job with this id, the latest first.
+    fn find(&self, id: &str) -> Vec<Sighting>;
 }
 
 /// A replica's part in the fleet. It outlives its sessions.
@@ -157,6 +165,18 @@ impl Fleet {
         self.membership.heard()
     }
 
+    /// How many jobs of a publisher the other replicas have let pass within the last minute, as they
+    /// report it, and how many replicas there are.
+    #[must_use]
+    pub fn let_pass_elsewhere(&self, publisher: &str) -> (u32, u32) {
+        let heard = self.replicas();
+        let others = heard.iter().filter(|(replica, _)| replica.id != self.id);
+        let reported = others.filter_map(|(replica, _)| replica.vitals.detail.as_ref());
+        let of_it = reported.flat_map(|detail| &detail.publishers).filter(|known| known.name == publisher);
+        let elsewhere = of_it.fold(0_u32, |sum, known| sum.saturating_add(known.minute));
+        (elsewhere, u32::try_from(heard.len()).unwrap_or(u32::MAX))
+    }
+
     /// How many times as long a replica waits before it tries the broker again, since all others of a
     /// large fleet try as well.
     #[must_use]
@@ -178,12 +198,12 @@ impl Fleet {
 
     /// Takes part over a session until that is gone, and returns why. Once it has ended nothing is
     /// known any more, and nothing may be called.
-    pub async fn serve(&self, session: &Session, vitals: &(dyn Fn() -> Vitals + Send + Sync)) -> String {
+    pub async fn serve(&self, session: &Session, work: &dyn Work) -> String {
         // Held to the end, so that a later session begins when this one is forgotten.
         let mut found = self.found.lock().await;
         // Also where this is dropped half-way.
         let _ending = Forgetting(self);
-        let member = match Member::join(self, session, vitals, &mut found).await {
+        let member = match Member::join(self, session, work, &mut found).await {
             Ok(member) => member,
             Err(reason) => return reason,
         };

@@ -7,7 +7,8 @@
 use std::sync::LazyLock;
 
 use axum::extract::State;
-use axum::http::{Uri, header};
+use axum::http::Uri;
+use axum::http::header::{self, HeaderName};
 use axum::response::IntoResponse;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +16,11 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
 use super::{Sampler, ready};
+use crate::domain::class::Class;
+use crate::domain::publishers::PublisherFigures;
 use crate::overview::{FailureRow, HISTORY, LaneRow, Overview, Rates, ReplicaRow, Tone, TypeRow, format};
+
+use Column::{Key, Long, Number, Text};
 
 const STYLE: &str = include_str!("dashboard/style.css");
 /// As often as there is news.
@@ -23,12 +28,41 @@ const REFRESH_SECONDS: u32 = 2;
 /// Asks for a page that does not refresh itself.
 const HOLD: &str = "refresh=0";
 
-static POLICY: LazyLock<String> = LazyLock::new(|| {
-    let hash = STANDARD.encode(Sha256::digest(STYLE.as_bytes()));
-    format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-});
+static STYLE_HASH: LazyLock<String> = LazyLock::new(|| STANDARD.encode(Sha256::digest(STYLE.as_bytes())));
+
+/// Where forms of a page may go: nowhere.
+const READING: &str = "'none'";
+/// To this server.
+pub(super) const ACTING: &str = "'self'";
+
+/// The headers of a page.
+pub(super) fn headers(form_action: &str) -> [(HeaderName, String); 2] {
+    let hash = &*STYLE_HASH;
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; base-uri 'none'; form-action {form_action}; frame-ancestors 'none'"
+    );
+    [(header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()), (header::CONTENT_SECURITY_POLICY, policy)]
+}
+
+/// A whole page. `refresh`: by itself, after so many seconds.
+pub(super) fn shell(title: &str, refresh: Option<u32>, body: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                @if let Some(seconds) = refresh { meta http-equiv="refresh" content=(seconds); }
+                title { (title) }
+                // Else browsers ask for /favicon.ico.
+                link rel="icon" href="data:,";
+                style { (PreEscaped(STYLE)) }
+            }
+            body { (body) }
+        }
+    }
+}
 
 /// What the page shows beside the fleet: how the replica stands that serves it.
 struct Here {
@@ -40,14 +74,13 @@ struct Here {
     polls_overdue: usize,
     connected: bool,
     api_answers: bool,
+    acts: bool,
 }
 
 pub(super) async fn page(State(sampler): State<Sampler>, uri: Uri) -> impl IntoResponse {
     let held = uri.query().is_some_and(|query| query.split('&').any(|part| part == HOLD));
     let page = document(&sampler.overview(), &Here::of(&sampler), held);
-    let headers =
-        [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, &**POLICY)];
-    (headers.map(|(name, value)| (name, value.to_owned())), page.into_string())
+    (headers(READING), page.into_string())
 }
 
 impl Here {
@@ -67,47 +100,36 @@ impl Here {
             polls_overdue: view.overdue_polls(),
             connected: view.is_connected(),
             api_answers: view.reaches_api(),
+            acts: sampler.acts,
         }
     }
 }
 
 fn document(fleet: &Overview, here: &Here, held: bool) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                @if !held { meta http-equiv="refresh" content=(REFRESH_SECONDS); }
-                title { (fleet.guard.title()) " · " (fleet.namespace) " · captcha-worker" }
-                // Else browsers ask for /favicon.ico.
-                link rel="icon" href="data:,";
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                (masthead(fleet, here, held))
-                main {
-                    (guard(fleet))
-                    (figures(fleet))
-                    div.columns {
-                        div {
-                            (replicas(fleet))
-                            (types(fleet))
-                            (lanes(fleet))
-                            (failures(fleet))
-                        }
-                        div {
-                            (backlog(fleet))
-                            (classes(fleet))
-                            (this_replica(here))
-                        }
-                    }
+    let title = format!("{} · {} · captcha-worker", fleet.guard.title(), fleet.namespace);
+    let body = html! {
+        (masthead(fleet, here, held))
+        main {
+            (guard(fleet))
+            (figures(fleet))
+            div.columns {
+                div {
+                    (replicas(fleet))
+                    (types(fleet))
+                    (lanes(fleet))
+                    (failures(fleet))
+                    (publishers(fleet))
                 }
-                (foot())
+                div {
+                    (backlog(fleet))
+                    (classes(fleet))
+                    (this_replica(here))
+                }
             }
         }
-    }
+        (foot(here))
+    };
+    shell(&title, (!held).then_some(REFRESH_SECONDS), &body)
 }
 
 fn masthead(fleet: &Overview, here: &Here, held: bool) -> Markup {
@@ -118,16 +140,17 @@ fn masthead(fleet: &Overview, here: &Here, held: bool) -> Markup {
                 "As " strong { (here.name) } " sees it at " time datetime=(fleet.at) { (format::moment(fleet.at, fleet.at)) " UTC" } ". "
                 @if held { "Held. " a href="/" { "Refresh by itself" } }
                 @else { a href={ "/?" (HOLD) } { "Hold this page" } }
+                @if here.acts { " · " a href="/act" { "Act" } }
             }
         }
     }
 }
 
-fn foot() -> Markup {
+fn foot(here: &Here) -> Markup {
     html! {
         footer {
             p {
-                "captcha-worker " (env!("CARGO_PKG_VERSION")) ", read only. For programs: "
+                "captcha-worker " (env!("CARGO_PKG_VERSION")) @if !here.acts { ", read only" } ". For programs: "
                 a href="/status" { "/status" } ", " a href="/metrics" { "/metrics" } ", "
                 a href="/readyz" { "/readyz" } ", " a href="/healthz" { "/healthz" } "."
             }
@@ -251,16 +274,37 @@ fn this_replica(here: &Here) -> Markup {
     }
 }
 
+/// A column: its head, and what stands in it.
+#[derive(Clone, Copy)]
+enum Column {
+    /// What a row is about.
+    Key(&'static str),
+    Text(&'static str),
+    Number(&'static str),
+    /// Text that may have several lines.
+    Long(&'static str),
+}
+
 /// A table under its heading. Where it is wider than the window it is moved by itself, by keys too,
-/// and never the page.
+/// and never the page. On a phone each row is a card, so that nothing is moved there.
 fn table(
     id: &str,
     title: &str,
     note: &str,
-    head: &[(&str, bool)],
-    rows: &Markup,
+    columns: &[Column],
+    rows: Vec<Vec<Markup>>,
     empty: Option<&str>,
 ) -> Markup {
+    let cell = |(column, cell): (&Column, Markup)| {
+        html! {
+            @match column {
+                Key(_) => th scope="row" { (cell) },
+                Text(name) => td data-label=(name) { (cell) },
+                Number(name) => td.number data-label=(name) { (cell) },
+                Long(name) => td.long data-label=(name) { (cell) },
+            }
+        }
+    };
     html! {
         section aria-labelledby=(id) {
             h2 id=(id) { (title) }
@@ -269,8 +313,11 @@ fn table(
                 div.scroll tabindex="0" role="region" aria-labelledby=(id) {
                     table {
                         caption { span { (note) } }
-                        thead { tr { @for (name, is_number) in head { th.number[*is_number] scope="col" { (name) } } } }
-                        tbody { (rows) }
+                        thead { tr { @for column in columns { @match column {
+                            Number(name) => th.number scope="col" { (name) },
+                            Key(name) | Text(name) | Long(name) => th scope="col" { (name) },
+                        } } } }
+                        tbody { @for row in rows { tr { @for pair in columns.iter().zip(row) { (cell(pair)) } } } }
                     }
                 }
             }
@@ -279,17 +326,17 @@ fn table(
 }
 
 fn replicas(fleet: &Overview) -> Markup {
-    let head = [
-        ("name", false),
-        ("takes jobs", false),
-        ("in flight", true),
-        ("window", true),
-        ("solved/s", true),
-        ("failed/s", true),
-        ("calls/s", true),
-        ("solved", true),
-        ("failed", true),
-        ("runs for", true),
+    let columns = [
+        Key("name"),
+        Text("takes jobs"),
+        Number("in flight"),
+        Number("window"),
+        Number("solved/s"),
+        Number("failed/s"),
+        Number("calls/s"),
+        Number("solved"),
+        Number("failed"),
+        Number("runs for"),
     ];
     let missing = fleet.expected_replicas.saturating_sub(fleet.heard_replicas);
     let mut note = "Rates are the mean of 10 s; counts are since each runs.".to_owned();
@@ -305,96 +352,106 @@ fn replicas(fleet: &Overview) -> Markup {
             fleet.terse_replicas
         ));
     }
-    let rows = html! { @for row in &fleet.replicas { (replica(fleet, row)) } };
+    let row = |row: &ReplicaRow| {
+        let rate = |of: fn(&Rates) -> f64| html! { (format::known_rate(row.rates.as_ref().map(of))) };
+        vec![
+            html! { (row.name) @if row.leads { " " span.badge { "leader" } } },
+            html! { @if row.ready { "yes" } @else { strong.bad { "no" } } @if let Some(held) = &row.held { " " strong.bad { (held) } } },
+            html! { (row.in_flight) },
+            html! { (row.window) },
+            rate(|rates| rates.solved),
+            rate(|rates| rates.failed),
+            rate(|rates| rates.calls),
+            html! { (format::count(row.solved)) },
+            html! { (format::count(row.failed)) },
+            html! { (format::span(fleet.at.since(row.started_at))) },
+        ]
+    };
+    let rows = fleet.replicas.iter().map(row).collect();
     let empty = fleet.replicas.is_empty().then_some(
         "None is heard: there is no session with the broker, or this replica is stuck (see /healthz).",
     );
-    table("replicas", &format!("Replicas: {}", fleet.heard_replicas), &note, &head, &rows, empty)
-}
-
-fn replica(fleet: &Overview, row: &ReplicaRow) -> Markup {
-    html! {
-        tr {
-            th scope="row" { (row.name) @if row.leads { " " span.badge { "leader" } } }
-            td { @if row.ready { "yes" } @else { strong.bad { "no" } } @if let Some(held) = &row.held { " " strong.bad { (held) } } }
-            td.number { (row.in_flight) }
-            td.number { (row.window) }
-            td.number { (format::known_rate(row.rates.map(|rates| rates.solved))) }
-            td.number { (format::known_rate(row.rates.map(|rates| rates.failed))) }
-            td.number { (format::known_rate(row.rates.map(|rates| rates.calls))) }
-            td.number { (format::count(row.solved)) }
-            td.number { (format::count(row.failed)) }
-            td.number { (format::span(fleet.at.since(row.started_at))) }
-        }
-    }
+    table("replicas", &format!("Replicas: {}", fleet.heard_replicas), &note, &columns, rows, empty)
 }
 
 fn types(fleet: &Overview) -> Markup {
-    let head = [
-        ("type", false),
-        ("in flight", true),
-        ("window", true),
-        ("paid", true),
-        ("solved", true),
-        ("failed", true),
-        ("slots", false),
-        ("median", true),
-        ("p95", true),
-        ("polls at", true),
-        ("mean wait", true),
+    let columns = [
+        Key("type"),
+        Number("in flight"),
+        Number("window"),
+        Number("paid"),
+        Number("solved"),
+        Number("failed"),
+        Text("slots"),
+        Number("median"),
+        Number("p95"),
+        Number("polls at"),
+        Number("mean wait"),
     ];
     let row = |row: &TypeRow| {
         let learned = row.figures.learned;
         let polls =
             learned.map(|learned| learned.polls_ms.map(|age| format::known_seconds(Some(age))).join(", "));
-        html! {
-            tr {
-                th scope="row" { (row.name) }
-                td.number { (row.figures.in_flight) }
-                td.number { (row.figures.window) }
-                td.number { (format::count(row.figures.accepted)) }
-                td.number { (format::count(row.figures.solved)) }
-                td.number { (format::count(row.figures.failed)) }
-                td { @if row.shut { strong.bad { "none at the API" } } @else { "yes" } }
-                td.number { (format::known_seconds(learned.map(|learned| learned.median_ms))) }
-                td.number { (format::known_seconds(learned.map(|learned| learned.p95_ms))) }
-                td.number { (polls.as_deref().unwrap_or(format::UNKNOWN)) }
-                td.number { (format::known_seconds(learned.map(|learned| learned.mean_wait_ms))) }
-            }
-        }
+        vec![
+            html! { (row.name) },
+            html! { (row.figures.in_flight) },
+            html! { (row.figures.window) },
+            html! { (format::count(row.figures.accepted)) },
+            html! { (format::count(row.figures.solved)) },
+            html! { (format::count(row.figures.failed)) },
+            html! { @if row.shut { strong.bad { "none at the API" } } @else { "yes" } },
+            html! { (format::known_seconds(learned.map(|learned| learned.median_ms))) },
+            html! { (format::known_seconds(learned.map(|learned| learned.p95_ms))) },
+            html! { (polls.as_deref().unwrap_or(format::UNKNOWN)) },
+            html! { (format::known_seconds(learned.map(|learned| learned.mean_wait_ms))) },
+        ]
     };
-    let rows = html! { @for entry in &fleet.types { (row(entry)) } };
+    let rows = fleet.types.iter().map(row).collect();
     let note = "All replicas together; counts are since they run. The window bounds submissions at once. \
                 Median, p95, polls and mean wait (of a ready answer for its poll) are learned from answers.";
     let empty = fleet.types.is_empty().then_some("No job has been taken yet.");
-    table("types", "Task types", note, &head, &rows, empty)
+    table("types", "Task types", note, &columns, rows, empty)
 }
 
 fn failures(fleet: &Overview) -> Markup {
-    let head = [
-        ("time", false),
-        ("job", false),
-        ("class", false),
-        ("code", false),
-        ("type", false),
-        ("replica", false),
+    let columns = [
+        Text("time"),
+        Key("job"),
+        Text("class"),
+        Long("reason"),
+        Text("type"),
+        Text("replica"),
+        Long("look at it by"),
     ];
     let row = |FailureRow { replica, failure }: &FailureRow| {
-        html! {
-            tr {
-                td { time datetime=(failure.at) { (format::moment(failure.at, fleet.at)) } }
-                th.id scope="row" { (failure.id) }
-                td { (failure.class) }
-                td { code { (failure.code) } }
-                td { (failure.task_type.as_deref().unwrap_or(format::UNKNOWN)) }
-                td { (replica) }
-            }
-        }
+        let class: Option<Class> = failure.class.parse().ok();
+        vec![
+            html! { time datetime=(failure.at) { (format::moment(failure.at, fleet.at)) } },
+            html! { code { (failure.id) } },
+            html! { (failure.class) },
+            html! { code { (failure.code) } @if let Some(class) = class { " " span.note { (class.meaning()) } } },
+            html! { (failure.task_type.as_deref().unwrap_or(format::UNKNOWN)) },
+            html! { (replica) },
+            html! { code { (format::dead_command(&failure.id, &failure.class)) } },
+        ]
     };
-    let rows = html! { @for failure in &fleet.latest_failures { (row(failure)) } };
+    let rows = fleet.latest_failures.iter().map(row).collect();
     let note = "The latest 20 of each replica's last 10, the latest first, in UTC. What each means stands in the contract.";
     let empty = fleet.latest_failures.is_empty().then_some("No job has failed.");
-    table("failures", "Latest failures", note, &head, &rows, empty)
+    table("failures", "Latest failures", note, &columns, rows, empty)
+}
+
+fn publishers(fleet: &Overview) -> Markup {
+    let columns = [Key("publisher"), Number("last minute"), Number("last hour"), Number("delayed")];
+    let row = |row: &PublisherFigures| {
+        let counts = [row.minute, row.hour, row.delayed];
+        let counts = counts.map(|count| html! { (format::count(count.into())) });
+        [html! { (row.name) }].into_iter().chain(counts).collect()
+    };
+    let rows = fleet.publishers.iter().map(row).collect();
+    let note = "Jobs taken, of the publishers with the most. Delayed, in the last hour: above limits.per_publisher_per_minute.";
+    let empty = fleet.publishers.is_empty().then_some("No job has been taken within the hour.");
+    table("publishers", "Publishers", note, &columns, rows, empty)
 }
 
 /// Only where there are lanes beside the default one.
@@ -402,62 +459,54 @@ fn lanes(fleet: &Overview) -> Markup {
     if fleet.lanes.is_empty() {
         return html! {};
     }
-    let head = [("lane", false), ("weight", true), ("in flight", true), ("jobs ready", true)];
+    let columns = [Key("lane"), Number("weight"), Number("in flight"), Number("jobs ready")];
     let ready = |lane: &LaneRow| lane.ready.map_or_else(|| "unknown".to_owned(), format::count);
-    let rows = html! {
-        @for lane in &fleet.lanes {
-            tr {
-                th scope="row" { (lane.name) @if lane.is_removed { " (in no settings)" } }
-                td.number { (lane.weight) }
-                td.number { (lane.in_flight) }
-                td.number { (ready(lane)) }
-            }
-        }
+    let row = |lane: &LaneRow| {
+        vec![
+            html! { (lane.name) @if lane.is_removed { " (in no settings)" } },
+            html! { (lane.weight) },
+            html! { (lane.in_flight) },
+            html! { (ready(lane)) },
+        ]
     };
+    let rows = fleet.lanes.iter().map(row).collect();
     let note = "While several lanes have work, each gets its weight of it.";
-    table("lanes", "Lanes", note, &head, &rows, None)
+    table("lanes", "Lanes", note, &columns, rows, None)
 }
 
 fn backlog(fleet: &Overview) -> Markup {
-    let head = [("queue", false), ("ready", true)];
+    let columns = [Key("queue"), Number("ready")];
     let Some(backlog) = &fleet.backlog else {
-        return table(
-            "backlog",
-            "Backlog",
-            "",
-            &head,
-            &html! {},
-            Some("The leader has not reported it yet."),
-        );
+        let empty = Some("The leader has not reported it yet.");
+        return table("backlog", "Backlog", "", &columns, Vec::new(), empty);
     };
-    let row = |name: &str, ready: u64| {
-        html! { tr { th scope="row" { (name) } td.number { (format::count(ready)) } } }
-    };
-    let rows = html! {
-        (row("jobs", backlog.jobs)) (row("tickets", backlog.tickets)) (row("retry", backlog.retry)) (row("results", backlog.results))
-        @for (class, ready) in &backlog.dead { (row(&format!("dead.{class}"), *ready)) }
-        @if backlog.raw > 0 { (row("dead.raw", backlog.raw)) }
-        @if backlog.unrouted > 0 { (row("unrouted", backlog.unrouted)) }
-        @if backlog.dead_letters() == 0 { (row("dead letters", 0)) }
-    };
+    let row = |name: &str, ready: u64| vec![html! { (name) }, html! { (format::count(ready)) }];
+    let mut rows = vec![
+        row("jobs", backlog.jobs),
+        row("tickets", backlog.tickets),
+        row("retry", backlog.retry),
+        row("results", backlog.results),
+    ];
+    rows.extend(backlog.dead.iter().map(|(class, ready)| row(&format!("dead.{class}"), *ready)));
+    rows.extend((backlog.raw > 0).then(|| row("dead.raw", backlog.raw)));
+    rows.extend((backlog.unrouted > 0).then(|| row("unrouted", backlog.unrouted)));
+    rows.extend((backlog.dead_letters() == 0).then(|| row("dead letters", 0)));
     let note = format!(
         "Messages that nobody holds, at {} UTC; the leader looks every 15 s.",
         format::moment(backlog.at, fleet.at)
     );
-    table("backlog", "Backlog", &note, &head, &rows, None)
+    table("backlog", "Backlog", &note, &columns, rows, None)
 }
 
 fn classes(fleet: &Overview) -> Markup {
-    let head = [("class", false), ("jobs", true), ("share", true)];
+    let columns = [Key("class"), Number("jobs"), Number("share")];
     let all = fleet.solved.saturating_add(fleet.failed);
-    let share = |jobs: u64| jobs as f64 / all.max(1) as f64 * 100.0;
     let row = |class: &str, jobs: u64| {
-        html! { tr { th scope="row" { (class) } td.number { (format::count(jobs)) } td.number { (format!("{:.1} %", share(jobs))) } } }
+        let share = jobs as f64 / all.max(1) as f64 * 100.0;
+        vec![html! { (class) }, html! { (format::count(jobs)) }, html! { (format!("{share:.1} %")) }]
     };
-    let rows = html! {
-        (row("solved", fleet.solved))
-        @for entry in &fleet.classes { (row(&entry.class, entry.jobs)) }
-    };
+    let mut rows = vec![row("solved", fleet.solved)];
+    rows.extend(fleet.classes.iter().map(|entry| row(&entry.class, entry.jobs)));
     let empty = (all == 0).then_some("No job has ended yet.");
-    table("classes", "Jobs by class", "Ended since the replicas run.", &head, &rows, empty)
+    table("classes", "Jobs by class", "Ended since the replicas run.", &columns, rows, empty)
 }

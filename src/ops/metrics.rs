@@ -326,6 +326,11 @@ fn work(out: &mut Exposition, reading: &Reading) {
     );
     out.count("captcha_jobs_retried_total", "Jobs sent to a retry queue", reading.retried);
     out.count(
+        "captcha_jobs_delayed_total",
+        "Times that a job waited because its publisher was over limits.per_publisher_per_minute",
+        reading.delayed,
+    );
+    out.count(
         "captcha_reply_failures_total",
         "Copies of outcomes that could not be sent to reply_to",
         reading.reply_failures,

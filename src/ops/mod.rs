@@ -6,14 +6,17 @@
 //! * `/status`: all that it knows, as JSON.
 //! * `/metrics`: its figures for Prometheus, by the names in docs/METRICS.md.
 //!
-//! All of it is read only. The API's callbacks come to a listener of their own. Each of the two has a
+//! All of it is read only, unless the settings name a token: then there is `/act`, see [`acts`].
+//! The API's callbacks come to a listener of their own. Each of the two has a
 //! thread and a runtime of its own: it takes no time from the work, and answers where that is stuck.
 
+mod acts;
 mod callbacks;
 mod dashboard;
 mod metrics;
 mod ready;
 mod serve;
+mod sessions;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -26,14 +29,18 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Router, middleware};
 use parking_lot::{Mutex, MutexGuard};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use acts::{Act, ActEnd, Commands};
+
 use crate::overview::{FleetFacts, Overview, RateTracker};
 use crate::worker::WorkerHandle;
+use acts::Desk;
 use serve::{AnyName, Bounds};
 
 /// How long the worker's runtime may take to answer before it counts as stuck. Nothing that it does
@@ -41,9 +48,9 @@ use serve::{AnyName, Bounds};
 const STUCK: Duration = Duration::from_secs(5);
 
 /// A listening ops server.
-#[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
+    acting: Option<(SecretString, Arc<dyn Commands>)>,
 }
 
 impl Server {
@@ -54,7 +61,13 @@ impl Server {
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener })
+        Ok(Self { listener, acting: None })
+    }
+
+    /// The same, with a page on which those who know the token can act.
+    #[must_use]
+    pub fn acting(self, token: SecretString, commands: Arc<dyn Commands>) -> Self {
+        Self { acting: Some((token, commands)), ..self }
     }
 
     /// Where it listens.
@@ -104,8 +117,9 @@ impl Server {
 
     async fn answer(self, view: WorkerHandle, stop: CancellationToken) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        let names = AnyName::at(listener.local_addr()?);
-        let sampler = Sampler::new(view.clone());
+        let address = listener.local_addr()?;
+        let sampler = Sampler::new(view.clone(), self.acting.is_some());
+        let desk = self.acting.map(|(token, commands)| Desk::new(&token, commands, address, sampler.clone()));
         let _watching = AbortOnDropHandle::new(tokio::spawn(sampler.clone().watch()));
         let routes = Router::new()
             .route("/", get(dashboard::page))
@@ -115,7 +129,8 @@ impl Server {
             .route("/readyz", get(ready))
             .route("/metrics", get(measured))
             .with_state(view)
-            .layer(middleware::from_fn_with_state(names, serve::guarded));
+            .merge(desk.map(Desk::routes).unwrap_or_default())
+            .layer(middleware::from_fn_with_state(AnyName::at(address), serve::guarded));
         serve::serve(listener, routes, Bounds::OPS, stop).await;
         Ok(())
     }
@@ -186,11 +201,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub(super) struct Sampler {
     pub(super) view: WorkerHandle,
     tracker: Arc<Mutex<RateTracker>>,
+    /// There is `/act`.
+    pub(super) acts: bool,
 }
 
 impl Sampler {
-    pub(super) fn new(view: WorkerHandle) -> Self {
-        Self { view, tracker: Arc::default() }
+    pub(super) fn new(view: WorkerHandle, acts: bool) -> Self {
+        Self { view, tracker: Arc::default(), acts }
     }
 
     fn lock(&self) -> MutexGuard<'_, RateTracker> {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
@@ -21,6 +21,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+
+use super::acts::Peer;
 
 /// What connections may take.
 #[derive(Debug, Clone, Copy)]
@@ -62,12 +64,13 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, bounds: Bounds,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
                 open.retain(|connection| !connection.is_finished());
                 if open.len() == bounds.connections {
                     open.pop_front();
                 }
-                open.push_back(AbortOnDropHandle::new(tokio::spawn(answer(stream, routes.clone(), bounds))));
+                let routes = routes.clone().layer(Extension(Peer(from.ip().to_canonical())));
+                open.push_back(AbortOnDropHandle::new(tokio::spawn(answer(stream, routes, bounds))));
             }
             Err(error) if is_the_clients(&error) => {}
             Err(_) => sleep(BREATH).await,

@@ -9,6 +9,7 @@ use super::NAME;
 use super::rates::{RateTracker, Rates};
 use crate::domain::class::Class;
 use crate::domain::lane::{Lane, MAX_REMEMBERED};
+use crate::domain::publishers::{MAX_NAME, MAX_REPORTED, PublisherFigures};
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Depths, FailedJob, Heartbeat, MAX_FAILURES, OTHER_TYPES, TypeFigures, type_shown};
@@ -194,6 +195,25 @@ pub(super) fn types(heartbeats: &[&Heartbeat], shut: &[String]) -> Vec<TypeRow> 
 /// The types without slots, as they are shown.
 pub(super) fn shut(shut: &[String]) -> Vec<String> {
     shut.iter().take(MAX_TYPES).map(|name| type_shown(name)).collect()
+}
+
+/// All replicas' counts of each publisher together, the most jobs of the hour first.
+pub(super) fn publishers(heartbeats: &[&Heartbeat]) -> Vec<PublisherFigures> {
+    let mut counted: BTreeMap<String, PublisherFigures> = BTreeMap::new();
+    for detail in heartbeats.iter().filter_map(|replica| replica.vitals.detail.as_ref()) {
+        for figures in detail.publishers.iter().take(MAX_REPORTED) {
+            let name = shown(&figures.name, MAX_NAME);
+            let sum = counted.entry(name.clone()).or_default();
+            sum.name = name;
+            sum.minute = sum.minute.saturating_add(figures.minute);
+            sum.hour = sum.hour.saturating_add(figures.hour);
+            sum.delayed = sum.delayed.saturating_add(figures.delayed);
+        }
+    }
+    let mut rows: Vec<_> = counted.into_values().collect();
+    rows.sort_by_key(|row| Reverse((row.hour, row.delayed)));
+    rows.truncate(MAX_REPORTED);
+    rows
 }
 
 /// The latest of all replicas' latest.

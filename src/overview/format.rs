@@ -65,6 +65,18 @@ pub fn per_hour(change: f64) -> String {
     format!("{change:+.3} an hour")
 }
 
+/// The command that shows a failed job's letters, or, where its id is cut or would mean something to
+/// a shell, those of its class.
+#[must_use]
+pub fn dead_command(id: &str, class: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:@-".contains(c);
+    if !id.is_empty() && !id.starts_with('-') && id.chars().all(is_plain) {
+        return format!("captcha-worker dead show {id}");
+    }
+    let class: String = class.chars().filter(char::is_ascii_alphanumeric).collect();
+    format!("captcha-worker dead list --class {class}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

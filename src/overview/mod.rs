@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::guard::{Funds, Paused, Phase, State};
 use crate::domain::money::{Decimal, Window};
+use crate::domain::publishers::PublisherFigures;
 use crate::domain::sanitize::shown;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Depths, Heartbeat};
@@ -93,6 +94,9 @@ pub struct Overview {
     pub backlog: Option<Backlog>,
     /// The jobs that failed last, the latest first, bounded.
     pub latest_failures: Vec<FailureRow>,
+    /// The publishers with the most jobs within the last hour, bounded.
+    #[serde(default)]
+    pub publishers: Vec<PublisherFigures>,
 }
 
 impl Overview {
@@ -122,6 +126,7 @@ impl Overview {
             callbacks: callbacks(replicas, at),
             backlog: queues.map(Backlog::of),
             latest_failures: fleet::failures(replicas),
+            publishers: fleet::publishers(replicas),
         }
     }
 }

@@ -76,6 +76,7 @@ fn failing(at: i64, id: &str) -> Detail {
     };
     let figures = TypeFigures { accepted: 3, ..TypeFigures::default() };
     Detail {
+        publishers: Vec::new(),
         failed: [("unsolved", 1), ("proxy", 2), ("of_next_year", 1)]
             .map(|(class, jobs)| (class.to_owned(), jobs))
             .into(),
@@ -166,4 +167,18 @@ fn the_guard_tells_why_what_to_do_and_who_has_paused() {
     assert_eq!(guard.paused.and_then(|paused| paused.reason).as_deref(), Some("·[2Jmaintenance"));
     assert_eq!(guard.advice, ["run `captcha-worker resume` when work shall go on"]);
     assert_eq!(Guard::of(None, state.since).title(), "unknown");
+}
+
+#[test]
+fn the_counts_of_a_publisher_are_those_of_all_replicas_together_and_the_busiest_come_first() {
+    let figures = |name: &str, hour| PublisherFigures { name: name.to_owned(), minute: 1, hour, delayed: 2 };
+    let of = |publishers| Some(Detail { publishers, ..Detail::default() });
+    let fleet = [
+        presence("a", of(vec![figures("user a", 5), figures("app \u{1b}[2J", 9)])),
+        presence("b", of(vec![figures("user a", 7)])),
+        presence("c", None),
+    ];
+    let publishers = overview(&fleet).publishers;
+    let seen: Vec<_> = publishers.iter().map(|row| (&*row.name, row.minute, row.hour, row.delayed)).collect();
+    assert_eq!(seen, [("user a", 2, 12, 4), ("app ·[2J", 1, 9, 2)]);
 }

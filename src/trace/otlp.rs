@@ -246,7 +246,8 @@ impl Span {
             | Event::SubmissionBlocked { .. }
             | Event::Refused(_)
             | Event::Deferred(_)
-            | Event::TypeFailing => {}
+            | Event::TypeFailing
+            | Event::OverPublisherLimit { .. } => {}
         }
     }
 

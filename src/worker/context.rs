@@ -2,6 +2,7 @@
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,17 +21,19 @@ use super::queue_monitor::QueueMonitor;
 use super::stats::counters::Counters;
 use super::stats::failures;
 use super::watchdog::Watchdog;
+use super::whereabouts::Whereabouts;
 use crate::broker::topology::Names;
 use crate::broker::{ConsumerWatch, Lease, Meter, Session};
 use crate::clock::{Clock, Rng};
 use crate::domain::guard::Jobs;
 use crate::domain::lane::Lane;
-use crate::domain::lifecycle::{DecisionInput, OpenTask, Origin, Rules};
+use crate::domain::lifecycle::{DecisionInput, Event, JobRun, OpenTask, Origin, Rules};
 use crate::domain::outcome::Finish;
 use crate::domain::policy::Policy;
+use crate::domain::publishers::{PublisherLimit, Publishers, publisher};
 use crate::domain::time::Timestamp;
 use crate::failpoint::Failpoint;
-use crate::fleet::{AccountState, Fleet, LaneFigures, Vitals};
+use crate::fleet::{AccountState, Fleet, LaneFigures, Sighting, Vitals, Work};
 use crate::linger::Linger;
 use crate::solver::Solver;
 use crate::trace::Tracer;
@@ -54,6 +57,8 @@ pub(super) struct Context {
     /// A place in them is taken before the last look at lease and guard, so that nothing waits
     /// between that look and the call.
     pub(super) limits: CallLimits,
+    pub(super) per_publisher_per_minute: Option<NonZeroU32>,
+    pub(super) publishers: Mutex<Publishers>,
     /// The live session, for what must be published whichever session it began on.
     pub(super) live: Live,
     pub(super) consumers: Consumers,
@@ -63,6 +68,7 @@ pub(super) struct Context {
     pub(super) waiting: Waiting,
     pub(super) meter: Arc<Meter>,
     pub(super) watchdog: Watchdog,
+    pub(super) whereabouts: Arc<Whereabouts>,
     /// It is to leave, and takes no more jobs.
     pub(super) leaving: AtomicBool,
     pub(super) worker: String,
@@ -104,30 +110,28 @@ impl Context {
         }
     }
 
-    /// What it reports of itself to the fleet.
-    pub(super) fn vitals(&self) -> Vitals {
-        let counters = self.counters.read();
-        let leaving = self.leaving.load(Ordering::Relaxed);
-        let (answered, wrong_ids) = self.account().answer_counts();
-        Vitals {
-            ready: !leaving && self.account().permit().jobs != Jobs::None,
-            in_flight: self.in_flight.held(),
-            window: self.limits.window(),
-            types: self.limits.narrowed(),
-            lanes: self.lane_figures(),
-            calls: counters.submissions + counters.polls,
-            accepted: counters.accepted,
-            solved: counters.solved,
-            failed: counters.failed,
-            answered,
-            wrong_ids,
-            callbacks: self.fleet.callbacks().status(self.clock.now()),
-            detail: Some(failures::detail(
-                &counters,
-                &self.counters.failures,
-                self.limits.by_type(),
-                &self.fleet.solve_times(),
-            )),
+    /// Counts a job for its publisher. Over its limit, the job waits first; a job that has come back
+    /// from another wait is counted already.
+    pub(super) fn taken(&self, run: &mut JobRun, is_first: bool) -> Event {
+        let delayed_for = run.history.delayed_for().map(str::to_owned);
+        if !is_first && delayed_for.is_none() {
+            return Event::Taken;
+        }
+        let publisher = delayed_for.unwrap_or_else(|| publisher(&run.job.properties));
+        let limit = self.per_publisher_per_minute.map(|per_minute| {
+            let (elsewhere, replicas) = self.fleet.let_pass_elsewhere(&publisher);
+            PublisherLimit { per_minute, elsewhere, replicas }
+        });
+        let admitted = self.publishers.lock().admit(&publisher, limit, self.uptime());
+        match admitted {
+            Ok(()) => {
+                run.history.let_pass();
+                Event::Taken
+            }
+            Err(wait) => {
+                self.counters.delayed();
+                Event::OverPublisherLimit { publisher, wait }
+            }
         }
     }
 
@@ -151,6 +155,39 @@ impl Context {
 
     pub(super) fn finish(&self) -> Finish<'_> {
         Finish { worker: &self.worker, now: self.clock.now() }
+    }
+}
+
+impl Work for Context {
+    fn vitals(&self) -> Vitals {
+        let counters = self.counters.read();
+        let leaving = self.leaving.load(Ordering::Relaxed);
+        let (answered, wrong_ids) = self.account().answer_counts();
+        Vitals {
+            ready: !leaving && self.account().permit().jobs != Jobs::None,
+            in_flight: self.in_flight.held(),
+            window: self.limits.window(),
+            types: self.limits.narrowed(),
+            lanes: self.lane_figures(),
+            calls: counters.submissions + counters.polls,
+            accepted: counters.accepted,
+            solved: counters.solved,
+            failed: counters.failed,
+            answered,
+            wrong_ids,
+            callbacks: self.fleet.callbacks().status(self.clock.now()),
+            detail: Some(failures::detail(
+                &counters,
+                &self.counters.failures,
+                self.limits.by_type(),
+                &self.fleet.solve_times(),
+                self.publishers.lock().top(self.uptime()),
+            )),
+        }
+    }
+
+    fn find(&self, id: &str) -> Vec<Sighting> {
+        self.whereabouts.find(id)
     }
 }
 

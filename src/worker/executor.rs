@@ -16,6 +16,7 @@ use super::lanes::HeldOfLane;
 use super::limits::TypeLimiter;
 use super::limits::in_flight::InFlightPermit;
 use super::settlement::{End, Settling, carry_out, end_of, refused};
+use super::whereabouts::HeldJob;
 use crate::broker::{Delivery, Receipt};
 use crate::domain::call::TaskState;
 use crate::domain::class::Class;
@@ -50,6 +51,7 @@ struct Held {
     run: Option<JobRun>,
     /// Of a ticket's task.
     claim: Option<dedup::TicketClaim>,
+    place: Option<HeldJob>,
     /// When the API's answer was read.
     answered_at: Option<Instant>,
     trace: trace::Span,
@@ -78,8 +80,17 @@ pub(super) fn handle_delivery(
     let reply_to = message.properties.reply_to.clone();
     let trace = ctx.tracer.begin(origin, &mut message);
     let message = Box::new(message);
-    let mut held =
-        Box::new(Held { receipt, lane, message, reply_to, run: None, claim: None, answered_at: None, trace });
+    let mut held = Box::new(Held {
+        receipt,
+        lane,
+        message,
+        reply_to,
+        run: None,
+        claim: None,
+        place: None,
+        answered_at: None,
+        trace,
+    });
     async move {
         let handled =
             AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered)).catch_unwind().await;
@@ -95,9 +106,10 @@ pub(super) fn handle_delivery(
 }
 
 async fn finish(ctx: &Context, scope: &Scope, held: Box<Held>, origin: Origin, end: End) {
-    let Held { receipt, reply_to, run, claim, answered_at, trace, .. } = *held;
+    let Held { receipt, reply_to, run, claim, place, answered_at, trace, .. } = *held;
     let settling = Settling { receipt, run: run.as_ref() };
     let done = carry_out(ctx, scope, settling, origin, end, (reply_to, answered_at)).await;
+    drop(place);
     let failure = done.routing_key.as_deref().and_then(outcome::failure_of);
     trace.end(Came { to: done.end_name, failure });
     if let Some(claim) = claim.filter(|_| done.safe) {
@@ -122,6 +134,7 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
         Ok(event) => {
             if let Some(run) = &held.run {
                 held.trace.of(run);
+                held.place = Some(ctx.whereabouts.hold(&run.job.id, origin, ctx.clock.now()));
                 match Box::pin(recognise(ctx, scope, run, redelivered)).await {
                     Ok(claim) => held.claim = claim,
                     Err(end) => return end,
@@ -148,6 +161,7 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
     if let (Ok(None), Some(published_at)) = (&history, held.message.properties.published_at()) {
         ctx.counters.times.queue_wait.note(now.since(published_at));
     }
+    let is_first = matches!(history, Ok(None));
     let read = Job::read(&mut held.message, &ctx.policy, || ctx.rng.fresh_id());
     let lane = held.lane();
     let (job, history) = match (read, history) {
@@ -160,8 +174,10 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
         }
         (Err(no_job), _) => return Err(refused(ctx, &RejectedMessage { lane, ..*no_job })),
     };
-    held.run = Some(JobRun::of_job(Job { lane, ..job }, history));
-    Ok(Event::Taken)
+    let mut run = JobRun::of_job(Job { lane, ..job }, history);
+    let event = ctx.taken(&mut run, is_first);
+    held.run = Some(run);
+    Ok(event)
 }
 
 fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Event, End> {

@@ -19,7 +19,7 @@ use crate::domain::lane::Lane;
 use crate::domain::lifecycle::Origin;
 use crate::domain::money::Money;
 use crate::domain::time::Timestamp;
-use crate::fleet::{Callbacks, Depths, Heartbeat, LaneFigures, Snapshot, Vitals};
+use crate::fleet::{Callbacks, Depths, Heartbeat, LaneFigures, Snapshot, Vitals, Work};
 use crate::histogram::Distribution;
 use crate::solver::{CallTimes, SolverConfigError};
 

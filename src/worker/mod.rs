@@ -21,12 +21,14 @@ mod serve;
 mod settlement;
 mod stats;
 mod watchdog;
+mod whereabouts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -179,6 +181,8 @@ impl Worker {
             rules: options.rules,
             policy: options.policy,
             limits: CallLimits::new(options.limits.clone(), options.clock.clone()),
+            per_publisher_per_minute: options.limits.per_publisher_per_minute,
+            publishers: Mutex::default(),
             clock: options.clock,
             rng: options.rng,
             linger: options.linger,
@@ -196,6 +200,7 @@ impl Worker {
             waiting: Waiting::default(),
             meter: Arc::default(),
             watchdog: Watchdog::default(),
+            whereabouts: Arc::default(),
             leaving: AtomicBool::new(false),
             worker: options.name,
             reply_to_prefix: options.reply_to_prefix,

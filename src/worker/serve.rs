@@ -69,7 +69,7 @@ impl Serving {
         let seen = ctx.account().watch();
         let fleet = tokio::spawn({
             let (ctx, session) = (Arc::clone(ctx), session.clone());
-            async move { ctx.fleet.serve(&session, &|| ctx.vitals()).await }
+            async move { ctx.fleet.serve(&session, &*ctx).await }
         });
         ctx.live.set(Some(session.clone()));
         let queue_monitor =

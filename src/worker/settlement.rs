@@ -4,13 +4,14 @@
 use super::context::{Context, Scope};
 use super::job_log;
 use super::stats::counters::StaleDelivery;
+use super::whereabouts::Left;
 use crate::broker::{PublishError, Receipt};
 use crate::clock::Backoff;
 use crate::domain::history::History;
 use crate::domain::job::RejectedMessage;
 use crate::domain::lane::Lane;
 use crate::domain::lifecycle::{Disposition, JobRun, OpenTask, Origin, Verdict};
-use crate::domain::message::{DIRECT_REPLY, Message};
+use crate::domain::message::{Message, is_direct_reply};
 use crate::domain::outcome::{self, Outcome, failure_of};
 use crate::domain::retry_delay::RetryDelay;
 use crate::domain::ticket;
@@ -100,7 +101,18 @@ pub(super) async fn carry_out(
             ctx.keep_ticket(held, *ticket, origin).await;
             done(true, "ticket")
         }
-        End::Retry(delay, lane, job) => done(ctx.retry(scope, held, (delay, &lane), *job).await, "retry"),
+        End::Retry(delay, lane, job) => {
+            let id = held.run.map(|run| &*run.job.id);
+            let retried = ctx.retry(scope, held, (delay, &lane), *job).await;
+            if let Some(id) = id.filter(|_| retried) {
+                ctx.whereabouts.note(
+                    id,
+                    ctx.clock.now(),
+                    Left::Retried(ctx.names.retry_of(delay, &lane).into()),
+                );
+            }
+            done(retried, "retry")
+        }
         End::Outcome(outcome) => deliver(ctx, scope, held, (*outcome, None), wanted).await,
         End::Refused(refused) => deliver(ctx, scope, held, *refused, wanted).await,
         End::Known => {
@@ -153,6 +165,10 @@ async fn deliver(
                 ctx.counters.failures.note(ctx.clock.now(), id, task_type, (class, code), reason.as_deref());
             }
             None => ctx.counters.solved(),
+        }
+        if let Some(id) = run.map(|run| &*run.job.id).or(id.as_deref()) {
+            let left = failure.map_or(Left::Solved, |(class, _)| Left::Failed(class));
+            ctx.whereabouts.note(id, ctx.clock.now(), left);
         }
         if let Some(answered_at) = answered_at {
             ctx.counters.times.delivery.note(answered_at.elapsed());
@@ -448,8 +464,8 @@ impl Context {
     /// already.
     pub(super) async fn reply(&self, scope: &Scope, reply_to: &str, outcome: &Message) {
         let prefix = &self.reply_to_prefix;
-        let direct = reply_to.strip_prefix(DIRECT_REPLY).is_some_and(|token| token.starts_with('.'));
-        let allowed = direct || (!prefix.is_empty() && reply_to.starts_with(prefix.as_str()));
+        let allowed =
+            is_direct_reply(reply_to) || (!prefix.is_empty() && reply_to.starts_with(prefix.as_str()));
         let copy = Message { transient: true, ..outcome.clone() };
         // Not mandatory: RabbitMQ returns what goes to a direct reply-to although it delivers it.
         if !allowed || scope.session.publisher().publish("", reply_to, false, copy).await.is_err() {

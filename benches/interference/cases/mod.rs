@@ -11,6 +11,7 @@ mod lost;
 mod outage;
 mod tenth;
 mod trip;
+mod wild;
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -76,6 +77,7 @@ pub(crate) enum Case {
         status: &'static str,
         jobs: usize,
     },
+    Wild,
 }
 
 impl Case {
@@ -94,6 +96,7 @@ impl Case {
             Case::HandOver(Going::Sigkill) => "3 replicas are replaced by kill -9".to_owned(),
             Case::HandOver(Going::Broker) => "the broker stops for 5 s".to_owned(),
             Case::Flash { of, code } => format!("one {}: {code}", call(of)),
+            Case::Wild => "one publisher floods".to_owned(),
             Case::Firewall { status, jobs } => format!("{status} HTML for the payload of {jobs}"),
         }
     }
@@ -114,6 +117,7 @@ impl Case {
             Case::Outage { of, fault } => [("create_task", UNKNOWN), ("all", "502")].contains(&(*of, *fault)),
             Case::Flash { of, code } => (*of, *code) == ("create_task", KEY),
             Case::Firewall { .. }
+            | Case::Wild
             | Case::Forgotten { .. }
             | Case::LongOutage { .. }
             | Case::Blame
@@ -135,7 +139,7 @@ fn call(list: &str) -> &'static str {
 }
 
 /// All of them.
-pub(crate) const GROUPS: [Group; 11] = [
+pub(crate) const GROUPS: [Group; 12] = [
     Group {
         name: "calm",
         shows: "nothing is wrong: what the others are judged by",
@@ -213,6 +217,12 @@ pub(crate) const GROUPS: [Group; 11] = [
         },
         run: None,
     },
+    Group {
+        name: "wild",
+        shows: "one publisher floods, another stays below the limit: its p99 is at most 1.5 s above the calm one, no job is dead",
+        cases: || vec![Case::Wild],
+        run: None,
+    },
 ];
 
 fn tenth_cases() -> Vec<Case> {
@@ -280,6 +290,7 @@ async fn play(environment: &Environment, row: &mut Row, case: Case) {
         Case::HandOver(going) => hand_over::run(environment, row, going).await,
         Case::Flash { of, code } => flash::run(environment, row, of, code).await,
         Case::Firewall { status, jobs } => firewall::run(environment, row, status, jobs).await,
+        Case::Wild => wild::run(environment, row).await,
         Case::Calm | Case::Tenth { .. } | Case::Lost { .. } => unreachable!("run by their groups"),
     }
 }

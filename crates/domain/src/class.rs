@@ -59,6 +59,27 @@ impl Class {
         Class::Unknown,
     ];
 
+    /// What happened to a job of this class, in a few words for people.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Class::Pending => "not ready yet",
+            Class::Throttled => "too many requests",
+            Class::Capacity => "the API had no free slot in time",
+            Class::Transient => "the API failed, or could not be reached",
+            Class::Lost => "the API forgot the task",
+            Class::Unsolved => "the API did not recognise it",
+            Class::Invalid => "the API refuses the job itself",
+            Class::Forbidden => "the policy or the API refuses the site",
+            Class::Expired => "the deadline has passed, or the token is over",
+            Class::Proxy => "the publisher's proxy fails",
+            Class::Account => "the API refuses the account",
+            Class::Malformed => "the message is no job",
+            Class::Poison => "a bug of the worker",
+            Class::Unknown => "a code that this version does not know",
+        }
+    }
+
     /// The name on the wire and in queue names.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -25,6 +25,12 @@ impl Fingerprint {
         Self::of("proxy", &[&host.to_ascii_lowercase(), port])
     }
 
+    /// A publisher's name that is not shown whole.
+    #[must_use]
+    pub(crate) fn of_publisher(name: &str) -> Self {
+        Self::of("publisher", &[name])
+    }
+
     /// Whether it has the length of one, wherever it was read from.
     #[must_use]
     pub fn is_plausible(&self) -> bool {

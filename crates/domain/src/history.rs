@@ -12,6 +12,7 @@ use super::class::Class;
 use super::fault::{Fault, local_code};
 use super::message::{Headers, Value, wire_size};
 use super::money::{Cost, Decimal};
+use super::publishers::MAX_NAME;
 use super::time::Timestamp;
 use super::unreadable;
 
@@ -115,6 +116,10 @@ pub struct Retried {
     /// The last code of createTask that this version does not know, where the job has met one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_code: Option<String>,
+    /// Whose limit delays the job, until it has been let pass. The copy that waits cannot carry the
+    /// publisher's `user_id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publisher: Option<String>,
 }
 
 impl History {
@@ -171,6 +176,19 @@ impl History {
         self.retried.as_ref()?.unknown_code.as_deref()
     }
 
+    /// Whose limit has delayed the job, until it has been let pass.
+    #[must_use]
+    pub fn delayed_for(&self) -> Option<&str> {
+        self.retried.as_ref()?.publisher.as_deref()
+    }
+
+    /// The job has been let pass: it counts no more.
+    pub fn let_pass(&mut self) {
+        if let Some(retried) = &mut self.retried {
+            retried.publisher = None;
+        }
+    }
+
     /// Reads the history off a job's headers, where it has one.
     ///
     /// It is believed only where the broker itself says that the message came out of one of the
@@ -218,6 +236,7 @@ impl History {
             && self.first_seen.as_millis() >= 0
             && self.attempts.len() <= MAX_ATTEMPTS
             && self.unknown_code().is_none_or(|code| code.len() <= MAX_CODE)
+            && self.delayed_for().is_none_or(|publisher| publisher.len() <= MAX_NAME)
             && self.attempts.iter().all(|attempt| attempt.submitted_at.as_millis() >= 0)
     }
 

@@ -26,6 +26,7 @@ pub mod money;
 pub mod outcome;
 pub mod policy;
 pub mod poll_schedule;
+pub mod publishers;
 pub mod replay;
 pub mod retry_delay;
 pub mod sanitize;

@@ -13,6 +13,12 @@ use super::time::Timestamp;
 /// the publisher's.
 pub const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to";
 
+/// Whether this is an address of RabbitMQ's direct reply-to.
+#[must_use]
+pub fn is_direct_reply(reply_to: &str) -> bool {
+    reply_to.strip_prefix(DIRECT_REPLY).is_some_and(|token| token.starts_with('.'))
+}
+
 /// A header value: the field types of AMQP 0-9-1 that RabbitMQ carries, widened where the width
 /// says nothing (all integers are `Int`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@
 mod export;
 mod letters;
 mod list;
+mod lookup;
 mod purge;
 mod replay;
 mod replay_permission;
@@ -19,6 +20,10 @@ use std::io::Write;
 
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
+
+pub(super) use lookup::{FoundLetter, look_up};
+pub(super) use replay::replay_chosen;
+pub(super) use select::ScanLimit;
 
 use super::console::Console;
 use super::{CommandError, Exit};
@@ -67,18 +72,18 @@ enum DeadCommand {
 }
 
 /// The console, whatever it writes to.
-type DynConsole<'a> = Console<&'a mut dyn Write, &'a mut dyn Write>;
+pub(super) type DynConsole<'a> = Console<&'a mut dyn Write, &'a mut dyn Write>;
 
 /// What every one of the commands is given.
-struct CommandContext<'a> {
-    broker: &'a Broker,
-    names: &'a Names,
-    console: DynConsole<'a>,
+pub(super) struct CommandContext<'a> {
+    pub(super) broker: &'a Broker,
+    pub(super) names: &'a Names,
+    pub(super) console: DynConsole<'a>,
     stop: &'a CancellationToken,
 }
 
 impl<'a> CommandContext<'a> {
-    fn new<O: Write, E: Write>(
+    pub(super) fn new<O: Write, E: Write>(
         broker: &'a Broker,
         names: &'a Names,
         console: &'a mut Console<O, E>,

@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Parser};
 use serde_json::{Value as Json, json};
 use tokio::time::{Instant, sleep_until};
 
@@ -90,12 +90,55 @@ pub(super) async fn run(args: &ReplayArgs, context: &mut CommandContext<'_>) -> 
     replay(args, &permission, context).await
 }
 
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true)]
+struct ReplayLine {
+    #[command(flatten)]
+    args: ReplayArgs,
+}
+
+/// A replay by options that were not typed on a command line, each without its dashes and with its
+/// value: of so many jobs at most, or a dry run. Also how many jobs it has chosen.
+pub(in crate::cli) async fn replay_chosen(
+    filters: &[(&str, String)],
+    most: Option<u64>,
+    context: &mut CommandContext<'_>,
+) -> (Result<Exit, CommandError>, u64) {
+    // A value that begins with a dash is a value all the same.
+    let filters = filters.iter().map(|(name, value)| format!("--{name}={value}"));
+    let mode = if most.is_some() { "--all" } else { "--dry-run" };
+    let mut args = match ReplayLine::try_parse_from(filters.chain([mode.to_owned()])) {
+        Ok(line) => line.args,
+        Err(error) => return (Err(CommandError::usage(&error)), 0),
+    };
+    if let Some(most) = most {
+        args.limit = NonZeroU64::new(most);
+    }
+    let permission = if args.dry_run {
+        ReplayPermission::not_needed()
+    } else {
+        match ReplayPermission::ask(context.broker, context.names).await {
+            Ok(permission) => permission,
+            Err(error) => return (Err(error), 0),
+        }
+    };
+    replay_counted(&args, &permission, context).await
+}
+
 /// The same with permission.
 pub(super) async fn replay(
     args: &ReplayArgs,
     permission: &ReplayPermission,
     context: &mut CommandContext<'_>,
 ) -> Result<Exit, CommandError> {
+    replay_counted(args, permission, context).await.0
+}
+
+async fn replay_counted(
+    args: &ReplayArgs,
+    permission: &ReplayPermission,
+    context: &mut CommandContext<'_>,
+) -> (Result<Exit, CommandError>, u64) {
     let now = Clock::System.now();
     let mut replay = Replay {
         args,
@@ -114,7 +157,7 @@ pub(super) async fn replay(
     }
     report.scan_report.interrupted(context.stop);
     let printed = report.print(args.dry_run, now, &mut context.console);
-    ended(failure, printed, report.scan_report.is_whole())
+    (ended(failure, printed, report.scan_report.is_whole()), report.chosen.total())
 }
 
 struct Replay<'a> {

@@ -14,7 +14,7 @@ const MOST: i64 = 65_535;
 
 /// How far a scan goes.
 #[derive(Debug, Clone, Args)]
-pub(super) struct ScanLimit {
+pub(in crate::cli) struct ScanLimit {
     /// Look at so many letters of each queue at most, the oldest first; up to 65,535
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=MOST as u64))]
     pub(super) scan: u64,

@@ -10,6 +10,7 @@ use super::letters::{age, counted, line, shortened};
 use super::list::bar;
 use super::scan::{Scan, ScanReport, Walker, walk};
 use super::select::{Chosen, Filters, ScanLimit};
+use crate::cli::find::Findings;
 use crate::cli::outcomes::{DeadLetters, dead_letters};
 use crate::cli::render::cut;
 use crate::cli::{CommandError, Exit};
@@ -54,7 +55,24 @@ pub(super) async fn run(args: &ShowArgs, context: &mut CommandContext<'_>) -> Re
     let Search { found, mut scan_report, .. } = search;
     scan_report.interrupted(context.stop);
     print_notes(&args.id, found, &scan_report, context);
+    if found == 0 && failure.is_none() {
+        say_where_it_is(&args.id, context).await;
+    }
     failure.map_or(Ok(Exit::when(found > 0)), Err)
+}
+
+/// A job that has no letter may be in flight, waiting or solved.
+async fn say_where_it_is(id: &str, context: &mut CommandContext<'_>) {
+    let fleet = match Findings::ask(context.broker, context.names, id).await {
+        Ok(fleet) => fleet,
+        Err(error) => return context.console.note(format_args!("cannot ask the fleet where it is: {error}")),
+    };
+    if context.console.is_forced_json() {
+        return context.console.note(fleet.json(id));
+    }
+    for line in fleet.lines(Clock::System.now()) {
+        context.console.note(line);
+    }
 }
 
 fn print_notes(id: &str, found: u64, scan_report: &ScanReport, context: &mut CommandContext<'_>) {

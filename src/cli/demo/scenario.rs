@@ -105,6 +105,7 @@ impl Environment {
             max_in_flight: 2_000,
             lanes: BTreeMap::new(),
             limits: Limits {
+                per_publisher_per_minute: None,
                 max_calls: MAX_CALLS,
                 submit_concurrency: 16,
                 max_calls_per_second: None,

@@ -65,6 +65,7 @@ fn head_lines<'a>(screen: &Screen, fleet: &Overview, width: u16, is_short: bool)
     lines.extend(notices(screen));
     lines.extend(panels::guard(&fleet.guard, fleet.at, &screen.tones));
     lines.extend(panels::stuck(fleet, &screen.tones));
+    lines.extend(panels::publishers(fleet, is_short, &screen.tones));
     let ops = &screen.shot().ops;
     if is_short {
         lines.extend(panels::ops_in_short(ops, &screen.tones));

@@ -82,6 +82,23 @@ pub(super) fn stuck<'a>(fleet: &Overview, tones: &Tones) -> Vec<Line<'a>> {
     lines
 }
 
+/// Who has brought the most jobs within the hour; where lines are few, only if jobs of somebody wait
+/// for that.
+pub(super) fn publishers<'a>(fleet: &Overview, is_short: bool, tones: &Tones) -> Option<Line<'a>> {
+    let shown = fleet.publishers.iter().take(3);
+    let is_over = shown.clone().any(|row| row.delayed > 0);
+    let text = shown.map(|row| {
+        let delayed = match row.delayed {
+            0 => String::new(),
+            delayed => format!(" ({} delayed)", format::count(delayed.into())),
+        };
+        format!("{} {}{delayed}", row.name, format::count(row.hour.into()))
+    });
+    let text = text.collect::<Vec<_>>().join(", ");
+    let tone = if is_over { tones.wary } else { tones.dim };
+    (is_over || !is_short && !text.is_empty()).then(|| Line::styled(format!("Jobs/h   {text}"), tone))
+}
+
 /// What an ops server reports of its replica.
 pub(super) fn ops<'a>(status: &OpsStatus, tones: &Tones) -> Vec<Line<'a>> {
     let Some(replica) = &status.replica else {

@@ -42,6 +42,8 @@ pub struct Limits {
     /// class with a cap of its own does not count against its type's; all the others of the type
     /// do, together.
     pub caps: BTreeMap<String, usize>,
+    /// Jobs of one publisher that the whole fleet takes within a minute; `None`: no limit.
+    pub per_publisher_per_minute: Option<NonZeroU32>,
 }
 
 /// The ways to the API.

@@ -27,6 +27,7 @@ pub struct Counters {
     polls: AtomicU64,
     solved: AtomicU64,
     retried: AtomicU64,
+    delayed: AtomicU64,
     failed: [AtomicU64; Class::ALL.len()],
     wasted: [AtomicU64; Class::ALL.len()],
     ambiguous: AtomicU64,
@@ -98,6 +99,8 @@ pub struct Reading {
     pub failed_by_class: BTreeMap<&'static str, u64>,
     /// Jobs retried in a retry queue.
     pub retried: u64,
+    /// How often a job was delayed because its publisher was over the limit.
+    pub delayed: u64,
     /// Paid submissions that brought no solution, by the class they ended in.
     pub wasted: BTreeMap<&'static str, u64>,
     /// Submissions that may have been paid for a second time, by the window's letter: (a) not
@@ -189,6 +192,10 @@ impl Counters {
         add(&self.retried);
     }
 
+    pub(crate) fn delayed(&self) {
+        add(&self.delayed);
+    }
+
     pub(crate) fn failed(&self, class: Class, code: &str) {
         add(&self.failed[class as usize]);
         let known = Code::parse(code).map(Code::name).or_else(|| local_code::known(code));
@@ -249,6 +256,7 @@ impl Counters {
             failed: self.failed.iter().map(read).sum(),
             failed_by_class: by_class(&self.failed),
             retried: read(&self.retried),
+            delayed: read(&self.delayed),
             wasted: by_class(&self.wasted),
             paid_twice_possible: windows.map(|(letter, counter)| (letter, read(counter))).into(),
             stale_outcomes: read(&self.stale_outcomes),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::super::limits::by_type::ByType;
 use super::counters::Reading;
 use crate::domain::class::Class;
+use crate::domain::publishers::PublisherFigures;
 use crate::domain::solve_time::SolveTimes;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Detail, FailedJob, LearnedFigures, MAX_FAILURES, TypeFigures};
@@ -49,6 +50,7 @@ pub(crate) fn detail(
     failures: &Failures,
     limits: BTreeMap<String, (usize, usize)>,
     solve_times: &SolveTimes,
+    publishers: Vec<PublisherFigures>,
 ) -> Detail {
     let mut types: BTreeMap<String, TypeFigures> = BTreeMap::new();
     for (name, (in_flight, window)) in limits {
@@ -71,6 +73,7 @@ pub(crate) fn detail(
         failed: failed.collect(),
         types: Detail::fold(types),
         failures: failures.lock().iter().cloned().collect(),
+        publishers,
     }
 }
 
@@ -93,7 +96,7 @@ mod tests {
             );
         }
         let nothing = SolveTimes::new(Reach { quantile: 0.0, least_answers: 1 }, None);
-        let kept = detail(&Reading::default(), &failures, BTreeMap::new(), &nothing).failures;
+        let kept = detail(&Reading::default(), &failures, BTreeMap::new(), &nothing, Vec::new()).failures;
         let ids: Vec<&str> = kept.iter().map(|failure| &*failure.id).collect();
         assert_eq!((ids.len(), ids[0], ids[9]), (MAX_FAILURES, "job-13", "job-4"));
     }

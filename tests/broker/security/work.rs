@@ -109,7 +109,9 @@ async fn a_fleet_works_with_the_least_rights_and_only_an_operator_pauses_it() {
         assert!(refusal.contains("ACCESS_REFUSED") && refusal.contains(queue), "{user}: {refusal}");
     }
     for user in ["publisher", "consumer"] {
-        for command in [&["pause"][..], &["resume"], &["status"], &["topology", "declare"]] {
+        for command in
+            [&["pause"][..], &["resume"], &["status"], &["find", "published"], &["topology", "declare"]]
+        {
             let refusal = broker.denied(user, command);
             assert!(refusal.contains("ACCESS_REFUSED"), "{user} {command:?}: {refusal}");
         }
@@ -125,6 +127,12 @@ async fn a_fleet_works_with_the_least_rights_and_only_an_operator_pauses_it() {
         "{top}"
     );
     assert_eq!(status["guard"]["paused"]["reason"], "a trial", "{status}");
+    let found: Value = serde_json::from_str(&broker.done("operator", &["find", "published"])).unwrap();
+    assert_eq!(
+        (&found["answered"], &found["sightings"][0]["place"]),
+        (&json!(2), &json!("solved")),
+        "{found}"
+    );
     broker.done("operator", &["resume"]);
     assert!(broker.done("operator", &["reroute", "--json"]).contains("\"left\":0"));
     for replica in &mut fleet {

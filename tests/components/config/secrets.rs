@@ -111,6 +111,27 @@ fn a_secret_cannot_be_given_both_ways() {
 }
 
 #[test]
+fn the_consoles_token_comes_from_a_file_and_is_too_long_to_be_found() {
+    let token = "pl4nted-token-01";
+    let of = |content: &str| Place::new(&[("token", content)]).env("OPS__ADMIN_TOKEN_FILE", "token");
+    let loaded = of(&format!("\u{feff}{token}\r\n")).good();
+    assert_eq!(loaded.settings.ops.admin_token.as_ref().unwrap().expose_secret(), token);
+    let report = serde_json::to_string(loaded.report()).unwrap();
+    assert!(!format!("{loaded:?}{report}").contains(token));
+    assert!(Place::new(&[]).good().settings.ops.admin_token.is_none());
+    for (content, problem) in [
+        ("pl4nted-token-0", "has fewer than 16 characters"),
+        ("\n", "has fewer than 16 characters"),
+        ("pl4nted-token-01 second", "has white space inside"),
+        ("'pl4nted-token-01'", "holds a quotation mark"),
+    ] {
+        let faults = of(content).faults();
+        let expected = "ops.admin_token_file (environment CAPTCHA_WORKER__OPS__ADMIN_TOKEN_FILE): token: ";
+        assert_eq!(faults, [format!("{expected}{problem}")]);
+    }
+}
+
+#[test]
 fn secrets_are_in_no_debug_output_and_no_report() {
     let place = Place::new(&[])
         .env("SOLVER__API_KEY", KEY)

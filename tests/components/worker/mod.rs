@@ -9,5 +9,6 @@ mod handover;
 mod lanes;
 mod money;
 mod outcomes;
+mod publishers;
 mod scene;
 mod slots;

@@ -183,6 +183,7 @@ impl Scene {
             },
             key: "simulator-key",
             limits: Limits {
+                per_publisher_per_minute: None,
                 max_calls: 64,
                 submit_concurrency: 16,
                 max_calls_per_second: None,

@@ -209,6 +209,7 @@ impl World {
                 .into_iter()
                 .collect(),
             limits: Limits {
+                per_publisher_per_minute: None,
                 max_calls: 64,
                 submit_concurrency: 16,
                 max_calls_per_second: plan.calls_per_second.and_then(NonZeroU32::new),

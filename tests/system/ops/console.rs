@@ -25,7 +25,11 @@ async fn publish(scene: &Scene, id: &str, body: &str) {
 
 /// A worker at which jobs of hostile names have failed.
 pub(crate) async fn failing() -> Scene {
-    let scene = Scene::start(Arc::new(Solvent), None).await;
+    fail(Scene::start(Arc::new(Solvent), None).await).await
+}
+
+/// Has jobs of hostile names fail there.
+pub(crate) async fn fail(scene: Scene) -> Scene {
     wait_for_readyz(&scene.url, "it is ready", |reply| reply.0 == 200).await;
     publish(&scene, SCRIPT, "not a job").await;
     publish(&scene, &format!("{ESCAPES}id"), "not a job").await;

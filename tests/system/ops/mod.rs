@@ -1,5 +1,6 @@
 //! The ops server beside a worker that is, and is not, ready.
 
+mod acts;
 mod browser;
 mod callbacks;
 mod console;
@@ -82,6 +83,7 @@ pub(crate) fn worker(
         max_in_flight: 10,
         lanes: BTreeMap::new(),
         limits: Limits {
+            per_publisher_per_minute: None,
             max_calls: 4,
             submit_concurrency: 2,
             max_calls_per_second: None,

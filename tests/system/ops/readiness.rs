@@ -42,11 +42,11 @@ fn says(reply: &(u16, Value), text: &str) -> bool {
 async fn outcomes_that_no_queue_was_bound_for_and_a_missing_queue_of_results_are_reported() {
     let harness = Harness::set(|_| true).await;
     harness.put(&harness.names.unrouted(), "an outcome".into()).await;
-    let scene = harness.enter(Arc::new(Solvent));
+    let scene = harness.enter(Arc::new(Solvent), false);
     wait_for_readyz(&scene.url, "what stands there", |reply| says(reply, "1 stand in 'captcha.unrouted'"))
         .await;
 
-    let scene = Harness::set(|queue| queue != "captcha.results").await.enter(Arc::new(Solvent));
+    let scene = Harness::set(|queue| queue != "captcha.results").await.enter(Arc::new(Solvent), false);
     wait_for_readyz(&scene.url, "it is missing", |reply| {
         says(reply, "queue 'captcha.results' does not exist")
     })
@@ -55,7 +55,7 @@ async fn outcomes_that_no_queue_was_bound_for_and_a_missing_queue_of_results_are
 
 #[tokio::test]
 async fn a_replica_that_leaves_says_so_first() {
-    let scene = Harness::set(|_| true).await.enter(Arc::new(Solvent));
+    let scene = Harness::set(|_| true).await.enter(Arc::new(Solvent), false);
     wait_for_readyz(&scene.url, "it is ready", |reply| reply.0 == 200).await;
     scene.leave.cancel();
     let first = wait_for_readyz(&scene.url, "it leaves", |reply| reply.0 == 503).await;

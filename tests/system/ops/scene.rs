@@ -7,6 +7,7 @@ use bytes::Bytes;
 use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::broker::topology::{Names, Topology};
 use captcha_worker::broker::{Broker, Session};
+use captcha_worker::cli::ConsoleCommands;
 use captcha_worker::domain::guard::State;
 use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::policy::Policy;
@@ -20,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::ops::worker;
 
 pub(crate) const KEY: &str = "pl4nted-key-0123456789abcdef";
+/// Of the console.
+pub(crate) const TOKEN: &str = "pl4nted-token-0123456789abcdef";
 
 /// A broker before the worker comes.
 pub(crate) struct Harness {
@@ -48,7 +51,7 @@ impl Harness {
         self.session.publish("", queue, message).await.expect("confirmed");
     }
 
-    pub(crate) fn enter(self, api: Arc<dyn Transport>) -> Scene {
+    pub(crate) fn enter(self, api: Arc<dyn Transport>, acting: bool) -> Scene {
         rustls::crypto::ring::default_provider().install_default().ok();
         let Self { broker, names, session } = self;
         let policy = Policy::try_new(&["example.com"], &["ScarceTask", "DearTask", "Odd\\", "Odd\\\\"])
@@ -57,6 +60,8 @@ impl Harness {
         let (view, leave, over) = (worker.view(), CancellationToken::new(), CancellationToken::new());
         let server = Server::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         let url = format!("http://{}", server.local_addr().expect("bound"));
+        let commands = ConsoleCommands { broker: Broker::Memory(broker.clone()), names: names.clone() };
+        let server = if acting { server.acting(TOKEN.into(), Arc::new(commands)) } else { server };
         server.start(view.clone(), over.clone()).expect("a thread");
         tokio::spawn(worker.run(leave.clone()));
         Scene { broker, names, session, view, url, leave, over }
@@ -82,7 +87,12 @@ impl Scene {
         if let Some(state) = left_behind {
             harness.put(&harness.names.guard(), state.to_bytes().into()).await;
         }
-        harness.enter(api)
+        harness.enter(api, false)
+    }
+
+    /// The same on a new broker, with a console that acts.
+    pub(crate) async fn acting(api: Arc<dyn Transport>) -> Self {
+        Harness::set(|_| true).await.enter(api, true)
     }
 
     pub(crate) async fn publish(&self, task: serde_json::Value) {

@@ -262,6 +262,14 @@ pub struct JobRun {
 pub enum Event {
     /// It was delivered as a job, and admitted.
     Taken,
+    /// The same, and its publisher has brought more jobs than the settings allow: it waits without a
+    /// call.
+    OverPublisherLimit {
+        /// See [`super::publishers::publisher`].
+        publisher: String,
+        /// For about so long.
+        wait: Duration,
+    },
     /// It was delivered as a ticket.
     TicketTaken {
         /// Another owner may have polled it before.
@@ -527,6 +535,9 @@ impl JobRun {
         use JobState::{Pending, Received, Submitting};
         match (std::mem::replace(&mut self.state, Received), event) {
             (Received, Event::Taken) => self.before_submission(at),
+            (Received, Event::OverPublisherLimit { publisher, wait }) => {
+                self.over_publisher_limit(publisher, wait, at)
+            }
             (Submitting, Event::DeadlinePassed) => Step::fail(self.late(Stage::Admission)),
             (Submitting, Event::Submitted { sent_at, end, callback, canary, acceptance }) => {
                 let end = end.map(|accepted| (accepted, acceptance));
@@ -576,6 +587,18 @@ impl JobRun {
 
     fn before_submission(&mut self, at: &DecisionInput<'_>) -> Step {
         if self.job.is_late(at.now) { Step::fail(self.late(Stage::Admission)) } else { self.submit() }
+    }
+
+    /// No budget is charged, and its own backoff does not grow: nothing has failed.
+    fn over_publisher_limit(&mut self, publisher: String, wait: Duration, at: &DecisionInput<'_>) -> Step {
+        if self.job.is_late(at.now) {
+            return Step::fail(self.late(Stage::Admission));
+        }
+        let left = self.job.deadline.map_or(Duration::MAX, |deadline| deadline.since(at.now));
+        let longest = wait.min(left);
+        self.history.retried.get_or_insert_default().publisher = Some(publisher);
+        let fits = |delay: &&RetryDelay| delay.delay() <= longest;
+        Step::retry(*retry_delay::RETRY_DELAYS.iter().rev().find(fits).unwrap_or(&retry_delay::SHORTEST))
     }
 
     fn after_submission(

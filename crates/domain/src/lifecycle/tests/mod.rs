@@ -80,6 +80,7 @@ impl Scene {
         let submits = !matches!(
             event,
             Event::Taken
+                | Event::OverPublisherLimit { .. }
                 | Event::TicketTaken { .. }
                 | Event::Due
                 | Event::CallbackCame { .. }

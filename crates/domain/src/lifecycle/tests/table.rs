@@ -25,6 +25,10 @@ fn slow() -> Event {
     Event::Answered { end: Err(cut()), late_by: Duration::ZERO, took: Duration::ZERO }
 }
 
+fn over_limit() -> Event {
+    Event::OverPublisherLimit { publisher: "user a".to_owned(), wait: Duration::ZERO }
+}
+
 fn ready() -> Event {
     let solution = RawValue::from_string("{}".to_owned()).unwrap();
     answered(Ok(TaskState::Ready { solution, cost: None }))
@@ -38,6 +42,7 @@ fn fault(class: Class) -> Fault {
 fn events() -> Vec<Named<Event>> {
     vec![
         ("delivered as a job", || Event::Taken),
+        ("delivered as a job, its publisher over the limit", over_limit),
         ("delivered as a ticket", || Event::TicketTaken { redelivered: false }),
         ("deadline passed before submission", || Event::DeadlinePassed),
         ("submission blocked by the guard", || Event::SubmissionBlocked { by_guard: true }),
@@ -103,7 +108,9 @@ fn table() -> String {
         for (name, event) in events() {
             let mut scene = scene();
             let before = scene.case.state().clone();
-            if before == JobState::Received && !matches!(event(), Event::Taken) {
+            if before == JobState::Received
+                && !matches!(event(), Event::Taken | Event::OverPublisherLimit { .. })
+            {
                 continue;
             }
             let step = scene.on(event());

@@ -137,3 +137,26 @@ fn what_waits_without_a_call_since_its_type_fails_spends_nothing() {
     let spent = Class::ALL.map(|class| scene.case.history.spent(class));
     assert_eq!((spent, scene.case.history.retries), ([Duration::ZERO; 14], 0));
 }
+
+#[test]
+fn what_waits_for_its_publishers_limit_spends_nothing_and_waits_no_longer_than_its_deadline() {
+    let over = |wait| Event::OverPublisherLimit { publisher: "user a".to_owned(), wait: secs(wait) };
+    let delay = |step: Step| match step.action {
+        Action::Finish(Disposition::Retry(delay)) => delay.label,
+        action => panic!("must wait: {action:?}"),
+    };
+    let mut scene = Scene::plain();
+    let waits = [1, 29, 30, 600, 86_400].map(|wait| delay(scene.on(over(wait))));
+    assert_eq!(waits, ["5s", "5s", "30s", "10m", "10m"]);
+    let spent = Class::ALL.map(|class| scene.case.history.spent(class));
+    assert_eq!((spent, scene.case.history.retries), ([Duration::ZERO; 14], 0));
+    assert_eq!(scene.case.history.delayed_for(), Some("user a"));
+    scene.case.history.let_pass();
+    assert_eq!(scene.case.history.delayed_for(), None);
+
+    let mut scene =
+        Scene::new(&format!(r#"{{"task":{{"type":"T"}},"deadline":"{}"}}"#, START.plus(secs(60))));
+    assert_eq!(delay(scene.on(over(600))), "30s");
+    assert_eq!(delay(scene.after(secs(58), over(600))), "5s");
+    assert_eq!(ends_in(&scene.after(secs(5), over(600))), "expired/DEADLINE_PASSED");
+}
