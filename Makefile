@@ -216,7 +216,7 @@ image: ## Build the container image captcha-worker:local
 
 .PHONY: deb
 deb: ## Build the Debian package into target/debian, by a cargo-deb in target/tools
-	$(TARGET_DIR)/tools/bin/cargo-deb --version 2>/dev/null | grep -qx $(CARGO_DEB) \
+	$(TARGET_DIR)/tools/bin/cargo-deb --version 2>/dev/null | grep -qwF $(CARGO_DEB) \
 	  || $(CARGO) install --quiet --locked --root $(TARGET_DIR)/tools --version $(CARGO_DEB) cargo-deb
 	$(CARGO) build --release --locked --quiet
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} PATH="$(abspath $(TARGET_DIR))/tools/bin:$$PATH" \

@@ -63,7 +63,8 @@ impl Offered {
     }
 }
 
-/// Pictures without end, of which each n-th carries the script.
+/// Pictures without end, of which one in so many carries the script: not always at the same place,
+/// or of two replicas that take turns one would get all of them.
 pub(crate) fn with_trouble(
     prefix: &str,
     each: usize,
@@ -73,7 +74,11 @@ pub(crate) fn with_trouble(
     (0..).map(move |n| {
         let id = format!("{prefix}{n}");
         // Not the first ones: a fleet that has just begun is another trial.
-        if n % each == each - 1 { Offered::scripted(id, &script, true) } else { Offered::picture(id) }
+        if n % each == (each - 1 + n / each * 7) % each {
+            Offered::scripted(id, &script, true)
+        } else {
+            Offered::picture(id)
+        }
     })
 }
 

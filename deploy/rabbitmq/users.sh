@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The users of a namespace, each with the least that it needs: NAMESPACE-worker, -publisher, -consumer, -operator.
 #
-#   deploy/rabbitmq/users.sh NAMESPACE [PASSWORDS] [--publisher-lane LANE]…
+#   deploy/rabbitmq/users.sh NAMESPACE [PASSWORDS] [--publisher-lane LANE]… [--console]
 #
 # PASSWORDS is a folder with a file for each: worker, publisher, consumer, operator. A user without a file has no password and can log in by
 # certificate only. Run again, the script sets passwords and permissions anew and leaves all other users alone. The topology must exist
@@ -10,17 +10,20 @@
 # --publisher-lane makes one more user, NAMESPACE-publisher-LANE (file: publisher-LANE), which can reach the queue of that lane only. It
 # publishes to an exchange of its own, NAMESPACE.jobs.LANE, because RabbitMQ does not restrict the routing keys of a direct exchange.
 #
+# --console lets the worker read dead letters and publish jobs, which the console's replay and look-up need (ops.admin_token_file).
+#
 #   VHOST=/                  the virtual host
 #   RABBITMQCTL=rabbitmqctl  the command to call; "docker compose exec -T rabbitmq rabbitmqctl" works too
 set -euo pipefail
 
 die() { echo "users.sh: $*" >&2; exit 1; }
-usage="usage: users.sh NAMESPACE [PASSWORDS] [--publisher-lane LANE]…"
+usage="usage: users.sh NAMESPACE [PASSWORDS] [--publisher-lane LANE]… [--console]"
 
-positional=() lanes=()
+positional=() lanes=() console=
 while (($#)); do
   case $1 in
     --publisher-lane) lanes+=("${2:?$usage}"); shift ;;
+    --console) console=1 ;;
     -*) die "unknown option '$1'; $usage" ;;
     *) positional+=("$1") ;;
   esac
@@ -69,15 +72,15 @@ user() {
   permissions+="${permissions:+,}{\"user\":\"$name\",\"vhost\":\"$vhost\",\"configure\":\"$2\",\"write\":\"$3\",\"read\":\"$4\"}"
 }
 
-# From RabbitMQ 4.2.6 on, whoever looks at the length of a queue needs a permission on it. Of the three, write allows least there: to bind the
+# From RabbitMQ 4.2.6 on, a user who looks at the length of a queue needs a permission on it. Of the three, write allows least there: to bind the
 # queue. The queues of lanes are NAMESPACE.jobs.LANE.
 lanes_too="jobs(\\\\..+)?"
 #                configure   write                                                                         read
 # Tickets, retried jobs, the guard's state and replies go by the default exchange, which is called amq.default here. A user that may write to
 # it reaches every queue of the virtual host, so only the worker may.
-user worker    "^$own\$" "^(amq\\\\.default|$n\\\\.(outcomes|control|results|unrouted|(retry|dead)\\\\..+)|$own)\$" "^($n\\\\.($lanes_too|tickets|guard|control)|$own)\$"
+user worker    "^$own\$" "^(amq\\\\.default|$n\\\\.(${console:+$lanes_too|}outcomes|control|results|unrouted|(retry|dead)\\\\..+)|$own)\$" "^($n\\\\.($lanes_too|tickets|guard|control${console:+|dead\\\\..+})|$own)\$"
 # Direct reply-to needs no permission.
-user publisher '^$'      "^$n\\\\.jobs\$"                                                              '^$'
+user publisher '^$'      "^$n\\\\.$lanes_too\$"                                                        '^$'
 user consumer  '^$'      '^$'                                                                        "^$n\\\\.results\$"
 # Pauses, resumes, looks at dead letters, replays them, and sends on what had no queue.
 user operator  "^$own\$" "^($n\\\\.($lanes_too|outcomes|control|tickets|results|retry\\\\..+)|$own)\$" "^($n\\\\.(dead\\\\..+|unrouted|control)|$own)\$"

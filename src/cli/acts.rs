@@ -23,6 +23,8 @@ pub struct ConsoleCommands {
     pub broker: Broker,
     /// Names of everything on it.
     pub names: Names,
+    /// Ends the commands that run, as Ctrl-C does.
+    pub stop: CancellationToken,
 }
 
 #[derive(Debug, Parser)]
@@ -34,12 +36,12 @@ struct FindLine {
 
 impl Commands for ConsoleCommands {
     fn run(&self, act: Act) -> BoxFuture<'static, ActEnd> {
-        let (broker, names) = (self.broker.clone(), self.names.clone());
+        let (broker, names, stop) = (self.broker.clone(), self.names.clone(), self.stop.clone());
         // A command is no future of more threads than one, and has the runtime to itself as in a
         // process of its own.
         let ran = spawn_blocking(move || {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            Ok::<_, CommandError>(runtime.block_on(perform(act, &broker, &names)))
+            Ok::<_, CommandError>(runtime.block_on(perform(act, &broker, &names, &stop)))
         });
         Box::pin(async move {
             match ran.await {
@@ -55,29 +57,28 @@ fn failed(text: &str) -> ActEnd {
     ActEnd { done: false, text: text.to_owned(), chosen: 0 }
 }
 
-async fn perform(act: Act, broker: &Broker, names: &Names) -> ActEnd {
+async fn perform(act: Act, broker: &Broker, names: &Names, stop: &CancellationToken) -> ActEnd {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut chosen = 0;
     let end = {
         let (out, err): (&mut dyn Write, &mut dyn Write) = (&mut out, &mut err);
         let mut console =
             Console { out, err, out_is_terminal: true, err_is_terminal: false, format: Some(Format::Table) };
-        let stop = CancellationToken::new();
         match act {
             Act::Pause { reason } => {
-                let order = Order::Pause { reason: Some(reason) };
+                let order = Order::Pause { reason };
                 fleet::carry_out(order, "paused", broker, names, &mut console).await
             }
             Act::Resume => fleet::carry_out(Order::Resume, "resumed", broker, names, &mut console).await,
             Act::Find { id } => {
-                let mut context = CommandContext::new(broker, names, &mut console, &stop);
+                let mut context = CommandContext::new(broker, names, &mut console, stop);
                 match FindLine::try_parse_from(["--".to_owned(), id]) {
                     Ok(line) => find::run(&line.args, &mut context).await,
                     Err(error) => Err(CommandError::usage(&error)),
                 }
             }
             Act::Replay { filters, most } => {
-                let mut context = CommandContext::new(broker, names, &mut console, &stop);
+                let mut context = CommandContext::new(broker, names, &mut console, stop);
                 let (end, count) = dead::replay_chosen(&filters, most, &mut context).await;
                 chosen = count;
                 end

@@ -206,6 +206,14 @@ fn budgets(settings: &Settings) -> Option<CheckFinding> {
     // Of the types that have a pace, which are those that the API documents.
     let unpriced = settings.polling.by_type.keys().filter(|kind| rules.prices.of(kind).is_none());
     let unpriced: Vec<&str> = unpriced.map(String::as_str).collect();
+    let unknown = rules.budgets.lanes.keys().filter(|name| {
+        name.parse::<Lane>().is_ok_and(|lane| !lane.is_default() && !settings.lanes.contains_key(&lane))
+    });
+    let unknown: Vec<&str> = unknown.map(String::as_str).collect();
+    if !unknown.is_empty() {
+        let detail = format!("budgets of lanes that the settings do not have: {}", unknown.join(", "));
+        return Some(CheckFinding::note("budgets", detail, "compare [budgets.lanes] with [lanes]"));
+    }
     Some(if unpriced.is_empty() {
         CheckFinding::fine("budgets", "every task type of [polling] has a price")
     } else {

@@ -18,6 +18,7 @@ use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError};
 use crate::clock::{Clock, Rng};
 use crate::domain::class::Class;
+use crate::domain::lane::Lane;
 use crate::domain::retry_delay::RETRY_DELAYS;
 use crate::domain::time::Timestamp;
 use crate::fleet::{Client, Sighting};
@@ -64,7 +65,14 @@ pub(super) async fn run(args: &FindArgs, context: &mut CommandContext<'_>) -> Re
         Some(Sighting::Waits { .. }) | None => Some(Vec::new()),
     };
     let (letters, not_scanned) = match classes {
-        Some(classes) => look_up(&args.id, &classes, &args.scan_limit, context).await?,
+        Some(classes) => match look_up(&args.id, &classes, &args.scan_limit, context).await {
+            Ok(found) => found,
+            // What the fleet says is worth the same.
+            Err(error) => {
+                context.console.note(format_args!("cannot look into the dead letters: {error}"));
+                (Vec::new(), 0)
+            }
+        },
         None => (Vec::new(), 0),
     };
     if context.console.is_human() {
@@ -124,9 +132,18 @@ impl Findings {
             .collect();
         sightings.sort_by_key(|(_, sighting)| std::cmp::Reverse(rank(sighting)));
         let mut waiting = BTreeMap::new();
-        let retries = RETRY_DELAYS.map(|delay| names.retry(delay));
-        for queue in [names.jobs(), names.tickets(), names.results()].into_iter().chain(retries) {
-            let ready = client.session().link().depth(&queue).await?.ready;
+        let lanes = client.leader().map(|leader| leader.state.lanes.clone()).unwrap_or_default();
+        let lanes = [Lane::default()].into_iter().chain(lanes).flat_map(|lane| {
+            let retries = RETRY_DELAYS.map(|delay| names.retry_of(delay, &lane));
+            [names.jobs_of(&lane)].into_iter().chain(retries)
+        });
+        for queue in lanes.chain([names.tickets(), names.results()]) {
+            let ready = match client.session().link().depth(&queue).await {
+                Ok(depth) => depth.ready,
+                // The queue of a lane that the record still names.
+                Err(BrokerError::Missing { .. }) => 0,
+                Err(error) => return Err(error),
+            };
             if ready > 0 {
                 waiting.insert(queue, ready);
             }

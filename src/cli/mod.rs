@@ -35,7 +35,7 @@ mod topology;
 use std::io;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, ColorChoice, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
@@ -68,12 +68,17 @@ ones.";
 /// solved by a recognition API, and routes every outcome to the result queue or to the dead-letter
 /// queue of its class.
 #[derive(Debug, Parser)]
-#[command(name = "captcha-worker", version, after_help = EXAMPLES, max_term_width = 120)]
+#[command(name = "captcha-worker", version, after_help = EXAMPLES, max_term_width = 120, color = help_color())]
 pub struct Cli {
     #[command(flatten)]
     globals: Globals,
     #[command(subcommand)]
     command: Command,
+}
+
+/// A dumb terminal takes no escapes, not even where clap finds the variable CI.
+fn help_color() -> ColorChoice {
+    if telemetry::is_dumb_terminal() { ColorChoice::Never } else { ColorChoice::Auto }
 }
 
 /// The heading of the options that every command has, apart from its own.

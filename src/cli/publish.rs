@@ -67,7 +67,7 @@ pub struct PublishArgs {
     /// Give each image job a deadline so far ahead, as in 90s or 5m: past it, it is not paid for
     #[arg(long, value_name = "DURATION", requires = "images", conflicts_with = "file", value_parser = humantime::parse_duration)]
     pub deadline: Option<Duration>,
-    /// Publish to this lane of [lanes] in the settings
+    /// Publish to this lane of the settings
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub lane: Lane,
     /// AMQP priority of each job, from RabbitMQ 4.3 on: of the jobs of a lane, higher ones are taken

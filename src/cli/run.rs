@@ -205,7 +205,8 @@ fn serve_ops(settings: &Settings, view: WorkerHandle, stop: CancellationToken) -
         );
     }
     let broker = connect::broker(settings, "captcha-worker console")?;
-    let commands = ConsoleCommands { broker, names: Names::new(&settings.broker.namespace) };
+    let commands =
+        ConsoleCommands { broker, names: Names::new(&settings.broker.namespace), stop: stop.clone() };
     server.acting(token.clone(), Arc::new(commands)).start(view, stop).map_err(CommandError::failed)
 }
 
@@ -368,7 +369,7 @@ fn log_waiting(started_with: &[SettingLine], loaded: &Loaded) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
     use crate::domain::time::Timestamp;
@@ -389,7 +390,7 @@ mod tests {
         };
         let ready = [("jobs", 4), ("jobs.urgent", 3), ("retry.5s", 2), ("results", 100)]
             .map(|(name, ready)| (name.to_owned(), ready));
-        let depths = Depths { at: Timestamp::from_millis(0), ready: ready.into() };
+        let depths = Depths { at: Timestamp::from_millis(0), ready: ready.into(), missing: BTreeSet::new() };
         let (before, now) = (reading(10, 1, 10), reading(40, 3, 45));
         let spent = Some(Decimal::new(35, 1));
         let summary = WorkSummary { solved: 30, failed: 2, in_flight: 5, spent, backlog: Some(9) };

@@ -13,7 +13,7 @@ use crate::broker::topology::Names;
 use crate::clock::{Clock, Rng};
 use crate::config::Settings;
 use crate::domain::lane::Lane;
-use crate::domain::money::{self, Decimal, LONGEST_RAISE, Money, Ordered, Spent, Window};
+use crate::domain::money::{self, Decimal, LONGEST_RAISE, Limits, Money, Ordered, Spent, Window};
 use crate::domain::time::Timestamp;
 use crate::fleet::{Client, Order};
 
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const DAY: Duration = Duration::from_secs(86_400);
 
 const SPEND_EXAMPLES: &str = "\
-The leader's books hold the present hour and the 24 before it, in UTC. A task counts from its acceptance, by the price of its
+The leader's books hold the present hour and the 24 before it, in UTC. A task counts from its acceptance, by the price of its \
 type in [prices], and by what the API says it cost from its end on.
 
 Examples:
@@ -33,7 +33,7 @@ Examples:
 Exit codes: 0 a leader answered; 1 none did.";
 
 const RAISE_EXAMPLES: &str = "\
-Adds an amount to the budgets of each hour and day for a while. The leader writes it down with your user of the broker and the
+Adds an amount to the budgets of each hour and day for a while. The leader writes it down with your user of the broker and the \
 time; it survives every restart. RabbitMQ users in guard.operators may do it.
 
 Examples:
@@ -110,6 +110,17 @@ pub(super) async fn budget(
 ) -> Result<Exit, CommandError> {
     let BudgetCommand::Raise(RaiseArgs { lane, by, time }) = args.command;
     let for_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let broker = connect::broker(settings, "captcha-worker budget")?;
+    let mut client = Client::connect(&broker, &Names::new(&settings.broker.namespace), Rng::Thread).await?;
+    let survey = client.survey(PATIENCE).await;
+    client.close().await;
+    let name = lane.as_ref().map(Lane::name);
+    if let Some(leader) = survey?.leader
+        && leader.state.money.budgets.of(name) == Limits::default()
+    {
+        let whose = name.map_or_else(|| "the account".to_owned(), |name| format!("lane '{name}'"));
+        return Err(CommandError::Failed(format!("{whose} has no budget that could be raised")));
+    }
     let ordered = Ordered { lane: lane.map(|lane| lane.name().to_owned()), by, for_ms };
     fleet::give(Order::RaiseBudget(ordered), "raised", settings, output).await
 }

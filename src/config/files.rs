@@ -213,9 +213,10 @@ pub(super) fn api_proxy(
     });
     let allowed = "http://[user:password@]host:port, or https://";
     let mut shown = read.map_err(|problem| reader.fault(key, &given.origin, problem, allowed)).ok()?;
-    if shown.password().is_some() {
-        // It has a host, so that it can have a password.
-        let _ = shown.set_password(Some("***"));
+    if shown.password().is_some() || !shown.username().is_empty() {
+        // It has a host, so that it can have both. Some proxies take a token as the user.
+        let _ = shown.set_username("***");
+        let _ = shown.set_password(None);
     }
     reader.show(key, shown.to_string(), &given.origin, true);
     Some(Some(SecretString::from(given.text)))

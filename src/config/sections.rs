@@ -18,7 +18,7 @@ use crate::domain::guard::Rules;
 use crate::domain::kind;
 use crate::domain::lane::{Lane, LaneRules, MAX_LANES, MAX_WEIGHT};
 use crate::domain::lifecycle::Ambiguous;
-use crate::domain::money::{self, Budgets, Decimal, Limits, Prices};
+use crate::domain::money::{self, Budgets, Decimal, Limits, MOST_MONEY, Prices};
 use crate::domain::policy::Policy;
 use crate::domain::poll_schedule::{MAX_POLLS, PollMode, PollSchedule, PollScheduleError, PollSchedules};
 use crate::domain::solve_time::Reach;
@@ -27,8 +27,6 @@ const TENTH: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
-/// Beyond any account's funds.
-const MOST_MONEY: u32 = 1_000_000_000;
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
 /// A struct of settings. Each field is read, in this order, before any is missed.

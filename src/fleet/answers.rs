@@ -39,8 +39,6 @@ const AFTER_WRONG_ID: Duration = Duration::from_secs(2);
 /// Other replicas' wrong ids hold a probation up no longer than this: where some tasks are lost
 /// every second, it must end.
 const HELD_BY_OTHERS: Duration = Duration::from_secs(5);
-/// The same in the course of work: a poll of this replica shows more than what others meet.
-const HELD_BY_OTHERS_AT_WORK: Duration = Duration::from_secs(1);
 /// So many wrong ids in a row, of all replicas that are heard, with no known task between: what was
 /// answered before says nothing.
 pub(super) const RUN: u32 = 4;
@@ -217,20 +215,18 @@ impl Answers {
     ) -> bool {
         let mut log = self.0.lock();
         log.ends_silence();
-        let waits_for_known_task = log.probation.is_some_and(|probation| {
-            probation.cause == Cause::WrongId && probation.began.elapsed() >= AT_ONCE
-        });
-        if waits_for_known_task && in_a_row == 1 {
-            // It has met known tasks since this replica's row began, so its trouble is another one:
-            // where tasks are lost all the time, others would keep this replica waiting.
+        if in_a_row == 1
+            && let Some(probation) = log.probation.as_mut()
+            && probation.cause == Cause::WrongId
+            && probation.began.elapsed() >= AT_ONCE
+        {
+            // It has met known tasks since this replica's row began: single tasks are being lost.
+            probation.held_until = Instant::now();
+            log.counts.in_a_row = 1;
             return false;
         }
         let (probation, until) = log.one_more(rank);
-        let longest = match probation.cause {
-            Cause::WrongId => HELD_BY_OTHERS_AT_WORK,
-            Cause::Interruption | Cause::Silence => HELD_BY_OTHERS,
-        };
-        probation.held_until = probation.held_until.max(until.min(probation.began + longest));
+        probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
         let is_single =
             probation.cause == Cause::Silence && !after_silence && probation.began.elapsed() >= AT_ONCE;
         if is_single {
@@ -361,18 +357,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn single_tasks_that_others_lose_keep_no_replica_waiting() {
         let (answers, rules) = (Answers::default(), Rules::default());
-        answers.note(true, false, 0, &rules, NOW);
-        answers.heard_wrong_id(2, false, 0, &rules);
-        tokio::time::advance(Duration::from_millis(99)).await;
-        assert_eq!(held(&answers), Some(Duration::from_millis(1)), "the second in a row");
-        tokio::time::advance(AT_ONCE).await;
-        answers.heard_wrong_id(1, false, 0, &rules);
-        assert_eq!(held(&answers), None, "the other one meets known tasks between");
-        for _ in 0..20 {
-            answers.heard_wrong_id(2, false, 0, &rules);
-            tokio::time::advance(Duration::from_millis(401)).await;
-            assert_eq!(held(&answers), None, "1 s after the first at the latest");
+        for _ in 0..RUN {
+            answers.note(true, false, 0, &rules, NOW);
         }
+        answers.heard_wrong_id(1, false, 0, &rules);
+        tokio::time::advance(AT_ONCE).await;
+        assert_eq!(held(&answers), Some(AFTER_WRONG_ID - AT_ONCE), "the other may not have heard of it yet");
+        answers.heard_wrong_id(2, false, 0, &rules);
+        assert_eq!(held(&answers), Some(AFTER_WRONG_ID));
+        for _ in 0..20 {
+            answers.heard_wrong_id(1, false, 0, &rules);
+            assert_eq!(held(&answers), None, "the other has met known tasks since");
+            tokio::time::advance(Duration::from_millis(400)).await;
+        }
+        answers.note(true, false, 0, &rules, NOW);
+        assert_eq!(held(&answers), Some(Duration::from_millis(100)), "the row begins anew");
     }
 
     #[tokio::test(start_paused = true)]

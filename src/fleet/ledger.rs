@@ -13,8 +13,10 @@ use crate::domain::money::{Acceptance, Decimal, MAX_REPLICAS, Money, Orphan, Spe
 use crate::domain::time::Timestamp;
 
 /// An acceptance that its replica has not reported after this long is reported by who has its
-/// ticket. A report and the leader's answer to it take a second at most.
+/// ticket. Where there are budgets, a report and the leader's answer take about a second, else as
+/// long as two heartbeats are apart.
 const ORPHANED_AFTER: Duration = Duration::from_millis(1_500);
+const ORPHANED_AFTER_WITHOUT_BUDGETS: Duration = Duration::from_secs(5);
 /// Acceptances of others whose counting is awaited.
 const MAX_WATCHED: usize = 65_536;
 /// Of them, those that are reported at a time.
@@ -70,6 +72,12 @@ impl Ledger {
     pub fn money(&self) -> (Arc<Money>, Timestamp) {
         let entries = self.parts.entries.lock();
         (Arc::clone(&entries.money), entries.announced_at)
+    }
+
+    /// Whether anything has a budget.
+    #[must_use]
+    pub fn has_budgets(&self) -> bool {
+        !self.parts.entries.lock().money.budgets.is_empty()
     }
 
     /// Waits until a task of this price may be begun in a lane, and sets its price aside. `place`:
@@ -173,7 +181,9 @@ impl Ledger {
         let entries = &mut *self.parts.entries.lock();
         let books = &entries.money.books;
         entries.watched.retain(|(_, orphan)| !books.has_acceptance(&orphan.acceptance));
-        let due = entries.watched.iter().take_while(|(since, _)| since.elapsed() >= ORPHANED_AFTER);
+        let has_budgets = !entries.money.budgets.is_empty();
+        let after = if has_budgets { ORPHANED_AFTER } else { ORPHANED_AFTER_WITHOUT_BUDGETS };
+        let due = entries.watched.iter().take_while(|(since, _)| since.elapsed() >= after);
         due.take(MAX_REPORTED).map(|(_, orphan)| orphan.clone()).collect()
     }
 
@@ -205,10 +215,13 @@ impl Ledger {
         }
     }
 
-    /// What all replicas reported last, of those too that are gone: what the leader before did not
-    /// live to write down.
+    /// What all replicas reported lately, of those too that are gone: what the leader before did not
+    /// live to write down. The books forget a replica that is silent for longer, and would count all
+    /// that it has ever spent once more.
     pub(super) fn heard(&self) -> Vec<SpendReport> {
-        self.parts.entries.lock().heard.values().map(|(report, _)| report.clone()).collect()
+        let entries = self.parts.entries.lock();
+        let lately = entries.heard.values().filter(|(_, at)| at.elapsed() < REMEMBERED_FOR);
+        lately.map(|(report, _)| report.clone()).collect()
     }
 
     /// The leader has announced the account's money.

@@ -28,8 +28,9 @@ use super::dashboard::{self, ACTING};
 use super::sessions::{LONGEST, LogIn, Session, Sessions};
 use crate::domain::class::Class;
 use crate::domain::sanitize::{shown, steers};
+use crate::domain::time::Timestamp;
 use crate::overview::format;
-use crate::worker::Rng;
+use crate::worker::{Clock, Rng};
 
 /// What an operator wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub enum Act {
     /// Stop taking jobs, for this reason.
     Pause {
         /// The reason, and who has given it.
-        reason: String,
+        reason: Option<String>,
     },
     /// End a pause.
     Resume,
@@ -69,7 +70,7 @@ impl Act {
     /// What it is about, for the log and the page.
     fn detail(&self) -> String {
         let text = match self {
-            Act::Pause { reason } => reason.clone(),
+            Act::Pause { reason } => reason.clone().unwrap_or_default(),
             Act::Resume => String::new(),
             Act::Find { id } => id.clone(),
             Act::Replay { filters, most } => {
@@ -95,7 +96,7 @@ pub struct ActEnd {
 
 /// Carries acts out.
 pub trait Commands: Send + Sync {
-    /// Carries one out. It goes on until its end, whoever waits for it.
+    /// Carries one out. It goes on until its end, also if nobody waits for it.
     fn run(&self, act: Act) -> BoxFuture<'static, ActEnd>;
 }
 
@@ -310,7 +311,7 @@ async fn act(
     let ended = {
         let mut sessions = desk.sessions.lock();
         let Some(session) = sessions.get(&id, Instant::now()) else { return to_the_page() };
-        let started = wanted(name, &form, from, session.last.as_ref())
+        let started = wanted(name, &form, (from, Clock::System.now()), session.last.as_ref())
             .map_err(|problem| (StatusCode::BAD_REQUEST, problem))
             .and_then(|act| start(&desk, session, act, from).map_err(|busy| (StatusCode::CONFLICT, busy)));
         match started {
@@ -322,11 +323,25 @@ async fn act(
     to_the_page()
 }
 
+/// A time or span as a time, so that what is published is what the dry run has seen: later letters
+/// are not chosen.
+fn at_fixed_time(filter: &str, text: &str, now: Timestamp) -> String {
+    let at = match (filter, text) {
+        ("until", "") => Some(now),
+        ("since" | "until", text) => humantime::parse_duration(text).ok().map(|span| {
+            let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+            Timestamp::from_millis(now.as_millis().saturating_sub(span))
+        }),
+        _ => None,
+    };
+    at.map_or_else(|| text.to_owned(), |at| at.to_string())
+}
+
 /// What a form asks for.
 fn wanted(
     name: &str,
     form: &[(String, String)],
-    from: IpAddr,
+    (from, now): (IpAddr, Timestamp),
     last: Option<&LastAct>,
 ) -> Result<Act, &'static str> {
     match name {
@@ -335,8 +350,8 @@ fn wanted(
             if reason.chars().count() > MAX_REASON || reason.contains(steers) {
                 return Err("The reason must have at most 200 characters, and no control characters.");
             }
-            let reason = if reason.is_empty() { "no reason given" } else { reason };
-            Ok(Act::Pause { reason: format!("{reason} (console, {from})") })
+            let reason = (!reason.is_empty()).then(|| format!("{reason} (console, {from})"));
+            Ok(Act::Pause { reason })
         }
         "resume" => Ok(Act::Resume),
         "find" => match field(form, "id") {
@@ -345,7 +360,7 @@ fn wanted(
         },
         "replay" => {
             let names = ["class"].into_iter().chain(FILTERS.map(|(name, ..)| name));
-            let filters = names.map(|name| (name, field(form, name).to_owned()));
+            let filters = names.map(|name| (name, at_fixed_time(name, field(form, name), now)));
             Ok(Act::Replay { filters: filters.filter(|(_, value)| !value.is_empty()).collect(), most: None })
         }
         // What is published is what the dry run has shown, whatever this form says.
@@ -505,6 +520,7 @@ mod tests {
     use super::*;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const NOW: Timestamp = Timestamp::from_millis(86_400_000);
 
     fn form(fields: &[(&str, &str)]) -> Vec<(String, String)> {
         fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -518,7 +534,7 @@ mod tests {
     #[test]
     fn what_is_published_is_what_the_dry_run_of_the_session_has_shown() {
         let wild = form(&[("class", "expired"), ("limit", "1000000")]);
-        let chosen = |last: Option<&LastAct>| wanted("replay-chosen", &wild, HERE, last);
+        let chosen = |last: Option<&LastAct>| wanted("replay-chosen", &wild, (HERE, NOW), last);
         let filters = vec![("class", "proxy".to_owned())];
         let dry = Act::Replay { filters: filters.clone(), most: None };
         assert_eq!(
@@ -537,9 +553,30 @@ mod tests {
     }
 
     #[test]
+    fn a_dry_run_fixes_the_times_between_which_letters_are_chosen() {
+        let dry = |fields: &[(&str, &str)]| match wanted("replay", &form(fields), (HERE, NOW), None) {
+            Ok(Act::Replay { filters, most: None }) => filters,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(dry(&[]), [("until", NOW.to_string())]);
+        assert_eq!(
+            dry(&[("since", "2h"), ("until", "1h")]),
+            [
+                ("since", "1970-01-01T22:00:00.000Z".to_owned()),
+                ("until", "1970-01-01T23:00:00.000Z".to_owned())
+            ]
+        );
+        assert_eq!(dry(&[("until", "1970-01-01T23:00:00Z")]), [("until", "1970-01-01T23:00:00Z".to_owned())]);
+    }
+
+    #[test]
     fn a_pause_says_where_it_came_from_and_steers_nothing() {
-        let pause = |reason: &str| wanted("pause", &form(&[("reason", reason)]), HERE, None);
-        assert_eq!(pause(" moving "), Ok(Act::Pause { reason: "moving (console, 127.0.0.1)".to_owned() }));
+        let pause = |reason: &str| wanted("pause", &form(&[("reason", reason)]), (HERE, NOW), None);
+        assert_eq!(
+            pause(" moving "),
+            Ok(Act::Pause { reason: Some("moving (console, 127.0.0.1)".to_owned()) })
+        );
+        assert_eq!(pause(""), Ok(Act::Pause { reason: None }), "an earlier pause keeps its reason");
         assert!(pause("\u{1b}[2J").is_err() && pause(&"x".repeat(201)).is_err());
     }
 }

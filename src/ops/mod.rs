@@ -6,7 +6,7 @@
 //! * `/status`: all that it knows, as JSON.
 //! * `/metrics`: its figures for Prometheus, by the names in docs/METRICS.md.
 //!
-//! All of it is read only, unless the settings name a token: then there is `/act`, see [`acts`].
+//! All of it is read only, unless the settings name a token: then there is `/act`.
 //! The API's callbacks come to a listener of their own. Each of the two has a
 //! thread and a runtime of its own: it takes no time from the work, and answers where that is stuck.
 

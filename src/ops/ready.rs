@@ -1,6 +1,7 @@
 //! Whether a replica does its work, and if not why. Being connected is not enough.
 
 use crate::domain::guard::{Jobs, KeyStanding, Phase, Reason, State};
+use crate::domain::lane::Lane;
 use crate::domain::lifecycle::Origin;
 use crate::fleet::Snapshot;
 use crate::worker::WorkerHandle;
@@ -58,7 +59,10 @@ fn wanted(view: &WorkerHandle) -> Vec<String> {
         let advice = Reason::Operator.advice();
         format!("operator: paused since {} by {} ({why}): {advice}", paused.since, paused.by)
     });
-    budget.into_iter().chain(pause).collect()
+    let lanes = state.money.stops.lanes.iter().map(|(lane, stop)| {
+        format!("budget of lane {lane}: used up since {}, until {}", stop.since, stop.until)
+    });
+    budget.into_iter().chain(lanes).chain(pause).collect()
 }
 
 fn guarded(state: &State, seen: &Snapshot, reasons: &mut Vec<String>) {
@@ -92,7 +96,10 @@ fn keyless(view: &WorkerHandle, state: &State, reasons: &mut Vec<String>) {
 /// Connected, and yet not at work.
 fn idle(view: &WorkerHandle, reasons: &mut Vec<String>) {
     let permit = view.permit();
-    if permit.jobs != Jobs::None && !view.is_consuming(Origin::Job) {
+    let seen = view.seen();
+    let stops = |lane: &Lane| seen.state.as_ref().is_some_and(|state| state.money.stops(lane.name()));
+    let may_take = permit.jobs != Jobs::None && !view.lanes().keys().all(stops);
+    if may_take && !view.is_consuming(Origin::Job) {
         reasons.push(
             "jobs are not being consumed: the broker has not answered on their channel for 5 s".to_owned(),
         );

@@ -94,14 +94,19 @@ pub(super) async fn submit<'a>(
     let shut = ctx.account().until(|permit| permit.jobs == Jobs::None);
     let (lane_name, kind) = (run.job.lane.name(), run.job.kind());
     let price = ctx.rules.prices.of(kind);
-    let reserving =
-        timeout(BUDGET_PATIENCE, ctx.fleet.ledger().reserve(lane_name, price, || ctx.account().share()));
+    // The canary is the leader's, whatever its place among the replicas.
+    let place = || if is_canary { (1, 0) } else { ctx.account().share() };
+    let reserving = async {
+        let priced = if ctx.fleet.ledger().has_budgets() { lane.priced().await } else { None };
+        let reserved = timeout(BUDGET_PATIENCE, ctx.fleet.ledger().reserve(lane_name, price, place)).await;
+        reserved.map(|reserved| (reserved, priced))
+    };
     let permitted = tokio::select! {
         biased;
         () = scope.submissions_shut.cancelled() => return Some((shut_event(ctx), None)),
         () = shut => return Some((shut_event(ctx), None)),
         permitted = async {
-            let Ok(reserved) = reserving.await else { return Some(None) };
+            let Ok((reserved, _priced)) = reserving.await else { return Some(None) };
             let permit = permit_under_lease(ctx, scope, receipt, run.origin, (limiter, lane)).await?;
             Some(Some((permit, reserved)))
         } => permitted?,

@@ -95,7 +95,7 @@ impl Worker {
         let session = &serving.scope.session;
         self.ctx.fleet.leave(session).await;
         // Closing a consumer carries out the settlements made so far, and returns the rest.
-        let jobs = serving.jobs.take().into_iter().map(|lane| lane.consumer);
+        let jobs = serving.jobs.take(|_| true).into_iter().map(|lane| lane.consumer);
         for consumer in jobs.chain(serving.tickets.take()) {
             consumer.close().await;
         }

@@ -127,7 +127,7 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
         return too_large(&std::mem::take(&mut held.message));
     }
     let first = match origin {
-        Origin::Job => take_job(ctx, held),
+        Origin::Job => take_job(ctx, held, redelivered),
         Origin::Ticket => take_ticket(ctx, held, redelivered),
     };
     match first {
@@ -155,7 +155,7 @@ fn too_large(message: &Message) -> End {
 }
 
 /// Admission: what is no job, or must not be submitted, ends here.
-fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
+fn take_job(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Event, End> {
     let now = ctx.clock.now();
     let history = History::of_job(&held.message.properties.headers, &ctx.names.retry_prefix(), now);
     if let (Ok(None), Some(published_at)) = (&history, held.message.properties.published_at()) {
@@ -175,7 +175,8 @@ fn take_job(ctx: &Context, held: &mut Held) -> Result<Event, End> {
         (Err(no_job), _) => return Err(refused(ctx, &RejectedMessage { lane, ..*no_job })),
     };
     let mut run = JobRun::of_job(Job { lane, ..job }, history);
-    let event = ctx.taken(&mut run, is_first);
+    // A redelivered job was counted when it came first.
+    let event = ctx.taken(&mut run, is_first && !redelivered);
     held.run = Some(run);
     Ok(event)
 }

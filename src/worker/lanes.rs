@@ -6,18 +6,28 @@ use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{self, Poll};
+use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::context::Scope;
 use super::limits::resizable_semaphore::CallPermit;
 use super::limits::{SubmissionPermit, TypeLimiter};
-use super::rate::Rate;
+use super::rate::{Rate, Share};
 use crate::broker::{Consumer, Delivery};
 use crate::clock::Clock;
 use crate::domain::lane::{Lane, LaneRota, LaneRules, MAX_REMEMBERED};
 use crate::fleet::LaneFigures;
+
+/// A poll that has waited for so long does not wait for the turn of its lane.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Submissions of a lane that wait for its rate, at most: then no more of its jobs are taken.
+const MOST_ASKING: usize = 16;
+/// Jobs of a lane whose prices are set aside while they wait for a permit.
+const MOST_PRICED: usize = 16;
 
 /// What is known of each lane. It outlives sessions.
 pub(crate) struct Lanes {
@@ -40,6 +50,13 @@ pub(crate) struct LaneState {
     held: AtomicUsize,
     freed: Arc<Notify>,
     rate: Rate,
+    /// Submissions that wait for the rate.
+    asking: AtomicUsize,
+    /// Held by the one submission that stands in line for the rate, so that no paid task waits for
+    /// its poll behind more of them.
+    first_asking: tokio::sync::Mutex<()>,
+    /// Where there are budgets: jobs whose prices are set aside while they wait for a permit.
+    priced: Arc<Semaphore>,
     taken: AtomicU64,
     solved: AtomicU64,
     failed: AtomicU64,
@@ -60,7 +77,7 @@ impl Lanes {
         let mut by_lane: BTreeMap<_, _> =
             rules.iter().map(|(lane, rules)| (lane.clone(), state(lane, *rules))).collect();
         by_lane.insert(Lane::default(), Arc::clone(&default));
-        let (submissions, polls) = (Arc::default(), Arc::default());
+        let (submissions, polls) = (Line::new(None), Line::new(Some(PATIENCE)));
         let all = Self { by_lane: Mutex::new(by_lane), default, clock, freed, submissions, polls };
         all.by_lane.lock().values().for_each(|state| all.drawn_from(state));
         all
@@ -121,7 +138,8 @@ impl Lanes {
         self.submissions.wait(&lane.lane, Arc::as_ptr(limiter) as usize, in_line).await
     }
 
-    /// The same for a poll.
+    /// The same for a poll. One that has waited for long goes first, whatever its lane: its answer is
+    /// paid, and the API does not keep it for ever.
     pub(super) async fn poll(
         &self,
         lane: &LaneState,
@@ -165,6 +183,9 @@ impl LaneState {
             held: AtomicUsize::new(0),
             freed: Arc::clone(freed),
             rate: Rate::new(rules.max_calls_per_second, clock),
+            asking: AtomicUsize::new(0),
+            first_asking: tokio::sync::Mutex::default(),
+            priced: Arc::new(Semaphore::new(MOST_PRICED)),
             taken: AtomicU64::new(0),
             solved: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -191,8 +212,44 @@ impl LaneState {
         self.taken.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Waits until the lane's own rate lets a submission begin.
+    pub(super) async fn submission_turn(&self, share: impl Fn() -> Share) {
+        if self.rate.is_limited() {
+            let _asking = AskingOfLane::new(self);
+            let _first = self.first_asking.lock().await;
+            self.rate.turn(share).await;
+        }
+    }
+
+    /// Waits for one of the places of jobs whose prices are set aside. Were all prices of a backlog
+    /// set aside at once, nothing would be left for another lane.
+    pub(super) async fn priced(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.priced).acquire_owned().await.ok()
+    }
+
     fn has_room(&self) -> bool {
+        // What waits for the rate would fill the replica.
+        if self.asking.load(Ordering::Acquire) >= MOST_ASKING {
+            return false;
+        }
         self.rules.max_in_flight.is_none_or(|most| self.held.load(Ordering::Acquire) < most)
+    }
+}
+
+/// Counts a submission that waits for its lane's rate.
+struct AskingOfLane<'a>(&'a LaneState);
+
+impl<'a> AskingOfLane<'a> {
+    fn new(state: &'a LaneState) -> Self {
+        state.asking.fetch_add(1, Ordering::AcqRel);
+        Self(state)
+    }
+}
+
+impl Drop for AskingOfLane<'_> {
+    fn drop(&mut self) {
+        self.0.asking.fetch_sub(1, Ordering::AcqRel);
+        self.0.freed.notify_one();
     }
 }
 
@@ -251,8 +308,9 @@ impl JobConsumers {
         self.lanes.iter_mut()
     }
 
-    pub(super) fn take(&mut self) -> Vec<LaneConsumer> {
-        std::mem::take(self).lanes
+    /// Gives up the consumers of some lanes.
+    pub(super) fn take(&mut self, of: impl Fn(&Lane) -> bool) -> Vec<LaneConsumer> {
+        self.lanes.extract_if(.., |lane| of(&lane.state.lane)).collect()
     }
 
     /// The next job, of the lane whose turn it is, with the place of its consumer; `None` where a
@@ -310,23 +368,25 @@ impl JobConsumers {
 struct Line<T>(Mutex<Queues<T>>);
 
 struct Queues<T> {
+    /// Who has waited so long goes first.
+    patience: Option<Duration>,
     rota: LaneRota,
     waiting: BTreeMap<Lane, VecDeque<Waiting<T>>>,
 }
 
 struct Waiting<T> {
+    since: Instant,
     /// What the permit must be for.
     kind: usize,
     grant: oneshot::Sender<T>,
 }
 
-impl<T> Default for Line<T> {
-    fn default() -> Self {
-        Self(Mutex::new(Queues { rota: LaneRota::default(), waiting: BTreeMap::new() }))
-    }
-}
-
 impl<T: Send + 'static> Line<T> {
+    fn new(patience: Option<Duration>) -> Arc<Self> {
+        let (rota, waiting) = (LaneRota::default(), BTreeMap::new());
+        Arc::new(Self(Mutex::new(Queues { patience, rota, waiting })))
+    }
+
     fn set(&self, state: &LaneState) {
         self.0.lock().rota.set(&state.lane, state.rules.weight);
     }
@@ -338,13 +398,15 @@ impl<T: Send + 'static> Line<T> {
         in_line: impl Future<Output = T> + Send + 'static,
     ) -> T {
         let (grant, granted) = oneshot::channel();
-        self.0.lock().waiting.entry(lane.clone()).or_default().push_back(Waiting { kind, grant });
+        let mut granted = Granted { line: Arc::clone(self), kind, granted };
+        let waiting = Waiting { since: Instant::now(), kind, grant };
+        self.0.lock().waiting.entry(lane.clone()).or_default().push_back(waiting);
         let line = Arc::clone(self);
         // Who goes away leaves the line; who gets another's permit leaves its own place to that one.
         let in_line = AbortOnDropHandle::new(tokio::spawn(async move {
             line.grant(kind, in_line.await);
         }));
-        match granted.await {
+        match (&mut granted.granted).await {
             Ok(permit) => {
                 drop(in_line.detach());
                 permit
@@ -369,9 +431,25 @@ impl<T: Send + 'static> Line<T> {
     }
 }
 
+/// A permit that nobody has received yet goes to the next who waits: that one's own place in line
+/// may have been used for it.
+struct Granted<T: Send + 'static> {
+    line: Arc<Line<T>>,
+    kind: usize,
+    granted: oneshot::Receiver<T>,
+}
+
+impl<T: Send + 'static> Drop for Granted<T> {
+    fn drop(&mut self) {
+        if let Ok(permit) = self.granted.try_recv() {
+            self.line.grant(self.kind, permit);
+        }
+    }
+}
+
 impl<T> Queues<T> {
     fn next(&mut self, kind: usize) -> Option<Waiting<T>> {
-        let Self { rota, waiting } = self;
+        let Self { patience, rota, waiting } = self;
         // Those that have gone away take no turn of their lane.
         waiting.retain(|_, lane| {
             while lane.front().is_some_and(|waiting| waiting.grant.is_closed()) {
@@ -382,8 +460,80 @@ impl<T> Queues<T> {
         let first = |lane: &VecDeque<Waiting<T>>| {
             lane.iter().position(|waiting| waiting.kind == kind && !waiting.grant.is_closed())
         };
-        let lane = rota.draw(|lane| waiting.get(lane).is_some_and(|lane| first(lane).is_some()))?;
-        let lane = waiting.get_mut(lane)?;
+        let longest = waiting.iter().filter_map(|(lane, of)| Some((of.get(first(of)?)?.since, lane))).min();
+        let overdue =
+            longest.filter(|(since, _)| patience.is_some_and(|patience| since.elapsed() >= patience));
+        let lane = match overdue {
+            Some((_, lane)) => lane.clone(),
+            None => rota.draw(|lane| waiting.get(lane).is_some_and(|lane| first(lane).is_some()))?.clone(),
+        };
+        let lane = waiting.get_mut(&lane)?;
         lane.remove(first(lane)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    fn line(patience: Option<Duration>) -> (Arc<Line<u32>>, [Lane; 2]) {
+        let line = Line::new(patience);
+        let lanes: [Lane; 2] = ["heavy", "light"].map(|name| name.parse().unwrap());
+        for (lane, weight) in lanes.iter().zip([100, 1]) {
+            let rules = LaneRules { weight, ..LaneRules::default() };
+            let state = LaneState::new(lane.clone(), (rules, false), &Arc::default(), Clock::System);
+            line.set(&state);
+        }
+        (line, lanes)
+    }
+
+    /// Who gets the next permits, of two that wait in each lane and get none by themselves.
+    async fn served(patience: Option<Duration>) -> Vec<&'static str> {
+        let (line, [heavy, light]) = line(patience);
+        let (got, mut served) = tokio::sync::mpsc::unbounded_channel();
+        for (lane, name) in [(&light, "light"), (&light, "light"), (&heavy, "heavy"), (&heavy, "heavy")] {
+            let (line, lane, got) = (Arc::clone(&line), lane.clone(), got.clone());
+            tokio::spawn(async move {
+                line.wait(&lane, 0, pending()).await;
+                got.send(name)
+            });
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        let mut order = Vec::new();
+        for permit in 0..4 {
+            line.grant(0, permit);
+            order.extend(served.recv().await);
+        }
+        order
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_goes_to_the_lane_whose_turn_it_is_unless_somebody_has_waited_for_long() {
+        assert_eq!(served(None).await, ["heavy", "heavy", "light", "light"]);
+        // The first two have waited for 8 s and 6 s.
+        assert_eq!(served(Some(Duration::from_secs(5))).await, ["light", "light", "heavy", "heavy"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_away_leaves_the_permit_to_another() {
+        let (line, [heavy, light]) = line(None);
+        let gone = tokio::spawn({
+            let (line, heavy) = (Arc::clone(&line), heavy.clone());
+            async move { line.wait(&heavy, 0, pending()).await }
+        });
+        tokio::task::yield_now().await;
+        gone.abort();
+        assert!(gone.await.is_err());
+        // Of another kind: it must wait for a permit of its own.
+        let other = tokio::spawn({
+            let (line, heavy) = (Arc::clone(&line), heavy.clone());
+            async move { line.wait(&heavy, 1, pending()).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(line.wait(&light, 0, ready(7)).await, 7);
+        line.grant(1, 8);
+        assert_eq!(other.await.unwrap(), 8);
     }
 }

@@ -121,9 +121,7 @@ impl Serving {
     /// Takes what the guard allows, and stops what it does not.
     async fn obey(&mut self, worker: &Worker) -> Result<(), BrokerError> {
         let mut permit = self.seen.borrow_and_update().permit;
-        let is_stopped =
-            worker.ctx.account().state().is_some_and(|state| state.money.stops(Lane::default().name()));
-        if self.jobs_from.is_some() || is_stopped {
+        if self.jobs_from.is_some() {
             permit.jobs = Jobs::None;
         }
         let has_tickets = self.tickets.as_ref().is_some_and(|tickets| !tickets.is_cancelled());
@@ -142,16 +140,17 @@ impl Serving {
             worker.ctx.limits.restart();
         }
         self.polls_allowed = permit.polls;
-        if permit.jobs != self.jobs_allowed {
-            self.leave_jobs_queued(worker).await;
-        }
+        let state = worker.ctx.account().state();
+        let has_no_budget = |lane: &Lane| state.as_ref().is_some_and(|state| state.money.stops(lane.name()));
+        let changed = permit.jobs != self.jobs_allowed;
+        self.leave_jobs_queued(worker, |lane| changed || has_no_budget(lane)).await;
         let prefetch = match permit.jobs {
             Jobs::None => None,
             Jobs::Canary => Some(1),
             Jobs::All => Some(worker.job_prefetch),
         };
         if let Some(prefetch) = prefetch {
-            self.take_jobs(worker, prefetch).await?;
+            self.take_jobs(worker, prefetch, has_no_budget).await?;
         }
         self.jobs_allowed = permit.jobs;
         Ok(())
@@ -159,10 +158,15 @@ impl Serving {
 
     /// Consumes from each lane that is not consumed from yet. Each has a prefetch of its own: what
     /// waits here of one lane takes no place from another.
-    async fn take_jobs(&mut self, worker: &Worker, prefetch: u16) -> Result<(), BrokerError> {
+    async fn take_jobs(
+        &mut self,
+        worker: &Worker,
+        prefetch: u16,
+        has_no_budget: impl Fn(&Lane) -> bool,
+    ) -> Result<(), BrokerError> {
         let ctx = &worker.ctx;
         for lane in ctx.lanes_to_serve() {
-            if self.jobs.serves(&lane) || self.gone.contains(&lane) {
+            if self.jobs.serves(&lane) || self.gone.contains(&lane) || has_no_budget(&lane) {
                 continue;
             }
             let state = ctx.lanes.of(&lane);
@@ -190,11 +194,14 @@ impl Serving {
         self.scope.session.link().consume(ConsumeSpec { tag, queue, prefetch }).await
     }
 
-    /// No more jobs for now. What has been delivered goes on its way, and back to the queue by way
+    /// No more jobs of some lanes for now. What has been delivered goes on its way, and back to the queue by way
     /// of a retry queue: a plain return would be charged to the broker's delivery counter each time
     /// that the guard trips.
-    async fn leave_jobs_queued(&mut self, worker: &Worker) {
-        let lanes = self.jobs.take();
+    async fn leave_jobs_queued(&mut self, worker: &Worker, of: impl Fn(&Lane) -> bool) {
+        let lanes = self.jobs.take(of);
+        if lanes.is_empty() {
+            return;
+        }
         worker.ctx.consumers.set_jobs(&self.jobs);
         for mut lane in lanes {
             for delivery in lane.consumer.cancel().await {

@@ -189,7 +189,9 @@ async fn deliver(
 /// Returns a delivery once its consumer is cancelled: before that it would come straight in again,
 /// and be charged for it each time.
 async fn give_back(scope: &Scope, origin: Origin, receipt: Receipt) {
-    scope.cancelled(origin).cancelled().await;
+    if receipt.is_live() {
+        scope.cancelled(origin).cancelled().await;
+    }
     drop(receipt);
 }
 

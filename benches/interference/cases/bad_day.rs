@@ -11,6 +11,8 @@ use crate::scene::{PER_SECOND, Scene};
 const WARM_UP: Duration = Duration::from_secs(5);
 /// The window by which a rate is measured.
 const WINDOW: Duration = Duration::from_secs(3);
+/// For so long the rate must be full.
+const STAYS: Duration = Duration::from_secs(6);
 const STEP: Duration = Duration::from_millis(200);
 /// Of the offered rate.
 const FULL: f64 = 0.9;
@@ -41,16 +43,13 @@ pub(super) async fn back(scene: &Scene, from: Instant, within: Duration) -> Opti
     None
 }
 
-/// Waits a while, and returns how long after a moment the last window below the full rate ended;
-/// zero where there was none.
-pub(super) async fn last_gap(scene: &Scene, from: Instant, watched: Duration) -> Option<Duration> {
+/// Waits a while, and returns how long after a moment the gap ended after which the rate stays full;
+/// zero where there was none. A hiccup after that is not the trouble's price.
+pub(super) async fn gap(scene: &Scene, from: Instant, watched: Duration) -> Option<Duration> {
     sleep_until(from + watched).await;
-    let windows = (watched - WINDOW).as_millis() / STEP.as_millis();
-    let begins = (0..=windows).map(|n| from + STEP * n as u32);
-    let Some(last) = begins.filter(|begin| !is_full(scene, *begin)).last() else {
-        return Some(Duration::ZERO);
-    };
-    // One that ends with the watch says nothing of what comes after it.
-    let ended = last + WINDOW - from;
-    (ended + STEP <= watched).then_some(ended)
+    let steps = |span: Duration| (span.as_millis() / STEP.as_millis()) as usize;
+    let full: Vec<bool> =
+        (0..=steps(watched - WINDOW)).map(|n| is_full(scene, from + STEP * n as u32)).collect();
+    let stays = full.windows(steps(STAYS)).position(|windows| !windows.contains(&false))?;
+    Some(if stays == 0 { Duration::ZERO } else { STEP * (stays as u32 - 1) + WINDOW })
 }

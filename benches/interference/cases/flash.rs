@@ -21,7 +21,7 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, of: &str, code
     let load = bad_day::begin(&scene).await;
     let began = Instant::now();
     scene.simulator.control(&json!({"flash": {"of": of, "answer": code, "calls": 1}})).await;
-    let back = bad_day::last_gap(&scene, began, WATCHED).await;
+    let back = bad_day::gap(&scene, began, WATCHED).await;
     load.stop().await;
     drop(turn);
     row.full_rate_after(back, FULL_RATE_WITHIN);

@@ -137,7 +137,9 @@ impl FromStr for Lane {
         let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         let fits = (1..=MAX_LANE).contains(&name.len())
             && name.bytes().next().is_some_and(word)
-            && name.bytes().all(|byte| word(byte) || byte == b'_' || byte == b'-');
+            && name.bytes().all(|byte| word(byte) || byte == b'_' || byte == b'-')
+            // In metrics it stands for all lanes together.
+            && name != "all";
         match fits {
             true => Ok(Self((name != DEFAULT).then(|| name.into()))),
             false => Err(LaneError),

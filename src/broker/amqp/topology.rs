@@ -155,6 +155,8 @@ impl Checker<'_> {
                     (kind, name, format!("{}; run `captcha-worker topology declare`", Mismatch::MISSING))
                 }
                 Err(BrokerError::Mismatch { kind, name, detail }) => (kind, name, detail),
+                // It exists; a user who may not declare it cannot compare more.
+                Err(BrokerError::Forbidden(_)) if !passive => return Ok(()),
                 Err(other) => return Err(other),
             };
             self.found.push(Mismatch { kind, name, problem });

@@ -199,9 +199,9 @@ impl CallLimits {
         (lanes, lane): (&Lanes, &LaneState),
         account: &AccountState,
     ) -> SubmissionPermit {
-        let _asking = Asking::new(&limiter.asking);
         // Before the line, where it would keep others from their permit.
-        lane.rate().turn(|| share(account)).await;
+        lane.submission_turn(|| share(account)).await;
+        let _asking = Asking::new(&limiter.asking);
         if let Some(permit) = self.submission_at_once(limiter) {
             return permit;
         }
@@ -209,7 +209,7 @@ impl CallLimits {
             (Arc::clone(limiter), Arc::clone(&self.submissions), Arc::clone(&self.calls));
         let (rate, account) = (Arc::clone(&self.rate), account.clone());
         let in_line = async move {
-            // In this order: whoever waits to submit must not hold a call that a poll could use.
+            // In this order: a submission that waits must not hold a call that a poll could use.
             let type_place = types.places.place().await;
             let submission = submissions.acquire_owned().await.ok();
             let call = calls.place().await;

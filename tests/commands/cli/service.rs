@@ -125,6 +125,7 @@ fn a_terminal_that_takes_no_escapes_gets_none() {
             .args(["-qec", &line, "/dev/null"])
             .current_dir(dir.path())
             .env("TERM", "dumb")
+            .env("CI", "true")
             .env("CAPTCHA_WORKER_BROKER__NAMESPACE", "a warning is logged")
             .env("CAPTCHA_WORKER__SOLVER__API_KEY", "key")
             .env("CAPTCHA_WORKER__BROKER__URL", "sqlite:absent.db"))

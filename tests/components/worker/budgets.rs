@@ -19,7 +19,10 @@ fn d(text: &str) -> Decimal {
 
 /// A fleet to be whose images cost what the simulator charges for them, with a budget for the hour.
 async fn scene(per_hour: Option<&str>) -> Scene {
-    let mut scene = Scene::new(SimulatorConfig::default()).await;
+    priced(Scene::new(SimulatorConfig::default()).await, per_hour)
+}
+
+fn priced(mut scene: Scene, per_hour: Option<&str>) -> Scene {
     let prices = Prices([("ImageToTextTask".to_owned(), d("0.001"))].into());
     (scene.rules.prices, scene.guard.prices) = (prices.clone(), prices);
     let account = Limits { per_hour: per_hour.map(d), per_day: None };
@@ -138,17 +141,22 @@ async fn an_operator_raises_a_budget_for_a_while_and_it_is_written_down_who() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lane_whose_budget_is_used_up_takes_no_jobs_and_the_account_goes_on() {
-    let mut scene = scene(None).await;
+async fn a_lane_whose_budget_is_used_up_leaves_its_jobs_queued_and_the_others_go_on() {
+    let mut scene = priced(Scene::with_lanes(SimulatorConfig::default(), &[("bulk", 1)]).await, None);
     let limits = Limits { per_hour: None, per_day: Some(d("0.02")) };
-    scene.guard.budgets.lanes = [("default".to_owned(), limits)].into();
-    scene.publish_images(60, &json!({})).await;
+    scene.guard.budgets.lanes = [("bulk".to_owned(), limits)].into();
+    for n in 0..60 {
+        scene.publish_in("bulk", image(&format!("bulk-{n}"), &json!({})), Properties::default()).await;
+    }
     let fleet = scene.start_fleet(3).await;
     let used_up =
-        |running: &Running| running.view.seen().state.is_some_and(|state| state.money.stops("default"));
+        |running: &Running| running.view.seen().state.is_some_and(|state| state.money.stops("bulk"));
     scene.wait_until(60, "the lane's budget is used up", || fleet.iter().all(used_up)).await;
-    scene.wait_for(&scene.names.results(), 20).await;
-    assert_eq!((paid(&scene), reason(&fleet)), (d("0.02"), None));
+    let queued = || scene.broker.queue_len(&format!("{}.bulk", scene.names.jobs()));
+    scene.wait_until(60, "its jobs are back in its queue", || queued() == 40).await;
+    scene.publish_images(30, &json!({})).await;
+    scene.wait_for(&scene.names.results(), 50).await;
+    assert_eq!((paid(&scene), reason(&fleet), queued()), (d("0.05"), None, 40));
     drain_all(fleet).await;
 }
 

@@ -88,12 +88,9 @@ fn assert_shares(outcomes: &[Value], weights: &[(&str, u32)]) {
 
 const WEIGHTS: [(&str, u32); 3] = [("urgent", 6), ("team", 3), ("default", 1)];
 
-#[tokio::test(start_paused = true)]
-async fn backlogged_lanes_share_the_calls_by_their_weights() {
-    let mut scene = Scene::with_lanes(SimulatorConfig::default(), &WEIGHTS).await;
-    scene.limits.max_calls_per_second = NonZeroU32::new(40);
+async fn assert_backlogs_are_shared(scene: &Scene) {
     for (name, _) in WEIGHTS {
-        fill(&scene, name, 1_200).await;
+        fill(scene, name, 1_200).await;
     }
     let fleet = scene.start_fleet(2).await;
     assert_shares(&scene.wait_for(&scene.names.results(), 1_500).await[..1_500], &WEIGHTS);
@@ -101,15 +98,17 @@ async fn backlogged_lanes_share_the_calls_by_their_weights() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn backlogged_lanes_share_the_calls_by_their_weights() {
+    let mut scene = Scene::with_lanes(SimulatorConfig::default(), &WEIGHTS).await;
+    scene.limits.max_calls_per_second = NonZeroU32::new(40);
+    assert_backlogs_are_shared(&scene).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn backlogged_lanes_share_the_places_in_flight_by_their_weights() {
     let mut scene = Scene::with_lanes(SimulatorConfig::default(), &WEIGHTS).await;
     scene.max_in_flight = 40;
-    for (name, _) in WEIGHTS {
-        fill(&scene, name, 1_200).await;
-    }
-    let fleet = scene.start_fleet(2).await;
-    assert_shares(&scene.wait_for(&scene.names.results(), 1_500).await[..1_500], &WEIGHTS);
-    drain_all(fleet).await;
+    assert_backlogs_are_shared(&scene).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,6 +136,29 @@ async fn a_lane_with_limits_of_its_own_keeps_to_them_and_the_others_flow() {
     assert!(shares["slow"] <= 10 && shares["few"] < 60, "{shares:?}");
     scene.wait_for(&scene.names.results(), 300).await;
     assert_eq!(running.drain().await.unfinished, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backlog_behind_a_lanes_own_rate_delays_neither_its_polls_nor_other_lanes() {
+    let mut scene = Scene::with_lanes(SimulatorConfig::default(), &[("slow", 8)]).await;
+    let slow = LaneRules { max_calls_per_second: NonZeroU32::new(2), ..scene.lanes[&lane("slow")] };
+    scene.lanes.insert(lane("slow"), slow);
+    scene.max_in_flight = 200;
+    fill(&scene, "slow", 1_000).await;
+    let running = scene.start();
+    sleep_until(Instant::now() + Duration::from_secs(400)).await;
+    let in_flight = running.view.lanes()[&lane("slow")].in_flight;
+    assert!(in_flight <= 40, "{in_flight} of 200 places");
+    fill(&scene, "default", 20).await;
+    let of_default = || {
+        let results = scene.bodies(&scene.names.results());
+        results.iter().filter(|outcome| lane_of(outcome) == "default").count()
+    };
+    scene.wait_until(10, "the other lane flows", || of_default() == 20).await;
+    let stats = scene.simulator.stats();
+    assert_eq!(stats.repeated_submissions, 0, "each task is polled while the API keeps it");
+    assert!(scene.bodies(&scene.names.results()).len() > 200, "the rate is used");
+    running.drain().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -363,22 +363,25 @@ impl World {
     }
 
     /// What of it no replica may know: an acceptance that a replica did not live to write on a
-    /// ticket, and of which its job is another copy now.
+    /// ticket, and of which its job is another copy now; and a submission without an answer that a
+    /// replica did not live to report, or that the last one to leave had.
     pub(crate) fn unknown(&self) -> Decimal {
-        let copies: u32 = open(&self.books).accounts.values().map(|account| account.copies - 1).sum();
-        DEAREST * Decimal::from(copies)
+        let accounts = &open(&self.books).accounts;
+        let unknown = accounts.values().map(|account| account.copies - 1 + account.unanswered);
+        DEAREST * Decimal::from(unknown.sum::<u32>())
     }
 
     /// How the fleet's books differ from what the API was paid, if they do. What was not answered
-    /// stands in them, and may not be paid.
-    pub(crate) fn wrong_books(&self) -> Option<String> {
+    /// stands in them, and may not be paid. `is_heard`: each replica was heard by others while it
+    /// ran, so that nothing may be missing.
+    pub(crate) fn wrong_books(&self, is_heard: bool) -> Option<String> {
         let views = self.places.iter().flatten().map(|replica| replica.view.money().0);
         let money = views.max_by_key(|money| money.books.version)?;
         let (mut all, paid, unknown) = (Spent::default(), self.paid(), self.unknown());
         let long_ago = Timestamp::from_millis(0);
         money.books.hours(long_ago).for_each(|(_, hour)| all.add(&hour.spent));
         let (spent, doubtful) = (all.total(), all.doubtful);
-        let is_right = spent - doubtful <= paid && paid <= spent + unknown;
+        let is_right = spent - doubtful <= paid && (!is_heard || paid <= spent + unknown);
         (!is_right).then(|| {
             format!("the books say {spent}, {doubtful} of it not answered; paid were {paid}, of which {unknown} cannot be known")
         })

@@ -60,7 +60,11 @@ impl Harness {
         let (view, leave, over) = (worker.view(), CancellationToken::new(), CancellationToken::new());
         let server = Server::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         let url = format!("http://{}", server.local_addr().expect("bound"));
-        let commands = ConsoleCommands { broker: Broker::Memory(broker.clone()), names: names.clone() };
+        let commands = ConsoleCommands {
+            broker: Broker::Memory(broker.clone()),
+            names: names.clone(),
+            stop: CancellationToken::new(),
+        };
         let server = if acting { server.acting(TOKEN.into(), Arc::new(commands)) } else { server };
         server.start(view.clone(), over.clone()).expect("a thread");
         tokio::spawn(worker.run(leave.clone()));

@@ -1,7 +1,10 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::fingerprint::Fingerprint;
+use crate::lane::{Lane, MAX_REMEMBERED};
 use crate::time::Timestamp;
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
@@ -478,4 +481,22 @@ proptest! {
         prop_assert_eq!(scene.state.phase, Phase::Active);
         prop_assert_eq!(Permit::under(&scene.state, false, &key()), Permit::ALL);
     }
+}
+
+#[test]
+fn the_record_remembers_each_lane_until_no_settings_name_it_and_its_queue_is_gone() {
+    let lanes = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<BTreeSet<Lane>>();
+    let mut state = State::unknown(0, START);
+    let mut learn = |named: &[&str], gone: &[&str]| {
+        let (named, gone) = (lanes(named), lanes(gone));
+        let is_news = state.learn(GuardEvent::Lanes { named: &named, gone: &gone }, &Rules::default(), START);
+        let read = State::read(&state.to_bytes()).expect("a record");
+        (is_news, read.lanes)
+    };
+    assert_eq!(learn(&["urgent", "team", "default"], &[]), (true, lanes(&["urgent", "team"])));
+    assert_eq!(learn(&["team"], &["team"]), (false, lanes(&["urgent", "team"])));
+    assert_eq!(learn(&["team"], &["urgent"]), (true, lanes(&["team"])));
+    let many: Vec<String> = (0..40).map(|number| format!("lane-{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(learn(&many, &[]).1.len(), MAX_REMEMBERED);
 }

@@ -6,7 +6,7 @@
 //! leader continues from any of them.
 //!
 //! A replica that is killed cannot report its last acceptances. Their tickets are still there:
-//! each names the replica that accepted it and the number of the acceptance, and whoever gets the
+//! each names the replica that accepted it and the number of the acceptance, and the replica that gets the
 //! ticket reports those that the books lack ([`Orphan`]).
 
 use std::collections::BTreeMap;
@@ -24,13 +24,13 @@ const HOURS_OF_A_DAY: i64 = 24;
 pub const KEPT_HOURS: i64 = 25;
 /// Replicas of which the books remember what they have counted.
 pub const MAX_REPLICAS: usize = 512;
-/// With more replicas their types are not told apart: the record has to stay small.
+/// With more replicas their types are not kept apart: the record has to stay small.
 const DETAILED: usize = 96;
 /// Acceptances that are counted by their tickets.
 const MAX_ORPHANS: usize = 512;
-/// Kinds of task that are told apart; the rest stand together.
+/// Kinds of task that are kept apart; the rest stand together.
 const MAX_TYPES: usize = 16;
-/// Lanes that are told apart.
+/// Lanes that are kept apart.
 const MAX_LANES: usize = 32;
 /// Stands for all types, or lanes, beyond the bound.
 pub const OTHERS: &str = "(others)";

@@ -10,6 +10,8 @@ use crate::time::Timestamp;
 
 /// Raises in force at one time; further ones are refused.
 pub const MAX_RAISES: usize = 32;
+/// The largest amount that settings and commands take.
+pub const MOST_MONEY: u32 = 1_000_000_000;
 /// The longest raise; who wants more changes the settings.
 pub const LONGEST_RAISE: Duration = Duration::from_secs(31 * 86_400);
 /// In bytes.
@@ -84,7 +86,10 @@ impl Ordered {
     #[must_use]
     pub fn raise(self, by: String, since: Timestamp) -> Option<Raise> {
         let span = Duration::from_millis(self.for_ms);
-        let fits = self.by > Decimal::ZERO && !span.is_zero() && span <= LONGEST_RAISE;
+        let fits = self.by > Decimal::ZERO
+            && self.by <= Decimal::from(MOST_MONEY)
+            && !span.is_zero()
+            && span <= LONGEST_RAISE;
         let raise = Raise { lane: self.lane, amount: self.by, by, since, until: since.plus(span) };
         (fits && raise.lane.as_ref().is_none_or(|lane| lane.len() <= MAX_LANE_NAME)).then_some(raise)
     }
@@ -240,7 +245,7 @@ impl Money {
                     return uncounted + price <= left;
                 }
                 // Whose the last tasks are.
-                let takers = if price.is_zero() { replicas } else { (half / price).floor() };
+                let takers = half.checked_div(price).map_or(replicas, |takers| takers.floor());
                 let takers = takers.clamp(Decimal::ONE, replicas);
                 Decimal::from(rank) < takers && uncounted + price <= price.max(half / replicas)
             })

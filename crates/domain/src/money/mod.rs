@@ -17,7 +17,9 @@ use crate::kind;
 pub use books::{
     Acceptance, Books, Hour, KEPT_HOURS, MAX_REPLICAS, OTHERS, Orphan, SpendReport, Spent, Window,
 };
-pub use budget::{Budgets, LONGEST_RAISE, Limits, MAX_RAISES, Money, Ordered, Raise, Stop, Stops, Uncounted};
+pub use budget::{
+    Budgets, LONGEST_RAISE, Limits, MAX_RAISES, MOST_MONEY, Money, Ordered, Raise, Stop, Stops, Uncounted,
+};
 pub use rust_decimal::Decimal;
 
 /// Longest text that is read as an amount, in bytes.

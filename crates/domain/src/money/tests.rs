@@ -56,7 +56,7 @@ fn reports_that_come_twice_or_late_or_not_at_all_change_no_sum() {
 }
 
 #[test]
-fn an_acceptance_that_its_ticket_shows_counts_once_whoever_reports_it_after() {
+fn an_acceptance_that_its_ticket_shows_counts_once_if_another_reports_it_after() {
     let mut books = Books::default();
     books.note(&report("a", 1, 1, "0.1"), NOON);
     for number in [1, 2, 3, 2] {
