@@ -15,7 +15,7 @@ use crate::config::Settings;
 use crate::domain::lane::Lane;
 use crate::domain::money::{self, Decimal, LONGEST_RAISE, Limits, Money, Ordered, Spent, Window};
 use crate::domain::time::Timestamp;
-use crate::fleet::{Client, Order};
+use crate::fleet::{Client, LeaderNews, Order};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -103,6 +103,14 @@ fn span(text: &str) -> Result<Duration, String> {
     if fits { Ok(span) } else { Err("not a time of up to 31 days, such as 1h".to_owned()) }
 }
 
+async fn leader(settings: &Settings, name: &str) -> Result<Option<LeaderNews>, CommandError> {
+    let broker = connect::broker(settings, name)?;
+    let mut client = Client::connect(&broker, &Names::new(&settings.broker.namespace), Rng::Thread).await?;
+    let survey = client.survey(PATIENCE).await;
+    client.close().await;
+    Ok(survey?.leader)
+}
+
 pub(super) async fn budget(
     args: BudgetArgs,
     settings: &Settings,
@@ -110,12 +118,8 @@ pub(super) async fn budget(
 ) -> Result<Exit, CommandError> {
     let BudgetCommand::Raise(RaiseArgs { lane, by, time }) = args.command;
     let for_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let broker = connect::broker(settings, "captcha-worker budget")?;
-    let mut client = Client::connect(&broker, &Names::new(&settings.broker.namespace), Rng::Thread).await?;
-    let survey = client.survey(PATIENCE).await;
-    client.close().await;
     let name = lane.as_ref().map(Lane::name);
-    if let Some(leader) = survey?.leader
+    if let Some(leader) = leader(settings, "captcha-worker budget").await?
         && leader.state.money.budgets.of(name) == Limits::default()
     {
         let whose = name.map_or_else(|| "the account".to_owned(), |name| format!("lane '{name}'"));
@@ -133,11 +137,7 @@ pub(super) async fn spend(
     if args.since > DAY {
         return Err(CommandError::Usage("--since: the books hold 24 hours".to_owned()));
     }
-    let broker = connect::broker(settings, "captcha-worker spend")?;
-    let mut client = Client::connect(&broker, &Names::new(&settings.broker.namespace), Rng::Thread).await?;
-    let survey = client.survey(PATIENCE).await;
-    client.close().await;
-    let Some(leader) = survey?.leader else {
+    let Some(leader) = leader(settings, "captcha-worker spend").await? else {
         return Err(CommandError::Failed("no leader answers, so the books cannot be read".to_owned()));
     };
     let now = leader.at.unwrap_or_else(|| Clock::System.now());

@@ -123,8 +123,8 @@ impl Lanes {
     }
 
     /// Waits for the permit of a submission, for which each that waits has one stand in line. When
-    /// the first of them has got a permit, it goes to the lane whose turn it is then, whoever has
-    /// come first.
+    /// the first of them has got a permit, it goes to the lane whose turn it is then, and not to
+    /// the job that came first.
     pub(super) async fn submission(
         &self,
         lane: &LaneState,

@@ -194,9 +194,9 @@ impl Serving {
         self.scope.session.link().consume(ConsumeSpec { tag, queue, prefetch }).await
     }
 
-    /// No more jobs of some lanes for now. What has been delivered goes on its way, and back to the queue by way
-    /// of a retry queue: a plain return would be charged to the broker's delivery counter each time
-    /// that the guard trips.
+    /// No more jobs of some lanes for now. What has been delivered goes on its way, and back to the
+    /// queue by way of a retry queue: a plain return would be charged to the broker's delivery
+    /// counter each time that the guard trips.
     async fn leave_jobs_queued(&mut self, worker: &Worker, of: impl Fn(&Lane) -> bool) {
         let lanes = self.jobs.take(of);
         if lanes.is_empty() {

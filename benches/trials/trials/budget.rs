@@ -82,7 +82,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     let (spent, unknown) = paid(&scene).await;
     harness.check(
         "more than the budget: at most one task in flight for each replica",
-        format!("{spent} of {BUDGET}, of it {unknown} that nobody knows of"),
+        format!("{spent} of {BUDGET}, of which {unknown} cannot be known"),
         spent <= amount(BUDGET) + unknown + amount(PRICE) * Decimal::from(REPLICAS),
     );
     harness.check("used to at least 98 %", spent, spent >= amount(BUDGET) * amount("0.98"));

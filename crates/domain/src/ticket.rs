@@ -147,7 +147,7 @@ pub fn ticket(job: &Job, history: &History, task: Task<'_>, callback: Option<Cal
         accepted_at: task.accepted_at,
         polls: (task.polls > 0).then_some(task.polls),
         callback,
-        // Until the task has ended nobody knows better than the settings.
+        // Until the task has ended the settings are the best estimate.
         price: task.cost.filter(|cost| cost.estimated).map(|cost| cost.amount),
         acceptance: task.acceptance.cloned(),
         history: history.clone(),

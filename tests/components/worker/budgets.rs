@@ -44,6 +44,10 @@ fn reason(fleet: &[Running]) -> Option<Reason> {
     fleet.iter().find_map(Running::reason)
 }
 
+async fn used_up(scene: &Scene, fleet: &[Running]) {
+    scene.wait_until(60, "the budget is used up", || reason(fleet) == Some(Reason::Budget)).await;
+}
+
 async fn next_hour(scene: &Scene) {
     let left = Window::Hour.ends(scene.now()).since(scene.now());
     sleep_until(Instant::now() + left + Duration::from_secs(2)).await;
@@ -66,7 +70,7 @@ async fn a_fleet_spends_its_budget_and_no_more_and_goes_on_in_the_next_hour() {
 
     next_hour(&scene).await;
     scene.wait_for(&scene.names.results(), 100).await;
-    scene.wait_until(60, "it is used up again", || reason(&fleet) == Some(Reason::Budget)).await;
+    used_up(&scene, &fleet).await;
     assert_eq!(paid(&scene), d("0.1"));
     scene.wait_until(5, "the books are right", || fleet.iter().all(|it| books(it) == d("0.1"))).await;
     assert_eq!(scene.simulator.stats().repeated_submissions, 0);
@@ -81,13 +85,13 @@ async fn replicas_that_are_killed_leave_the_books_right_and_the_budget_kept() {
     let mut fleet = scene.start_fleet(8).await;
     for second in 1..=6_u64 {
         sleep_until(Instant::now() + Duration::from_millis(500 + second * 37)).await;
-        // The leader among them, and whoever is in the middle of its reports.
+        // The leader among them, and a replica in the middle of its reports.
         let victim = fleet.iter().position(Running::leads).filter(|_| second % 2 == 0).unwrap_or(0);
         fleet.remove(victim).crash(&scene);
         fleet.push(scene.join().await);
     }
     scene.wait_until(180, "the budget is used up", || reason(&fleet) == Some(Reason::Budget)).await;
-    // What a killed replica had accepted and put on no ticket, nobody knows; each such job is paid
+    // What a killed replica had accepted and put on no ticket cannot be known; each such job is paid
     // for again.
     let unknown = |scene: &Scene| d("0.001") * Decimal::from(scene.simulator.stats().repeated_submissions);
     scene
@@ -111,10 +115,10 @@ async fn a_restart_of_the_whole_fleet_forgets_no_spending() {
     let scene = scene(Some("0.05")).await;
     scene.publish_images(200, &json!({})).await;
     let fleet = scene.start_fleet(3).await;
-    scene.wait_until(60, "the budget is used up", || reason(&fleet) == Some(Reason::Budget)).await;
+    used_up(&scene, &fleet).await;
     fleet.into_iter().for_each(|running| running.crash(&scene));
     let fleet = scene.start_fleet(3).await;
-    scene.wait_until(60, "it is known to be used up", || reason(&fleet) == Some(Reason::Budget)).await;
+    used_up(&scene, &fleet).await;
     scene.wait_for(&scene.names.results(), 50).await;
     assert_eq!((paid(&scene), books(&fleet[0])), (d("0.05"), d("0.05")));
     drain_all(fleet).await;
@@ -125,7 +129,7 @@ async fn an_operator_raises_a_budget_for_a_while_and_it_is_written_down_who() {
     let scene = scene(Some("0.01")).await;
     scene.publish_images(100, &json!({})).await;
     let fleet = scene.start_fleet(2).await;
-    scene.wait_until(60, "the budget is used up", || reason(&fleet) == Some(Reason::Budget)).await;
+    used_up(&scene, &fleet).await;
     let raise = Ordered { lane: None, by: d("0.02"), for_ms: 600_000 };
     let mut client = scene.client().await;
     let order = client.order(Order::RaiseBudget(raise), Duration::from_secs(10));

@@ -90,12 +90,9 @@ async fn an_alarm_of_the_broker_is_reported_and_a_paused_replica_is_ready() {
     let simulator = Simulator::start("").await;
     declare(&amqp, &namespace).await;
     let settings = [("LOG__LEVEL", "info"), ("LOG__FORMAT", "json"), ("OPS__LISTEN", "127.0.0.1:0")];
-    let mut replica = LoggedReplica::start(&Replica {
-        amqp: &amqp,
-        namespace: &namespace,
-        simulator: &simulator,
-        settings: &settings,
-    });
+    let options = Replica { amqp: &amqp, namespace: &namespace, simulator: &simulator, settings: &settings };
+    let start = || LoggedReplica::start(&options);
+    let mut replica = start();
     let address = replica.serves().await;
     readiness(&address, "an idle replica is ready", is_ready).await;
     let command = |words: &'static [&'static str]| {
@@ -121,12 +118,7 @@ async fn an_alarm_of_the_broker_is_reported_and_a_paused_replica_is_ready() {
     );
     // Another that starts into the pause, and leads, says so.
     replica.process.kill().await;
-    let replica = LoggedReplica::start(&Replica {
-        amqp: &amqp,
-        namespace: &namespace,
-        simulator: &simulator,
-        settings: &settings,
-    });
+    let replica = start();
     let address = replica.serves().await;
     let line: Value =
         serde_json::from_str(&replica.wait_for_line("paused by an operator").await).expect("JSON");
