@@ -51,6 +51,14 @@ impl Format {
     }
 }
 
+/// One JSON value for a whole answer: indented on a terminal, unless each value is to have one line.
+/// On a terminal what would steer it is escaped.
+fn json_text(value: &impl Serialize, is_terminal: bool, format: Option<Format>) -> io::Result<String> {
+    let is_indented = is_terminal && format != Some(Format::Ndjson);
+    let text = if is_indented { serde_json::to_string_pretty } else { serde_json::to_string }(value)?;
+    Ok(if is_terminal { escaped_json(&text).into_owned() } else { text })
+}
+
 /// A table without a terminal is this wide, unless COLUMNS says otherwise.
 const PLAIN_WIDTH: u16 = 80;
 
@@ -100,13 +108,9 @@ impl<O: Write, E: Write> Console<O, E> {
         writeln!(self.out, "{json}")
     }
 
-    /// A JSON value, indented on a terminal.
-    ///
-    /// # Errors
-    /// It cannot be written.
+    /// Writes the one JSON value of a whole answer.
     pub(super) fn value(&mut self, value: &impl Serialize) -> io::Result<()> {
-        let write = if self.out_is_terminal { serde_json::to_string_pretty } else { serde_json::to_string };
-        let text = write(value)?;
+        let text = json_text(value, self.out_is_terminal, self.format)?;
         writeln!(self.out, "{text}")?;
         self.out.flush()
     }
@@ -130,7 +134,8 @@ pub(super) fn is_stdout_closed() -> bool {
 /// Where a command prints, and how.
 pub(super) struct Output {
     out: Stdout,
-    format: Option<Format>,
+    /// What `--format` or `--json` asks for.
+    pub(super) format: Option<Format>,
 }
 
 impl Output {
@@ -166,13 +171,9 @@ impl Output {
         self.out.flush()
     }
 
-    /// A JSON value, indented on a terminal.
+    /// Writes the one JSON value of a whole answer.
     pub(super) fn value(&mut self, value: &impl Serialize) -> io::Result<()> {
-        let text = if self.is_terminal() && self.format != Some(Format::Ndjson) {
-            serde_json::to_string_pretty(value)?
-        } else {
-            serde_json::to_string(value)?
-        };
+        let text = json_text(value, self.is_terminal(), self.format)?;
         self.line(text)
     }
 

@@ -90,7 +90,7 @@ pub(super) async fn run(args: &FindArgs, context: &mut CommandContext<'_>) -> Re
         let mut report = fleet.json(&args.id);
         report["dead_letters"] = letters.iter().map(FoundLetter::json).collect();
         report["dead_letters_not_scanned"] = not_scanned.into();
-        context.console.json_line(&report.to_string())?;
+        context.console.value(&report)?;
     }
     Ok(Exit::when(!fleet.sightings.is_empty() || !letters.is_empty()))
 }

@@ -140,13 +140,12 @@ impl PublishReport {
         if self.faults_not_listed > 0 {
             console.note(format_args!("and {} more faults", self.faults_not_listed));
         }
-        let line = if console.is_human() {
-            self.to_string()
+        let written = if console.is_human() {
+            writeln!(console.out, "{self}").and_then(|()| console.out.flush())
         } else {
-            // Numbers and texts only: there is nothing in it that could fail to be written.
-            serde_json::to_string(self).unwrap_or_default()
+            console.value(self)
         };
-        writeln!(console.out, "{line}").and_then(|()| console.out.flush()).map_err(CommandError::Output)?;
+        written.map_err(CommandError::Output)?;
         Ok(if self.is_complete() { Exit::Fine } else { Exit::Failed })
     }
 

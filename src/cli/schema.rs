@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::console::Output;
+use super::console::{Format, Output};
 use super::{CommandError, Exit};
 use crate::broker::topology::Names;
 use crate::config::Settings;
@@ -62,8 +62,13 @@ impl Document {
 pub(super) fn run(args: &SchemaArgs, settings: &Settings, output: &mut Output) -> Result<Exit, CommandError> {
     let names = Names::new(&settings.broker.namespace);
     let Some(folder) = &args.out else {
-        // Indented wherever it goes: for programs and for readers.
-        output.line(format_args!("{:#}", args.document.build(&names)))?;
+        let document = args.document.build(&names);
+        if output.format == Some(Format::Ndjson) {
+            output.line(document)?;
+        } else {
+            // Indented wherever it goes: for programs and for readers.
+            output.line(format_args!("{document:#}"))?;
+        }
         return Ok(Exit::Fine);
     };
     let mut written = Vec::new();

@@ -61,8 +61,8 @@ pub(super) struct SpendArgs {
     /// What the rows are by
     #[arg(long, value_enum, value_name = "WHAT", default_value = "type")]
     by: By,
-    /// Print the rows as CSV
-    #[arg(long, conflicts_with = "json")]
+    /// Print the rows as CSV; excludes --format and --json
+    #[arg(long)]
     csv: bool,
 }
 
@@ -134,6 +134,10 @@ pub(super) async fn spend(
     settings: &Settings,
     output: &mut Output,
 ) -> Result<Exit, CommandError> {
+    // Not by clap, which overlooks a global option that stands before the command.
+    if args.csv && output.format.is_some() {
+        return Err(CommandError::Usage("--csv is a format: leave out --format and --json".to_owned()));
+    }
     if args.since > DAY {
         return Err(CommandError::Usage("--since: the books hold 24 hours".to_owned()));
     }

@@ -42,12 +42,12 @@ impl<'a> BatchReport<'a> {
     /// # Errors
     /// It cannot be written.
     pub(super) fn print<O: Write, E: Write>(&self, console: &mut Console<O, E>) -> Result<(), CommandError> {
-        let text = if console.is_human() {
-            self.text()
+        let written = if console.is_human() {
+            writeln!(console.out, "{}", self.text()).and_then(|()| console.out.flush())
         } else {
-            serde_json::to_string(self).map_err(CommandError::failed)?
+            console.value(self)
         };
-        writeln!(console.out, "{text}").and_then(|()| console.out.flush()).map_err(CommandError::Output)
+        written.map_err(CommandError::Output)
     }
 
     fn text(&self) -> String {

@@ -94,7 +94,7 @@ impl Found {
                 "letters": self.counts.total(), "classes": self.counts.by_class(), "kinds": self.counts.json(now),
                 "left_out": self.left_out, "unreadable": self.unreadable,
             }));
-            console.json_line(&report.to_string())?;
+            console.value(&report)?;
         }
         Ok(console.out.flush()?)
     }

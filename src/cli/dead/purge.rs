@@ -223,7 +223,7 @@ impl Purge<'_> {
                 "dry_run": dry_run, "removed": if dry_run { 0 } else { total }, "chosen": total,
                 "kinds": self.removed.json(now),
             }));
-            console.json_line(&report.to_string())?;
+            console.value(&report)?;
         }
         Ok(console.out.flush()?)
     }

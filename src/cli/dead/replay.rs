@@ -419,7 +419,7 @@ impl ReplayReport {
         if console.is_human() {
             self.show(dry_run, now, &mut console.out)?;
         } else {
-            console.json_line(&self.json(dry_run, now).to_string())?;
+            console.value(&self.json(dry_run, now))?;
         }
         Ok(console.out.flush()?)
     }

@@ -111,6 +111,70 @@ fn every_command_works_on_a_file_beside_a_replica_that_has_it() {
 }
 
 #[test]
+fn every_command_that_prints_data_obeys_the_format_on_a_terminal_and_in_a_pipe() {
+    let dir = TempDir::new().unwrap();
+    let simulator = Simulator::start(&dir);
+    let (_replica, mut log) = Replica::start(&dir, &simulator);
+    log.find("taking jobs");
+    fs::write(dir.path().join("jobs.ndjson"), job("a", None)).unwrap();
+    let run = |line: String, on_a_terminal: bool| {
+        let mut shell = assert_cmd::Command::new(if on_a_terminal { "script" } else { "bash" });
+        // script(1) gives the command a terminal, for both of its outputs.
+        let line = format!("{} {line} 2>/dev/null", env!("CARGO_BIN_EXE_captcha-worker"));
+        shell.args(if on_a_terminal { vec!["-qec", &line, "/dev/null"] } else { vec!["-c", &line] });
+        end(shell
+            .current_dir(dir.path())
+            .env("CAPTCHA_WORKER__BROKER__URL", FILE)
+            .env("CAPTCHA_WORKER__SOLVER__BASE_URL", &simulator.url)
+            .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key"))
+        .stdout
+        .replace("\r\n", "\n")
+    };
+    let is_json = |text: &str| serde_json::from_str::<Value>(text).is_ok();
+    let obeys = |words: &str, is_document: bool| {
+        for on_a_terminal in [true, false] {
+            let of = |format: &str| run(format!("{words} --format {format}"), on_a_terminal);
+            let (json, ndjson, table) = (of("json"), of("ndjson"), of("table"));
+            assert!(is_json(&json) && is_json(&ndjson), "{words}: {json}{ndjson}");
+            assert_eq!(json.lines().count() > 1, on_a_terminal || words == "schema job", "{words}: {json}");
+            assert_eq!(ndjson.lines().count(), 1, "{words}: {ndjson}");
+            assert!(!table.is_empty() && is_json(&table) == is_document, "{words}: {table}");
+        }
+    };
+    std::thread::scope(|scope| {
+        for words in [
+            "check --offline",
+            "status",
+            "top --once",
+            "spend",
+            "find absent",
+            "pause",
+            "publish jobs.ndjson",
+            "batch jobs.ndjson --out out.ndjson",
+            "dead list",
+            "dead purge --all --dry-run",
+            "dead replay --all --dry-run",
+            "reroute",
+            "topology check",
+            "topology declare",
+        ] {
+            scope.spawn(move || obeys(words, false));
+        }
+        // Documents, which are JSON in every format.
+        for words in ["schema job", "topology export"] {
+            scope.spawn(move || obeys(words, true));
+        }
+    });
+    for words in [&["spend", "--csv", "--format", "table"][..], &["--json", "spend", "--csv"]] {
+        let refused = command(&dir, &simulator, words);
+        assert_eq!((refused.code, refused.stdout.as_str()), (2, ""), "{words:?}");
+        assert!(refused.stderr.contains("--csv is a format"), "{}", refused.stderr);
+    }
+    let rows = command(&dir, &simulator, &["spend", "--csv"]).stdout;
+    assert_eq!(rows.lines().next(), Some("type,spent"), "{rows}");
+}
+
+#[test]
 fn a_mistyped_path_is_an_error_of_every_command_that_only_looks() {
     let dir = TempDir::new().unwrap();
     for words in [
