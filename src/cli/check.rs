@@ -58,7 +58,10 @@ pub(super) async fn run(
         CheckFinding::note("settings", detail, format!("probably meant: {}", variable.meant))
     });
     let mut findings: Vec<_> = ignored.chain(of_settings(&loaded.settings)).collect();
-    if !args.offline {
+    if args.offline {
+        // An address can be well formed and yet be one that no connection is made with.
+        findings.extend(not_connected(&loaded.settings).err());
+    } else {
         findings.extend(of_network(&loaded.settings).await);
     }
     let fine = findings.iter().all(|finding| finding.verdict != CheckResult::Failed);
@@ -238,10 +241,15 @@ fn callback(settings: &Settings) -> Option<CheckFinding> {
 }
 
 async fn broker(settings: &Settings) -> Vec<CheckFinding> {
-    match connect::broker(settings, "captcha-worker check") {
+    match not_connected(settings) {
         Ok(broker) => broker_findings(&broker, settings).await,
-        Err(error) => vec![CheckFinding::failed("broker", error.to_string(), "correct broker.url")],
+        Err(finding) => vec![finding],
     }
+}
+
+fn not_connected(settings: &Settings) -> Result<Broker, CheckFinding> {
+    connect::broker(settings, "captcha-worker check")
+        .map_err(|error| CheckFinding::failed("broker", error.to_string(), "correct broker.url"))
 }
 
 /// Reaching it, and its topology.
@@ -280,7 +288,8 @@ async fn broker_findings(broker: &Broker, settings: &Settings) -> Vec<CheckFindi
     };
     let alarm = alarm(&session, &names).await;
     session.link().close().await;
-    let removed = removed_lanes(broker, &names, settings).await;
+    // A broker that blocks publishing takes no question to the fleet.
+    let removed = if alarm.is_none() { removed_lanes(broker, &names, settings).await } else { None };
     [reached, topology].into_iter().chain(removed).chain(alarm).collect()
 }
 

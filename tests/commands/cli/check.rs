@@ -146,6 +146,22 @@ fn on_a_fresh_broker_what_a_replica_declares_is_a_note_and_else_a_failure() {
 }
 
 #[test]
+fn an_address_that_no_connection_is_made_with_fails_offline_too() {
+    let dir = TempDir::new().unwrap();
+    let ended = end(worker(&dir)
+        .args(["check", "--offline", "--format", "table"])
+        .env("CAPTCHA_WORKER__SOLVER__API_KEY", "key")
+        .env("CAPTCHA_WORKER__BROKER__URL", "amqp://guest:pl4nted@127.0.0.1/%2f?heartbeat=0"));
+    assert_eq!(ended.code, 1, "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("broker   FAILED") && ended.stdout.contains("heartbeat=0"),
+        "{}",
+        ended.stdout
+    );
+    assert!(!ended.stdout.contains("pl4nted"), "{}", ended.stdout);
+}
+
+#[test]
 fn what_differs_from_the_defaults_comes_first_and_everything_fits_80_columns() {
     let dir = TempDir::new().unwrap();
     let check = |words: &[&str]| {

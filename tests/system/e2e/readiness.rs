@@ -107,6 +107,10 @@ async fn an_alarm_of_the_broker_is_reported_and_a_paused_replica_is_ready() {
         async move { command.output().await.expect("it runs") }
     };
 
+    // With a job behind it the account needs no probe after the pause: probes are 20 s apart.
+    let session = connect(&amqp).await;
+    publish(&session, &namespace, jobs::image("first", &json!({})).into_bytes()).await;
+    arrived(&session, &format!("{namespace}.results"), 1).await;
     assert!(command(&["pause", "--reason", "a roll-out"]).await.status.success());
     let paused = readiness(&address, "it is paused", |reply| says(reply, "operator: paused since")).await;
     assert!(is_ready(&paused), "a pause is no obstacle: {paused}");
