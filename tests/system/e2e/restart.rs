@@ -117,7 +117,8 @@ async fn a_drain_whose_broker_stops_ends_in_time_and_says_what_it_left_to_others
     assert!(left.is_some_and(|line| line.contains("unfinished")), "{said}");
 
     node.restart();
-    let mut survivor = replica.start();
+    let settings = [("WORKER__SUBMIT_CONCURRENCY", "100")];
+    let mut survivor = Replica { settings: &settings, ..replica }.start();
     let ends = ends(&amqp, &namespace, BATCH).await;
     assert_eq!(ends.len(), BATCH, "every job ends");
     let stats = simulator.stats().await;

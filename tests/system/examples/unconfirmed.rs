@@ -43,7 +43,8 @@ async fn of_a_job_that_is_not_confirmed_it_is_said_that_nobody_knows() {
 
     let waiting = start("600");
     let deadline = Instant::now() + PATIENCE;
-    let mut looks = interval(Duration::from_millis(200));
+    // Each look starts an Erlang of its own.
+    let mut looks = interval(Duration::from_secs(1));
     while published(&cluster) < waiting.len() {
         looks.tick().await;
         assert!(Instant::now() < deadline, "not all have published");
