@@ -90,6 +90,12 @@ impl Receipt {
         self.settle(Settlement::Reject)
     }
 
+    /// The delivery's tag on its channel.
+    #[must_use]
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
     /// Whether the delivery's channel is still there.
     #[must_use]
     pub fn is_live(&self) -> bool {

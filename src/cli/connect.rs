@@ -12,7 +12,7 @@ use crate::broker::{Broker, BrokerError};
 use crate::config::{BrokerUrl, Settings, SolverSettings};
 use crate::linger::Linger;
 use crate::solver::{Solver, SolverOptions};
-use crate::trace::Tracer;
+use crate::trace::{TraceOptions, Tracer};
 
 /// What the API sees as the client.
 pub(super) const USER_AGENT: &str = concat!("captcha-worker/", env!("CARGO_PKG_VERSION"));
@@ -119,12 +119,25 @@ fn options(solver: &SolverSettings, api_key: SecretString) -> SolverOptions {
 }
 
 /// What makes spans and sends them; nothing does where no collector is named. `name`: the
-/// replica's.
-pub(super) fn tracer(settings: &Settings, name: &str) -> Result<Tracer, CommandError> {
+/// replica's. `broker`: where its jobs are.
+pub(super) fn tracer(settings: &Settings, name: &str, broker: &Broker) -> Result<Tracer, CommandError> {
     let traces = &settings.traces;
-    let Some(endpoint) = &traces.endpoint else { return Ok(Tracer::off()) };
-    Tracer::otlp(endpoint, traces.sample_ratio, name)
-        .map_err(|error| CommandError::Failed(format!("traces.otlp_endpoint cannot be used: {error}")))
+    let Some(collector) = &traces.endpoint else { return Ok(Tracer::off()) };
+    let (system, address) = match (broker, &settings.broker.url) {
+        (Broker::Amqp(_), BrokerUrl::Amqp(url)) => ("rabbitmq", Some(url.host_and_port())),
+        (Broker::Memory(_), _) => ("memory", None),
+        _ => ("sqlite", None),
+    };
+    let options = TraceOptions {
+        collector,
+        protocol: traces.protocol,
+        sample_ratio: traces.sample_ratio,
+        worker: name,
+        system,
+        broker: address,
+        api: &settings.solver.base_url,
+    };
+    Tracer::otlp(&options).map_err(|error| CommandError::Failed(format!("traces cannot be sent: {error}")))
 }
 
 /// The worker's name in outcomes, logs and the broker's tools: the configured one, or host and

@@ -55,10 +55,10 @@ pub(super) async fn run(
     }
     let settings = &loaded.settings;
     let name = connect::worker_name(settings);
-    let tracer = connect::tracer(settings, &name)?;
     let solver = connect::solver(settings)?;
     let linger = Linger::every(settings.worker.linger);
     let broker = connect::working_broker(settings, &name, linger)?;
+    let tracer = connect::tracer(settings, &name, &broker)?;
     let callbacks = settings.callback.as_ref().map(|callback| callback_address(callback, &name));
     let worker = Worker::new(WorkerOptions {
         callbacks: callbacks.transpose()?,

@@ -262,6 +262,7 @@ fn log(reader: &mut Reader) -> Option<LogSettings> {
 
 fn traces(reader: &mut Reader) -> Option<TraceSettings> {
     let allowed = "an address such as \"http://127.0.0.1:4318\"";
+    let protocols = [("", None), ("http/protobuf", Some("http/protobuf")), ("grpc", Some("grpc"))];
     all_of!(TraceSettings {
         endpoint: reader.text("traces.otlp_endpoint", allowed, |text| {
             if text.is_empty() {
@@ -274,6 +275,7 @@ fn traces(reader: &mut Reader) -> Option<TraceSettings> {
                     .to_owned())
             }
         }),
+        protocol: reader.choice("traces.protocol", protocols),
         sample_ratio: reader.number("traces.sample_ratio", 0.0..=1.0),
     })
 }

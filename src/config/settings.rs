@@ -190,6 +190,8 @@ pub struct LogSettings {
 pub struct TraceSettings {
     /// Where spans go; `None`: nowhere. Always so in a build without the feature `otel`.
     pub endpoint: Option<Url>,
+    /// `http/protobuf` or `grpc`; `None`: as OpenTelemetry's own variables say.
+    pub protocol: Option<&'static str>,
     /// 0 to 1.
     pub sample_ratio: f64,
 }

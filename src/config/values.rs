@@ -224,6 +224,7 @@ pub struct AmqpUrl {
     shown: String,
     vhost: String,
     tls: bool,
+    server: (String, u16),
 }
 
 impl AmqpUrl {
@@ -259,7 +260,21 @@ impl AmqpUrl {
             // Fails only for addresses without a host, and this one has one.
             let _ = url.set_password(Some("***"));
         }
-        Ok(Self { shown: url.to_string(), secret: SecretString::from(text), vhost, tls })
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let port = url.port().unwrap_or(if tls { 5671 } else { 5672 });
+        Ok(Self {
+            shown: url.to_string(),
+            secret: SecretString::from(text),
+            vhost,
+            tls,
+            server: (host, port),
+        })
+    }
+
+    /// The host, and the port, which is the protocol's own where none is named.
+    #[must_use]
+    pub fn host_and_port(&self) -> (String, u16) {
+        self.server.clone()
     }
 
     /// The whole address, with the password.

@@ -325,7 +325,7 @@ fn ended(title: &str, summary: &str, status: &str, example: &Value) -> Value {
             {"$ref": "#/components/schemas/Outcome"},
             {"type": "object", "properties": {"status": {"const": status}}},
         ]},
-        "headers": {"type": "object", "properties": with_lane(with_replays(trace("The job's own, or that of the attempt that ended it.")))},
+        "headers": {"type": "object", "properties": with_lane(with_replays(trace("The job's own, or that of the span that sends the outcome.")))},
         "correlationId": {"$ref": "#/components/correlationIds/publishers"},
         "bindings": {"amqp": {"contentEncoding": "utf-8", "messageType": KIND, "bindingVersion": "0.3.0"}},
         "examples": [{"name": status, "payload": example}],

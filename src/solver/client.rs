@@ -17,6 +17,7 @@ use super::wire::{self, Balance};
 use crate::domain::call::{Accepted, CallError, NoAnswer, TaskId, TaskState};
 use crate::domain::fingerprint::Fingerprint;
 use crate::histogram::{CALLS, Distribution, Histogram};
+use crate::trace::Span;
 
 /// The API, as one account sees it. Clones share the account's key, the connections and the bound
 /// on requests.
@@ -58,10 +59,11 @@ impl Solver {
     /// [`CallError::NeverSent`] only where no byte left; [`CallError::NoAnswer`] where the task may
     /// have been accepted.
     pub async fn create_task(&self, task: &[u8]) -> Result<Accepted, CallError> {
-        self.create_task_with_callback(task, None).await
+        self.create_task_with_callback(task, None, &Span::default()).await
     }
 
-    /// The same; the API is to call this address once the task is ready.
+    /// The same; the API is to call this address once the task is ready. `span`: of the attempt at
+    /// the job.
     ///
     /// # Errors
     /// As [`Solver::create_task`].
@@ -69,10 +71,11 @@ impl Solver {
         &self,
         task: &[u8],
         callback_url: Option<&str>,
+        span: &Span,
     ) -> Result<Accepted, CallError> {
         let key = self.key();
         let body = wire::create_body(&key, task, callback_url);
-        self.call(CREATE_TASK, body, key.mask(), wire::read_created).await
+        self.call((CREATE_TASK, span), body, key.mask(), wire::read_created).await
     }
 
     /// Asks once how a task stands. How often that is allowed is the caller's to keep.
@@ -80,8 +83,16 @@ impl Solver {
     /// # Errors
     /// The API's refusal, or no readable answer; the task is not touched by either.
     pub async fn task_state(&self, id: &TaskId) -> Result<TaskState, CallError> {
+        self.task_state_in(id, &Span::default()).await
+    }
+
+    /// The same, within the span of an attempt at a job.
+    ///
+    /// # Errors
+    /// As [`Solver::task_state`].
+    pub async fn task_state_in(&self, id: &TaskId, span: &Span) -> Result<TaskState, CallError> {
         let key = self.key();
-        self.call(GET_TASK_RESULT, wire::result_body(&key, id), key.mask(), wire::read_state).await
+        self.call((GET_TASK_RESULT, span), wire::result_body(&key, id), key.mask(), wire::read_state).await
     }
 
     /// The account's funds.
@@ -90,7 +101,8 @@ impl Solver {
     /// The API's refusal, or no readable answer.
     pub async fn balance(&self) -> Result<Balance, CallError> {
         let key = self.key();
-        self.call(GET_BALANCE, wire::balance_body(&key), key.mask(), wire::read_balance).await
+        let call = (GET_BALANCE, &Span::default());
+        self.call(call, wire::balance_body(&key), key.mask(), wire::read_balance).await
     }
 
     /// Takes another key for the calls from now on; those under way end with the old one.
@@ -127,13 +139,21 @@ impl Solver {
 
     async fn call<T>(
         &self,
-        path: &'static str,
+        (path, span): (&'static str, &Span),
         body: Bytes,
         mask: &Mask,
         read: impl FnOnce(&RawReply, &Mask) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
         let began = Instant::now();
-        let end = self.post(path, body, mask).await.and_then(|reply| read(&reply, mask));
+        let span = span.call(path);
+        let reply = self.post(path, body, mask).await;
+        let status = match &reply {
+            Ok(reply) => Some(reply.status),
+            Err(CallError::NoAnswer { status, .. }) => *status,
+            Err(_) => None,
+        };
+        let end = reply.and_then(|reply| read(&reply, mask));
+        span.answered(status, end.as_ref().err());
         self.shared.timing.note(path, &end, began.elapsed());
         end
     }

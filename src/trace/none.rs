@@ -1,9 +1,8 @@
 //! No traces.
 
-use url::Url;
-
-use super::{Came, TraceError};
-use crate::domain::lifecycle::{Event, JobRun, Origin};
+use super::{Came, Source, TraceError, TraceOptions};
+use crate::domain::call::CallError;
+use crate::domain::lifecycle::JobRun;
 use crate::domain::message::Message;
 
 /// What would make spans.
@@ -13,6 +12,10 @@ pub struct Tracer(());
 /// What would be the span of an attempt.
 #[derive(Debug, Default)]
 pub struct Span(());
+
+/// What would be the span of a call or of a message that is sent.
+#[derive(Debug)]
+pub struct ChildSpan(());
 
 impl Tracer {
     /// No spans.
@@ -25,13 +28,13 @@ impl Tracer {
     ///
     /// # Errors
     /// Always.
-    pub fn otlp(_: &Url, _: f64, _: &str) -> Result<Self, TraceError> {
+    pub fn otlp(_: &TraceOptions<'_>) -> Result<Self, TraceError> {
         Err(TraceError("this program was built without the feature `otel`".to_owned()))
     }
 
     /// Leaves the message as it is.
     #[must_use]
-    pub fn begin(&self, _: Origin, _: &mut Message) -> Span {
+    pub fn begin<'a>(&self, _: &mut Message, _: impl FnOnce() -> Source<'a>) -> Span {
         Span(())
     }
 
@@ -40,12 +43,44 @@ impl Tracer {
 }
 
 impl Span {
+    /// None.
+    #[must_use]
+    pub fn ids(&self) -> Option<(String, String)> {
+        None
+    }
+
     /// Nothing.
     pub fn of(&mut self, _: &JobRun) {}
 
     /// Nothing.
-    pub fn saw(&mut self, _: &Event) {}
+    #[must_use]
+    pub fn call(&self, _: &'static str) -> ChildSpan {
+        ChildSpan(())
+    }
+
+    /// Leaves the message as it is.
+    #[must_use]
+    pub fn send(&self, _: (&str, &str), _: &mut Message) -> ChildSpan {
+        ChildSpan(())
+    }
+
+    /// Leaves the message as it is.
+    #[must_use]
+    pub fn reply(&self, _: &str, _: &mut Message) -> ChildSpan {
+        ChildSpan(())
+    }
 
     /// Nothing.
     pub fn end(self, _: Came<'_>) {}
+}
+
+impl ChildSpan {
+    /// Nothing.
+    pub fn answered(self, _: Option<u16>, _: Option<&CallError>) {}
+
+    /// Nothing.
+    pub fn goes_to(&mut self, _: &str) {}
+
+    /// Nothing.
+    pub fn failed(self, _: &'static str) {}
 }

@@ -1,32 +1,33 @@
 //! What makes spans, and sends them: in batches, from a thread of its own, bounded in number and
 //! time. What a collector does not take is lost, and no job waits for it.
+//!
+//! Names are those of OpenTelemetry's semantic conventions for messaging, RabbitMQ and HTTP; a test
+//! compares what is sent with them. What they have no name for is under `captcha.`. Why these
+//! spans: docs/decisions/0038.
 
+use std::env;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use opentelemetry::trace::{
     Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
     TraceState, TracerProvider,
 };
-use opentelemetry::{Context, KeyValue};
+use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, Span as SdkSpan, SpanData,
-    SpanExporter as Export,
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, Span as SdkSpan,
 };
-use reqwest::redirect;
 use url::Url;
 
-use super::{Came, FLUSH, TraceError};
+use super::client::{CALL, Client};
+use super::{Came, FLUSH, Source, TraceError, TraceOptions};
 use crate::domain::api_code::Overrides;
-use crate::domain::call::{CallError, TaskState};
+use crate::domain::call::CallError;
 use crate::domain::fault::{Stage, classify};
-use crate::domain::lifecycle::{Event, JobRun, Origin};
-use crate::domain::message::Message;
-use crate::domain::time::Timestamp;
+use crate::domain::lifecycle::JobRun;
+use crate::domain::message::{Message, is_direct_reply};
 use crate::domain::trace::{Parent, carry_on, parent};
 
 /// Spans that wait for the collector at most; what comes beyond is dropped. A span takes about 1
@@ -35,11 +36,17 @@ const MAX_WAITING: usize = 8_192;
 const BATCH: usize = 512;
 /// How long a span waits for others to go with it.
 const LINGER: Duration = Duration::from_secs(1);
-const CONNECT: Duration = Duration::from_secs(2);
-/// A whole call of the collector.
-const CALL: Duration = Duration::from_secs(5);
-/// Where collectors take spans.
+/// Where collectors take spans over HTTP, and over gRPC.
 const PATH: &str = "v1/traces";
+const METHOD: &str = "opentelemetry.proto.collector.trace.v1.TraceService/Export";
+/// OpenTelemetry's own settings of the protocol; the first that is set counts.
+const PROTOCOL: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+/// The version of the conventions by which the names below are chosen.
+const CONVENTIONS: &str = "https://opentelemetry.io/schemas/1.42.0";
+/// Longest code of the API that a span holds, in characters.
+const MAX_CODE: usize = 100;
+/// What stands in the names of spans for queues that publishers choose.
+const REPLY_TO: &str = "{reply_to}";
 
 /// What makes spans; nothing does where it is off.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +56,12 @@ pub struct Tracer(Option<Arc<Sending>>);
 struct Sending {
     tracer: SdkTracer,
     provider: SdkTracerProvider,
+    /// What every span of a message says, and every span of a call.
+    broker: Vec<KeyValue>,
+    api: Vec<KeyValue>,
+    is_rabbitmq: bool,
+    /// Without user, password and the last `/`.
+    api_url: String,
 }
 
 impl Tracer {
@@ -58,17 +71,19 @@ impl Tracer {
         Self(None)
     }
 
-    /// Sends spans to the collector at this address. `ratio`: share of the jobs without a trace for
-    /// which one begins. `worker`: the replica's name.
+    /// Sends spans to the collector.
     ///
     /// # Errors
-    /// Where the client cannot be built. A collector that is not there is no error.
-    pub fn otlp(collector: &Url, ratio: f64, worker: &str) -> Result<Self, TraceError> {
+    /// Where the client cannot be built, or `OTEL_EXPORTER_OTLP_PROTOCOL` names what this program
+    /// does not speak. A collector that is not there is no error.
+    pub fn otlp(options: &TraceOptions<'_>) -> Result<Self, TraceError> {
+        let is_grpc = is_grpc(options.protocol)?;
+        let path = if is_grpc { METHOD } else { PATH };
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(client()?)
+            .with_http_client(Client::new(is_grpc)?)
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(endpoint(collector))
+            .with_endpoint(format!("{}/{path}", options.collector.as_str().trim_end_matches('/')))
             .with_timeout(CALL)
             .build()
             .map_err(|error| TraceError(error.to_string()))?;
@@ -77,35 +92,52 @@ impl Tracer {
             .with_max_export_batch_size(BATCH)
             .with_scheduled_delay(LINGER)
             .build();
-        let processor =
-            BatchSpanProcessor::builder(ReportingExporter(exporter)).with_batch_config(batches).build();
+        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
         let resource = Resource::builder().with_service_name(env!("CARGO_PKG_NAME")).with_attributes([
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-            KeyValue::new("service.instance.id", worker.to_owned()),
+            KeyValue::new("service.instance.id", options.worker.to_owned()),
         ]);
-        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)));
+        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(options.sample_ratio)));
         let provider = SdkTracerProvider::builder()
             .with_span_processor(processor)
             .with_sampler(sampler)
             .with_resource(resource.build())
             .build();
-        let tracer = provider.tracer(env!("CARGO_PKG_NAME"));
-        Ok(Self(Some(Arc::new(Sending { tracer, provider }))))
+        let scope = InstrumentationScope::builder(env!("CARGO_PKG_NAME")).with_schema_url(CONVENTIONS);
+        let tracer = provider.tracer_with_scope(scope.with_version(env!("CARGO_PKG_VERSION")).build());
+        let mut broker = vec![KeyValue::new("messaging.system", options.system)];
+        broker.extend(options.broker.iter().flat_map(|(host, port)| server(host, *port)));
+        let mut api = vec![KeyValue::new("http.request.method", "POST")];
+        if let (Some(host), Some(port)) = (options.api.host_str(), options.api.port_or_known_default()) {
+            api.extend(server(host, port));
+        }
+        let is_rabbitmq = options.system == "rabbitmq";
+        let api_url = without_user(options.api);
+        Ok(Self(Some(Arc::new(Sending { tracer, provider, broker, api, is_rabbitmq, api_url }))))
     }
 
-    /// Begins the span of an attempt at a message; from here on the message comes from it.
+    /// Begins the span of an attempt at a message, as a child of the one that the message comes
+    /// from; from here on the message comes from it.
     #[must_use]
-    pub fn begin(&self, origin: Origin, message: &mut Message) -> Span {
+    pub fn begin<'a>(&self, message: &mut Message, from: impl FnOnce() -> Source<'a>) -> Span {
         let Some(sending) = &self.0 else { return Span::default() };
-        let span = begin(&sending.tracer, origin, message);
-        let context = span.span_context();
-        // Even where nobody records it: the next replica then knows that, and does not decide anew.
-        if context.is_valid() {
-            let (trace_id, span_id) = (context.trace_id().to_bytes(), context.span_id().to_bytes());
-            let (trace_id, span_id) = (u128::from_be_bytes(trace_id), u64::from_be_bytes(span_id));
-            carry_on(&mut message.properties.headers, trace_id, span_id, context.is_sampled());
+        let Source { queue, routing_key, delivery_tag } = from();
+        let mut attributes = sending.about("process", message);
+        if sending.is_rabbitmq {
+            let tag = i64::try_from(delivery_tag).unwrap_or(i64::MAX);
+            attributes.push(KeyValue::new("messaging.rabbitmq.message.delivery_tag", tag));
         }
-        if span.is_recording() { Span::recording(span, sending.tracer.clone()) } else { Span::default() }
+        attributes.extend(sending.destination(queue.clone(), routing_key));
+        let builder = SpanBuilder::from_name(format!("process {queue}"))
+            .with_kind(SpanKind::Consumer)
+            .with_attributes(attributes);
+        let from = parent(&message.properties.headers).map(remote).unwrap_or_default();
+        let span = builder.start_with_context(&sending.tracer, &from);
+        // Even where nobody records it: the next replica then knows that, and does not decide anew.
+        comes_from(message, span.span_context());
+        let recorded =
+            span.is_recording().then(|| Box::new(Recording { span, sending: Arc::clone(sending) }));
+        Span(recorded)
     }
 
     /// Sends what is left, in a bounded time. There are no spans after that.
@@ -119,88 +151,31 @@ impl Tracer {
     }
 }
 
-/// The collector's address for spans.
-fn endpoint(collector: &Url) -> String {
-    format!("{}/{PATH}", collector.as_str().trim_end_matches('/'))
-}
-
-/// No redirects and no proxy from the environment, as for the API. Built on a thread of its own:
-/// within a runtime it must not be.
-fn client() -> Result<reqwest::blocking::Client, TraceError> {
-    let build = || {
-        // Already installed by another part is as good: it is the same provider.
-        rustls::crypto::ring::default_provider().install_default().ok();
-        reqwest::blocking::Client::builder()
-            .connect_timeout(CONNECT)
-            .timeout(CALL)
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .build()
-    };
-    let built = thread::Builder::new().spawn(build).map_err(|error| TraceError(error.to_string()))?.join();
-    built
-        .map_err(|_| TraceError("the client panicked".to_owned()))?
-        .map_err(|error| TraceError(error.to_string()))
-}
-
-/// Logs where spans cannot be sent.
-#[derive(Debug)]
-struct ReportingExporter(SpanExporter);
-
-impl Export for ReportingExporter {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = batch.len();
-        let end = self.0.export(batch).await;
-        if let Err(error) = &end {
-            tracing::warn!(%error, spans, "cannot send traces to traces.otlp_endpoint; they are lost, jobs are not affected");
+/// Whether spans go by gRPC: as the settings say, or else OpenTelemetry's own variables.
+fn is_grpc(setting: Option<&str>) -> Result<bool, TraceError> {
+    let variable = || PROTOCOL.iter().find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
+    match setting.map(str::to_owned).or_else(variable).as_deref() {
+        None | Some("http/protobuf") => Ok(false),
+        Some("grpc") => Ok(true),
+        Some(other) => {
+            let text = format!(
+                "{} or {} is {other:?}; traces go by \"http/protobuf\" or \"grpc\"",
+                PROTOCOL[0], PROTOCOL[1]
+            );
+            Err(TraceError(text))
         }
-        end
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn shutdown(&self) -> OTelSdkResult {
-        self.0.shutdown()
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.0.set_resource(resource);
     }
 }
 
-/// Longest code of the API that a span holds, in characters.
-const MAX_CODE: usize = 100;
-
-/// The span of an attempt at a job, where somebody records it. Dropped, it ends.
-#[derive(Debug, Default)]
-pub struct Span(Option<Box<Recording>>);
-
-#[derive(Debug)]
-struct Recording {
-    span: SdkSpan,
-    tracer: SdkTracer,
+fn server(host: &str, port: u16) -> [KeyValue; 2] {
+    [KeyValue::new("server.address", host.to_owned()), KeyValue::new("server.port", i64::from(port))]
 }
 
-/// A span that begins now, as a child of the one that the message comes from.
-fn begin(tracer: &SdkTracer, origin: Origin, message: &Message) -> SdkSpan {
-    let (name, queue) = match origin {
-        Origin::Job => ("process job", "jobs"),
-        Origin::Ticket => ("process ticket", "tickets"),
-    };
-    let attributes = [
-        KeyValue::new("messaging.system", "rabbitmq"),
-        KeyValue::new("messaging.operation.type", "process"),
-        KeyValue::new("messaging.destination.name", queue),
-    ];
-    let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Consumer).with_attributes(attributes);
-    let from = parent(&message.properties.headers).map(remote).unwrap_or_default();
-    builder.start_with_context(tracer, &from)
+fn without_user(url: &Url) -> String {
+    let mut url = url.clone();
+    // Neither fails for an address with a host.
+    let _ = (url.set_username(""), url.set_password(None));
+    url.as_str().trim_end_matches('/').to_owned()
 }
 
 fn remote(parent: Parent<'_>) -> Context {
@@ -210,80 +185,176 @@ fn remote(parent: Parent<'_>) -> Context {
     Context::new().with_remote_span_context(SpanContext::new(trace_id, span_id, flags, true, state))
 }
 
+fn comes_from(message: &mut Message, context: &SpanContext) {
+    if context.is_valid() {
+        let (trace_id, span_id) = (context.trace_id().to_bytes(), context.span_id().to_bytes());
+        let (trace_id, span_id) = (u128::from_be_bytes(trace_id), u64::from_be_bytes(span_id));
+        carry_on(&mut message.properties.headers, trace_id, span_id, context.is_sampled());
+    }
+}
+
+impl Sending {
+    /// What a span about this message says.
+    fn about(&self, operation: &'static str, message: &Message) -> Vec<KeyValue> {
+        let mut attributes = self.broker.clone();
+        attributes.push(KeyValue::new("messaging.operation.name", operation));
+        attributes.push(KeyValue::new("messaging.operation.type", operation));
+        let properties = &message.properties;
+        for (name, id) in [
+            ("messaging.message.id", &properties.message_id),
+            ("messaging.message.conversation_id", &properties.correlation_id),
+        ] {
+            attributes.extend(id.as_ref().map(|id| KeyValue::new(name, id.clone())));
+        }
+        attributes
+    }
+
+    fn destination(&self, name: String, routing_key: &str) -> Vec<KeyValue> {
+        let mut attributes = vec![KeyValue::new("messaging.destination.name", name)];
+        if self.is_rabbitmq && !routing_key.is_empty() {
+            let key = KeyValue::new("messaging.rabbitmq.destination.routing_key", routing_key.to_owned());
+            attributes.push(key);
+        }
+        attributes
+    }
+}
+
+/// The span of an attempt at a job, where somebody records it. Dropped, it ends.
+#[derive(Debug, Default)]
+pub struct Span(Option<Box<Recording>>);
+
+/// The span of a call or of a message that is sent, below that of an attempt. Dropped, it ends.
+#[derive(Debug)]
+pub struct ChildSpan(Option<Box<Recording>>);
+
+#[derive(Debug)]
+struct Recording {
+    span: SdkSpan,
+    sending: Arc<Sending>,
+}
+
 impl Span {
-    fn recording(span: SdkSpan, tracer: SdkTracer) -> Self {
-        Self(Some(Box::new(Recording { span, tracer })))
+    /// Ids of trace and span, in hexadecimal digits.
+    #[must_use]
+    pub fn ids(&self) -> Option<(String, String)> {
+        let context = self.0.as_ref()?.span.span_context();
+        Some((context.trace_id().to_string(), context.span_id().to_string()))
     }
 
     /// It is an attempt at this job.
-    pub fn of(&mut self, case: &JobRun) {
+    pub fn of(&mut self, run: &JobRun) {
         let Some(Recording { span, .. }) = self.0.as_deref_mut() else { return };
-        span.set_attribute(KeyValue::new("captcha.job.id", case.job.id.clone()));
-        span.set_attribute(KeyValue::new("captcha.task.type", case.job.task_type.clone()));
-        span.set_attribute(KeyValue::new("captcha.job.retries", i64::from(case.history.retries)));
+        span.set_attribute(KeyValue::new("captcha.job.id", run.job.id.clone()));
+        span.set_attribute(KeyValue::new("captcha.task.type", run.job.task_type.clone()));
+        span.set_attribute(KeyValue::new("captcha.job.retries", i64::from(run.history.retries)));
     }
 
-    /// Something has happened to it. A call of createTask is a span of its own, one of
-    /// getTaskResult is not: there can be 120 of them.
-    pub fn saw(&mut self, event: &Event) {
-        let Some(recording) = self.0.as_deref_mut() else { return };
-        match event {
-            Event::Submitted { sent_at, end, .. } => recording.submitted(*sent_at, end.as_ref().err()),
-            Event::Answered { end, .. } => {
-                let state = match end {
-                    Ok(TaskState::Processing) => "processing".to_owned(),
-                    Ok(TaskState::Ready { .. }) => "ready".to_owned(),
-                    Err(error) => error_code(error),
-                };
-                recording.span.add_event("getTaskResult", vec![KeyValue::new("captcha.state", state)]);
-            }
-            Event::Taken
-            | Event::TicketTaken { .. }
-            | Event::Due
-            | Event::PollingStopped
-            | Event::CallbackCame { .. }
-            | Event::DeadlinePassed
-            | Event::SubmissionBlocked { .. }
-            | Event::Refused(_)
-            | Event::Deferred(_)
-            | Event::TypeFailing
-            | Event::OverPublisherLimit { .. } => {}
+    /// Begins a call of the API. Its context stays here: the API is somebody else's.
+    #[must_use]
+    pub fn call(&self, path: &'static str) -> ChildSpan {
+        self.child(|sending| {
+            let mut attributes = sending.api.clone();
+            attributes.push(KeyValue::new("url.full", format!("{}{path}", sending.api_url)));
+            attributes.push(KeyValue::new("url.template", path));
+            (format!("POST {path}"), SpanKind::Client, attributes)
+        })
+    }
+
+    /// Begins to send a message to an exchange by a routing key; from here on the message comes
+    /// from this span.
+    #[must_use]
+    pub fn send(&self, (exchange, key): (&str, &str), message: &mut Message) -> ChildSpan {
+        if exchange.is_empty() {
+            return self.sending(|| key.to_owned(), key, None, message);
         }
+        self.sending(|| format!("{exchange}:{key}"), key, Some(exchange), message)
+    }
+
+    /// The same to the queue that a publisher has named. A direct reply's name is a right to answer,
+    /// and is not shown.
+    #[must_use]
+    pub fn reply(&self, reply_to: &str, message: &mut Message) -> ChildSpan {
+        let name = if is_direct_reply(reply_to) { "amq.rabbitmq.reply-to" } else { reply_to };
+        self.sending(|| name.to_owned(), name, Some(REPLY_TO), message)
+    }
+
+    /// `template`: what stands for the destination in the span's name, where that itself has too
+    /// many values.
+    fn sending(
+        &self,
+        name: impl FnOnce() -> String,
+        key: &str,
+        template: Option<&str>,
+        message: &mut Message,
+    ) -> ChildSpan {
+        let child = self.child(|sending| {
+            let name = name();
+            let mut attributes = sending.about("send", message);
+            let template = template.map(str::to_owned);
+            let span_name = format!("send {}", template.as_ref().unwrap_or(&name));
+            attributes.extend(sending.destination(name, key));
+            let template = template.map(|template| KeyValue::new("messaging.destination.template", template));
+            attributes.extend(template);
+            (span_name, SpanKind::Producer, attributes)
+        });
+        if let Some(child) = &child.0 {
+            comes_from(message, child.span.span_context());
+        }
+        child
+    }
+
+    fn child(&self, make: impl FnOnce(&Sending) -> (String, SpanKind, Vec<KeyValue>)) -> ChildSpan {
+        ChildSpan(self.0.as_deref().map(|Recording { span, sending }| {
+            let (name, kind, attributes) = make(sending);
+            let from = Context::new().with_remote_span_context(span.span_context().clone());
+            let builder = SpanBuilder::from_name(name).with_kind(kind).with_attributes(attributes);
+            let span = builder.start_with_context(&sending.tracer, &from);
+            Box::new(Recording { span, sending: Arc::clone(sending) })
+        }))
     }
 
     /// The attempt has come to its end.
     pub fn end(self, came: Came<'_>) {
         let Some(mut recording) = self.0 else { return };
-        let span = &mut recording.span;
-        span.set_attribute(KeyValue::new("captcha.end", came.to));
+        recording.span.set_attribute(KeyValue::new("captcha.end", came.to));
         if let Some((class, code)) = came.failure {
-            span.set_attribute(KeyValue::new("captcha.class", class.name()));
-            span.set_attribute(KeyValue::new("error.type", code.to_owned()));
-            span.set_status(Status::error(code.to_owned()));
+            recording.span.set_attribute(KeyValue::new("captcha.class", class.name()));
+            recording.failed(code.to_owned());
         }
-        span.end();
+    }
+}
+
+impl ChildSpan {
+    /// The call has ended, with this HTTP status if there was an answer.
+    pub fn answered(self, status: Option<u16>, error: Option<&CallError>) {
+        let Some(mut recording) = self.0 else { return };
+        if let Some(status) = status {
+            recording.span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
+        }
+        if let Some(error) = error {
+            let fault = classify(error, Stage::Submit, false, &Overrides::default());
+            recording.failed(fault.code.chars().take(MAX_CODE).collect());
+        }
+    }
+
+    /// The message goes to another queue than it was to.
+    pub fn goes_to(&mut self, queue: &str) {
+        let Some(Recording { span, sending }) = self.0.as_deref_mut() else { return };
+        span.update_name(format!("send {queue}"));
+        span.set_attributes(sending.destination(queue.to_owned(), queue));
+    }
+
+    /// The message was not sent, or nobody knows.
+    pub fn failed(self, why: &'static str) {
+        if let Some(mut recording) = self.0 {
+            recording.failed(why.to_owned());
+        }
     }
 }
 
 impl Recording {
-    /// createTask was called at that time, and has ended now.
-    fn submitted(&self, sent_at: Timestamp, error: Option<&CallError>) {
-        let sent_at =
-            UNIX_EPOCH + Duration::from_millis(u64::try_from(sent_at.as_millis()).unwrap_or_default());
-        let from = Context::new().with_remote_span_context(self.span.span_context().clone());
-        let call = SpanBuilder::from_name("createTask").with_kind(SpanKind::Client).with_start_time(sent_at);
-        let mut call = call.start_with_context(&self.tracer, &from);
-        if let Some(error) = error {
-            let code = error_code(error);
-            call.set_attribute(KeyValue::new("error.type", code.clone()));
-            call.set_status(Status::error(code));
-        }
-        call.end();
+    fn failed(&mut self, code: String) {
+        self.span.set_attribute(KeyValue::new("error.type", code.clone()));
+        self.span.set_status(Status::error(code));
     }
-}
-
-/// The code of a failed call.
-fn error_code(error: &CallError) -> String {
-    let fault = classify(error, Stage::Submit, false, &Overrides::default());
-    fault.code.chars().take(MAX_CODE).collect()
 }

@@ -17,6 +17,7 @@ use crate::domain::lifecycle::{Canary, Event, JobRun, OpenTask, Origin};
 use crate::domain::poll_schedule::MAX_AGE;
 use crate::failpoint::Failpoint;
 use crate::fleet::{Awaited, Reservation};
+use crate::trace::Span;
 
 /// Between two canaries while task ids are in doubt.
 const NEXT_CANARY: Duration = Duration::from_secs(1);
@@ -66,7 +67,7 @@ pub(super) async fn submit<'a>(
     ctx: &'a Context,
     scope: &Scope,
     receipt: &Receipt,
-    run: &JobRun,
+    (run, span): (&JobRun, &Span),
     (limiter, lane): (&Arc<TypeLimiter>, &LaneState),
 ) -> Option<Next<'a>> {
     if !receipt.is_live() {
@@ -134,7 +135,7 @@ pub(super) async fn submit<'a>(
     let asks = run.may_ask_for_callback() && canary.is_none();
     let callback = if asks { ctx.fleet.callbacks().ask(&ctx.rng, sent_at) } else { None };
     let (callback, url) = callback.unzip();
-    let end = ctx.solver.create_task_with_callback(&task, url.as_deref()).await;
+    let end = ctx.solver.create_task_with_callback(&task, url.as_deref(), span).await;
     let shows = canary.is_some().then(|| {
         let state = ctx.account().state();
         let trip = state.as_ref().and_then(|state| state.tripped().map(|trip| trip.reason));
@@ -250,7 +251,8 @@ pub(super) async fn poll<'a>(
     ctx: &'a Context,
     scope: &Scope,
     receipt: &Receipt,
-    (run, lane): (&JobRun, &LaneState),
+    (run, span): (&JobRun, &Span),
+    lane: &LaneState,
     due: Instant,
 ) -> Option<Next<'a>> {
     let task = run.task()?;
@@ -297,7 +299,7 @@ pub(super) async fn poll<'a>(
             ctx.counters.polled(late);
             let late_by = if Failpoint::TimeoutRunsOn.in_force() { Duration::ZERO } else { late };
             let began_at = Instant::now();
-            let end = ctx.solver.task_state(&task.id).await;
+            let end = ctx.solver.task_state_in(&task.id, span).await;
             if let Some(next) = &mut one_by_one
                 && is_doubtful(ctx, task)
                 && end.as_ref().is_err_and(is_wrong_id)

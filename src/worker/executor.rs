@@ -31,7 +31,7 @@ use crate::domain::outcome::{self, Outcome};
 use crate::domain::ticket::{self, Kept};
 use crate::failpoint::Failpoint;
 use crate::fleet::REMEMBERED_FOR;
-use crate::trace::{self, Came};
+use crate::trace::{self, Came, Source};
 
 /// The largest message on the ticket queue that is kept in an outcome although no worker has
 /// written it. The prefetch of that queue runs into thousands, and each such outcome is held
@@ -76,9 +76,15 @@ pub(super) fn handle_delivery(
     (origin, lane): (Origin, Option<HeldOfLane>),
     permit: InFlightPermit,
 ) -> impl Future<Output = ()> + Send {
-    let Delivery { mut message, redelivered, receipt, .. } = delivery;
+    let Delivery { mut message, redelivered, routing_key, receipt } = delivery;
     let reply_to = message.properties.reply_to.clone();
-    let trace = ctx.tracer.begin(origin, &mut message);
+    let trace = ctx.tracer.begin(&mut message, || Source {
+        queue: lane
+            .as_ref()
+            .map_or_else(|| ctx.names.tickets(), |held| ctx.names.jobs_of(held.lane().lane())),
+        routing_key: &routing_key,
+        delivery_tag: receipt.tag(),
+    });
     let message = Box::new(message);
     let mut held = Box::new(Held {
         receipt,
@@ -95,7 +101,7 @@ pub(super) fn handle_delivery(
         let handled =
             AssertUnwindSafe(handle(&ctx, &scope, &mut held, origin, redelivered)).catch_unwind().await;
         let end = handled.unwrap_or_else(|_| poisoned(&ctx, &mut held));
-        let span = job_log::span(held.run.as_ref());
+        let span = job_log::span(held.run.as_ref(), &held.trace);
         Box::pin(finish(&ctx, &scope, held, origin, end).instrument(span)).await;
         if Failpoint::PassLeaked.in_force() {
             std::mem::forget(permit);
@@ -107,7 +113,7 @@ pub(super) fn handle_delivery(
 
 async fn finish(ctx: &Context, scope: &Scope, held: Box<Held>, origin: Origin, end: End) {
     let Held { receipt, reply_to, run, claim, place, answered_at, trace, .. } = *held;
-    let settling = Settling { receipt, run: run.as_ref() };
+    let settling = Settling { receipt, run: run.as_ref(), trace: &trace };
     let done = carry_out(ctx, scope, settling, origin, end, (reply_to, answered_at)).await;
     drop(place);
     let failure = done.routing_key.as_deref().and_then(outcome::failure_of);
@@ -140,7 +146,7 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
                     Err(end) => return end,
                 }
             }
-            let span = job_log::span(held.run.as_ref());
+            let span = job_log::span(held.run.as_ref(), &held.trace);
             drive(ctx, scope, held, event).instrument(span).await
         }
         Err(end) => end,
@@ -227,7 +233,9 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
     let mut due = Instant::now();
     loop {
         let next = match action {
-            Action::Submit => Box::pin(api_calls::submit(ctx, scope, receipt, run, (limiter, lane))).await,
+            Action::Submit => {
+                Box::pin(api_calls::submit(ctx, scope, receipt, (run, trace), (limiter, lane))).await
+            }
             Action::Wait(span) => {
                 due = api_calls::due_in(span);
                 api_calls::wait(ctx, scope, due).await
@@ -244,7 +252,7 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
                     None => None,
                 }
             }
-            Action::Poll => Box::pin(api_calls::poll(ctx, scope, receipt, (run, lane), due)).await,
+            Action::Poll => Box::pin(api_calls::poll(ctx, scope, receipt, (run, trace), lane, due)).await,
             Action::Finish(disposition) => return end_of(ctx, run, disposition),
         };
         let next = match next {
@@ -258,7 +266,6 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
                 ctx.fleet.callbacks().answered(callback.has_come(), ctx.clock.now());
             }
         }
-        trace.saw(&next.0);
         action = decide(ctx, run, limiter, next);
     }
 }

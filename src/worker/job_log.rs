@@ -6,12 +6,13 @@
 
 use std::time::Duration;
 
-use tracing::{Span, debug_span};
+use tracing::{Span, debug_span, error_span};
 
 use super::context::Context;
 use crate::domain::class::Class;
 use crate::domain::lifecycle::{JobRun, OpenTask};
 use crate::domain::sanitize::shown;
+use crate::trace;
 
 /// Longest reason in a line, in characters.
 const MAX_REASON: usize = 200;
@@ -89,7 +90,14 @@ pub(super) fn finished(
     }
 }
 
-/// What lines about a job are in, for those who want to read them at all.
-pub(super) fn span(run: Option<&JobRun>) -> Span {
-    run.map_or_else(Span::none, |run| debug_span!("job", id = run.job.id, task_type = run.job.task_type))
+/// What lines about a job are in: for those who want to read them at all, or at any level where its
+/// trace is recorded.
+pub(super) fn span(run: Option<&JobRun>, trace: &trace::Span) -> Span {
+    let Some(JobRun { job, .. }) = run else { return Span::none() };
+    match trace.ids() {
+        Some((trace_id, span_id)) => {
+            error_span!("job", id = job.id, task_type = job.task_type, trace_id, span_id)
+        }
+        None => debug_span!("job", id = job.id, task_type = job.task_type),
+    }
 }

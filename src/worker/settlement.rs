@@ -16,6 +16,7 @@ use crate::domain::outcome::{self, Outcome, failure_of};
 use crate::domain::retry_delay::RetryDelay;
 use crate::domain::ticket;
 use crate::failpoint::Failpoint;
+use crate::trace;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -149,7 +150,7 @@ async fn deliver(
     let lane = Lane::of_outcome(&message.properties.headers);
     let end_name = if failure.is_some() { "failed" } else { "solved" };
     let copy = reply_to.map(|reply_to| (reply_to, message.clone()));
-    let run = held.run;
+    let (run, trace) = (held.run, held.trace);
     // What was no job has its id from the message alone.
     let id = if run.is_some() { None } else { message.properties.message_id.clone() };
     let settled = ctx.settle(scope, held, &routing_key, message).await;
@@ -180,7 +181,7 @@ async fn deliver(
             failure.map(|(class, code)| (class, code, reason.as_deref())),
         );
         if let Some((reply_to, message)) = copy {
-            ctx.reply(scope, &reply_to, &message).await;
+            ctx.reply(scope, trace, &reply_to, message).await;
         }
     }
     Done { safe: settled != Settled::No, end_name, routing_key: Some(routing_key) }
@@ -208,6 +209,8 @@ const STALE_CHANNEL: &str = "the publishing channel refuses what another one tak
 pub(super) struct Settling<'a> {
     pub(super) receipt: Receipt,
     pub(super) run: Option<&'a JobRun>,
+    /// Of the attempt: each message that is sent for it has a span below it, and comes from that.
+    pub(super) trace: &'a trace::Span,
 }
 
 /// What has become of an outcome.
@@ -238,7 +241,8 @@ enum PublishResult {
 impl Context {
     /// Publishes a ticket, whatever happens to the session in between: its task is paid, and nobody
     /// else knows its id.
-    pub(super) async fn keep_ticket(&self, held: Settling<'_>, ticket: Message, origin: Origin) {
+    pub(super) async fn keep_ticket(&self, held: Settling<'_>, mut ticket: Message, origin: Origin) {
+        let _sending = held.trace.send(("", &self.names.tickets()), &mut ticket);
         let (mut backoff, ticket) = (Backoff::new(RETRY.0, RETRY.1), Arc::new(ticket));
         let (mut expected, mut doubted) = (None, None);
         let began = Instant::now();
@@ -305,9 +309,14 @@ impl Context {
             }
             // Its callback may have come here already, and comes to this replica in any case where
             // each has an address of its own: the next owner polls without it.
-            let copy = ticket::ticket(&run.job, &run.history, task.shown(), None);
+            let mut copy = ticket::ticket(&run.job, &run.history, task.shown(), None);
+            let sending = held.trace.send(("", &self.names.tickets()), &mut copy);
             is_sent.store(true, Ordering::Relaxed);
-            Some(scope.session.publish_once("", &self.names.tickets(), copy).await)
+            let published = scope.session.publish_once("", &self.names.tickets(), copy).await;
+            if published.is_err() {
+                sending.failed("not_confirmed");
+            }
+            Some(published)
         };
         let published = tokio::select! {
             biased;
@@ -346,7 +355,7 @@ impl Context {
             drop(scope.session.publish_once("", &queue, job).await);
             return true;
         }
-        let safe = self.publish_for(&held.receipt, scope, ("", &queue, instead.as_deref()), job, None).await;
+        let safe = self.publish_for(&held, scope, ("", &queue, instead.as_deref()), job, None).await;
         let retried = matches!(safe, PublishResult::Yes | PublishResult::OnSecondChannel);
         if retried {
             self.counters.retried();
@@ -369,10 +378,7 @@ impl Context {
         message: Message,
     ) -> Settled {
         let exchange = self.names.outcomes();
-        match self
-            .publish_for(&held.receipt, scope, (&exchange, routing_key, None), message, Some(HOLD))
-            .await
-        {
+        match self.publish_for(&held, scope, (&exchange, routing_key, None), message, Some(HOLD)).await {
             PublishResult::Yes => {
                 self.acked(held, StaleDelivery::Outcome);
                 Settled::Published
@@ -394,9 +400,8 @@ impl Context {
                     "no queue takes this outcome; it is kept on the ticket queue until one does"
                 );
                 let kept = ticket::answered(routing_key, &message);
-                let kept = self
-                    .publish_for(&held.receipt, scope, ("", &self.names.tickets(), None), kept, None)
-                    .await;
+                let kept =
+                    self.publish_for(&held, scope, ("", &self.names.tickets(), None), kept, None).await;
                 if !matches!(kept, PublishResult::Yes | PublishResult::OnSecondChannel) {
                     return Settled::No;
                 }
@@ -413,12 +418,13 @@ impl Context {
     /// `instead`: by which key, if no queue takes it by the first one.
     async fn publish_for(
         &self,
-        receipt: &Receipt,
+        Settling { receipt, trace, .. }: &Settling<'_>,
         scope: &Scope,
         (exchange, key, mut instead): (&str, &str, Option<&str>),
-        message: Message,
+        mut message: Message,
         patience: Option<Duration>,
     ) -> PublishResult {
+        let mut sending = trace.send((exchange, key), &mut message);
         let (began, message) = (Instant::now(), Arc::new(message));
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let (mut routing_key, mut tried) = (key, false);
@@ -435,7 +441,7 @@ impl Context {
                 Err(PublishError::Rejected) if Failpoint::RefusedIsConfirmed.in_force() => {
                     return PublishResult::Yes;
                 }
-                Err(_) if scope.session.is_closed() => return PublishResult::Stale,
+                Err(_) if scope.session.is_closed() => break,
                 Err(PublishError::Rejected) if began.elapsed() >= DOUBT_AFTER => {
                     let copy = Arc::clone(&message);
                     if scope.session.publish_elsewhere(exchange, routing_key, copy).await {
@@ -445,8 +451,11 @@ impl Context {
                 }
                 Err(error) => {
                     warn_unpublished("message", &message, routing_key, &error);
-                    if matches!(error, PublishError::Unroutable(_)) {
-                        routing_key = instead.take().unwrap_or(routing_key);
+                    if matches!(error, PublishError::Unroutable(_))
+                        && let Some(instead) = instead.take()
+                    {
+                        sending.goes_to(instead);
+                        routing_key = instead;
                     }
                 }
             }
@@ -455,22 +464,29 @@ impl Context {
             let leaving = tried && scope.submissions_shut.is_cancelled();
             tried = true;
             if patience.is_some_and(|patience| leaving || began.elapsed() >= patience) {
+                sending.failed("refused");
                 return PublishResult::Refused(message);
             }
             sleep(backoff.jittered(self.rng.jitter())).await;
         }
+        sending.failed("stale");
         PublishResult::Stale
     }
 
     /// A copy of an outcome to whom the publisher named. It may fail: the durable one is safe
     /// already.
-    pub(super) async fn reply(&self, scope: &Scope, reply_to: &str, outcome: &Message) {
+    async fn reply(&self, scope: &Scope, trace: &trace::Span, reply_to: &str, outcome: Message) {
         let prefix = &self.reply_to_prefix;
         let allowed =
             is_direct_reply(reply_to) || (!prefix.is_empty() && reply_to.starts_with(prefix.as_str()));
-        let copy = Message { transient: true, ..outcome.clone() };
+        if !allowed {
+            return self.counters.reply_failed();
+        }
+        let mut copy = Message { transient: true, ..outcome };
+        let sending = trace.reply(reply_to, &mut copy);
         // Not mandatory: RabbitMQ returns what goes to a direct reply-to although it delivers it.
-        if !allowed || scope.session.publisher().publish("", reply_to, false, copy).await.is_err() {
+        if scope.session.publisher().publish("", reply_to, false, copy).await.is_err() {
+            sending.failed("not_confirmed");
             self.counters.reply_failed();
         }
     }
@@ -478,7 +494,7 @@ impl Context {
     /// Acks what has a successor now. What can no longer be acked is remembered, since it will be
     /// delivered again.
     fn acked(&self, held: Settling<'_>, what: StaleDelivery) {
-        let Settling { receipt, run } = held;
+        let Settling { receipt, run, .. } = held;
         // What comes again for a job or a retried copy may be paid for again; what comes again for
         // an outcome is only repeated.
         let acked = if what == StaleDelivery::Outcome { receipt.ack_batched() } else { receipt.ack() };

@@ -121,7 +121,13 @@ impl Replica<'_> {
 
     /// The same with a log of its own.
     pub(crate) fn start_logging_to(&self, log: Stdio) -> Process {
-        spawn(command(self.amqp, self.namespace, &self.simulator.url, self.settings).stderr(log))
+        self.start_with(&[], log)
+    }
+
+    /// The same with variables that are not settings.
+    pub(crate) fn start_with(&self, variables: &[(&str, &str)], log: Stdio) -> Process {
+        let mut command = command(self.amqp, self.namespace, &self.simulator.url, self.settings);
+        spawn(command.envs(variables.iter().copied()).stderr(log))
     }
 }
 

@@ -253,8 +253,9 @@ impl Batch {
             return Ok(Stopped { jobs, queue, count, worked, spent: None });
         }
         progress.go_on_from(tally.done());
-        let tracer = connect::tracer(settings, &name)?;
-        let broker = (queue.broker(), Linger::every(settings.worker.linger));
+        let broker = queue.broker();
+        let tracer = connect::tracer(settings, &name, &broker)?;
+        let broker = (broker, Linger::every(settings.worker.linger));
         let options = replica::options(settings, name, broker, solver, tracer.clone());
         // Its jobs come from one file.
         let worker = Worker::new(WorkerOptions { lanes: BTreeMap::new(), ..options });

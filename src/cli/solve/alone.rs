@@ -40,10 +40,10 @@ pub(super) async fn solve(
     stop: &CancellationToken,
 ) -> Result<End, CommandError> {
     let name = connect::worker_name(settings);
-    let tracer = connect::tracer(settings, &name)?;
     let names = Names::new(&settings.broker.namespace);
     let local = MemoryBroker::new();
     let broker = Broker::Memory(local.clone());
+    let tracer = connect::tracer(settings, &name, &broker)?;
     let session = broker.connect().await?;
     session.link().declare(&Topology::new(&names)).await?;
     let mut replies = ask(&session, &names, wanted).await?;

@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("worker", "broker clock domain failpoint fleet histogram linger solver trace"),
     ("fleet", "broker clock domain failpoint solver"),
     ("broker", "domain failpoint histogram linger tls"),
-    ("solver", "domain histogram tls"),
+    ("solver", "domain histogram tls trace"),
     ("config", "domain tls"),
     // What the others say, once more for machines.
     ("contract", "broker domain"),

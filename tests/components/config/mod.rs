@@ -354,4 +354,9 @@ fn a_build_without_traces_refuses_to_send_them_and_says_what_to_build() {
     assert!(Place::new(&[]).good().settings.traces.endpoint.is_none());
     let ratio = Place::new(&[]).env("TRACES__SAMPLE_RATIO", "1.5").faults();
     assert!(ratio[0].contains("allowed: 0 to 1"), "{ratio:?}");
+    assert_eq!(Place::new(&[]).good().settings.traces.protocol, None);
+    let grpc = Place::new(&[]).env("TRACES__PROTOCOL", "grpc").good();
+    assert_eq!(grpc.settings.traces.protocol, Some("grpc"));
+    let json = Place::new(&[]).env("TRACES__PROTOCOL", "http/json").faults();
+    assert!(json[0].starts_with("traces.protocol ") && json[0].contains("grpc"), "{json:?}");
 }

@@ -1,4 +1,4 @@
-//! A collector of traces: takes OTLP over HTTP, and keeps what came.
+//! A collector of traces: takes OTLP over HTTP or gRPC, and keeps what came.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -9,32 +9,44 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as Status;
 use prost::Message;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 /// A span, and the replica that sent it.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
     pub(crate) worker: String,
     pub(crate) name: String,
+    pub(crate) kind: SpanKind,
+    pub(crate) conventions: String,
     pub(crate) trace_id: String,
     pub(crate) span_id: String,
     pub(crate) parent: String,
     pub(crate) state: String,
     pub(crate) failed: bool,
-    pub(crate) attributes: BTreeMap<String, String>,
-    pub(crate) events: Vec<String>,
+    pub(crate) attributes: BTreeMap<String, Value>,
 }
 
 #[derive(Default)]
 struct Kept {
     spans: Mutex<Vec<Sent>>,
     raw: Mutex<Vec<u8>>,
+    /// `authorization` of the last call over gRPC.
+    authorization: Mutex<Option<String>>,
     came: Notify,
 }
 
@@ -51,6 +63,22 @@ impl Collector {
         let url = format!("http://{}", listener.local_addr().expect("its address"));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { url, kept }
+    }
+
+    /// One that speaks gRPC; by a library that has nothing in common with the worker's client.
+    pub(crate) async fn start_grpc() -> Self {
+        let kept = Arc::<Kept>::default();
+        let url = serve(Grpc { kept: Arc::clone(&kept), refusal: None }).await;
+        Self { url, kept }
+    }
+
+    /// The address of one that refuses everything over gRPC, and repeats the token that it got.
+    pub(crate) async fn start_refusing() -> String {
+        serve(Grpc { kept: Arc::default(), refusal: Some("no such token: ") }).await
+    }
+
+    pub(crate) fn authorization(&self) -> Option<String> {
+        self.kept.authorization.lock().expect("sound").clone()
     }
 
     pub(crate) fn spans(&self) -> Vec<Sent> {
@@ -83,34 +111,75 @@ async fn take(State(kept): State<Arc<Kept>>, body: Bytes) -> StatusCode {
         return StatusCode::BAD_REQUEST;
     };
     kept.raw.lock().expect("sound").extend_from_slice(&body);
+    keep(&kept, request);
+    StatusCode::OK
+}
+
+struct Grpc {
+    kept: Arc<Kept>,
+    refusal: Option<&'static str>,
+}
+
+async fn serve(service: Grpc) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    let server = Server::builder().add_service(TraceServiceServer::new(service));
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    url
+}
+
+#[tonic::async_trait]
+impl TraceService for Grpc {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let authorization = authorization.map(str::to_owned);
+        if let Some(refusal) = self.refusal {
+            let text = format!("{refusal}{}", authorization.unwrap_or_default());
+            return Err(tonic::Status::unauthenticated(text));
+        }
+        *self.kept.authorization.lock().expect("sound") = authorization;
+        keep(&self.kept, request.into_inner());
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn keep(kept: &Kept, request: ExportTraceServiceRequest) {
     for resource in request.resource_spans {
-        let about = texts(resource.resource.map(|resource| resource.attributes).unwrap_or_default());
-        let worker = about.get("service.instance.id").cloned().unwrap_or_default();
-        for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+        let about = values(resource.resource.map(|resource| resource.attributes).unwrap_or_default());
+        let worker = about.get("service.instance.id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let spans = resource
+            .scope_spans
+            .into_iter()
+            .flat_map(|scope| scope.spans.into_iter().map(move |span| (span, scope.schema_url.clone())));
+        for (span, conventions) in spans {
             let sent = Sent {
                 worker: worker.clone(),
+                kind: span.kind(),
                 name: span.name,
+                conventions,
                 trace_id: hex(&span.trace_id),
                 span_id: hex(&span.span_id),
                 parent: hex(&span.parent_span_id),
                 state: span.trace_state,
                 failed: span.status.is_some_and(|status| status.code == Status::Error as i32),
-                attributes: texts(span.attributes),
-                events: span.events.into_iter().map(|event| event.name).collect(),
+                attributes: values(span.attributes),
             };
             kept.spans.lock().expect("sound").push(sent);
         }
     }
     kept.came.notify_waiters();
-    StatusCode::OK
 }
 
-fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
-    let text = |value: Option<any_value::Value>| match value {
-        Some(any_value::Value::StringValue(text)) => text,
-        other => format!("{other:?}"),
+fn values(attributes: Vec<KeyValue>) -> BTreeMap<String, Value> {
+    let value = |value: Option<any_value::Value>| match value {
+        Some(any_value::Value::StringValue(text)) => text.into(),
+        Some(any_value::Value::IntValue(number)) => number.into(),
+        other => panic!("no span holds {other:?}"),
     };
-    attributes.into_iter().map(|pair| (pair.key, text(pair.value.and_then(|value| value.value)))).collect()
+    attributes.into_iter().map(|pair| (pair.key, value(pair.value.and_then(|value| value.value)))).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -40,7 +40,14 @@ impl Lane {
     pub(crate) async fn publish(&self, id: &str, job: String, headers: &[(&str, &str)]) {
         let headers: Headers =
             headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
-        let properties = Properties { message_id: Some(id.to_owned()), headers, ..Properties::default() };
+        self.publish_as(
+            Properties { message_id: Some(id.to_owned()), headers, ..Properties::default() },
+            job,
+        )
+        .await;
+    }
+
+    pub(crate) async fn publish_as(&self, properties: Properties, job: String) {
         let message = Message { body: job.into_bytes().into(), properties, transient: false };
         let queue = format!("{}.jobs", self.namespace);
         self.session.publish("", &queue, message).await.expect("published");

@@ -2,6 +2,7 @@
 //! that takes OTLP.
 
 mod collector;
+mod conventions;
 mod lane;
 mod quiet;
 mod spanning;
