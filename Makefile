@@ -122,7 +122,7 @@ simulate: ## Serve the API's stand-in on http://127.0.0.1:8191
 
 .PHONY: as-shipped
 as-shipped:
-	$(CARGO) build --release --locked --quiet
+	$(CARGO) build --release --locked --quiet --features otel
 	$(CARGO) build --release --locked --quiet -p minimal
 	mkdir -p $(AS_SHIPPED)
 	cp $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/release/minimal $(AS_SHIPPED)
@@ -218,7 +218,7 @@ image: ## Build the container image captcha-worker:local
 deb: ## Build the Debian package into target/debian, by a cargo-deb in target/tools
 	$(TARGET_DIR)/tools/bin/cargo-deb --version 2>/dev/null | grep -qwF $(CARGO_DEB) \
 	  || $(CARGO) install --quiet --locked --root $(TARGET_DIR)/tools --version $(CARGO_DEB) cargo-deb
-	$(CARGO) build --release --locked --quiet
+	$(CARGO) build --release --locked --quiet --features otel
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} PATH="$(abspath $(TARGET_DIR))/tools/bin:$$PATH" \
 	  $(CARGO) deb --no-build --locked
 

@@ -29,7 +29,7 @@ cargo_home=${CARGO_HOME:-$HOME/.cargo}
 export SOURCE_DATE_EPOCH CARGO_INCREMENTAL=0
 export RUSTFLAGS="--remap-path-prefix=$root=/src --remap-path-prefix=$cargo_home=/cargo"
 export CFLAGS="-ffile-prefix-map=$root=/src -ffile-prefix-map=$cargo_home=/cargo"
-cargo zigbuild --release --locked --bin captcha-worker --target "$target.2.31"
+cargo zigbuild --release --locked --bin captcha-worker --features otel --target "$target.2.31"
 
 name=captcha-worker-$version-$target
 stage=$(mktemp -d)

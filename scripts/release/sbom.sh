@@ -16,7 +16,7 @@ copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 git archive HEAD | tar --extract --directory "$copy"
 for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do
-  "$target_dir/release-tools/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --target "$target" --no-build-deps \
+  "$target_dir/release-tools/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --features otel --target "$target" --no-build-deps \
     --manifest-path "$copy/Cargo.toml" --override-filename captcha-worker
   # The copy's folder is in the names of the workspace's crates.
   sed "s#$copy#/src#g" "$copy/captcha-worker.json" >"$out/captcha-worker-$version-$target.cdx.json"
