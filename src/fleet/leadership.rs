@@ -172,6 +172,7 @@ impl Lead {
         let books = &mut self.state.money.books;
         self.books_written = books.version;
         books.follow(&ledger.money().0.books);
+        ledger.recognise(books);
         ledger.heard().iter().for_each(|report| books.note(report, now));
     }
 

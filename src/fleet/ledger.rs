@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::domain::money::{Acceptance, Decimal, MAX_REPLICAS, Money, Orphan, SpendReport, Uncounted};
+use crate::domain::money::{Acceptance, Books, Decimal, MAX_REPLICAS, Money, Orphan, SpendReport, Uncounted};
 use crate::domain::time::Timestamp;
 
 /// An acceptance that its replica has not reported after this long is reported by who has its
@@ -45,6 +45,8 @@ struct Entries {
     money: Arc<Money>,
     /// The leader's clock at its announcement: it alone says when an hour ends.
     announced_at: Timestamp,
+    /// When that was heard.
+    followed_at: Instant,
     /// What the replicas reported last, this one's own included.
     heard: BTreeMap<String, (SpendReport, Instant)>,
     /// Kinds of task without a price, for which that was logged.
@@ -60,6 +62,7 @@ impl Ledger {
             reserved: BTreeMap::new(),
             money: Arc::default(),
             announced_at: Timestamp::from_millis(0),
+            followed_at: Instant::now(),
             heard: BTreeMap::new(),
             unpriced: BTreeSet::new(),
             watched: VecDeque::new(),
@@ -187,15 +190,31 @@ impl Ledger {
         due.take(MAX_REPORTED).map(|(_, orphan)| orphan.clone()).collect()
     }
 
-    /// What this replica has spent since it runs.
-    pub(super) fn report(&self) -> SpendReport {
-        self.parts.entries.lock().own.clone()
+    /// What this replica has spent since it runs; `None` until it has heard whether the books still
+    /// know what they had counted of it.
+    pub(super) fn report(&self) -> Option<SpendReport> {
+        let entries = self.parts.entries.lock();
+        let may_be_forgotten =
+            entries.was_away() && entries.money.books.all_counted(&entries.own.id).is_some();
+        (!may_be_forgotten).then(|| entries.own.clone())
     }
 
     /// Whether the leader has not counted all of it yet.
     pub(super) fn has_news(&self) -> bool {
         let entries = self.parts.entries.lock();
         !entries.money.books.has(&entries.own.id, entries.own.seq)
+    }
+
+    /// Compares the books that are in force now with those that were.
+    pub(super) fn recognise(&self, books: &Books) {
+        let entries = &mut *self.parts.entries.lock();
+        if entries.was_away()
+            && books.all_counted(&entries.own.id).is_none()
+            && let Some(counted) = entries.money.books.all_counted(&entries.own.id)
+        {
+            entries.own.begin_row(&counted);
+        }
+        entries.followed_at = Instant::now();
     }
 
     /// A replica reports what it has spent.
@@ -226,6 +245,7 @@ impl Ledger {
 
     /// The leader has announced the account's money.
     pub(super) fn follow(&self, money: &Money, announced_at: Timestamp) {
+        self.recognise(&money.books);
         let mut entries = self.parts.entries.lock();
         entries.announced_at = announced_at;
         if *entries.money != *money {
@@ -234,6 +254,15 @@ impl Ledger {
         drop(entries);
         // The hour may have ended.
         self.parts.changed.notify_waiters();
+    }
+}
+
+impl Entries {
+    /// Whether no leader was heard for so long that the books may have forgotten this replica. If
+    /// they lack it after a shorter time, they are older than the last ones, and lack what it has
+    /// spent too.
+    fn was_away(&self) -> bool {
+        self.followed_at.elapsed() >= REMEMBERED_FOR
     }
 }
 
@@ -251,5 +280,147 @@ impl Drop for Reservation {
             *reserved -= self.price;
         }
         self.ledger.parts.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOON: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+
+    /// Two replicas, `a` and `b`, and a third one that leads and spends nothing.
+    struct Fleet {
+        ledgers: [Ledger; 2],
+        /// `a` is cut off.
+        cut: bool,
+        money: Money,
+        written: Money,
+        led_since: Instant,
+        began: Instant,
+        spent: Decimal,
+        /// What may have been counted of `a` without its hearing of it, as it was cut off.
+        unheard: Decimal,
+    }
+
+    impl Fleet {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self {
+                ledgers: ["a", "b"].map(|id| Ledger::new(id.to_owned())),
+                cut: false,
+                money: Money::default(),
+                written: Money::default(),
+                led_since: now,
+                began: now,
+                spent: Decimal::ZERO,
+                unheard: Decimal::ZERO,
+            }
+        }
+
+        fn now(&self) -> Timestamp {
+            NOON.plus(self.began.elapsed())
+        }
+
+        fn connected(&self) -> Vec<Ledger> {
+            self.ledgers[usize::from(self.cut)..].to_vec()
+        }
+
+        fn spend(&mut self, who: usize) {
+            // A replica that is cut off calls nothing.
+            if who == 1 || !self.cut {
+                let _ = self.ledgers[who].accepted("default", "ImageToTextTask", Some(Decimal::ONE));
+                self.spent += Decimal::ONE;
+            }
+        }
+
+        fn cut_or_connect(&mut self) {
+            self.cut = !self.cut;
+            if self.cut {
+                let entries = self.ledgers[0].parts.entries.lock();
+                self.unheard +=
+                    entries.own.spent.total() - entries.money.books.counted(&entries.own.id, None);
+            }
+        }
+
+        fn report(&mut self) {
+            let now = self.now();
+            for report in self.connected().iter().filter_map(Ledger::report) {
+                self.connected().iter().for_each(|ledger| ledger.hear(&report));
+                self.money.books.note(&report, now);
+            }
+        }
+
+        fn announce(&self) {
+            self.connected().iter().for_each(|ledger| ledger.follow(&self.money, self.now()));
+        }
+
+        async fn pass(&mut self, time: Duration) {
+            self.report();
+            self.written = self.money.clone();
+            self.announce();
+            tokio::time::advance(time).await;
+            let now = self.now();
+            for id in ["a", "b"].iter().skip(usize::from(self.cut)) {
+                self.money.books.heard(id, now);
+            }
+            self.money.books.forget_silent(self.led_since.elapsed(), now);
+        }
+
+        /// Another replica leads, which has heard what `b` has.
+        fn change_leader(&mut self) {
+            let (now, heard) = (self.now(), &self.ledgers[1]);
+            self.money = self.written.clone();
+            self.money.books.follow(&heard.money().0.books);
+            heard.heard().iter().for_each(|report| self.money.books.note(report, now));
+            self.led_since = Instant::now();
+        }
+
+        fn booked(&self) -> Decimal {
+            self.money.books.hours(NOON).map(|(_, hour)| hour.spent.total()).sum()
+        }
+    }
+
+    /// What is booked and what was spent in the end; and what may be counted twice.
+    fn played(steps: &[(u8, u64)]) -> (Decimal, Decimal, Decimal) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime without I/O").block_on(async {
+            let mut fleet = Fleet::new();
+            for (what, minutes) in steps {
+                match what % 8 {
+                    who @ 0..=1 => fleet.spend(usize::from(who)),
+                    2 => fleet.report(),
+                    3 => fleet.announce(),
+                    4 => fleet.change_leader(),
+                    5 => fleet.cut_or_connect(),
+                    _ => fleet.pass(Duration::from_secs(60 * minutes)).await,
+                }
+            }
+            fleet.cut = false;
+            fleet.announce();
+            fleet.report();
+            (fleet.booked(), fleet.spent, fleet.unheard)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn however_long_a_replica_is_cut_off_the_books_count_what_it_spends_once(
+            steps in prop::collection::vec((any::<u8>(), 1_u64..9), 0..80),
+        ) {
+            let (booked, spent, unheard) = played(&steps);
+            prop_assert!(booked >= spent && booked <= spent + unheard, "{booked}, {spent}, {unheard}");
+        }
+    }
+
+    #[test]
+    fn a_replica_that_the_books_have_forgotten_reports_only_what_they_lack() {
+        // It spends, is cut off with something that it has not reported, and comes back.
+        let away = [(0, 0), (0, 0), (7, 1), (0, 0), (5, 0), (7, 8), (7, 8), (5, 0)];
+        let again: Vec<_> = away.iter().chain(&[(3, 0), (0, 0), (2, 0)]).chain(&away).copied().collect();
+        let (booked, spent, _) = played(&again);
+        assert_eq!((booked, spent), (Decimal::from(7), Decimal::from(7)));
     }
 }

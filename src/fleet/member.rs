@@ -502,7 +502,7 @@ impl<'a> Member<'a> {
     /// not reported. Soon where a budget has to hold, else with the heartbeats.
     async fn report_spending(&mut self) {
         let ledger = &self.fleet.ledger;
-        let report = ledger.report();
+        let Some(report) = ledger.report() else { return };
         if let Some(lead) = &mut self.lead {
             ledger.hear(&report);
             lead.state.money.books.note(&report, self.fleet.options.clock.now());

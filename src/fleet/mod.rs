@@ -226,7 +226,8 @@ impl Fleet {
     /// Announces to the others that this replica leaves.
     pub async fn leave(&self, session: &Session) {
         // What is not heard of this is found out by the others, a little later.
-        for control in [Control::Spent(self.ledger.report()), Control::Bye { id: self.id.clone() }] {
+        let spent = self.ledger.report().map(Control::Spent);
+        for control in spent.into_iter().chain([Control::Bye { id: self.id.clone() }]) {
             let message = encode(&control, &self.trust.own);
             let _ = session.publisher().publish(&self.options.names.control(), "", false, message).await;
         }

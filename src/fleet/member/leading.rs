@@ -183,7 +183,7 @@ impl Member<'_> {
     pub(super) async fn leave_lead(&mut self) {
         let (now, own) = (self.now(), self.fleet.ledger.report());
         if let Some(lead) = &mut self.lead {
-            lead.state.money.books.note(&own, now);
+            own.iter().for_each(|own| lead.state.money.books.note(own, now));
             if lead.has_unwritten_books() {
                 self.write().await;
             }

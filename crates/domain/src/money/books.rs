@@ -142,6 +142,27 @@ pub struct SpendReport {
     pub spent: Spent,
 }
 
+/// Between a replica's id and the number of its row in the books, from the second on. It sorts
+/// before all that ids are made of.
+const ROW: char = '#';
+
+/// Whether a row of the books is a replica's.
+fn is_of(row: &str, replica: &str) -> bool {
+    row.strip_prefix(replica).is_some_and(|rest| rest.is_empty() || rest.starts_with(ROW))
+}
+
+impl SpendReport {
+    /// The books have forgotten this replica, which they had counted so far: it goes on in another
+    /// row with what they had not. In the same one, an older version of the books, which a new
+    /// leader may continue, would count that out.
+    pub fn begin_row(&mut self, counted: &Spent) {
+        let (replica, row) = self.id.split_once(ROW).unwrap_or((&self.id, "1"));
+        let row = row.parse::<u64>().unwrap_or(1).saturating_add(1);
+        self.id = format!("{replica}{ROW}{row}");
+        self.spent.note_all(counted, true);
+    }
+}
+
 /// What the books have counted of a replica.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Counted {
@@ -233,6 +254,16 @@ impl Books {
     #[must_use]
     pub fn counted(&self, replica: &str, lane: Option<&str>) -> Decimal {
         self.replicas.get(replica).map(|counted| counted.spent.of(lane)).unwrap_or_default()
+    }
+
+    /// All that they have counted of a replica, what others reported of it included; `None`: it is
+    /// not known to them.
+    #[must_use]
+    pub fn all_counted(&self, replica: &str) -> Option<Spent> {
+        let counted = self.replicas.get(replica)?;
+        let mut spent = counted.spent.clone();
+        counted.orphans.iter().for_each(|(_, lane, kind, price)| spent.note(lane, kind, *price));
+        Some(spent)
     }
 
     /// Whether a replica's report is in them.
@@ -332,7 +363,8 @@ impl Books {
 
     /// A replica is heard, whether or not it has spent anything.
     pub fn heard(&mut self, replica: &str, now: Timestamp) {
-        if let Some(counted) = self.replicas.get_mut(replica) {
+        let since = self.replicas.range_mut(replica.to_owned()..);
+        for (_, counted) in since.take_while(|(id, _)| is_of(id, replica)) {
             counted.at = now;
         }
     }
