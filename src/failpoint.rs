@@ -63,6 +63,10 @@ failpoints! {
     BudgetIgnored,
     /// Replicas do not report what they spend.
     SpendingUnreported,
+    /// The heaviest lane is nearly always served first.
+    LightLanesStarve,
+    /// A job that others have let pass counts twice for its publisher.
+    PublisherCountedTwice,
     /// A type's time-out runs on while nothing may be asked for.
     TimeoutRunsOn,
     /// An unknown code of createTask ends its job at once.

@@ -120,6 +120,8 @@ impl Context {
         let publisher = delayed_for.unwrap_or_else(|| publisher(&run.job.properties));
         let limit = self.per_publisher_per_minute.map(|per_minute| {
             let (elsewhere, replicas) = self.fleet.let_pass_elsewhere(&publisher);
+            let twice = Failpoint::PublisherCountedTwice.in_force();
+            let elsewhere = if twice { 2 * elsewhere } else { elsewhere };
             PublisherLimit { per_minute, elsewhere, replicas }
         });
         let admitted = self.publishers.lock().admit(&publisher, limit, self.uptime());

@@ -19,6 +19,7 @@ use super::rate::{Rate, Share};
 use crate::broker::{Consumer, Delivery};
 use crate::clock::Clock;
 use crate::domain::lane::{Lane, LaneRota, LaneRules, MAX_REMEMBERED};
+use crate::failpoint::Failpoint;
 use crate::fleet::LaneFigures;
 
 /// A poll that has waited for so long does not wait for the turn of its lane.
@@ -192,6 +193,12 @@ impl LaneState {
         }
     }
 
+    /// Its part of the work.
+    fn weight(&self) -> u32 {
+        let starve = Failpoint::LightLanesStarve.in_force();
+        if starve { self.rules.weight.saturating_pow(8) } else { self.rules.weight }
+    }
+
     /// Its name.
     pub(crate) fn lane(&self) -> &Lane {
         &self.lane
@@ -296,7 +303,7 @@ impl JobConsumers {
     }
 
     pub(super) fn add(&mut self, consumer: LaneConsumer) {
-        self.rota.set(&consumer.state.lane, consumer.state.rules.weight);
+        self.rota.set(&consumer.state.lane, consumer.state.weight());
         self.lanes.push(consumer);
     }
 
@@ -388,7 +395,7 @@ impl<T: Send + 'static> Line<T> {
     }
 
     fn set(&self, state: &LaneState) {
-        self.0.lock().rota.set(&state.lane, state.rules.weight);
+        self.0.lock().rota.set(&state.lane, state.weight());
     }
 
     async fn wait(

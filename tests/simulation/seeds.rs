@@ -77,6 +77,8 @@ mod failpoints {
         a_budget_that_runs_on_while_nothing_may_be_called: BudgetRunsOn,
         a_budget_of_money_that_nobody_looks_at: BudgetIgnored,
         spending_that_is_not_reported: SpendingUnreported,
+        a_lane_that_starves: LightLanesStarve,
+        a_publisher_whose_jobs_count_twice: PublisherCountedTwice,
         a_time_out_that_runs_on_while_nothing_may_be_asked: TimeoutRunsOn,
         an_unknown_code_that_ends_its_job_at_once: UnknownIsFinal,
         an_age_that_follows_the_wall_clock: WallClockAges,

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use captcha_worker::broker::topology::{Names, RETRY_DELAYS, Topology};
 use captcha_worker::broker::{BrokerError, Stale};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, interval, timeout};
 
 use super::{DEADLINE, filled, message, ready, spec, take, within};
-use crate::support::rabbit::{RabbitNode, SharedRabbit};
+use crate::support::rabbit::{RabbitNode, SharedRabbit, fresh_namespace};
 
 /// Long enough for a delivery that should not come to have come.
 const A_MOMENT: Duration = Duration::from_millis(300);
@@ -198,4 +200,60 @@ async fn a_consumer_with_a_full_buffer_knows_when_the_broker_has_taken_its_deliv
     assert_eq!(held.receipt.ack(), Err(Stale));
     while within("the consumer's end", consumer.recv()).await.is_some() {}
     ready(&session, &queue, 100).await;
+}
+
+/// The broker's version, as it greets a client.
+async fn version(url: &str) -> (u32, u32) {
+    let address = url.rsplit('@').next().and_then(|rest| rest.split('/').next()).unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"AMQP\x00\x00\x09\x01").await.unwrap();
+    let mut greeting = Vec::new();
+    within("the greeting", async {
+        loop {
+            stream.read_buf(&mut greeting).await.unwrap();
+            // A table's entry: its name, `S`, the length in 4 bytes, and the text.
+            let name = greeting.windows(8).position(|part| part == b"\x07version");
+            if let Some(text) = name.and_then(|at| greeting.get(at + 13..at + 23)) {
+                let text = String::from_utf8_lossy(text).into_owned();
+                let mut numbers = text.split('.').map_while(|number| number.parse().ok());
+                return (numbers.next().unwrap(), numbers.next().unwrap());
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_jobs_of_a_lane_come_by_priority_from_rabbitmq_4_3_on_and_keep_it_in_a_retry_queue() {
+    let rabbit = SharedRabbit::get().await;
+    let session = rabbit.session().await;
+    let (names, lane) = (Names::new(&fresh_namespace()), "urgent".parse().unwrap());
+    session.link().declare(&Topology::with_lanes(&names, [&lane])).await.unwrap();
+    let priorities = [0, 9, 31, 4, 9, 0, 31, 1];
+    for (n, priority) in priorities.into_iter().enumerate() {
+        let mut job = message(&n.to_string(), "{}");
+        job.properties.priority = Some(priority);
+        // The last one comes back out of a retry queue.
+        let queue = if n == 7 { names.retry_of(RETRY_DELAYS[0], &lane) } else { names.jobs_of(&lane) };
+        session.publish("", &queue, job).await.unwrap();
+    }
+    ready(&session, &names.jobs_of(&lane), 8).await;
+    let mut consumer = session.link().consume(spec(&names.jobs_of(&lane), 1)).await.unwrap();
+    let mut came = Vec::new();
+    for _ in priorities {
+        let delivery = take(&mut consumer, 1).await.pop().unwrap();
+        let properties = &delivery.message.properties;
+        came.push((properties.message_id.clone().unwrap(), properties.priority.unwrap()));
+        delivery.receipt.ack().unwrap();
+    }
+    let mut expected: Vec<_> = (0..8).map(|n| (n.to_string(), priorities[n])).collect();
+    match version(rabbit.url()).await {
+        version if version >= (4, 3) => expected.sort_by_key(|(_, priority)| std::cmp::Reverse(*priority)),
+        // Two levels, of which the upper one gets two of three deliveries while both have messages.
+        version if version >= (4, 0) => {
+            came.sort();
+        }
+        _ => {}
+    }
+    assert_eq!(came, expected);
 }

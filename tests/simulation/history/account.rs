@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use captcha_worker::domain::lane::Lane;
 use captcha_worker::domain::message::Message;
+use captcha_worker::domain::money::Decimal;
 use captcha_worker::domain::ticket::TICKET_HEADER;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -18,6 +19,10 @@ pub(crate) struct Account {
     pub(crate) innocent: bool,
     /// It comes by this lane.
     pub(crate) lane: Lane,
+    /// The program that publishes it.
+    pub(crate) publisher: &'static str,
+    /// The type of its task; empty where it has none.
+    pub(crate) task_type: String,
     /// When its answer is no longer wanted.
     pub(crate) deadline: Option<Instant>,
     /// The broker has stored it.
@@ -31,6 +36,8 @@ pub(crate) struct Account {
     pub(crate) met: Met,
     /// Calls of createTask that the API accepted.
     pub(crate) payments: u32,
+    /// What they cost.
+    pub(crate) paid: Decimal,
     /// Those among them whose answer never came to the caller: window (a).
     pub(crate) unanswered: u32,
     /// Submissions out of the hand of a ticket's holder: window (g).

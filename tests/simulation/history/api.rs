@@ -8,7 +8,8 @@ use bytes::Bytes;
 use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::domain::call::NoAnswer;
 use captcha_worker::domain::guard::{Jobs, Polls};
-use captcha_worker::simulator::{Reply, Simulator};
+use captcha_worker::domain::money::{Decimal, decimal};
+use captcha_worker::simulator::{Reply, Simulator, Stats};
 use captcha_worker::solver::{CREATE_TASK, GET_TASK_RESULT, RawReply, Transport, TransportError};
 use captcha_worker::worker::WorkerHandle;
 use futures_util::future::BoxFuture;
@@ -85,7 +86,7 @@ impl FaultyTransport {
         }
         let about = self.begins(path, &request);
         let clock = open(&self.books).clock_of(&self.replica);
-        let paid_before = self.simulator.stats().accepted_tasks;
+        let before = self.simulator.stats();
         let instead = self.instead(path, &about);
         let mut calling = Box::pin(async {
             match instead {
@@ -98,9 +99,11 @@ impl FaultyTransport {
         });
         // The call takes effect when it is first looked at.
         let first = futures_util::poll!(&mut calling);
-        let accepted = (self.simulator.stats().accepted_tasks > paid_before).then(Instant::now);
-        if accepted.is_some() {
-            open(&self.books).paid(&about);
+        let after = self.simulator.stats();
+        let accepted = (after.accepted_tasks > before.accepted_tasks).then(Instant::now);
+        if let Some(at) = accepted {
+            let amount = paid(&after) - paid(&before);
+            open(&self.books).paid(&self.replica, &about, amount, at);
         }
         let then = self.snares.step(&self.replica, Step::Call);
         if let Some(then) = then {
@@ -173,6 +176,11 @@ impl FaultyTransport {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// What the API was paid, exactly.
+pub(super) fn paid(stats: &Stats) -> Decimal {
+    decimal(&stats.paid.to_string()).expect("an amount")
 }
 
 /// The job that a call submits, or the task that it asks for.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use captcha_worker::domain::lane::Lane;
 use captcha_worker::domain::money::{Decimal, Ordered};
 use captcha_worker::fleet::Order;
 use captcha_worker::simulator::Control;
@@ -152,7 +153,7 @@ impl<'a> Harness<'a> {
     pub(super) fn kill(&mut self, place: usize) {
         if let Some(replica) = self.world.places[place].take() {
             self.world.chronicle.record(|| format!("{} is dead", replica.name));
-            open(&self.world.books).disturb(&replica.name);
+            open(&self.world.books).dies(&replica.name);
             self.world.end_process(&replica);
         }
     }
@@ -162,6 +163,7 @@ impl<'a> Harness<'a> {
         self.gone -= 1;
         self.world.chronicle.record(|| format!("{name} has left: {drained:?}"));
         let mut books = open(&self.world.books);
+        books.payments.ended(&name, Instant::now());
         match drained {
             None => books.break_promise(format!("{name} did not leave within {LEAVE_WITHIN:?}")),
             Some(Drained { unfinished }) if unfinished > 0 && !books.is_disturbed(&name) => {
@@ -223,15 +225,18 @@ impl<'a> Harness<'a> {
         while let Ok(met) = self.met.try_recv() {
             self.on_met(met);
         }
-        self.judge_budget();
+        self.judge_budgets();
         self.world.fix_all().await;
         for place in 0..self.world.places.len() {
             self.world.start(self.plan, place);
         }
         self.world.order(Order::Resume, self.plan.seed.wrapping_mul(100) + 80);
-        if self.plan.budget.is_some() {
-            let raise = Ordered { lane: None, by: Decimal::ONE_THOUSAND, for_ms: 86_400_000 };
-            self.world.order(Order::RaiseBudget(raise), self.plan.seed.wrapping_mul(100) + 20);
+        for (number, (lane, _)) in (0_u64..).zip(self.budgets()) {
+            let lane = lane.map(|lane| lane.name().to_owned());
+            let raise = Ordered { lane, by: Decimal::ONE_THOUSAND, for_ms: 86_400_000 };
+            // By seeds of their own: each is another command.
+            let seed = self.plan.seed.wrapping_mul(100) + 20 + 1_000_000_000 * number;
+            self.world.order(Order::RaiseBudget(raise), seed);
         }
         let fixed = Instant::now();
         let mut looks = interval(Duration::from_millis(500));
@@ -258,24 +263,34 @@ impl<'a> Harness<'a> {
         }
     }
 
-    /// No acceptance is past the budget, but those that no replica may know, and one call in flight for
+    /// The budgets of the account and of lanes.
+    fn budgets(&self) -> impl Iterator<Item = (Option<&Lane>, Decimal)> {
+        let of_lanes =
+            self.plan.lanes.iter().filter_map(|(lane, planned)| Some((Some(lane), planned.budget?)));
+        self.plan.budget.map(|budget| (None, budget)).into_iter().chain(of_lanes)
+    }
+
+    /// No acceptance is past a budget, but those that no replica may know, and one call in flight for
     /// each replica.
-    fn judge_budget(&self) {
-        let (paid, unknown) = (self.world.paid(), self.world.unknown());
+    fn judge_budgets(&self) {
         let in_flight = DEAREST * Decimal::from(self.plan.skews.len());
-        if let Some(budget) = self.plan.budget.filter(|budget| paid > *budget + unknown + in_flight) {
-            let text = format!("{paid} is paid of a budget of {budget}, of which {unknown} cannot be known");
-            open(&self.world.books).break_promise(text);
+        for (lane, budget) in self.budgets() {
+            let (paid, unknown) = self.world.paid(lane);
+            if paid > budget + unknown + in_flight {
+                let lane = lane.map_or("all", Lane::name);
+                let text = format!(
+                    "{paid} is paid of a budget of {budget} of lane {lane}, of which {unknown} cannot be known"
+                );
+                open(&self.world.books).break_promise(text);
+            }
         }
     }
 
     /// The books equal the simulator's ledger, once the last reports are in.
     async fn judge_books(&self) {
-        // What a replica spends and ends while all others are cut off leaves with it.
-        let is_heard = !self.plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::CutOff { .. }));
         let mut looks = interval(Duration::from_millis(500));
         let quiet = Instant::now();
-        while let Some(wrong) = self.world.wrong_books(is_heard) {
+        while let Some(wrong) = self.world.wrong_books() {
             if quiet.elapsed() >= BOOKED_WITHIN {
                 open(&self.world.books).break_promise(wrong);
                 return;

@@ -7,14 +7,19 @@ use std::time::Duration;
 use captcha_worker::broker::memory::{DeliveryEnd, DeliveryId};
 use captcha_worker::broker::topology::{Names, RETRY_DELAYS};
 use captcha_worker::domain::guard::State;
+use captcha_worker::domain::history::{HISTORY_HEADER, History};
 use captcha_worker::domain::lane::Lane;
 use captcha_worker::domain::message::Message;
+use captcha_worker::domain::money::Decimal;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::account::{Acceptance, Account, Steps, Task, ticket_of};
 use super::answers::Answers;
-use super::plan::{Plan, PlannedJob, lane};
+use super::lanes::Turns;
+use super::money::Payments;
+use super::plan::{Plan, PlannedJob};
+use super::publishers::Deliveries;
 use super::reasons::HOP;
 use super::records::Records;
 use super::said::Said;
@@ -28,6 +33,8 @@ struct Hand {
     replica: String,
     job: String,
     is_ticket: bool,
+    /// It was delivered before, and may be known.
+    redelivered: bool,
     /// Of a ticket.
     task: Option<String>,
     /// A copy of the ticket is stored, for another owner.
@@ -69,6 +76,9 @@ pub(crate) struct Ledger {
     idle_taken_back: BTreeMap<(String, String), u32>,
     pub(super) records: Records,
     pub(super) answers: Answers,
+    pub(super) payments: Payments,
+    turns: Turns,
+    deliveries: Deliveries,
     /// Epochs of those that are in hand.
     records_in_hand: BTreeMap<DeliveryId, u64>,
     /// Broken promises.
@@ -95,6 +105,9 @@ impl Ledger {
             idle_taken_back: BTreeMap::new(),
             records: Records::default(),
             answers: Answers::default(),
+            payments: Payments::default(),
+            turns: Turns::of(plan),
+            deliveries: Deliveries::of(plan),
             records_in_hand: BTreeMap::new(),
             broken: Vec::new(),
         }
@@ -110,6 +123,12 @@ impl Ledger {
         self.disturbed.insert(replica.to_owned());
     }
 
+    /// A replica is killed.
+    pub(crate) fn dies(&mut self, replica: &str) {
+        self.disturb(replica);
+        self.payments.ended(replica, Instant::now());
+    }
+
     /// The broker ends, and every session with it; what it stores before is answered to `nobody`.
     pub(crate) fn broker_ends(&mut self, nobody: bool) {
         self.disturbed.extend(self.started.iter().cloned());
@@ -122,7 +141,17 @@ impl Ledger {
 
     pub(crate) fn open_account(&mut self, job: &PlannedJob, deadline: Option<Instant>) {
         let (innocent, lane) = (job.innocent, job.lane.clone());
-        let account = Account { innocent, lane, deadline, copies: 1, ..Account::default() };
+        let task: Value = serde_json::from_str(&job.body).unwrap_or_default();
+        let task_type = task["task"]["type"].as_str().unwrap_or_default().to_owned();
+        let account = Account {
+            innocent,
+            lane,
+            publisher: job.publisher,
+            task_type,
+            deadline,
+            copies: 1,
+            ..Account::default()
+        };
         self.accounts.insert(job.id.clone(), account);
     }
 
@@ -195,7 +224,13 @@ impl Ledger {
         if let Some(delay) = key.strip_prefix(&self.names.retry_prefix()) {
             self.resubmitted(replica, &job, true, now);
             let (delay, lane) = delay.split_once('.').unwrap_or((delay, "default"));
-            self.retried(replica, &job, delay);
+            if let Some(account) = self.accounts.get(&job)
+                && is_delayed(message)
+            {
+                self.broken.extend(self.deliveries.delayed(account.publisher, now));
+            } else {
+                self.retried(replica, &job, delay);
+            }
             self.stays_in_lane(&job, lane);
         }
         if is_outcome {
@@ -276,6 +311,7 @@ impl Ledger {
         queue: &str,
         delivery: DeliveryId,
         message: &Message,
+        redelivered: bool,
     ) -> Option<String> {
         if queue == self.names.guard() {
             let epoch = State::read(&message.body)?.epoch;
@@ -283,10 +319,14 @@ impl Ledger {
             return Some(format!("the guard's record {epoch}"));
         }
         let is_ticket = queue == self.names.tickets();
-        if !is_ticket && queue != self.names.jobs() && queue != self.names.jobs_of(&lane()) {
+        let job = message.properties.message_id.clone()?;
+        let account = self.accounts.get(&job)?;
+        if !is_ticket && queue != self.names.jobs_of(&account.lane) {
             return None;
         }
-        let job = message.properties.message_id.clone()?;
+        if !is_ticket {
+            self.deliveries.delivered(account.publisher, Instant::now());
+        }
         let before = *self.steps(replica, &job)?;
         self.idle_taken_back.remove(&(replica.to_owned(), job.clone()));
         let what = format!("the {} of {job} {delivery:?}", if is_ticket { "ticket" } else { "job" });
@@ -299,8 +339,16 @@ impl Ledger {
         if let Some(task) = task.as_ref().and_then(|id| self.tasks.get_mut(id)) {
             task.misdated |= clock.abs_diff(task.clock) > CLOCKS_APART;
         }
-        let hand =
-            Hand { replica: replica.to_owned(), job, is_ticket, task, handed_over: false, alone, before };
+        let hand = Hand {
+            replica: replica.to_owned(),
+            job,
+            is_ticket,
+            redelivered,
+            task,
+            handed_over: false,
+            alone,
+            before,
+        };
         self.hands.insert(delivery, hand);
         Some(what)
     }
@@ -312,7 +360,7 @@ impl Ledger {
             self.broken.extend(lost);
             return Some(format!("the guard's record {epoch}"));
         }
-        let Hand { replica, job, is_ticket, task, handed_over, alone, before } =
+        let Hand { replica, job, is_ticket, task, handed_over, alone, before, .. } =
             self.hands.remove(&delivery)?;
         let now = *self.steps(&replica, &job)?;
         let what = if is_ticket { "ticket" } else { "job" };
@@ -406,6 +454,7 @@ impl Ledger {
             self.broken.push(format!("{replica} submitted {job} although the guard has long forbidden it"));
         }
         if self.hands.values().any(|hand| hand.job == job && hand.replica == replica) {
+            self.takes_turn(replica, job);
             self.resubmitted(replica, job, false, now);
         } else if self.is_disturbed(replica) {
             // Cut off, and within its lease: the broker has taken the job back already.
@@ -427,10 +476,25 @@ impl Ledger {
         }
     }
 
-    /// The API has accepted a task.
-    pub(crate) fn paid(&mut self, job: &str) {
+    /// A job of a lane is submitted while jobs of others wait in the same hands.
+    fn takes_turn(&mut self, replica: &str, job: &str) {
+        let Some(own) = self.accounts.get(job) else { return };
+        let waiting = self.hands.values().filter(|hand| {
+            let steps = self.accounts.get(&hand.job).and_then(|account| account.by_replica.get(replica));
+            let is_untouched = !hand.is_ticket && !hand.redelivered && steps == Some(&hand.before);
+            is_untouched && hand.replica == replica
+        });
+        let of_type = waiting.filter_map(|hand| self.accounts.get(&hand.job));
+        let lanes = of_type.filter(|account| account.task_type == own.task_type).map(|account| &account.lane);
+        self.broken.extend(self.turns.taken(replica, &own.lane, lanes.collect()));
+    }
+
+    /// The API has accepted a task, for so much.
+    pub(crate) fn paid(&mut self, replica: &str, job: &str, amount: Decimal, now: Instant) {
         if let Some(account) = self.accounts.get_mut(job) {
             account.payments += 1;
+            account.paid += amount;
+            self.payments.made(replica, &account.lane, amount, now);
         }
     }
 
@@ -491,4 +555,11 @@ impl Ledger {
             self.broken.push(format!("{replica} polled {id} of {job} at an age of {age:?}"));
         }
     }
+}
+
+/// Whether a job waits because of its publisher's limit.
+fn is_delayed(message: &Message) -> bool {
+    let history = message.properties.headers.get(HISTORY_HEADER).and_then(|header| header.as_text());
+    let history: Option<History> = history.and_then(|text| serde_json::from_str(text).ok());
+    history.is_some_and(|history| history.delayed_for().is_some())
 }

@@ -1,10 +1,12 @@
 //! What a seed means: the jobs, the faults, and when each comes.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use captcha_worker::domain::lane::Lane;
+use captcha_worker::domain::lane::{Lane, LaneRules};
 use captcha_worker::domain::money::Decimal;
 use captcha_worker::domain::poll_schedule::PollSchedule;
 use rand::rngs::StdRng;
@@ -19,6 +21,8 @@ use crate::support::in_process::PANICKING_TYPE;
 const FAULTS_WITHIN: u64 = 90_000;
 /// The last job comes before this.
 const JOBS_WITHIN: u64 = 60_000;
+/// Jobs of a backlog, for each lane and replica.
+const BACKLOG: usize = 40;
 /// Clocks of replicas differ by so much from the true time at most.
 pub(crate) const MAX_SKEW: Duration = Duration::from_secs(5);
 
@@ -50,14 +54,30 @@ pub(crate) struct Plan {
     pub(crate) max_resubmissions: u32,
     /// The broker is over a store, to which a batch takes so long.
     pub(crate) store: Option<Duration>,
-    /// Replicas from this one on have a lane in their settings; there is none in most histories.
-    pub(crate) lane_from: Option<usize>,
+    /// The lanes of the settings, the default one included; there are none in most histories.
+    pub(crate) lanes: BTreeMap<Lane, PlannedLane>,
     /// What the fleet may spend in a day, until an operator raises it at the end.
     pub(crate) budget: Option<Decimal>,
+    /// Jobs of one publisher that the fleet takes within a minute.
+    pub(crate) per_publisher_per_minute: Option<NonZeroU32>,
+    /// Tickets and submissions that one replica holds.
+    pub(crate) max_in_flight: usize,
+    /// Submissions of one replica that are under way at once.
+    pub(crate) submit_concurrency: usize,
     /// What comes in.
     pub(crate) jobs: Vec<PlannedJob>,
     /// What goes wrong.
     pub(crate) faults: Vec<(Duration, Fault)>,
+}
+
+/// What the settings say of a lane.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlannedLane {
+    /// Replicas from this place on have it in their settings.
+    pub(crate) from: usize,
+    pub(crate) rules: LaneRules,
+    /// What may be spent in a day, until an operator raises it at the end.
+    pub(crate) budget: Option<Decimal>,
 }
 
 /// One message for the job queue.
@@ -69,16 +89,13 @@ pub(crate) struct PlannedJob {
     pub(crate) id: String,
     /// It comes by this lane.
     pub(crate) lane: Lane,
+    /// The program that publishes it.
+    pub(crate) publisher: &'static str,
     /// Its bytes.
     pub(crate) body: String,
     /// It has nothing against it: it must be solved, whatever happens to others and to the API, as
     /// long as budgets allow.
     pub(crate) innocent: bool,
-}
-
-/// The lane that half of the jobs come by, in histories that have it.
-pub(crate) fn lane() -> Lane {
-    "urgent".parse().expect("a lane's name")
 }
 
 fn ms(rng: &mut StdRng, from: u64, to: u64) -> Duration {
@@ -116,12 +133,27 @@ impl Plan {
             let late = |_| (ms(rng, 60_000, 270_000), draw_fault(rng, replicas));
             faults.extend((0..2).map(late));
         }
-        // The last replica has it in any case, so that its jobs are taken.
-        let lane_from = (seed % 4 == 1).then(|| usize::try_from(seed / 4).map_or(0, |n| n % replicas));
-        if lane_from.is_some() {
-            jobs.iter_mut().step_by(2).for_each(|job| job.lane = lane());
+        // By generators of their own: the other histories stay as they are without them.
+        let of_lanes = &mut StdRng::seed_from_u64(seed ^ 0x001A_4E50);
+        let has_backlog = seed % 16 == 1;
+        let lanes = if seed % 4 == 1 { draw_lanes(of_lanes, replicas, has_backlog) } else { BTreeMap::new() };
+        let names: Vec<_> = lanes.keys().cloned().collect();
+        for job in &mut jobs {
+            job.lane = names.choose(of_lanes).cloned().unwrap_or_default();
+            // One brings most of them.
+            job.publisher = if of_lanes.random_bool(0.7) { "wild" } else { "quiet" };
         }
-        // By a generator of its own: the other histories stay as they are without it.
+        let per_publisher_per_minute = (!has_backlog && of_lanes.random_bool(0.25))
+            .then(|| of_lanes.random_range(2..9))
+            .and_then(NonZeroU32::new);
+        let backlog_at = ms(of_lanes, 0, 30_000);
+        for lane in names.iter().filter(|_| has_backlog) {
+            let (begin, count) = (jobs.len(), BACKLOG * replicas);
+            jobs.extend(
+                (begin..begin + count)
+                    .map(|n| PlannedJob { lane: lane.clone(), ..image(seed, n, backlog_at) }),
+            );
+        }
         let of_store = &mut StdRng::seed_from_u64(seed ^ 0x0570_7E00);
         let store = of_store.random_bool(0.25).then(|| {
             let slow = of_store.random_bool(0.1);
@@ -132,23 +164,65 @@ impl Plan {
             faults.extend((0..ends).map(|_| (ms(of_store, 0, FAULTS_WITHIN), draw_broker_end(of_store))));
         }
         let of_budget = &mut StdRng::seed_from_u64(seed ^ 0x00B0_D6E7);
-        let budget = of_budget.random_bool(0.25).then(|| Decimal::new(of_budget.random_range(2..25), 3));
+        let budget = of_budget.random_bool(0.25).then(|| draw_budget(of_budget)).filter(|_| !has_backlog);
+        let calls_per_second = rng.random_bool(0.2).then(|| rng.random_range(5..60));
         Self {
             seed,
             skews,
             pacing: pacing.expect("within the limits"),
             timeout,
             losing,
-            calls_per_second: rng.random_bool(0.2).then(|| rng.random_range(5..60)),
+            calls_per_second: if has_backlog {
+                Some(of_lanes.random_range(10..40))
+            } else {
+                calls_per_second
+            },
             callbacks: seed.is_multiple_of(3),
             max_resubmissions: rng.random_range(0..=2),
             store,
-            lane_from,
+            lanes,
             budget,
+            per_publisher_per_minute,
+            // A backlog is to wait for both.
+            max_in_flight: if has_backlog { of_lanes.random_range(8..13) } else { 1_000 },
+            submit_concurrency: if has_backlog { 4 } else { 16 },
             jobs,
             faults,
         }
     }
+}
+
+fn draw_budget(rng: &mut StdRng) -> Decimal {
+    Decimal::new(rng.random_range(2..25), 3)
+}
+
+/// Two or three lanes, the default one among them. Those of a backlog have weights alone, so that
+/// nothing but the others' work can keep one waiting.
+fn draw_lanes(rng: &mut StdRng, replicas: usize, has_backlog: bool) -> BTreeMap<Lane, PlannedLane> {
+    let names = &["default", "urgent", "bulk"][..rng.random_range(2..=3)];
+    let draw = |name: &&str| {
+        let lane: Lane = name.parse().expect("a lane's name");
+        let mut may = |share: f64| !has_backlog && rng.random_bool(share);
+        let (held, rate, budget) = (may(0.2), may(0.2), may(0.2));
+        let rules = LaneRules {
+            weight: rng.random_range(1..=if has_backlog { 4 } else { 20 }),
+            max_in_flight: held.then(|| rng.random_range(1..6)),
+            max_calls_per_second: rate.then(|| rng.random_range(2..20)).and_then(NonZeroU32::new),
+        };
+        // The last replica has each of them, so that its jobs are taken.
+        let from = if lane.is_default() { 0 } else { rng.random_range(0..replicas) };
+        (lane, PlannedLane { from, rules, budget: budget.then(|| draw_budget(rng)) })
+    };
+    names.iter().map(draw).collect()
+}
+
+/// A job of a backlog: nothing is wrong with it, and it is solved soon.
+fn image(seed: u64, n: usize, at: Duration) -> PlannedJob {
+    let id = format!("job-{seed}-{n}");
+    let body = STANDARD.encode(id.repeat(120 / id.len() + 1));
+    let task = json!({"type": "ImageToTextTask", "body": body, "job": id, "_sim": {"solve_ms": 500}});
+    let body = json!({"id": id, "task": task}).to_string();
+    PlannedJob { at, id, lane: Lane::default(), publisher: "wild", body, innocent: true }
 }
 
 fn draw_job(rng: &mut StdRng, seed: u64, n: usize, patient: bool, deadlined: bool) -> PlannedJob {
@@ -157,7 +231,7 @@ fn draw_job(rng: &mut StdRng, seed: u64, n: usize, patient: bool, deadlined: boo
     if rng.random_bool(0.03) {
         let garbage = ["not json", "{}", "[1,2]", r#"{"task":{"type":"ImageToTextTask"},"colour":1}"#];
         let body = (*garbage.choose(rng).expect("not empty")).to_owned();
-        return PlannedJob { at, id, lane: Lane::default(), body, innocent: false };
+        return PlannedJob { at, id, lane: Lane::default(), publisher: "wild", body, innocent: false };
     }
     let script = draw_script(rng, patient);
     let mut task = match rng.random_range(0..10) {
@@ -177,7 +251,7 @@ fn draw_job(rng: &mut StdRng, seed: u64, n: usize, patient: bool, deadlined: boo
         job["deadline"] = json!(deadline.to_string());
         innocent = false;
     }
-    PlannedJob { at, id, lane: Lane::default(), body: job.to_string(), innocent }
+    PlannedJob { at, id, lane: Lane::default(), publisher: "wild", body: job.to_string(), innocent }
 }
 
 fn draw_script(rng: &mut StdRng, patient: bool) -> Value {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use captcha_worker::fleet::Order;
 use captcha_worker::simulator::{Control, Storm};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::fault::{Fault, Outage, Step, Word};
 use super::harness::{Due, Fix, Harness, LEAVE_WITHIN, Left};
@@ -32,6 +32,8 @@ impl Harness<'_> {
             }
             Fault::CutOff { place, silent_for, broker_after, client_after } => {
                 let Some(name) = self.hit(place) else { return };
+                let lasts = silent_for.max(broker_after).max(client_after);
+                open(&self.world.books).payments.cut(Instant::now(), lasts);
                 for session in self.world.broker.sessions_of(&name) {
                     self.world.broker.cut_off(session, silent_for);
                     self.after(broker_after, Due::Fix(Fix::NoticedByBroker(session)));
@@ -144,7 +146,7 @@ impl Harness<'_> {
 
     fn vanish(&mut self, place: usize, noticed_after: Duration, back_after: Duration) {
         let Some(replica) = self.world.places[place].take() else { return };
-        open(&self.world.books).disturb(&replica.name);
+        open(&self.world.books).dies(&replica.name);
         let sessions = self.world.broker.sessions_of(&replica.name);
         for session in &sessions {
             self.world.broker.cut_off(*session, Duration::ZERO);

@@ -89,7 +89,7 @@ impl Observer for BrokerWitness {
             BrokerEvent::Published { connection, .. } => self.published(connection, event),
             BrokerEvent::Settled { connection, .. } => self.settled(connection, event),
             BrokerEvent::Delivered { connection, queue, delivery, message, redelivered } => {
-                let known = open(&self.books).delivered(connection, queue, *delivery, message);
+                let known = open(&self.books).delivered(connection, queue, *delivery, message, *redelivered);
                 if let Some(what) = known {
                     let again = if *redelivered { " again" } else { "" };
                     self.chronicle.record(|| format!("{connection} was given {what}{again}"));

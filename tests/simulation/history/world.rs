@@ -12,10 +12,10 @@ use captcha_worker::broker::topology::{Names, RETRY_DELAYS, Topology};
 use captcha_worker::broker::{Broker, Session};
 use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::guard;
-use captcha_worker::domain::lane::{Lane, LaneRules};
+use captcha_worker::domain::lane::Lane;
 use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
 use captcha_worker::domain::message::{Message, Properties};
-use captcha_worker::domain::money::{self, Budgets, Decimal, Prices, Spent, decimal};
+use captcha_worker::domain::money::{self, Budgets, Decimal, Prices, Spent};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::poll_schedule::{PollMode, PollSchedules};
 use captcha_worker::domain::solve_time::Reach;
@@ -32,11 +32,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::api::FaultyTransport;
+use super::api::{self, FaultyTransport};
 use super::callbacks::CallbackNetwork;
 use super::chronicle::Chronicle;
 use super::ledger::Ledger;
-use super::plan::{CAPACITY_TIMEOUT, Plan, PlannedJob, TRANSIENT_TIMEOUT, UNKNOWN_TIMEOUT, lane};
+use super::plan::{CAPACITY_TIMEOUT, Plan, PlannedJob, PlannedLane, TRANSIENT_TIMEOUT, UNKNOWN_TIMEOUT};
 use super::steps::Snares;
 use super::weather::Weather;
 use super::witness::{Books, BrokerWitness, open};
@@ -84,6 +84,7 @@ pub(crate) struct World {
     /// Of the places' machines, with how far off each is while nobody sets it.
     clocks: Vec<(Clock, i64)>,
     topology: Topology,
+    lanes: Vec<Lane>,
     publisher: Arc<tokio::sync::Mutex<Session>>,
     /// How long the broker stays away after its end at a batch that is yet to come.
     pub(crate) broker_down_for: Option<Duration>,
@@ -96,8 +97,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn new(plan: &Plan, snares: Snares, chronicle: Chronicle) -> Self {
         let names = Names::new("captcha");
-        // The lane's queues stay as the operator has made them, whichever replicas run.
-        let topology = Topology::with_lanes(&names, plan.lane_from.map(|_| lane()).iter());
+        // The lanes' queues stay as the operator has made them, whichever replicas run.
+        let topology = Topology::with_lanes(&names, plan.lanes.keys());
         let config = SimulatorConfig { seed: plan.seed, ..SimulatorConfig::default() };
         let books = Arc::new(parking_lot::Mutex::new(Ledger::new(names.clone(), plan, chronicle.began())));
         let witness =
@@ -130,6 +131,7 @@ impl World {
             snares,
             chronicle,
             topology,
+            lanes: plan.lanes.keys().cloned().collect(),
             publisher: Arc::new(tokio::sync::Mutex::new(publisher)),
             broker_down_for: None,
             broker_can_end: plan.store.is_some(),
@@ -201,17 +203,17 @@ impl World {
             },
             policy: Policy::try_new(&["example.com"], &[PANICKING_TYPE]).expect("a sound policy"),
             name: name.to_owned(),
-            max_in_flight: 1_000,
+            max_in_flight: plan.max_in_flight,
             lanes: plan
-                .lane_from
-                .filter(|from| place >= *from)
-                .map(|_| (lane(), LaneRules::default()))
-                .into_iter()
+                .lanes
+                .iter()
+                .filter(|(_, planned)| place >= planned.from)
+                .map(|(lane, planned)| (lane.clone(), planned.rules))
                 .collect(),
             limits: Limits {
-                per_publisher_per_minute: None,
+                per_publisher_per_minute: plan.per_publisher_per_minute,
                 max_calls: 64,
-                submit_concurrency: 16,
+                submit_concurrency: plan.submit_concurrency,
                 max_calls_per_second: plan.calls_per_second.and_then(NonZeroU32::new),
                 caps: BTreeMap::new(),
             },
@@ -244,7 +246,8 @@ impl World {
             .and_then(|job| job.get("deadline")?.as_str().and_then(Timestamp::parse))
             .map(|at| self.chronicle.began() + at.since(EPOCH));
         open(&self.books).open_account(job, deadline);
-        let properties = Properties { message_id: Some(job.id.clone()), ..Properties::default() };
+        let (message_id, app_id) = (Some(job.id.clone()), Some(job.publisher.to_owned()));
+        let properties = Properties { message_id, app_id, ..Properties::default() };
         let message = Message { body: job.body.clone().into(), properties, transient: false };
         let (publisher, broker) = (Arc::clone(&self.publisher), self.broker.named("publisher"));
         let (books, jobs, id) = (Arc::clone(&self.books), self.names.jobs(), job.id.clone());
@@ -341,11 +344,13 @@ impl World {
 
     /// Messages that are neither outcomes nor dead letters, whoever holds them.
     pub(crate) fn unfinished(&self) -> usize {
-        let of_lane = |lane: Lane| {
-            let retried = RETRY_DELAYS.map(|delay| self.names.retry_of(delay, &lane));
-            [self.names.jobs_of(&lane)].into_iter().chain(retried)
+        let of_lane = |lane: &Lane| {
+            let retried = RETRY_DELAYS.map(|delay| self.names.retry_of(delay, lane));
+            [self.names.jobs_of(lane)].into_iter().chain(retried)
         };
-        let jobs = of_lane(Lane::default()).chain(of_lane(lane()));
+        let default = Lane::default();
+        let named = self.lanes.iter().filter(|lane| !lane.is_default());
+        let jobs = [&default].into_iter().chain(named).flat_map(of_lane);
         jobs.chain([self.names.tickets()]).map(|queue| self.broker.queue_total(&queue)).sum()
     }
 
@@ -357,33 +362,41 @@ impl World {
             && self.places.iter().flatten().all(|replica| replica.holds() == (0, 0))
     }
 
-    /// What the API was paid.
-    pub(crate) fn paid(&self) -> Decimal {
-        decimal(&self.simulator.stats().paid.to_string()).expect("an amount")
+    /// What the API was paid, in a lane or in all, and what of it no replica may know: an acceptance
+    /// that a replica did not live to write on a ticket, and of which its job is another copy now; a
+    /// submission without an answer that a replica did not live to report, or that the last one to
+    /// leave had; and what replicas that have left could report to nobody.
+    pub(crate) fn paid(&self, lane: Option<&Lane>) -> (Decimal, Decimal) {
+        let books = open(&self.books);
+        let of_lane = books.accounts.values().filter(|account| lane.is_none_or(|lane| *lane == account.lane));
+        let (mut paid, mut unknown) = (Decimal::ZERO, 0);
+        for account in of_lane {
+            paid += account.paid;
+            unknown += account.copies - 1 + account.unanswered;
+        }
+        (paid, DEAREST * Decimal::from(unknown) + books.payments.unheard(lane))
     }
 
-    /// What of it no replica may know: an acceptance that a replica did not live to write on a
-    /// ticket, and of which its job is another copy now; and a submission without an answer that a
-    /// replica did not live to report, or that the last one to leave had.
-    pub(crate) fn unknown(&self) -> Decimal {
-        let accounts = &open(&self.books).accounts;
-        let unknown = accounts.values().map(|account| account.copies - 1 + account.unanswered);
-        DEAREST * Decimal::from(unknown.sum::<u32>())
-    }
-
-    /// How the fleet's books differ from what the API was paid, if they do. What was not answered
-    /// stands in them, and may not be paid. `is_heard`: each replica was heard by others while it
-    /// ran, so that nothing may be missing.
-    pub(crate) fn wrong_books(&self, is_heard: bool) -> Option<String> {
+    /// How the fleet's books differ from what the API was paid, in a lane or in all, if they do. What
+    /// was not answered stands in them, and may not be paid.
+    pub(crate) fn wrong_books(&self) -> Option<String> {
         let views = self.places.iter().flatten().map(|replica| replica.view.money().0);
         let money = views.max_by_key(|money| money.books.version)?;
-        let (mut all, paid, unknown) = (Spent::default(), self.paid(), self.unknown());
+        let mut all = Spent::default();
         let long_ago = Timestamp::from_millis(0);
         money.books.hours(long_ago).for_each(|(_, hour)| all.add(&hour.spent));
-        let (spent, doubtful) = (all.total(), all.doubtful);
-        let is_right = spent - doubtful <= paid && (!is_heard || paid <= spent + unknown);
-        (!is_right).then(|| {
-            format!("the books say {spent}, {doubtful} of it not answered; paid were {paid}, of which {unknown} cannot be known")
+        let ledger = api::paid(&self.simulator.stats());
+        if self.paid(None).0 != ledger {
+            return Some(format!("{ledger} were paid, and not {}", self.paid(None).0));
+        }
+        let scopes = [None].into_iter().chain(self.lanes.iter().map(Some));
+        scopes.into_iter().find_map(|lane| {
+            let ((paid, unknown), spent) = (self.paid(lane), all.of(lane.map(Lane::name)));
+            let is_right = spent - all.doubtful <= paid && paid <= spent + unknown;
+            (!is_right).then(|| {
+                let (lane, doubtful) = (lane.map_or("all", Lane::name), all.doubtful);
+                format!("the books say {spent} in lane {lane}, {doubtful} of all not answered; paid were {paid}, of which {unknown} cannot be known")
+            })
         })
     }
 
@@ -402,7 +415,12 @@ fn prices() -> Prices {
 pub(crate) const DEAREST: Decimal = Decimal::from_parts(2, 0, 0, false, 3);
 
 fn budgets(plan: &Plan) -> Budgets {
-    Budgets { account: money::Limits { per_hour: None, per_day: plan.budget }, ..Budgets::default() }
+    let limits = |per_day| money::Limits { per_hour: None, per_day };
+    let of_lane = |(lane, planned): (&Lane, &PlannedLane)| {
+        let budget = planned.budget?;
+        Some((lane.name().to_owned(), limits(Some(budget))))
+    };
+    Budgets { account: limits(plan.budget), lanes: plan.lanes.iter().filter_map(of_lane).collect() }
 }
 
 /// A new session, where the broker has ended since and can be reached.
