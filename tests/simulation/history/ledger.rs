@@ -105,7 +105,7 @@ impl Ledger {
             idle_taken_back: BTreeMap::new(),
             records: Records::default(),
             answers: Answers::default(),
-            payments: Payments::default(),
+            payments: Payments::of(plan),
             turns: Turns::of(plan),
             deliveries: Deliveries::of(plan),
             records_in_hand: BTreeMap::new(),
@@ -126,7 +126,9 @@ impl Ledger {
     /// A replica is killed.
     pub(crate) fn dies(&mut self, replica: &str) {
         self.disturb(replica);
-        self.payments.ended(replica, Instant::now());
+        let accounts = &self.accounts;
+        let has_ended = |job: &str| accounts.get(job).is_some_and(|account| account.outcomes > 0);
+        self.payments.killed(replica, has_ended, Instant::now());
     }
 
     /// The broker ends, and every session with it; what it stores before is answered to `nobody`.
@@ -494,7 +496,7 @@ impl Ledger {
         if let Some(account) = self.accounts.get_mut(job) {
             account.payments += 1;
             account.paid += amount;
-            self.payments.made(replica, &account.lane, amount, now);
+            self.payments.made(replica, job, (&account.lane, amount), now);
         }
     }
 

@@ -7,23 +7,60 @@ use captcha_worker::domain::lane::Lane;
 use captcha_worker::domain::money::Decimal;
 use tokio::time::Instant;
 
+use super::plan::Plan;
+
 /// After a cut, until the replica has a session again and is heard by the others.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 /// How long two replicas must be connected for one to hear what the other has spent.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a payment may be in no report: those come with the heartbeats, or sooner where there
+/// are budgets.
+const REPORTED_WITHIN: Duration = Duration::from_millis(2_500);
+const REPORTED_WITHIN_IF_BUDGETED: Duration = Duration::from_secs(1);
+
+/// A task that the API has accepted.
+#[derive(Debug)]
+struct Payment {
+    replica: String,
+    job: String,
+    lane: Lane,
+    amount: Decimal,
+    at: Instant,
+    /// Its replica was killed before it reported this, and after the job's end, so that no ticket
+    /// shows it.
+    is_lost: bool,
+}
+
 /// Payments, and the times in which some replica was cut off from the others.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Payments {
-    made: Vec<(String, Lane, Decimal, Instant)>,
+    reported_within: Duration,
+    made: Vec<Payment>,
     cuts: Vec<(Instant, Instant)>,
     /// When replicas were killed, or had left.
     ended: BTreeMap<String, Instant>,
 }
 
 impl Payments {
-    pub(crate) fn made(&mut self, replica: &str, lane: &Lane, amount: Decimal, now: Instant) {
-        self.made.push((replica.to_owned(), lane.clone(), amount, now));
+    pub(crate) fn of(plan: &Plan) -> Self {
+        let is_budgeted = plan.budget.is_some() || plan.lanes.values().any(|lane| lane.budget.is_some());
+        let reported_within = if is_budgeted { REPORTED_WITHIN_IF_BUDGETED } else { REPORTED_WITHIN };
+        Self { reported_within, made: Vec::new(), cuts: Vec::new(), ended: BTreeMap::new() }
+    }
+
+    pub(crate) fn made(&mut self, replica: &str, job: &str, (lane, amount): (&Lane, Decimal), at: Instant) {
+        let (replica, job, lane) = (replica.to_owned(), job.to_owned(), lane.clone());
+        self.made.push(Payment { replica, job, lane, amount, at, is_lost: false });
+    }
+
+    /// A replica is killed, after jobs that have ended.
+    pub(crate) fn killed(&mut self, replica: &str, has_ended: impl Fn(&str) -> bool, now: Instant) {
+        self.ended(replica, now);
+        for payment in self.made.iter_mut().filter(|payment| payment.replica == replica) {
+            let is_fresh = now.duration_since(payment.at) <= self.reported_within;
+            payment.is_lost |= is_fresh && has_ended(&payment.job);
+        }
     }
 
     /// A replica is cut off for so long from now on.
@@ -38,7 +75,7 @@ impl Payments {
     }
 
     /// What replicas that are no more have paid in a lane, or in all, and could report to nobody:
-    /// from then to their end somebody was cut off.
+    /// they were killed at once, or from then to their end somebody was cut off.
     pub(crate) fn unheard(&self, of: Option<&Lane>) -> Decimal {
         let is_unheard = |replica: &str, paid_at: Instant| {
             let Some(ended_at) = self.ended.get(replica) else { return false };
@@ -52,10 +89,8 @@ impl Payments {
             }
             is_met && longest.max(ended_at.saturating_duration_since(heard_from)) < HEARD_WITHIN
         };
-        let made = self
-            .made
-            .iter()
-            .filter(|(replica, lane, _, at)| of.is_none_or(|of| of == lane) && is_unheard(replica, *at));
-        made.map(|(_, _, amount, _)| *amount).sum()
+        let of_lane = self.made.iter().filter(|payment| of.is_none_or(|of| *of == payment.lane));
+        let unheard = of_lane.filter(|payment| payment.is_lost || is_unheard(&payment.replica, payment.at));
+        unheard.map(|payment| payment.amount).sum()
     }
 }
