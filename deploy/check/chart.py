@@ -22,6 +22,7 @@ REFUSED = [
     ({"settings": {"solver": {"api_key": "key"}}}, "solver"),
     ({"settings": {"worker": {"drain_timeout": "1m 30s"}}}, "drain_timeout"),
     ({"settings": {"ops": {"listen": "127.0.0.1:9464"}}}, "listen"),
+    ({"settings": {"ops": {"admin_token_file": "/etc/token"}}}, "admin_token_file"),
     ({"settings": {"lanes": {"Bulk": {"weight": 1}}}}, "Bulk"),
     ({"replicaCount": 3}, "replicaCount"),
     ({"autoscaling": {"kind": "vpa"}}, "kind"),

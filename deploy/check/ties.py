@@ -78,9 +78,11 @@ class Lane:
             yield "the pod mounts other settings than the lane's"
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         secrets = [f"{mounts['secrets']}/{item['path']}" for item in volumes["secrets"]["secret"]["items"]]
-        for section, key in [("broker", "url_file"), ("solver", "api_key_file")]:
-            if self.setting(section, key) not in secrets:
-                yield f"{section}.{key} is {self.setting(section, key)}, which is none of {secrets}"
+        named = {f"{section}.{key}": self.setting(section, key)
+                 for section, key in [("broker", "url_file"), ("solver", "api_key_file"), ("ops", "admin_token_file")]}
+        # The console's log-in is off by default.
+        if set(named.values()) - {""} != set(secrets):
+            yield f"the settings name the secrets {named}, and mounted are {secrets}"
 
     def selected(self):
         labels = self.one("Deployment")["spec"]["template"]["metadata"]["labels"].items()
