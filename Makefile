@@ -1,4 +1,5 @@
 # Everything that a person or a machine runs here. `make` alone tells what there is.
+# RABBITMQ=current or RABBITMQ=4.0 takes that RabbitMQ instead of the installed one, for every target that starts a broker (as root, on Linux).
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := bash
@@ -157,12 +158,11 @@ trials: ## Guard and fleet of 8 replicas under account faults, storms and kills,
 	scripts/with-rabbitmq $(CARGO) bench --locked --quiet --bench trials -- $(TRIALS)
 
 .PHONY: chaos
-chaos: $(TEST_PYTHON) ## Everything that can fail is made to fail, on real parts (CHAOS_MINUTES=5 CHAOS_SEED=1 CHAOS=cluster or embedded, RABBITMQ=4.0)
+chaos: $(TEST_PYTHON) ## Everything that can fail is made to fail, on real parts (CHAOS_MINUTES=5 CHAOS_SEED=1 CHAOS=cluster or embedded)
 	@echo "building the worker and chaos: minutes the first time, then seconds"
 	$(CARGO) bench --locked --quiet --profile $(CHAOS_PROFILE) --bench chaos --no-run
 	scripts/ensure-rabbitmq
-	$(if $(RABBITMQ),RABBITMQ_BIN=$$(scripts/unpack-rabbitmq $(RABBITMQ)) && export RABBITMQ_BIN && )CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) \
-	  $(CARGO) bench --locked --quiet --profile $(CHAOS_PROFILE) --bench chaos -- $(CHAOS)
+	CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) $(CARGO) bench --locked --quiet --profile $(CHAOS_PROFILE) --bench chaos -- $(CHAOS)
 
 .PHONY: interference
 interference: ## One trouble at a time under a steady load: what it costs the jobs that it does not hit (INTERFERENCE="tenth 502 --part …" picks)
@@ -222,10 +222,9 @@ deb: ## Build the Debian package into target/debian, by a cargo-deb in target/to
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} PATH="$(abspath $(TARGET_DIR))/tools/bin:$$PATH" \
 	  $(CARGO) deb --no-build --locked
 
-.PHONY: try-deb
-try-deb: deb ## Install, start, upgrade, remove and purge the package in a Debian of its own, beside RabbitMQ and the simulator (as root, on Linux)
-	scripts/ensure-rabbitmq
-	scripts/with-rabbitmq scripts/try-deb $(TARGET_DIR)/debian
+.PHONY: try-install
+try-install: deb ## Follow docs/INSTALL.md in a Debian of its own, by package and image: 10,000 jobs, upgrades, removal (as root, on Linux; SUITE=bookworm)
+	$(PYTHON) -B scripts/try-install $(TARGET_DIR)/debian
 
 .PHONY: clean-test-data
 clean-test-data: ## Remove what tests leave behind: their Python and Node environments, brokers' folders and logs (not while tests run)

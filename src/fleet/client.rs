@@ -8,7 +8,7 @@ use tokio::time::{Instant, interval, timeout_at};
 use super::membership;
 use super::message::{Control, Heartbeat, LeaderNews, OperatorCommand, Sighting, Trust, encode};
 use crate::broker::topology::Names;
-use crate::broker::{Broker, BrokerError, Consumer, Session};
+use crate::broker::{Broker, BrokerError, Consumer, PublishError, Session};
 use crate::clock::Rng;
 use crate::domain::guard::Phase;
 use crate::domain::message::Message;
@@ -233,8 +233,12 @@ impl Client {
 
     async fn send(&self, control: &Control) -> Result<(), BrokerError> {
         let message = encode(control, &self.user);
-        let said = self.session.publisher().publish(&self.exchange, "", false, message).await;
-        said.map_err(|error| BrokerError::Lost(error.to_string()))
+        match self.session.publisher().publish(&self.exchange, "", false, message).await {
+            // RabbitMQ 4.3 refuses a message if one of its queues is deleted at that moment, as that
+            // of a replica that leaves. The others have their copies, and the answers show that.
+            Err(PublishError::Rejected) => Ok(()),
+            said => said.map_err(|error| BrokerError::Lost(error.to_string())),
+        }
     }
 
     /// Whether all that there should be have answered, and know what the leader has announced.

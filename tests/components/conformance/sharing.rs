@@ -1,7 +1,7 @@
 //! Several consumers at once.
 
-use captcha_worker::broker::Broker;
 use captcha_worker::broker::topology::{ExchangeKind, Names};
+use captcha_worker::broker::{Broker, PublishError};
 use captcha_worker::domain::message::Value;
 
 use crate::conformance::fixtures::{
@@ -64,19 +64,20 @@ pub(crate) async fn subscribers_each_get_a_copy_of_what_is_published_from_then_o
     let other = connect(&broker).await;
     let publish = async |body: &str| {
         let publish = session.publisher().publish(&news, "", false, message(body));
-        within("a confirm", publish).await.unwrap();
+        within("a confirm", publish).await
     };
-    publish("before").await;
+    publish("before").await.unwrap();
     let mut one = within("a subscription", session.link().subscribe(&news)).await.unwrap();
     let mut two = within("a subscription", other.link().subscribe(&news)).await.unwrap();
-    publish("for both").await;
+    publish("for both").await.unwrap();
     for subscriber in [&mut one, &mut two] {
         let delivery = next(subscriber).await;
         assert_eq!(text(&delivery.message), "for both");
         delivery.receipt.ack().unwrap();
     }
     within("the close", two.close()).await;
-    publish("for one").await;
+    // RabbitMQ 4.3 may refuse it, because the other queue is just being deleted; its copy arrives.
+    assert!(matches!(publish("for one").await, Ok(()) | Err(PublishError::Rejected)));
     let delivery = next(&mut one).await;
     assert_eq!(text(&delivery.message), "for one");
     delivery.receipt.ack().unwrap();
