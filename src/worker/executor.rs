@@ -189,12 +189,23 @@ fn take_job(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Event, 
 
 fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Event, End> {
     match ticket::read(std::mem::take(&mut held.message), ctx.clock.now()) {
-        Ok(Kept::Open { job, history, task_id, accepted_at, polls, callback, price, acceptance }) => {
+        Ok(Kept::Open {
+            job,
+            history,
+            task_id,
+            accepted_at,
+            polls,
+            not_before,
+            callback,
+            price,
+            acceptance,
+        }) => {
             let accepted_at = if Failpoint::AgeForgotten.in_force() { ctx.clock.now() } else { accepted_at };
             let redelivered = redelivered && !Failpoint::RedeliveryUnnoticed.in_force();
             let at = ctx.decision_input(job.kind());
             let callback = callback.filter(|_| ctx.fleet.callbacks().are_on(at.now));
             let run = JobRun::of_ticket(job, history, task_id, accepted_at, polls, callback, &at);
+            let run = run.not_polled_before(not_before, &at);
             if let (Some(acceptance), Some(price)) = (acceptance, price) {
                 let (lane, kind) = (run.job.lane.name().to_owned(), run.job.kind().to_owned());
                 ctx.fleet.ledger().watch(Orphan { acceptance, lane, kind, price });

@@ -15,6 +15,7 @@ use crate::domain::message::{Message, is_direct_reply};
 use crate::domain::outcome::{self, Outcome, failure_of};
 use crate::domain::retry_delay::RetryDelay;
 use crate::domain::ticket;
+use crate::domain::time::Timestamp;
 use crate::failpoint::Failpoint;
 use crate::trace;
 use std::sync::Arc;
@@ -38,8 +39,9 @@ pub(super) enum End {
     Rejected,
     /// Nothing: back to its queue, where it came from.
     Returned,
-    /// The open task's ticket, with its polls, when so much time has passed.
-    HandedOver(Duration),
+    /// The open task's ticket, with its polls, when so much time has passed; before that moment its
+    /// next owner may not poll.
+    HandedOver(Duration, Option<Timestamp>),
 }
 
 /// What a run's disposition publishes.
@@ -50,7 +52,7 @@ pub(super) fn end_of(ctx: &Context, run: &mut JobRun, disposition: Disposition) 
             let callback = run.task().and_then(|task| task.callback);
             End::Ticket(Box::new(ticket::ticket(&run.job, &run.history, task, callback)))
         }
-        (Disposition::HandOver(rest), _) => End::HandedOver(rest),
+        (Disposition::HandOver { after, not_before }, _) => End::HandedOver(after, not_before),
         (Disposition::Outcome(Verdict::Solved(solution)), Some(task)) => {
             let outcome = outcome::solved(&run.job, &run.history, task, &solution, ctx.finish());
             End::Outcome(Box::new(outcome))
@@ -131,8 +133,9 @@ pub(super) async fn carry_out(
             done(false, "returned")
         }
         // Not safe in the sense of another copy that waits here: that one may be the successor.
-        End::HandedOver(rest) => {
-            done(false, if ctx.hand_over(scope, held, rest).await { "handed over" } else { "returned" })
+        End::HandedOver(after, not_before) => {
+            let is_handed_over = ctx.hand_over(scope, held, after, not_before).await;
+            done(false, if is_handed_over { "handed over" } else { "returned" })
         }
     }
 }
@@ -295,11 +298,17 @@ impl Context {
     /// comes as redelivered: its next owner would have to assume the most polls, the last of them
     /// just now. Returns whether it was; else it is put back. Its copy may be stored all the
     /// same, where the confirm did not come.
-    async fn hand_over(&self, scope: &Scope, held: Settling<'_>, rest: Duration) -> bool {
+    async fn hand_over(
+        &self,
+        scope: &Scope,
+        held: Settling<'_>,
+        after: Duration,
+        not_before: Option<Timestamp>,
+    ) -> bool {
         let is_sent = AtomicBool::new(false);
         let publishing = async {
             if !Failpoint::HandedOverEarly.in_force() {
-                sleep(rest).await;
+                sleep(after).await;
             }
             let _turn = self.handing_over.acquire().await;
             let (run, task) = (held.run?, held.run?.task()?);
@@ -307,9 +316,7 @@ impl Context {
             if !scope.owns(Origin::Ticket) {
                 return None;
             }
-            // Its callback may have come here already, and comes to this replica in any case where
-            // each has an address of its own: the next owner polls without it.
-            let mut copy = ticket::ticket(&run.job, &run.history, task.shown(), None);
+            let mut copy = ticket::handed_over(&run.job, &run.history, task.shown(), not_before);
             let sending = held.trace.send(("", &self.names.tickets()), &mut copy);
             is_sent.store(true, Ordering::Relaxed);
             let published = scope.session.publish_once("", &self.names.tickets(), copy).await;

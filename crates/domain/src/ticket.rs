@@ -57,6 +57,9 @@ pub struct Ticket {
     /// of earlier versions, it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub polls: Option<u32>,
+    /// Before that nobody may poll, as the API has asked for a pause. Absent as a rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
     /// Of the callback that the API was asked for, if any; absent from tickets of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<CallbackToken>,
@@ -87,6 +90,8 @@ pub enum Kept {
         accepted_at: Timestamp,
         /// Polls so far.
         polls: u32,
+        /// Before that nobody may poll.
+        not_before: Option<Timestamp>,
         /// Of the callback that the API was asked for, if any.
         callback: Option<CallbackToken>,
         /// What it costs by the settings.
@@ -135,6 +140,23 @@ pub fn retried(job: &Job, history: &History) -> Message {
 /// The ticket of an accepted task, which was polled so often.
 #[must_use]
 pub fn ticket(job: &Job, history: &History, task: Task<'_>, callback: Option<CallbackToken>) -> Message {
+    written(job, history, task, callback, None)
+}
+
+/// The ticket of a task that another replica is to poll, but not before this moment. The callback
+/// may have come already, so that the next owner does not wait for it.
+#[must_use]
+pub fn handed_over(job: &Job, history: &History, task: Task<'_>, not_before: Option<Timestamp>) -> Message {
+    written(job, history, task, None, not_before)
+}
+
+fn written(
+    job: &Job,
+    history: &History,
+    task: Task<'_>,
+    callback: Option<CallbackToken>,
+    not_before: Option<Timestamp>,
+) -> Message {
     let ticket = Ticket {
         job_id: job.id.clone(),
         lane: job.lane.clone(),
@@ -146,6 +168,7 @@ pub fn ticket(job: &Job, history: &History, task: Task<'_>, callback: Option<Cal
         task_id: task.id.clone(),
         accepted_at: task.accepted_at,
         polls: (task.polls > 0).then_some(task.polls),
+        not_before,
         callback,
         // Until the task has ended the settings are the best estimate.
         price: task.cost.filter(|cost| cost.estimated).map(|cost| cost.amount),
@@ -213,6 +236,7 @@ fn opened(ticket: Ticket, mut message: Message, now: Timestamp) -> Kept {
         task_id: ticket.task_id,
         accepted_at: ticket.accepted_at.min(now),
         polls: ticket.polls.unwrap_or(0),
+        not_before: ticket.not_before,
         callback: ticket.callback,
         price: ticket.price,
         acceptance: ticket.acceptance,

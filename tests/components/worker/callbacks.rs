@@ -168,19 +168,29 @@ async fn jobs_that_are_refused_for_their_callback_are_submitted_without_and_lose
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_that_is_down_does_not_turn_callbacks_off() {
-    let scene = scene().await;
+async fn an_api_that_is_down_does_not_turn_callbacks_off_and_is_called_no_more_often_for_them() {
+    let with = calls_in_an_outage(Some(URL)).await;
+    let without = calls_in_an_outage(None).await;
+    // Those that are under way when the first is refused are submitted again without a callback. After
+    // that the guard lets few through.
+    assert!(with <= without + 16, "{with} calls with callbacks, {without} without");
+}
+
+/// How often createTask is called until 40 jobs are accepted, after it has failed for 4 minutes.
+async fn calls_in_an_outage(callbacks: Option<&'static str>) -> u64 {
+    let mut scene = scene().await;
+    scene.callbacks = callbacks;
     let fleet = called(&scene, 1, None).await;
-    let down = json!([{"of": "create_task", "answer": "ERROR_SERVICE_NOT_AVAILABLE", "for_ms": 20_000}]);
+    warm_up(&scene).await;
+    let down = json!([{"of": "create_task", "answer": "ERROR_SERVICE_NOT_AVAILABLE", "for_ms": 240_000}]);
     let control = Control { outages: serde_json::from_value(down).expect("outages"), ..Control::default() };
-    scene.publish(image("first", &json!({})), Properties::default()).await;
-    scene.wait_for(&scene.names.results(), 1).await;
     scene.simulator.control(&control).expect("applied");
-    scene.publish_images(20, &json!({})).await;
-    scene.wait_for(&scene.names.results(), 21).await;
-    assert_eq!(off(&fleet[0]), None);
+    scene.publish_images(40, &json!({})).await;
+    scene.wait_for(&scene.names.results(), WARM + 40).await;
+    assert!(callbacks.is_none() || off(&fleet[0]).is_none());
     drain_all(fleet).await;
     scene.assert_rules_kept(0);
+    scene.simulator.stats().calls.create_task - u64::try_from(WARM).expect("a count")
 }
 
 #[tokio::test(start_paused = true)]

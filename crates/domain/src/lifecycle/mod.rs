@@ -352,9 +352,13 @@ pub enum Disposition {
     Outcome(Verdict),
     /// The job, to a retry queue.
     Retry(RetryDelay),
-    /// The ticket once more, with its polls, when so much time has passed: its next owner may poll
-    /// at once.
-    HandOver(Duration),
+    /// The ticket once more, with its polls.
+    HandOver {
+        /// When so much time has passed.
+        after: Duration,
+        /// Before that its next owner may not poll; `None`: it may at once.
+        not_before: Option<Timestamp>,
+    },
     /// Nothing: the delivery returns to its queue, unchanged.
     Requeue,
 }
@@ -491,6 +495,17 @@ impl JobRun {
         let task = OpenTask::new(task_id, accepted_at, at.now, at.uptime);
         let (origin, state) = (Origin::Ticket, JobState::Pending(OpenTask { polls, callback, ..task }));
         Self { job, history, origin, state, callback_refused: false }
+    }
+
+    /// The same ticket, which may not be polled before this moment. No pause outlasts what the API
+    /// keeps.
+    #[must_use]
+    pub fn not_polled_before(mut self, moment: Option<Timestamp>, at: &DecisionInput<'_>) -> Self {
+        if let (JobState::Pending(task), Some(moment)) = (&mut self.state, moment) {
+            let wait = moment.since(at.now).min(poll_schedule::MAX_AGE);
+            task.not_before = at.uptime.saturating_add(wait);
+        }
+        self
     }
 
     /// The same ticket, which says what its task costs.
@@ -776,7 +791,7 @@ impl JobRun {
 
     fn ticket_taken(&mut self, mut task: OpenTask, redelivered: bool, at: &DecisionInput<'_>) -> Step {
         let age = task.age(at.uptime);
-        let mut wait_at_least = Duration::ZERO;
+        let mut wait_at_least = task.not_before.saturating_sub(at.uptime);
         task.shows_solve_time = task.polls == 0 && !redelivered;
         if redelivered {
             let made = task.polls;
@@ -784,7 +799,7 @@ impl JobRun {
             task.assumed_polls = task.polls - made;
             // An earlier owner may go on until its lease ends, and the API wants its polls apart
             // from ours.
-            wait_at_least = poll_schedule::HANDOVER_WAIT;
+            wait_at_least = wait_at_least.max(poll_schedule::HANDOVER_WAIT);
         }
         task.not_before = at.uptime.saturating_add(wait_at_least);
         let pace = at.rules.pacing.of(self.job.kind());
@@ -809,13 +824,21 @@ impl JobRun {
     }
 
     /// An earlier version takes a ticket that is not redelivered for one that nobody has polled, and
-    /// polls it at once. So the ticket leaves when that is allowed, instead of saying how long to
-    /// wait. One that may not be polled for longer than that goes back as it came.
+    /// polls it at once. So the ticket leaves when the spacing allows that, and says how long to wait
+    /// only where the API has asked for more. While an earlier owner may still poll, the ticket goes
+    /// back as it came: only a redelivery says so.
     fn hand_over(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
         let rest = task.not_before.saturating_sub(at.uptime);
+        let (is_short, is_own) = (rest <= poll_schedule::SPACING, !task.polled_at.is_zero());
         self.state = JobState::Pending(task);
-        let in_time = rest <= poll_schedule::SPACING;
-        Action::Finish(if in_time { Disposition::HandOver(rest) } else { Disposition::Requeue }).into()
+        let disposition = match is_short || is_own {
+            true => Disposition::HandOver {
+                after: rest.min(poll_schedule::SPACING),
+                not_before: (!is_short).then(|| at.now.plus(rest)),
+            },
+            false => Disposition::Requeue,
+        };
+        Action::Finish(disposition).into()
     }
 
     fn poll_due(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
@@ -925,8 +948,7 @@ impl JobRun {
         let learned = at.learned.as_deref();
         match pace.after_answer(polled, learned, at.jitter) {
             Next::After(wait) if polled.retry_after.is_some() || polled.slower > 0 => {
-                // A callback does not bring the poll forward, and the ticket is not handed over: what
-                // the API has asked for is not in it.
+                // A callback does not bring the poll forward: the API has asked for the wait.
                 task.not_before = at.uptime.saturating_add(wait);
                 self.wait(task, wait, at)
             }

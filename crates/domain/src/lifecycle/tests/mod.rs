@@ -69,14 +69,17 @@ impl Scene {
         scene
     }
 
-    fn on(&mut self, event: Event) -> Step {
-        let moment = DecisionInput {
+    fn input(&self) -> DecisionInput<'_> {
+        DecisionInput {
             rules: &self.rules,
             learned: None,
             now: self.now.plus(self.clock_is_ahead),
             uptime: self.now.since(START),
             jitter: 0.0,
-        };
+        }
+    }
+
+    fn on(&mut self, event: Event) -> Step {
         let submits = !matches!(
             event,
             Event::Taken
@@ -86,10 +89,13 @@ impl Scene {
                 | Event::CallbackCame { .. }
                 | Event::Answered { .. }
         );
-        if submits && *self.case.state() == JobState::Received {
-            self.case.advance(Event::Taken, &moment);
+        let mut case = self.case.clone();
+        if submits && *case.state() == JobState::Received {
+            case.advance(Event::Taken, &self.input());
         }
-        self.case.advance(event, &moment)
+        let step = case.advance(event, &self.input());
+        self.case = case;
+        step
     }
 
     fn after(&mut self, span: Duration, event: Event) -> Step {

@@ -190,7 +190,7 @@ fn a_step_of_the_wall_clock_makes_no_task_older_or_younger() {
 #[test]
 fn a_ticket_is_handed_over_when_its_task_may_be_polled_again() {
     let handed_over = |step: &Step| match &step.action {
-        Action::Finish(Disposition::HandOver(rest)) => Some(*rest),
+        Action::Finish(Disposition::HandOver { after, not_before: None }) => Some(*after),
         _ => None,
     };
     let mut never_polled = Scene::with_ticket();
@@ -208,11 +208,7 @@ fn a_ticket_is_handed_over_when_its_task_may_be_polled_again() {
     assert_eq!(handed_over(&step), Some(Duration::from_millis(1_500)));
     assert_eq!(scene.case.task().map(|task| task.polls), Some(1));
 
-    // The API has asked for a pause, and an earlier owner may still poll: only a redelivery says so
-    // to the next owner.
-    let mut paused = polled();
-    paused.on(answered(Err(refusal("ERROR_TOO_MUCH_REQUESTS"))));
-    assert!(matches!(paused.on(Event::PollingStopped).action, Action::Finish(Disposition::Requeue)));
+    // An earlier owner may still poll: only a redelivery says so to the next one.
     let mut redelivered = Scene::with_ticket();
     redelivered.on(Event::TicketTaken { redelivered: true });
     assert!(matches!(
@@ -220,6 +216,26 @@ fn a_ticket_is_handed_over_when_its_task_may_be_polled_again() {
         Action::Finish(Disposition::Requeue)
     ));
     assert_eq!(handed_over(&redelivered.after(secs(1), Event::PollingStopped)), Some(secs(2)));
+}
+
+#[test]
+fn the_next_owner_of_a_ticket_keeps_the_pause_that_the_api_has_asked_for() {
+    let mut scene = Scene::with_ticket();
+    scene.after(secs(3), Event::Due);
+    let mut pause = refusal("ERROR_TOO_MUCH_REQUESTS");
+    if let CallError::Refused(pause) = &mut pause {
+        pause.retry_after = Some(secs(40));
+    }
+    scene.on(answered(Err(pause)));
+    let step = scene.after(secs(10), Event::PollingStopped);
+    let Action::Finish(Disposition::HandOver { after, not_before }) = step.action else { panic!("{step:?}") };
+    assert_eq!((after, not_before), (secs(2), Some(START.plus(secs(43)))));
+
+    let mut next = Scene::with_ticket();
+    next.now = START.plus(secs(15));
+    next.case = next.case.clone().not_polled_before(not_before, &next.input());
+    let step = next.on(Event::TicketTaken { redelivered: false });
+    assert!(matches!(step.action, Action::Wait(wait) if wait == secs(28)), "{step:?}");
 }
 
 #[test]

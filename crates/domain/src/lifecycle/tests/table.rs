@@ -86,7 +86,7 @@ fn action(step: &Step) -> String {
         Action::Poll => "poll".to_owned(),
         Action::Finish(Disposition::Ticket) => "finish: ticket".to_owned(),
         Action::Finish(Disposition::Retry(_)) => "finish: retry".to_owned(),
-        Action::Finish(Disposition::HandOver(_)) => "finish: hand over".to_owned(),
+        Action::Finish(Disposition::HandOver { .. }) => "finish: hand over".to_owned(),
         Action::Finish(Disposition::Requeue) => "finish: requeue".to_owned(),
         Action::Finish(Disposition::Outcome(Verdict::Solved(_))) => "finish: solved".to_owned(),
         Action::Finish(Disposition::Outcome(Verdict::Failed(fault))) => format!("finish: {}", fault.class),
