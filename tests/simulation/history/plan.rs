@@ -157,7 +157,7 @@ impl Plan {
         }
         let of_store = &mut StdRng::seed_from_u64(seed ^ 0x0570_7E00);
         let store = of_store.random_bool(0.25).then(|| {
-            let slow = of_store.random_bool(0.1);
+            let slow = of_store.random_bool(0.3);
             ms(of_store, 1, if slow { 500 } else { 20 })
         });
         if store.is_some() {

@@ -407,8 +407,10 @@ impl Books {
         self.today(now).lanes.into_keys().collect()
     }
 
+    /// Those to come are among them: they were booked before the clock was set back, and what was
+    /// spent in them counts against the same day.
     fn hours_of(&self, window: Window, now: Timestamp) -> impl Iterator<Item = &Hour> {
-        self.hours.range(begin_of(window.hours(), now, 0)..=now).map(|(_, hour)| hour)
+        self.hours.range(begin_of(window.hours(), now, 0)..window.ends(now)).map(|(_, hour)| hour)
     }
 
     /// The kinds of task that they know.
