@@ -26,7 +26,8 @@ const OWN_BYTES: usize = 12;
 pub(crate) struct Feed {
     channel: Channel,
     candidate: Candidate,
-    queue: String,
+    /// Each gets as many.
+    queues: Vec<String>,
     rest: String,
 }
 
@@ -34,14 +35,14 @@ impl Feed {
     pub(crate) async fn open(
         connection: &Connection,
         candidate: Candidate,
-        queue: String,
+        queues: Vec<String>,
         load: &Load,
     ) -> Self {
         let channel = connection.create_channel().await.expect("the broker opens a channel");
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("the broker confirms");
         let mut rest = vec![0; load.image_bytes - OWN_BYTES];
         rand::rng().fill_bytes(&mut rest);
-        Self { channel, candidate, queue, rest: STANDARD.encode(rest) }
+        Self { channel, candidate, queues, rest: STANDARD.encode(rest) }
     }
 
     /// Publishes all as fast as it goes, or at the load's rate; ends when all are confirmed.
@@ -85,7 +86,8 @@ impl Feed {
             Candidate::Celery => for_celery(&id, &task),
             _ => plain(&id, &task),
         };
-        let (exchange, queue) = (ShortString::default(), ShortString::from(self.queue.as_str()));
+        let queue = self.queues[number % self.queues.len()].as_str();
+        let (exchange, queue) = (ShortString::default(), ShortString::from(queue));
         let options = BasicPublishOptions::default();
         let confirm = self.channel.basic_publish(exchange, queue, options, body.as_bytes(), properties).await;
         // Waited for by the window.

@@ -6,7 +6,7 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use crate::candidate::Candidate;
 use crate::figure::{Figure, digits};
 use crate::ledger::Ledger;
-use crate::scene::{Case, Terms, growth_in_flight, growth_of_queue, replicas_label};
+use crate::scene::{Case, ONE_LANE, THREE_LANES, Terms, growth_in_flight, growth_of_queue, replicas_label};
 
 /// One thing that ours must reach.
 #[derive(Debug)]
@@ -47,25 +47,38 @@ pub(crate) fn all(ledger: &Ledger, terms: &Terms) -> Vec<Goal> {
     let ratio =
         |scene, figure| Some(ours(scene, figure)? / ledger.median(scene, Candidate::Ticket.name(), figure)?);
     let worst_start = |figure| Some(ledger.spread("start", Candidate::Ours.name(), figure)?.max);
+    let of_lanes = |label| ledger.median("lanes", label, Figure::CpuPerJob);
+    let lanes = of_lanes(THREE_LANES).zip(of_lanes(ONE_LANE)).map(|(three, one)| three / one);
     let spread = |cases| Some(100.0 * spread_of(ledger, cases)?);
     vec![
         Goal::at_most(
             "CPU per job, × minimal+ticket, offered 500 jobs/s",
-            1.0,
+            0.65,
             ratio("steady", Figure::CpuPerJob),
         ),
         Goal::at_most(
             "CPU per job, × minimal+ticket, as fast as it goes",
-            1.0,
+            0.95,
             ratio("fast", Figure::CpuPerJob),
         ),
-        Goal::at_most("kB per job in flight, 2,000 in flight", 12.0, ours("fast", Figure::BytesInFlight)),
+        Goal::at_most(
+            "CPU per job, × minimal+ticket, images of 50,000 bytes",
+            0.85,
+            ratio("large", Figure::CpuPerJob),
+        ),
+        Goal::at_most(
+            "CPU per job, × minimal+ticket, 50,000 in flight",
+            1.0,
+            ratio("deep", Figure::CpuPerJob),
+        ),
+        Goal::at_most("CPU per job, three lanes, × one lane", 1.05, lanes),
+        Goal::at_most("kB per job in flight, 2,000 in flight", 11.0, ours("fast", Figure::BytesInFlight)),
         Goal::at_most("kB per job in flight, 50,000 in flight", 12.0, ours("deep", Figure::BytesInFlight)),
         Goal::at_most("peak MiB, 50,000 in flight", 700.0, ours("deep", Figure::Peak)),
         Goal::at_most("poll lateness p99, ms, 50,000 in flight", 100.0, ours("deep", Figure::Late99)),
         Goal::at_least(
             "jobs/s, × minimal+ticket, 2,000 in flight",
-            0.9,
+            1.0,
             ratio("fast", Figure::JobsPerSecond),
         ),
         Goal::at_least("jobs/s of 4 replicas, × 1 replica", 3.8, scaled(ledger)),

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use captcha_worker::broker::topology::{Names, Topology};
+use captcha_worker::domain::lane::Lane as JobLane;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
@@ -31,6 +32,7 @@ const NEXT_RESULT_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Lane {
     names: Names,
     candidate: Candidate,
+    further_lanes: Vec<JobLane>,
     connection: Connection,
     channel: Channel,
 }
@@ -51,13 +53,20 @@ struct Outcome {
 
 impl Lane {
     /// Declares a fresh one by the program's own command.
-    pub(crate) async fn declare(amqp: &str, scene: &str, folder: &Path, candidate: Candidate) -> Self {
+    pub(crate) async fn declare(
+        amqp: &str,
+        scene: &str,
+        folder: &Path,
+        candidate: Candidate,
+        load: &Load,
+    ) -> Self {
         let run = &uuid::Uuid::new_v4().simple().to_string()[..12];
         let names = Names::new(&format!("bench-{scene}-{run}"));
         let mut command = process::program(folder, &["topology", "declare"]);
         command
             .env("CAPTCHA_WORKER__BROKER__URL", amqp)
             .env("CAPTCHA_WORKER__BROKER__NAMESPACE", names.namespace())
+            .envs(load.for_ours())
             .stdout(process::log(folder, "topology"))
             .stderr(process::log(folder, "topology"));
         let declared = command.status().await.expect("the program starts");
@@ -65,7 +74,8 @@ impl Lane {
         let connection = Connection::connect(amqp, ConnectionProperties::default()).await;
         let connection = connection.expect("the broker takes a connection");
         let channel = connection.create_channel().await.expect("the broker opens a channel");
-        let lane = Self { names, candidate, connection, channel };
+        let further_lanes = load.further_lanes.iter().map(|name| name.parse().expect("a lane's name"));
+        let lane = Self { names, candidate, further_lanes: further_lanes.collect(), connection, channel };
         // The others' queues are part of the topology. These are declared as Celery declares them,
         // so that they are there before it is.
         for queue in candidate.queues_of_its_own(lane.names()) {
@@ -82,7 +92,10 @@ impl Lane {
 
     /// A publisher of this load.
     pub(crate) async fn feed(&self, load: &Load) -> Feed {
-        Feed::open(&self.connection, self.candidate, self.candidate.jobs(&self.names), load).await
+        let own = self.candidate.jobs(&self.names);
+        let further = self.further_lanes.iter().map(|lane| self.names.jobs_of(lane));
+        let queues = std::iter::once(own).chain(further).collect();
+        Feed::open(&self.connection, self.candidate, queues, load).await
     }
 
     /// Processes that take jobs.
@@ -131,7 +144,7 @@ impl Lane {
 
     /// Removes it from the broker. What is not there, or not any more, need not be removed.
     pub(crate) async fn remove(&self) {
-        let topology = Topology::new(&self.names);
+        let topology = Topology::with_lanes(&self.names, &self.further_lanes);
         let own = self.candidate.queues_of_its_own(&self.names);
         for queue in topology.queues.iter().map(|queue| &queue.name).chain(&own) {
             self.channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.ok();

@@ -28,6 +28,8 @@ pub(crate) struct Load {
     /// Jobs that one process of ours takes ahead of time, and submits at once.
     pub(crate) submissions: u32,
     pub(crate) replicas: usize,
+    /// Lanes beside the default one; each gets as many jobs.
+    pub(crate) further_lanes: &'static [&'static str],
     /// From a task's acceptance to its answer.
     pub(crate) solve: Duration,
     pub(crate) first_poll: Duration,
@@ -45,6 +47,7 @@ impl Load {
             in_flight: 2_000,
             submissions: submissions(),
             replicas: 1,
+            further_lanes: &[],
             solve: Duration::ZERO,
             first_poll: Duration::from_secs(1),
             next_poll: Duration::from_secs(2),
@@ -87,7 +90,12 @@ impl Load {
             ("POLLING__ImageToTextTask__INTERVAL", milliseconds(self.next_poll)),
             ("POLLING__ImageToTextTask__TIMEOUT", POLLING_TIMEOUT.to_owned()),
         ];
-        settings.into_iter().map(|(name, value)| (format!("{OURS}{name}"), value)).collect()
+        let settings = settings.into_iter().map(|(name, value)| (format!("{OURS}{name}"), value));
+        let weights = (2..).map(|weight: usize| weight.to_string());
+        let lanes = self.further_lanes.iter().zip(weights);
+        let lanes =
+            lanes.map(|(lane, weight)| (format!("{OURS}LANES__{}__WEIGHT", lane.to_uppercase()), weight));
+        settings.chain(lanes).collect()
     }
 
     /// Time enough for it: a run that takes longer has failed.

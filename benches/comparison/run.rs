@@ -58,7 +58,7 @@ impl Run {
     ) -> Self {
         std::fs::create_dir_all(&folder).expect("the target folder is writable");
         let simulator = Simulator::start(&folder, &load.scenario()).await;
-        let lane = Lane::declare(setup.amqp(), scene, &folder, candidate).await;
+        let lane = Lane::declare(setup.amqp(), scene, &folder, candidate, load).await;
         let (amqp, api, names) = (setup.amqp().to_owned(), simulator.url().to_owned(), lane.names().clone());
         let ground = Ground { amqp, api, names, folder, under: Vec::new() };
         Self { candidate, load: *load, lane, simulator, ground, broker: setup.broker() }

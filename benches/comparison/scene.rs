@@ -70,7 +70,7 @@ pub(crate) enum Task {
 }
 
 /// All of them, in the order in which they run.
-pub(crate) const SCENES: [Scene; 7] = [
+pub(crate) const SCENES: [Scene; 8] = [
     Scene {
         name: "steady",
         shows: "jobs offered at 500 a second (Node and Python: a quarter of them; Celery: a tenth, at 100 a second)",
@@ -106,6 +106,12 @@ pub(crate) const SCENES: [Scene; 7] = [
         shows: "ours alone, bound by the answer time: 100 in flight a replica, answered after 2.5 s",
         one_round_in: 3,
         cases: replicas,
+    },
+    Scene {
+        name: "lanes",
+        shows: "ours alone: all jobs queued in one lane, and spread over three of weights 1, 2 and 3",
+        one_round_in: 1,
+        cases: lanes,
     },
     Scene {
         name: "start",
@@ -207,6 +213,14 @@ fn replicas(jobs: usize) -> Vec<Case> {
 /// A case of `replicas` by their number.
 pub(crate) fn replicas_label(replicas: usize) -> String {
     format!("{replicas} replica{}", if replicas == 1 { "" } else { "s" })
+}
+
+pub(crate) const ONE_LANE: &str = "1 lane";
+pub(crate) const THREE_LANES: &str = "3 lanes";
+
+fn lanes(jobs: usize) -> Vec<Case> {
+    let three = Load { further_lanes: &["second", "third"], ..Load::of(jobs) };
+    vec![Case::of_ours(ONE_LANE.to_owned(), Load::of(jobs)), Case::of_ours(THREE_LANES.to_owned(), three)]
 }
 
 fn start(jobs: usize) -> Vec<Case> {
