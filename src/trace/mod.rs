@@ -4,7 +4,7 @@
 //!
 //! A message that is sent comes from the span that sends it, by its header `traceparent`: one trace
 //! spans publisher, replicas and consumer. Spans hold what stands in the code here and no more,
-//! since log lines and library spans could hold what must not leave the house.
+//! since log lines and library spans could hold secrets.
 //!
 //! Without the feature `otel` all of this is nothing, and headers are passed on as they came.
 

@@ -344,7 +344,7 @@ impl ChildSpan {
         span.set_attributes(sending.destination(queue.to_owned(), queue));
     }
 
-    /// The message was not sent, or nobody knows.
+    /// The message was not sent, or its confirm has not come.
     pub fn failed(self, why: &'static str) {
         if let Some(mut recording) = self.0 {
             recording.failed(why.to_owned());

@@ -41,6 +41,7 @@ fn the_settings_of_every_kubernetes_lane_are_good() {
             ("config/settings.toml", &text),
             ("broker_url", "amqp://user:password@broker.test:5672/%2f"),
             ("api_key", "key"),
+            ("console_token", "console-token-of-a-test"),
         ]);
         let loaded = place.good();
         assert_eq!(shown(&loaded, "broker.url").1, "broker_url", "{}", lane.display());
