@@ -25,7 +25,7 @@ const QUIET: Duration = Duration::from_millis(25);
 
 /// A candidate with what its idle figures hang on: how much it may hold, and how many processes it
 /// has.
-type Idler = (Candidate, u32, usize);
+type Idler = (Candidate, u32, usize, usize);
 
 pub(crate) struct Setup {
     amqp: String,
@@ -119,12 +119,17 @@ impl Setup {
 
     /// What the candidate uses until it waits for jobs, measured once.
     async fn idle(&mut self, candidate: Candidate, load: &Load) -> Result<Usage, String> {
-        let idler = (candidate, load.in_flight, load.replicas);
+        let lanes = load.further_lanes.len();
+        let idler = (candidate, load.in_flight, load.replicas, lanes);
         if let Some(known) = self.idle.get(&idler) {
             return Ok(*known);
         }
-        let folder =
-            self.folder.join(format!("idle/{}-{}-{}", candidate.name(), load.in_flight, load.replicas));
+        let folder = self.folder.join(format!(
+            "idle/{}-{}-{}-{lanes}",
+            candidate.name(),
+            load.in_flight,
+            load.replicas
+        ));
         let run = Run::set(self, "idle", candidate, load, folder).await;
         let result = run.idle(self).await;
         run.lane.remove().await;

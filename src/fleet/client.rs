@@ -208,8 +208,7 @@ impl Client {
         let mut replies = self.session.link().open_replies().await?;
         let mut message = encode(&Control::Find { job: job.to_owned() }, &self.user);
         message.properties.reply_to = Some(replies.reply_to().to_owned());
-        let asked = replies.publisher().publish(&self.exchange, "", false, message).await;
-        asked.map_err(|error| BrokerError::Lost(error.to_string()))?;
+        sent(replies.publisher().publish(&self.exchange, "", false, message).await)?;
         let mut found = BTreeMap::new();
         while found.len() < expected.min(MAX_REPLICAS)
             && let Ok(Some(answer)) = timeout_at(deadline, replies.recv()).await
@@ -233,12 +232,7 @@ impl Client {
 
     async fn send(&self, control: &Control) -> Result<(), BrokerError> {
         let message = encode(control, &self.user);
-        match self.session.publisher().publish(&self.exchange, "", false, message).await {
-            // RabbitMQ 4.3 refuses a message if one of its queues is deleted at that moment, as that
-            // of a replica that leaves. The others have their copies, and the answers show that.
-            Err(PublishError::Rejected) => Ok(()),
-            said => said.map_err(|error| BrokerError::Lost(error.to_string())),
-        }
+        sent(self.session.publisher().publish(&self.exchange, "", false, message).await)
     }
 
     /// Whether all that there should be have answered, and know what the leader has announced.
@@ -280,4 +274,13 @@ impl Client {
 fn shown(message: &Message) -> Option<Control> {
     let own = message.properties.user_id.clone().unwrap_or_default();
     Trust { own, operators: Vec::new() }.verify(message).map(|heard| heard.control)
+}
+
+/// RabbitMQ 4.3 refuses a message if one of its queues is deleted at that moment, as that of a replica
+/// that leaves. The others have their copies, and the answers show that.
+fn sent(end: Result<(), PublishError>) -> Result<(), BrokerError> {
+    match end {
+        Err(PublishError::Rejected) => Ok(()),
+        end => end.map_err(|error| BrokerError::Lost(error.to_string())),
+    }
 }

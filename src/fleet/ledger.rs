@@ -208,7 +208,9 @@ impl Ledger {
     /// Compares the books that are in force now with those that were.
     pub(super) fn recognise(&self, books: &Books) {
         let entries = &mut *self.parts.entries.lock();
+        // Books of an earlier version, or of a new broker, have not forgotten it: they never knew it.
         if entries.was_away()
+            && books.version >= entries.money.books.version
             && books.all_counted(&entries.own.id).is_none()
             && let Some(counted) = entries.money.books.all_counted(&entries.own.id)
         {

@@ -14,7 +14,7 @@ use opentelemetry::trace::{
     TraceState, TracerProvider,
 };
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, Span as SdkSpan,
@@ -85,6 +85,8 @@ impl Tracer {
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(format!("{}/{path}", options.collector.as_str().trim_end_matches('/')))
             .with_timeout(CALL)
+            // A refusal is a refusal, and what is lost is logged once.
+            .with_retry_policy(RetryPolicy::disabled())
             .build()
             .map_err(|error| TraceError(error.to_string()))?;
         let batches = BatchConfigBuilder::default()
@@ -122,17 +124,18 @@ impl Tracer {
     pub fn begin<'a>(&self, message: &mut Message, from: impl FnOnce() -> Source<'a>) -> Span {
         let Some(sending) = &self.0 else { return Span::default() };
         let Source { queue, routing_key, delivery_tag } = from();
-        let mut attributes = sending.about("process", message);
-        if sending.is_rabbitmq {
-            let tag = i64::try_from(delivery_tag).unwrap_or(i64::MAX);
-            attributes.push(KeyValue::new("messaging.rabbitmq.message.delivery_tag", tag));
-        }
-        attributes.extend(sending.destination(queue.clone(), routing_key));
-        let builder = SpanBuilder::from_name(format!("process {queue}"))
-            .with_kind(SpanKind::Consumer)
-            .with_attributes(attributes);
+        let builder = SpanBuilder::from_name(format!("process {queue}")).with_kind(SpanKind::Consumer);
         let from = parent(&message.properties.headers).map(remote).unwrap_or_default();
-        let span = builder.start_with_context(&sending.tracer, &from);
+        let mut span = builder.start_with_context(&sending.tracer, &from);
+        // Most are not recorded where the ratio is low.
+        if span.is_recording() {
+            span.set_attributes(sending.about("process", message));
+            span.set_attributes(sending.destination(queue, routing_key));
+            if sending.is_rabbitmq {
+                let tag = i64::try_from(delivery_tag).unwrap_or(i64::MAX);
+                span.set_attribute(KeyValue::new("messaging.rabbitmq.message.delivery_tag", tag));
+            }
+        }
         // Even where nobody records it: the next replica then knows that, and does not decide anew.
         comes_from(message, span.span_context());
         let recorded =
@@ -337,11 +340,11 @@ impl ChildSpan {
         }
     }
 
-    /// The message goes to another queue than it was to.
+    /// The message goes to another queue than it was to. What is known of its destination stays: an
+    /// attribute that is set twice is exported twice.
     pub fn goes_to(&mut self, queue: &str) {
-        let Some(Recording { span, sending }) = self.0.as_deref_mut() else { return };
-        span.update_name(format!("send {queue}"));
-        span.set_attributes(sending.destination(queue.to_owned(), queue));
+        let Some(Recording { span, .. }) = self.0.as_deref_mut() else { return };
+        span.set_attribute(KeyValue::new("captcha.sent_to", queue.to_owned()));
     }
 
     /// The message was not sent, or its confirm has not come.

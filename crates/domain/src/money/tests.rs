@@ -102,6 +102,17 @@ fn the_hour_and_the_day_begin_with_the_clock() {
 }
 
 #[test]
+fn hours_that_a_clock_has_booked_too_far_ahead_give_way() {
+    let mut books = Books::default();
+    books.note(&report("a", 1, 1, "1"), NOON.plus(60 * 60 * MINUTE));
+    for n in 0..30 {
+        books.note(&report("b", n + 1, n + 1, &(n + 1).to_string()), NOON.plus(60 * MINUTE * n as u32));
+        assert!(books.is_plausible());
+        assert_eq!(books.spent(Window::Hour, None, NOON.plus(60 * MINUTE * n as u32)), d("1"));
+    }
+}
+
+#[test]
 fn drift_is_what_the_balance_fell_beyond_the_books_and_a_top_up_is_none() {
     let mut books = Books::default();
     books.note_balance(None, d("10"), NOON);
