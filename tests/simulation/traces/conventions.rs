@@ -23,7 +23,7 @@ use opentelemetry_semantic_conventions::attribute::{
 };
 use serde_json::{Value, json};
 
-use crate::support::fleet::{Replica, Simulator};
+use crate::support::fleet::Simulator;
 use crate::support::jobs;
 use crate::traces::collector::{Collector, Sent};
 use crate::traces::lane::Lane;
@@ -167,12 +167,7 @@ async fn spans_are_as_the_published_conventions_have_them() {
         // Unknown codes end their jobs at once.
         ("RETRY__UNKNOWN_TIMEOUT", "0s"),
     ];
-    let replica = Replica {
-        amqp: lane.rabbit.url(),
-        namespace: &lane.namespace,
-        simulator: &simulator,
-        settings: &settings,
-    };
+    let replica = lane.replica(&simulator, &settings);
     let mut worker = replica.start();
     let failing = jobs::image("failing", &json!({"create": ["ERROR_OF_NEXT_YEAR"]}));
     lane.publish("failing", failing, &[]).await;

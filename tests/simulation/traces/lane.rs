@@ -6,7 +6,7 @@ use captcha_worker::broker::{ConsumeSpec, Consumer, Session};
 use captcha_worker::domain::message::{Headers, Message, Properties};
 use tokio::time::timeout;
 
-use crate::support::fleet::declare;
+use crate::support::fleet::{Replica, Simulator, declare};
 use crate::support::rabbit::{SharedRabbit, fresh_namespace};
 
 pub(crate) struct Lane {
@@ -35,6 +35,15 @@ impl Lane {
         let spec = ConsumeSpec { queue, prefetch: 10, tag: "consumer".to_owned() };
         let outcomes = session.link().consume(spec).await.expect("consumed");
         Self { rabbit, namespace, session, outcomes }
+    }
+
+    /// A replica that works here, with these settings beside.
+    pub(crate) fn replica<'a>(
+        &'a self,
+        simulator: &'a Simulator,
+        settings: &'a [(&'a str, &'a str)],
+    ) -> Replica<'a> {
+        Replica { amqp: self.rabbit.url(), namespace: &self.namespace, simulator, settings }
     }
 
     pub(crate) async fn publish(&self, id: &str, job: String, headers: &[(&str, &str)]) {

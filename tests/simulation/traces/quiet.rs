@@ -35,12 +35,7 @@ async fn never_answers(protocol: &str) {
     let collector = format!("http://{}", silent.local_addr().expect("its address"));
     let log = NamedTempFile::new().expect("a temporary file");
     let settings = [("TRACES__OTLP_ENDPOINT", &*collector), ("TRACES__PROTOCOL", protocol)];
-    let replica = Replica {
-        amqp: lane.rabbit.url(),
-        namespace: &lane.namespace,
-        simulator: &simulator,
-        settings: &settings,
-    };
+    let replica = lane.replica(&simulator, &settings);
     let mut worker = replica.start_logging_to(File::create(log.path()).expect("written").into());
     for n in 0..4 {
         let id = format!("job-{n}");
@@ -68,12 +63,7 @@ async fn spans_go_by_grpc_with_the_headers_of_the_environment_and_a_refusal_cost
         let mut lane = Lane::new("results").await;
         let log = NamedTempFile::new().expect("a temporary file");
         let settings = [("TRACES__OTLP_ENDPOINT", &**collector), ("LOG__LEVEL", "debug")];
-        let replica = Replica {
-            amqp: lane.rabbit.url(),
-            namespace: &lane.namespace,
-            simulator: &simulator,
-            settings: &settings,
-        };
+        let replica = lane.replica(&simulator, &settings);
         let mut worker = replica.start_with(&VARIABLES, File::create(log.path()).expect("written").into());
         lane.publish("one", jobs::image("one", &json!({})), &[]).await;
         lane.outcome("one").await;
@@ -114,12 +104,7 @@ async fn lines_of_a_job_name_its_trace_as_json_and_as_text() {
             ("LOG__LEVEL", "info,job=debug"),
             ("LOG__FORMAT", format),
         ];
-        let replica = Replica {
-            amqp: lane.rabbit.url(),
-            namespace: &lane.namespace,
-            simulator: &simulator,
-            settings: &settings,
-        };
+        let replica = lane.replica(&simulator, &settings);
         let mut worker = replica.start_logging_to(File::create(log.path()).expect("written").into());
         lane.publish("one", jobs::image("one", &json!({})), &[]).await;
         lane.outcome("one").await;
@@ -156,12 +141,7 @@ async fn spans_hold_neither_keys_nor_proxies_nor_what_a_job_is_about() {
         ("RETRY__UNKNOWN_TIMEOUT", "0s"),
         ("POLLING__TurnstileTask__TIMEOUT", "10s"),
     ];
-    let replica = Replica {
-        amqp: lane.rabbit.url(),
-        namespace: &lane.namespace,
-        simulator: &simulator,
-        settings: &settings,
-    };
+    let replica = lane.replica(&simulator, &settings);
     let mut worker = replica.start();
     let scripts = [
         json!({"create": ["ERROR_OF_NEXT_YEAR"]}),

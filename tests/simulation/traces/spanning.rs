@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::fleet::{Process, Replica, Simulator};
+use crate::support::fleet::{Process, Simulator};
 use crate::support::jobs;
 use crate::traces::collector::{Collector, Sent};
 use crate::traces::lane::Lane;
@@ -19,7 +19,7 @@ fn start(lane: &Lane, simulator: &Simulator, collector: &str, name: &str, more: 
         ("RETRY__UNKNOWN_TIMEOUT", "0s"),
     ];
     settings.extend(more);
-    Replica { amqp: lane.rabbit.url(), namespace: &lane.namespace, simulator, settings: &settings }.start()
+    lane.replica(simulator, &settings).start()
 }
 
 impl Collector {
