@@ -146,6 +146,8 @@ pub struct OpenTask {
     not_ready_at: Duration,
     /// Its age when the last answered poll was sent.
     polled_at: Duration,
+    /// It was delivered before it came to this process, and an earlier owner may still poll it.
+    redelivered: bool,
     /// Its polls show when it became ready: this process made all of them, and none came late.
     shows_solve_time: bool,
     /// Its age when this process took it, and the steady clock's reading then.
@@ -174,6 +176,7 @@ impl OpenTask {
             last_poll_fault: None,
             not_ready_at: Duration::ZERO,
             polled_at: Duration::ZERO,
+            redelivered: false,
             shows_solve_time: true,
             taken,
             unpollable: Duration::ZERO,
@@ -792,6 +795,7 @@ impl JobRun {
     fn ticket_taken(&mut self, mut task: OpenTask, redelivered: bool, at: &DecisionInput<'_>) -> Step {
         let age = task.age(at.uptime);
         let mut wait_at_least = task.not_before.saturating_sub(at.uptime);
+        task.redelivered = redelivered;
         task.shows_solve_time = task.polls == 0 && !redelivered;
         if redelivered {
             let made = task.polls;
@@ -829,16 +833,14 @@ impl JobRun {
     /// back as it came: only a redelivery says so.
     fn hand_over(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
         let rest = task.not_before.saturating_sub(at.uptime);
-        let (is_short, is_own) = (rest <= poll_schedule::SPACING, !task.polled_at.is_zero());
+        let is_short = rest <= poll_schedule::SPACING;
+        let others_may_poll = task.redelivered && task.polled_at.is_zero();
         self.state = JobState::Pending(task);
-        let disposition = match is_short || is_own {
-            true => Disposition::HandOver {
-                after: rest.min(poll_schedule::SPACING),
-                not_before: (!is_short).then(|| at.now.plus(rest)),
-            },
-            false => Disposition::Requeue,
-        };
-        Action::Finish(disposition).into()
+        if others_may_poll && !is_short {
+            return Action::Finish(Disposition::Requeue).into();
+        }
+        let not_before = (!is_short).then(|| at.now.plus(rest));
+        Action::Finish(Disposition::HandOver { after: rest.min(poll_schedule::SPACING), not_before }).into()
     }
 
     fn poll_due(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {

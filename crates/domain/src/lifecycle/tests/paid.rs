@@ -236,6 +236,10 @@ fn the_next_owner_of_a_ticket_keeps_the_pause_that_the_api_has_asked_for() {
     next.case = next.case.clone().not_polled_before(not_before, &next.input());
     let step = next.on(Event::TicketTaken { redelivered: false });
     assert!(matches!(step.action, Action::Wait(wait) if wait == secs(28)), "{step:?}");
+    // One that leaves before it has polled hands the pause on.
+    let step = next.after(secs(5), Event::PollingStopped);
+    let handed_on = Disposition::HandOver { after: secs(2), not_before };
+    assert_eq!(format!("{:?}", step.action), format!("{:?}", Action::Finish(handed_on)));
 }
 
 #[test]
