@@ -319,13 +319,20 @@ async fn who_only_looks_makes_no_file_neither_at_first_nor_when_its_owner_delete
 
     let Broker::Sqlite(owner) = broker_in(&path) else { unreachable!("it is in a file") };
     assert!(owner.take().await.unwrap());
-    let client = looking_at(&path);
-    let session = connect(&client).await;
+    // Each of them takes the file as soon as its owner gives it up.
+    let mut clients = Vec::new();
+    for client in std::iter::repeat_with(|| looking_at(&path)).take(16) {
+        clients.push((connect(&client).await, client));
+    }
     assert!(owner.delete().await.unwrap());
-    within("the end", session.closed()).await;
-    assert!(refused_by(&client).await.to_string().contains("there is no file"));
+    for (session, client) in clients {
+        within("the end", session.closed()).await;
+        assert!(refused_by(&client).await.to_string().contains("there is no file"));
+    }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 
+    let folder = TempDir::new().unwrap();
+    let path = in_folder(&folder);
     drop(with_queues(&broker_in(&path), vec![queue("q", &[])]).await);
     released(&path).await;
     assert_eq!(ready(&connect(&looking_at(&path)).await, "q").await, 0, "it can have the file, too");

@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, fchmod};
 use tokio::net::{UnixListener, UnixSocket};
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::client::TimeOuts;
@@ -88,7 +88,9 @@ pub struct SqliteBroker {
 /// The file is this process's.
 struct Own {
     broker: MemoryBroker,
-    _server: AbortOnDropHandle<()>,
+    /// The store, once its writer has written the last change.
+    released: oneshot::Receiver<Store>,
+    server: AbortOnDropHandle<()>,
 }
 
 impl SqliteBroker {
@@ -122,24 +124,19 @@ impl SqliteBroker {
         self.own.lock().await.as_ref().map_or_else(Vec::new, |own| own.broker.waiting())
     }
 
-    /// Gives the file back, and deletes it with all that stands beside it. All sessions must have
-    /// ended before. `false`: another process has taken it since.
+    /// Deletes the file with all that stands beside it. All sessions of this process must have
+    /// ended before. `false`: another process has the file, or a session still uses it.
     ///
     /// # Errors
     /// [`BrokerError::File`] where it cannot be deleted.
     pub async fn delete(self) -> Result<bool, BrokerError> {
-        *self.own.lock().await = None;
-        let until = Instant::now() + self.options.call_timeout;
-        loop {
-            // Its writer has the lock until its last change is on the disk.
-            let path = self.options.path.clone();
-            let deleted = tokio::task::spawn_blocking(move || store::delete(&path));
-            let deleted = deleted.await.map_err(|error| BrokerError::Lost(error.to_string()))??;
-            if deleted || Instant::now() >= until {
-                return Ok(deleted);
-            }
-            sleep(AGAIN).await;
-        }
+        let Some(Own { broker, released, server }) = self.own.lock().await.take() else { return Ok(false) };
+        drop((broker, server));
+        // The lock comes with it: a process that waits for the file finds it deleted.
+        let Ok(Ok(store)) = timeout(self.options.call_timeout, released).await else { return Ok(false) };
+        let deleted = tokio::task::spawn_blocking(move || store.delete());
+        deleted.await.map_err(|error| BrokerError::Lost(error.to_string()))??;
+        Ok(true)
     }
 
     /// A new session: in this process where the file is its own, else with the process that has it.
@@ -206,11 +203,12 @@ impl SqliteBroker {
         let (options, own) = (Arc::clone(&self.options), Arc::downgrade(&self.own));
         tokio::spawn(async move {
             closed.ended().await;
-            let Some(own) = own.upgrade() else { return };
-            let broker = Self { options, own };
             let until = Instant::now() + SUCCEED_WITHIN;
             // The socket of a process that ends can be closed before the lock.
             while Instant::now() < until {
+                // A broker that nobody uses any more takes no file.
+                let Some(own) = own.upgrade() else { return };
+                let broker = Self { options: Arc::clone(&options), own };
                 let mut own = broker.own.lock().await;
                 if own.is_some() {
                     return;
@@ -222,6 +220,7 @@ impl SqliteBroker {
                     Err(_) => return,
                 }
                 drop(own);
+                drop(broker);
                 sleep(AGAIN).await;
             }
         });
@@ -235,8 +234,8 @@ impl SqliteBroker {
                 Some(store) => store.into_broker(linger).map(Some),
                 None => Ok(None),
             });
-        let broker = opened.await.map_err(|error| BrokerError::Lost(error.to_string()))??;
-        let Some(broker) = broker else { return Ok(None) };
+        let opened = opened.await.map_err(|error| BrokerError::Lost(error.to_string()))??;
+        let Some((broker, released)) = opened else { return Ok(None) };
         let socket = beside(&self.options.path, "-sock");
         let listener = listen(&socket).map_err(|error| {
             store::unfit(&self.options.path, format!("cannot listen at {}: {error}", socket.display()))
@@ -244,7 +243,7 @@ impl SqliteBroker {
         let serving = server::serve(listener, socket, broker.store_side());
         let server = AbortOnDropHandle::new(tokio::spawn(serving));
         tracing::info!(path = %self.options.path.display(), "this process has the queue file");
-        Ok(Some(Own { broker, _server: server }))
+        Ok(Some(Own { broker, released, server }))
     }
 }
 

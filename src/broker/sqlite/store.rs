@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 use rustix::fs::{statfs, statvfs};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
 
 use super::{IfMissing, identity};
 use crate::broker::BrokerError;
@@ -66,7 +67,7 @@ pub(super) struct Store {
     path: PathBuf,
     database: Connection,
     // Held for as long as the database is open.
-    _lock: File,
+    lock: File,
     short_of_space: bool,
 }
 
@@ -132,9 +133,26 @@ impl Store {
     pub(super) fn open(path: &Path, if_missing: IfMissing) -> Result<Option<Self>, BrokerError> {
         let Some(lock) = lock(path, if_missing)? else { return Ok(None) };
         let database = open_database(path).map_err(|error| failed(path, &error))?;
-        let mut store = Self { path: path.to_owned(), database, _lock: lock, short_of_space: false };
+        let mut store = Self { path: path.to_owned(), database, lock, short_of_space: false };
         store.migrate()?;
         Ok(Some(store))
+    }
+
+    /// Deletes the file with all that stands beside it, and then gives the lock back.
+    pub(super) fn delete(self) -> Result<(), BrokerError> {
+        let Self { path, database, lock, .. } = self;
+        // SQLite deletes its log with the close.
+        drop(database);
+        for suffix in ["-wal", "", "-sock", "-lock"] {
+            match fs::remove_file(beside(&path, suffix)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(unfit(&path, format!("cannot delete '{suffix}': {error}")));
+                }
+                _ => {}
+            }
+        }
+        drop(lock);
+        Ok(())
     }
 
     /// Brings the schema of an earlier version up to date; refuses that of a later one.
@@ -171,10 +189,15 @@ impl Store {
         change.commit().map_err(fail)
     }
 
-    /// The broker with what the file holds. A thread of its own writes what changes from now on.
-    pub(super) fn into_broker(mut self, linger: Duration) -> Result<MemoryBroker, BrokerError> {
+    /// The broker with what the file holds. A thread of its own writes what changes from now on,
+    /// and gives the store back when the broker is gone.
+    pub(super) fn into_broker(
+        mut self,
+        linger: Duration,
+    ) -> Result<(MemoryBroker, oneshot::Receiver<Self>), BrokerError> {
         let kept = self.read()?;
         let (wake, woken) = mpsc::channel();
+        let (release, released) = oneshot::channel();
         // Refused where the writer has failed; then the sessions have ended.
         let wake = Box::new(move |what| drop(wake.send(what)));
         let broker = MemoryBroker::restored(kept, wake);
@@ -182,9 +205,14 @@ impl Store {
         self.look_at_space(&side);
         thread::Builder::new()
             .name("queue-writer".to_owned())
-            .spawn(move || self.serve(&side, &woken, linger))
+            .spawn(move || {
+                if let Some(store) = self.serve(&side, &woken, linger) {
+                    // Where nobody waits for it, the file is closed here.
+                    let _ = release.send(store);
+                }
+            })
             .map_err(|error| unfit(&path, format!("cannot start its writer: {error}")))?;
-        Ok(broker)
+        Ok((broker, released))
     }
 
     fn read(&self) -> Result<Kept, BrokerError> {
@@ -244,8 +272,8 @@ impl Store {
         rows.map_err(|error| failed(&self.path, &error))
     }
 
-    /// Writes one batch after another until the broker is gone.
-    fn serve(mut self, side: &StoreSide, woken: &mpsc::Receiver<Wake>, linger: Duration) {
+    /// Writes one batch after another until the broker is gone. `None`: one could not be written.
+    fn serve(mut self, side: &StoreSide, woken: &mpsc::Receiver<Wake>, linger: Duration) -> Option<Self> {
         let mut written = 0_u64;
         let (mut idle, mut idle_for) = (false, IDLE);
         loop {
@@ -276,7 +304,7 @@ impl Store {
                     idle = true;
                     continue;
                 }
-                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Some(self),
             };
             (idle, idle_for) = (false, IDLE);
             if let Err(error) = self.write(&batch.changes) {
@@ -286,14 +314,14 @@ impl Store {
                     "cannot write the queue file: all sessions end; what was not confirmed may be lost"
                 );
                 side.failed(batch, &error);
-                return;
+                return None;
             }
             // Before the publishers go on.
             self.look_at_space(side);
             side.stored(batch);
             written += 1;
             if last {
-                return;
+                return Some(self);
             }
             if written.is_multiple_of(TIDY_EVERY) {
                 let given_back = self.give_back();
@@ -424,23 +452,6 @@ impl Store {
 /// Where that cannot be known, no message is refused for it.
 fn free_bytes(path: &Path) -> u64 {
     statvfs(path).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-/// Deletes the file with all that stands beside it. `false`: a process has it.
-pub(super) fn delete(path: &Path) -> Result<bool, BrokerError> {
-    let Some(lock) = lock(path, IfMissing::Make)? else { return Ok(false) };
-    // The log first: a later file must not find it. There is one only where the last process was
-    // killed.
-    for suffix in ["-wal", "", "-sock", "-lock"] {
-        match fs::remove_file(beside(path, suffix)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(unfit(path, format!("cannot delete '{suffix}': {error}")));
-            }
-            _ => {}
-        }
-    }
-    drop(lock);
-    Ok(true)
 }
 
 /// The right to use the file: no other process of this host has it. `None`: another one has.
