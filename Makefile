@@ -32,6 +32,9 @@ NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout print_stderr \
   cast_possible_truncation cast_possible_wrap cast_sign_loss)
 
+# As it is released, whatever is built: then nothing is built twice.
+AS_RELEASED := --release --locked --features otel
+
 # Thousands of histories in half a minute need the optimiser. Traces need a feature as well.
 SIMULATION := --cargo-profile release --features failpoints,otel --test simulation
 # What `make check` tests: everything that needs no service.
@@ -43,12 +46,12 @@ help: ## Show this list
 
 .PHONY: build
 build: ## Build the release binary (target/release/captcha-worker)
-	$(CARGO) build --release --locked
+	$(CARGO) build $(AS_RELEASED)
 
 .PHONY: demo
 demo: ## 1,000 jobs through every class, in one process: needs nothing but Rust
 	@echo "building the release binary: minutes the first time, then seconds"
-	$(CARGO) build --release --locked --quiet
+	$(CARGO) build $(AS_RELEASED) --quiet
 	$(TARGET_DIR)/release/captcha-worker demo
 
 .PHONY: check
@@ -119,11 +122,11 @@ check-deploy: $(DEPLOY_PYTHON) ## Compose file, Kubernetes manifests, Helm chart
 
 .PHONY: simulate
 simulate: ## Serve the API's stand-in on http://127.0.0.1:8191
-	$(CARGO) run --release --locked --quiet -- simulate --listen 127.0.0.1:8191
+	$(CARGO) run $(AS_RELEASED) --quiet -- simulate --listen 127.0.0.1:8191
 
 .PHONY: as-shipped
 as-shipped:
-	$(CARGO) build --release --locked --quiet --features otel
+	$(CARGO) build $(AS_RELEASED) --quiet
 	$(CARGO) build --release --locked --quiet -p minimal
 	mkdir -p $(AS_SHIPPED)
 	cp $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/release/minimal $(AS_SHIPPED)
@@ -173,7 +176,7 @@ interference: ## One trouble at a time under a steady load: what it costs the jo
 
 .PHONY: alerts
 alerts: $(TEST_PYTHON) ## Every alert is made to fire by causing what it warns of, in a real Prometheus; spans are divided by ALERTS_FASTER (10)
-	$(CARGO) build --release --locked --quiet
+	$(CARGO) build $(AS_RELEASED) --quiet
 	scripts/ensure-rabbitmq
 	scripts/ensure-package prometheus prometheus
 	$(TEST_PYTHON) -B benches/alerts/trial.py --faster $(or $(ALERTS_FASTER),10) $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/tmp/alerts $(ALERTS)
@@ -184,13 +187,13 @@ dashboard-picture: ## Draw the dashboard over a running Prometheus into PICTURE 
 
 .PHONY: dead-letters
 dead-letters: $(TEST_PYTHON) ## 10,000 dead letters made by a real fleet, found, replayed at a rate with kill -9 in the middle, every one accounted for
-	$(CARGO) build --release --locked --quiet
+	$(CARGO) build $(AS_RELEASED) --quiet
 	scripts/ensure-rabbitmq
 	$(TEST_PYTHON) -B benches/dead-letters/trial.py $(TARGET_DIR)/release/captcha-worker $(TARGET_DIR)/tmp/dead-letters
 
 .PHONY: pictures
 pictures: ## Take the README's pictures anew: console and top, a fleet of four under load and with a tripped guard (needs tmux)
-	$(CARGO) build --release --locked --quiet
+	$(CARGO) build $(AS_RELEASED) --quiet
 	scripts/ensure-rabbitmq
 	scripts/ensure-chromium
 	scripts/with-rabbitmq $(PYTHON) scripts/pictures $(TARGET_DIR)/release/captcha-worker docs/pictures
@@ -218,7 +221,7 @@ image: ## Build the container image captcha-worker:local
 deb: ## Build the Debian package into target/debian, by a cargo-deb in target/tools
 	$(TARGET_DIR)/tools/bin/cargo-deb --version 2>/dev/null | grep -qwF $(CARGO_DEB) \
 	  || $(CARGO) install --quiet --locked --root $(TARGET_DIR)/tools --version $(CARGO_DEB) cargo-deb
-	$(CARGO) build --release --locked --quiet --features otel
+	$(CARGO) build $(AS_RELEASED) --quiet
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} PATH="$(abspath $(TARGET_DIR))/tools/bin:$$PATH" \
 	  $(CARGO) deb --no-build --locked
 
