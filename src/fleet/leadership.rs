@@ -14,7 +14,7 @@ use crate::domain::call::{CallError, Refusal, ReplyBody};
 use crate::domain::class::Class;
 use crate::domain::fault::{Stage, classify};
 use crate::domain::guard::{AnswerShare, Phase, ProbeEnd, Reason, Rules, Spending, State};
-use crate::domain::money::{Decimal, Window};
+use crate::domain::money::{Books, Decimal, FORGOTTEN_AFTER, MAX_REPLICAS, Window};
 use crate::domain::time::Timestamp;
 use crate::solver::Balance;
 
@@ -41,6 +41,9 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// A row that began longer ago is not what a trip is about.
 const ONE_ROW: Duration = Duration::from_secs(60);
 
+/// Replicas that come and go within the time after which the books forget them.
+const MAX_HEARD: usize = 4 * MAX_REPLICAS;
+
 /// The lead over a fleet. There is none without a state message in hand.
 pub(super) struct Lead {
     pub(super) state: State,
@@ -63,11 +66,41 @@ pub(super) struct Lead {
     doubt_quiet_since: Instant,
     /// What the fleet's submissions cost.
     pub(super) spending: Spending,
-    began: Instant,
+    /// The replicas whose rows the books keep.
+    pub(super) listener: Listener,
     /// The version of the books that the broker has.
     books_written: u64,
     /// Budgets that were nearly used up, and the end of the window for which that was logged.
     warned: BTreeMap<(Option<String>, &'static str), Timestamp>,
+}
+
+/// The replicas that a leader hears, or has tickets of. By a steady clock: one that is set forward
+/// must not make the books forget all that they have counted, and count it again.
+pub(super) struct Listener {
+    since: Instant,
+    heard: BTreeMap<String, Instant>,
+}
+
+impl Listener {
+    pub(super) fn new() -> Self {
+        Self { since: Instant::now(), heard: BTreeMap::new() }
+    }
+
+    pub(super) fn note(&mut self, replica: &str) {
+        if let Some(at) = self.heard.get_mut(replica) {
+            *at = Instant::now();
+        } else if self.heard.len() < MAX_HEARD {
+            self.heard.insert(replica.to_owned(), Instant::now());
+        }
+    }
+
+    /// The books forget the replicas that were silent for long.
+    pub(super) fn tidy(&mut self, books: &mut Books) {
+        self.heard.retain(|_, at| at.elapsed() < FORGOTTEN_AFTER);
+        if self.since.elapsed() >= FORGOTTEN_AFTER {
+            books.forget(|replica| !self.heard.contains_key(replica));
+        }
+    }
 }
 
 /// What the leader is to do next by itself.
@@ -98,7 +131,7 @@ impl Lead {
             known_doubtful: 0,
             doubt_quiet_since: Instant::now(),
             spending: Spending::default(),
-            began: Instant::now(),
+            listener: Listener::new(),
             books_written: 0,
             warned: BTreeMap::new(),
         }
@@ -184,10 +217,6 @@ impl Lead {
     /// Whether something was spent since the record was written.
     pub(super) fn has_unwritten_books(&self) -> bool {
         self.state.money.books.version != self.books_written
-    }
-
-    pub(super) fn tidy_books(&mut self, now: Timestamp) {
-        self.state.money.books.forget_silent(self.began.elapsed(), now);
     }
 
     /// Warns once in each window when a budget is nearly used up.

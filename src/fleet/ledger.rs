@@ -9,7 +9,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::domain::money::{Acceptance, Books, Decimal, MAX_REPLICAS, Money, Orphan, SpendReport, Uncounted};
+use crate::domain::money::{
+    Acceptance, Books, Decimal, FORGOTTEN_AFTER, MAX_REPLICAS, Money, Orphan, SpendReport, Uncounted,
+};
 use crate::domain::time::Timestamp;
 
 /// An acceptance that its replica has not reported after this long is reported by who has its
@@ -167,11 +169,12 @@ impl Ledger {
         self.note(|own| own.spent.repeated += amount);
     }
 
-    /// A ticket of another replica's acceptance is here.
-    pub fn watch(&self, orphan: Orphan) {
+    /// A ticket is here, whose task was accepted so long ago. The books count an old acceptance, or
+    /// have forgotten that they did.
+    pub fn watch(&self, orphan: Orphan, age: Duration) {
         let mut entries = self.parts.entries.lock();
-        let is_own = orphan.acceptance.replica == entries.own.id;
-        if !is_own
+        if age < FORGOTTEN_AFTER
+            && !entries.own.has_own(&orphan.acceptance)
             && !entries.money.books.has_acceptance(&orphan.acceptance)
             && entries.watched.len() < MAX_WATCHED
         {
@@ -290,6 +293,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::money::Spent;
+    use crate::fleet::leadership::Listener;
 
     const NOON: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
@@ -300,8 +305,10 @@ mod tests {
         cut: bool,
         money: Money,
         written: Money,
-        led_since: Instant,
+        listener: Listener,
         began: Instant,
+        /// The leader's clock was set forward by so much.
+        ahead: Duration,
         spent: Decimal,
         /// What may have been counted of `a` without its hearing of it, as it was cut off.
         unheard: Decimal,
@@ -315,15 +322,16 @@ mod tests {
                 cut: false,
                 money: Money::default(),
                 written: Money::default(),
-                led_since: now,
+                listener: Listener::new(),
                 began: now,
+                ahead: Duration::ZERO,
                 spent: Decimal::ZERO,
                 unheard: Decimal::ZERO,
             }
         }
 
         fn now(&self) -> Timestamp {
-            NOON.plus(self.began.elapsed())
+            NOON.plus(self.began.elapsed() + self.ahead)
         }
 
         fn connected(&self) -> Vec<Ledger> {
@@ -364,11 +372,10 @@ mod tests {
             self.written = self.money.clone();
             self.announce();
             tokio::time::advance(time).await;
-            let now = self.now();
             for id in ["a", "b"].iter().skip(usize::from(self.cut)) {
-                self.money.books.heard(id, now);
+                self.listener.note(id);
             }
-            self.money.books.forget_silent(self.led_since.elapsed(), now);
+            self.listener.tidy(&mut self.money.books);
         }
 
         /// Another replica leads, which has heard what `b` has.
@@ -377,7 +384,7 @@ mod tests {
             self.money = self.written.clone();
             self.money.books.follow(&heard.money().0.books);
             heard.heard().iter().for_each(|report| self.money.books.note(report, now));
-            self.led_since = Instant::now();
+            self.listener = Listener::new();
         }
 
         fn booked(&self) -> Decimal {
@@ -391,12 +398,17 @@ mod tests {
         runtime.expect("a runtime without I/O").block_on(async {
             let mut fleet = Fleet::new();
             for (what, minutes) in steps {
-                match what % 8 {
+                match what % 9 {
                     who @ 0..=1 => fleet.spend(usize::from(who)),
                     2 => fleet.report(),
                     3 => fleet.announce(),
                     4 => fleet.change_leader(),
                     5 => fleet.cut_or_connect(),
+                    // The books keep a day.
+                    6 => {
+                        fleet.ahead = (fleet.ahead + Duration::from_secs(300 * minutes))
+                            .min(Duration::from_secs(12 * 3_600))
+                    }
                     _ => fleet.pass(Duration::from_secs(60 * minutes)).await,
                 }
             }
@@ -405,6 +417,24 @@ mod tests {
             fleet.report();
             (fleet.booked(), fleet.spent, fleet.unheard)
         })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ticket_is_watched_until_the_books_may_have_forgotten_it_and_never_by_its_own_replica() {
+        let ledger = Ledger::new("b".to_owned());
+        let watch = |replica: &str, age| {
+            let acceptance = Acceptance { replica: replica.to_owned(), number: 1 };
+            let (lane, kind) = ("default".to_owned(), "ImageToTextTask".to_owned());
+            ledger.watch(Orphan { acceptance, lane, kind, price: Decimal::ONE }, age);
+        };
+        ledger.parts.entries.lock().own.begin_row(&Spent::default());
+        for (replica, age) in [("b", 0), ("b#2", 0), ("old", 900), ("bc", 899)] {
+            watch(replica, Duration::from_secs(age));
+        }
+        tokio::time::advance(ORPHANED_AFTER_WITHOUT_BUDGETS).await;
+        let orphans = ledger.orphans();
+        let replicas: Vec<_> = orphans.iter().map(|orphan| orphan.acceptance.replica.as_str()).collect();
+        assert_eq!(replicas, ["bc"]);
     }
 
     proptest! {

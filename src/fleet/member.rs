@@ -362,9 +362,8 @@ impl<'a> Member<'a> {
         if new {
             self.fleet.account.set_rank(self.membership.rank(&self.fleet.id));
         }
-        let now = self.now();
         let Some(lead) = &mut self.lead else { return };
-        lead.state.money.books.heard(&id, now);
+        lead.listener.note(&id);
         if lead.overtake(epoch) {
             self.write().await;
         } else if new {
@@ -532,7 +531,10 @@ impl<'a> Member<'a> {
     async fn on_orphans(&mut self, orphans: &[Orphan]) {
         let now = self.now();
         if let Some(lead) = &mut self.lead {
-            orphans.iter().for_each(|orphan| lead.state.money.books.note_orphan(orphan, now));
+            for orphan in orphans {
+                lead.listener.note(orphan.acceptance.replica_id());
+                lead.state.money.books.note_orphan(orphan, now);
+            }
             self.judge_budgets().await;
         }
     }

@@ -124,7 +124,7 @@ impl Context {
             let elsewhere = if twice { 2 * elsewhere } else { elsewhere };
             PublisherLimit { per_minute, elsewhere, replicas }
         });
-        let admitted = self.publishers.lock().admit(&publisher, limit, self.uptime());
+        let admitted = self.publishers.lock().admit(&publisher, limit, self.clock.uptime());
         match admitted {
             Ok(()) => {
                 run.history.let_pass();

@@ -208,7 +208,8 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
             let run = run.not_polled_before(not_before, &at);
             if let (Some(acceptance), Some(price)) = (acceptance, price) {
                 let (lane, kind) = (run.job.lane.name().to_owned(), run.job.kind().to_owned());
-                ctx.fleet.ledger().watch(Orphan { acceptance, lane, kind, price });
+                let age = at.now.since(accepted_at);
+                ctx.fleet.ledger().watch(Orphan { acceptance, lane, kind, price }, age);
             }
             held.run = Some(run.priced(price));
             Ok(Event::TicketTaken { redelivered })

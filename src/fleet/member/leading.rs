@@ -145,7 +145,7 @@ impl Member<'_> {
     pub(super) async fn judge_budgets(&mut self) {
         let (rules, now) = (&self.fleet.options.rules, self.now());
         let Some(lead) = &mut self.lead else { return };
-        lead.tidy_books(now);
+        lead.listener.tidy(&mut lead.state.money.books);
         if !rules.budgets.is_empty() || rules.budgets != lead.state.money.budgets {
             lead.warn_of_budgets(now);
             self.learn(GuardEvent::BudgetsDue).await;

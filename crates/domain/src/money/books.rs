@@ -35,7 +35,7 @@ const MAX_LANES: usize = 32;
 /// Stands for all types, or lanes, beyond the bound.
 pub const OTHERS: &str = "(others)";
 /// A replica that was not heard for so long is gone, with every task that it accepted.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(900);
+pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(900);
 
 /// Amounts that were spent. Differences of them can be negative: the API may say less than the
 /// price.
@@ -110,10 +110,18 @@ fn add(entries: &mut BTreeMap<String, Decimal>, name: &str, most: usize, amount:
 /// An acceptance, as its ticket names it: the replica that met it, and its number there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acceptance {
-    /// The replica's id.
+    /// The replica's row in the books.
     pub replica: String,
     /// From 1, since it runs.
     pub number: u64,
+}
+
+impl Acceptance {
+    /// The id of the replica that met it, in whatever row.
+    #[must_use]
+    pub fn replica_id(&self) -> &str {
+        replica_of(&self.replica).0
+    }
 }
 
 /// An acceptance that the books may lack.
@@ -146,17 +154,23 @@ pub struct SpendReport {
 /// before all that ids are made of.
 const ROW: char = '#';
 
-/// Whether a row of the books is a replica's.
-fn is_of(row: &str, replica: &str) -> bool {
-    row.strip_prefix(replica).is_some_and(|rest| rest.is_empty() || rest.starts_with(ROW))
+/// The replica that a row of the books belongs to, and the row's number.
+fn replica_of(row: &str) -> (&str, &str) {
+    row.split_once(ROW).unwrap_or((row, "1"))
 }
 
 impl SpendReport {
+    /// Whether an acceptance is this replica's, in whatever row.
+    #[must_use]
+    pub fn has_own(&self, acceptance: &Acceptance) -> bool {
+        replica_of(&self.id).0 == acceptance.replica_id()
+    }
+
     /// The books have forgotten this replica, which they had counted so far: it goes on in another
     /// row with what they had not. In the same one, an older version of the books, which a new
     /// leader may continue, would count that out.
     pub fn begin_row(&mut self, counted: &Spent) {
-        let (replica, row) = self.id.split_once(ROW).unwrap_or((&self.id, "1"));
+        let (replica, row) = replica_of(&self.id);
         let row = row.parse::<u64>().unwrap_or(1).saturating_add(1);
         self.id = format!("{replica}{ROW}{row}");
         self.spent.note_all(counted, true);
@@ -164,13 +178,11 @@ impl SpendReport {
 }
 
 /// What the books have counted of a replica.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Counted {
     seq: u64,
     accepted: u64,
     spent: Spent,
-    /// When it last reported, by the leader's clock.
-    at: Timestamp,
     /// Later acceptances that were counted by their tickets, and are in none of its reports yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     orphans: Vec<(u64, String, String, Decimal)>,
@@ -292,7 +304,7 @@ impl Books {
                 std::mem::take(&mut spent.types).into_values().fold(Decimal::ZERO, Decimal::saturating_add);
             add(&mut spent.types, OTHERS, MAX_TYPES, all);
         }
-        let counted = self.replicas.entry(report.id.clone()).or_insert_with(|| Counted::begin(now));
+        let counted = self.replicas.entry(report.id.clone()).or_default();
         let mut fresh = spent.clone();
         fresh.note_all(&counted.spent, true);
         // What was counted by its ticket is in the report as well.
@@ -303,7 +315,7 @@ impl Books {
             }
             !is_reported
         });
-        (counted.seq, counted.accepted, counted.at) = (report.seq, report.accepted, now);
+        (counted.seq, counted.accepted) = (report.seq, report.accepted);
         counted.spent = spent;
         self.enter(&fresh, now);
     }
@@ -316,7 +328,7 @@ impl Books {
         }
         let orphans: usize = self.replicas.values().map(|counted| counted.orphans.len()).sum();
         let replica = acceptance.replica.clone();
-        let counted = self.replicas.entry(replica).or_insert_with(|| Counted::begin(now));
+        let counted = self.replicas.entry(replica).or_default();
         if orphans < MAX_ORPHANS {
             counted.orphans.push((acceptance.number, lane.clone(), kind.clone(), *price));
             let mut fresh = Spent::default();
@@ -360,19 +372,9 @@ impl Books {
         self.hours.entry(present).or_default()
     }
 
-    /// Forgets replicas that were silent for long. `led_for`: how long this leader has listened.
-    pub fn forget_silent(&mut self, led_for: Duration, now: Timestamp) {
-        if led_for >= FORGOTTEN_AFTER {
-            self.replicas.retain(|_, counted| now.since(counted.at) < FORGOTTEN_AFTER);
-        }
-    }
-
-    /// A replica is heard, whether or not it has spent anything.
-    pub fn heard(&mut self, replica: &str, now: Timestamp) {
-        let since = self.replicas.range_mut(replica.to_owned()..);
-        for (_, counted) in since.take_while(|(id, _)| is_of(id, replica)) {
-            counted.at = now;
-        }
+    /// Forgets the replicas that were silent for [`FORGOTTEN_AFTER`].
+    pub fn forget(&mut self, is_silent: impl Fn(&str) -> bool) {
+        self.replicas.retain(|row, _| !is_silent(replica_of(row).0));
     }
 
     /// What was spent in the present window, in a lane or in all.
@@ -428,11 +430,5 @@ impl Books {
     #[must_use]
     pub(crate) fn is_plausible(&self) -> bool {
         self.replicas.len() <= MAX_REPLICAS && i64::try_from(self.hours.len()).is_ok_and(|n| n <= KEPT_HOURS)
-    }
-}
-
-impl Counted {
-    fn begin(now: Timestamp) -> Self {
-        Self { seq: 0, accepted: 0, spent: Spent::default(), at: now, orphans: Vec::new() }
     }
 }

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::kind;
 
 pub use books::{
-    Acceptance, Books, Hour, KEPT_HOURS, MAX_REPLICAS, OTHERS, Orphan, SpendReport, Spent, Window,
+    Acceptance, Books, FORGOTTEN_AFTER, Hour, KEPT_HOURS, MAX_REPLICAS, OTHERS, Orphan, SpendReport, Spent,
+    Window,
 };
 pub use budget::{
     Budgets, LONGEST_RAISE, Limits, MAX_RAISES, MOST_MONEY, Money, Ordered, Raise, Stop, Stops, Uncounted,
