@@ -8,6 +8,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Limited};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use prost::Message;
 use reqwest::header::{CONTENT_TYPE, HeaderValue, TE};
 use reqwest::redirect;
 use tokio::runtime::{Builder, Runtime};
@@ -64,7 +66,7 @@ impl Drop for Client {
 }
 
 impl HttpClient for Client {
-    /// Logs why it fails: the exporter above keeps that to itself.
+    /// Logs what is lost, and why: the exporter above keeps that to itself.
     fn send_bytes<'a, 'b>(
         &'a self,
         request: Request<Bytes>,
@@ -82,14 +84,29 @@ impl HttpClient for Client {
                 Some(exchange) => exchange.await.unwrap_or_else(|error| Err(error.to_string())),
                 None => Err("stopped".to_owned()),
             };
-            end.map_err(|error| {
-                tracing::warn!(
+            match &end {
+                Ok(answer) => report_partial(answer.body().clone()),
+                Err(error) => tracing::warn!(
                     error,
                     "cannot send traces to traces.otlp_endpoint; they are lost, jobs are not affected"
-                );
-                error.into()
-            })
+                ),
+            }
+            end.map_err(HttpError::from)
         })
+    }
+}
+
+/// Where the collector has taken a batch in part only, or has a word about it. That word is its own,
+/// and could repeat a header. An answer that cannot be read says nothing.
+fn report_partial(answer: Bytes) {
+    let partial = ExportTraceServiceResponse::decode(answer).ok().and_then(|answer| answer.partial_success);
+    if let Some(partial) = partial
+        && (partial.rejected_spans > 0 || !partial.error_message.is_empty())
+    {
+        tracing::warn!(
+            rejected_spans = partial.rejected_spans,
+            "the collector of traces has rejected spans, or warns about them; its own log says why"
+        );
     }
 }
 

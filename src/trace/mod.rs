@@ -20,6 +20,8 @@ mod client;
 mod none;
 #[cfg(feature = "otel")]
 mod otlp;
+#[cfg(feature = "otel")]
+mod queue;
 
 #[cfg(not(feature = "otel"))]
 pub use none::{ChildSpan, Span, Tracer};
@@ -68,7 +70,8 @@ pub struct Source<'a> {
 /// What an attempt has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Came<'a> {
-    /// `ticket`, `retry`, `solved`, `failed`, `handed over`, `known`, `rejected` or `returned`.
+    /// `ticket`, `retry`, `solved`, `failed`, `kept`, `handed over`, `known`, `rejected` or
+    /// `returned`.
     pub to: &'static str,
     /// Where it failed: in which class, and by which code.
     pub failure: Option<(Class, &'a str)>,

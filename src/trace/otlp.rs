@@ -7,7 +7,6 @@
 
 use std::env;
 use std::sync::Arc;
-use std::time::Duration;
 
 use opentelemetry::trace::{
     Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
@@ -16,12 +15,11 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, Span as SdkSpan,
-};
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span as SdkSpan, SpanProcessor};
 use url::Url;
 
 use super::client::{CALL, Client};
+use super::queue::SpanQueue;
 use super::{Came, FLUSH, Source, TraceError, TraceOptions};
 use crate::domain::api_code::Overrides;
 use crate::domain::call::CallError;
@@ -30,12 +28,6 @@ use crate::domain::lifecycle::JobRun;
 use crate::domain::message::{Message, is_direct_reply};
 use crate::domain::trace::{Parent, carry_on, parent};
 
-/// Spans that wait for the collector at most; what comes beyond is dropped. A span takes about 1
-/// kB.
-const MAX_WAITING: usize = 8_192;
-const BATCH: usize = 512;
-/// How long a span waits for others to go with it.
-const LINGER: Duration = Duration::from_secs(1);
 /// Where collectors take spans over HTTP, and over gRPC.
 const PATH: &str = "v1/traces";
 const METHOD: &str = "opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -89,12 +81,10 @@ impl Tracer {
             .with_retry_policy(RetryPolicy::disabled())
             .build()
             .map_err(|error| TraceError(error.to_string()))?;
-        let batches = BatchConfigBuilder::default()
-            .with_max_queue_size(MAX_WAITING)
-            .with_max_export_batch_size(BATCH)
-            .with_scheduled_delay(LINGER)
-            .build();
-        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
+        Ok(Self::over(SpanQueue::new(exporter), options))
+    }
+
+    fn over(processor: impl SpanProcessor + 'static, options: &TraceOptions<'_>) -> Self {
         let resource = Resource::builder().with_service_name(env!("CARGO_PKG_NAME")).with_attributes([
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
             KeyValue::new("service.instance.id", options.worker.to_owned()),
@@ -115,7 +105,7 @@ impl Tracer {
         }
         let is_rabbitmq = options.system == "rabbitmq";
         let api_url = without_user(options.api);
-        Ok(Self(Some(Arc::new(Sending { tracer, provider, broker, api, is_rabbitmq, api_url }))))
+        Self(Some(Arc::new(Sending { tracer, provider, broker, api, is_rabbitmq, api_url })))
     }
 
     /// Begins the span of an attempt at a message, as a child of the one that the message comes
@@ -170,8 +160,10 @@ fn is_grpc(setting: Option<&str>) -> Result<bool, TraceError> {
     }
 }
 
+/// An address of IPv6 stands in brackets in a URL alone.
 fn server(host: &str, port: u16) -> [KeyValue; 2] {
-    [KeyValue::new("server.address", host.to_owned()), KeyValue::new("server.port", i64::from(port))]
+    let host = host.trim_matches(['[', ']']).to_owned();
+    [KeyValue::new("server.address", host), KeyValue::new("server.port", i64::from(port))]
 }
 
 fn without_user(url: &Url) -> String {
@@ -226,7 +218,8 @@ impl Sending {
 #[derive(Debug, Default)]
 pub struct Span(Option<Box<Recording>>);
 
-/// The span of a call or of a message that is sent, below that of an attempt. Dropped, it ends.
+/// The span of a call or of a message that is sent, below that of an attempt. Dropped before its
+/// end is known, it ends as failed.
 #[derive(Debug)]
 pub struct ChildSpan(Option<Box<Recording>>);
 
@@ -329,8 +322,8 @@ impl Span {
 
 impl ChildSpan {
     /// The call has ended, with this HTTP status if there was an answer.
-    pub fn answered(self, status: Option<u16>, error: Option<&CallError>) {
-        let Some(mut recording) = self.0 else { return };
+    pub fn answered(mut self, status: Option<u16>, error: Option<&CallError>) {
+        let Some(mut recording) = self.0.take() else { return };
         if let Some(status) = status {
             recording.span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
         }
@@ -347,10 +340,23 @@ impl ChildSpan {
         span.set_attribute(KeyValue::new("captcha.sent_to", queue.to_owned()));
     }
 
+    /// The message's confirm has come.
+    pub fn sent(mut self) {
+        self.0 = None;
+    }
+
     /// The message was not sent, or its confirm has not come.
-    pub fn failed(self, why: &'static str) {
-        if let Some(mut recording) = self.0 {
+    pub fn failed(mut self, why: &'static str) {
+        if let Some(mut recording) = self.0.take() {
             recording.failed(why.to_owned());
+        }
+    }
+}
+
+impl Drop for ChildSpan {
+    fn drop(&mut self) {
+        if let Some(mut recording) = self.0.take() {
+            recording.failed("cancelled".to_owned());
         }
     }
 }
@@ -359,5 +365,88 @@ impl Recording {
     fn failed(&mut self, code: String) {
         self.span.set_attribute(KeyValue::new("error.type", code.clone()));
         self.span.set_status(Status::error(code));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::SpanData;
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Debug, Clone, Default)]
+    struct Ended(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanProcessor for Ended {
+        fn on_start(&self, _: &mut SdkSpan, _: &Context) {}
+
+        fn on_end(&self, span: SpanData) {
+            self.0.lock().push(span);
+        }
+
+        fn force_flush(&self) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn shutdown_with_timeout(&self, _: std::time::Duration) -> OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    /// What ends below an attempt on a host of IPv6, by name, with `error.type` and
+    /// `server.address`.
+    fn ended(of_attempt: impl FnOnce(&Span)) -> Vec<(String, Status, Option<String>, String)> {
+        let (ended, url) = (Ended::default(), Url::parse("http://[::1]:8080").unwrap());
+        let options = TraceOptions {
+            collector: &url,
+            protocol: None,
+            sample_ratio: 1.0,
+            worker: "w",
+            system: "rabbitmq",
+            broker: Some(("[::1]".to_owned(), 5672)),
+            api: &url,
+        };
+        let from = || Source { queue: "captcha.jobs".to_owned(), routing_key: "jobs", delivery_tag: 1 };
+        let attempt = Tracer::over(ended.clone(), &options).begin(&mut Message::default(), from);
+        of_attempt(&attempt);
+        let spans = ended.0.lock();
+        let value = |span: &SpanData, name: &str| {
+            let found = span.attributes.iter().find(|pair| pair.key.as_str() == name);
+            found.map(|pair| pair.value.to_string())
+        };
+        let shown = |span: &SpanData| {
+            let address = value(span, "server.address").unwrap();
+            (span.name.to_string(), span.status.clone(), value(span, "error.type"), address)
+        };
+        spans.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn what_is_sent_or_answered_is_no_failure_and_what_is_dropped_before_is_one() {
+        let child = |attempt: &Span| attempt.send(("", "captcha.tickets"), &mut Message::default());
+        let spans = ended(|attempt| {
+            child(attempt).sent();
+            child(attempt).failed("stale");
+            drop(child(attempt));
+            attempt.call("/createTask").answered(Some(200), None);
+            drop(attempt.call("/createTask"));
+        });
+        let (send, call) = ("send captcha.tickets", "POST /createTask");
+        let errors: Vec<_> =
+            spans.iter().map(|(name, status, error, _)| (&**name, status, error.as_deref())).collect();
+        let failed = Status::error;
+        assert_eq!(
+            errors,
+            [
+                (send, &Status::Unset, None),
+                (send, &failed("stale"), Some("stale")),
+                (send, &failed("cancelled"), Some("cancelled")),
+                (call, &Status::Unset, None),
+                (call, &failed("cancelled"), Some("cancelled")),
+            ]
+        );
+        assert!(spans.iter().all(|(.., address)| address == "::1"), "{spans:?}");
     }
 }

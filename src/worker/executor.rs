@@ -124,29 +124,31 @@ async fn finish(ctx: &Context, scope: &Scope, held: Box<Held>, origin: Origin, e
 }
 
 async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, redelivered: bool) -> End {
-    let is_too_large = match origin {
-        Origin::Job => held.message.body.len() > MAX_MESSAGE,
-        Origin::Ticket => ticket::is_too_large(&held.message),
-    };
-    if is_too_large {
-        // Not kept until the broker has its answer: many of them are in flight at once.
-        return too_large(&std::mem::take(&mut held.message));
-    }
-    let first = match origin {
-        Origin::Job => take_job(ctx, held, redelivered),
-        Origin::Ticket => take_ticket(ctx, held, redelivered),
-    };
+    let first = job_log::span(None, &held.trace).in_scope(|| {
+        let is_too_large = match origin {
+            Origin::Job => held.message.body.len() > MAX_MESSAGE,
+            Origin::Ticket => ticket::is_too_large(&held.message),
+        };
+        if is_too_large {
+            // Not kept until the broker has its answer: many of them are in flight at once.
+            return Err(too_large(&std::mem::take(&mut held.message)));
+        }
+        match origin {
+            Origin::Job => take_job(ctx, held, redelivered),
+            Origin::Ticket => take_ticket(ctx, held, redelivered),
+        }
+    });
     match first {
         Ok(event) => {
+            let span = job_log::span(held.run.as_ref(), &held.trace);
             if let Some(run) = &held.run {
                 held.trace.of(run);
                 held.place = Some(ctx.whereabouts.hold(&run.job.id, origin, ctx.clock.now()));
-                match Box::pin(recognise(ctx, scope, run, redelivered)).await {
+                match Box::pin(recognise(ctx, scope, run, redelivered).instrument(span.clone())).await {
                     Ok(claim) => held.claim = claim,
                     Err(end) => return end,
                 }
             }
-            let span = job_log::span(held.run.as_ref(), &held.trace);
             drive(ctx, scope, held, event).instrument(span).await
         }
         Err(end) => end,

@@ -91,13 +91,12 @@ pub(super) fn finished(
 }
 
 /// What lines about a job are in: for those who want to read them at all, or at any level where its
-/// trace is recorded.
+/// trace is recorded. What is no job yet, or never becomes one, has the trace's ids alone.
 pub(super) fn span(run: Option<&JobRun>, trace: &trace::Span) -> Span {
-    let Some(JobRun { job, .. }) = run else { return Span::none() };
-    match trace.ids() {
-        Some((trace_id, span_id)) => {
-            error_span!("job", id = job.id, task_type = job.task_type, trace_id, span_id)
-        }
-        None => debug_span!("job", id = job.id, task_type = job.task_type),
+    let (id, task_type) = run.map(|JobRun { job, .. }| (&*job.id, &*job.task_type)).unzip();
+    match (trace.ids(), run) {
+        (Some((trace_id, span_id)), _) => error_span!("job", id, task_type, trace_id, span_id),
+        (None, Some(_)) => debug_span!("job", id, task_type),
+        (None, None) => Span::none(),
     }
 }

@@ -82,9 +82,9 @@ pub(super) fn refused(ctx: &Context, no_job: &RejectedMessage) -> End {
 pub(super) struct Done {
     /// A successor of the delivery is safe now.
     pub(super) safe: bool,
-    /// What it came to, in a word.
+    /// What has truly come of it, in a word.
     pub(super) end_name: &'static str,
-    /// Of an outcome.
+    /// Of an outcome that is published.
     pub(super) routing_key: Option<String>,
 }
 
@@ -105,16 +105,8 @@ pub(super) async fn carry_out(
             done(true, "ticket")
         }
         End::Retry(delay, lane, job) => {
-            let id = held.run.map(|run| &*run.job.id);
             let retried = ctx.retry(scope, held, (delay, &lane), *job).await;
-            if let Some(id) = id.filter(|_| retried) {
-                ctx.whereabouts.note(
-                    id,
-                    ctx.clock.now(),
-                    Left::Retried(ctx.names.retry_of(delay, &lane).into()),
-                );
-            }
-            done(retried, "retry")
+            done(retried, if retried { "retry" } else { "returned" })
         }
         End::Outcome(outcome) => deliver(ctx, scope, held, (*outcome, None), wanted).await,
         End::Refused(refused) => deliver(ctx, scope, held, *refused, wanted).await,
@@ -125,8 +117,7 @@ pub(super) async fn carry_out(
         // Carried out by the channel's owner; where that is gone, the broker has requeued the
         // message already.
         End::Rejected => {
-            let _ = held.receipt.reject();
-            done(false, "rejected")
+            done(false, if held.receipt.reject().is_ok() { "rejected" } else { "returned" })
         }
         End::Returned => {
             give_back(scope, origin, held.receipt).await;
@@ -151,7 +142,6 @@ async fn deliver(
     let Outcome { routing_key, message, reason } = outcome;
     let failure = failure_of(&routing_key);
     let lane = Lane::of_outcome(&message.properties.headers);
-    let end_name = if failure.is_some() { "failed" } else { "solved" };
     let copy = reply_to.map(|reply_to| (reply_to, message.clone()));
     let (run, trace) = (held.run, held.trace);
     // What was no job has its id from the message alone.
@@ -187,7 +177,14 @@ async fn deliver(
             ctx.reply(scope, trace, &reply_to, message).await;
         }
     }
-    Done { safe: settled != Settled::No, end_name, routing_key: Some(routing_key) }
+    let end_name = match (settled, failure) {
+        (Settled::Published, None) => "solved",
+        (Settled::Published, Some(_)) => "failed",
+        (Settled::Kept, _) => "kept",
+        (Settled::No, _) => "returned",
+    };
+    let published = (settled == Settled::Published).then_some(routing_key);
+    Done { safe: settled != Settled::No, end_name, routing_key: published }
 }
 
 /// Returns a delivery once its consumer is cancelled: before that it would come straight in again,
@@ -228,12 +225,10 @@ pub(super) enum Settled {
 }
 
 /// The end of trying to publish a successor.
-enum PublishResult {
-    /// The broker has it.
-    Yes,
-    /// The broker has it by a second channel, and refuses it on the session's own: once what came
-    /// to hand is settled, the session ends.
-    OnSecondChannel,
+enum PublishResult<'a> {
+    /// The broker has it, by this routing key. `by_second_channel`: it refuses it on the session's
+    /// own; once the delivery is settled, the session ends.
+    Taken { routing_key: &'a str, by_second_channel: bool },
     /// The delivery is no longer ours: the broker delivers it again, so its successor is
     /// somebody else's.
     Stale,
@@ -245,7 +240,7 @@ impl Context {
     /// Publishes a ticket, whatever happens to the session in between: its task is paid, and nobody
     /// else knows its id.
     pub(super) async fn keep_ticket(&self, held: Settling<'_>, mut ticket: Message, origin: Origin) {
-        let _sending = held.trace.send(("", &self.names.tickets()), &mut ticket);
+        let sending = held.trace.send(("", &self.names.tickets()), &mut ticket);
         let (mut backoff, ticket) = (Backoff::new(RETRY.0, RETRY.1), Arc::new(ticket));
         let (mut expected, mut doubted) = (None, None);
         let began = Instant::now();
@@ -278,6 +273,7 @@ impl Context {
             }
             sleep(backoff.jittered(self.rng.jitter())).await;
         }
+        sending.sent();
         let what = match origin {
             Origin::Job => StaleDelivery::Job,
             Origin::Ticket => StaleDelivery::Ticket,
@@ -320,8 +316,9 @@ impl Context {
             let sending = held.trace.send(("", &self.names.tickets()), &mut copy);
             is_sent.store(true, Ordering::Relaxed);
             let published = scope.session.publish_once("", &self.names.tickets(), copy).await;
-            if published.is_err() {
-                sending.failed("not_confirmed");
+            match published {
+                Ok(_) => sending.sent(),
+                Err(_) => sending.failed("not_confirmed"),
             }
             Some(published)
         };
@@ -362,18 +359,20 @@ impl Context {
             drop(scope.session.publish_once("", &queue, job).await);
             return true;
         }
-        let safe = self.publish_for(&held, scope, ("", &queue, instead.as_deref()), job, None).await;
-        let retried = matches!(safe, PublishResult::Yes | PublishResult::OnSecondChannel);
-        if retried {
-            self.counters.retried();
-            self.acked(held, StaleDelivery::Retried);
-        } else {
+        let published = self.publish_for(&held, scope, ("", &queue, instead.as_deref()), job, None).await;
+        let PublishResult::Taken { routing_key, by_second_channel } = published else {
             self.counters.stale(StaleDelivery::Retried);
+            return false;
+        };
+        self.counters.retried();
+        if let Some(run) = held.run {
+            self.whereabouts.note(&run.job.id, self.clock.now(), Left::Retried(routing_key.into()));
         }
-        if matches!(safe, PublishResult::OnSecondChannel) {
+        self.acked(held, StaleDelivery::Retried);
+        if by_second_channel {
             scope.session.end(STALE_CHANNEL);
         }
-        retried
+        true
     }
 
     /// Publishes an outcome, or keeps it on the ticket queue where it is not taken.
@@ -386,13 +385,11 @@ impl Context {
     ) -> Settled {
         let exchange = self.names.outcomes();
         match self.publish_for(&held, scope, (&exchange, routing_key, None), message, Some(HOLD)).await {
-            PublishResult::Yes => {
+            PublishResult::Taken { by_second_channel, .. } => {
                 self.acked(held, StaleDelivery::Outcome);
-                Settled::Published
-            }
-            PublishResult::OnSecondChannel => {
-                self.acked(held, StaleDelivery::Outcome);
-                scope.session.end(STALE_CHANNEL);
+                if by_second_channel {
+                    scope.session.end(STALE_CHANNEL);
+                }
                 Settled::Published
             }
             PublishResult::Stale => {
@@ -407,13 +404,11 @@ impl Context {
                     "no queue takes this outcome; it is kept on the ticket queue until one does"
                 );
                 let kept = ticket::answered(routing_key, &message);
-                let kept =
-                    self.publish_for(&held, scope, ("", &self.names.tickets(), None), kept, None).await;
-                if !matches!(kept, PublishResult::Yes | PublishResult::OnSecondChannel) {
-                    return Settled::No;
-                }
+                let tickets = self.names.tickets();
+                let kept = self.publish_for(&held, scope, ("", &tickets, None), kept, None).await;
+                let PublishResult::Taken { by_second_channel, .. } = kept else { return Settled::No };
                 self.acked(held, StaleDelivery::Outcome);
-                if matches!(kept, PublishResult::OnSecondChannel) {
+                if by_second_channel {
                     scope.session.end(STALE_CHANNEL);
                 }
                 Settled::Kept
@@ -423,14 +418,14 @@ impl Context {
 
     /// Publishes until the broker has the message, the receipt is stale, or the time given is over.
     /// `instead`: by which key, if no queue takes it by the first one.
-    async fn publish_for(
+    async fn publish_for<'a>(
         &self,
         Settling { receipt, trace, .. }: &Settling<'_>,
         scope: &Scope,
-        (exchange, key, mut instead): (&str, &str, Option<&str>),
+        (exchange, key, mut instead): (&str, &'a str, Option<&'a str>),
         mut message: Message,
         patience: Option<Duration>,
-    ) -> PublishResult {
+    ) -> PublishResult<'a> {
         let mut sending = trace.send((exchange, key), &mut message);
         let (began, message) = (Instant::now(), Arc::new(message));
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
@@ -443,16 +438,21 @@ impl Context {
                 Some(_) => scope.session.publish_soon(exchange, routing_key, copy).await,
                 None => scope.session.publish_once(exchange, routing_key, copy).await,
             };
+            let taken = |by_second_channel| PublishResult::Taken { routing_key, by_second_channel };
             match end {
-                Ok(()) => return PublishResult::Yes,
+                Ok(()) => {
+                    sending.sent();
+                    return taken(false);
+                }
                 Err(PublishError::Rejected) if Failpoint::RefusedIsConfirmed.in_force() => {
-                    return PublishResult::Yes;
+                    return taken(false);
                 }
                 Err(_) if scope.session.is_closed() => break,
                 Err(PublishError::Rejected) if began.elapsed() >= DOUBT_AFTER => {
                     let copy = Arc::clone(&message);
                     if scope.session.publish_elsewhere(exchange, routing_key, copy).await {
-                        return PublishResult::OnSecondChannel;
+                        sending.sent();
+                        return taken(true);
                     }
                     warn_unpublished("message", &message, routing_key, &PublishError::Rejected);
                 }
@@ -492,9 +492,12 @@ impl Context {
         let mut copy = Message { transient: true, ..outcome };
         let sending = trace.reply(reply_to, &mut copy);
         // Not mandatory: RabbitMQ returns what goes to a direct reply-to although it delivers it.
-        if scope.session.publisher().publish("", reply_to, false, copy).await.is_err() {
-            sending.failed("not_confirmed");
-            self.counters.reply_failed();
+        match scope.session.publisher().publish("", reply_to, false, copy).await {
+            Ok(()) => sending.sent(),
+            Err(_) => {
+                sending.failed("not_confirmed");
+                self.counters.reply_failed();
+            }
         }
     }
 

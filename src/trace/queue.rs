@@ -1,0 +1,160 @@
+//! The spans that wait for the collector: bounded in number, sent in batches from a thread of their
+//! own. What is lost beyond the bound is counted and logged, which the SDK's own queue does not do
+//! without all of its other log lines.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use opentelemetry::Context;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor,
+};
+
+/// Spans that wait for the collector at most; what comes beyond is lost. A span takes about 1 kB.
+const MAX_WAITING: usize = 8_192;
+const BATCH: usize = 512;
+/// How long a span waits for others to go with it.
+const LINGER: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Counts {
+    waiting: AtomicUsize,
+    lost: AtomicUsize,
+}
+
+impl Counts {
+    /// One line for all that were lost since the last one.
+    fn report(&self) {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "the collector takes traces more slowly than they arise; these spans are lost, jobs are not affected"
+            );
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SpanQueue {
+    batches: BatchSpanProcessor,
+    counts: Arc<Counts>,
+}
+
+impl SpanQueue {
+    pub(super) fn new(exporter: impl SpanExporter + 'static) -> Self {
+        let counts = Arc::<Counts>::default();
+        let config = BatchConfigBuilder::default()
+            .with_max_queue_size(MAX_WAITING)
+            .with_max_export_batch_size(BATCH)
+            .with_scheduled_delay(LINGER)
+            .build();
+        let counted = CountingExporter { exporter, counts: Arc::clone(&counts) };
+        let batches = BatchSpanProcessor::builder(counted).with_batch_config(config).build();
+        Self { batches, counts }
+    }
+}
+
+impl SpanProcessor for SpanQueue {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if self.counts.waiting.fetch_add(1, Ordering::Relaxed) < MAX_WAITING {
+            return self.batches.on_end(span);
+        }
+        self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.counts.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.batches.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        let ended = self.batches.shutdown_with_timeout(timeout);
+        self.counts.report();
+        ended
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.batches.set_resource(resource);
+    }
+}
+
+#[derive(Debug)]
+struct CountingExporter<E> {
+    exporter: E,
+    counts: Arc<Counts>,
+}
+
+impl<E: SpanExporter> SpanExporter for CountingExporter<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.counts.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+        self.counts.report();
+        self.exporter.export(batch).await
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use opentelemetry::trace::{Tracer, TracerProvider};
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use parking_lot::Mutex;
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    /// A collector that answers once the test lets it.
+    #[derive(Debug)]
+    struct Gated {
+        asked: Sender<()>,
+        opened: Mutex<Receiver<()>>,
+        sent: Arc<AtomicUsize>,
+    }
+
+    impl SpanExporter for Gated {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            self.asked.send(()).ok();
+            // An error once the test has dropped its end, which opens the gate for good.
+            self.opened.lock().recv().ok();
+            self.sent.fetch_add(batch.len(), Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn spans_beyond_the_bound_are_counted_in_one_line_and_all_others_are_sent() {
+        let ((asked, is_asked), (open, opened)) = (channel(), channel());
+        let sent = Arc::<AtomicUsize>::default();
+        let queue = SpanQueue::new(Gated { asked, opened: Mutex::new(opened), sent: Arc::clone(&sent) });
+        let counts = Arc::clone(&queue.counts);
+        let provider = SdkTracerProvider::builder().with_span_processor(queue).build();
+        let tracer = provider.tracer("test");
+        drop(tracer.start("first"));
+        is_asked.recv_timeout(Duration::from_secs(60)).expect("the first is sent");
+        for _ in 0..MAX_WAITING + 10 {
+            drop(tracer.start("waits"));
+        }
+        let log = NamedTempFile::new().unwrap();
+        let writer = Arc::new(log.reopen().unwrap());
+        let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        tracing::subscriber::with_default(lines, || {
+            counts.report();
+            counts.report();
+        });
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        assert!(log.lines().count() == 1 && log.contains("lost=10"), "{log}");
+        drop(open);
+        provider.shutdown_with_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!(sent.load(Ordering::Relaxed), 1 + MAX_WAITING);
+    }
+}
