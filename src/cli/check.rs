@@ -156,7 +156,7 @@ impl CheckFinding {
 /// What the settings alone show.
 fn of_settings(settings: &Settings) -> Vec<CheckFinding> {
     let all = [key(settings), drain(settings), policy(settings)].into_iter();
-    all.chain(budgets(settings)).chain(callback(settings)).collect()
+    all.chain(budgets(settings)).chain(callback(settings)).chain(traces(settings)).collect()
 }
 
 /// What broker and API answer. Both are asked at the same time.
@@ -237,6 +237,16 @@ fn callback(settings: &Settings) -> Option<CheckFinding> {
             let advice = "set callback.public_url and worker.name so that they make an address";
             CheckFinding::failed("callback", format!("callback.public_url: {problem}"), advice)
         }
+    })
+}
+
+/// As `run` has it, with OpenTelemetry's own variables. The collector is not asked.
+fn traces(settings: &Settings) -> Option<CheckFinding> {
+    let endpoint = settings.traces.endpoint.as_ref()?;
+    let broker = not_connected(settings).ok()?;
+    Some(match connect::tracer(settings, &connect::worker_name(settings), &broker) {
+        Ok(_) => CheckFinding::fine("traces", format!("spans go to {endpoint}")),
+        Err(error) => CheckFinding::failed("traces", error.to_string(), "correct what it names, or unset it"),
     })
 }
 

@@ -16,6 +16,7 @@ use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span as SdkSpan, SpanProcessor};
+use reqwest::header::{HeaderName, HeaderValue};
 use url::Url;
 
 use super::client::{CALL, Client};
@@ -33,6 +34,8 @@ const PATH: &str = "v1/traces";
 const METHOD: &str = "opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// OpenTelemetry's own settings of the protocol; the first that is set counts.
 const PROTOCOL: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+/// Its headers; the first that is set counts.
+const HEADERS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
 /// The version of the conventions by which the names below are chosen.
 const CONVENTIONS: &str = "https://opentelemetry.io/schemas/1.42.0";
 /// Longest code of the API that a span holds, in characters.
@@ -66,10 +69,12 @@ impl Tracer {
     /// Sends spans to the collector.
     ///
     /// # Errors
-    /// Where the client cannot be built, or `OTEL_EXPORTER_OTLP_PROTOCOL` names what this program
-    /// does not speak. A collector that is not there is no error.
+    /// Where the client cannot be built, `OTEL_EXPORTER_OTLP_PROTOCOL` names what this program does
+    /// not speak, or `OTEL_EXPORTER_OTLP_HEADERS` holds what is no header. A collector that is not
+    /// there is no error.
     pub fn otlp(options: &TraceOptions<'_>) -> Result<Self, TraceError> {
         let is_grpc = is_grpc(options.protocol)?;
+        check_headers()?;
         let path = if is_grpc { METHOD } else { PATH };
         let exporter = SpanExporter::builder()
             .with_http()
@@ -157,6 +162,26 @@ fn is_grpc(setting: Option<&str>) -> Result<bool, TraceError> {
             );
             Err(TraceError(text))
         }
+    }
+}
+
+/// The exporter leaves out in silence what it cannot read, and the collector then refuses all spans.
+fn check_headers() -> Result<(), TraceError> {
+    let set = HEADERS.iter().find_map(|name| env::var(name).ok().map(|value| (name, value)));
+    let Some((name, value)) = set else { return Ok(()) };
+    let is_header = |part: &str| {
+        part.split_once('=').is_some_and(|(name, value)| {
+            let (name, value) = (name.trim(), value.trim());
+            HeaderName::try_from(name).is_ok() && !value.is_empty() && HeaderValue::from_str(value).is_ok()
+        })
+    };
+    // A value is secret.
+    match value.split(',').position(|part| !part.trim().is_empty() && !is_header(part)) {
+        None => Ok(()),
+        Some(at) => Err(TraceError(format!(
+            "part {} of {name} is not name=value, or has characters that no header can have",
+            at + 1
+        ))),
     }
 }
 

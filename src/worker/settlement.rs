@@ -116,9 +116,7 @@ pub(super) async fn carry_out(
         }
         // Carried out by the channel's owner; where that is gone, the broker has requeued the
         // message already.
-        End::Rejected => {
-            done(false, if held.receipt.reject().is_ok() { "rejected" } else { "returned" })
-        }
+        End::Rejected => done(false, if held.receipt.reject().is_ok() { "rejected" } else { "returned" }),
         End::Returned => {
             give_back(scope, origin, held.receipt).await;
             done(false, "returned")

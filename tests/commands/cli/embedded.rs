@@ -1,11 +1,14 @@
 //! Commands on a queue file: several processes of one machine, and no RabbitMQ.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use captcha_worker::cli::Cli;
+use clap::{Command, CommandFactory};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -36,6 +39,10 @@ struct Replica(Child);
 
 impl Replica {
     fn start(dir: &TempDir, simulator: &Simulator) -> (Self, Log) {
+        Self::start_with(dir, simulator, &[])
+    }
+
+    fn start_with(dir: &TempDir, simulator: &Simulator, settings: &[(&str, &str)]) -> (Self, Log) {
         let mut child = Process::new(env!("CARGO_BIN_EXE_captcha-worker"))
             .arg("run")
             .current_dir(dir.path())
@@ -43,6 +50,7 @@ impl Replica {
             .env("CAPTCHA_WORKER__SOLVER__BASE_URL", &simulator.url)
             .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key")
             .env("CAPTCHA_WORKER__OPS__LISTEN", "")
+            .envs(settings.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -110,59 +118,117 @@ fn every_command_works_on_a_file_beside_a_replica_that_has_it() {
     assert_eq!(replica.0.wait().unwrap().code(), Some(0));
 }
 
+/// Where a command's JSON has more than one line.
+#[derive(Clone, Copy, PartialEq)]
+enum Indented {
+    OnTerminal,
+    Never,
+    Always,
+}
+use Indented::{Always, Never, OnTerminal};
+
+/// What a new command must choose between: a case below, or no data.
+const WITHOUT_DATA: [&str; 2] = ["completions", "run"];
+
+/// Commands that print data; those of a group run one after the other, since they keep letters from
+/// each other, or would wait for each other. A document is JSON in every format.
+const WITH_DATA: [&[(&str, Indented, bool)]; 17] = [
+    &[("batch jobs.ndjson --out out.ndjson", OnTerminal, false)],
+    &[("check --offline", OnTerminal, false)],
+    &[
+        ("dead list", OnTerminal, false),
+        ("dead show failed", Never, false),
+        ("dead export", Never, true),
+        ("dead purge --all --dry-run", OnTerminal, false),
+        ("dead replay --all --dry-run", OnTerminal, false),
+    ],
+    &[("demo", OnTerminal, false)],
+    &[("find absent", OnTerminal, false)],
+    &[("find solved", OnTerminal, false)],
+    &[("outcomes --limit 1", Never, false)],
+    &[("publish jobs.ndjson", OnTerminal, false)],
+    &[("reroute", OnTerminal, false)],
+    &[("schema job", Always, true)],
+    &[("simulate --listen 127.0.0.1:0", OnTerminal, false)],
+    &[
+        ("solve captcha.png", Never, false),
+        ("pause", OnTerminal, false),
+        ("resume", OnTerminal, false),
+        ("budget raise --by 1 --for 1h", OnTerminal, false),
+    ],
+    &[("spend", OnTerminal, false)],
+    &[("status", OnTerminal, false)],
+    &[("top --once", OnTerminal, false)],
+    &[("topology check", OnTerminal, false), ("topology declare", OnTerminal, false)],
+    &[("topology export", OnTerminal, true)],
+];
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok()
+}
+
+/// What a command prints, all of it; of the simulator, which does not end, its first answer.
+fn printed(shell: &mut Process, line: &str) -> String {
+    let mut child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    if line.starts_with("simulate") {
+        while !is_json(&text) && !text.contains("listening on") {
+            assert!(stdout.read_line(&mut text).unwrap() > 0, "{line}: {text}");
+        }
+        terminate(&child);
+    } else {
+        stdout.read_to_string(&mut text).unwrap();
+    }
+    child.wait().unwrap();
+    text.replace("\r\n", "\n")
+}
+
 #[test]
 fn every_command_that_prints_data_obeys_the_format_on_a_terminal_and_in_a_pipe() {
     let dir = TempDir::new().unwrap();
     let simulator = Simulator::start(&dir);
-    let (_replica, mut log) = Replica::start(&dir, &simulator);
+    let settings =
+        [("CAPTCHA_WORKER__BUDGETS__PER_DAY", "1000"), ("CAPTCHA_WORKER__LOG__LEVEL", "info,job=debug")];
+    let (_replica, mut log) = Replica::start_with(&dir, &simulator, &settings);
     log.find("taking jobs");
-    fs::write(dir.path().join("jobs.ndjson"), job("a", None)).unwrap();
+    let unsolvable = json!({"result": ["ERROR_CAPTCHA_UNSOLVABLE"], "submissions": 2});
+    for job in [job("failed", Some(&unsolvable)), job("solved", None)] {
+        fs::write(dir.path().join("jobs.ndjson"), job).unwrap();
+        assert_eq!(command(&dir, &simulator, &["publish", "jobs.ndjson"]).code, 0);
+        log.find("job finished");
+    }
+    fs::write(dir.path().join("captcha.png"), [7; 400]).unwrap();
     let run = |line: String, on_a_terminal: bool| {
-        let mut shell = assert_cmd::Command::new(if on_a_terminal { "script" } else { "bash" });
+        let mut shell = Process::new(if on_a_terminal { "script" } else { "bash" });
         // script(1) gives the command a terminal, for both of its outputs.
-        let line = format!("{} {line} 2>/dev/null", env!("CARGO_BIN_EXE_captcha-worker"));
-        shell.args(if on_a_terminal { vec!["-qec", &line, "/dev/null"] } else { vec!["-c", &line] });
-        end(shell
+        let typed = format!("exec {} {line} 2>/dev/null", env!("CARGO_BIN_EXE_captcha-worker"));
+        shell.args(if on_a_terminal { vec!["-qec", &typed, "/dev/null"] } else { vec!["-c", &typed] });
+        let shell = shell
             .current_dir(dir.path())
             .env("CAPTCHA_WORKER__BROKER__URL", FILE)
             .env("CAPTCHA_WORKER__SOLVER__BASE_URL", &simulator.url)
-            .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key"))
-        .stdout
-        .replace("\r\n", "\n")
+            .env("CAPTCHA_WORKER__SOLVER__API_KEY", "simulator-key");
+        printed(shell, &line)
     };
-    let is_json = |text: &str| serde_json::from_str::<Value>(text).is_ok();
-    let obeys = |words: &str, is_document: bool| {
+    let obeys = |words: &str, indented: Indented, is_document: bool| {
         for on_a_terminal in [true, false] {
             let of = |format: &str| run(format!("{words} --format {format}"), on_a_terminal);
             let (json, ndjson, table) = (of("json"), of("ndjson"), of("table"));
             assert!(is_json(&json) && is_json(&ndjson), "{words}: {json}{ndjson}");
-            assert_eq!(json.lines().count() > 1, on_a_terminal || words == "schema job", "{words}: {json}");
+            let is_indented = indented == Always || indented == OnTerminal && on_a_terminal;
+            assert_eq!(json.lines().count() > 1, is_indented, "{words}: {json}");
             assert_eq!(ndjson.lines().count(), 1, "{words}: {ndjson}");
             assert!(!table.is_empty() && is_json(&table) == is_document, "{words}: {table}");
         }
     };
     std::thread::scope(|scope| {
-        for words in [
-            "check --offline",
-            "status",
-            "top --once",
-            "spend",
-            "find absent",
-            "pause",
-            "publish jobs.ndjson",
-            "batch jobs.ndjson --out out.ndjson",
-            "dead list",
-            "dead purge --all --dry-run",
-            "dead replay --all --dry-run",
-            "reroute",
-            "topology check",
-            "topology declare",
-        ] {
-            scope.spawn(move || obeys(words, false));
-        }
-        // Documents, which are JSON in every format.
-        for words in ["schema job", "topology export"] {
-            scope.spawn(move || obeys(words, true));
+        for group in WITH_DATA {
+            scope.spawn(move || {
+                for (words, indented, is_document) in group {
+                    obeys(words, *indented, *is_document);
+                }
+            });
         }
     });
     for words in [&["spend", "--csv", "--format", "table"][..], &["--json", "spend", "--csv"]] {
@@ -172,6 +238,24 @@ fn every_command_that_prints_data_obeys_the_format_on_a_terminal_and_in_a_pipe()
     }
     let rows = command(&dir, &simulator, &["spend", "--csv"]).stdout;
     assert_eq!(rows.lines().next(), Some("type,spent"), "{rows}");
+}
+
+#[test]
+fn every_command_has_a_case_of_the_formats_or_prints_no_data() {
+    fn leaves(command: &Command, path: &str, all: &mut Vec<String>) {
+        for inner in command.get_subcommands() {
+            leaves(inner, format!("{path} {}", inner.get_name()).trim(), all);
+        }
+        if command.get_subcommands().next().is_none() {
+            all.push(path.to_owned());
+        }
+    }
+    let mut all = Vec::new();
+    leaves(&Cli::command(), "", &mut all);
+    let chosen = || WITH_DATA.iter().flat_map(|group| *group).map(|(words, ..)| *words).chain(WITHOUT_DATA);
+    let is_of = |words: &str, leaf: &str| words == leaf || words.starts_with(&format!("{leaf} "));
+    all.retain(|leaf| !chosen().any(|words| is_of(words, leaf)));
+    assert_eq!(all, Vec::<String>::new(), "choose a case of WITH_DATA, or WITHOUT_DATA");
 }
 
 #[test]

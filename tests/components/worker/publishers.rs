@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use captcha_worker::domain::lane::LaneRules;
 use captcha_worker::domain::message::Properties;
 use captcha_worker::fleet::Sighting;
 use captcha_worker::simulator::SimulatorConfig;
@@ -93,4 +94,23 @@ async fn a_job_is_found_in_flight_solved_waiting_and_failed_and_an_unknown_one_i
     scene.wait_for(&scene.names.results(), 1).await;
     assert!(matches!(find("slow").await[..], [Sighting::Solved { .. }]));
     drain_all(fleet).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_lane_has_no_retry_queue_any_more_is_found_in_the_one_that_it_went_to() {
+    let mut scene = Scene::new(SimulatorConfig::default()).await;
+    scene.lanes.insert("old".parse().expect("a name"), LaneRules::default());
+    scene.declare_queue("captcha.jobs.old").await;
+    let running = scene.join().await;
+    let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE"]});
+    scene.publish_to("captcha.jobs.old", image("moved", &script), Properties::default()).await;
+    scene.wait_until(10, "it is retried", || scene.broker.queue_len("captcha.retry.5s") == 1).await;
+    let mut client = scene.client().await;
+    let found = within(5, client.find("moved", 1, Duration::from_secs(1))).await.expect("a session");
+    let queues: Vec<_> = found.iter().flat_map(|(_, sightings)| sightings).collect();
+    assert!(
+        matches!(&queues[..], [Sighting::Waits { queue, .. }] if queue == "captcha.retry.5s"),
+        "{queues:?}"
+    );
+    assert_eq!(running.drain().await.unfinished, 0);
 }

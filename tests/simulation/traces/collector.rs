@@ -1,19 +1,23 @@
 //! A collector of traces: takes OTLP over HTTP or gRPC, and keeps what came.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::post;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::routing::{MethodRouter, post};
+use futures_util::stream;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -23,6 +27,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -58,23 +63,41 @@ pub(crate) struct Collector {
 impl Collector {
     pub(crate) async fn start() -> Self {
         let kept = Arc::<Kept>::default();
-        let router = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&kept));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("its address"));
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let url = serve_http(post(take).with_state(Arc::clone(&kept))).await;
         Self { url, kept }
+    }
+
+    /// The address of one that rejects three spans of each batch, and repeats the token that it got.
+    pub(crate) async fn start_rejecting() -> String {
+        let reject = async |headers: HeaderMap| {
+            let error_message = format!("{:?}", headers.get("authorization"));
+            let partial = ExportTracePartialSuccess { rejected_spans: 3, error_message };
+            ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec()
+        };
+        serve_http(post(reject)).await
     }
 
     /// One that speaks gRPC; by a library that has nothing in common with the worker's client.
     pub(crate) async fn start_grpc() -> Self {
         let kept = Arc::<Kept>::default();
-        let url = serve(Grpc { kept: Arc::clone(&kept), refusal: None }).await;
-        Self { url, kept }
+        let service = TraceServiceServer::new(Grpc(Arc::clone(&kept)));
+        Self { url: serve_grpc(Routes::new(service)).await, kept }
     }
 
-    /// The address of one that refuses everything over gRPC, and repeats the token that it got.
+    /// The address of one that refuses everything over gRPC, and repeats the token that it got. It
+    /// answers before it refuses, so that the refusal can be in the trailers alone.
     pub(crate) async fn start_refusing() -> String {
-        serve(Grpc { kept: Arc::default(), refusal: Some("no such token: ") }).await
+        let refuse = async |headers: HeaderMap| {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("16"));
+            trailers.insert("grpc-message", headers["authorization"].clone());
+            let message = Frame::data(Bytes::from_static(&[0; 5]));
+            let frames = [message, Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+            let body = Body::new(StreamBody::new(stream::iter(frames)));
+            ([("content-type", "application/grpc")], body)
+        };
+        let path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+        serve_grpc(Routes::from(Router::new().route(path, post(refuse)))).await
     }
 
     pub(crate) fn authorization(&self) -> Option<String> {
@@ -115,18 +138,26 @@ async fn take(State(kept): State<Arc<Kept>>, body: Bytes) -> StatusCode {
     StatusCode::OK
 }
 
-struct Grpc {
-    kept: Arc<Kept>,
-    refusal: Option<&'static str>,
-}
-
-async fn serve(service: Grpc) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("its address"));
-    let server = Server::builder().add_service(TraceServiceServer::new(service));
-    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+async fn serve_http(traces: MethodRouter) -> String {
+    let router = Router::new().route("/v1/traces", traces);
+    let (listener, url) = listen().await;
+    tokio::spawn(async move { axum::serve(listener, router).await });
     url
 }
+
+async fn serve_grpc(routes: Routes) -> String {
+    let (listener, url) = listen().await;
+    tokio::spawn(Server::builder().serve_with_incoming(routes, TcpIncoming::from(listener)));
+    url
+}
+
+async fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    (listener, url)
+}
+
+struct Grpc(Arc<Kept>);
 
 #[tonic::async_trait]
 impl TraceService for Grpc {
@@ -135,13 +166,8 @@ impl TraceService for Grpc {
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
         let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let authorization = authorization.map(str::to_owned);
-        if let Some(refusal) = self.refusal {
-            let text = format!("{refusal}{}", authorization.unwrap_or_default());
-            return Err(tonic::Status::unauthenticated(text));
-        }
-        *self.kept.authorization.lock().expect("sound") = authorization;
-        keep(&self.kept, request.into_inner());
+        *self.0.authorization.lock().expect("sound") = authorization.map(str::to_owned);
+        keep(&self.0, request.into_inner());
         Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use captcha_worker::domain::message::Properties;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
+use tokio::process::Command;
 use tokio::time::Instant;
 
 use crate::support::fleet::{Replica, Simulator};
@@ -69,6 +70,7 @@ async fn spans_go_by_grpc_with_the_headers_of_the_environment_and_a_refusal_cost
         lane.outcome("one").await;
         assert_eq!(worker.terminate(DRAIN).await, Some(0));
         let log = std::fs::read_to_string(log.path()).expect("its log");
+        assert_eq!(log.contains("cannot send traces"), refuses, "{log}");
         assert_eq!(log.contains("gRPC status 16"), refuses, "{log}");
         assert!(!log.contains("pl4nted"), "{log}");
     }
@@ -78,18 +80,65 @@ async fn spans_go_by_grpc_with_the_headers_of_the_environment_and_a_refusal_cost
 }
 
 #[tokio::test]
-async fn a_protocol_that_is_not_spoken_ends_the_start_and_is_named() {
-    let (rabbit, simulator) = (SharedRabbit::get().await, Simulator::start("").await);
+async fn a_collector_that_takes_only_a_part_costs_a_line_without_its_own_words() {
+    let (collector, simulator) = (Collector::start_rejecting().await, Simulator::start("").await);
+    let mut lane = Lane::new("results").await;
     let log = NamedTempFile::new().expect("a temporary file");
-    let settings = [("TRACES__OTLP_ENDPOINT", "http://127.0.0.1:4318")];
+    let settings = [("TRACES__OTLP_ENDPOINT", &*collector), ("LOG__LEVEL", "debug")];
+    let replica = lane.replica(&simulator, &settings);
+    let mut worker = replica.start_with(&VARIABLES[1..], File::create(log.path()).expect("written").into());
+    lane.publish("one", jobs::image("one", &json!({})), &[]).await;
+    lane.outcome("one").await;
+    assert_eq!(worker.terminate(DRAIN).await, Some(0));
+    let log = std::fs::read_to_string(log.path()).expect("its log");
+    let line = log.lines().find(|line| line.contains("has rejected spans")).expect("a line");
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!((&line["rejected_spans"], &line["level"]), (&json!(3), &json!("WARN")), "{line}");
+    assert!(!log.contains("pl4nted") && !log.contains("cannot send traces"), "{log}");
+}
+
+#[tokio::test]
+async fn variables_that_cannot_be_used_end_the_start_and_fail_the_check_and_are_named() {
+    let (rabbit, simulator) = (SharedRabbit::get().await, Simulator::start("").await);
+    let endpoint = "http://127.0.0.1:4318";
+    let settings = [("TRACES__OTLP_ENDPOINT", endpoint)];
     let namespace = fresh_namespace();
     let replica =
         Replica { amqp: rabbit.url(), namespace: &namespace, simulator: &simulator, settings: &settings };
-    let variables = [("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")];
-    let mut worker = replica.start_with(&variables, File::create(log.path()).expect("written").into());
-    assert_eq!(worker.end(DRAIN).await, Some(1));
-    let log = std::fs::read_to_string(log.path()).expect("its log");
-    assert!(log.contains("OTEL_EXPORTER_OTLP_PROTOCOL is \"http/json\""), "{log}");
+    let check = async |variables: &[(&str, &str)]| {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_captcha-worker"));
+        check
+            .args(["check", "--offline", "--json"])
+            .current_dir(std::env::temp_dir())
+            .env("CAPTCHA_WORKER__SOLVER__API_KEY", "key")
+            .env("CAPTCHA_WORKER__TRACES__OTLP_ENDPOINT", endpoint)
+            .envs(variables.iter().copied());
+        let output = check.output().await.expect("it runs");
+        let shown: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let checks = shown["checks"].as_array().expect("a list").clone();
+        let traces = checks.into_iter().find(|check| check["check"] == "traces").expect("a check");
+        (output.status.code(), traces)
+    };
+    for (name, value, text) in [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "OTEL_EXPORTER_OTLP_PROTOCOL is \"http/json\""),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x=1,pl4nted", "part 2 of OTEL_EXPORTER_OTLP_HEADERS"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a b=pl4nted", "part 1 of OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x=pl4nted\u{1}", "part 1 of OTEL_EXPORTER_OTLP_HEADERS"),
+    ] {
+        let log = NamedTempFile::new().expect("a temporary file");
+        let log_file = File::create(log.path()).expect("written");
+        let mut worker = replica.start_with(&[(name, value)], log_file.into());
+        assert_eq!(worker.end(DRAIN).await, Some(1));
+        let log = std::fs::read_to_string(log.path()).expect("its log");
+        assert!(log.contains(text) && !log.contains("pl4nted"), "{log}");
+        let (code, traces) = check(&[(name, value)]).await;
+        assert_eq!((code, &traces["verdict"]), (Some(1), &json!("failed")), "{traces}");
+        assert!(traces["detail"].as_str().is_some_and(|detail| detail.contains(text)), "{traces}");
+        assert!(!traces["advice"].as_str().expect("text").is_empty(), "{traces}");
+        assert!(!traces.to_string().contains("pl4nted"), "{traces}");
+    }
+    let (code, traces) = check(&VARIABLES).await;
+    assert_eq!((code, &traces["verdict"]), (Some(0), &json!("fine")), "{traces}");
 }
 
 #[tokio::test]
@@ -108,21 +157,29 @@ async fn lines_of_a_job_name_its_trace_as_json_and_as_text() {
         let mut worker = replica.start_logging_to(File::create(log.path()).expect("written").into());
         lane.publish("one", jobs::image("one", &json!({})), &[]).await;
         lane.outcome("one").await;
+        // Not past admission, so that no job is made of it.
+        lane.publish("refused", "[]".to_owned(), &[]).await;
+        let refused = |span: &Sent| {
+            span.worker == format && span.attributes.get("captcha.end").is_some_and(|end| end == "failed")
+        };
+        let refused = collector.wait_for("refused", refused).await;
         assert_eq!(worker.terminate(DRAIN).await, Some(0));
         let solved = |span: &Sent| {
             span.worker == format && span.attributes.get("captcha.end").is_some_and(|end| end == "solved")
         };
         let solved = collector.wait_for("solved", solved).await;
         let log = std::fs::read_to_string(log.path()).expect("its log");
-        let line = log.lines().find(|line| line.contains("job finished")).expect("a line");
-        if format == "json" {
-            let line: Value = serde_json::from_str(line).expect("JSON");
-            assert_eq!(line["span"]["trace_id"], *solved.trace_id, "{line}");
-            assert_eq!(line["span"]["span_id"], *solved.span_id, "{line}");
-        } else {
-            let (trace_id, span_id) = (&solved.trace_id, &solved.span_id);
-            let named = format!("trace_id=\"{trace_id}\" span_id=\"{span_id}\"");
-            assert!(line.contains(&named), "{line}");
+        let finished: Vec<_> = log.lines().filter(|line| line.contains("job finished")).collect();
+        let [line, of_refused] = finished[..] else { panic!("not two lines: {log}") };
+        for (line, span) in [(line, solved), (of_refused, refused)] {
+            if format == "json" {
+                let line: Value = serde_json::from_str(line).expect("JSON");
+                assert_eq!(line["span"]["trace_id"], *span.trace_id, "{line}");
+                assert_eq!(line["span"]["span_id"], *span.span_id, "{line}");
+            } else {
+                let named = format!("trace_id=\"{}\" span_id=\"{}\"", span.trace_id, span.span_id);
+                assert!(line.contains(&named), "{line}");
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use serde_json::json;
+use lapin::options::QueueDeleteOptions;
+use lapin::{Connection, ConnectionProperties};
+use serde_json::{Value, json};
 
 use crate::support::fleet::{Process, Simulator};
 use crate::support::jobs;
@@ -165,4 +167,49 @@ async fn a_sample_ratio_of_nothing_records_only_what_publishers_record() {
     assert_eq!(worker.terminate(DRAIN).await, Some(0));
     let spans = collector.spans();
     assert!(!spans.is_empty() && spans.iter().all(|span| span.trace_id == TRACE), "{spans:#?}");
+}
+
+#[tokio::test]
+async fn an_attempt_and_its_messages_say_what_came_of_them_where_no_queue_takes_the_outcome() {
+    let lane = Lane::new("dead.unknown").await;
+    let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
+    let mut worker = start(&lane, &simulator, &collector.url, "w", &[]);
+    let delete = async |queue: &str| {
+        let queue = format!("{}.{queue}", lane.namespace);
+        let connection = Connection::connect(lane.rabbit.url(), ConnectionProperties::default()).await;
+        let connection = connection.expect("a connection");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
+    };
+    let named = |name: &str| collector.spans().iter().filter(|span| span.name == name).count() as u64;
+    // The worker has declared all queues before it takes a job, and again after each loss.
+    let solve = async |id: &str, nth: u64| {
+        lane.publish(id, jobs::image(id, &json!({"solve_ms": 5_000})), &[]).await;
+        collector.wait_for("it is paid", |_| named("POST /createTask") == nth).await;
+        delete("results").await;
+        delete("unrouted").await;
+        let solved = |stats: &Value| stats["answered_ready"] == nth;
+        let stats = simulator.wait_for("it is solved", DRAIN, solved).await;
+        let polls = stats["calls"]["get_task_result"].as_u64().expect("a number");
+        // The outcome is on its way from then on.
+        collector.wait_for("its polls", |_| named("POST /getTaskResult") == polls).await;
+    };
+    let why = |span: &Sent| span.attributes.get("error.type").and_then(|why| why.as_str()).map(str::to_owned);
+    let sent_for = async |attempt: &Sent, to: &str| {
+        let is_it = |span: &Sent| span.parent == attempt.span_id && span.name.ends_with(to);
+        collector.wait_for(to, is_it).await
+    };
+
+    solve("returned", 1).await;
+    delete("tickets").await;
+    let returned = collector.attempt("w", ".tickets", "returned").await;
+    assert_eq!((returned.failed, why(&returned)), (false, None));
+    assert_eq!(why(&sent_for(&returned, ".outcomes").await).as_deref(), Some("stale"));
+
+    solve("kept", 2).await;
+    assert_eq!(worker.terminate(DRAIN).await, Some(0));
+    let kept = collector.attempt("w", ".tickets", "kept").await;
+    assert_eq!((kept.failed, why(&kept)), (false, None));
+    assert_eq!(why(&sent_for(&kept, ".outcomes").await).as_deref(), Some("refused"));
+    assert_eq!(why(&sent_for(&kept, ".tickets").await), None);
 }
