@@ -15,7 +15,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span as SdkSpan, SpanProcessor};
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span as SdkSpan};
 use reqwest::header::{HeaderName, HeaderValue};
 use url::Url;
 
@@ -86,17 +86,13 @@ impl Tracer {
             .with_retry_policy(RetryPolicy::disabled())
             .build()
             .map_err(|error| TraceError(error.to_string()))?;
-        Ok(Self::over(SpanQueue::new(exporter), options))
-    }
-
-    fn over(processor: impl SpanProcessor + 'static, options: &TraceOptions<'_>) -> Self {
         let resource = Resource::builder().with_service_name(env!("CARGO_PKG_NAME")).with_attributes([
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
             KeyValue::new("service.instance.id", options.worker.to_owned()),
         ]);
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(options.sample_ratio)));
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(processor)
+            .with_span_processor(SpanQueue::new(exporter))
             .with_sampler(sampler)
             .with_resource(resource.build())
             .build();
@@ -110,7 +106,7 @@ impl Tracer {
         }
         let is_rabbitmq = options.system == "rabbitmq";
         let api_url = without_user(options.api);
-        Self(Some(Arc::new(Sending { tracer, provider, broker, api, is_rabbitmq, api_url })))
+        Ok(Self(Some(Arc::new(Sending { tracer, provider, broker, api, is_rabbitmq, api_url }))))
     }
 
     /// Begins the span of an attempt at a message, as a child of the one that the message comes
@@ -390,88 +386,5 @@ impl Recording {
     fn failed(&mut self, code: String) {
         self.span.set_attribute(KeyValue::new("error.type", code.clone()));
         self.span.set_status(Status::error(code));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use opentelemetry_sdk::error::OTelSdkResult;
-    use opentelemetry_sdk::trace::SpanData;
-    use parking_lot::Mutex;
-
-    use super::*;
-
-    #[derive(Debug, Clone, Default)]
-    struct Ended(Arc<Mutex<Vec<SpanData>>>);
-
-    impl SpanProcessor for Ended {
-        fn on_start(&self, _: &mut SdkSpan, _: &Context) {}
-
-        fn on_end(&self, span: SpanData) {
-            self.0.lock().push(span);
-        }
-
-        fn force_flush(&self) -> OTelSdkResult {
-            Ok(())
-        }
-
-        fn shutdown_with_timeout(&self, _: std::time::Duration) -> OTelSdkResult {
-            Ok(())
-        }
-    }
-
-    /// What ends below an attempt on a host of IPv6, by name, with `error.type` and
-    /// `server.address`.
-    fn ended(of_attempt: impl FnOnce(&Span)) -> Vec<(String, Status, Option<String>, String)> {
-        let (ended, url) = (Ended::default(), Url::parse("http://[::1]:8080").unwrap());
-        let options = TraceOptions {
-            collector: &url,
-            protocol: None,
-            sample_ratio: 1.0,
-            worker: "w",
-            system: "rabbitmq",
-            broker: Some(("[::1]".to_owned(), 5672)),
-            api: &url,
-        };
-        let from = || Source { queue: "captcha.jobs".to_owned(), routing_key: "jobs", delivery_tag: 1 };
-        let attempt = Tracer::over(ended.clone(), &options).begin(&mut Message::default(), from);
-        of_attempt(&attempt);
-        let spans = ended.0.lock();
-        let value = |span: &SpanData, name: &str| {
-            let found = span.attributes.iter().find(|pair| pair.key.as_str() == name);
-            found.map(|pair| pair.value.to_string())
-        };
-        let shown = |span: &SpanData| {
-            let address = value(span, "server.address").unwrap();
-            (span.name.to_string(), span.status.clone(), value(span, "error.type"), address)
-        };
-        spans.iter().map(shown).collect()
-    }
-
-    #[test]
-    fn what_is_sent_or_answered_is_no_failure_and_what_is_dropped_before_is_one() {
-        let child = |attempt: &Span| attempt.send(("", "captcha.tickets"), &mut Message::default());
-        let spans = ended(|attempt| {
-            child(attempt).sent();
-            child(attempt).failed("stale");
-            drop(child(attempt));
-            attempt.call("/createTask").answered(Some(200), None);
-            drop(attempt.call("/createTask"));
-        });
-        let (send, call) = ("send captcha.tickets", "POST /createTask");
-        let errors: Vec<_> =
-            spans.iter().map(|(name, status, error, _)| (&**name, status, error.as_deref())).collect();
-        let failed = Status::error;
-        assert_eq!(
-            errors,
-            [
-                (send, &Status::Unset, None),
-                (send, &failed("stale"), Some("stale")),
-                (send, &failed("cancelled"), Some("cancelled")),
-                (call, &Status::Unset, None),
-                (call, &failed("cancelled"), Some("cancelled")),
-            ]
-        );
-        assert!(spans.iter().all(|(.., address)| address == "::1"), "{spans:?}");
     }
 }

@@ -25,7 +25,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode as Status;
 use prost::Message;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -65,6 +65,20 @@ impl Collector {
         let kept = Arc::<Kept>::default();
         let url = serve_http(post(take).with_state(Arc::clone(&kept))).await;
         Self { url, kept }
+    }
+
+    /// One that answers nothing until its gate is dropped.
+    pub(crate) async fn start_gated() -> (Self, Gate) {
+        let kept = Arc::<Kept>::default();
+        let ((calls, asked), (open, opened)) = (mpsc::unbounded_channel(), watch::channel(()));
+        let take_late = async move |state: State<Arc<Kept>>, body: Bytes| {
+            calls.send(()).ok();
+            // An error once the other end is gone, and at once from then on.
+            opened.clone().changed().await.ok();
+            take(state, body).await
+        };
+        let url = serve_http(post(take_late).with_state(Arc::clone(&kept))).await;
+        (Self { url, kept }, Gate { asked, _open: open })
     }
 
     /// The address of one that rejects three spans of each batch, and repeats the token that it got.
@@ -127,6 +141,12 @@ impl Collector {
         let waited = timeout(Duration::from_secs(30), waiting).await;
         waited.unwrap_or_else(|_| panic!("no span: {what}; there are {:#?}", self.spans()))
     }
+}
+
+pub(crate) struct Gate {
+    /// A call has come.
+    pub(crate) asked: mpsc::UnboundedReceiver<()>,
+    _open: watch::Sender<()>,
 }
 
 async fn take(State(kept): State<Arc<Kept>>, body: Bytes) -> StatusCode {

@@ -5,4 +5,5 @@ mod collector;
 mod conventions;
 mod lane;
 mod quiet;
+mod sending;
 mod spanning;
