@@ -129,17 +129,23 @@ impl Collector {
 
     /// Waits until a span has come that a condition holds for.
     pub(crate) async fn wait_for(&self, what: &str, condition: impl Fn(&Sent) -> bool) -> Sent {
+        self.wait_until(what, |spans| spans.iter().find(|span| condition(span)).cloned()).await
+    }
+
+    /// Waits until the spans that have come show something.
+    pub(crate) async fn wait_until<T>(&self, what: &str, look: impl Fn(&[Sent]) -> Option<T>) -> T {
         let waiting = async {
             loop {
                 let came = self.kept.came.notified();
-                if let Some(span) = self.spans().into_iter().find(&condition) {
-                    return span;
+                let seen = look(&self.kept.spans.lock().expect("sound"));
+                if let Some(seen) = seen {
+                    return seen;
                 }
                 came.await;
             }
         };
         let waited = timeout(Duration::from_secs(30), waiting).await;
-        waited.unwrap_or_else(|_| panic!("no span: {what}; there are {:#?}", self.spans()))
+        waited.unwrap_or_else(|_| panic!("not in the spans: {what}; there are {:#?}", self.spans()))
     }
 }
 

@@ -72,7 +72,7 @@ async fn spans_beyond_the_bound_are_counted_in_one_line_and_all_others_are_sent(
         drop(attempt(&tracer));
     }
     drop(gate);
-    collector.wait_for("all that waited", |_| collector.spans().len() == 1 + 8_192).await;
+    collector.wait_until("all that waited", |spans| (spans.len() == 1 + 8_192).then_some(())).await;
     tracer.flush().await;
     let log = std::fs::read_to_string(log.path()).expect("its log");
     let lines: Vec<_> = log.lines().filter(|line| line.contains("lost=")).collect();

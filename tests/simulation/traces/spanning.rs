@@ -181,18 +181,22 @@ async fn an_attempt_and_its_messages_say_what_came_of_them_where_no_queue_takes_
         let channel = connection.create_channel().await.expect("a channel");
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
     };
-    let named = |name: &str| collector.spans().iter().filter(|span| span.name == name).count() as u64;
+    let called = async |call: &str, times: u64| {
+        let is_it = |span: &&Sent| span.name == format!("POST /{call}");
+        let are_there = |spans: &[Sent]| spans.iter().filter(is_it).count() as u64 == times;
+        collector.wait_until(call, |spans| are_there(spans).then_some(())).await;
+    };
     // The worker has declared all queues before it takes a job, and again after each loss.
     let solve = async |id: &str, nth: u64| {
         lane.publish(id, jobs::image(id, &json!({"solve_ms": 5_000})), &[]).await;
-        collector.wait_for("it is paid", |_| named("POST /createTask") == nth).await;
+        called("createTask", nth).await;
         delete("results").await;
         delete("unrouted").await;
         let solved = |stats: &Value| stats["answered_ready"] == nth;
         let stats = simulator.wait_for("it is solved", DRAIN, solved).await;
         let polls = stats["calls"]["get_task_result"].as_u64().expect("a number");
         // The outcome is on its way from then on.
-        collector.wait_for("its polls", |_| named("POST /getTaskResult") == polls).await;
+        called("getTaskResult", polls).await;
     };
     let why = |span: &Sent| span.attributes.get("error.type").and_then(|why| why.as_str()).map(str::to_owned);
     let sent_for = async |attempt: &Sent, to: &str| {
