@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The release archive for this machine's architecture, linked against glibc 2.31: it runs on every distribution since 2020.
-# The same commit gives the same bytes, in any folder. Usage: build.sh FOLDER
+# The same commit gives the same bytes, in any folder. Usage: build.sh FOLDER [TARGET], such as aarch64-unknown-linux-gnu
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 mkdir -p "$1"
@@ -12,7 +12,8 @@ export RUSTUP_TOOLCHAIN=1.95.0
 rustc --version >/dev/null 2>&1 || rustup toolchain install --profile minimal "$RUSTUP_TOOLCHAIN"
 
 version=$(scripts/release/version.sh)
-target=$(rustc -vV | sed -n 's/^host: //p')
+target=${2:-$(rustc -vV | sed -n 's/^host: //p')}
+rustup target add "$target"
 target_dir=${CARGO_TARGET_DIR:-target}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 
