@@ -1,5 +1,5 @@
 # Everything that a person or a machine runs here. `make` alone tells what there is.
-# RABBITMQ=current or RABBITMQ=4.0 takes that RabbitMQ instead of the installed one, for every target that starts a broker (as root, on Linux).
+# RABBITMQ=current or RABBITMQ=4.0 takes that RabbitMQ instead of the installed one, for every target that starts a broker (as root, on Linux). try-install boots a whole Debian instead: SUITE.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := bash
@@ -226,7 +226,7 @@ deb: ## Build the Debian package into target/debian, by a cargo-deb in target/to
 	  $(CARGO) deb --no-build --locked
 
 .PHONY: try-install
-try-install: deb ## Follow docs/INSTALL.md in a Debian of its own, by package and image: 10,000 jobs, upgrades, removal (as root, on Linux; SUITE=bookworm)
+try-install: deb ## Follow docs/INSTALL.md in a Debian of its own, by package and image: 10,000 jobs, upgrades, removal (as root, on Linux; SUITE=sid, trixie or bookworm)
 	$(PYTHON) -B scripts/try-install $(TARGET_DIR)/debian
 
 .PHONY: clean-test-data
