@@ -1,5 +1,6 @@
 # Everything that a person or a machine runs here. `make` alone tells what there is.
-# RABBITMQ=current or RABBITMQ=4.0 takes that RabbitMQ instead of the installed one, for every target that starts a broker (as root, on Linux). try-install boots a whole Debian instead: SUITE.
+# RABBITMQ=current or RABBITMQ=4.0 takes that RabbitMQ instead of the installed one, for every target that starts a broker (as root, on Linux).
+# try-install has SUITE instead: it boots a whole Debian, with the RabbitMQ of that.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := bash
