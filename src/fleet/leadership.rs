@@ -97,7 +97,8 @@ impl Listener {
     /// The books forget the replicas that were silent for long.
     pub(super) fn tidy(&mut self, books: &mut Books) {
         self.heard.retain(|_, at| at.elapsed() < FORGOTTEN_AFTER);
-        if self.since.elapsed() >= FORGOTTEN_AFTER {
+        // Full, it may lack one that is well.
+        if self.since.elapsed() >= FORGOTTEN_AFTER && self.heard.len() < MAX_HEARD {
             books.forget(|replica| !self.heard.contains_key(replica));
         }
     }

@@ -9,9 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::domain::money::{
-    Acceptance, Books, Decimal, FORGOTTEN_AFTER, MAX_REPLICAS, Money, Orphan, SpendReport, Uncounted,
-};
+use crate::domain::money::{Acceptance, Books, Decimal, MAX_REPLICAS, Money, Orphan, SpendReport, Uncounted};
 use crate::domain::time::Timestamp;
 
 /// An acceptance that its replica has not reported after this long is reported by who has its
@@ -21,6 +19,9 @@ const ORPHANED_AFTER: Duration = Duration::from_millis(1_500);
 const ORPHANED_AFTER_WITHOUT_BUDGETS: Duration = Duration::from_secs(5);
 /// Acceptances of others whose counting is awaited.
 const MAX_WATCHED: usize = 65_536;
+/// Older ones are not reported: the books may have counted them, and forgotten that. Well before
+/// they do so, since an age is by two clocks.
+const WATCHED_FOR: Duration = Duration::from_secs(600);
 /// Of them, those that are reported at a time.
 const MAX_REPORTED: usize = 256;
 /// Kinds of task without a price that are logged.
@@ -53,8 +54,8 @@ struct Entries {
     heard: BTreeMap<String, (SpendReport, Instant)>,
     /// Kinds of task without a price, for which that was logged.
     unpriced: BTreeSet<String>,
-    /// Acceptances of other replicas, and when their tickets came here.
-    watched: VecDeque<(Instant, Orphan)>,
+    /// Acceptances of other replicas, when their tickets came here, and their ages then.
+    watched: VecDeque<(Instant, Duration, Orphan)>,
 }
 
 impl Ledger {
@@ -169,16 +170,15 @@ impl Ledger {
         self.note(|own| own.spent.repeated += amount);
     }
 
-    /// A ticket is here, whose task was accepted so long ago. The books count an old acceptance, or
-    /// have forgotten that they did.
+    /// A ticket is here, whose task was accepted so long ago.
     pub fn watch(&self, orphan: Orphan, age: Duration) {
         let mut entries = self.parts.entries.lock();
-        if age < FORGOTTEN_AFTER
+        if age < WATCHED_FOR
             && !entries.own.has_own(&orphan.acceptance)
             && !entries.money.books.has_acceptance(&orphan.acceptance)
             && entries.watched.len() < MAX_WATCHED
         {
-            entries.watched.push_back((Instant::now(), orphan));
+            entries.watched.push_back((Instant::now(), age, orphan));
         }
     }
 
@@ -186,11 +186,13 @@ impl Ledger {
     pub(super) fn orphans(&self) -> Vec<Orphan> {
         let entries = &mut *self.parts.entries.lock();
         let books = &entries.money.books;
-        entries.watched.retain(|(_, orphan)| !books.has_acceptance(&orphan.acceptance));
+        entries.watched.retain(|(since, age, orphan)| {
+            *age + since.elapsed() < WATCHED_FOR && !books.has_acceptance(&orphan.acceptance)
+        });
         let has_budgets = !entries.money.budgets.is_empty();
         let after = if has_budgets { ORPHANED_AFTER } else { ORPHANED_AFTER_WITHOUT_BUDGETS };
-        let due = entries.watched.iter().take_while(|(since, _)| since.elapsed() >= after);
-        due.take(MAX_REPORTED).map(|(_, orphan)| orphan.clone()).collect()
+        let due = entries.watched.iter().take_while(|(since, ..)| since.elapsed() >= after);
+        due.take(MAX_REPORTED).map(|(.., orphan)| orphan.clone()).collect()
     }
 
     /// What this replica has spent since it runs; `None` until it has heard whether the books still
@@ -392,8 +394,16 @@ mod tests {
         }
     }
 
-    /// What is booked and what was spent in the end; and what may be counted twice.
-    fn played(steps: &[(u8, u64)]) -> (Decimal, Decimal, Decimal) {
+    struct Played {
+        booked: Decimal,
+        spent: Decimal,
+        /// What may be counted twice.
+        unheard: Decimal,
+        /// By which `a` reports in the end.
+        id: String,
+    }
+
+    fn played(steps: &[(u8, u64)]) -> Played {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.expect("a runtime without I/O").block_on(async {
             let mut fleet = Fleet::new();
@@ -415,7 +425,8 @@ mod tests {
             fleet.cut = false;
             fleet.announce();
             fleet.report();
-            (fleet.booked(), fleet.spent, fleet.unheard)
+            let id = fleet.ledgers[0].parts.entries.lock().own.id.clone();
+            Played { booked: fleet.booked(), spent: fleet.spent, unheard: fleet.unheard, id }
         })
     }
 
@@ -428,13 +439,15 @@ mod tests {
             ledger.watch(Orphan { acceptance, lane, kind, price: Decimal::ONE }, age);
         };
         ledger.parts.entries.lock().own.begin_row(&Spent::default());
-        for (replica, age) in [("b", 0), ("b#2", 0), ("old", 900), ("bc", 899)] {
+        for (replica, age) in [("b", 0), ("b#2", 0), ("old", 600), ("bc", 594)] {
             watch(replica, Duration::from_secs(age));
         }
         tokio::time::advance(ORPHANED_AFTER_WITHOUT_BUDGETS).await;
         let orphans = ledger.orphans();
         let replicas: Vec<_> = orphans.iter().map(|orphan| orphan.acceptance.replica.as_str()).collect();
         assert_eq!(replicas, ["bc"]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(ledger.orphans(), []);
     }
 
     proptest! {
@@ -442,7 +455,7 @@ mod tests {
         fn however_long_a_replica_is_cut_off_the_books_count_what_it_spends_once(
             steps in prop::collection::vec((any::<u8>(), 1_u64..9), 0..80),
         ) {
-            let (booked, spent, unheard) = played(&steps);
+            let Played { booked, spent, unheard, .. } = played(&steps);
             prop_assert!(booked >= spent && booked <= spent + unheard, "{booked}, {spent}, {unheard}");
         }
     }
@@ -452,7 +465,7 @@ mod tests {
         // It spends, is cut off with something that it has not reported, and comes back.
         let away = [(0, 0), (0, 0), (7, 1), (0, 0), (5, 0), (7, 8), (7, 8), (5, 0)];
         let again: Vec<_> = away.iter().chain(&[(3, 0), (0, 0), (2, 0)]).chain(&away).copied().collect();
-        let (booked, spent, _) = played(&again);
-        assert_eq!((booked, spent), (Decimal::from(7), Decimal::from(7)));
+        let Played { booked, spent, id, .. } = played(&again);
+        assert_eq!((booked, spent, id.as_str()), (Decimal::from(7), Decimal::from(7), "a#3"));
     }
 }

@@ -532,8 +532,10 @@ impl<'a> Member<'a> {
         let now = self.now();
         if let Some(lead) = &mut self.lead {
             for orphan in orphans {
-                lead.listener.note(orphan.acceptance.replica_id());
-                lead.state.money.books.note_orphan(orphan, now);
+                // The row of a replica that is gone stays for as long as its tickets may show up.
+                if lead.state.money.books.note_orphan(orphan, now) {
+                    lead.listener.note(orphan.acceptance.replica_id());
+                }
             }
             self.judge_budgets().await;
         }

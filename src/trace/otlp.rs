@@ -5,6 +5,7 @@
 //! compares what is sent with them. What they have no name for is under `captcha.`. Why these
 //! spans: docs/decisions/0038.
 
+use std::borrow::Cow;
 use std::env;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span as SdkSpan};
+use percent_encoding::percent_decode_str;
 use reqwest::header::{HeaderName, HeaderValue};
 use url::Url;
 
@@ -168,7 +170,9 @@ fn check_headers() -> Result<(), TraceError> {
     let is_header = |part: &str| {
         part.split_once('=').is_some_and(|(name, value)| {
             let (name, value) = (name.trim(), value.trim());
-            HeaderName::try_from(name).is_ok() && !value.is_empty() && HeaderValue::from_str(value).is_ok()
+            // As the exporter decodes it.
+            let value = percent_decode_str(value).decode_utf8().unwrap_or(Cow::Borrowed(value));
+            HeaderName::try_from(name).is_ok() && !value.is_empty() && HeaderValue::from_str(&value).is_ok()
         })
     };
     // A value is secret.

@@ -22,17 +22,19 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct Counts {
     waiting: AtomicUsize,
+    /// Since the start, and how many of them were reported.
     lost: AtomicUsize,
+    reported: AtomicUsize,
 }
 
 impl Counts {
-    /// One line for all that were lost since the last one.
+    /// All that were lost since the start: of lines of one kind, only some are written.
     fn report(&self) {
-        let lost = self.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
+        let lost = self.lost.load(Ordering::Relaxed);
+        if self.reported.swap(lost, Ordering::Relaxed) < lost {
             tracing::warn!(
                 lost,
-                "the collector takes traces more slowly than they arise; these spans are lost, jobs are not affected"
+                "the collector takes traces more slowly than they arise; so many spans are lost since the start, jobs are not affected"
             );
         }
     }

@@ -124,19 +124,27 @@ impl SqliteBroker {
         self.own.lock().await.as_ref().map_or_else(Vec::new, |own| own.broker.waiting())
     }
 
-    /// Deletes the file with all that stands beside it. All sessions of this process must have
+    /// Deletes the file of this process, with all that stands beside it. All sessions must have
     /// ended before. `false`: another process has the file, or a session still uses it.
     ///
     /// # Errors
     /// [`BrokerError::File`] where it cannot be deleted.
     pub async fn delete(self) -> Result<bool, BrokerError> {
-        let Some(Own { broker, released, server }) = self.own.lock().await.take() else { return Ok(false) };
-        drop((broker, server));
-        // The lock comes with it: a process that waits for the file finds it deleted.
-        let Ok(Ok(store)) = timeout(self.options.call_timeout, released).await else { return Ok(false) };
-        let deleted = tokio::task::spawn_blocking(move || store.delete());
-        deleted.await.map_err(|error| BrokerError::Lost(error.to_string()))??;
-        Ok(true)
+        let store = match self.own.lock().await.take() {
+            Some(Own { broker, released, server }) => {
+                drop((broker, server));
+                // The lock comes with it: a process that waits for the file finds it deleted.
+                timeout(self.options.call_timeout, released).await.ok().and_then(Result::ok)
+            }
+            None => None,
+        };
+        let path = self.options.path.clone();
+        let deleted = tokio::task::spawn_blocking(move || {
+            // A writer that has failed has given the lock up.
+            let store = store.map_or_else(|| Store::open(&path, IfMissing::Fail), |store| Ok(Some(store)))?;
+            store.map_or(Ok(false), |store| store.delete().map(|()| true))
+        });
+        deleted.await.map_err(|error| BrokerError::Lost(error.to_string()))?
     }
 
     /// A new session: in this process where the file is its own, else with the process that has it.

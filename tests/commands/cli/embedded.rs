@@ -186,7 +186,8 @@ fn printed(shell: &mut Process, line: &str) -> String {
     } else {
         stdout.read_to_string(&mut text).unwrap();
     }
-    child.wait().unwrap();
+    let succeeded = child.wait().unwrap().success();
+    assert_eq!(succeeded, !line.starts_with("find absent"), "{line}: {text}");
     text.replace("\r\n", "\n")
 }
 

@@ -124,6 +124,7 @@ async fn variables_that_cannot_be_used_end_the_start_and_fail_the_check_and_are_
         ("OTEL_EXPORTER_OTLP_HEADERS", "x=1,pl4nted", "part 2 of OTEL_EXPORTER_OTLP_HEADERS"),
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a b=pl4nted", "part 1 of OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x=pl4nted\u{1}", "part 1 of OTEL_EXPORTER_OTLP_HEADERS"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,x=pl4nted%0A", "part 2 of OTEL_EXPORTER_OTLP_HEADERS"),
     ] {
         let log = NamedTempFile::new().expect("a temporary file");
         let log_file = File::create(log.path()).expect("written");

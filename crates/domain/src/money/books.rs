@@ -150,8 +150,8 @@ pub struct SpendReport {
     pub spent: Spent,
 }
 
-/// Between a replica's id and the number of its row in the books, from the second on. It sorts
-/// before all that ids are made of.
+/// Between a replica's id, which never has it, and the number of its row in the books, from the second
+/// on.
 const ROW: char = '#';
 
 /// The replica that a row of the books belongs to, and the row's number.
@@ -320,21 +320,22 @@ impl Books {
         self.enter(&fresh, now);
     }
 
-    /// Counts an acceptance by its ticket, if nobody has reported it.
-    pub fn note_orphan(&mut self, orphan: &Orphan, now: Timestamp) {
+    /// Counts an acceptance by its ticket, if nobody has reported it. Returns whether it has.
+    pub fn note_orphan(&mut self, orphan: &Orphan, now: Timestamp) -> bool {
         let Orphan { acceptance, lane, kind, price } = orphan;
-        if self.has_acceptance(acceptance) || !self.has_room_for(&acceptance.replica) {
-            return;
-        }
         let orphans: usize = self.replicas.values().map(|counted| counted.orphans.len()).sum();
-        let replica = acceptance.replica.clone();
-        let counted = self.replicas.entry(replica).or_default();
-        if orphans < MAX_ORPHANS {
-            counted.orphans.push((acceptance.number, lane.clone(), kind.clone(), *price));
-            let mut fresh = Spent::default();
-            fresh.note(lane, kind, *price);
-            self.enter(&fresh, now);
+        if self.has_acceptance(acceptance)
+            || !self.has_room_for(&acceptance.replica)
+            || orphans >= MAX_ORPHANS
+        {
+            return false;
         }
+        let counted = self.replicas.entry(acceptance.replica.clone()).or_default();
+        counted.orphans.push((acceptance.number, lane.clone(), kind.clone(), *price));
+        let mut fresh = Spent::default();
+        fresh.note(lane, kind, *price);
+        self.enter(&fresh, now);
+        true
     }
 
     /// The balance has been read, and before that too.
