@@ -417,7 +417,7 @@ mod tests {
                     // The books keep a day.
                     6 => {
                         fleet.ahead = (fleet.ahead + Duration::from_secs(300 * minutes))
-                            .min(Duration::from_secs(12 * 3_600))
+                            .min(Duration::from_secs(12 * 3_600));
                     }
                     _ => fleet.pass(Duration::from_secs(60 * minutes)).await,
                 }

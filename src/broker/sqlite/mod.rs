@@ -130,7 +130,8 @@ impl SqliteBroker {
     /// # Errors
     /// [`BrokerError::File`] where it cannot be deleted.
     pub async fn delete(self) -> Result<bool, BrokerError> {
-        let store = match self.own.lock().await.take() {
+        let own = self.own.lock().await.take();
+        let store = match own {
             Some(Own { broker, released, server }) => {
                 drop((broker, server));
                 // The lock comes with it: a process that waits for the file finds it deleted.
