@@ -365,8 +365,14 @@ mod tests {
             }
         }
 
-        fn announce(&self) {
+        fn announce(&mut self) {
             self.connected().iter().for_each(|ledger| ledger.follow(&self.money, self.now()));
+            self.hear();
+        }
+
+        /// Who hears the leader sends it heartbeats.
+        fn hear(&mut self) {
+            ["a", "b"].iter().skip(usize::from(self.cut)).for_each(|id| self.listener.note(id));
         }
 
         async fn pass(&mut self, time: Duration) {
@@ -374,9 +380,7 @@ mod tests {
             self.written = self.money.clone();
             self.announce();
             tokio::time::advance(time).await;
-            for id in ["a", "b"].iter().skip(usize::from(self.cut)) {
-                self.listener.note(id);
-            }
+            self.hear();
             self.listener.tidy(&mut self.money.books);
         }
 
