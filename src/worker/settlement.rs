@@ -366,10 +366,7 @@ impl Context {
         if let Some(run) = held.run {
             self.whereabouts.note(&run.job.id, self.clock.now(), Left::Retried(routing_key.into()));
         }
-        self.acked(held, StaleDelivery::Retried);
-        if by_second_channel {
-            scope.session.end(STALE_CHANNEL);
-        }
+        self.succeeded(held, scope, StaleDelivery::Retried, by_second_channel);
         true
     }
 
@@ -384,10 +381,7 @@ impl Context {
         let exchange = self.names.outcomes();
         match self.publish_for(&held, scope, (&exchange, routing_key, None), message, Some(HOLD)).await {
             PublishResult::Taken { by_second_channel, .. } => {
-                self.acked(held, StaleDelivery::Outcome);
-                if by_second_channel {
-                    scope.session.end(STALE_CHANNEL);
-                }
+                self.succeeded(held, scope, StaleDelivery::Outcome, by_second_channel);
                 Settled::Published
             }
             PublishResult::Stale => {
@@ -405,10 +399,7 @@ impl Context {
                 let tickets = self.names.tickets();
                 let kept = self.publish_for(&held, scope, ("", &tickets, None), kept, None).await;
                 let PublishResult::Taken { by_second_channel, .. } = kept else { return Settled::No };
-                self.acked(held, StaleDelivery::Outcome);
-                if by_second_channel {
-                    scope.session.end(STALE_CHANNEL);
-                }
+                self.succeeded(held, scope, StaleDelivery::Outcome, by_second_channel);
                 Settled::Kept
             }
         }
@@ -496,6 +487,14 @@ impl Context {
                 sending.failed("not_confirmed");
                 self.counters.reply_failed();
             }
+        }
+    }
+
+    /// Acks what has a successor now, and then ends a session whose own channel refuses it.
+    fn succeeded(&self, held: Settling<'_>, scope: &Scope, what: StaleDelivery, by_second_channel: bool) {
+        self.acked(held, what);
+        if by_second_channel {
+            scope.session.end(STALE_CHANNEL);
         }
     }
 
