@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -160,6 +161,8 @@ pub(super) struct Arrivals {
     pub(super) by_goal: BTreeMap<Goal, usize>,
     /// From the answer's reading to its delivery, for each solved job.
     pub(super) delivery: Vec<Duration>,
+    /// Submissions that the outcomes record beyond the first of each job.
+    pub(super) resubmissions: u64,
 }
 
 impl Arrivals {
@@ -184,6 +187,7 @@ pub(super) struct DemoConsumers {
 #[derive(Deserialize)]
 struct OutcomeView {
     times: OutcomeTimes,
+    attempts: Vec<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -209,17 +213,20 @@ impl DemoConsumers {
         while let Some(delivery) = consumer.recv().await {
             let now = Clock::System.now();
             let outcome = serde_json::from_slice::<OutcomeView>(&delivery.message.body).ok();
-            let solved_at = outcome.and_then(|outcome| outcome.times.solved_at);
-            self.note(goal, solved_at.map(|at| now.since(at)));
+            self.note(goal, outcome, now);
             // A lost session would bring it again, and the count would show it.
             let _ = delivery.receipt.ack();
         }
     }
 
-    fn note(&self, goal: Goal, delivery: Option<Duration>) {
+    /// What the broker itself dead-lettered is no outcome.
+    fn note(&self, goal: Goal, outcome: Option<OutcomeView>, now: Timestamp) {
         let mut seen = self.seen.lock();
         *seen.by_goal.entry(goal).or_default() += 1;
-        seen.delivery.extend(delivery);
+        if let Some(OutcomeView { times, attempts }) = outcome {
+            seen.delivery.extend(times.solved_at.map(|at| now.since(at)));
+            seen.resubmissions += attempts.len().saturating_sub(1) as u64;
+        }
         drop(seen);
         self.arrived.notify_one();
     }
