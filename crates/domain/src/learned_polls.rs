@@ -35,7 +35,8 @@ const SLOWER: f64 = 0.003;
 /// The plan's resolution, in seconds.
 const STEP: f64 = 0.1;
 /// What one poll less is worth, in seconds of waiting. Without a price, the plan polls where it
-/// gains next to nothing.
+/// gains next to nothing. A higher one makes it wait longer than the spacing where the estimate says
+/// that few tasks become ready.
 const POLL_PRICE: f64 = 0.03;
 /// Where the number of polls is bounded, a poll becomes dearer, up to this: the state machine keeps
 /// the bound anyway, and each price costs a plan.

@@ -20,6 +20,10 @@ pub const LEASE: Duration = Duration::from_secs(5);
 /// spacing after that.
 pub const HANDOVER_WAIT: Duration = LEASE.saturating_add(SPACING);
 
+/// Beyond the age by which nearly all tasks of a kind are ready, their callbacks are waited for by
+/// this share of it and this much longer: a poll just before a callback keeps it from being followed
+/// for the spacing.
+const BEYOND_NEARLY_ALL: (f64, Duration) = (0.05, Duration::from_millis(500));
 /// The longest wait between two polls of a task whose callback is awaited.
 const LONGEST_WITH_CALLBACK: Duration = Duration::from_secs(30);
 
@@ -143,7 +147,9 @@ impl PollSchedule {
     /// From the acceptance to the moment by which a callback should have come.
     #[must_use]
     pub fn callback_fallback(&self, learned: Option<&LearnedPolls>) -> Duration {
-        learned.map_or(self.first_delay + self.interval * 2, |learned| learned.nearly_all)
+        let (share, more) = BEYOND_NEARLY_ALL;
+        let beyond = |age: Duration| age + age.mul_f64(share) + more;
+        learned.map_or(self.first_delay + self.interval * 2, |learned| beyond(learned.nearly_all))
     }
 
     /// From the acceptance to the first poll, while nothing is learned.

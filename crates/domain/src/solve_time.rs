@@ -13,8 +13,12 @@ use super::learned_polls::{Answer, LearnedPolls, QUANTILES};
 use super::poll_schedule::PollSchedules;
 use super::time::Timestamp;
 
-/// Answers of a kind that are remembered.
+/// Answers of a kind that are remembered however old they are.
 const REMEMBERED: usize = 400;
+/// Where they come fast, more of them are, up to this age and number: the answers of a few seconds
+/// all come from one plan, and show little beyond it.
+const REMEMBERED_FOR: Duration = Duration::from_secs(300);
+const MOST_REMEMBERED: usize = 2_000;
 /// After so many new answers the time for deadlines is found anew.
 const DEADLINES_RENEWED_EVERY: usize = 10;
 /// Without an answer for so long, deadlines are no longer measured against what was learned.
@@ -56,7 +60,7 @@ pub type Quantiles = BTreeMap<String, Vec<u32>>;
 
 #[derive(Debug, Clone, Default)]
 struct Learned {
-    answers: VecDeque<Answer>,
+    answers: VecDeque<(Answer, Timestamp)>,
     last_at: Option<Timestamp>,
     /// Answers since the last long silence.
     fresh: usize,
@@ -75,8 +79,8 @@ impl Learned {
         };
         let median = polls.median();
         let latest = || self.answers.iter().rev().take(LATEST);
-        let faster = latest().filter(|answer| answer.by <= median).count();
-        let slower = latest().filter(|answer| answer.after >= median).count();
+        let faster = latest().filter(|(answer, _)| answer.by <= median).count();
+        let slower = latest().filter(|(answer, _)| answer.after >= median).count();
         faster.max(slower) >= ONE_SIDED
     }
 }
@@ -115,10 +119,14 @@ impl SolveTimes {
             self.by_kind.insert(name.to_owned(), Learned::default());
         }
         let Some(learned) = self.by_kind.get_mut(name) else { return };
-        if learned.answers.len() >= REMEMBERED {
+        let is_spare = |answers: &VecDeque<(Answer, Timestamp)>| {
+            let is_old = answers.front().is_some_and(|(_, at)| now.since(*at) >= REMEMBERED_FOR);
+            answers.len() >= MOST_REMEMBERED || answers.len() >= REMEMBERED && is_old
+        };
+        while is_spare(&learned.answers) {
             learned.answers.pop_front();
         }
-        learned.answers.push_back(answer);
+        learned.answers.push_back((answer, now));
         // Were every job refused by what was learned long ago, nothing new would ever be learned.
         if learned.last_at.replace(now).is_some_and(|at| now.since(at) >= FORGOTTEN_AFTER) {
             (learned.fresh, learned.least) = (0, None);
@@ -130,7 +138,7 @@ impl SolveTimes {
             && enough
             && (learned.least.is_none() || learned.fresh % DEADLINES_RENEWED_EVERY == 0)
         {
-            learned.least = quantile_of(&learned.answers, learned.fresh, quantile);
+            learned.least = quantile_of(&learned.answers, learned.fresh.min(REMEMBERED), quantile);
         }
         let Some(bounds) = &self.bounds else { return };
         learned.since_polls_renewed += 1;
@@ -147,7 +155,7 @@ impl SolveTimes {
         if is_due || has_changed {
             learned.since_polls_renewed = 0;
             learned.polls_renewed_at = Some(now);
-            let answers = learned.answers.iter().copied();
+            let answers = learned.answers.iter().map(|(answer, _)| *answer);
             learned.polls = Some(Arc::new(LearnedPolls::from_answers(answers, &bounds.of(name))));
         }
     }
@@ -198,7 +206,7 @@ impl SolveTimes {
 
     /// What an earlier fleet has learned. It counts for kinds that nothing is known of, for their
     /// polls alone, and as few answers, so that new ones soon outweigh it.
-    pub fn recall(&mut self, summary: &Quantiles) {
+    pub fn recall(&mut self, summary: &Quantiles, now: Timestamp) {
         let Some(bounds) = &self.bounds else { return };
         for (kind, ages) in summary.iter().take(MAX_SUMMARISED) {
             let is_new = !self.by_kind.contains_key(kind);
@@ -210,11 +218,12 @@ impl SolveTimes {
                 Answer { after: age(*after), by: age((*by).max(after.saturating_add(1))) }
             };
             let intervals = ages.iter().zip(ages.iter().skip(1)).take(QUANTILES).map(between);
-            let answers: VecDeque<Answer> = intervals.flat_map(|interval| [interval; 2]).collect();
+            let answers: VecDeque<_> = intervals.flat_map(|interval| [(interval, now); 2]).collect();
             if answers.len() < MIN_ANSWERS {
                 continue;
             }
-            let polls = LearnedPolls::from_answers(answers.iter().copied(), &bounds.of(kind));
+            let polls =
+                LearnedPolls::from_answers(answers.iter().map(|(answer, _)| *answer), &bounds.of(kind));
             let learned = Learned { answers, polls: Some(Arc::new(polls)), ..Learned::default() };
             self.by_kind.insert(kind.clone(), learned);
         }
@@ -246,8 +255,8 @@ fn millis(age: Duration) -> u32 {
     clippy::cast_precision_loss,
     reason = "a place among at most 400"
 )]
-fn quantile_of(answers: &VecDeque<Answer>, latest: usize, quantile: f64) -> Option<Duration> {
-    let mut sorted: Vec<Duration> = answers.iter().rev().take(latest).map(|answer| answer.by).collect();
+fn quantile_of(answers: &VecDeque<(Answer, Timestamp)>, latest: usize, quantile: f64) -> Option<Duration> {
+    let mut sorted: Vec<Duration> = answers.iter().rev().take(latest).map(|(answer, _)| answer.by).collect();
     sorted.sort_unstable();
     let place = (quantile.min(1.0) * (sorted.len().saturating_sub(1)) as f64) as usize;
     sorted.get(place).copied()
@@ -337,11 +346,11 @@ mod tests {
         let summary = before.summary();
         assert!(is_summary(&summary) && summary["T"].len() == QUANTILES + 1, "{summary:?}");
         let mut fresh = learning();
-        fresh.recall(&summary);
+        fresh.recall(&summary, Timestamp::from_millis(0));
         let (known, recalled) = (before.polls("T").unwrap(), fresh.polls("T").unwrap());
         let apart = known.median().abs_diff(recalled.median());
         assert!(apart < Duration::from_millis(300), "{:?} and {:?}", known.median(), recalled.median());
-        fresh.recall(&Quantiles::from([("T".to_owned(), vec![1; QUANTILES + 1])]));
+        fresh.recall(&Quantiles::from([("T".to_owned(), vec![1; QUANTILES + 1])]), Timestamp::from_millis(0));
         assert_eq!(fresh.polls("T").unwrap().median(), recalled.median(), "it is known already");
     }
 
@@ -386,6 +395,44 @@ mod tests {
             let followed = solve_around(after, 1_200, 400);
             assert!(followed < 1.1, "{before} to {after}: {followed:.2} s");
         }
+    }
+
+    #[test]
+    fn tasks_that_are_open_together_are_polled_about_as_seldom_as_one_after_the_other() {
+        use rand::{RngExt, SeedableRng};
+        // 20 tasks a second that take 19 to 21 s: while the plan changes, 400 tasks follow older ones.
+        let mut rng = rand::rngs::StdRng::seed_from_u64(3);
+        let mut times = learning();
+        // By the moment of the next poll: when the task was accepted, when it is ready, its age at the
+        // poll before, and the polls so far.
+        let mut polls = BTreeMap::<(u64, u64), (u64, u64, u64, u32)>::new();
+        let (mut waits, mut counts) = (Vec::new(), Vec::new());
+        for n in 0..4_000 {
+            let accepted = n * 50;
+            while let Some(due) = polls.first_entry().filter(|due| due.key().0 < accepted) {
+                let ((now, task), (since, ready, after, count)) = due.remove_entry();
+                let (age, learned) = (now - since, times.polls("T"));
+                if age < ready {
+                    let wait =
+                        learned.and_then(|polls| polls.wait_after(Duration::from_millis(age), rng.random()));
+                    let wait = wait.unwrap_or(Duration::from_secs(2)).as_millis() as u64;
+                    polls.insert((now + wait, task), (since, ready, age, count + 1));
+                    continue;
+                }
+                let [after, by] = [after, age].map(Duration::from_millis);
+                times.note("T", Answer { after, by }, Timestamp::from_millis(now as i64));
+                if n > 1_500 {
+                    waits.push((age - ready) as f64);
+                    counts.push(f64::from(count));
+                }
+            }
+            let first = times.polls("T").map_or(Duration::from_secs(3), |polls| polls.first(rng.random()));
+            let ready = rng.random_range(19_000..21_000);
+            polls.insert((accepted + first.as_millis() as u64, n), (accepted, ready, 0, 1));
+        }
+        let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+        let (wait, count) = (mean(&waits) / 1_000.0, mean(&counts));
+        assert!(wait < 1.15 && count < 1.85, "{wait:.2} s in {count:.2} polls");
     }
 
     #[test]
