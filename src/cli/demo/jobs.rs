@@ -42,10 +42,6 @@ pub(super) struct Planned {
     pub(super) body: Vec<u8>,
 }
 
-/// How often the API must be paid for one job more than once: by rule, for what it loses or cannot
-/// solve. On a busy machine a job more may be not solved in time.
-pub(super) const RESUBMITTED: u64 = 40;
-
 type Recipe = fn(&mut Maker) -> Vec<u8>;
 
 /// How many of each.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use crate::cli::connect::USER_AGENT;
 use crate::domain::api_code::Overrides;
 use crate::domain::class::Class;
 use crate::domain::guard;
+use crate::domain::history::Ended;
 use crate::domain::lifecycle::{Ambiguous, Rules};
 use crate::domain::message::{Message, Properties};
 use crate::domain::money::Prices;
@@ -161,8 +161,8 @@ pub(super) struct Arrivals {
     pub(super) by_goal: BTreeMap<Goal, usize>,
     /// From the answer's reading to its delivery, for each solved job.
     pub(super) delivery: Vec<Duration>,
-    /// Submissions that the outcomes record beyond the first of each job.
-    pub(super) resubmissions: u64,
+    /// What the outcomes record beyond the first submission of each job.
+    pub(super) resubmissions: Resubmissions,
 }
 
 impl Arrivals {
@@ -172,6 +172,34 @@ impl Arrivals {
 
     pub(super) fn solved(&self) -> usize {
         self.by_goal.get(&Goal::Solved).copied().unwrap_or(0)
+    }
+}
+
+/// What outcomes record beyond the first submission of each job.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Resubmissions {
+    pub(super) recorded: u64,
+    /// Of those recorded, the ones that no rule allows.
+    pub(super) without_rule: u64,
+    /// Jobs that ended lost or unsolved without one.
+    pub(super) left_out: u64,
+}
+
+impl Resubmissions {
+    /// A job that ended here, by how its submissions ended.
+    fn note(&mut self, goal: Goal, attempts: &[Ended]) {
+        let Some((_, resubmitted)) = attempts.split_last() else { return };
+        // The rules allow one for each of these reasons.
+        let mut allowed = vec![Ended::Ambiguous, Ended::Failed(Class::Lost), Ended::Failed(Class::Unsolved)];
+        for ended in resubmitted {
+            match allowed.iter().position(|one| one == ended) {
+                Some(place) => drop(allowed.remove(place)),
+                None => self.without_rule += 1,
+            }
+        }
+        self.recorded += resubmitted.len() as u64;
+        let is_scripted = matches!(goal, Goal::Dead(Class::Lost | Class::Unsolved));
+        self.left_out += u64::from(is_scripted && resubmitted.is_empty());
     }
 }
 
@@ -187,7 +215,12 @@ pub(super) struct DemoConsumers {
 #[derive(Deserialize)]
 struct OutcomeView {
     times: OutcomeTimes,
-    attempts: Vec<IgnoredAny>,
+    attempts: Vec<AttemptView>,
+}
+
+#[derive(Deserialize)]
+struct AttemptView {
+    ended: Ended,
 }
 
 #[derive(Deserialize)]
@@ -225,7 +258,8 @@ impl DemoConsumers {
         *seen.by_goal.entry(goal).or_default() += 1;
         if let Some(OutcomeView { times, attempts }) = outcome {
             seen.delivery.extend(times.solved_at.map(|at| now.since(at)));
-            seen.resubmissions += attempts.len().saturating_sub(1) as u64;
+            let attempts: Vec<Ended> = attempts.into_iter().map(|attempt| attempt.ended).collect();
+            seen.resubmissions.note(goal, &attempts);
         }
         drop(seen);
         self.arrived.notify_one();
@@ -244,5 +278,37 @@ impl DemoConsumers {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resubmission_follows_a_rule_once_for_each_reason() {
+        use Ended::{Ambiguous, Failed, Ready};
+        let (lost, unsolved) = (Failed(Class::Lost), Failed(Class::Unsolved));
+        let noted = |goal, attempts: &[Ended]| {
+            let mut seen = Resubmissions::default();
+            seen.note(goal, attempts);
+            (seen.recorded, seen.without_rule, seen.left_out)
+        };
+        assert_eq!(noted(Goal::Dead(Class::Malformed), &[]), (0, 0, 0));
+        assert_eq!(noted(Goal::Solved, &[Ready]), (0, 0, 0));
+        assert_eq!(noted(Goal::Solved, &[Ambiguous, lost, unsolved, Ready]), (3, 0, 0));
+        assert_eq!(noted(Goal::Solved, &[unsolved, unsolved, Ready]), (2, 1, 0));
+        assert_eq!(noted(Goal::Dead(Class::Transient), &[Failed(Class::Transient), lost]), (1, 1, 0));
+        assert_eq!(noted(Goal::Dead(Class::Unsolved), &[unsolved, unsolved]), (1, 0, 0));
+        assert_eq!(noted(Goal::Dead(Class::Lost), &[lost]), (0, 0, 1));
+    }
+
+    #[test]
+    fn what_an_outcome_records_is_read_from_its_attempts() {
+        let body = r#"{"times":{},"attempts":[{"ended":"unsolved","polls":5},{"ended":"ready"}]}"#;
+        let consumers = DemoConsumers::default();
+        let outcome = serde_json::from_str(body).unwrap();
+        consumers.note(Goal::Solved, Some(outcome), Timestamp::from_millis(0));
+        assert_eq!(consumers.arrivals().resubmissions.recorded, 1);
     }
 }
