@@ -164,7 +164,7 @@ pub struct Reconnect {
 
 /// For how long tries follow each other closely. The API keeps a result no longer.
 const CLOSELY_FOR: Duration = Duration::from_secs(300);
-/// The longest wait then, and later. Jitter adds up to half of it.
+/// The wait then, and the longest later. Jitter makes it up to half as long again, or half as short.
 const CLOSELY: Duration = Duration::from_millis(250);
 const SELDOM: Duration = Duration::from_secs(15);
 
