@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Proxy, Response, redirect};
 use secrecy::ExposeSecret;
 use tokio::sync::Semaphore;
@@ -23,6 +23,9 @@ const MAX_BODY: usize = 1024 * 1024;
 /// requests share one connection, so that a dead one would otherwise take each request to its
 /// time-out.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+// A text would be copied for each call.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// One pooled client.
 pub struct HttpTransport {
@@ -92,12 +95,8 @@ impl HttpTransport {
         let _permit = self.permits.acquire().await.map_err(|e| TransportError::NeverSent(e.to_string()))?;
         let known = self.calls.iter().find(|(known, _)| *known == path);
         let (_, url) = known.ok_or_else(|| TransportError::NeverSent(format!("no such call: {path}")))?;
-        let request = self
-            .client
-            .post(url.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .header(ACCEPT, "application/json")
-            .body(body);
+        let request =
+            self.client.post(url.clone()).header(CONTENT_TYPE, JSON).header(ACCEPT, JSON).body(body);
         let response = request.send().await.map_err(|error| failure(error, None))?;
         let status = response.status().as_u16();
         let retry_after = response
