@@ -52,6 +52,10 @@ pub(crate) const DISTRIBUTIONS: &[Distribution] = &[
         run if run < 0.5 => lognormal(rng, 12.0, 20.0),
         _ => lognormal(rng, 5.0, 8.0),
     }),
+    site("6 s, evenly up to 12 s", |rng, run| {
+        let median = 6.0 + 6.0 * run;
+        lognormal(rng, median, 1.5 * median)
+    }),
 ];
 
 fn lognormal(rng: &mut StdRng, median: f64, p99: f64) -> f64 {

@@ -215,7 +215,7 @@ impl<'a> Member<'a> {
             lead.receive(state, receipt);
             return Ok(());
         }
-        self.fleet.solve_times().recall(&state.solve_times, self.fleet.options.clock.now());
+        self.fleet.solve_times().recall(&state.solve_times, self.now());
         let mut lead = Lead::take(state, receipt);
         if Failpoint::GuardForgotten.in_force() {
             lead.state.phase = Phase::Active;
@@ -332,7 +332,7 @@ impl<'a> Member<'a> {
             return if outrun { Err("another replica leads".to_owned()) } else { Ok(()) };
         }
         self.leader_heard = Instant::now();
-        self.fleet.solve_times().recall(&news.state.solve_times, self.fleet.options.clock.now());
+        self.fleet.solve_times().recall(&news.state.solve_times, self.now());
         let before = self.fleet.account.memory();
         if before.as_ref().is_none_or(|before| before.epoch <= news.state.epoch) {
             self.fleet.ledger.follow(&news.state.money, news.at.unwrap_or_else(|| self.now()));

@@ -20,10 +20,10 @@ pub const LEASE: Duration = Duration::from_secs(5);
 /// spacing after that.
 pub const HANDOVER_WAIT: Duration = LEASE.saturating_add(SPACING);
 
-/// Beyond the age by which nearly all tasks of a kind are ready, their callbacks are waited for by
-/// this share of it and this much longer: a poll just before a callback keeps it from being followed
-/// for the spacing.
-const BEYOND_NEARLY_ALL: (f64, Duration) = (0.05, Duration::from_millis(500));
+/// A callback is awaited until nearly all tasks of its kind are ready, and longer by this share of
+/// their age and by this time: a poll just before the callback would put off the next one.
+const CALLBACK_SHARE: f64 = 0.05;
+const CALLBACK_MARGIN: Duration = Duration::from_millis(500);
 /// The longest wait between two polls of a task whose callback is awaited.
 const LONGEST_WITH_CALLBACK: Duration = Duration::from_secs(30);
 
@@ -124,7 +124,7 @@ impl PollSchedule {
     #[must_use]
     pub fn first_with_callback(&self, age: Duration, polls: u32, fallback: Duration) -> Next {
         match self.first(age, polls, None, 0.0) {
-            Next::After(wait) => Next::After(wait.max(fallback.min(self.timeout).saturating_sub(age))),
+            Next::After(wait) => Next::After(wait.max(fallback.saturating_sub(age))),
             end @ (Next::Over | Next::Gone) => end,
         }
     }
@@ -144,12 +144,15 @@ impl PollSchedule {
         }
     }
 
-    /// From the acceptance to the moment by which a callback should have come.
+    /// From the acceptance to the moment by which a callback should have come: early enough for
+    /// another poll before the time-out.
     #[must_use]
     pub fn callback_fallback(&self, learned: Option<&LearnedPolls>) -> Duration {
-        let (share, more) = BEYOND_NEARLY_ALL;
-        let beyond = |age: Duration| age + age.mul_f64(share) + more;
-        learned.map_or(self.first_delay + self.interval * 2, |learned| beyond(learned.nearly_all))
+        let should_come = match learned.map(|learned| learned.nearly_all) {
+            Some(age) => age + age.mul_f64(CALLBACK_SHARE) + CALLBACK_MARGIN,
+            None => self.first_delay + self.interval * 2,
+        };
+        should_come.min(self.timeout.saturating_sub(self.interval)).max(self.first_delay)
     }
 
     /// From the acceptance to the first poll, while nothing is learned.
@@ -348,6 +351,22 @@ mod tests {
     fn a_ticket_that_comes_after_its_time_out_is_asked_for_once_more() {
         assert_eq!(first(secs(100), 40), Next::After(Duration::ZERO));
         assert_eq!(after_answer(107, 41, 0, None), Next::Over);
+    }
+
+    #[test]
+    fn a_callback_is_awaited_past_the_age_of_nearly_all_answers_and_leaves_room_for_another_poll() {
+        let fallback = |timeout, answers: u64| {
+            let pacing = PollSchedule::try_new(secs(3), secs(2), secs(timeout)).unwrap();
+            let of = |n| Answer { after: secs(answers - 1), by: Duration::from_millis(answers * 1_000 - n) };
+            let learned = LearnedPolls::from_answers((0..400).map(of), &pacing);
+            (learned.nearly_all, pacing.callback_fallback(Some(&learned)))
+        };
+        let (nearly_all, awaited) = fallback(180, 20);
+        assert!(awaited > nearly_all + secs(1) && awaited < nearly_all + secs(2), "{awaited:?}");
+        assert_eq!(fallback(60, 60).1, secs(58));
+        assert_eq!(fallback(280, 280).1, secs(278));
+        let brief = PollSchedule::try_new(secs(3), secs(2), secs(4)).unwrap();
+        assert_eq!(brief.callback_fallback(None), secs(3));
     }
 
     #[test]
