@@ -14,7 +14,7 @@ use captcha_worker::broker::{Broker, ConsumeSpec};
 use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::callback::CallbackToken;
 use captcha_worker::domain::guard;
-use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
+use captcha_worker::domain::lifecycle::{Ambiguous, JobRules};
 use captcha_worker::domain::message::Message;
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::poll_schedule::{PollMode, PollSchedule, PollSchedules};
@@ -99,7 +99,7 @@ async fn run_on_paused_time(solve_ms: &[u32], polling: Polling, seed: u64) -> Ru
         solver: Solver::with_transport("simulator-key".into(), Arc::new(InProcess(simulator.clone()))),
         names: names.clone(),
         declare_topology: true,
-        rules: Rules {
+        rules: JobRules {
             pacing: PollSchedules { mode: polling.mode, default: polling.table, by_type: BTreeMap::new() },
             overrides: Overrides::default(),
             capacity_timeout: Duration::from_secs(600),
@@ -120,7 +120,7 @@ async fn run_on_paused_time(solve_ms: &[u32], polling: Polling, seed: u64) -> Ru
             max_calls_per_second: None,
             caps: BTreeMap::new(),
         },
-        guard: guard::Rules::default(),
+        guard: guard::GuardRules::default(),
         egress: Egress::Shared,
         operators: Vec::new(),
         callbacks: polling.callbacks.map(|_| CallbackAddress::try_new(URL, "replica").expect("an address")),

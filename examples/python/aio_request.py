@@ -24,7 +24,7 @@ from contract import CONFIRM, DIRECT_REPLY, GRACE, JOBS, PATIENCE, URL, NotKnown
 
 
 class Requests:
-    """Requests that wait for their replies on one channel, told apart by correlation_id."""
+    """Requests that wait for their replies on one channel, distinguished by correlation_id."""
 
     def __init__(self, channel) -> None:
         self.channel, self.waiting = channel, {}

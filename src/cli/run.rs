@@ -13,7 +13,7 @@ use super::{CommandError, ConsoleCommands, Exit, connect, signals};
 use crate::broker::Broker;
 use crate::broker::topology::Names;
 use crate::config::{CallbackSettings, ConfigErrors, LoadOptions, Loaded, LogFilter, SettingLine, Settings};
-use crate::domain::lifecycle::Rules;
+use crate::domain::lifecycle::JobRules;
 use crate::domain::money::Decimal;
 use crate::fleet::{CallbackAddress, Depths, Egress};
 use crate::linger::Linger;
@@ -244,7 +244,7 @@ pub(super) fn options(
         linger,
         names: Names::new(&settings.broker.namespace),
         declare_topology: settings.broker.declare_topology,
-        rules: Rules {
+        rules: JobRules {
             pacing: settings.polling.clone(),
             overrides: settings.codes.clone(),
             capacity_timeout: settings.retry.capacity_timeout,

@@ -14,7 +14,7 @@ use super::settings::{
 use super::values::{self, LogFilter};
 use crate::domain::api_code::Overrides;
 use crate::domain::class::Class;
-use crate::domain::guard::Rules;
+use crate::domain::guard::GuardRules;
 use crate::domain::kind;
 use crate::domain::lane::{Lane, LaneRules, MAX_LANES, MAX_WEIGHT};
 use crate::domain::lifecycle::Ambiguous;
@@ -137,8 +137,8 @@ fn guard(reader: &mut Reader) -> Option<GuardSettings> {
     })
 }
 
-fn guard_rules(reader: &mut Reader) -> Option<Rules> {
-    all_of!(Rules {
+fn guard_rules(reader: &mut Reader) -> Option<GuardRules> {
+    all_of!(GuardRules {
         ban_pause: reader.duration("guard.ban_pause", SECOND..=24 * HOUR),
         quarantine: reader.duration("guard.proxy_quarantine", SECOND..=24 * HOUR),
         balance_interval: reader.duration("guard.balance_interval", 5 * SECOND..=60 * MINUTE),

@@ -144,7 +144,7 @@ pub struct LimitSettings {
 #[derive(Debug, Clone)]
 pub struct GuardSettings {
     /// What decides about the account.
-    pub rules: guard::Rules,
+    pub rules: guard::GuardRules,
     /// Whether all replicas call from one address.
     pub shared_egress: bool,
     /// Users of the broker, beside the workers', who may pause and resume.

@@ -14,7 +14,7 @@ use super::message::ReplicaReport;
 use super::type_breaker::{TypeBreaker, TypeBreakers};
 use super::vitals::Depths;
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::guard::{CanaryEnd, Jobs, Permit, Polls, Reason, Rules, State};
+use crate::domain::guard::{CanaryEnd, GuardRules, Jobs, Permit, Polls, Reason, State};
 use crate::domain::time::Timestamp;
 use crate::failpoint::Failpoint;
 
@@ -101,7 +101,7 @@ struct AccountParts {
     /// This replica's id, by which the leader keeps its counts apart.
     id: String,
     found: mpsc::Sender<Finding>,
-    rules: Rules,
+    rules: GuardRules,
     egress: Egress,
 }
 
@@ -115,7 +115,7 @@ pub struct AccountState {
 impl AccountState {
     pub(super) fn new(
         id: String,
-        rules: Rules,
+        rules: GuardRules,
         egress: Egress,
         key: Fingerprint,
     ) -> (Self, mpsc::Receiver<Finding>) {

@@ -27,7 +27,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::domain::guard::{AnswerShare, Rules};
+use crate::domain::guard::{AnswerShare, GuardRules};
 
 /// Between the first polls of two replicas on probation.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -130,7 +130,7 @@ impl AnswerLog {
 
     /// Whether wrong ids in a row, here and elsewhere, are too many after a silence. Then counting
     /// begins anew.
-    fn are_too_many_in_a_row(&mut self, rules: &Rules) -> bool {
+    fn are_too_many_in_a_row(&mut self, rules: &GuardRules) -> bool {
         let after_silence = self.probation.is_some_and(|probation| probation.cause == Cause::Silence);
         let mut row = AnswerShare::default();
         row.note(self.counts.in_a_row.into(), self.counts.in_a_row.into(), Duration::ZERO);
@@ -169,7 +169,7 @@ impl Answers {
         wrong_id: bool,
         awaited: bool,
         rank: usize,
-        rules: &Rules,
+        rules: &GuardRules,
         uptime: Duration,
     ) -> NotedAnswer {
         let mut log = self.0.lock();
@@ -211,7 +211,7 @@ impl Answers {
         in_a_row: u32,
         after_silence: bool,
         rank: usize,
-        rules: &Rules,
+        rules: &GuardRules,
     ) -> bool {
         let mut log = self.0.lock();
         log.ends_silence();
@@ -310,20 +310,20 @@ mod tests {
         first.begin_probation(0);
         second.begin_probation(1);
         assert_eq!((held(&first), held(&second)), (None, Some(STAGGER)));
-        assert!(!second.heard_wrong_id(1, true, 1, &Rules::default()));
+        assert!(!second.heard_wrong_id(1, true, 1, &GuardRules::default()));
         assert_eq!(held(&second), Some(AFTER_WRONG_ID + STAGGER));
-        second.note(false, false, 1, &Rules::default(), NOW);
+        second.note(false, false, 1, &GuardRules::default(), NOW);
         assert_eq!(held(&second), None);
-        assert!(!second.heard_wrong_id(1, false, 1, &Rules::default()));
+        assert!(!second.heard_wrong_id(1, false, 1, &GuardRules::default()));
         assert_eq!(held(&second), None, "it is at work, and a lost task elsewhere makes it wait for nothing");
         assert!(second.on_probation(), "but its next poll is a single one");
-        second.note(false, false, 1, &Rules::default(), NOW);
+        second.note(false, false, 1, &GuardRules::default(), NOW);
         assert!(!second.on_probation());
     }
 
     #[tokio::test(start_paused = true)]
     async fn wrong_ids_in_a_row_among_good_answers_make_wait_and_the_count_begin_anew() {
-        let (answers, rules) = (Answers::default(), Rules::default());
+        let (answers, rules) = (Answers::default(), GuardRules::default());
         for _ in 0..10_000 {
             answers.note(false, false, 0, &rules, NOW);
         }
@@ -348,7 +348,7 @@ mod tests {
         answers.begin_probation(0);
         tokio::time::advance(AT_ONCE).await;
         for _ in 0..20 {
-            assert!(!answers.heard_wrong_id(1, false, 0, &Rules::default()), "they are at work");
+            assert!(!answers.heard_wrong_id(1, false, 0, &GuardRules::default()), "they are at work");
             tokio::time::advance(Duration::from_millis(500)).await;
         }
         assert_eq!(held(&answers), None);
@@ -356,7 +356,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn single_tasks_that_others_lose_keep_no_replica_waiting() {
-        let (answers, rules) = (Answers::default(), Rules::default());
+        let (answers, rules) = (Answers::default(), GuardRules::default());
         for _ in 0..RUN {
             answers.note(true, false, 0, &rules, NOW);
         }
@@ -376,7 +376,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wrong_id_on_probation_waits_for_the_verdict_and_the_third_in_a_row_is_one() {
-        let (answers, rules) = (Answers::default(), Rules::default());
+        let (answers, rules) = (Answers::default(), GuardRules::default());
         let wrong_id = || answers.note(true, false, 0, &rules, NOW);
         answers.begin_probation(0);
         assert!(!wrong_id().too_many);
@@ -390,7 +390,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wrong_id_right_after_a_cut_connection_ends_a_silence_and_a_known_task_shows_that_there_was_none()
      {
-        let (answers, rules) = (Answers::default(), Rules::default());
+        let (answers, rules) = (Answers::default(), GuardRules::default());
         let note = |wrong_id| answers.note(wrong_id, false, 0, &rules, NOW);
         for _ in 0..10_000 {
             note(false);
@@ -410,7 +410,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_a_silence_the_wrong_ids_of_all_replicas_are_one_row() {
-        let (answers, rules) = (Answers::default(), Rules::default());
+        let (answers, rules) = (Answers::default(), GuardRules::default());
         for _ in 0..10_000 {
             answers.note(false, false, 0, &rules, NOW);
         }

@@ -99,7 +99,7 @@ pub struct CallbackCounts {
 }
 
 #[derive(Debug, Default)]
-struct Counters {
+struct CallbackCounters {
     received: AtomicU64,
     woke: AtomicU64,
     unknown: AtomicU64,
@@ -176,7 +176,7 @@ pub struct Callbacks {
     replica: String,
     tokens: Mutex<Tokens>,
     switch: Mutex<CallbackSwitch>,
-    counters: Counters,
+    counters: CallbackCounters,
     forward: mpsc::Sender<CallbackToken>,
     forwarding: tokio::sync::Mutex<mpsc::Receiver<CallbackToken>>,
 }
@@ -196,7 +196,7 @@ impl Callbacks {
             replica,
             tokens: Mutex::new(tokens),
             switch: Mutex::default(),
-            counters: Counters::default(),
+            counters: CallbackCounters::default(),
             forward,
             forwarding: tokio::sync::Mutex::new(forwarding),
         })

@@ -13,7 +13,7 @@ use crate::domain::api_code::Overrides;
 use crate::domain::call::{CallError, Refusal, ReplyBody};
 use crate::domain::class::Class;
 use crate::domain::fault::{Stage, classify};
-use crate::domain::guard::{AnswerShare, Phase, ProbeEnd, Reason, Rules, Spending, State};
+use crate::domain::guard::{AnswerShare, GuardRules, Phase, ProbeEnd, Reason, Spending, State};
 use crate::domain::money::{Books, Decimal, FORGOTTEN_AFTER, MAX_REPLICAS, Window};
 use crate::domain::time::Timestamp;
 use crate::solver::Balance;
@@ -265,7 +265,7 @@ impl Lead {
         replica: &str,
         counts: (u64, u64),
         term: Option<u64>,
-        (rules, uptime): (&Rules, Duration),
+        (rules, uptime): (&GuardRules, Duration),
     ) -> Option<AnswersVerdict> {
         let old = term.is_some_and(|term| term < self.state.term);
         self.answers.note(replica, counts, old, uptime);
@@ -284,7 +284,7 @@ impl Lead {
     pub(super) fn note_doubtful(
         &mut self,
         wrong_id: bool,
-        (rules, uptime): (&Rules, Duration),
+        (rules, uptime): (&GuardRules, Duration),
     ) -> Option<bool> {
         self.state.doubt.filter(|doubt| !doubt.lost)?;
         self.doubt_quiet_since = Instant::now();

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::guard::{KeyStanding, MAX_PROXIES, Permit, Phase, Reason, Rules, State};
+use crate::domain::guard::{GuardRules, KeyStanding, MAX_PROXIES, Permit, Phase, Reason, State};
 use crate::domain::time::Timestamp;
 
 /// A trip that comes back this soon waits longer.
@@ -108,7 +108,7 @@ pub(super) struct Relapses(Mutex<(u32, Option<Instant>)>);
 
 impl Relapses {
     /// Counts a stop, and returns how long it is to last.
-    pub(super) fn next_wait(&self, reason: Reason, rules: &Rules) -> Duration {
+    pub(super) fn next_wait(&self, reason: Reason, rules: &GuardRules) -> Duration {
         let (count, until) = &mut *self.0.lock();
         let again = until.is_some_and(|until| until.elapsed() < RELAPSE);
         *count = if again { count.saturating_add(1) } else { 0 };

@@ -37,7 +37,7 @@ use crate::broker::topology::Names;
 use crate::clock::{Clock, Rng};
 use crate::domain::api_code::Overrides;
 use crate::domain::fingerprint::Fingerprint;
-use crate::domain::guard::Rules;
+use crate::domain::guard::GuardRules;
 use crate::domain::solve_time::SolveTimes;
 use crate::domain::time::Timestamp;
 use crate::solver::{Solver, SolverConfigError};
@@ -69,7 +69,7 @@ pub struct FleetOptions {
     /// Further users of the broker who may pause and resume.
     pub operators: Vec<String>,
     /// What decides about the account.
-    pub rules: Rules,
+    pub rules: GuardRules,
     /// Classes of single codes.
     pub overrides: Overrides,
     /// Whose address the API sees.

@@ -25,7 +25,7 @@ use url::form_urlencoded;
 
 use super::Sampler;
 use super::dashboard::{self, ACTING};
-use super::sessions::{LONGEST, LogIn, Session, Sessions};
+use super::sessions::{ConsoleSession, LONGEST, LogIn, Sessions};
 use crate::domain::class::Class;
 use crate::domain::sanitize::{shown, steers};
 use crate::domain::time::Timestamp;
@@ -378,7 +378,7 @@ fn wanted(
 /// Starts an act; what it returns ends with it.
 fn start(
     desk: &Arc<Desk>,
-    session: &mut Session,
+    session: &mut ConsoleSession,
     act: Act,
     from: IpAddr,
 ) -> Result<oneshot::Receiver<()>, &'static str> {
@@ -431,7 +431,7 @@ fn log_in_page(desk: &Desk, problem: Option<&str>) -> Markup {
 }
 
 /// The page of who has.
-fn forms(desk: &Desk, session: &Session, problem: Option<&str>) -> Markup {
+fn forms(desk: &Desk, session: &ConsoleSession, problem: Option<&str>) -> Markup {
     let fleet = desk.sampler.overview();
     let form_token = html! { input type="hidden" name="form_token" value=(session.form_token); };
     let is_running = session.last.as_ref().is_some_and(|last| last.end.is_none());

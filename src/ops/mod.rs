@@ -41,7 +41,7 @@ pub use acts::{Act, ActEnd, Commands};
 use crate::overview::{FleetFacts, Overview, RateTracker};
 use crate::worker::WorkerHandle;
 use acts::Desk;
-use serve::{AnyName, Bounds};
+use serve::{AnyName, ServerLimits};
 
 /// How long the worker's runtime may take to answer before it counts as stuck. Nothing that it does
 /// in one go takes a tenth of a second.
@@ -93,7 +93,7 @@ impl Server {
     pub fn start_callbacks(self, view: WorkerHandle, stop: CancellationToken) -> io::Result<()> {
         self.on_a_thread("callbacks", |server| async move {
             let listener = tokio::net::TcpListener::from_std(server.listener)?;
-            serve::serve(listener, callbacks::routes(view), Bounds::CALLBACKS, stop).await;
+            serve::serve(listener, callbacks::routes(view), ServerLimits::CALLBACKS, stop).await;
             Ok(())
         })
     }
@@ -131,7 +131,7 @@ impl Server {
             .with_state(view)
             .merge(desk.map(Desk::routes).unwrap_or_default())
             .layer(middleware::from_fn_with_state(AnyName::at(address), serve::guarded));
-        serve::serve(listener, routes, Bounds::OPS, stop).await;
+        serve::serve(listener, routes, ServerLimits::OPS, stop).await;
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ use super::acts::Peer;
 
 /// What connections may take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(super) struct ServerLimits {
     /// At once. The oldest makes room for a new one, so that a request is answered whatever the
     /// others do.
     connections: usize,
@@ -38,7 +38,7 @@ pub(super) struct Bounds {
     head: Option<usize>,
 }
 
-impl Bounds {
+impl ServerLimits {
     /// Probes, a scraper or two and some browsers need a handful of connections. The slowest answer
     /// is that of a stuck runtime's health, after 5 s.
     pub(super) const OPS: Self =
@@ -56,7 +56,12 @@ impl Bounds {
 const BREATH: Duration = Duration::from_secs(1);
 
 /// Answers until asked to stop.
-pub(super) async fn serve(listener: TcpListener, routes: Router, bounds: Bounds, stop: CancellationToken) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    bounds: ServerLimits,
+    stop: CancellationToken,
+) {
     let mut open: VecDeque<AbortOnDropHandle<()>> = VecDeque::with_capacity(bounds.connections);
     loop {
         let accepted = tokio::select! {
@@ -85,7 +90,7 @@ fn is_the_clients(error: &io::Error) -> bool {
 }
 
 /// One request a connection: an idle one would hold its place for nothing.
-async fn answer(stream: TcpStream, routes: Router, bounds: Bounds) {
+async fn answer(stream: TcpStream, routes: Router, bounds: ServerLimits) {
     let mut protocol = http1::Builder::new();
     protocol.timer(TokioTimer::new()).header_read_timeout(bounds.header).keep_alive(false);
     if let Some(head) = bounds.head {

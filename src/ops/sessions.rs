@@ -47,7 +47,7 @@ pub(super) enum LogIn {
 }
 
 /// A person who has shown the token.
-pub(super) struct Session {
+pub(super) struct ConsoleSession {
     id: Hash,
     /// In each form, so that no other site's page can send one.
     pub(super) form_token: String,
@@ -56,7 +56,7 @@ pub(super) struct Session {
     seen: Instant,
 }
 
-impl Session {
+impl ConsoleSession {
     /// Whether a form is of this session.
     pub(super) fn sent(&self, form_token: &str) -> bool {
         same(&hash(&self.form_token), &hash(form_token))
@@ -71,7 +71,7 @@ impl Session {
 /// All of them. Of the token and of the sessions' ids only hashes are kept.
 pub(super) struct Sessions {
     token: Hash,
-    open: Vec<Session>,
+    open: Vec<ConsoleSession>,
     failures: VecDeque<(Instant, IpAddr)>,
 }
 
@@ -106,12 +106,12 @@ impl Sessions {
             self.open.sort_by_key(|session| session.seen);
             self.open.remove(0);
         }
-        self.open.push(Session { id: hash(id), form_token, last: None, began: now, seen: now });
+        self.open.push(ConsoleSession { id: hash(id), form_token, last: None, began: now, seen: now });
         LogIn::Open
     }
 
     /// The session with this id, which is not idle from now on.
-    pub(super) fn get(&mut self, id: &str, now: Instant) -> Option<&mut Session> {
+    pub(super) fn get(&mut self, id: &str, now: Instant) -> Option<&mut ConsoleSession> {
         self.forget_ended(now);
         let id = hash(id);
         let session = self.open.iter_mut().find(|session| same(&session.id, &id))?;
@@ -120,7 +120,7 @@ impl Sessions {
     }
 
     /// The session that the log calls so.
-    pub(super) fn named(&mut self, name: &str) -> Option<&mut Session> {
+    pub(super) fn named(&mut self, name: &str) -> Option<&mut ConsoleSession> {
         self.open.iter_mut().find(|session| session.name() == name)
     }
 
@@ -130,7 +130,7 @@ impl Sessions {
     }
 
     fn forget_ended(&mut self, now: Instant) {
-        let lives = |session: &Session| {
+        let lives = |session: &ConsoleSession| {
             now.duration_since(session.seen) < IDLE && now.duration_since(session.began) < LONGEST
         };
         self.open.retain(lives);

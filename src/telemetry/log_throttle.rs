@@ -18,7 +18,7 @@ use tracing_subscriber::layer::Context;
 /// How many lines of a kind are written in a span of time.
 const MOST: u32 = 10;
 const SPAN: Duration = Duration::from_secs(60);
-/// Kinds that are told apart. Each is a place in the source, so there are some hundred at most,
+/// Kinds that are distinguished. Each is a place in the source, so there are some hundred at most,
 /// those of libraries included.
 const MAX_KINDS: usize = 1_024;
 /// Longest text that a line about lines left out repeats, in characters.

@@ -26,14 +26,14 @@ const MAX_ANSWER: usize = 64 * 1024;
 
 /// A client with a thread of its own: none of this waits on the thread that polls.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct CollectorClient {
     client: reqwest::Client,
     is_grpc: bool,
     /// Always there until it is dropped.
     runtime: Option<Runtime>,
 }
 
-impl Client {
+impl CollectorClient {
     /// No redirects and no proxy from the environment, as for the API.
     pub(super) fn new(is_grpc: bool) -> Result<Self, TraceError> {
         // Already installed by another part is as good: it is the same provider.
@@ -56,7 +56,7 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for CollectorClient {
     fn drop(&mut self) {
         // It may be dropped within another runtime, which must not be blocked.
         if let Some(runtime) = self.runtime.take() {
@@ -65,7 +65,7 @@ impl Drop for Client {
     }
 }
 
-impl HttpClient for Client {
+impl HttpClient for CollectorClient {
     /// Logs what is lost, and why: the exporter above keeps that to itself.
     fn send_bytes<'a, 'b>(
         &'a self,

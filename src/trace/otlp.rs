@@ -21,7 +21,7 @@ use percent_encoding::percent_decode_str;
 use reqwest::header::{HeaderName, HeaderValue};
 use url::Url;
 
-use super::client::{CALL, Client};
+use super::client::{CALL, CollectorClient};
 use super::queue::SpanQueue;
 use super::{Came, FLUSH, Source, TraceError, TraceOptions};
 use crate::domain::api_code::Overrides;
@@ -80,7 +80,7 @@ impl Tracer {
         let path = if is_grpc { METHOD } else { PATH };
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(Client::new(is_grpc)?)
+            .with_http_client(CollectorClient::new(is_grpc)?)
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(format!("{}/{path}", options.collector.as_str().trim_end_matches('/')))
             .with_timeout(CALL)

@@ -27,7 +27,7 @@ use crate::broker::{ConsumerWatch, Lease, Meter, Session};
 use crate::clock::{Clock, Rng};
 use crate::domain::guard::Jobs;
 use crate::domain::lane::Lane;
-use crate::domain::lifecycle::{DecisionInput, Event, JobRun, OpenTask, Origin, Rules};
+use crate::domain::lifecycle::{DecisionInput, Event, JobRules, JobRun, OpenTask, Origin};
 use crate::domain::outcome::Finish;
 use crate::domain::policy::Policy;
 use crate::domain::publishers::{PublisherLimit, Publishers, publisher};
@@ -41,7 +41,7 @@ use crate::trace::Tracer;
 /// The parts of a replica that outlive its connections.
 pub(super) struct Context {
     pub(super) solver: Solver,
-    pub(super) rules: Rules,
+    pub(super) rules: JobRules,
     pub(super) policy: Policy,
     pub(super) names: Names,
     pub(super) clock: Clock,

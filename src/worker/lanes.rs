@@ -372,16 +372,16 @@ impl JobConsumers {
 }
 
 /// Those that wait for permits `T`, by lane.
-struct Line<T>(Mutex<Queues<T>>);
+struct Line<T>(Mutex<LaneQueues<T>>);
 
-struct Queues<T> {
+struct LaneQueues<T> {
     /// Who has waited so long goes first.
     patience: Option<Duration>,
     rota: LaneRota,
-    waiting: BTreeMap<Lane, VecDeque<Waiting<T>>>,
+    waiting: BTreeMap<Lane, VecDeque<LaneWaiter<T>>>,
 }
 
-struct Waiting<T> {
+struct LaneWaiter<T> {
     since: Instant,
     /// What the permit must be for.
     kind: usize,
@@ -391,7 +391,7 @@ struct Waiting<T> {
 impl<T: Send + 'static> Line<T> {
     fn new(patience: Option<Duration>) -> Arc<Self> {
         let (rota, waiting) = (LaneRota::default(), BTreeMap::new());
-        Arc::new(Self(Mutex::new(Queues { patience, rota, waiting })))
+        Arc::new(Self(Mutex::new(LaneQueues { patience, rota, waiting })))
     }
 
     fn set(&self, state: &LaneState) {
@@ -406,7 +406,7 @@ impl<T: Send + 'static> Line<T> {
     ) -> T {
         let (grant, granted) = oneshot::channel();
         let mut granted = Granted { line: Arc::clone(self), kind, granted };
-        let waiting = Waiting { since: Instant::now(), kind, grant };
+        let waiting = LaneWaiter { since: Instant::now(), kind, grant };
         self.0.lock().waiting.entry(lane.clone()).or_default().push_back(waiting);
         let line = Arc::clone(self);
         // Who goes away leaves the line; who gets another's permit leaves its own place to that one.
@@ -454,8 +454,8 @@ impl<T: Send + 'static> Drop for Granted<T> {
     }
 }
 
-impl<T> Queues<T> {
-    fn next(&mut self, kind: usize) -> Option<Waiting<T>> {
+impl<T> LaneQueues<T> {
+    fn next(&mut self, kind: usize) -> Option<LaneWaiter<T>> {
         let Self { patience, rota, waiting } = self;
         // Those that have gone away take no turn of their lane.
         waiting.retain(|_, lane| {
@@ -464,7 +464,7 @@ impl<T> Queues<T> {
             }
             !lane.is_empty()
         });
-        let first = |lane: &VecDeque<Waiting<T>>| {
+        let first = |lane: &VecDeque<LaneWaiter<T>>| {
             lane.iter().position(|waiting| waiting.kind == kind && !waiting.grant.is_closed())
         };
         let longest = waiting.iter().filter_map(|(lane, of)| Some((of.get(first(of)?)?.since, lane))).min();

@@ -38,7 +38,7 @@ use crate::broker::topology::{Names, Topology};
 use crate::broker::{Broker, BrokerError, Session};
 use crate::domain::guard;
 use crate::domain::lane::{Lane, LaneRules};
-use crate::domain::lifecycle::Rules;
+use crate::domain::lifecycle::JobRules;
 use crate::domain::money::Budgets;
 use crate::domain::policy::Policy;
 use crate::domain::solve_time::{Reach as DeadlineReach, SolveTimes};
@@ -90,7 +90,7 @@ pub struct WorkerOptions {
     /// Whether the topology is declared on every new session.
     pub declare_topology: bool,
     /// What decides about jobs.
-    pub rules: Rules,
+    pub rules: JobRules,
     /// Which sites may be automated.
     pub policy: Policy,
     /// This replica's name, as outcomes show it.
@@ -102,7 +102,7 @@ pub struct WorkerOptions {
     /// The lanes beside the default one, and the default one where it has rules of its own.
     pub lanes: BTreeMap<Lane, LaneRules>,
     /// What decides about the account.
-    pub guard: guard::Rules,
+    pub guard: guard::GuardRules,
     /// Whose address the API sees.
     pub egress: Egress,
     /// Where the API sends its callbacks; `None`: it is asked for none.

@@ -19,7 +19,7 @@ const FAILING_AFTER: u32 = 8;
 
 /// A window on calls.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Window {
+pub struct AimdWindow {
     size: f64,
     threshold: f64,
     most: f64,
@@ -48,7 +48,7 @@ impl LastCalls {
     }
 }
 
-impl Window {
+impl AimdWindow {
     /// One call, growing with each good answer up to `most`.
     #[must_use]
     pub fn starting(most: usize) -> Self {
@@ -111,7 +111,7 @@ fn as_size(number: usize) -> f64 {
 /// The window of one task type: the API has slots by type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TypeWindow {
-    window: Window,
+    window: AimdWindow,
     refused_in_a_row: u32,
     failed_in_a_row: u32,
     shut: bool,
@@ -121,7 +121,7 @@ impl TypeWindow {
     /// Wide, until the API says otherwise.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { window: Window::wide(most), refused_in_a_row: 0, failed_in_a_row: 0, shut: false }
+        Self { window: AimdWindow::wide(most), refused_in_a_row: 0, failed_in_a_row: 0, shut: false }
     }
 
     /// Submissions of the type that may be under way at once; 0 while it is shut.
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn good_answers_double_it_a_round_trip_until_it_is_as_wide_as_it_may_be() {
-        let mut window = Window::starting(16);
+        let mut window = AimdWindow::starting(16);
         let mut sizes = Vec::new();
         for _ in 0..5 {
             sizes.push(window.size());
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_failed_together_halves_it_once_and_it_grows_by_one_a_round_trip_from_there() {
-        let mut window = Window::wide(64);
+        let mut window = AimdWindow::wide(64);
         (0..10).for_each(|_| window.failed(NOW));
         assert_eq!(window.size(), 32);
         window.failed(NOW.plus(ONE_CUT));
@@ -221,8 +221,8 @@ mod tests {
 
     #[test]
     fn one_failure_in_ten_narrows_nothing_and_one_in_two_does() {
-        let mut window = Window::wide(64);
-        let fail_one_in = |window: &mut Window, share: u32| {
+        let mut window = AimdWindow::wide(64);
+        let fail_one_in = |window: &mut AimdWindow, share: u32| {
             for call in 0..100 {
                 let now = NOW.plus(ONE_CUT * call);
                 if call % share == 0 { window.failed(now) } else { window.good() }
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_restart_finds_its_way_back_quickly() {
-        let mut window = Window::wide(64);
+        let mut window = AimdWindow::wide(64);
         window.restart();
         assert_eq!(window.size(), 1);
         (0..63).for_each(|_| window.good());
@@ -271,7 +271,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_stays_between_one_and_its_bound(most in 1_usize..5_000, events in prop::collection::vec(0_u8..3, 0..400)) {
-            let mut window = Window::starting(most);
+            let mut window = AimdWindow::starting(most);
             let mut now = NOW;
             for event in events {
                 match event {

@@ -52,7 +52,7 @@ pub enum Ended {
 pub struct Attempt {
     /// When createTask was answered, or given up.
     pub submitted_at: Timestamp,
-    /// Absent where no answer told it.
+    /// Absent where no answer named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TaskId")]
     pub task_id: Option<TaskId>,

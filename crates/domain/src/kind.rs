@@ -1,7 +1,7 @@
 //! What pace, caps, slots, solve times and figures are kept by: a task's type, or `type/class`
 //! where the task has a class.
 //!
-//! `CustomTask` and `ComplexImageTask` stand for many kinds of work, told apart by the task's field
+//! `CustomTask` and `ComplexImageTask` stand for many kinds of work, distinguished by the task's field
 //! `class`. How long it takes, and whether the API has a slot for it, belongs to the class
 //! [documented for this dialect].
 
@@ -10,7 +10,7 @@ use std::ops::Bound;
 
 use super::job::MAX_TYPE;
 
-/// Classes of one type that are told apart; the rest go by their bare type. A type whose class is a
+/// Classes of one type that are distinguished; the rest go by their bare type. A type whose class is a
 /// word that its publishers make up takes no other type's place.
 const MAX_CLASSES: usize = 16;
 
@@ -37,7 +37,7 @@ pub fn find<'a, T>(entries: &'a BTreeMap<String, T>, kind: &str) -> Option<(&'a 
 }
 
 /// The name under which a kind stands, or is to stand, in a table of so many entries at most: its
-/// own; its bare type's once 16 classes of that are told apart, or the table is full; `None` where
+/// own; its bare type's once 16 classes of that are distinguished, or the table is full; `None` where
 /// that has no room either.
 #[must_use]
 pub fn place<'a, T>(entries: &BTreeMap<String, T>, kind: &'a str, most: usize) -> Option<&'a str> {

@@ -13,7 +13,7 @@ pub struct Stats {
     pub calls: Calls,
     /// Tasks accepted, each of them paid.
     pub accepted_tasks: u64,
-    /// Different tasks among the accepted ones, told apart by a digest of their JSON bytes. Two
+    /// Different tasks among the accepted ones, distinguished by a digest of their JSON bytes. Two
     /// jobs with one payload look like one job here, so trials give every job an image or a field
     /// of its own.
     pub distinct_tasks: u64,

@@ -97,7 +97,7 @@ impl Waiter {
 
 /// Changes that are written together, and who waits for that.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Batch {
+pub(in crate::broker) struct ChangeBatch {
     pub(super) number: u64,
     pub(in crate::broker) changes: Vec<Change>,
     pub(super) waiters: Vec<Waiter>,
@@ -111,7 +111,7 @@ pub(in crate::broker) enum Wake {
     /// The same, and it may linger until others go with it.
     Soon,
     /// The broker is gone; this is its last batch.
-    Last(Batch),
+    Last(ChangeBatch),
 }
 
 /// Wakes the store's writer. Where the writer has failed, this has no effect: then the sessions
@@ -127,19 +127,19 @@ pub(super) struct Journal(Option<StoreJournal>);
 const OVERHEAD: u64 = 4_096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Woken {
+enum WriterState {
     Not,
     Soon,
     Now,
 }
 
 struct StoreJournal {
-    filling: Batch,
+    filling: ChangeBatch,
     written: u64,
     last_id: u64,
     wake: WakeWriter,
     /// The writer knows of the batch.
-    woken: Woken,
+    woken: WriterState,
     /// What is being done may linger.
     relaxed: bool,
     /// So many bytes of messages may still be added.
@@ -153,13 +153,13 @@ struct StoreJournal {
 impl Journal {
     /// For a store that has given ids up to `last_id`.
     pub(super) fn of_store(wake: WakeWriter, last_id: u64) -> Self {
-        let filling = Batch { number: 1, ..Batch::default() };
+        let filling = ChangeBatch { number: 1, ..ChangeBatch::default() };
         let journal = StoreJournal {
             filling,
             written: 0,
             last_id,
             wake,
-            woken: Woken::Not,
+            woken: WriterState::Not,
             relaxed: false,
             room: u64::MAX,
             refused: false,
@@ -257,10 +257,10 @@ impl Journal {
     }
 
     /// Takes the changes so far, to write them.
-    pub(super) fn take(&mut self) -> Option<Batch> {
+    pub(super) fn take(&mut self) -> Option<ChangeBatch> {
         let journal = self.0.as_mut()?;
-        journal.woken = Woken::Not;
-        let next = Batch { number: journal.filling.number + 1, ..Batch::default() };
+        journal.woken = WriterState::Not;
+        let next = ChangeBatch { number: journal.filling.number + 1, ..ChangeBatch::default() };
         Some(std::mem::replace(&mut journal.filling, next))
     }
 
@@ -282,7 +282,8 @@ impl Journal {
 
 impl StoreJournal {
     fn wake(&mut self, may_linger: bool) {
-        let (woken, wake) = if may_linger { (Woken::Soon, Wake::Soon) } else { (Woken::Now, Wake::Batch) };
+        let (woken, wake) =
+            if may_linger { (WriterState::Soon, Wake::Soon) } else { (WriterState::Now, Wake::Batch) };
         if self.woken < woken {
             self.woken = woken;
             (self.wake)(wake);

@@ -51,7 +51,7 @@ pub(super) struct DeadLetterTarget {
 
 /// What the arguments ask for.
 #[derive(Debug, Clone)]
-pub(super) struct Rules {
+pub(super) struct QueueRules {
     pub(super) quorum: bool,
     pub(super) dead_letters: Option<DeadLetterTarget>,
     pub(super) delivery_limit: Option<u32>,
@@ -61,7 +61,7 @@ pub(super) struct Rules {
     reject_publish: bool,
 }
 
-impl Rules {
+impl QueueRules {
     pub(super) fn read(arguments: &Arguments) -> Self {
         let text = |name: &str| arguments.get(name).and_then(Value::as_text);
         let number = |name: &str| match arguments.get(name) {
@@ -89,7 +89,7 @@ impl Rules {
 /// A queue.
 #[derive(Debug)]
 pub(super) struct QueueState {
-    pub(super) rules: Rules,
+    pub(super) rules: QueueRules,
     pub(super) arguments: Arguments,
     /// The session that alone may use it, and with which it goes.
     pub(super) exclusive: Option<u64>,
@@ -110,7 +110,7 @@ pub(super) struct QueueState {
 impl QueueState {
     pub(super) fn new(arguments: Arguments, exclusive: Option<u64>) -> Self {
         Self {
-            rules: Rules::read(&arguments),
+            rules: QueueRules::read(&arguments),
             arguments,
             exclusive,
             consumers: VecDeque::new(),

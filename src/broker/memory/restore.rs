@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::MemoryBroker;
 use super::core::{Core, SessionState};
 use super::exchange::ExchangeState;
-use super::journal::{Batch, Journal, Waiter, WakeWriter};
+use super::journal::{ChangeBatch, Journal, Waiter, WakeWriter};
 use super::link::BrokerState;
 use super::queue::{QueueState, QueuedMessage, Reason, Routed};
 use crate::broker::topology::Topology;
@@ -104,7 +104,7 @@ impl Core {
     }
 
     /// The broker ends, and another one begins with what the store has kept.
-    fn restart(&mut self, lost: Batch, kept: Kept, wake: WakeWriter) {
+    fn restart(&mut self, lost: ChangeBatch, kept: Kept, wake: WakeWriter) {
         self.queues.clear();
         self.fail(lost, "the broker has ended");
         // Those that are left do not know it yet.
@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// The store takes nothing any more: all sessions end, and none can be made.
-    fn fail(&mut self, batch: Batch, reason: &str) {
+    fn fail(&mut self, batch: ChangeBatch, reason: &str) {
         self.reachable = false;
         let waiting = self.journal.fail(reason);
         batch.waiters.into_iter().chain(waiting).for_each(|waiter| self.refuse(waiter, reason));
@@ -141,7 +141,7 @@ impl Core {
     }
 
     /// A batch is on the disk: what has waited for it may leave. Gives back who is to be answered.
-    fn stored(&mut self, batch: Batch) -> Vec<Waiter> {
+    fn stored(&mut self, batch: ChangeBatch) -> Vec<Waiter> {
         let mut waiters = batch.waiters;
         if self.observer.is_anybody() {
             // Acks first: who acks after a confirm is in a later batch than what was confirmed.
@@ -167,12 +167,12 @@ impl StoreSide {
     }
 
     /// The changes that are to be written next.
-    pub(in crate::broker) fn take(&self) -> Option<Batch> {
+    pub(in crate::broker) fn take(&self) -> Option<ChangeBatch> {
         self.0.upgrade()?.lock().journal.take()
     }
 
     /// They are on the disk.
-    pub(in crate::broker) fn stored(&self, batch: Batch) {
+    pub(in crate::broker) fn stored(&self, batch: ChangeBatch) {
         let waiters = match self.0.upgrade() {
             Some(state) => state.lock().stored(batch),
             None => batch.waiters,
@@ -181,12 +181,12 @@ impl StoreSide {
     }
 
     /// The broker ends with this batch, `stored` or not, and starts again with what is kept.
-    pub(super) fn restart(&self, mut batch: Batch, stored: bool, kept: Kept, wake: WakeWriter) {
+    pub(super) fn restart(&self, mut batch: ChangeBatch, stored: bool, kept: Kept, wake: WakeWriter) {
         let Some(state) = self.0.upgrade() else { return };
         let mut core = state.lock();
         if stored {
             let number = batch.number;
-            batch = Batch { number, waiters: core.stored(batch), ..Batch::default() };
+            batch = ChangeBatch { number, waiters: core.stored(batch), ..ChangeBatch::default() };
         }
         core.restart(batch, kept, wake);
     }
@@ -198,7 +198,7 @@ impl StoreSide {
     }
 
     /// The store has failed, and may have kept this batch or not.
-    pub(in crate::broker) fn failed(&self, batch: Batch, reason: &str) {
+    pub(in crate::broker) fn failed(&self, batch: ChangeBatch, reason: &str) {
         match self.0.upgrade() {
             Some(state) => state.lock().fail(batch, reason),
             None => batch.waiters.into_iter().for_each(|waiter| waiter.failed(reason)),

@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::SocketAddress;
 use super::store::unfit;
 use super::wire::{
-    Answer, ConsumerCall, DEPTH, Envelope, Frame, How, Request, Response, VERSION, kind_of, most_silence,
+    CallResult, ConsumerCall, DEPTH, Envelope, Frame, How, Request, Response, VERSION, kind_of, most_silence,
     ping_every, read_frame, write_frames,
 };
 use crate::broker::topology::{Mismatch, Topology};
@@ -85,7 +85,7 @@ pub(super) async fn connect(
 /// What a session's tasks share.
 struct Shared {
     out: mpsc::Sender<Frame>,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<PendingCalls>,
     closed: CloseSignal,
     last: AtomicU64,
     /// How long the other process may take for anything.
@@ -96,9 +96,9 @@ struct Shared {
 
 /// The callers that wait for answers of the other process.
 #[derive(Default)]
-struct Waiting {
+struct PendingCalls {
     ended: bool,
-    answers: HashMap<u64, oneshot::Sender<Result<Answer, BrokerError>>>,
+    answers: HashMap<u64, oneshot::Sender<Result<CallResult, BrokerError>>>,
     confirms: HashMap<u64, oneshot::Sender<Result<(), PublishError>>>,
     consumers: HashMap<u64, Known>,
 }
@@ -115,7 +115,7 @@ struct Known {
 }
 
 /// A consumer's end of that.
-struct Arrivals {
+struct DeliveryStream {
     arrived: mpsc::UnboundedReceiver<Arrived>,
     drain: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
 }
@@ -164,7 +164,7 @@ impl Shared {
     }
 
     /// Sends a request and waits for its answer.
-    async fn ask(&self, n: u64, request: Request) -> Result<Answer, BrokerError> {
+    async fn ask(&self, n: u64, request: Request) -> Result<CallResult, BrokerError> {
         let answered = {
             let mut waiting = self.waiting.lock();
             if waiting.ended || self.closed.is_ended() {
@@ -299,20 +299,20 @@ impl SocketLink {
         publisher
     }
 
-    async fn call(&self, request: impl FnOnce(u64) -> Request) -> Result<Answer, BrokerError> {
+    async fn call(&self, request: impl FnOnce(u64) -> Request) -> Result<CallResult, BrokerError> {
         let n = self.shared.next();
         self.shared.ask(n, request(n)).await
     }
 
     /// Somebody to whom deliveries go under this number.
-    fn expect_deliveries(&self, n: u64, lease: Option<Lease>) -> Arrivals {
+    fn expect_deliveries(&self, n: u64, lease: Option<Lease>) -> DeliveryStream {
         let (arrive, arrived) = mpsc::unbounded_channel();
         let (drain, draining) = mpsc::unbounded_channel();
         let mut waiting = self.shared.waiting.lock();
         if !waiting.ended {
             waiting.consumers.insert(n, Known { arrive, drain, lease });
         }
-        Arrivals { arrived, drain: draining }
+        DeliveryStream { arrived, drain: draining }
     }
 
     async fn begin(&self, request: impl FnOnce(u64) -> Request) -> Result<Consumer, BrokerError> {
@@ -349,7 +349,7 @@ impl Link for SocketLink {
             let n = self.shared.next();
             let arrived = self.expect_deliveries(n, None);
             let reply_to = match self.shared.ask(n, Request::Replies { n }).await {
-                Ok(Answer::ReplyTo(reply_to)) => reply_to,
+                Ok(CallResult::ReplyTo(reply_to)) => reply_to,
                 other => {
                     self.shared.give_up(n).await;
                     return Err(other.err().unwrap_or_else(|| self.shared.lost()));
@@ -393,7 +393,7 @@ impl Link for SocketLink {
         Box::pin(async move {
             let topology = topology.clone();
             match self.call(|n| Request::Check { n, topology }).await? {
-                Answer::Mismatches(found) => Ok(found
+                CallResult::Mismatches(found) => Ok(found
                     .into_iter()
                     .map(|(kind, name, problem)| Mismatch { kind: kind_of(&kind), name, problem })
                     .collect()),
@@ -411,7 +411,7 @@ impl Link for SocketLink {
         Box::pin(async move {
             let queue = queue.to_owned();
             match self.call(|n| Request::Depth { n, queue }).await? {
-                Answer::Depth { ready, consumers } => Ok(QueueDepth { ready, consumers }),
+                CallResult::Depth { ready, consumers } => Ok(QueueDepth { ready, consumers }),
                 _ => Ok(QueueDepth { ready: 0, consumers: 0 }),
             }
         })
@@ -441,7 +441,7 @@ impl Link for SocketLink {
 async fn receive_replies(
     shared: Arc<Shared>,
     n: u64,
-    mut arrivals: Arrivals,
+    mut arrivals: DeliveryStream,
     replies: mpsc::Sender<Message>,
 ) {
     loop {
@@ -518,7 +518,7 @@ impl Consuming {
     async fn serve(
         mut self,
         mut deliveries: Option<mpsc::Sender<Delivery>>,
-        Arrivals { mut arrived, mut drain }: Arrivals,
+        DeliveryStream { mut arrived, mut drain }: DeliveryStream,
     ) {
         // One delivery that waits for room in the consumer.
         let mut next: Option<Delivery> = None;
@@ -607,7 +607,7 @@ impl Consuming {
         }
     }
 
-    async fn ask(&self, call: ConsumerCall) -> Result<Answer, BrokerError> {
+    async fn ask(&self, call: ConsumerCall) -> Result<CallResult, BrokerError> {
         let n = self.shared.next();
         self.shared.ask(n, Request::Consumer { n, consumer: self.n, call }).await
     }

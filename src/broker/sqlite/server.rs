@@ -18,8 +18,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::wire::{
-    Answer, ConsumerCall, DEPTH, Envelope, Frame, How, Request, Response, VERSION, WireError, most_silence,
-    read_frame, write_frames,
+    CallResult, ConsumerCall, DEPTH, Envelope, Frame, How, Request, Response, VERSION, WireError,
+    most_silence, read_frame, write_frames,
 };
 use super::{identity, listen};
 use crate::broker::memory::restore::StoreSide;
@@ -85,7 +85,7 @@ async fn serve_client(stream: UnixStream, side: StoreSide) -> io::Result<()> {
             return writing.await?;
         }
     };
-    let mut client = Client { session, out, consumers: HashMap::new(), receipts: Arc::default() };
+    let mut client = ClientConnection { session, out, consumers: HashMap::new(), receipts: Arc::default() };
     let (arrived, requests) = mpsc::channel(DEPTH);
     let most_silence = most_silence(Duration::from_millis(heartbeat_ms));
     // Apart, since reading a frame must not be cut short by what else happens.
@@ -177,7 +177,7 @@ impl Out {
         }
     }
 
-    async fn answer(&self, n: u64, answer: Result<Answer, BrokerError>) -> io::Result<()> {
+    async fn answer(&self, n: u64, answer: Result<CallResult, BrokerError>) -> io::Result<()> {
         if n == NO_ANSWER {
             return Ok(());
         }
@@ -213,7 +213,7 @@ fn forget(receipts: &Receipts, consumer: u64) {
 /// What clients hold, by consumer and tag.
 type Receipts = Arc<Mutex<BTreeMap<(u64, u64), Receipt>>>;
 
-struct Client {
+struct ClientConnection {
     session: Session,
     out: Out,
     /// Dropped, a consumer ends.
@@ -221,7 +221,7 @@ struct Client {
     receipts: Receipts,
 }
 
-impl Client {
+impl ClientConnection {
     /// Carries out what is asked, in turn, until either side ends the session.
     async fn serve(&mut self, mut requests: mpsc::Receiver<(Request, Bytes)>) -> io::Result<()> {
         loop {
@@ -271,7 +271,7 @@ impl Client {
                 Ok(replies) => {
                     let (calls, asked) = mpsc::unbounded_channel();
                     self.consumers.insert(n, calls);
-                    self.out.answer(n, Ok(Answer::ReplyTo(replies.reply_to().to_owned()))).await?;
+                    self.out.answer(n, Ok(CallResult::ReplyTo(replies.reply_to().to_owned()))).await?;
                     tokio::spawn(serve_replies(n, replies, asked, self.out.clone()));
                 }
                 Err(error) => self.out.answer(n, Err(error)).await?,
@@ -280,22 +280,22 @@ impl Client {
                 Ok(Some(delivery)) => {
                     // Before the answer, which announces it.
                     self.out.deliver(n, 1, delivery, &self.receipts).await?;
-                    self.out.answer(n, Ok(Answer::Done)).await?;
+                    self.out.answer(n, Ok(CallResult::Done)).await?;
                 }
-                Ok(None) => self.out.answer(n, Ok(Answer::Nothing)).await?,
+                Ok(None) => self.out.answer(n, Ok(CallResult::Nothing)).await?,
                 Err(error) => self.out.answer(n, Err(error)).await?,
             },
             Request::Declare { n, topology } => {
                 let declared = link.declare(&topology).await;
-                self.out.answer(n, declared.map(|()| Answer::Done)).await?;
+                self.out.answer(n, declared.map(|()| CallResult::Done)).await?;
             }
             Request::Check { n, topology } => {
                 let found = link.check(&topology).await;
-                self.out.answer(n, found.map(Answer::mismatches)).await?;
+                self.out.answer(n, found.map(CallResult::mismatches)).await?;
             }
             Request::Depth { n, queue } => {
                 let depth = link.depth(&queue).await;
-                self.out.answer(n, depth.map(Answer::depth)).await?;
+                self.out.answer(n, depth.map(CallResult::depth)).await?;
             }
             Request::Settle { consumer, tag, how } => {
                 let receipt = self.receipts.lock().remove(&(consumer, tag));
@@ -325,7 +325,7 @@ impl Client {
             }
             Request::Close { n } => {
                 link.close().await;
-                self.out.answer(n, Ok(Answer::Done)).await?;
+                self.out.answer(n, Ok(CallResult::Done)).await?;
                 return Ok(false);
             }
         }
@@ -337,7 +337,7 @@ impl Client {
             Ok(consumer) => {
                 let (calls, asked) = mpsc::unbounded_channel();
                 self.consumers.insert(n, calls);
-                self.out.answer(n, Ok(Answer::Done)).await?;
+                self.out.answer(n, Ok(CallResult::Done)).await?;
                 tokio::spawn(serve_consumer(
                     n,
                     consumer,
@@ -364,7 +364,7 @@ async fn serve_replies(
             biased;
             call = calls.recv() => match call {
                 None | Some((_, ConsumerCall::Forget)) => return Ok(()),
-                Some((n, _)) => out.answer(n, Ok(Answer::Done)).await?,
+                Some((n, _)) => out.answer(n, Ok(CallResult::Done)).await?,
             },
             reply = replies.recv() => match reply {
                 Some(message) => {
@@ -403,17 +403,17 @@ async fn serve_consumer(
                 }
                 Some((n, ConsumerCall::Cancel)) => {
                     drop(consumer.cancel().await);
-                    out.answer(n, Ok(Answer::Done)).await?;
+                    out.answer(n, Ok(CallResult::Done)).await?;
                 }
                 Some((n, ConsumerCall::Flush)) => {
                     let flushed = consumer.flush().await;
                     let lost = |stale: Stale| BrokerError::Lost(stale.to_string());
-                    out.answer(n, flushed.map(|()| Answer::Done).map_err(lost)).await?;
+                    out.answer(n, flushed.map(|()| CallResult::Done).map_err(lost)).await?;
                 }
                 Some((n, ConsumerCall::Close)) => {
                     consumer.close().await;
                     forget(&receipts, id);
-                    return out.answer(n, Ok(Answer::Done)).await;
+                    return out.answer(n, Ok(CallResult::Done)).await;
                 }
             },
             delivery = consumer.recv(), if !consumer.is_cancelled() => match delivery {

@@ -165,7 +165,7 @@ pub(super) enum Response {
     },
     Answer {
         n: u64,
-        answer: Result<Answer, WireError>,
+        answer: Result<CallResult, WireError>,
     },
     Published {
         n: u64,
@@ -190,7 +190,7 @@ pub(super) enum Response {
 /// A call's good end.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Answer {
+pub(super) enum CallResult {
     Done,
     /// The queue is empty.
     Nothing,
@@ -204,14 +204,14 @@ pub(super) enum Answer {
     Mismatches(Vec<(String, String, String)>),
 }
 
-impl Answer {
+impl CallResult {
     pub(super) fn depth(depth: QueueDepth) -> Self {
-        Answer::Depth { ready: depth.ready, consumers: depth.consumers }
+        CallResult::Depth { ready: depth.ready, consumers: depth.consumers }
     }
 
     pub(super) fn mismatches(found: Vec<Mismatch>) -> Self {
         let parts = |one: Mismatch| (one.kind.to_owned(), one.name, one.problem);
-        Answer::Mismatches(found.into_iter().map(parts).collect())
+        CallResult::Mismatches(found.into_iter().map(parts).collect())
     }
 }
 

@@ -37,11 +37,11 @@ use crate::solver::Solver;
 use crate::worker::{Worker, WorkerOptions};
 use jobs::Jobs;
 use lines::Marks;
-use output::{Output, Tally};
-use queue::Queue;
+use output::{OutcomesFile, Tally};
+use queue::BatchQueue;
 use report::BatchReport;
-use row::Format;
-use work::{End, UnderWay, Work, Worked};
+use row::RowFormat;
+use work::{BatchEnd, BatchWork, UnderWay, Worked};
 
 const HELP: &str = "\
 FILE is NDJSON with one job a line, as `publish` takes it, or images: one ImageToTextTask each, whose id is the file's name. \
@@ -102,7 +102,7 @@ pub(super) async fn run<O: Write, E: Write>(
     let jobs = Jobs::of(&args.inputs)?;
     args.refuse_one_file_for_two(&jobs)?;
     let stop = signals::stop_or(Exit::Interrupted, || ())?;
-    let batch = Batch::open(args, jobs, settings).await?;
+    let batch = BatchRun::open(args, jobs, settings).await?;
     let progress =
         Progress::new(Total::Jobs(batch.count), console.err_is_terminal && !console.is_forced_json());
     let done = batch.work(settings, solver, (&progress, console), &stop).await;
@@ -133,17 +133,17 @@ impl BatchArgs {
         }
     }
 
-    fn format(&self) -> Format {
-        if self.csv { Format::Csv } else { Format::Ndjson }
+    fn format(&self) -> RowFormat {
+        if self.csv { RowFormat::Csv } else { RowFormat::Ndjson }
     }
 }
 
 /// A batch whose files are open.
-struct Batch {
+struct BatchRun {
     jobs: Jobs,
-    queue: Queue,
+    queue: BatchQueue,
     session: Session,
-    output: Output,
+    output: OutcomesFile,
     tally: Tally,
     /// How many jobs there are.
     count: u64,
@@ -159,15 +159,15 @@ fn is_plain(path: &Path) -> bool {
 }
 
 /// A batch that works no more.
-struct Stopped {
+struct StoppedBatch {
     jobs: Jobs,
-    queue: Queue,
+    queue: BatchQueue,
     count: u64,
     worked: Worked,
     spent: Option<Decimal>,
 }
 
-impl Batch {
+impl BatchRun {
     async fn open(args: &BatchArgs, jobs: Jobs, settings: &Settings) -> Result<Self, CommandError> {
         // Through a link it is the same batch, and the link stays one when the rows are sorted.
         let target = args.out.is_symlink().then(|| args.out.canonicalize().ok()).flatten();
@@ -191,7 +191,7 @@ impl Batch {
             CommandError::Usage(format!("--out '{}' cannot be written: {reason}", out.display()))
         })?;
         let name = connect::worker_name(settings);
-        let queue = Queue::open(path, out, settings, &name).await?;
+        let queue = BatchQueue::open(path, out, settings, &name).await?;
         match Self::read(out, args.format(), jobs, queue, name).await {
             Ok(batch) => Ok(batch),
             Err((error, queue)) => {
@@ -206,13 +206,13 @@ impl Batch {
     /// Finds out what is done and what is under way.
     async fn read(
         out: &Path,
-        format: Format,
+        format: RowFormat,
         jobs: Jobs,
-        queue: Queue,
+        queue: BatchQueue,
         name: String,
-    ) -> Result<Self, (CommandError, Queue)> {
+    ) -> Result<Self, (CommandError, BatchQueue)> {
         let read = async {
-            let (output, tally, mut known) = Output::open(out, format)?;
+            let (output, tally, mut known) = OutcomesFile::open(out, format)?;
             let session = queue.broker().connect().await?;
             queue.drop_account_letters(&session).await?;
             let mut under_way = UnderWay::default();
@@ -245,12 +245,12 @@ impl Batch {
         solver: Solver,
         (progress, console): (&Progress, &mut Console<O, E>),
         stop: &CancellationToken,
-    ) -> Result<Stopped, CommandError> {
+    ) -> Result<StoppedBatch, CommandError> {
         let Self { jobs, queue, session, output, tally, count, known, under_way, name } = self;
         if tally.done() == count {
             session.link().close().await;
-            let worked = Worked { end: End::Complete, output, tally };
-            return Ok(Stopped { jobs, queue, count, worked, spent: None });
+            let worked = Worked { end: BatchEnd::Complete, output, tally };
+            return Ok(StoppedBatch { jobs, queue, count, worked, spent: None });
         }
         progress.go_on_from(tally.done());
         let broker = queue.broker();
@@ -263,7 +263,7 @@ impl Batch {
         let worker = worker.finishing_tickets();
         let view = worker.view();
         let input = read_ahead(jobs.without(known)?)?;
-        let work = Work {
+        let work = BatchWork {
             session,
             names: queue.names.clone(),
             jobs: count,
@@ -279,7 +279,7 @@ impl Batch {
         let running = AbortOnDropHandle::new(tokio::spawn(worker.run(drain.clone())));
         let worked = Box::pin(work.run(input, running, drain, stop)).await;
         tracer.flush().await;
-        Ok(Stopped { jobs, queue, count, worked: worked?, spent: work::spent(&view) })
+        Ok(StoppedBatch { jobs, queue, count, worked: worked?, spent: work::spent(&view) })
     }
 }
 
@@ -299,7 +299,7 @@ async fn survey(jobs: &Jobs, known: Marks, out: &Path, queue: &Path) -> Result<(
     }
 }
 
-impl Stopped {
+impl StoppedBatch {
     /// Completes the files, and prints the result.
     async fn finish<O: Write, E: Write>(
         self,
@@ -310,7 +310,7 @@ impl Stopped {
         let report = BatchReport::new(count, &tally, spent);
         let done = tally.done();
         let exit = match end {
-            End::Complete => {
+            BatchEnd::Complete => {
                 if args.in_order {
                     output.sort().map_err(CommandError::Output)?;
                 }
@@ -326,15 +326,15 @@ impl Stopped {
                 report.print(console)?;
                 return Ok(if tally.solved == count { Exit::Fine } else { Exit::SomeFailed });
             }
-            End::Interrupted => {
+            BatchEnd::Interrupted => {
                 console.note("interrupted");
                 Exit::Interrupted
             }
-            End::KeyRefused => {
+            BatchEnd::KeyRefused => {
                 console.note("error: the API refuses the key: correct solver.api_key before you go on; repeated calls with a refused key earn a ban");
                 Exit::Job(Class::Account)
             }
-            End::Failed(reason) => {
+            BatchEnd::Failed(reason) => {
                 console.note(format_args!("error: {reason}"));
                 Exit::Failed
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 use super::lines::{LineSet, Marks};
-use super::row::{Format, Row, Written};
+use super::row::{Row, RowFormat, Written};
 use crate::broker::sqlite::beside;
 use crate::cli::CommandError;
 
@@ -20,10 +20,10 @@ const READ_BUFFER: usize = 256 << 10;
 
 /// The file, with its writer at its end.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(super) struct OutcomesFile {
     path: PathBuf,
     file: Arc<File>,
-    format: Format,
+    format: RowFormat,
 }
 
 /// How the jobs have ended that are done.
@@ -55,13 +55,13 @@ impl Tally {
     }
 }
 
-impl Output {
+impl OutcomesFile {
     /// Opens the output, makes it where there is none, cuts off a last row that was not finished,
     /// and reads the others.
     ///
     /// # Errors
     /// It cannot be written, or something else is in it.
-    pub(super) fn open(path: &Path, format: Format) -> Result<(Self, Tally, Marks), CommandError> {
+    pub(super) fn open(path: &Path, format: RowFormat) -> Result<(Self, Tally, Marks), CommandError> {
         let cannot = |reason| CommandError::Usage(format!("cannot write '{}': {reason}", path.display()));
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(cannot)?;
@@ -119,7 +119,7 @@ impl Output {
     }
 
     /// How rows are written.
-    pub(super) fn format(&self) -> Format {
+    pub(super) fn format(&self) -> RowFormat {
         self.format
     }
 
@@ -208,8 +208,8 @@ mod tests {
         Row { line, class: class.map(str::to_owned), text }
     }
 
-    fn open(path: &Path) -> Result<(Output, Tally, Marks), CommandError> {
-        Output::open(path, Format::Csv)
+    fn open(path: &Path) -> Result<(OutcomesFile, Tally, Marks), CommandError> {
+        OutcomesFile::open(path, RowFormat::Csv)
     }
 
     #[tokio::test]
@@ -238,14 +238,14 @@ mod tests {
         let path = dir.path().join("out.csv");
         fs::write(&path, "line,id").unwrap();
         drop(open(&path).unwrap());
-        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", Format::Csv.head()));
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", RowFormat::Csv.head()));
     }
 
     #[test]
     fn what_is_not_of_this_command_stays_as_it_is() {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("out");
-        let double = format!("{}\n1,a,solved,,,,\n1,a,solved,,,,\n", Format::Csv.head());
+        let double = format!("{}\n1,a,solved,,,,\n1,a,solved,,,,\n", RowFormat::Csv.head());
         for text in ["a note to keep\n", "a note", &double] {
             fs::write(&path, text).unwrap();
             let refused = open(&path).unwrap_err().to_string();

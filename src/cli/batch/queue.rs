@@ -15,7 +15,7 @@ use crate::domain::message::Message;
 use crate::linger::Linger;
 
 /// The queue, which this process has.
-pub(super) struct Queue {
+pub(super) struct BatchQueue {
     pub(super) path: PathBuf,
     broker: SqliteBroker,
     pub(super) names: Names,
@@ -35,7 +35,7 @@ pub(super) fn line_of(message: &Message) -> Option<u64> {
     message.properties.correlation_id.as_ref()?.parse().ok()
 }
 
-impl Queue {
+impl BatchQueue {
     /// Opens the file, or makes it.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ const MOST_LINES: u64 = 1 << 32;
 
 /// How the output is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum RowFormat {
     Ndjson,
     Csv,
 }
@@ -44,7 +44,7 @@ pub(super) struct Row {
 
 /// What is read of an outcome.
 #[derive(Deserialize)]
-struct OutcomeView<'a> {
+struct RowOutcome<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(borrow)]
@@ -52,13 +52,13 @@ struct OutcomeView<'a> {
     #[serde(borrow, default)]
     solution: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    failure: Option<FailureView<'a>>,
+    failure: Option<RowFailure<'a>>,
     #[serde(borrow, default)]
     task_id: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct FailureView<'a> {
+struct RowFailure<'a> {
     #[serde(borrow)]
     class: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -67,9 +67,9 @@ struct FailureView<'a> {
 
 impl Row {
     /// The row of a message from a queue of outcomes, or of what the queue itself dead-lettered.
-    pub(super) fn of_message(line: u64, message: &Message, format: Format) -> Self {
+    pub(super) fn of_message(line: u64, message: &Message, format: RowFormat) -> Self {
         let outcome = ndjson(message, false);
-        if serde_json::from_str::<OutcomeView<'_>>(&outcome).is_ok() {
+        if serde_json::from_str::<RowOutcome<'_>>(&outcome).is_ok() {
             return Self::of_outcome(line, &outcome, format);
         }
         let death = x_death(&message.properties.headers);
@@ -84,7 +84,7 @@ impl Row {
     }
 
     /// The row of a job that could not be published.
-    pub(super) fn of_unusable(line: u64, id: &str, reason: &str, format: Format) -> Self {
+    pub(super) fn of_unusable(line: u64, id: &str, reason: &str, format: RowFormat) -> Self {
         let body = json!({
             "id": id, "status": "failed",
             "failure": {"class": Class::Malformed.name(), "code": UNUSABLE, "description": reason, "stage": "admission"},
@@ -92,11 +92,11 @@ impl Row {
         Self::of_outcome(line, &body.to_string(), format)
     }
 
-    fn of_outcome(line: u64, outcome: &str, format: Format) -> Self {
-        let view: Option<OutcomeView<'_>> = serde_json::from_str(outcome).ok();
+    fn of_outcome(line: u64, outcome: &str, format: RowFormat) -> Self {
+        let view: Option<RowOutcome<'_>> = serde_json::from_str(outcome).ok();
         let failure = view.as_ref().and_then(|view| view.failure.as_ref());
         let text = match (format, &view) {
-            (Format::Csv, Some(view)) => table_row(line, view),
+            (RowFormat::Csv, Some(view)) => table_row(line, view),
             _ => format!("{BEGINNING}{line},{}\n", outcome.trim_start().trim_start_matches('{')),
         };
         let class = failure.map(|failure| failure.class.clone().into_owned());
@@ -104,7 +104,7 @@ impl Row {
     }
 }
 
-fn table_row(line: u64, outcome: &OutcomeView<'_>) -> String {
+fn table_row(line: u64, outcome: &RowOutcome<'_>) -> String {
     let text = outcome.solution.map_or_else(String::new, |solution| {
         let parsed: Json = serde_json::from_str(solution.get()).unwrap_or_default();
         main_text(&parsed).map_or_else(|| masked(solution.get()).into_owned(), str::to_owned)
@@ -143,15 +143,15 @@ struct WrittenView<'a> {
     #[serde(borrow)]
     status: Cow<'a, str>,
     #[serde(borrow, default)]
-    failure: Option<FailureView<'a>>,
+    failure: Option<RowFailure<'a>>,
 }
 
-impl Format {
+impl RowFormat {
     /// The first line of the output.
     pub(super) fn head(self) -> &'static str {
         match self {
-            Format::Ndjson => "",
-            Format::Csv => HEAD,
+            RowFormat::Ndjson => "",
+            RowFormat::Csv => HEAD,
         }
     }
 
@@ -159,8 +159,8 @@ impl Format {
     pub(super) fn can_begin_with(self, torn: &[u8]) -> bool {
         let is_part = |whole: &str| torn.starts_with(whole.as_bytes()) || whole.as_bytes().starts_with(torn);
         match self {
-            Format::Ndjson => is_part(BEGINNING),
-            Format::Csv => is_part(HEAD) || torn[0].is_ascii_digit(),
+            RowFormat::Ndjson => is_part(BEGINNING),
+            RowFormat::Csv => is_part(HEAD) || torn[0].is_ascii_digit(),
         }
     }
 
@@ -168,13 +168,13 @@ impl Format {
     pub(super) fn read(self, line: &[u8]) -> Option<Written> {
         let text = str::from_utf8(line).ok()?;
         let (line, id, status, class, code) = match self {
-            Format::Ndjson => {
+            RowFormat::Ndjson => {
                 let WrittenView { line, id, status, failure } = serde_json::from_str(text).ok()?;
                 let (class, code) = failure.map(|failure| (failure.class, failure.code)).unzip();
                 let code = code.unwrap_or_default().into_owned();
                 (line, id.into_owned(), status.into_owned(), class.map(Cow::into_owned), code)
             }
-            Format::Csv => {
+            RowFormat::Csv => {
                 let [line, id, status, _, class, code, _] = <[String; 7]>::try_from(cells(text)?).ok()?;
                 (line.parse().ok()?, id, status, Some(class).filter(|class| !class.is_empty()), code)
             }
@@ -227,7 +227,7 @@ mod tests {
         Message { body: body.to_string().into(), ..Message::default() }
     }
 
-    fn read_back(row: &Row, format: Format) -> Written {
+    fn read_back(row: &Row, format: RowFormat) -> Written {
         format.read(row.text.trim_end_matches('\n').as_bytes()).unwrap()
     }
 
@@ -238,7 +238,7 @@ mod tests {
         let failed = outcome(&json!({"id": "b", "status": "failed", "task_id": "x-1",
             "failure": {"class": "proxy", "code": "E", "description": "d"},
             "job": {"task": {"type": "T", "proxyPassword": "s3cret"}}}));
-        for format in [Format::Ndjson, Format::Csv] {
+        for format in [RowFormat::Ndjson, RowFormat::Csv] {
             let row = Row::of_message(17, &solved, format);
             let written = Written { line: 17, class: None, mark: Some(mark("a,\"b\"\n")) };
             assert_eq!(read_back(&row, format), written);
@@ -247,10 +247,10 @@ mod tests {
             let written = Written { line: 3, class: Some("proxy".to_owned()), mark: Some(mark("b")) };
             assert_eq!(read_back(&row, format), written);
         }
-        let row = Row::of_message(17, &solved, Format::Csv);
+        let row = Row::of_message(17, &solved, RowFormat::Csv);
         assert_eq!(row.text, "17,\"a,\"\"b\"\" \",solved,\"W9, \"\"H5\"\"\",,,7\n");
-        assert_eq!(Row::of_message(3, &failed, Format::Csv).text, "3,b,failed,,proxy,E,x-1\n");
-        let row = Row::of_message(17, &solved, Format::Ndjson);
+        assert_eq!(Row::of_message(3, &failed, RowFormat::Csv).text, "3,b,failed,,proxy,E,x-1\n");
+        let row = Row::of_message(17, &solved, RowFormat::Ndjson);
         assert!(row.text.starts_with("{\"line\":17,\"id\":"), "{}", row.text);
     }
 
@@ -266,7 +266,7 @@ mod tests {
             ..Properties::default()
         };
         let dead = Message { body: "{\"id\":\"a\"}".into(), properties, transient: false };
-        for format in [Format::Ndjson, Format::Csv] {
+        for format in [RowFormat::Ndjson, RowFormat::Csv] {
             let row = Row::of_message(2, &dead, format);
             let written = Written { line: 2, class: Some("raw".to_owned()), mark: Some(mark("a")) };
             assert_eq!(read_back(&row, format), written);
@@ -275,20 +275,23 @@ mod tests {
             let written = Written { line: 9, class: Some("malformed".to_owned()), mark };
             assert_eq!(read_back(&row, format), written);
         }
-        assert_eq!(Row::of_message(2, &dead, Format::Csv).text, "2,a,failed,,raw,delivery_limit,\n");
+        assert_eq!(Row::of_message(2, &dead, RowFormat::Csv).text, "2,a,failed,,raw,delivery_limit,\n");
     }
 
     #[test]
     fn what_is_no_row_is_not_taken_for_one() {
         for text in ["", "{}", "{\"line\":1}", "{\"line\":0,\"id\":\"a\",\"status\":\"solved\"}", "hello"] {
-            assert_eq!(Format::Ndjson.read(text.as_bytes()), None, "{text}");
+            assert_eq!(RowFormat::Ndjson.read(text.as_bytes()), None, "{text}");
         }
         for text in ["", "1,a,solved,t,,", "x,a,solved,t,,,", "1,a,solved,t,proxy,,", "1,\"a,solved,t,,,7"] {
-            assert_eq!(Format::Csv.read(text.as_bytes()), None, "{text}");
+            assert_eq!(RowFormat::Csv.read(text.as_bytes()), None, "{text}");
         }
-        assert!(Format::Ndjson.can_begin_with(b"{\"li") && Format::Ndjson.can_begin_with(b"{\"line\":17,\""));
-        assert!(!Format::Ndjson.can_begin_with(b"a note"));
-        assert!(Format::Csv.can_begin_with(b"line,id") && Format::Csv.can_begin_with(b"17,a"));
-        assert!(!Format::Csv.can_begin_with(b"{\"line\":17"));
+        assert!(
+            RowFormat::Ndjson.can_begin_with(b"{\"li")
+                && RowFormat::Ndjson.can_begin_with(b"{\"line\":17,\"")
+        );
+        assert!(!RowFormat::Ndjson.can_begin_with(b"a note"));
+        assert!(RowFormat::Csv.can_begin_with(b"line,id") && RowFormat::Csv.can_begin_with(b"17,a"));
+        assert!(!RowFormat::Csv.can_begin_with(b"{\"line\":17"));
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::account::{AccountWatch, Notice};
 use super::jobs::NumberedJob;
-use super::output::{Output, Tally};
+use super::output::{OutcomesFile, Tally};
 use super::queue::line_of;
 use super::row::Row;
 use crate::broker::topology::Names;
@@ -47,7 +47,7 @@ type Confirming = BoxFuture<'static, Result<(), PublishError>>;
 
 /// How the work has ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum BatchEnd {
     /// Every job has its row.
     Complete,
     /// By a signal.
@@ -59,7 +59,7 @@ pub(super) enum End {
 }
 
 /// What is worked with.
-pub(super) struct Work<'a, O, E> {
+pub(super) struct BatchWork<'a, O, E> {
     pub(super) session: Session,
     pub(super) names: Names,
     /// How many jobs there are.
@@ -67,7 +67,7 @@ pub(super) struct Work<'a, O, E> {
     pub(super) under_way: UnderWay,
     /// How many may be.
     pub(super) window: usize,
-    pub(super) output: Output,
+    pub(super) output: OutcomesFile,
     pub(super) tally: Tally,
     pub(super) view: WorkerHandle,
     pub(super) progress: &'a Progress,
@@ -106,12 +106,12 @@ enum Arrival {
 
 /// What is left when the work has ended.
 pub(super) struct Worked {
-    pub(super) end: End,
-    pub(super) output: Output,
+    pub(super) end: BatchEnd,
+    pub(super) output: OutcomesFile,
     pub(super) tally: Tally,
 }
 
-impl<O: Write, E: Write> Work<'_, O, E> {
+impl<O: Write, E: Write> BatchWork<'_, O, E> {
     /// Works until every job has its row, or nothing more can be done. `running` is the worker,
     /// which ends after `drain` is cancelled.
     pub(super) async fn run(
@@ -134,7 +134,7 @@ impl<O: Write, E: Write> Work<'_, O, E> {
         let session = self.session.clone();
         loop {
             if self.tally.done() == self.jobs && rows.is_empty() {
-                end.get_or_insert(End::Complete);
+                end.get_or_insert(BatchEnd::Complete);
             }
             if end.is_some() {
                 drain.cancel();
@@ -143,34 +143,34 @@ impl<O: Write, E: Write> Work<'_, O, E> {
             tokio::select! {
                 () = stop.cancelled(), if end.is_none() => {
                     self.note("stopping: paid tasks are finished first, within worker.drain_timeout; a second Ctrl-C ends at once");
-                    end = Some(End::Interrupted);
+                    end = Some(BatchEnd::Interrupted);
                 }
                 ended = &mut running => {
                     if let Err(error) = ended.map_err(CommandError::failed)? {
-                        end.get_or_insert(End::Failed(error.to_string()));
+                        end.get_or_insert(BatchEnd::Failed(error.to_string()));
                     }
                     break;
                 }
-                reason = session.closed(), if end.is_none() => end = Some(End::Failed(reason)),
+                reason = session.closed(), if end.is_none() => end = Some(BatchEnd::Failed(reason)),
                 Some(fate) = confirms.next() => if let Err(error) = fate {
                     // The job may be in the queue all the same, and its outcome may arrive.
-                    end.get_or_insert(End::Failed(format!("a job cannot be put into the queue: {error}")));
+                    end.get_or_insert(BatchEnd::Failed(format!("a job cannot be put into the queue: {error}")));
                 },
                 Some(arrival) = arrivals.recv(), if takes_outcomes => match arrival {
                     Arrival::Outcome(delivery) => if let Err(foreign) = self.add_outcome(&mut rows, delivery) {
                         takes_outcomes = false;
-                        end.get_or_insert(End::Failed(foreign));
+                        end.get_or_insert(BatchEnd::Failed(foreign));
                     },
-                    Arrival::Refused => drop(end.get_or_insert(End::KeyRefused)),
+                    Arrival::Refused => drop(end.get_or_insert(BatchEnd::KeyRefused)),
                 },
                 () = sleep_until(rows.due()), if !rows.is_empty() => rows.is_due = true,
                 job = input.recv(), if feeds && !all_read => match job {
                     Some(Ok(job)) => confirms.extend(self.feed(job, &mut rows).await),
-                    Some(Err(error)) => end = Some(End::Failed(format!("the input cannot be read: {error}"))),
+                    Some(Err(error)) => end = Some(BatchEnd::Failed(format!("the input cannot be read: {error}"))),
                     None => all_read = true,
                 },
                 _ = seen.changed() => match account.check(&self.view) {
-                    Some(Notice::KeyRefused) => drop(end.get_or_insert(End::KeyRefused)),
+                    Some(Notice::KeyRefused) => drop(end.get_or_insert(BatchEnd::KeyRefused)),
                     Some(Notice::Text(text)) => self.note(&text),
                     None => {}
                 },
@@ -185,7 +185,7 @@ impl<O: Write, E: Write> Work<'_, O, E> {
                 && let Err(error) = self.write(&mut rows).await
             {
                 takes_outcomes = false;
-                end = Some(End::Failed(error.to_string()));
+                end = Some(BatchEnd::Failed(error.to_string()));
             }
         }
         // What the worker has finished on its way out. Any later one stays in the queue.
@@ -198,14 +198,14 @@ impl<O: Write, E: Write> Work<'_, O, E> {
             }
         }
         if let Err(error) = self.write(&mut rows).await {
-            end = Some(End::Failed(error.to_string()));
+            end = Some(BatchEnd::Failed(error.to_string()));
         }
         // It carries out the acks.
         session.link().close().await;
         let end = match end {
-            _ if self.tally.done() == self.jobs => End::Complete,
+            _ if self.tally.done() == self.jobs => BatchEnd::Complete,
             Some(end) => end,
-            None => End::Failed("the worker has ended".to_owned()),
+            None => BatchEnd::Failed("the worker has ended".to_owned()),
         };
         Ok(Worked { end, output: self.output, tally: self.tally })
     }

@@ -288,7 +288,7 @@ const MOST_BYTES: usize = 8 << 20;
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// A job that was handed over, and is not known to be safe.
-struct UnderWay {
+struct ReplayUnderWay {
     confirm: Confirm,
     letter: DeadLetter,
     receipt: Receipt,
@@ -299,7 +299,7 @@ struct UnderWay {
 /// than one batch, and what the broker may not yet have written down of the one before.
 pub(super) struct PublishBatch {
     names: Names,
-    under_way: Vec<UnderWay>,
+    under_way: Vec<ReplayUnderWay>,
     bytes: usize,
     began: Option<Instant>,
 }
@@ -341,7 +341,7 @@ impl PublishBatch {
             Ok(confirm) => {
                 self.began.get_or_insert_with(Instant::now);
                 self.bytes += bytes;
-                self.under_way.push(UnderWay { confirm, letter, receipt });
+                self.under_way.push(ReplayUnderWay { confirm, letter, receipt });
                 Ok(())
             }
             Err(error) => {
@@ -363,7 +363,7 @@ impl PublishBatch {
     ) -> Result<(), CommandError> {
         let (mut removed, mut failure) = (Vec::with_capacity(self.under_way.len()), None);
         let mut letters = Vec::with_capacity(self.under_way.len());
-        for UnderWay { confirm, letter, receipt } in self.under_way.drain(..) {
+        for ReplayUnderWay { confirm, letter, receipt } in self.under_way.drain(..) {
             match confirm.answered().await {
                 Ok(()) => {
                     removed.push(receipt);

@@ -22,7 +22,7 @@ use crate::domain::api_code::Overrides;
 use crate::domain::class::Class;
 use crate::domain::guard;
 use crate::domain::history::Ended;
-use crate::domain::lifecycle::{Ambiguous, Rules};
+use crate::domain::lifecycle::{Ambiguous, JobRules};
 use crate::domain::message::{Message, Properties};
 use crate::domain::money::Prices;
 use crate::domain::policy::Policy;
@@ -112,7 +112,7 @@ impl Environment {
                 max_calls_per_second: None,
                 caps: BTreeMap::new(),
             },
-            guard: guard::Rules::default(),
+            guard: guard::GuardRules::default(),
             egress: Egress::Shared,
             callbacks: None,
             operators: Vec::new(),
@@ -136,11 +136,11 @@ impl Environment {
 }
 
 /// The defaults, but for the budget of unpaid jobs.
-fn rules() -> Result<Rules, DemoError> {
+fn rules() -> Result<JobRules, DemoError> {
     let second = Duration::from_secs;
     // Tasks that nobody answers well are given up after 12 s, as unpaid jobs are after 8.
     let pacing = PollSchedule::try_new(second(1), second(2), second(12)).map_err(|_| DemoError::Stopped)?;
-    Ok(Rules {
+    Ok(JobRules {
         pacing: PollSchedules { mode: PollMode::Learned, default: pacing, by_type: BTreeMap::new() },
         overrides: Overrides::default(),
         capacity_timeout: UNPAID_BUDGET,
@@ -213,13 +213,13 @@ pub(super) struct DemoConsumers {
 
 /// The part of an outcome that the demo reads.
 #[derive(Deserialize)]
-struct OutcomeView {
+struct DemoOutcome {
     times: OutcomeTimes,
-    attempts: Vec<AttemptView>,
+    attempts: Vec<DemoAttempt>,
 }
 
 #[derive(Deserialize)]
-struct AttemptView {
+struct DemoAttempt {
     ended: Ended,
 }
 
@@ -245,7 +245,7 @@ impl DemoConsumers {
     async fn listen(&self, mut consumer: Consumer, goal: Goal) {
         while let Some(delivery) = consumer.recv().await {
             let now = Clock::System.now();
-            let outcome = serde_json::from_slice::<OutcomeView>(&delivery.message.body).ok();
+            let outcome = serde_json::from_slice::<DemoOutcome>(&delivery.message.body).ok();
             self.note(goal, outcome, now);
             // A lost session would bring it again, and the count would show it.
             let _ = delivery.receipt.ack();
@@ -253,10 +253,10 @@ impl DemoConsumers {
     }
 
     /// What the broker itself dead-lettered is no outcome.
-    fn note(&self, goal: Goal, outcome: Option<OutcomeView>, now: Timestamp) {
+    fn note(&self, goal: Goal, outcome: Option<DemoOutcome>, now: Timestamp) {
         let mut seen = self.seen.lock();
         *seen.by_goal.entry(goal).or_default() += 1;
-        if let Some(OutcomeView { times, attempts }) = outcome {
+        if let Some(DemoOutcome { times, attempts }) = outcome {
             seen.delivery.extend(times.solved_at.map(|at| now.since(at)));
             let attempts: Vec<Ended> = attempts.into_iter().map(|attempt| attempt.ended).collect();
             seen.resubmissions.note(goal, &attempts);

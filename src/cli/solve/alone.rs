@@ -9,7 +9,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::answer::{End, Spent};
+use super::answer::{PossiblySpent, SolveEnd};
 use super::{Wanted, ask};
 use crate::broker::Broker;
 use crate::broker::memory::MemoryBroker;
@@ -38,7 +38,7 @@ pub(super) async fn solve(
     settings: &Settings,
     solver: Solver,
     stop: &CancellationToken,
-) -> Result<End, CommandError> {
+) -> Result<SolveEnd, CommandError> {
     let name = connect::worker_name(settings);
     let names = Names::new(&settings.broker.namespace);
     let local = MemoryBroker::new();
@@ -54,7 +54,7 @@ pub(super) async fn solve(
         ..run::options(settings, name, (broker, Linger::none()), solver, tracer.clone())
     });
     let view = worker.view();
-    let queues = Queues { local, names };
+    let queues = OwnQueues { local, names };
     let drain = CancellationToken::new();
     let running = AbortOnDropHandle::new(tokio::spawn(worker.run(drain.clone())));
     let (exit, why) = tokio::select! {
@@ -64,7 +64,7 @@ pub(super) async fn solve(
             // The answer is here, however the worker ends.
             let _ = running.await;
             tracer.flush().await;
-            return Ok(End::Outcome(outcome.into()));
+            return Ok(SolveEnd::Outcome(outcome.into()));
         }
         () = stop.cancelled() => (Exit::Interrupted, "interrupted".to_owned()),
         refused = refused(&view, &queues) => (Exit::Job(Class::Account), refused),
@@ -87,14 +87,14 @@ pub(super) async fn solve(
     if left.is_empty()
         && let Ok(Some(outcome)) = timeout(REPLY, replies.recv()).await
     {
-        return Ok(End::Outcome(outcome.into()));
+        return Ok(SolveEnd::Outcome(outcome.into()));
     }
-    Ok(End::None { exit, text: format!("{why}\n{}", spent(&left, unfinished)) })
+    Ok(SolveEnd::None { exit, text: format!("{why}\n{}", spent(&left, unfinished)) })
 }
 
 /// Waits until the account is refused for longer than anybody waits for a captcha. Returns why.
 /// Where paid tasks can be asked for all the same, not before there is none.
-async fn refused(view: &WorkerHandle, queues: &Queues) -> String {
+async fn refused(view: &WorkerHandle, queues: &OwnQueues) -> String {
     let mut seen = view.watch();
     loop {
         seen.mark_unchanged();
@@ -115,12 +115,12 @@ async fn refused(view: &WorkerHandle, queues: &Queues) -> String {
 }
 
 /// The queues that a job is in before it ends.
-struct Queues {
+struct OwnQueues {
     local: MemoryBroker,
     names: Names,
 }
 
-impl Queues {
+impl OwnQueues {
     /// Whether the job is being submitted, or has a ticket.
     fn is_under_way(&self) -> bool {
         let jobs = self.names.jobs();
@@ -137,8 +137,8 @@ impl Queues {
 }
 
 /// What the worker's own headers record of submissions.
-fn spent(left: &[Message], unfinished: usize) -> Spent {
-    let mut spent = Spent::default();
+fn spent(left: &[Message], unfinished: usize) -> PossiblySpent {
+    let mut spent = PossiblySpent::default();
     let mut has_ticket = false;
     for message in left {
         let header = |name: &str| message.properties.headers.get(name).and_then(Value::as_text);

@@ -22,7 +22,7 @@ const MAX_SHOWN: usize = 1_000;
 
 /// How waiting ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(super) enum SolveEnd {
     /// With the job's outcome.
     Outcome(Box<Message>),
     /// Without one.
@@ -36,12 +36,12 @@ pub(super) enum End {
 
 /// Submissions that have been paid, or may have been.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Spent {
+pub(super) struct PossiblySpent {
     tasks: Vec<String>,
     unanswered: usize,
 }
 
-impl Spent {
+impl PossiblySpent {
     /// The API has accepted a task of this id.
     pub(super) fn accepted(&mut self, id: &str) {
         let id = shown(id, MAX_SHOWN);
@@ -56,7 +56,7 @@ impl Spent {
     }
 }
 
-impl fmt::Display for Spent {
+impl fmt::Display for PossiblySpent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.tasks.as_slice(), self.unanswered) {
             ([], 0) => return f.write_str("nothing was submitted, so nothing is paid"),
@@ -101,12 +101,12 @@ struct AttemptView {
 
 /// Prints how it ended, and gives the exit code.
 pub(super) fn report<O: Write, E: Write>(
-    end: &End,
+    end: &SolveEnd,
     console: &mut Console<O, E>,
 ) -> Result<Exit, CommandError> {
     let message = match end {
-        End::Outcome(message) => message,
-        End::None { exit, text } => {
+        SolveEnd::Outcome(message) => message,
+        SolveEnd::None { exit, text } => {
             console.note(format_args!("error: {text}"));
             return Ok(*exit);
         }
@@ -144,7 +144,7 @@ fn print<O: Write, E>(solution: &RawValue, console: &mut Console<O, E>) -> Resul
 
 fn print_failure<O: Write, E: Write>(
     failure: &FailureView,
-    spent: &Spent,
+    spent: &PossiblySpent,
     console: &mut Console<O, E>,
 ) -> Exit {
     let FailureView { class, code, description, stage } = failure;
@@ -158,8 +158,8 @@ fn print_failure<O: Write, E: Write>(
     Exit::Job(class.parse().unwrap_or(Class::Unknown))
 }
 
-fn spent(outcome: &OutcomeView<'_>) -> Spent {
-    let mut spent = Spent::default();
+fn spent(outcome: &OutcomeView<'_>) -> PossiblySpent {
+    let mut spent = PossiblySpent::default();
     let attempts = outcome.attempts.iter().map(|attempt| attempt.task_id.as_ref());
     let open = outcome.task_id.iter().map(Some);
     for id in attempts.chain(open) {
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::cli::console::Format;
 
-    fn reported(end: &End, json: bool) -> (Result<Exit, CommandError>, String, String) {
+    fn reported(end: &SolveEnd, json: bool) -> (Result<Exit, CommandError>, String, String) {
         let (out, err) = (Vec::new(), Vec::new());
         let format = json.then_some(Format::Json);
         let mut console = Console { out, err, out_is_terminal: false, err_is_terminal: false, format };
@@ -187,8 +187,8 @@ mod tests {
         (exit, String::from_utf8(console.out).unwrap(), String::from_utf8(console.err).unwrap())
     }
 
-    fn outcome(body: &Json) -> End {
-        End::Outcome(Message { body: body.to_string().into(), ..Message::default() }.into())
+    fn outcome(body: &Json) -> SolveEnd {
+        SolveEnd::Outcome(Message { body: body.to_string().into(), ..Message::default() }.into())
     }
 
     fn solved(solution: &Json) -> String {

@@ -4,7 +4,7 @@ use humantime::format_duration;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::End;
+use super::answer::SolveEnd;
 use super::{Wanted, ask};
 use crate::broker::topology::Names;
 use crate::broker::{Replies, Session};
@@ -17,7 +17,7 @@ pub(super) async fn solve(
     wanted: &Wanted,
     settings: &Settings,
     stop: &CancellationToken,
-) -> Result<End, CommandError> {
+) -> Result<SolveEnd, CommandError> {
     let broker = connect::working_broker(settings, "captcha-worker solve", Linger::none())?;
     let names = Names::new(&settings.broker.namespace);
     let connecting = async {
@@ -30,7 +30,7 @@ pub(super) async fn solve(
         biased;
         () = stop.cancelled() => {
             let text = "interrupted; nothing was published".to_owned();
-            return Ok(End::None { exit: Exit::Interrupted, text });
+            return Ok(SolveEnd::None { exit: Exit::Interrupted, text });
         }
         session = connecting => session?,
     };
@@ -49,16 +49,16 @@ async fn wait(
     mut replies: Replies,
     names: &Names,
     stop: &CancellationToken,
-) -> End {
+) -> SolveEnd {
     let Wanted { id, deadline, timeout, .. } = wanted;
     let (namespace, results) = (names.namespace(), names.results());
     tokio::select! {
         biased;
         reply = replies.recv() => match reply {
-            Some(outcome) => End::Outcome(outcome.into()),
+            Some(outcome) => SolveEnd::Outcome(outcome.into()),
             None => lost(wanted, session, &results).await,
         },
-        () = stop.cancelled() => End::None {
+        () = stop.cancelled() => SolveEnd::None {
             exit: Exit::Interrupted,
             text: format!(
                 "interrupted; job {id} stays queued: until its deadline, {deadline}, the fleet may submit it and pay. \
@@ -70,7 +70,7 @@ async fn wait(
                 Ok(depth) if depth.consumers == 0 => "; no replica takes jobs now: see `captcha-worker status`",
                 Ok(_) | Err(_) => "",
             };
-            End::None {
+            SolveEnd::None {
                 exit: Exit::Unanswered,
                 text: format!(
                     "no answer within {}{hint}\njob {id} stays queued. Its deadline, {deadline}, has passed: the fleet pays \
@@ -83,10 +83,10 @@ async fn wait(
 }
 
 /// A reply is sent once, to a connection that is gone.
-async fn lost(wanted: &Wanted, session: &Session, results: &str) -> End {
+async fn lost(wanted: &Wanted, session: &Session, results: &str) -> SolveEnd {
     session.end("the channel of the replies is closed");
     let Wanted { id, deadline, .. } = wanted;
-    End::None {
+    SolveEnd::None {
         exit: Exit::Unanswered,
         text: format!(
             "the reply is lost with its connection: {}; the fleet may work on job {id} until {deadline}, and pay. \
@@ -126,7 +126,7 @@ mod tests {
         let replies = ask(&session, &names, &wanted).await.unwrap();
         broker.drop_all_sessions();
         let stop = CancellationToken::new();
-        let End::None { exit, text } = wait(&wanted, &session, replies, &names, &stop).await else {
+        let SolveEnd::None { exit, text } = wait(&wanted, &session, replies, &names, &stop).await else {
             panic!("there is no outcome")
         };
         assert_eq!((exit, broker.queue_len("c.jobs")), (Exit::Unanswered, 1));

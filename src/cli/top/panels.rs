@@ -254,14 +254,14 @@ fn dead(backlog: &Backlog) -> String {
 }
 
 /// A column: its head, and how wide it is; numbers stand at the right.
-struct Column(&'static str, Constraint, Alignment);
+struct PanelColumn(&'static str, Constraint, Alignment);
 
-const fn text(head: &'static str, width: Constraint) -> Column {
-    Column(head, width, Alignment::Left)
+const fn text(head: &'static str, width: Constraint) -> PanelColumn {
+    PanelColumn(head, width, Alignment::Left)
 }
 
-const fn number(head: &'static str, width: u16) -> Column {
-    Column(head, Constraint::Length(width), Alignment::Right)
+const fn number(head: &'static str, width: u16) -> PanelColumn {
+    PanelColumn(head, Constraint::Length(width), Alignment::Right)
 }
 
 /// A table's rows, each of as many cells as there are columns.
@@ -282,15 +282,15 @@ fn show(
     screen: &Screen,
     panel: Panel,
     title: &str,
-    columns: &[Column],
+    columns: &[PanelColumn],
     cells: Cells,
 ) {
     // Where names would have no room, the last numbers are left out.
-    let is_number = |Column(_, _, side): &Column| *side == Alignment::Right;
-    let used = |columns: &[Column]| -> u16 {
+    let is_number = |PanelColumn(_, _, side): &PanelColumn| *side == Alignment::Right;
+    let used = |columns: &[PanelColumn]| -> u16 {
         columns
             .iter()
-            .map(|Column(_, width, _)| if let Constraint::Length(width) = width { width + 1 } else { 0 })
+            .map(|PanelColumn(_, width, _)| if let Constraint::Length(width) = width { width + 1 } else { 0 })
             .sum()
     };
     let mut columns = columns;
@@ -308,13 +308,13 @@ fn show(
         frame.render_widget(Paragraph::new(Line::styled("none", screen.tones.dim)).block(block), area);
         return;
     }
-    let head = Row::new(columns.iter().map(|Column(head, _, side)| Line::from(*head).alignment(*side)));
+    let head = Row::new(columns.iter().map(|PanelColumn(head, _, side)| Line::from(*head).alignment(*side)));
     let seen = cells.into_iter().skip(offset).take(fit).map(|row| {
-        Row::new(row.into_iter().zip(columns).map(|((text, style), Column(_, _, side))| {
+        Row::new(row.into_iter().zip(columns).map(|((text, style), PanelColumn(_, _, side))| {
             Cell::from(Line::styled(text, style).alignment(*side))
         }))
     });
-    let widths = columns.iter().map(|Column(_, width, _)| *width);
+    let widths = columns.iter().map(|PanelColumn(_, width, _)| *width);
     let table = Table::new(seen, widths).header(head.style(screen.tones.dim)).column_spacing(1).block(block);
     frame.render_widget(table, area);
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::kind;
 
-/// Kinds of task that are told apart; the rest are taken together.
+/// Kinds of task that are distinguished; the rest are taken together.
 const MAX_TYPES: usize = 64;
 pub(crate) const OTHERS: &str = "(others)";
 

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use super::lanes::{LaneState, Lanes};
 use super::rate::{Rate, Share};
 use crate::clock::Clock;
-use crate::domain::aimd::{TypeWindow, Window};
+use crate::domain::aimd::{AimdWindow, TypeWindow};
 use crate::domain::class::Class;
 use crate::domain::fault::{Fault, Stage, local_code};
 use crate::domain::kind;
@@ -49,7 +49,7 @@ pub struct Limits {
 /// The ways to the API.
 pub(crate) struct CallLimits {
     limits: Limits,
-    window: Mutex<Window>,
+    window: Mutex<AimdWindow>,
     calls: Arc<ResizableSemaphore>,
     submissions: Arc<Semaphore>,
     accepted_at: Mutex<Option<Timestamp>>,
@@ -102,7 +102,7 @@ pub(crate) struct SubmissionPermit {
 impl CallLimits {
     pub(crate) fn new(limits: Limits, clock: Clock) -> Self {
         Self {
-            window: Mutex::new(Window::starting(limits.max_calls)),
+            window: Mutex::new(AimdWindow::starting(limits.max_calls)),
             calls: ResizableSemaphore::new(1),
             submissions: Arc::new(Semaphore::new(limits.submit_concurrency.max(1))),
             accepted_at: Mutex::default(),

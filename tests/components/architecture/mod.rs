@@ -4,7 +4,7 @@
 mod contract;
 mod runbook;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -117,4 +117,30 @@ fn the_simulator_shares_nothing_with_the_client_that_it_tests() {
     let simulator = dependencies(include_str!("../../../crates/simulator/Cargo.toml"));
     assert!(simulator.contains(&"axum"), "the manifest was not read");
     assert!(!simulator.iter().any(|name| name.starts_with("captcha-")), "{simulator:?}");
+}
+
+#[test]
+fn no_type_name_stands_for_two_things_in_a_crate() {
+    for folder in ["src", "crates/domain/src", "crates/simulator/src"] {
+        let mut places = BTreeMap::<String, Vec<PathBuf>>::new();
+        for (path, code) in sources(folder) {
+            // The same types without the feature that gives them something to do.
+            if path.ends_with("trace/none.rs") {
+                continue;
+            }
+            for line in code.lines() {
+                // After `pub` and where it is to be seen: `pub(in crate::broker) struct`.
+                let is_kind = |word: &&str| matches!(*word, "struct" | "enum" | "union" | "trait");
+                let mut words = line.split_whitespace();
+                if words.by_ref().take(3).any(|word| is_kind(&word))
+                    && let Some(name) = words.next()
+                {
+                    let name = name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+                    places.entry(name.to_owned()).or_default().push(path.clone());
+                }
+            }
+        }
+        places.retain(|_, places| places.len() > 1);
+        assert!(places.is_empty(), "{folder}: {places:#?}");
+    }
 }

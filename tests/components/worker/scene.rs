@@ -15,7 +15,7 @@ use captcha_worker::broker::{Broker, ConsumeSpec, Consumer, Session};
 use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::guard::{self, Phase, Reason};
 use captcha_worker::domain::lane::{Lane, LaneRules};
-use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
+use captcha_worker::domain::lifecycle::{Ambiguous, JobRules};
 use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::poll_schedule::{PollMode, PollSchedule, PollSchedules};
@@ -68,12 +68,12 @@ pub(crate) struct Scene {
     pub(crate) names: Names,
     pub(crate) simulator: Simulator,
     pub(crate) session: Session,
-    pub(crate) rules: Rules,
+    pub(crate) rules: JobRules,
     pub(crate) key: &'static str,
     pub(crate) limits: Limits,
     pub(crate) max_in_flight: usize,
     pub(crate) lanes: BTreeMap<Lane, LaneRules>,
-    pub(crate) guard: guard::Rules,
+    pub(crate) guard: guard::GuardRules,
     pub(crate) egress: Egress,
     /// The address that replicas have the API call; none by default.
     pub(crate) callbacks: Option<&'static str>,
@@ -171,7 +171,7 @@ impl Scene {
             names,
             simulator: Simulator::new(config).expect("a sound scenario"),
             session,
-            rules: Rules {
+            rules: JobRules {
                 pacing: PollSchedules { mode: PollMode::Learned, default: pacing, by_type: BTreeMap::new() },
                 overrides: Overrides::default(),
                 capacity_timeout: second(600),
@@ -191,7 +191,7 @@ impl Scene {
             },
             max_in_flight: 1_000,
             lanes: BTreeMap::new(),
-            guard: guard::Rules::default(),
+            guard: guard::GuardRules::default(),
             egress: Egress::Shared,
             callbacks: None,
             deadlines: Reach { quantile: 0.05, least_answers: 50 },

@@ -276,7 +276,7 @@ impl Ledger {
 
     /// A job waits in a retry queue: for what its last submission came to. Without one it is want
     /// of slots that it is charged for, or the unknown code that it has met itself; which of them
-    /// is not told apart.
+    /// is not distinguished.
     fn retried(&mut self, replica: &str, job: &str, delay: &str) {
         let Some(met) = self.accounts.get_mut(job).map(|account| &mut account.met) else { return };
         let budgets = match met.last.remove(replica) {

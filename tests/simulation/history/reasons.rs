@@ -138,7 +138,7 @@ fn budget_left(account: &Account, class: &str, now: Instant) -> Option<String> {
         _ => left(Said::Transient, TRANSIENT_TIMEOUT).min(left(Said::Capacity, CAPACITY_TIMEOUT)),
     };
     // What a job is retried for must end before its deadline too. And which of two copies has spent
-    // how much is not told apart.
+    // how much is not distinguished.
     let excused = account.doubled
         || account
             .deadline

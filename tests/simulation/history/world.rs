@@ -13,7 +13,7 @@ use captcha_worker::broker::{Broker, Session};
 use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::guard;
 use captcha_worker::domain::lane::Lane;
-use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
+use captcha_worker::domain::lifecycle::{Ambiguous, JobRules};
 use captcha_worker::domain::message::{Message, Properties};
 use captcha_worker::domain::money::{self, Budgets, Decimal, Prices, Spent};
 use captcha_worker::domain::policy::Policy;
@@ -187,7 +187,7 @@ impl World {
             solver: Solver::with_transport("simulator-key".into(), Arc::clone(transport) as _),
             names: self.names.clone(),
             declare_topology: true,
-            rules: Rules {
+            rules: JobRules {
                 pacing: PollSchedules {
                     mode: PollMode::Learned,
                     default: plan.pacing,
@@ -217,7 +217,11 @@ impl World {
                 max_calls_per_second: plan.calls_per_second.and_then(NonZeroU32::new),
                 caps: BTreeMap::new(),
             },
-            guard: guard::Rules { budgets: budgets(plan), prices: prices(), ..guard::Rules::default() },
+            guard: guard::GuardRules {
+                budgets: budgets(plan),
+                prices: prices(),
+                ..guard::GuardRules::default()
+            },
             egress: Egress::Shared,
             callbacks: plan
                 .callbacks

@@ -19,7 +19,7 @@ use captcha_worker::broker::memory::MemoryBroker;
 use captcha_worker::broker::topology::Names;
 use captcha_worker::domain::api_code::Overrides;
 use captcha_worker::domain::guard;
-use captcha_worker::domain::lifecycle::{Ambiguous, Rules};
+use captcha_worker::domain::lifecycle::{Ambiguous, JobRules};
 use captcha_worker::domain::money::{self, Budgets, Decimal, Prices};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::poll_schedule::{PollMode, PollSchedule, PollSchedules};
@@ -64,7 +64,7 @@ pub(crate) fn worker(
         solver: Solver::with_transport(key.into(), api),
         names: Names::new("captcha"),
         declare_topology,
-        rules: Rules {
+        rules: JobRules {
             pacing: PollSchedules {
                 mode: PollMode::Learned,
                 default: pacing,
@@ -89,7 +89,7 @@ pub(crate) fn worker(
             max_calls_per_second: None,
             caps: std::collections::BTreeMap::new(),
         },
-        guard: guard::Rules { budgets: budgets(), prices: prices(), ..guard::Rules::default() },
+        guard: guard::GuardRules { budgets: budgets(), prices: prices(), ..guard::GuardRules::default() },
         egress: Egress::Shared,
         callbacks: Some(CallbackAddress::try_new("https://callbacks.test", "replica").expect("an address")),
         operators: Vec::new(),

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Rules;
+use super::GuardRules;
 
 /// Answers older than this are forgotten.
 const SPAN: Duration = Duration::from_secs(60);
@@ -77,7 +77,7 @@ impl AnswerShare {
 
     /// Whether wrong ids are so large a part of what comes back that nothing more may be asked for.
     #[must_use]
-    pub fn is_too_high(&self, rules: &Rules, uptime: Duration) -> bool {
+    pub fn is_too_high(&self, rules: &GuardRules, uptime: Duration) -> bool {
         let (answers, wrong) = self.within(SPAN, uptime);
         let (recent, recent_wrong) = self.within(RECENT, uptime);
         let least = rules.wrong_ids_least;
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_silence_forgets_good_answers_and_not_the_wrong_ids_that_came_after_it() {
-        let (rules, now) = (Rules::default(), Duration::ZERO);
+        let (rules, now) = (GuardRules::default(), Duration::ZERO);
         let mut share = AnswerShare::default();
         share.note(1_000, 0, now);
         for _ in 0..3 {
@@ -126,7 +126,7 @@ mod tests {
     /// At which of so many answers, a hundred a second, a true share trips.
     fn trips_at(share: f64, answers: u64, seed: u64) -> Option<u64> {
         let mut rng = StdRng::seed_from_u64(seed);
-        let (mut seen, rules) = (AnswerShare::default(), Rules::default());
+        let (mut seen, rules) = (AnswerShare::default(), GuardRules::default());
         (1..=answers).find(|number| {
             let wrong = rng.random::<f64>() < share;
             seen.note(1, u64::from(wrong), at(number * 10));
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn three_of_three_are_too_many_and_three_of_two_hundred_are_not() {
-        let rules = Rules::default();
+        let rules = GuardRules::default();
         let mut all = AnswerShare::default();
         for (number, tripped) in [(1, false), (2, false), (3, true)] {
             all.note(1, 1, at(number));
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn tasks_forgotten_in_the_middle_of_good_work_are_noticed_within_a_dozen() {
-        let (mut seen, rules) = (AnswerShare::default(), Rules::default());
+        let (mut seen, rules) = (AnswerShare::default(), GuardRules::default());
         for second in 0..60 {
             seen.note(100, 0, at(second * 1_000));
         }
@@ -180,8 +180,8 @@ mod tests {
         let mut seen = AnswerShare::default();
         seen.note(10, 10, at(0));
         seen.note(1, 0, at(60_000));
-        assert!(!seen.is_too_high(&Rules::default(), at(60_000)));
-        let bounded = Rules { wrong_ids_per_minute: 5, ..Rules::default() };
+        assert!(!seen.is_too_high(&GuardRules::default(), at(60_000)));
+        let bounded = GuardRules { wrong_ids_per_minute: 5, ..GuardRules::default() };
         seen.note(10_000, 4, at(60_001));
         assert!(!seen.is_too_high(&bounded, at(60_001)));
         seen.note(1, 1, at(60_002));

@@ -44,7 +44,7 @@ pub use transition::{CanaryEnd, GuardEvent, ProbeEnd};
 
 /// The operator's settings, as far as they decide about the account.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rules {
+pub struct GuardRules {
     /// How long nothing is called after a refusal for a ban. Documented: 10 minutes, longer if the
     /// calls go on.
     pub ban_pause: Duration,
@@ -69,7 +69,7 @@ pub struct Rules {
     pub prices: Prices,
 }
 
-impl Default for Rules {
+impl Default for GuardRules {
     fn default() -> Self {
         Self {
             ban_pause: Duration::from_secs(630),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Rules;
+use super::GuardRules;
 
 /// Why the account is not to be used. The names are part of the contract: metrics, status and
 /// control messages carry them.
@@ -114,7 +114,7 @@ impl Reason {
 
     /// When to look whether it has passed; an operator's pause ends by their word only.
     #[must_use]
-    pub fn schedule(self, rules: &Rules) -> Schedule {
+    pub fn schedule(self, rules: &GuardRules) -> Schedule {
         let (first, longest) = match self {
             // No look shows that they are over; the value is not used.
             Reason::Operator | Reason::Budget => (MINUTE, MINUTE),
@@ -137,7 +137,7 @@ impl Reason {
     /// One wrong word among good answers happens: a key that is revoked stays refused, and one more
     /// look at it is far from what earns a ban.
     #[must_use]
-    pub fn first_look(self, rules: &Rules) -> Duration {
+    pub fn first_look(self, rules: &GuardRules) -> Duration {
         match self {
             Reason::KeyInvalid | Reason::IpNotAllowed => FLASH,
             Reason::Operator
@@ -170,7 +170,7 @@ impl Reason {
                 "allow this machine's address for the key in the provider's panel, then run `captcha-worker resume`"
             }
             Reason::KeyInvalid => {
-                "write a valid key to solver.api_key_file and send SIGHUP (or restart), or mend the key at the provider and run `captcha-worker resume`"
+                "write a valid key to solver.api_key_file and send SIGHUP (or restart), or correct the key at the provider and run `captcha-worker resume`"
             }
             Reason::IpBanned => {
                 "wait: nothing is called until the ban is over, and a call before that would prolong it; find out what earned it"
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn probes_come_apart_up_to_the_longest_wait() {
-        let rules = Rules::default();
+        let rules = GuardRules::default();
         let waits = |reason: Reason| -> Vec<u64> {
             (0..7).map(|n| reason.schedule(&rules).wait(n).as_secs()).collect()
         };

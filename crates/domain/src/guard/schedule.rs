@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Rules;
+use super::GuardRules;
 use super::reason::Reason;
 use super::spend::SHORTEST_LOOK;
 use super::state::{MOST_SKEW, Phase, State};
@@ -29,7 +29,7 @@ pub struct Pressure {
 impl State {
     /// When getBalance is to be called next; `None`: not by itself.
     #[must_use]
-    pub fn probe_due(&self, rules: &Rules, pressure: Pressure, now: Timestamp) -> Option<Timestamp> {
+    pub fn probe_due(&self, rules: &GuardRules, pressure: Pressure, now: Timestamp) -> Option<Timestamp> {
         let Pressure { suspected, doubted, spending } = pressure;
         let wanted = match (self.phase, &self.trip) {
             (Phase::Tripped, Some(trip)) => trip.next_probe_at,
@@ -58,7 +58,7 @@ impl State {
     /// When a key that nobody knows may be tried. It is no matter of the account's state, but a
     /// wrong one would count against it.
     #[must_use]
-    pub fn proof_due(&self, rules: &Rules, now: Timestamp) -> Timestamp {
+    pub fn proof_due(&self, rules: &GuardRules, now: Timestamp) -> Timestamp {
         let free = match self.tripped() {
             // It was another key that was refused.
             Some(trip) if trip.reason == Reason::KeyInvalid => now,
@@ -70,7 +70,7 @@ impl State {
 
     /// A call whose end nobody has seen may have been an offence, and leaders that keep dying must
     /// not repeat it any faster than one that has seen the key refused.
-    fn gap(&self, rules: &Rules) -> Duration {
+    fn gap(&self, rules: &GuardRules) -> Duration {
         match self.unended.checked_sub(1) {
             Some(before) => Reason::KeyInvalid.schedule(rules).wait(before),
             None => PROBE_GAP,

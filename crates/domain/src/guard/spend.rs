@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::transition::Looked;
-use super::{Funds, Reason, Rules, State};
+use super::{Funds, GuardRules, Reason, State};
 use crate::money::Decimal;
 use crate::time::Timestamp;
 
@@ -28,7 +28,7 @@ impl State {
         self.funds = Some(Funds { text, amount, at: now, per_hour });
     }
 
-    pub(super) fn balance_read(&mut self, amount: Decimal, rules: &Rules, now: Timestamp) {
+    pub(super) fn balance_read(&mut self, amount: Decimal, rules: &GuardRules, now: Timestamp) {
         let broke = self.tripped().filter(|trip| trip.reason == Reason::NoFunds);
         // Above zero, and still too little for what was submitted: a top-up helps, and what else
         // may have changed is tried now and then.
@@ -49,7 +49,7 @@ impl State {
 
     /// When the balance is to be looked at again: soon while it runs out, so that the guard trips
     /// before the API says no.
-    pub(super) fn next_look(&self, rules: &Rules) -> Timestamp {
+    pub(super) fn next_look(&self, rules: &GuardRules) -> Timestamp {
         let Some(funds) = &self.funds else {
             // The API may not report it at all.
             return self.probed_at.map_or(self.since, |at| at.plus(rules.balance_interval));
@@ -110,7 +110,7 @@ impl Spending {
 
     /// Whether a quarter of what is left may be gone since the last look.
     #[must_use]
-    pub fn is_pressing(&self, funds: &Funds, rules: &Rules, accepted: u64) -> bool {
+    pub fn is_pressing(&self, funds: &Funds, rules: &GuardRules, accepted: u64) -> bool {
         let tasks = accepted.saturating_sub(self.accepted.unwrap_or(accepted));
         match self.cost {
             Some(cost) => {

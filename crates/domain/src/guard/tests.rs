@@ -25,7 +25,7 @@ enum Account {
 /// A leader, or rather a row of them, over an account; each call and when it was made.
 struct Scene {
     state: State,
-    rules: Rules,
+    rules: GuardRules,
     now: Timestamp,
     account: Account,
     calls: Vec<Timestamp>,
@@ -34,7 +34,7 @@ struct Scene {
 impl Scene {
     fn new(account: Account) -> Self {
         let state = State::unknown(0, START);
-        Self { state, rules: Rules::default(), now: START, account, calls: Vec::new() }
+        Self { state, rules: GuardRules::default(), now: START, account, calls: Vec::new() }
     }
 
     fn learn(&mut self, news: GuardEvent<'_>) -> bool {
@@ -489,7 +489,8 @@ fn the_record_remembers_each_lane_until_no_settings_name_it_and_its_queue_is_gon
     let mut state = State::unknown(0, START);
     let mut learn = |named: &[&str], gone: &[&str]| {
         let (named, gone) = (lanes(named), lanes(gone));
-        let is_news = state.learn(GuardEvent::Lanes { named: &named, gone: &gone }, &Rules::default(), START);
+        let is_news =
+            state.learn(GuardEvent::Lanes { named: &named, gone: &gone }, &GuardRules::default(), START);
         let read = State::read(&state.to_bytes()).expect("a record");
         (is_news, read.lanes)
     };

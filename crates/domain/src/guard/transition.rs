@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Rules;
+use super::GuardRules;
 use super::reason::Reason;
 use super::state::{Doubt, Paused, Phase, State, Trip};
 use crate::fingerprint::Fingerprint;
@@ -116,7 +116,7 @@ pub enum GuardEvent<'a> {
 impl State {
     /// Takes the news in. Returns whether the record has changed, and so must be written before
     /// anything is done about it.
-    pub fn learn(&mut self, news: GuardEvent<'_>, rules: &Rules, now: Timestamp) -> bool {
+    pub fn learn(&mut self, news: GuardEvent<'_>, rules: &GuardRules, now: Timestamp) -> bool {
         let before = self.clone();
         match news {
             GuardEvent::TookOver => self.take_over(now),
@@ -209,7 +209,7 @@ impl State {
         key: &Fingerprint,
         end: ProbeEnd,
         fleet: (bool, bool),
-        rules: &Rules,
+        rules: &GuardRules,
         now: Timestamp,
     ) {
         let (suspected, peers) = fleet;
@@ -256,7 +256,7 @@ impl State {
 
     /// One unanswered look proves nothing while work goes on; together with replicas that find the
     /// same it does.
-    fn unanswered(&mut self, suspected: bool, rules: &Rules, now: Timestamp) {
+    fn unanswered(&mut self, suspected: bool, rules: &GuardRules, now: Timestamp) {
         match self.phase {
             Phase::Active | Phase::Canary if !suspected => {}
             Phase::Active | Phase::Canary | Phase::Probing => {
@@ -281,14 +281,21 @@ impl State {
 
     /// A key that is refused while others are good and in use concerns only the replicas that have
     /// it.
-    fn key_refused(&mut self, key: &Fingerprint, peers: bool, looked: Looked, rules: &Rules, now: Timestamp) {
+    fn key_refused(
+        &mut self,
+        key: &Fingerprint,
+        peers: bool,
+        looked: Looked,
+        rules: &GuardRules,
+        now: Timestamp,
+    ) {
         self.keys.refuse(key);
         if !peers || self.keys.good.is_empty() {
             self.trip(Reason::KeyInvalid, looked, rules, now);
         }
     }
 
-    fn after_canary(&mut self, end: CanaryEnd, key: &Fingerprint, rules: &Rules, now: Timestamp) {
+    fn after_canary(&mut self, end: CanaryEnd, key: &Fingerprint, rules: &GuardRules, now: Timestamp) {
         match end {
             CanaryEnd::Passed => {
                 self.phase = Phase::Active;
@@ -305,7 +312,7 @@ impl State {
     }
 
     /// Trips, unless something graver stands already.
-    pub(super) fn trip(&mut self, reason: Reason, looked: Looked, rules: &Rules, now: Timestamp) {
+    pub(super) fn trip(&mut self, reason: Reason, looked: Looked, rules: &GuardRules, now: Timestamp) {
         let met = matches!(looked, Looked::Met { .. });
         let standing =
             self.trip.as_ref().filter(|_| self.phase != Phase::Active || now.since(self.since) < RELAPSE);

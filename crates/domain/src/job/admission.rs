@@ -23,14 +23,14 @@ pub(super) struct Facts {
     pub(super) task_at: Option<Range<usize>>,
 }
 
-pub(super) struct Refused {
+pub(super) struct RefusedJob {
     pub(super) id: String,
     pub(super) task_type: Option<String>,
     pub(super) fault: Fault,
 }
 
-pub(super) fn read(body: &[u8], fallback_id: &str, policy: &Policy) -> Result<Facts, Refused> {
-    let refused = |id: &str, task_type: Option<&str>, fault| Refused {
+pub(super) fn read(body: &[u8], fallback_id: &str, policy: &Policy) -> Result<Facts, RefusedJob> {
+    let refused = |id: &str, task_type: Option<&str>, fault| RefusedJob {
         id: id.to_owned(),
         task_type: task_type.map(str::to_owned),
         fault,

@@ -19,7 +19,7 @@ const KEPT_NAMES: usize = 1;
 #[derive(Default)]
 pub(super) struct JobFields<'a> {
     pub(super) id: Option<&'a RawValue>,
-    pub(super) task: Option<Task<'a>>,
+    pub(super) task: Option<TaskField<'a>>,
     pub(super) deadline: Option<&'a RawValue>,
     pub(super) metadata: Option<&'a RawValue>,
     pub(super) forbidden: Vec<String>,
@@ -28,7 +28,7 @@ pub(super) struct JobFields<'a> {
 }
 
 /// A job's task. Pictures make it long, so it is read in the same pass as the job.
-pub(super) struct Task<'a> {
+pub(super) struct TaskField<'a> {
     /// Where it stands in the job.
     pub(super) place: Range<usize>,
     /// `None`: it is not an object.
@@ -71,7 +71,7 @@ enum Slot<'f, 'a> {
     Raw(&'f mut Option<&'a RawValue>),
     /// May stand twice, and counts with its last value, as the API's own clients would read it.
     Last(&'f mut Option<&'a RawValue>),
-    Task(&'f mut Option<Task<'a>>),
+    Task(&'f mut Option<TaskField<'a>>),
     Name(&'f mut Vec<String>),
     Pass,
 }
@@ -161,11 +161,11 @@ impl<'a, T: Fields<'a>> Visitor<'a> for Object<'_, 'a, T> {
                     let mut fields = TaskFields::default();
                     let object = Object { json: self.json, from, fields: &mut fields };
                     end = map.next_value_seed(object)?;
-                    Task { place: from..end, fields: Some(fields) }
+                    TaskField { place: from..end, fields: Some(fields) }
                 } else {
                     let place = place(map.next_value()?);
                     end = place.end;
-                    Task { place, fields: None }
+                    TaskField { place, fields: None }
                 };
                 task.replace(found).is_some()
             } else {

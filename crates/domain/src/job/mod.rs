@@ -22,7 +22,7 @@ use super::lane::Lane;
 use super::message::{Message, Properties};
 use super::policy::Policy;
 use super::time::Timestamp;
-use admission::{Refused, check_task, read, task_of, type_of};
+use admission::{RefusedJob, check_task, read, task_of, type_of};
 use fields::JobFields;
 
 pub use body::JobBody;
@@ -116,7 +116,7 @@ impl Job {
                 proxy: facts.proxy,
                 task_at: facts.task_at,
             }),
-            Err(Refused { id, task_type, fault }) => {
+            Err(RefusedJob { id, task_type, fault }) => {
                 Err(Box::new(RejectedMessage { id, lane: Lane::default(), task_type, fault, message }))
             }
         }

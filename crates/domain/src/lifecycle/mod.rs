@@ -64,7 +64,7 @@ pub enum Ambiguous {
 
 /// The operator's settings, as far as they decide about jobs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rules {
+pub struct JobRules {
     /// When to poll.
     pub pacing: PollSchedules,
     /// Classes of single codes.
@@ -87,7 +87,7 @@ pub struct Rules {
 #[derive(Debug, Clone)]
 pub struct DecisionInput<'a> {
     /// The rules in force.
-    pub rules: &'a Rules,
+    pub rules: &'a JobRules,
     /// The polls of the job's kind, once enough answers are known.
     pub learned: Option<Arc<LearnedPolls>>,
     /// The wall clock: for what stands in messages, and for deadlines. It can step.

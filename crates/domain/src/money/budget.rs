@@ -125,7 +125,7 @@ pub struct Stop {
 /// The budgets that are used up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Stops {
+pub struct BudgetStops {
     /// The account's: no lane takes jobs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<Stop>,
@@ -154,7 +154,7 @@ pub struct Money {
     /// What operators allow beyond that.
     pub raises: Vec<Raise>,
     /// What is used up.
-    pub stops: Stops,
+    pub stops: BudgetStops,
 }
 
 impl Money {
@@ -203,7 +203,7 @@ impl Money {
         let dearest = self.books.kinds().filter_map(|kind| prices.of(kind)).max().unwrap_or_default();
         let stops = |lane: Option<&str>| self.used_up(lane, dearest, now);
         let lanes = budgets.lanes.keys().filter_map(|lane| Some((lane.clone(), stops(Some(lane))?)));
-        self.stops = Stops { account: stops(None), lanes: lanes.collect() };
+        self.stops = BudgetStops { account: stops(None), lanes: lanes.collect() };
     }
 
     /// Adds an operator's raise. Returns whether there was room for it.

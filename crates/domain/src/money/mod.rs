@@ -19,7 +19,8 @@ pub use books::{
     Window,
 };
 pub use budget::{
-    Budgets, LONGEST_RAISE, Limits, MAX_RAISES, MOST_MONEY, Money, Ordered, Raise, Stop, Stops, Uncounted,
+    BudgetStops, Budgets, LONGEST_RAISE, Limits, MAX_RAISES, MOST_MONEY, Money, Ordered, Raise, Stop,
+    Uncounted,
 };
 pub use rust_decimal::Decimal;
 

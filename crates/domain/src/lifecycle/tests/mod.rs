@@ -18,8 +18,8 @@ fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn rules() -> Rules {
-    Rules {
+fn rules() -> JobRules {
+    JobRules {
         pacing: PollSchedules {
             mode: PollMode::Fixed,
             default: PollSchedule::try_new(secs(1), secs(2), secs(60)).unwrap(),
@@ -38,7 +38,7 @@ fn rules() -> Rules {
 /// A job, the rules and the seconds since the start.
 struct Scene {
     case: JobRun,
-    rules: Rules,
+    rules: JobRules,
     now: Timestamp,
     /// A step of the wall clock since the start.
     clock_is_ahead: Duration,
