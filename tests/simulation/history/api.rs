@@ -152,7 +152,7 @@ impl FaultyTransport {
             serde_json::from_slice::<Value>(&reply.body).ok().map(|answer| answer["taskId"].to_string())
         });
         let forgotten = self.weather.loses_this_one();
-        books.answered(about, id, Acceptance { at: accepted_at, clock, forgotten });
+        books.answered(&self.replica, about, id, Acceptance { at: accepted_at, clock, forgotten });
     }
 
     /// A fault that is tied to this call.

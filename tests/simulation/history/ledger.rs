@@ -57,6 +57,8 @@ pub(crate) struct Ledger {
     clocks: BTreeMap<String, i64>,
     /// For how long a task is asked for.
     pub(super) timeout: Duration,
+    /// Whether the API is asked for callbacks.
+    pub(super) callbacks: bool,
     pub(super) max_resubmissions: u32,
     pub(crate) accounts: BTreeMap<String, Account>,
     hands: BTreeMap<DeliveryId, Hand>,
@@ -94,6 +96,7 @@ impl Ledger {
             skew: Duration::from_millis(widest.unsigned_abs()),
             clocks: BTreeMap::new(),
             timeout: plan.timeout,
+            callbacks: plan.callbacks,
             max_resubmissions: plan.max_resubmissions,
             accounts: BTreeMap::new(),
             hands: BTreeMap::new(),
@@ -211,8 +214,8 @@ impl Ledger {
             account.published = true;
         }
         let is_outcome = exchange == self.names.outcomes();
-        let is_kept = exchange.is_empty()
-            && (key == self.names.tickets() || key.starts_with(&self.names.retry_prefix()));
+        let is_retried = exchange.is_empty() && key.starts_with(&self.names.retry_prefix());
+        let is_kept = is_retried || exchange.is_empty() && key == self.names.tickets();
         if let Some(steps) = self.steps(replica, &job).filter(|_| is_outcome || is_kept) {
             steps.stored += 1;
             steps.confirmed += u32::from(is_confirmed);
@@ -221,6 +224,10 @@ impl Ledger {
                 // It was under way to the store as its delivery was taken back.
                 *taken_back -= 1;
                 self.lost(replica, &job);
+                let was_ticket = self.taken_back.contains(&(replica.to_owned(), job.clone()));
+                if let Some(account) = self.accounts.get_mut(&job).filter(|_| is_retried && was_ticket) {
+                    account.resubmissions += 1;
+                }
             }
         }
         if let Some(delay) = key.strip_prefix(&self.names.retry_prefix()) {
@@ -327,7 +334,7 @@ impl Ledger {
             return None;
         }
         if !is_ticket {
-            self.deliveries.delivered(account.publisher, Instant::now());
+            self.deliveries.delivered(account.publisher, delivery, Instant::now());
         }
         let before = *self.steps(replica, &job)?;
         self.idle_taken_back.remove(&(replica.to_owned(), job.clone()));
@@ -364,6 +371,9 @@ impl Ledger {
         }
         let Hand { replica, job, is_ticket, task, handed_over, alone, before, .. } =
             self.hands.remove(&delivery)?;
+        if let Some(account) = self.accounts.get(&job).filter(|_| !is_ticket) {
+            self.deliveries.settled(account.publisher, delivery, Instant::now());
+        }
         let now = *self.steps(&replica, &job)?;
         let what = if is_ticket { "ticket" } else { "job" };
         match how {
@@ -389,7 +399,9 @@ impl Ledger {
                 if is_ticket && self.is_disturbed(&replica) {
                     self.taken_back.insert((replica.clone(), job.clone()));
                 }
-                let begun = now.stored > before.stored || now.creates > before.creates;
+                // What was refused for its callback's sake alone has cost nothing so far.
+                let is_free = self.callbacks && self.met_last(&replica, &job) == Some(Said::Transient);
+                let begun = now.stored > before.stored || now.creates > before.creates + u32::from(is_free);
                 if begun {
                     if alone && !self.is_disturbed(&replica) {
                         self.broken.push(format!(
@@ -455,8 +467,11 @@ impl Ledger {
         if self.records.forbid_submissions(now) {
             self.broken.push(format!("{replica} submitted {job} although the guard has long forbidden it"));
         }
-        if self.hands.values().any(|hand| hand.job == job && hand.replica == replica) {
-            self.takes_turn(replica, job);
+        let mut held = self.hands.values().filter(|hand| hand.job == job && hand.replica == replica);
+        if let Some(is_ticket) = held.next().map(|hand| hand.is_ticket) {
+            if !is_ticket {
+                self.takes_turn(replica, job);
+            }
             self.resubmitted(replica, job, false, now);
         } else if self.is_disturbed(replica) {
             // Cut off, and within its lease: the broker has taken the job back already.
@@ -478,7 +493,8 @@ impl Ledger {
         }
     }
 
-    /// A job of a lane is submitted while jobs of others wait in the same hands.
+    /// A job of a lane is submitted while jobs of others wait in the same hands. A ticket's job needs
+    /// no place in flight, and is in no turn.
     fn takes_turn(&mut self, replica: &str, job: &str) {
         let Some(own) = self.accounts.get(job) else { return };
         let waiting = self.hands.values().filter(|hand| {
@@ -500,6 +516,11 @@ impl Ledger {
         }
     }
 
+    /// What the last submission of a job by a replica came to, if the job has not gone on since.
+    fn met_last(&self, replica: &str, job: &str) -> Option<Said> {
+        self.accounts.get(job)?.met.last.get(replica).copied()
+    }
+
     /// What a submission has come to.
     pub(crate) fn submission_said(&mut self, replica: &str, job: &str, said: Said) {
         let Some(met) = self.accounts.get_mut(job).map(|account| &mut account.met) else { return };
@@ -509,8 +530,9 @@ impl Ledger {
     }
 
     /// The caller has learned the id of a task that was paid; `None`: it never will.
-    pub(crate) fn answered(&mut self, job: &str, task: Option<String>, accepted: Acceptance) {
+    pub(crate) fn answered(&mut self, replica: &str, job: &str, task: Option<String>, accepted: Acceptance) {
         let Acceptance { at, clock, forgotten } = accepted;
+        self.payments.known(replica, job, Instant::now());
         if let Some(id) = task {
             self.tasks.insert(id, Task { forgotten, ..Task::new(job, at, clock) });
         } else if let Some(account) = self.accounts.get_mut(job) {

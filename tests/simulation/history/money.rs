@@ -1,6 +1,6 @@
 //! What was paid, by whom and in which lane; and what of it nobody may have heard of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use captcha_worker::domain::lane::Lane;
@@ -27,8 +27,10 @@ struct Payment {
     lane: Lane,
     amount: Decimal,
     at: Instant,
-    /// Its replica was killed before it reported this, and after the job's end, so that no ticket
-    /// shows it.
+    /// When the call had ended for its replica.
+    known_at: Option<Instant>,
+    /// Its replica was killed before it reported this, and no ticket shows it: it was killed before
+    /// the answer, or after the job had ended or gone on with another task.
     is_lost: bool,
 }
 
@@ -50,16 +52,28 @@ impl Payments {
     }
 
     pub(crate) fn made(&mut self, replica: &str, job: &str, (lane, amount): (&Lane, Decimal), at: Instant) {
+        let is_lost = self.ended.contains_key(replica);
         let (replica, job, lane) = (replica.to_owned(), job.to_owned(), lane.clone());
-        self.made.push(Payment { replica, job, lane, amount, at, is_lost: false });
+        self.made.push(Payment { replica, job, lane, amount, at, known_at: None, is_lost });
+    }
+
+    /// A replica's last submission of a job has ended, with an answer or without.
+    pub(crate) fn known(&mut self, replica: &str, job: &str, now: Instant) {
+        let mut newest_first = self.made.iter_mut().rev();
+        if let Some(payment) = newest_first.find(|made| made.replica == replica && made.job == job) {
+            payment.known_at = Some(now);
+        }
     }
 
     /// A replica is killed, after jobs that have ended.
     pub(crate) fn killed(&mut self, replica: &str, has_ended: impl Fn(&str) -> bool, now: Instant) {
         self.ended(replica, now);
-        for payment in self.made.iter_mut().filter(|payment| payment.replica == replica) {
-            let is_fresh = now.duration_since(payment.at) <= self.reported_within;
-            payment.is_lost |= is_fresh && has_ended(&payment.job);
+        let mut later = BTreeSet::new();
+        for payment in self.made.iter_mut().rev() {
+            let has_gone_on = !later.insert(payment.job.clone());
+            let is_fresh = payment.known_at.is_none_or(|at| now.duration_since(at) <= self.reported_within);
+            let is_shown = !has_gone_on && !has_ended(&payment.job);
+            payment.is_lost |= payment.replica == replica && is_fresh && !is_shown;
         }
     }
 

@@ -23,7 +23,7 @@ const LAST_POLL: Duration = Duration::from_secs(4);
 /// How long a task may wait between polls as it is, so that a time in which nothing may be asked
 /// for begins unnoticed; and what the news of its end takes.
 const UNNOTICED: Duration = Duration::from_secs(10);
-/// The same where the API has asked for fewer polls.
+/// The same where the API has asked for fewer polls, or a callback is awaited.
 const UNNOTICED_IF_SLOWER: Duration = Duration::from_secs(50);
 /// The API keeps a result for 5 minutes; nobody asks in the last 20 s of them.
 const MAX_AGE: Duration = Duration::from_secs(280);
@@ -100,7 +100,7 @@ impl Ledger {
 
     /// For how long a task could be asked for, and some.
     fn asked_for(&self, task: &Task, now: Instant) -> Duration {
-        let unnoticed = if task.slower { UNNOTICED_IF_SLOWER } else { UNNOTICED };
+        let unnoticed = if task.slower || self.callbacks { UNNOTICED_IF_SLOWER } else { UNNOTICED };
         // A poll that was under way when the time began goes on through it. The answer to the
         // submission may take a while, and its owner dates the task by its arrival.
         let dated = self.dated(task).plus(HOP);
