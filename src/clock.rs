@@ -164,13 +164,14 @@ pub struct Reconnect {
 
 /// For how long tries follow each other closely. The API keeps a result no longer.
 const CLOSELY_FOR: Duration = Duration::from_secs(300);
-/// The longest wait then, and later. Jitter adds up to half of it.
-const CLOSELY: Duration = Duration::from_millis(500);
+/// The wait then. Jitter adds or takes away up to half, here and later.
+const CLOSELY: Duration = Duration::from_millis(250);
+/// The longest wait later.
 const SELDOM: Duration = Duration::from_secs(15);
 
 impl Default for Reconnect {
     fn default() -> Self {
-        Self { backoff: Backoff::new(Duration::from_millis(250), CLOSELY), since: None }
+        Self { backoff: Backoff::new(CLOSELY, CLOSELY), since: None }
     }
 }
 
@@ -196,16 +197,16 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_broker_is_tried_within_a_second_for_five_minutes_and_seldom_after_that() {
+    async fn a_broker_is_tried_within_half_a_second_for_five_minutes_and_seldom_after_that() {
         let mut reconnect = Reconnect::default();
         let began = Instant::now();
         while began.elapsed() < CLOSELY_FOR {
             let wait = reconnect.wait(0.999);
-            assert!(wait < Duration::from_secs(1), "{wait:?}");
+            assert!(wait < Duration::from_millis(500), "{wait:?}");
             tokio::time::sleep(wait).await;
         }
-        let later: Vec<f64> = (0..6).map(|_| reconnect.wait(0.5).as_secs_f64()).collect();
-        assert_eq!(later, [0.5, 1.0, 2.0, 4.0, 8.0, 15.0]);
+        let later: Vec<f64> = (0..7).map(|_| reconnect.wait(0.5).as_secs_f64()).collect();
+        assert_eq!(later, [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0]);
         reconnect.reset();
         assert_eq!(reconnect.wait(0.5), Duration::from_millis(250));
     }

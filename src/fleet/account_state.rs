@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use super::answers::{AnswerCounts, Answers};
+use super::answers::{AnswerCounts, Answers, MetWrongId, PolledTask};
 use super::local_trip::{LocalTrip, LocalTrips, Quarantine, Relapses};
 use super::message::ReplicaReport;
 use super::type_breaker::{TypeBreaker, TypeBreakers};
@@ -429,19 +429,32 @@ impl AccountState {
     }
 
     /// A poll that began in this term was answered: the API knows the task, or it knows no such id.
-    pub fn answered(&self, wrong_id: bool, accepted_at: Timestamp, term: u64, uptime: Duration) {
-        let (rank, awaited, doubtful) = {
+    pub fn answered(
+        &self,
+        wrong_id: bool,
+        accepted_at: Timestamp,
+        (term, began): (u64, Instant),
+        uptime: Duration,
+    ) {
+        let (rank, leader_waits, doubtful) = {
             let snapshot = self.parts.snapshot.borrow();
             let state = snapshot.state.as_ref();
-            let awaited = state.is_some_and(|state| state.awaits_known_id());
-            (snapshot.rank, awaited, state.is_some_and(|state| state.doubts(accepted_at)))
+            let leader_waits = state.is_some_and(|state| state.awaits_known_id());
+            (snapshot.rank, leader_waits, state.is_some_and(|state| state.doubts(accepted_at)))
         };
         if doubtful {
             // What is known of these says nothing about the others.
             let _ = self.parts.found.try_send(Finding::Doubtful { wrong_id });
             return;
         }
-        let noted = self.parts.answers.note(wrong_id, awaited, rank, &self.parts.rules, uptime);
+        let noted = self.parts.answers.note(
+            wrong_id,
+            PolledTask { began, accepted_at },
+            leader_waits,
+            rank,
+            &self.parts.rules,
+            uptime,
+        );
         if noted.begins_anew {
             let AnswerCounts { answered, wrong_ids, .. } = noted.counts;
             self.report_silence(answered - 1, wrong_ids - 1);
@@ -458,6 +471,7 @@ impl AccountState {
                 wrong_id,
                 in_a_row,
                 after_silence,
+                accepted_at: wrong_id.then_some(accepted_at),
             });
         }
         if noted.too_many {
@@ -473,19 +487,20 @@ impl AccountState {
     }
 
     /// Another replica has met a wrong id.
-    pub(super) fn heard_wrong_id(&self, in_a_row: u32, after_silence: bool) {
+    pub(super) fn heard_wrong_id(&self, met: MetWrongId) {
         let (rank, term) = {
             let snapshot = self.parts.snapshot.borrow();
             (snapshot.rank, snapshot.term())
         };
-        if self.parts.answers.heard_wrong_id(in_a_row, after_silence, rank, &self.parts.rules) {
+        if self.parts.answers.heard_wrong_id(met, rank, &self.parts.rules) {
             self.trip_for_wrong_ids(term);
         }
     }
 
-    /// Another replica has met a known task, within this much time.
-    pub(super) fn heard_known_task(&self, within: Duration) {
-        self.parts.answers.heard_known_task(within);
+    /// Another replica reports a known task.
+    pub(super) fn heard_known_task(&self) {
+        let rank = self.parts.snapshot.borrow().rank;
+        self.parts.answers.heard_known_task(rank);
     }
 
     /// Another replica has found that there was a silence.
@@ -516,10 +531,15 @@ impl AccountState {
         self.parts.answers.on_probation()
     }
 
-    /// Until when nothing may be polled, while polls begin one by one.
+    /// Whether nothing may be polled at present, while polls begin one by one.
     #[must_use]
-    pub fn polls_held_until(&self) -> Option<Instant> {
-        self.parts.answers.held_until()
+    pub fn holds_polls(&self) -> bool {
+        self.parts.answers.held_until().is_some()
+    }
+
+    /// Waits until polls may be made, as far as wrong ids forbid them.
+    pub async fn until_polls_released(&self) {
+        self.parts.answers.until_released().await;
     }
 
     /// Answers to polls since this process runs, and those of them about ids that the API did not

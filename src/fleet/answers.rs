@@ -20,14 +20,22 @@
 //!
 //! After a silence so many wrong ids in a row as make too many, of all replicas that have met no
 //! known task since, are enough: each replica judges by those that it hears of, and waits for no
-//! leader's sum. A replica that goes on meeting known tasks, as its heartbeats show, ends the row.
+//! leader's sum.
+//!
+//! A row is the fleet's. Every replica counts the wrong ids that are reported, so each knows when
+//! some replica may be waiting. Then it reports the first known task whose poll began since. The
+//! first such report ends the row and the waiting of all. An API that has forgotten all of its tasks
+//! goes on to accept new ones, and knows those. So the task must be older than one whose id was
+//! wrong, unless no wrong id has come for a while: those that are forgotten would have met more.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use crate::domain::guard::{AnswerShare, GuardRules};
+use crate::domain::time::Timestamp;
 
 /// Between the first polls of two replicas on probation.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -43,11 +51,19 @@ const HELD_BY_OTHERS: Duration = Duration::from_secs(5);
 /// answered before says nothing.
 pub(super) const RUN: u32 = 4;
 
+/// After so long without another one, a wrong id is no longer part of a row.
+const ROW_SPAN: Duration = Duration::from_secs(60);
+
+/// Longer than a wrong id makes any replica wait: tasks that are forgotten have met another one
+/// within that time.
+const ROW_QUIET: Duration = Duration::from_secs(5);
+
 /// What others meet within this much of a silence's end, they have asked for before they heard.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// Wrong ids in the course of work are reported together: a report has the counts so far.
-const WRONG_ID_INTERVAL: Duration = Duration::from_millis(100);
+/// Between two reports of one replica in the course of work, of wrong ids and of known tasks each: a
+/// report has the counts so far.
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Answers to polls since the process runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -94,6 +110,35 @@ struct AnswerLog {
     counts: AnswerCounts,
     probation: Option<Probation>,
     reported_at: Option<Instant>,
+    /// When the last wrong id was met, here or elsewhere.
+    last_wrong_id: Option<Instant>,
+    /// Wrong ids since the last known task that was reported, those of all replicas.
+    reported_in_a_row: u32,
+    /// When the newest of their tasks was accepted.
+    newest_lost: Option<Timestamp>,
+    /// Since when a replica may be waiting for somebody to meet a known task.
+    awaited_since: Option<Instant>,
+    /// When this replica last ended a row.
+    ended_row_at: Option<Instant>,
+}
+
+/// A task that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PolledTask {
+    /// When the poll began.
+    pub(super) began: Instant,
+    pub(super) accepted_at: Timestamp,
+}
+
+/// A wrong id, here or elsewhere.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct MetWrongId {
+    /// How many in a row it is to the replica that has met it, if that says so.
+    pub(super) in_a_row: u32,
+    /// That replica has met no known task since a silence.
+    pub(super) after_silence: bool,
+    /// When its task was accepted.
+    pub(super) accepted_at: Option<Timestamp>,
 }
 
 /// What an answer comes to.
@@ -112,7 +157,11 @@ pub(super) struct NotedAnswer {
 
 /// This replica's answers.
 #[derive(Debug, Default)]
-pub(super) struct Answers(Mutex<AnswerLog>);
+pub(super) struct Answers {
+    log: Mutex<AnswerLog>,
+    /// Polls may be made sooner than those that wait were told.
+    released: Notify,
+}
 
 impl AnswerLog {
     /// The wrong id that is noted next is the first answer after an interruption, which was a
@@ -123,9 +172,36 @@ impl AnswerLog {
             return false;
         };
         probation.cause = Cause::Silence;
-        self.share.clear();
-        self.counts.in_a_row = 0;
+        self.begin_after_silence(Instant::now());
         true
+    }
+
+    /// What was answered before says nothing any more.
+    fn begin_after_silence(&mut self, now: Instant) {
+        self.share.clear();
+        self.begin_row_anew();
+        self.awaited_since = Some(now);
+    }
+
+    /// Wrong ids so far are no part of the next row.
+    fn begin_row_anew(&mut self) {
+        self.counts.in_a_row = 0;
+        self.reported_in_a_row = 0;
+        self.newest_lost = None;
+        self.awaited_since = None;
+        if let Some(probation) = self.probation.as_mut().filter(|known| known.cause == Cause::WrongId) {
+            probation.began = Instant::now();
+        }
+    }
+
+    /// Whether a known task ends the row everywhere: its poll began while somebody may have been
+    /// waiting, and it is older than one that is lost, or no other was lost of late.
+    fn ends_row(&self, poll: PolledTask, now: Instant) -> bool {
+        let is_older = self.newest_lost.is_none_or(|lost| poll.accepted_at < lost);
+        let is_quiet = self.last_wrong_id.is_none_or(|at| poll.began >= at + ROW_QUIET);
+        self.awaited_since.is_some_and(|since| poll.began >= since)
+            && (is_older || is_quiet)
+            && self.ended_row_at.is_none_or(|at| now - at >= REPORT_INTERVAL)
     }
 
     /// Whether wrong ids in a row, here and elsewhere, are too many after a silence. Then counting
@@ -142,17 +218,25 @@ impl AnswerLog {
         too_many
     }
 
-    /// There is one more wrong id, here or elsewhere: polls are single ones from now on. Returns
-    /// when this one allows the next.
-    fn one_more(&mut self, rank: usize) -> (&mut Probation, Instant) {
-        self.counts.in_a_row = self.counts.in_a_row.saturating_add(1);
+    /// There is one more wrong id: polls are single ones from now on. Returns when this one allows
+    /// the next.
+    fn one_more(&mut self, met: MetWrongId, rank: usize) -> (&mut Probation, Instant) {
         let now = Instant::now();
+        if self.last_wrong_id.replace(now).is_some_and(|at| now - at > ROW_SPAN) {
+            self.begin_row_anew();
+        }
+        self.newest_lost = self.newest_lost.max(met.accepted_at);
+        self.counts.in_a_row = self.counts.in_a_row.saturating_add(1);
+        self.reported_in_a_row = self.reported_in_a_row.saturating_add(1).max(met.in_a_row);
         let single = Probation { began: now, held_until: now, cause: Cause::WrongId };
         let probation = self.probation.get_or_insert(single);
         if self.counts.in_a_row == RUN && probation.cause == Cause::WrongId {
             self.share.clear();
         }
         let until = now + probation.wait(self.counts.in_a_row, rank);
+        if self.reported_in_a_row > 1 || probation.cause == Cause::Silence {
+            self.awaited_since.get_or_insert(now);
+        }
         (probation, until)
     }
 }
@@ -162,21 +246,24 @@ fn stagger(rank: usize) -> Duration {
 }
 
 impl Answers {
-    /// The API knows a task, or knows no such id. `awaited`: the leader waits for an answer. Where
-    /// wrong ids are too many, counting begins anew.
+    /// A poll shows that the API knows a task, or knows no such id. `leader_waits`: for an answer.
+    /// Where wrong ids are too many, counting begins anew.
     pub(super) fn note(
         &self,
         wrong_id: bool,
-        awaited: bool,
+        poll: PolledTask,
+        leader_waits: bool,
         rank: usize,
         rules: &GuardRules,
         uptime: Duration,
     ) -> NotedAnswer {
-        let mut log = self.0.lock();
+        let mut log = self.log.lock();
         let now = Instant::now();
-        let recent = log.reported_at.is_some_and(|at| now - at < WRONG_ID_INTERVAL);
-        let is_due = awaited || wrong_id && (log.probation.is_some() || !recent);
-        if is_due {
+        let recent = log.reported_at.is_some_and(|at| now - at < REPORT_INTERVAL);
+        let ends_row = !wrong_id && log.ends_row(poll, now);
+        let is_first = log.probation.is_some() || log.reported_in_a_row == 0;
+        let is_due = leader_waits || ends_row || wrong_id && (is_first || !recent);
+        if wrong_id && is_due {
             log.reported_at = Some(now);
         }
         let begins_anew = wrong_id && log.ends_silence();
@@ -190,7 +277,8 @@ impl Answers {
             log.share.clear();
         }
         if wrong_id {
-            let (probation, until) = log.one_more(rank);
+            let met = MetWrongId { accepted_at: Some(poll.accepted_at), ..MetWrongId::default() };
+            let (probation, until) = log.one_more(met, rank);
             probation.held_until = until;
             after_silence = probation.cause == Cause::Silence;
             counts = log.counts;
@@ -198,62 +286,52 @@ impl Answers {
         } else {
             log.counts.in_a_row = 0;
             log.probation = None;
+            if ends_row {
+                log.begin_row_anew();
+                log.ended_row_at = Some(now);
+            }
+            self.released.notify_waiters();
             counts = log.counts;
         }
         NotedAnswer { counts, is_due, too_many, begins_anew, after_silence }
     }
 
-    /// Another replica has met a wrong id, its `in_a_row`th with no known task between, or 0 if it
-    /// does not say; `after_silence`: and no known task since a silence. Returns whether they are
-    /// too many now.
-    pub(super) fn heard_wrong_id(
-        &self,
-        in_a_row: u32,
-        after_silence: bool,
-        rank: usize,
-        rules: &GuardRules,
-    ) -> bool {
-        let mut log = self.0.lock();
+    /// Another replica has met a wrong id. Returns whether they are too many now.
+    pub(super) fn heard_wrong_id(&self, met: MetWrongId, rank: usize, rules: &GuardRules) -> bool {
+        let mut log = self.log.lock();
         log.ends_silence();
-        if in_a_row == 1
-            && let Some(probation) = log.probation.as_mut()
-            && probation.cause == Cause::WrongId
-            && probation.began.elapsed() >= AT_ONCE
-        {
-            // It has met known tasks since this replica's row began: single tasks are being lost.
-            probation.held_until = Instant::now();
-            log.counts.in_a_row = 1;
-            return false;
-        }
-        let (probation, until) = log.one_more(rank);
+        let (probation, until) = log.one_more(met, rank);
         probation.held_until = probation.held_until.max(until.min(probation.began + HELD_BY_OTHERS));
         let is_single =
-            probation.cause == Cause::Silence && !after_silence && probation.began.elapsed() >= AT_ONCE;
+            probation.cause == Cause::Silence && !met.after_silence && probation.began.elapsed() >= AT_ONCE;
         if is_single {
             // It is at work, and has lost a single task.
             log.counts.in_a_row -= 1;
         }
+        if met.after_silence {
+            log.awaited_since.get_or_insert_with(Instant::now);
+        }
         log.are_too_many_in_a_row(rules)
     }
 
-    /// Another replica has met a known task within this much: wrong ids before it are single ones,
-    /// unless the silence ended within that time itself.
-    pub(super) fn heard_known_task(&self, within: Duration) {
-        let mut log = self.0.lock();
-        let is_after =
-            |probation: Probation| probation.cause == Cause::Silence && probation.began.elapsed() > within;
-        if log.probation.is_some_and(is_after) {
-            log.counts.in_a_row = 0;
+    /// Another replica reports a known task: nobody need wait any longer, but for the turns in which
+    /// replicas begin after a silence.
+    pub(super) fn heard_known_task(&self, rank: usize) {
+        let mut log = self.log.lock();
+        log.begin_row_anew();
+        if let Some(probation) = &mut log.probation {
+            let turn = if probation.cause == Cause::Silence { stagger(rank) } else { Duration::ZERO };
+            probation.held_until = probation.held_until.min(probation.began + turn);
         }
+        self.released.notify_waiters();
     }
 
     /// Another replica has found that there was a silence.
     pub(super) fn heard_silence(&self) {
-        let mut log = self.0.lock();
+        let mut log = self.log.lock();
         if log.probation.is_none_or(|probation| probation.cause != Cause::Silence) {
-            log.share.clear();
-            log.counts.in_a_row = 0;
             let now = Instant::now();
+            log.begin_after_silence(now);
             let held_until = log.probation.map_or(now, |probation| probation.held_until);
             log.probation = Some(Probation { began: now, held_until, cause: Cause::Silence });
         }
@@ -261,16 +339,15 @@ impl Answers {
 
     /// What was answered before says nothing any more.
     pub(super) fn begin_probation(&self, rank: usize) {
-        let mut log = self.0.lock();
-        log.share.clear();
-        log.counts.in_a_row = 0;
+        let mut log = self.log.lock();
         let began = Instant::now();
+        log.begin_after_silence(began);
         log.probation = Some(Probation { began, held_until: began + stagger(rank), cause: Cause::Silence });
     }
 
     /// A connection was cut or refused.
     pub(super) fn interrupted(&self) {
-        let mut log = self.0.lock();
+        let mut log = self.log.lock();
         let now = Instant::now();
         let single = Probation { began: now, held_until: now, cause: Cause::Interruption };
         let probation = log.probation.get_or_insert(single);
@@ -281,16 +358,33 @@ impl Answers {
 
     /// Whether no answer has shown yet that the API knows this replica's tasks.
     pub(super) fn on_probation(&self) -> bool {
-        self.0.lock().probation.is_some()
+        self.log.lock().probation.is_some()
     }
 
     /// Until when nothing may be polled, if that is not over.
     pub(super) fn held_until(&self) -> Option<Instant> {
-        self.0.lock().probation.map(|probation| probation.held_until).filter(|until| *until > Instant::now())
+        self.log
+            .lock()
+            .probation
+            .map(|probation| probation.held_until)
+            .filter(|until| *until > Instant::now())
+    }
+
+    /// Waits until polls may be made, as far as wrong ids forbid them.
+    pub(super) async fn until_released(&self) {
+        loop {
+            let released = self.released.notified();
+            let Some(until) = self.held_until() else { return };
+            tokio::select! {
+                biased;
+                () = released => {}
+                () = sleep_until(until) => {}
+            }
+        }
     }
 
     pub(super) fn counts(&self) -> AnswerCounts {
-        self.0.lock().counts
+        self.log.lock().counts
     }
 }
 
@@ -299,6 +393,20 @@ mod tests {
     use super::*;
 
     const NOW: Duration = Duration::ZERO;
+
+    /// A poll that begins at this moment, for a task of that second.
+    fn poll(second: i64) -> PolledTask {
+        PolledTask { began: Instant::now(), accepted_at: Timestamp::from_millis(second * 1_000) }
+    }
+
+    /// The same, for an old task.
+    fn now() -> PolledTask {
+        poll(0)
+    }
+
+    fn met(after_silence: bool) -> MetWrongId {
+        MetWrongId { in_a_row: 1, after_silence, accepted_at: None }
+    }
 
     fn held(answers: &Answers) -> Option<Duration> {
         answers.held_until().map(|until| until - Instant::now())
@@ -310,14 +418,14 @@ mod tests {
         first.begin_probation(0);
         second.begin_probation(1);
         assert_eq!((held(&first), held(&second)), (None, Some(STAGGER)));
-        assert!(!second.heard_wrong_id(1, true, 1, &GuardRules::default()));
+        assert!(!second.heard_wrong_id(met(true), 1, &GuardRules::default()));
         assert_eq!(held(&second), Some(AFTER_WRONG_ID + STAGGER));
-        second.note(false, false, 1, &GuardRules::default(), NOW);
+        second.note(false, now(), false, 1, &GuardRules::default(), NOW);
         assert_eq!(held(&second), None);
-        assert!(!second.heard_wrong_id(1, false, 1, &GuardRules::default()));
+        assert!(!second.heard_wrong_id(met(false), 1, &GuardRules::default()));
         assert_eq!(held(&second), None, "it is at work, and a lost task elsewhere makes it wait for nothing");
         assert!(second.on_probation(), "but its next poll is a single one");
-        second.note(false, false, 1, &GuardRules::default(), NOW);
+        second.note(false, now(), false, 1, &GuardRules::default(), NOW);
         assert!(!second.on_probation());
     }
 
@@ -325,12 +433,12 @@ mod tests {
     async fn wrong_ids_in_a_row_among_good_answers_make_wait_and_the_count_begin_anew() {
         let (answers, rules) = (Answers::default(), GuardRules::default());
         for _ in 0..10_000 {
-            answers.note(false, false, 0, &rules, NOW);
+            answers.note(false, now(), false, 0, &rules, NOW);
         }
         let mut waits = Vec::new();
         for _ in 0..RUN {
             assert!(
-                !answers.note(true, false, 0, &rules, NOW).too_many,
+                !answers.note(true, now(), false, 0, &rules, NOW).too_many,
                 "10,000 good answers within the minute"
             );
             waits.push(held(&answers).unwrap_or_default());
@@ -338,7 +446,7 @@ mod tests {
         let millis = |wait| Duration::from_millis(wait);
         assert_eq!(waits, [Duration::ZERO, millis(100), millis(500), AFTER_WRONG_ID]);
         let too_many: Vec<bool> =
-            (0..3).map(|_| answers.note(true, false, 0, &rules, NOW).too_many).collect();
+            (0..3).map(|_| answers.note(true, now(), false, 0, &rules, NOW).too_many).collect();
         assert_eq!(too_many, [false, false, true]);
     }
 
@@ -348,36 +456,52 @@ mod tests {
         answers.begin_probation(0);
         tokio::time::advance(AT_ONCE).await;
         for _ in 0..20 {
-            assert!(!answers.heard_wrong_id(1, false, 0, &GuardRules::default()), "they are at work");
+            assert!(!answers.heard_wrong_id(met(false), 0, &GuardRules::default()), "they are at work");
             tokio::time::advance(Duration::from_millis(500)).await;
         }
         assert_eq!(held(&answers), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn single_tasks_that_others_lose_keep_no_replica_waiting() {
-        let (answers, rules) = (Answers::default(), GuardRules::default());
-        for _ in 0..RUN {
-            answers.note(true, false, 0, &rules, NOW);
+    async fn the_first_known_task_that_is_asked_for_while_a_replica_waits_ends_the_row_everywhere() {
+        let (first, second, rules) = (Answers::default(), Answers::default(), GuardRules::default());
+        let known = |answers: &Answers, poll| answers.note(false, poll, false, 0, &rules, NOW).is_due;
+        let wrong_id = |here: &Answers, there: &Answers| {
+            let lost = poll(1);
+            let in_a_row = here.note(true, lost, false, 0, &rules, NOW).counts.in_a_row;
+            let accepted_at = Some(lost.accepted_at);
+            there.heard_wrong_id(MetWrongId { in_a_row, accepted_at, ..met(false) }, 0, &rules);
+        };
+        wrong_id(&first, &second);
+        assert!(!known(&first, now()) && !known(&second, now()), "one makes nobody wait");
+        wrong_id(&second, &first);
+        assert_eq!(held(&first), None, "it has met a known task since");
+        let before = now();
+        tokio::time::advance(Duration::from_millis(10)).await;
+        for _ in 0..3 {
+            wrong_id(&first, &second);
         }
-        answers.heard_wrong_id(1, false, 0, &rules);
-        tokio::time::advance(AT_ONCE).await;
-        assert_eq!(held(&answers), Some(AFTER_WRONG_ID - AT_ONCE), "the other may not have heard of it yet");
-        answers.heard_wrong_id(2, false, 0, &rules);
-        assert_eq!(held(&answers), Some(AFTER_WRONG_ID));
-        for _ in 0..20 {
-            answers.heard_wrong_id(1, false, 0, &rules);
-            assert_eq!(held(&answers), None, "the other has met known tasks since");
-            tokio::time::advance(Duration::from_millis(400)).await;
-        }
-        answers.note(true, false, 0, &rules, NOW);
-        assert_eq!(held(&answers), Some(Duration::from_millis(100)), "the row begins anew");
+        assert_eq!(held(&first), Some(AFTER_WRONG_ID));
+        let too_soon = PolledTask { began: before.began - Duration::from_millis(1), ..before };
+        assert!(!known(&second, too_soon), "the API may have forgotten it since");
+        assert!(!known(&second, poll(2)), "it was accepted after those that are lost");
+        let later = PolledTask { began: Instant::now() + ROW_QUIET, ..poll(2) };
+        assert!(second.log.lock().ends_row(later, Instant::now()), "none was lost since");
+        assert!(known(&second, now()));
+        assert!(!known(&second, now()), "once is enough");
+        let mut waiting = std::pin::pin!(first.until_released());
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        first.heard_known_task(0);
+        assert!(futures_util::poll!(&mut waiting).is_ready(), "at once");
+        assert_eq!((held(&first), first.counts().in_a_row), (None, 0));
+        assert!(first.on_probation(), "its next poll is still a single one");
+        assert!(!known(&first, now()), "nobody waits any more");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_wrong_id_on_probation_waits_for_the_verdict_and_the_third_in_a_row_is_one() {
         let (answers, rules) = (Answers::default(), GuardRules::default());
-        let wrong_id = || answers.note(true, false, 0, &rules, NOW);
+        let wrong_id = || answers.note(true, now(), false, 0, &rules, NOW);
         answers.begin_probation(0);
         assert!(!wrong_id().too_many);
         assert_eq!(held(&answers), Some(AFTER_WRONG_ID));
@@ -385,13 +509,19 @@ mod tests {
         let third = wrong_id();
         assert!(third.too_many);
         assert_eq!(third.counts, AnswerCounts { answered: 3, wrong_ids: 3, in_a_row: 3 });
+        answers.begin_probation(0);
+        for _ in 0..5 {
+            assert!(!answers.heard_wrong_id(met(true), 0, &rules));
+            tokio::time::advance(ROW_SPAN + Duration::from_secs(1)).await;
+        }
+        assert!(!wrong_id().too_many, "single ones, minutes apart");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_wrong_id_right_after_a_cut_connection_ends_a_silence_and_a_known_task_shows_that_there_was_none()
      {
         let (answers, rules) = (Answers::default(), GuardRules::default());
-        let note = |wrong_id| answers.note(wrong_id, false, 0, &rules, NOW);
+        let note = |wrong_id| answers.note(wrong_id, now(), false, 0, &rules, NOW);
         for _ in 0..10_000 {
             note(false);
         }
@@ -412,27 +542,26 @@ mod tests {
     async fn after_a_silence_the_wrong_ids_of_all_replicas_are_one_row() {
         let (answers, rules) = (Answers::default(), GuardRules::default());
         for _ in 0..10_000 {
-            answers.note(false, false, 0, &rules, NOW);
+            answers.note(false, now(), false, 0, &rules, NOW);
         }
         answers.heard_silence();
-        assert!(!answers.heard_wrong_id(1, true, 0, &rules));
+        assert!(!answers.heard_wrong_id(met(true), 0, &rules));
         answers.heard_silence();
-        assert!(!answers.heard_wrong_id(1, true, 0, &rules), "one silence, of which several say so");
-        assert!(answers.note(true, false, 0, &rules, NOW).too_many);
-        let within = Duration::from_secs(4);
-        for known_after in [Duration::from_secs(1), Duration::from_secs(5)] {
-            answers.begin_probation(0);
-            for _ in 0..2 {
-                assert!(!answers.heard_wrong_id(1, true, 0, &rules));
-            }
-            tokio::time::advance(known_after).await;
-            answers.heard_known_task(within);
-            let too_many = answers.heard_wrong_id(1, true, 0, &rules);
-            assert_eq!(too_many, known_after < within, "what is known of then can be older than the silence");
+        assert!(!answers.heard_wrong_id(met(true), 0, &rules), "one silence, of which several say so");
+        assert!(answers.note(true, now(), false, 0, &rules, NOW).too_many);
+        answers.begin_probation(0);
+        for _ in 0..5 {
+            assert!(!answers.heard_wrong_id(met(true), 0, &rules));
+            assert!(!answers.heard_wrong_id(met(true), 0, &rules));
+            answers.heard_known_task(0);
         }
-        answers.note(false, false, 0, &rules, NOW);
+        let known = answers.note(false, now(), false, 0, &rules, NOW);
+        assert!(!known.is_due, "another replica has said so");
+        answers.begin_probation(0);
+        assert!(answers.note(false, now(), false, 0, &rules, NOW).is_due);
+        answers.note(false, now(), false, 0, &rules, NOW);
         for _ in 0..10 {
-            assert!(!answers.heard_wrong_id(1, false, 0, &rules), "without a silence the share counts");
+            assert!(!answers.heard_wrong_id(met(false), 0, &rules), "without a silence the share counts");
         }
     }
 }

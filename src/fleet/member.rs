@@ -13,6 +13,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::account_state::{Egress, Finding};
+use super::answers::MetWrongId;
 use super::leadership::{self, AnswersVerdict, Lead};
 use super::membership::Membership;
 use super::message::{
@@ -354,10 +355,6 @@ impl<'a> Member<'a> {
         }
         let epoch = heartbeat.epoch;
         let (id, counts) = (heartbeat.id.clone(), (heartbeat.vitals.answered, heartbeat.vitals.wrong_ids));
-        if id != self.fleet.id && self.membership.shows_known_task(&heartbeat) {
-            // What it reports began with its last one.
-            self.fleet.account.heard_known_task(self.membership.interval() * 2);
-        }
         let new = self.membership.note(heartbeat);
         if new {
             self.fleet.account.set_rank(self.membership.rank(&self.fleet.id));
@@ -412,9 +409,15 @@ impl<'a> Member<'a> {
                 wrong_id,
                 in_a_row,
                 after_silence,
+                accepted_at,
             } => {
-                if wrong_id && from != self.fleet.id {
-                    self.fleet.account.heard_wrong_id(in_a_row, after_silence);
+                if from != self.fleet.id {
+                    let account = &self.fleet.account;
+                    if wrong_id {
+                        account.heard_wrong_id(MetWrongId { in_a_row, after_silence, accepted_at });
+                    } else {
+                        account.heard_known_task();
+                    }
                 }
                 if let Some(lead) = &mut self.lead
                     && wrong_id

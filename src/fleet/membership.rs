@@ -35,13 +35,6 @@ impl Membership {
         self.0.lock()
     }
 
-    /// Whether a replica has met a known task since it was heard last.
-    pub(super) fn shows_known_task(&self, heartbeat: &Heartbeat) -> bool {
-        let known = |replica: &Heartbeat| replica.vitals.answered.saturating_sub(replica.vitals.wrong_ids);
-        let heard = self.lock();
-        heard.get(&heartbeat.id).is_some_and(|(before, _)| known(heartbeat) > known(before))
-    }
-
     /// A replica said that it is there. Returns whether it is new.
     pub(super) fn note(&self, heartbeat: Heartbeat) -> bool {
         let mut heard = self.lock();

@@ -160,7 +160,8 @@ pub(super) enum ReplicaReport {
         /// The term that the replica knew when the call began.
         term: u64,
     },
-    /// A poll was answered: reported where the API did not know the id, and where that is in doubt.
+    /// A poll was answered: reported where the API did not know the id, where that is in doubt, and
+    /// where it knows one while a replica waits for that.
     Answered {
         /// The replica's id.
         from: String,
@@ -178,6 +179,9 @@ pub(super) enum ReplicaReport {
         /// A wrong id, and this replica has met no known task since a silence.
         #[serde(default)]
         after_silence: bool,
+        /// When the task of a wrong id was accepted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accepted_at: Option<Timestamp>,
     },
     /// The API does not answer this replica.
     Down,

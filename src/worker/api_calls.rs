@@ -291,9 +291,9 @@ pub(super) async fn poll<'a>(
             return Some((Event::Due, None));
         }
         let (permit, term) = ctx.account().permit_and_term();
-        let held_until = ctx.account().polls_held_until();
+        let is_held = ctx.account().holds_polls();
         let allowed = permit.polls.allow(task.accepted_at);
-        if allowed && held_until.is_none() && scope.owns(Origin::Ticket) {
+        if allowed && !is_held && scope.owns(Origin::Ticket) {
             drop(waiting);
             let late = due.elapsed();
             ctx.counters.polled(late);
@@ -313,11 +313,13 @@ pub(super) async fn poll<'a>(
         }
         drop(place);
         waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-        match held_until {
-            Some(until) => sleep_until(until).await,
-            None if allowed => sleep(LEASE_RECHECK).await,
+        if is_held {
+            ctx.account().until_polls_released().await;
+        } else if allowed {
+            sleep(LEASE_RECHECK).await;
+        } else {
             // Others may be asked for all the same.
-            None => one_by_one = None,
+            one_by_one = None;
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn apply(
             }
             (Effect::CanaryEnded(end), Some(call)) => account.canary(end, call.term),
             (Effect::IdAnswered { wrong, accepted_at }, Some(call)) => {
-                account.answered(wrong, accepted_at, call.term, ctx.clock.uptime());
+                account.answered(wrong, accepted_at, (call.term, call.began_at), ctx.clock.uptime());
             }
             (
                 Effect::TripAccount(_) | Effect::Api(..) | Effect::CanaryEnded(_) | Effect::IdAnswered { .. },
