@@ -3,23 +3,43 @@
 //! A write to a socket, and each crossing from one thread to another, costs as much for one message
 //! as for ten. So whatever can wait a moment (a publish, an ack, a due poll, a delivery that came
 //! in) waits for the next of some moments that are the same for all.
+//!
+//! Where very much comes, it goes together by itself, and waiting would only make each job take
+//! longer. Then nothing waits.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+/// Publishes and acks a second that are very many: those of 750 jobs.
+const HEAVY_PER_SECOND: u128 = 3_000;
+
 /// Moments at an even distance, the same for all clones.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Linger {
     base: Instant,
     span: Duration,
+    load: Arc<Load>,
+}
+
+/// What has come between two moments.
+#[derive(Debug, Default)]
+struct Load {
+    /// The number of the last moment.
+    moment: AtomicU64,
+    /// What has come since then.
+    came: AtomicU64,
+    /// Whether very much came between it and the one before.
+    is_heavy: AtomicBool,
 }
 
 impl Linger {
-    /// Moments this far apart, from now on. Zero: every moment is one of them, and nothing waits.
+    /// Moments this far apart, from now on. Zero: nothing waits.
     #[must_use]
     pub fn every(span: Duration) -> Self {
-        Self { base: Instant::now(), span }
+        Self { base: Instant::now(), span, load: Arc::default() }
     }
 
     /// Nothing waits.
@@ -28,27 +48,45 @@ impl Linger {
         Self::every(Duration::ZERO)
     }
 
-    /// Whether nothing waits.
-    #[must_use]
-    pub fn is_none(&self) -> bool {
-        self.span.is_zero()
-    }
-
     /// How long something waits at most.
     #[must_use]
     pub fn span(&self) -> Duration {
         self.span
     }
 
+    /// Whether nothing waits at present.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.span.is_zero() || self.load.is_heavy.load(Ordering::Relaxed)
+    }
+
     /// The first of the moments that is not before `at`.
     #[must_use]
     pub fn at_or_after(&self, at: Instant) -> Instant {
+        if self.is_none() {
+            return at;
+        }
         let (Ok(past), Ok(span)) = (nanos(at.saturating_duration_since(self.base)), nanos(self.span)) else {
             return at;
         };
         match past.checked_next_multiple_of(span) {
             Some(next) => self.base + Duration::from_nanos(next),
             None => at,
+        }
+    }
+
+    /// So many publishes or acks have come.
+    fn count(&self, came: usize) {
+        let (Ok(past), Ok(span)) = (nanos(self.base.elapsed()), nanos(self.span)) else { return };
+        let Some(moment) = past.checked_div(span) else { return };
+        let (load, came) = (&self.load, u64::try_from(came).unwrap_or(u64::MAX));
+        let last = load.moment.swap(moment, Ordering::Relaxed);
+        if last == moment {
+            load.came.fetch_add(came, Ordering::Relaxed);
+        } else {
+            let before = u128::from(load.came.swap(came, Ordering::Relaxed));
+            let many = before * 1_000_000_000 >= HEAVY_PER_SECOND * self.span.as_nanos();
+            load.is_heavy.store(many && last + 1 == moment, Ordering::Relaxed);
         }
     }
 }
@@ -80,6 +118,7 @@ impl<T> Batch<T> {
         let Some(new) = self.things.len().checked_sub(came).and_then(|from| self.things.get(from..)) else {
             return;
         };
+        self.linger.count(came);
         let now = Instant::now();
         let is_calm = self.went_at.is_none_or(|at| now - at > self.linger.span * 2);
         if self.linger.is_none() || is_calm || !new.iter().all(may_linger) {
@@ -150,6 +189,24 @@ mod tests {
         assert_eq!(after(1), Duration::from_millis(10));
         assert_eq!(after(10_000), Duration::from_millis(10));
         assert_eq!(after(7_777_777), Duration::from_millis(7_780));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_very_much_comes_nothing_waits_until_less_comes() {
+        let mut batch = Batch::new(Linger::every(Duration::from_millis(20)));
+        let mut waits = Vec::new();
+        for (came, pause) in [(59, 20), (59, 20), (60, 20), (60, 20), (10, 20), (60, 40), (10, 20), (10, 20)]
+        {
+            let next = Instant::now() + Duration::from_millis(pause);
+            tokio::time::advance(Duration::from_millis(1)).await;
+            batch.room().extend(vec![(); came]);
+            batch.note(came, |()| true);
+            waits.push(batch.due().map(|due| (due - Instant::now()).as_millis()));
+            until(batch.due()).await;
+            assert!(batch.take_due().is_some());
+            sleep_until(next).await;
+        }
+        assert_eq!(waits, [Some(0), Some(19), Some(19), Some(0), Some(0), Some(19), Some(19), Some(19)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -57,7 +57,7 @@ pub(super) async fn run(
     let name = connect::worker_name(settings);
     let solver = connect::solver(settings)?;
     let linger = Linger::every(settings.worker.linger);
-    let broker = connect::working_broker(settings, &name, linger)?;
+    let broker = connect::working_broker(settings, &name, linger.clone())?;
     let tracer = connect::tracer(settings, &name, &broker)?;
     let callbacks = settings.callback.as_ref().map(|callback| callback_address(callback, &name));
     let worker = Worker::new(WorkerOptions {

@@ -158,7 +158,7 @@ impl ConsumeOwner {
             deliveries: Some(port.deliveries),
             waiting: VecDeque::new(),
             settlements: port.settlements,
-            batch: Batch::new(linger),
+            batch: Batch::new(linger.clone()),
             linger,
             read_at: None,
             receipts: port.owner,

@@ -137,7 +137,7 @@ impl AmqpLink {
             call_timeout: options.call_timeout,
             confirm_timeout: options.confirm_timeout,
             publish_depth: options.publish_depth.max(1),
-            linger: options.linger,
+            linger: options.linger.clone(),
         }
     }
 
@@ -156,7 +156,7 @@ impl AmqpLink {
             channel,
             (self.publishing.status().clone(), self.publishing.configuration().frame_max()),
             requests,
-            (self.publish_depth, self.confirm_timeout, self.linger),
+            (self.publish_depth, self.confirm_timeout, self.linger.clone()),
             self.lifetime.close_signal(),
         );
         let lifetime = self.lifetime.clone();
@@ -180,7 +180,12 @@ impl Drop for AmqpLink {
 
 impl Link for AmqpLink {
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Consumer, BrokerError>> {
-        Box::pin(consume::open(&self.consuming, spec, (self.call_timeout, self.linger), &self.lifetime))
+        Box::pin(consume::open(
+            &self.consuming,
+            spec,
+            (self.call_timeout, self.linger.clone()),
+            &self.lifetime,
+        ))
     }
 
     fn open_publisher(&self) -> BoxFuture<'_, Result<Publisher, BrokerError>> {
