@@ -159,7 +159,7 @@ pub(super) struct NotedAnswer {
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     log: Mutex<AnswerLog>,
-    /// Polls may be made sooner than those that wait were told.
+    /// Wakes the polls that wait: they may be made sooner than was set.
     released: Notify,
 }
 
@@ -234,7 +234,7 @@ impl AnswerLog {
             self.share.clear();
         }
         let until = now + probation.wait(self.counts.in_a_row, rank);
-        if self.reported_in_a_row > 1 || probation.cause == Cause::Silence {
+        if self.reported_in_a_row > 1 || met.after_silence || probation.cause == Cause::Silence {
             self.awaited_since.get_or_insert(now);
         }
         (probation, until)
@@ -307,9 +307,6 @@ impl Answers {
         if is_single {
             // It is at work, and has lost a single task.
             log.counts.in_a_row -= 1;
-        }
-        if met.after_silence {
-            log.awaited_since.get_or_insert_with(Instant::now);
         }
         log.are_too_many_in_a_row(rules)
     }

@@ -532,7 +532,7 @@ impl Ledger {
     /// The caller has learned the id of a task that was paid; `None`: it never will.
     pub(crate) fn answered(&mut self, replica: &str, job: &str, task: Option<String>, accepted: Acceptance) {
         let Acceptance { at, clock, forgotten } = accepted;
-        self.payments.known(replica, job, Instant::now());
+        self.payments.call_ended(replica, job, Instant::now());
         if let Some(id) = task {
             self.tasks.insert(id, Task { forgotten, ..Task::new(job, at, clock) });
         } else if let Some(account) = self.accounts.get_mut(job) {

@@ -27,8 +27,8 @@ struct Payment {
     lane: Lane,
     amount: Decimal,
     at: Instant,
-    /// When the call had ended for its replica.
-    known_at: Option<Instant>,
+    /// When the call ended for its replica, with an answer or without.
+    call_ended_at: Option<Instant>,
     /// Its replica was killed before it reported this, and no ticket shows it: it was killed before
     /// the answer, or after the job had ended or gone on with another task.
     is_lost: bool,
@@ -54,14 +54,14 @@ impl Payments {
     pub(crate) fn made(&mut self, replica: &str, job: &str, (lane, amount): (&Lane, Decimal), at: Instant) {
         let is_lost = self.ended.contains_key(replica);
         let (replica, job, lane) = (replica.to_owned(), job.to_owned(), lane.clone());
-        self.made.push(Payment { replica, job, lane, amount, at, known_at: None, is_lost });
+        self.made.push(Payment { replica, job, lane, amount, at, call_ended_at: None, is_lost });
     }
 
-    /// A replica's last submission of a job has ended, with an answer or without.
-    pub(crate) fn known(&mut self, replica: &str, job: &str, now: Instant) {
+    /// The call of a replica's last submission of a job has ended.
+    pub(crate) fn call_ended(&mut self, replica: &str, job: &str, now: Instant) {
         let mut newest_first = self.made.iter_mut().rev();
         if let Some(payment) = newest_first.find(|made| made.replica == replica && made.job == job) {
-            payment.known_at = Some(now);
+            payment.call_ended_at = Some(now);
         }
     }
 
@@ -71,7 +71,8 @@ impl Payments {
         let mut later = BTreeSet::new();
         for payment in self.made.iter_mut().rev() {
             let has_gone_on = !later.insert(payment.job.clone());
-            let is_fresh = payment.known_at.is_none_or(|at| now.duration_since(at) <= self.reported_within);
+            let is_fresh =
+                payment.call_ended_at.is_none_or(|at| now.duration_since(at) <= self.reported_within);
             let is_shown = !has_gone_on && !has_ended(&payment.job);
             payment.is_lost |= payment.replica == replica && is_fresh && !is_shown;
         }
