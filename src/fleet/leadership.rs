@@ -139,25 +139,27 @@ impl Lead {
     }
 
     /// A further state message: the one this leader has just written, or one that a crash has left.
-    /// The highest epoch wins.
+    /// The highest epoch wins; what operators have ordered is in force whichever of them knows it.
     pub(super) fn receive(&mut self, mut state: State, receipt: Receipt) {
         // The books have versions of their own.
         state.money.books.follow(&self.state.money.books);
         self.state.money.books.follow(&state.money.books);
-        if state.epoch > self.state.epoch {
-            self.state = state;
-            (self.unwritten, self.contested) = (false, false);
+        let is_later = state.epoch > self.state.epoch;
+        let same = state.epoch == self.state.epoch;
+        // Two have written it without knowing of each other: what either of them fears is in force.
+        let is_feared = same && state.phase.caution() > self.state.phase.caution();
+        if is_later || is_feared {
+            std::mem::swap(&mut self.state, &mut state);
             self.hold(receipt);
-        } else if state.epoch == self.state.epoch && state.phase.caution() > self.state.phase.caution() {
-            // Two have written it without knowing of each other: what either of them fears is in
-            // force. Not under a later epoch yet: a message of that epoch may follow, and wins.
-            self.state = state;
-            (self.unwritten, self.contested) = (true, true);
-            self.hold(receipt);
-        } else if state.epoch == self.state.epoch && self.held.is_none() {
+        } else if same && self.held.is_none() {
             self.held = Some(receipt);
         } else {
             done_with(receipt);
+        }
+        let has_orders = self.state.take_orders(&state);
+        // Not under a later epoch yet: a message of that epoch may follow, and wins.
+        if is_later || is_feared || has_orders {
+            (self.unwritten, self.contested) = (is_feared || has_orders, is_feared || has_orders);
         }
     }
 
@@ -503,6 +505,8 @@ mod tests {
 
     use super::*;
     use crate::broker::Settlement;
+    use crate::domain::guard::Paused;
+    use crate::domain::money::Ordered;
 
     #[test]
     fn a_later_message_wins_over_two_of_one_epoch_that_differ() {
@@ -525,5 +529,39 @@ mod tests {
         lead.receive(cautious.clone(), receipt(5));
         lead.writing();
         assert_eq!(lead.state, State { epoch: 6, ..cautious });
+    }
+
+    #[test]
+    fn no_order_of_an_operator_is_lost_with_the_message_that_another_outruns() {
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        let (owner, _settled) = mpsc::unbounded_channel();
+        let receipt = |tag| Receipt::new(tag, owner.clone());
+        let recreated = State::unknown(4, now);
+        let mut ordered = State { phase: Phase::Active, ..recreated.clone() };
+        let raise = Ordered { lane: None, by: "1".parse().unwrap(), for_ms: 60_000 };
+        ordered.money.raises = vec![raise.raise("guest".to_owned(), now).unwrap()];
+        ordered.paused = Some(Paused { reason: None, by: "guest".to_owned(), since: now });
+        ordered.last_command = Some("7".to_owned());
+        let later = State { epoch: ordered.epoch + 1, ..recreated.clone() };
+        for (first, second) in [(&ordered, &recreated), (&recreated, &ordered)] {
+            let mut lead = Lead::take(first.clone(), receipt(1));
+            lead.receive(second.clone(), receipt(2));
+            let expected = State { phase: Phase::Probing, ..ordered.clone() };
+            assert_eq!((&lead.state, lead.unwritten), (&expected, true));
+            lead.writing();
+            lead.written(true);
+            let written = lead.state.clone();
+            assert_eq!(written.epoch, ordered.epoch + 1);
+            lead.receive(written.clone(), receipt(3));
+            assert_eq!((&lead.state, lead.unwritten), (&written, false), "its own message is no news");
+        }
+        // Who recreated it has learned something meanwhile. It may have been resumed, too.
+        for (first, second) in [(&ordered, &later), (&later, &ordered)] {
+            let mut lead = Lead::take(first.clone(), receipt(1));
+            lead.receive(second.clone(), receipt(2));
+            let raises = (&lead.state.money.raises, lead.state.epoch);
+            assert_eq!((raises, lead.unwritten), ((&ordered.money.raises, later.epoch), true));
+            assert_eq!(lead.state.paused, None);
+        }
     }
 }

@@ -93,6 +93,7 @@ impl<'a> Member<'a> {
         work: &'a dyn Work,
         found: &'a mut Receiver<Finding>,
     ) -> Result<Self, Lost> {
+        fleet.membership.begin();
         let queue = fleet.options.names.guard();
         // Asked before this replica is a consumer of it: nobody leads, and there is no state to
         // lead with.
@@ -338,7 +339,9 @@ impl<'a> Member<'a> {
         if before.as_ref().is_none_or(|before| before.epoch <= news.state.epoch) {
             self.fleet.ledger.follow(&news.state.money, news.at.unwrap_or_else(|| self.now()));
         }
-        let is_news = self.fleet.account.adopt(&news.state, (&news.id, &news.name), false, news.replicas);
+        // The leader may not have heard this one yet.
+        let replicas = news.replicas.max(self.membership.size(1)).max(2);
+        let is_news = self.fleet.account.adopt(&news.state, (&news.id, &news.name), false, replicas);
         self.fleet.account.types().follow(&news.shut, &news.failing);
         self.fleet.account.note_queues(news.queues);
         if is_news {
@@ -505,9 +508,8 @@ impl<'a> Member<'a> {
     async fn report_spending(&mut self) {
         let ledger = &self.fleet.ledger;
         let Some(report) = ledger.report() else { return };
-        if let Some(lead) = &mut self.lead {
-            ledger.hear(&report);
-            lead.state.money.books.note(&report, self.fleet.options.clock.now());
+        if self.lead.is_some() {
+            self.book_own_spending();
         } else if ledger.has_news() && !Failpoint::SpendingUnreported.in_force() {
             let soon = !ledger.money().0.budgets.is_empty();
             let apart = if soon { TICK * self.membership.crowds() } else { self.membership.interval() };

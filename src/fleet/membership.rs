@@ -22,17 +22,65 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const SMALL_FLEET: u32 = 64;
 const SMALL_CROWD: u32 = 16;
 
-/// The replicas by their ids. Clones are the same: a member of the fleet writes it, and whoever
-/// looks at the fleet reads it from aside.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Membership(Arc<Mutex<Heard>>);
+/// The replicas that are heard over a session. Clones are the same: a member of the fleet writes
+/// it, and whoever looks at the fleet reads it from aside.
+#[derive(Debug, Clone)]
+pub(super) struct Membership(Arc<Parts>);
 
+#[derive(Debug)]
+struct Parts {
+    heard: Mutex<Heard>,
+    session: Mutex<Session>,
+}
+
+/// By their ids.
 type Heard = BTreeMap<String, (Arc<Heartbeat>, Instant)>;
 
+#[derive(Debug)]
+struct Session {
+    began: Instant,
+    /// How many were heard over the last session that lasted long enough to tell.
+    last_size: Option<usize>,
+}
+
 impl Membership {
+    pub(super) fn new() -> Self {
+        let session = Session { began: Instant::now(), last_size: None };
+        Self(Arc::new(Parts { heard: Mutex::default(), session: Mutex::new(session) }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Heard> {
         // Whatever is in it was heard.
-        self.0.lock()
+        self.0.heard.lock()
+    }
+
+    /// A session begins: nobody was heard yet.
+    pub(super) fn begin(&self) {
+        self.0.session.lock().began = Instant::now();
+    }
+
+    /// The session is gone, and forgets everybody.
+    pub(super) fn end(&self) {
+        let size = std::mem::take(&mut *self.lock()).len();
+        let session = &mut *self.0.session.lock();
+        // A session that ends before the others were heard says nothing about their number.
+        if size > 1 || size == 1 && session.began.elapsed() >= patience(size) {
+            session.last_size = Some(size);
+        }
+    }
+
+    /// How many there are. Until all had time to be heard, as many as over the last session; in the
+    /// first one, as many as the caller takes for safe.
+    pub(super) fn size(&self, unknown: usize) -> usize {
+        let heard = self.len();
+        let session = self.0.session.lock();
+        let expected = session.last_size.unwrap_or(unknown);
+        if session.began.elapsed() < patience(expected) { heard.max(expected) } else { heard }
+    }
+
+    /// How many times as long one of them waits before it tries the broker again.
+    pub(super) fn slower_reconnects(&self) -> u32 {
+        slower(self.0.session.lock().last_size.unwrap_or_default().max(self.len()))
     }
 
     /// A replica said that it is there. Returns whether it is new.
@@ -47,11 +95,6 @@ impl Membership {
     /// A replica said that it leaves.
     pub(super) fn remove(&self, id: &str) {
         self.lock().remove(id);
-    }
-
-    /// Forgets everybody.
-    pub(super) fn clear(&self) {
-        self.lock().clear();
     }
 
     /// Forgets who was not heard for long.
@@ -163,8 +206,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn until_all_had_time_to_be_heard_there_are_as_many_as_before() {
+        let membership = Membership::new();
+        let sizes = |membership: &Membership| (membership.size(1), membership.size(64));
+        let (just_before, moment) = (Duration::from_millis(7_999), Duration::from_millis(1));
+        membership.begin();
+        membership.note(heartbeat("this"));
+        assert_eq!(sizes(&membership), (1, 64), "the first session");
+        tokio::time::sleep(just_before).await;
+        membership.note(heartbeat("another"));
+        assert_eq!(sizes(&membership), (2, 64));
+        tokio::time::sleep(moment).await;
+        assert_eq!(sizes(&membership), (2, 2));
+        // One that ends before the others were heard is no measure.
+        for _ in 0..2 {
+            membership.end();
+            membership.begin();
+            membership.note(heartbeat("this"));
+            assert_eq!(sizes(&membership), (2, 2));
+        }
+        tokio::time::sleep(just_before + moment).await;
+        assert_eq!(sizes(&membership), (1, 1), "alone, and long enough to tell");
+        membership.end();
+        membership.begin();
+        assert_eq!(sizes(&membership), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_looks_from_aside_sees_no_one_that_was_silent_for_long_even_where_nobody_prunes() {
-        let membership = Membership::default();
+        let membership = Membership::new();
         membership.note(heartbeat("silent"));
         tokio::time::sleep(Duration::from_secs(5)).await;
         membership.note(heartbeat("heard"));

@@ -23,7 +23,6 @@ mod type_breaker;
 mod vitals;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -57,6 +56,10 @@ use account_state::Finding;
 use member::Member;
 use membership::Membership;
 use message::{Control, Trust, encode};
+
+/// A replica that has just begun does not know how many others spend from the same budget. A fleet
+/// is seldom larger, and this much of what is left is still many tasks, or the last one.
+const UNKNOWN_SIZE: usize = 32;
 
 /// What a replica's part in the fleet is made of.
 pub struct FleetOptions {
@@ -104,8 +107,6 @@ pub struct Fleet {
     callbacks: Arc<Callbacks>,
     ledger: Ledger,
     membership: Membership,
-    /// Replicas that were heard over the last session.
-    last_size: AtomicUsize,
     solve_times: parking_lot::Mutex<SolveTimes>,
     found: Mutex<Receiver<Finding>>,
     leaving: CancellationToken,
@@ -126,8 +127,7 @@ impl Fleet {
             ledger: Ledger::new(id.clone()),
             options,
             account,
-            membership: Membership::default(),
-            last_size: AtomicUsize::new(0),
+            membership: Membership::new(),
             solve_times,
             found: Mutex::new(found),
             leaving: CancellationToken::new(),
@@ -151,6 +151,13 @@ impl Fleet {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Among how many replicas what is left of a budget is divided, and this one's place among them.
+    #[must_use]
+    pub fn budget_share(&self) -> (usize, usize) {
+        let (replicas, rank) = self.account.share();
+        (replicas.max(self.membership.size(UNKNOWN_SIZE)), rank)
     }
 
     /// How long the API takes, as all replicas together see it.
@@ -181,7 +188,7 @@ impl Fleet {
     /// large fleet try as well.
     #[must_use]
     pub fn slower(&self) -> u32 {
-        membership::slower(self.last_size.load(Ordering::Relaxed).max(self.membership.len()))
+        self.membership.slower_reconnects()
     }
 
     /// Takes another key. Nothing is called with it before the leader has had it tried.
@@ -244,10 +251,6 @@ struct Forgetting<'a>(&'a Fleet);
 impl Drop for Forgetting<'_> {
     fn drop(&mut self) {
         self.0.account.forget();
-        // A session that ends before the others were heard says nothing about their number.
-        if self.0.membership.len() > 1 {
-            self.0.last_size.store(self.0.membership.len(), Ordering::Relaxed);
-        }
-        self.0.membership.clear();
+        self.0.membership.end();
     }
 }

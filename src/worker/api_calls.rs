@@ -96,7 +96,7 @@ pub(super) async fn submit<'a>(
     let (lane_name, kind) = (run.job.lane.name(), run.job.kind());
     let price = ctx.rules.prices.of(kind);
     // The canary is the leader's, whatever its place among the replicas.
-    let place = || if is_canary { (1, 0) } else { ctx.account().share() };
+    let place = || if is_canary { (1, 0) } else { ctx.fleet.budget_share() };
     let reserving = async {
         let priced = if ctx.fleet.ledger().has_budgets() { lane.priced().await } else { None };
         let reserved = timeout(BUDGET_PATIENCE, ctx.fleet.ledger().reserve(lane_name, price, place)).await;

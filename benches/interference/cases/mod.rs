@@ -2,6 +2,7 @@
 
 mod bad_day;
 mod blame;
+mod budget;
 pub(crate) mod calm;
 mod firewall;
 mod flash;
@@ -78,6 +79,7 @@ pub(crate) enum Case {
         jobs: usize,
     },
     Wild,
+    Budget,
 }
 
 impl Case {
@@ -97,6 +99,7 @@ impl Case {
             Case::HandOver(Going::Broker) => "the broker stops for 5 s".to_owned(),
             Case::Flash { of, code } => format!("one {}: {code}", call(of)),
             Case::Wild => "one publisher floods".to_owned(),
+            Case::Budget => "a fleet begins with a minute's budget".to_owned(),
             Case::Firewall { status, jobs } => format!("{status} HTML for the payload of {jobs}"),
         }
     }
@@ -118,6 +121,7 @@ impl Case {
             Case::Flash { of, code } => (*of, *code) == ("create_task", KEY),
             Case::Firewall { .. }
             | Case::Wild
+            | Case::Budget
             | Case::Forgotten { .. }
             | Case::LongOutage { .. }
             | Case::Blame
@@ -139,7 +143,7 @@ fn call(list: &str) -> &'static str {
 }
 
 /// All of them.
-pub(crate) const GROUPS: [Group; 12] = [
+pub(crate) const GROUPS: [Group; 13] = [
     Group {
         name: "calm",
         shows: "nothing is wrong: what the others are judged by",
@@ -223,6 +227,12 @@ pub(crate) const GROUPS: [Group; 12] = [
         cases: || vec![Case::Wild],
         run: None,
     },
+    Group {
+        name: "budget",
+        shows: "a fleet that has just begun has as much budget left as comes in a minute: p99 at most 1.5 s above the calm one",
+        cases: || vec![Case::Budget],
+        run: None,
+    },
 ];
 
 fn tenth_cases() -> Vec<Case> {
@@ -291,6 +301,7 @@ async fn play(environment: &Environment, row: &mut Row, case: Case) {
         Case::Flash { of, code } => flash::run(environment, row, of, code).await,
         Case::Firewall { status, jobs } => firewall::run(environment, row, status, jobs).await,
         Case::Wild => wild::run(environment, row).await,
+        Case::Budget => budget::run(environment, row).await,
         Case::Calm | Case::Tenth { .. } | Case::Lost { .. } => unreachable!("run by their groups"),
     }
 }

@@ -71,6 +71,7 @@ impl Member<'_> {
         {
             lead.written(true);
         }
+        self.book_own_spending();
         if let Some(lead) = &mut self.lead {
             lead.writing();
             lead.state.solve_times = self.fleet.solve_times().summary();
@@ -86,10 +87,19 @@ impl Member<'_> {
         }
     }
 
+    /// What this replica has spent stands in its own books at once.
+    pub(super) fn book_own_spending(&mut self) {
+        let ledger = &self.fleet.ledger;
+        if let (Some(lead), Some(report)) = (&mut self.lead, ledger.report()) {
+            ledger.hear(&report);
+            lead.state.money.books.note(&report, self.fleet.options.clock.now());
+        }
+    }
+
     /// Announces the state in force.
     pub(super) async fn announce(&mut self) {
         let Some(lead) = self.lead.as_ref().filter(|lead| !lead.unwritten) else { return };
-        let (fleet, replicas) = (self.fleet, self.membership.len().max(1));
+        let (fleet, replicas) = (self.fleet, self.membership.size(1));
         fleet.account.adopt(&lead.state, (&fleet.id, &fleet.options.name), true, replicas);
         let now = self.now();
         fleet.ledger.follow(&lead.state.money, now);
@@ -99,7 +109,7 @@ impl Member<'_> {
             state: lead.state.clone(),
             shut: fleet.account.shut_types(),
             failing: fleet.account.types().failing(),
-            replicas,
+            replicas: self.membership.len().max(1),
             queues: fleet.account.queues(),
             at: Some(now),
         };

@@ -300,6 +300,25 @@ impl State {
         Self { epoch, term: epoch, phase, since: now, ..self }
     }
 
+    /// Takes what operators have ordered from a record whose writer did not know of this one, and
+    /// which is dropped: unlike what the API tells, nobody says it again. Returns whether that is
+    /// news. A raised budget stays so until its time is over, so it is taken from any record; a
+    /// pause may have been ended meanwhile, unless both are of one epoch.
+    pub fn take_orders(&mut self, other: &State) -> bool {
+        let mut is_news = false;
+        for raise in &other.money.raises {
+            is_news |= !self.money.raises.contains(raise) && self.money.raise(raise.clone());
+        }
+        if self.epoch == other.epoch && self.paused.is_none() && other.paused.is_some() {
+            self.paused.clone_from(&other.paused);
+            is_news = true;
+        }
+        if is_news {
+            self.last_command.clone_from(&other.last_command);
+        }
+        is_news
+    }
+
     /// Reads a record; `None` where it is none of this version.
     #[must_use]
     pub fn read(body: &[u8]) -> Option<Self> {
