@@ -55,6 +55,8 @@ pub(crate) struct Account {
 /// What the API has said to a job's submissions, and what it has waited for that.
 #[derive(Debug, Default)]
 pub(crate) struct Met {
+    /// A submission was answered while its replica's clock was off by more than clocks may.
+    pub(crate) misdated: bool,
     /// Submissions of which nobody knows whether they were accepted.
     pub(crate) ambiguous: u32,
     /// Submissions that were refused for the key.

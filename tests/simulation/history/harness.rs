@@ -126,8 +126,11 @@ impl<'a> Harness<'a> {
     /// A replica has met a fault at a step of its own.
     fn on_met(&mut self, (name, then): Met) {
         if name == BROKER {
-            open(&self.world.books).answers_nobody = false;
             let down_for = self.world.broker_down_for.take().unwrap_or_default();
+            let mut books = open(&self.world.books);
+            books.answers_nobody = false;
+            books.payments.cut(Instant::now(), down_for);
+            drop(books);
             return self.after(down_for, Due::Fix(Fix::Reach));
         }
         let place =

@@ -26,6 +26,8 @@ use super::said::Said;
 
 /// Clocks may be further apart only while somebody sets one, in ms.
 const CLOCKS_APART: u64 = 10_000;
+/// A ticket that seems older does not show what a replica that is gone has paid.
+const SHOWN_FOR: Duration = Duration::from_secs(600);
 
 /// A delivery in hand.
 #[derive(Debug)]
@@ -162,18 +164,31 @@ impl Ledger {
 
     /// A machine's clock is off by so many ms from now on.
     pub(crate) fn set_clock(&mut self, machine: String, millis: i64) {
+        let held = self.hands.values().filter(|hand| machine_of(&hand.replica) == machine);
+        let held: Vec<String> = held.filter_map(|hand| hand.task.clone()).collect();
+        held.iter().for_each(|task| self.held_under(task, millis));
         self.clocks.insert(machine, millis);
     }
 
-    /// How far off a replica's clock is, in ms: that of the machine that its name begins with.
+    /// A task's ticket is in the hands of somebody whose clock is off by so many ms.
+    fn held_under(&mut self, task: &str, clock: i64) {
+        let Some(task) = self.tasks.get_mut(task) else { return };
+        task.misdated |= clock.abs_diff(task.clock) > CLOCKS_APART;
+        let fast = Duration::from_millis(clock.saturating_sub(task.clock).try_into().unwrap_or_default());
+        if task.accepted_at.elapsed() + fast >= SHOWN_FOR {
+            self.payments.hidden(&task.job);
+        }
+    }
+
+    /// How far off a replica's clock is, in ms.
     pub(crate) fn clock_of(&self, replica: &str) -> i64 {
-        let machine = replica.split('.').next().unwrap_or_default();
-        self.clocks.get(machine).copied().unwrap_or_default()
+        self.clocks.get(machine_of(replica)).copied().unwrap_or_default()
     }
 
     /// The API forgets every task that it has accepted so far.
     pub(crate) fn forget_tasks(&mut self) {
         self.tasks.values_mut().for_each(|task| task.forgotten = true);
+        self.answers.tasks_are_forgotten();
     }
 
     /// Whether it has forgotten this one.
@@ -344,9 +359,8 @@ impl Ledger {
             (alone, other.alone) = (false, false);
         }
         let task = ticket_of(message).filter(|_| is_ticket);
-        let clock = self.clock_of(replica);
-        if let Some(task) = task.as_ref().and_then(|id| self.tasks.get_mut(id)) {
-            task.misdated |= clock.abs_diff(task.clock) > CLOCKS_APART;
+        if let Some(task) = &task {
+            self.held_under(task, self.clock_of(replica));
         }
         let hand = Hand {
             replica: replica.to_owned(),
@@ -523,7 +537,9 @@ impl Ledger {
 
     /// What a submission has come to.
     pub(crate) fn submission_said(&mut self, replica: &str, job: &str, said: Said) {
+        let clock = self.clock_of(replica);
         let Some(met) = self.accounts.get_mut(job).map(|account| &mut account.met) else { return };
+        met.misdated |= clock.unsigned_abs() > CLOCKS_APART;
         met.ambiguous += u32::from(said == Said::Ambiguous);
         met.key_refusals += u32::from(said == Said::KeyRefused);
         met.last.insert(replica.to_owned(), said);
@@ -586,4 +602,9 @@ fn is_delayed(message: &Message) -> bool {
     let history = message.properties.headers.get(HISTORY_HEADER).and_then(|header| header.as_text());
     let history: Option<History> = history.and_then(|text| serde_json::from_str(text).ok());
     history.is_some_and(|history| history.delayed_for().is_some())
+}
+
+/// Its name begins with that of its machine.
+fn machine_of(replica: &str) -> &str {
+    replica.split('.').next().unwrap_or_default()
 }

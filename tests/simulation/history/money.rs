@@ -15,9 +15,14 @@ const BACK_WITHIN: Duration = Duration::from_secs(10);
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a payment may be in no report: those come with the heartbeats, or sooner where there
-/// are budgets.
+/// are budgets, when a leader writes its books once a second, by ticks of half a second. Where the
+/// broker takes its time, a leader that has just written its record and
+/// announced it writes the next one so many of its confirms later.
 const REPORTED_WITHIN: Duration = Duration::from_millis(2_500);
-const REPORTED_WITHIN_IF_BUDGETED: Duration = Duration::from_secs(1);
+const REPORTED_WITHIN_IF_BUDGETED: Duration = Duration::from_millis(1_500);
+const CONFIRMS: u32 = 4;
+/// Who has a ticket of a replica that is gone reports its payment after 5 s, which takes a moment.
+const SHOWN_WITHIN: Duration = Duration::from_secs(6);
 
 /// A task that the API has accepted.
 #[derive(Debug)]
@@ -29,8 +34,10 @@ struct Payment {
     at: Instant,
     /// When the call ended for its replica, with an answer or without.
     call_ended_at: Option<Instant>,
-    /// Its replica was killed before it reported this, and no ticket shows it: it was killed before
-    /// the answer, or after the job had ended or gone on with another task.
+    /// Its replica was killed before it reported this.
+    is_unreported: bool,
+    /// Nor does a ticket show it: its replica was killed before the answer, or after the job had
+    /// ended or gone on with another task; or whoever ended the job was killed as well.
     is_lost: bool,
 }
 
@@ -48,13 +55,23 @@ impl Payments {
     pub(crate) fn of(plan: &Plan) -> Self {
         let is_budgeted = plan.budget.is_some() || plan.lanes.values().any(|lane| lane.budget.is_some());
         let reported_within = if is_budgeted { REPORTED_WITHIN_IF_BUDGETED } else { REPORTED_WITHIN };
+        let reported_within = reported_within + plan.store.unwrap_or_default() * CONFIRMS;
         Self { reported_within, made: Vec::new(), cuts: Vec::new(), ended: BTreeMap::new() }
     }
 
     pub(crate) fn made(&mut self, replica: &str, job: &str, (lane, amount): (&Lane, Decimal), at: Instant) {
         let is_lost = self.ended.contains_key(replica);
         let (replica, job, lane) = (replica.to_owned(), job.to_owned(), lane.clone());
-        self.made.push(Payment { replica, job, lane, amount, at, call_ended_at: None, is_lost });
+        self.made.push(Payment {
+            replica,
+            job,
+            lane,
+            amount,
+            at,
+            call_ended_at: None,
+            is_unreported: is_lost,
+            is_lost,
+        });
     }
 
     /// The call of a replica's last submission of a job has ended.
@@ -67,6 +84,15 @@ impl Payments {
 
     /// A replica is killed, after jobs that have ended.
     pub(crate) fn killed(&mut self, replica: &str, has_ended: impl Fn(&str) -> bool, now: Instant) {
+        let gone_lately: BTreeSet<_> = self
+            .ended
+            .iter()
+            .filter(|(_, at)| now.duration_since(**at) <= SHOWN_WITHIN)
+            .map(|(of, _)| of.clone())
+            .collect();
+        for payment in self.made.iter_mut().filter(|payment| gone_lately.contains(&payment.replica)) {
+            payment.is_lost |= payment.is_unreported && has_ended(&payment.job);
+        }
         self.ended(replica, now);
         let mut later = BTreeSet::new();
         for payment in self.made.iter_mut().rev() {
@@ -74,7 +100,15 @@ impl Payments {
             let is_fresh =
                 payment.call_ended_at.is_none_or(|at| now.duration_since(at) <= self.reported_within);
             let is_shown = !has_gone_on && !has_ended(&payment.job);
+            payment.is_unreported |= payment.replica == replica && is_fresh;
             payment.is_lost |= payment.replica == replica && is_fresh && !is_shown;
+        }
+    }
+
+    /// The ticket of a job seems too old to show what a replica that is gone has paid.
+    pub(crate) fn hidden(&mut self, job: &str) {
+        for payment in self.made.iter_mut().filter(|payment| payment.job == job) {
+            payment.is_lost |= self.ended.contains_key(&payment.replica);
         }
     }
 

@@ -137,9 +137,10 @@ fn budget_left(account: &Account, class: &str, now: Instant) -> Option<String> {
         // One whose calls were throttled ends as transient, by the budget of those without a slot.
         _ => left(Said::Transient, TRANSIENT_TIMEOUT).min(left(Said::Capacity, CAPACITY_TIMEOUT)),
     };
-    // What a job is retried for must end before its deadline too. And which of two copies has spent
-    // how much is not distinguished.
+    // What a job is retried for must end before its deadline too. Which of two copies has spent how
+    // much is not distinguished. And a clock that is minutes off spends what it likes.
     let excused = account.doubled
+        || met.misdated
         || account
             .deadline
             .is_some_and(|deadline| deadline.saturating_duration_since(now) < SHORTEST_RETRY + HOP);

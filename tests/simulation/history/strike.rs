@@ -141,12 +141,15 @@ impl Harness<'_> {
                 self.world.broker.drop_connection(&name);
             }
         }
+        open(&self.world.books).payments.cut(Instant::now(), lasts);
         self.after(lasts, Due::Fix(Fix::Reach));
     }
 
     fn vanish(&mut self, place: usize, noticed_after: Duration, back_after: Duration) {
         let Some(replica) = self.world.places[place].take() else { return };
         open(&self.world.books).dies(&replica.name);
+        // Until the broker notices, nobody else can lead, and so nobody hears what is spent.
+        open(&self.world.books).payments.cut(Instant::now(), noticed_after);
         let sessions = self.world.broker.sessions_of(&replica.name);
         for session in &sessions {
             self.world.broker.cut_off(*session, Duration::ZERO);
