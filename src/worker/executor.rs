@@ -208,12 +208,12 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
             let callback = callback.filter(|_| ctx.fleet.callbacks().are_on(at.now));
             let run = JobRun::of_ticket(job, history, task_id, accepted_at, polls, callback, &at);
             let run = run.not_polled_before(not_before, &at);
-            if let (Some(acceptance), Some(price)) = (acceptance, price) {
+            if let (Some(acceptance), Some(price)) = (&acceptance, price) {
                 let (lane, kind) = (run.job.lane.name().to_owned(), run.job.kind().to_owned());
-                let age = at.now.since(accepted_at);
-                ctx.fleet.ledger().watch(Orphan { acceptance, lane, kind, price }, age);
+                let orphan = Orphan { acceptance: acceptance.clone(), lane, kind, price };
+                ctx.fleet.ledger().watch(orphan, at.now.since(accepted_at));
             }
-            held.run = Some(run.priced(price));
+            held.run = Some(run.priced(price, acceptance));
             Ok(Event::TicketTaken { redelivered })
         }
         Ok(Kept::Answered { routing_key, outcome }) => {

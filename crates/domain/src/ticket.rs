@@ -67,7 +67,7 @@ pub struct Ticket {
     /// until the API says more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<Decimal>,
-    /// By what the books know its acceptance; absent once another replica has taken the ticket.
+    /// By what the books know its acceptance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acceptance: Option<Acceptance>,
     /// What the job went through before.

@@ -114,7 +114,8 @@ struct TaskCharge {
     price: Option<Decimal>,
     /// By the API, if that has said so.
     cost: Option<Decimal>,
-    /// By what the books know its acceptance, until its ticket is written.
+    /// By what the books know its acceptance. It is on every ticket of the task, since the replica
+    /// that met it may leave before it was counted.
     acceptance: Option<Box<Acceptance>>,
 }
 
@@ -511,12 +512,13 @@ impl JobRun {
         self
     }
 
-    /// The same ticket, which says what its task costs.
+    /// The same ticket, which says what its task costs, and by what the books know that.
     #[must_use]
-    pub fn priced(mut self, price: Option<Decimal>) -> Self {
+    pub fn priced(mut self, price: Option<Decimal>, acceptance: Option<Acceptance>) -> Self {
         if let JobState::Pending(task) = &mut self.state {
-            task.charge =
-                price.map(|price| Box::new(TaskCharge { price: Some(price), ..TaskCharge::default() }));
+            let charge =
+                |price| TaskCharge { price: Some(price), cost: None, acceptance: acceptance.map(Box::new) };
+            task.charge = price.map(charge).map(Box::new);
         }
         self
     }

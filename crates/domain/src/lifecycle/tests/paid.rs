@@ -278,6 +278,17 @@ fn a_ticket_that_was_handed_over_counts_on_and_one_that_was_redelivered_counts_t
     assert_eq!((with_polls(9, true), with_polls(most + 1, true)), (Some(most), Some(most + 1)));
 }
 
+#[test]
+fn every_ticket_of_a_task_names_its_acceptance() {
+    let Scene { case, rules, .. } = Scene::plain();
+    let at = DecisionInput { rules: &rules, learned: None, now: START, uptime: secs(0), jitter: 0.0 };
+    let acceptance = Acceptance { replica: "a".to_owned(), number: 3 };
+    let run = JobRun::of_ticket(case.job, case.history, task_id(), START, 0, None, &at);
+    let run = run.priced(Some(Decimal::ONE), Some(acceptance.clone()));
+    let named = run.task().and_then(|task| task.shown().acceptance.cloned());
+    assert_eq!(named, Some(acceptance));
+}
+
 impl Scene {
     /// A ticket whose callback is awaited.
     fn with_callback() -> Self {
