@@ -43,8 +43,11 @@ pub struct Snapshot {
     pub leader: Option<String>,
     /// The leader's id: several replicas can have one name.
     pub leader_id: Option<String>,
-    /// Replicas in the fleet, this one included.
+    /// Replicas in the fleet, this one included, as the leader counts them.
     pub replicas: usize,
+    /// Among how many what the whole fleet may do is divided: as many, and until all had time to be
+    /// heard as many as before.
+    pub divisor: usize,
     /// This one's place among them, from 0.
     pub rank: usize,
     /// What it may do.
@@ -126,6 +129,7 @@ impl AccountState {
             leader: None,
             leader_id: None,
             replicas: 1,
+            divisor: 1,
             rank: 0,
             permit: Permit::NOTHING,
             trips: LocalTrips::default(),
@@ -167,7 +171,7 @@ impl AccountState {
     #[must_use]
     pub fn share(&self) -> (usize, usize) {
         let snapshot = self.parts.snapshot.borrow();
-        (snapshot.replicas, snapshot.rank)
+        (snapshot.divisor, snapshot.rank)
     }
 
     /// This replica's place among those that it hears.
@@ -257,7 +261,7 @@ impl AccountState {
         state: &State,
         (id, name): (&str, &str),
         leads: bool,
-        replicas: usize,
+        (replicas, divisor): (usize, usize),
     ) -> bool {
         let mut is_new = false;
         let key = self.key();
@@ -268,7 +272,7 @@ impl AccountState {
             is_new = snapshot.state.as_ref().is_none_or(|known| known.epoch != state.epoch);
             let same = !is_new
                 && snapshot.leads == leads
-                && snapshot.replicas == replicas
+                && (snapshot.replicas, snapshot.divisor) == (replicas, divisor)
                 && snapshot.leader.as_deref() == Some(name)
                 && snapshot.leader_id.as_deref() == Some(id);
             if same {
@@ -278,7 +282,7 @@ impl AccountState {
                 snapshot.state = Some(Arc::new(state.clone()));
                 snapshot.memory.clone_from(&snapshot.state);
             }
-            (snapshot.leads, snapshot.replicas) = (leads, replicas);
+            (snapshot.leads, snapshot.replicas, snapshot.divisor) = (leads, replicas, divisor);
             (snapshot.leader, snapshot.leader_id) = (Some(name.to_owned()), Some(id.to_owned()));
             snapshot.trips.drop_accounted(state, &key);
             true

@@ -143,8 +143,7 @@ impl Client {
         self.send(&Control::Hello).await?;
         let mut repeat = interval(REPEAT);
         loop {
-            let carried_out =
-                self.leader().is_some_and(|leader| leader.state.last_command.as_deref() == Some(&*id));
+            let carried_out = self.leader().is_some_and(|leader| leader.state.has_carried_out(&id));
             if carried_out && self.is_complete() || Instant::now() >= deadline {
                 return Ok(Answer { carried_out, survey: self.collected() });
             }

@@ -48,7 +48,7 @@ const MAX_HEARD: usize = 4 * MAX_REPLICAS;
 pub(super) struct Lead {
     pub(super) state: State,
     /// The message that holds the state, once it has come back from the broker.
-    held: Option<Receipt>,
+    held: Vec<Receipt>,
     held_since: Instant,
     /// The broker does not have this state yet; to be written again.
     pub(super) unwritten: bool,
@@ -120,7 +120,7 @@ impl Lead {
     pub(super) fn take(state: State, receipt: Receipt) -> Self {
         Self {
             state,
-            held: Some(receipt),
+            held: vec![receipt],
             held_since: Instant::now(),
             unwritten: false,
             contested: false,
@@ -140,26 +140,31 @@ impl Lead {
 
     /// A further state message: the one this leader has just written, or one that a crash has left.
     /// The highest epoch wins; what operators have ordered is in force whichever of them knows it.
-    pub(super) fn receive(&mut self, mut state: State, receipt: Receipt) {
+    pub(super) fn receive(&mut self, mut state: State, receipt: Receipt, now: Timestamp) {
         // The books have versions of their own.
         state.money.books.follow(&self.state.money.books);
         self.state.money.books.follow(&state.money.books);
         let is_later = state.epoch > self.state.epoch;
         let same = state.epoch == self.state.epoch;
-        // Two have written it without knowing of each other: what either of them fears is in force.
-        let is_feared = same && state.phase.caution() > self.state.phase.caution();
-        if is_later || is_feared {
+        // Two have written it without knowing of each other: what either of them stops is stopped.
+        let is_stricter = same && state.phase.caution() > self.state.phase.caution();
+        if is_later || is_stricter {
             std::mem::swap(&mut self.state, &mut state);
+        }
+        let has_orders = self.state.take_orders(&state, now);
+        if has_orders {
+            // No message alone holds all of it until this leader has written it.
+            self.held.push(receipt);
+        } else if is_later || is_stricter {
             self.hold(receipt);
-        } else if same && self.held.is_none() {
-            self.held = Some(receipt);
+        } else if same && self.held.is_empty() {
+            self.held.push(receipt);
         } else {
             done_with(receipt);
         }
-        let has_orders = self.state.take_orders(&state);
         // Not under a later epoch yet: a message of that epoch may follow, and wins.
-        if is_later || is_feared || has_orders {
-            (self.unwritten, self.contested) = (is_feared || has_orders, is_feared || has_orders);
+        if is_later || is_stricter || has_orders {
+            (self.unwritten, self.contested) = (is_stricter || has_orders, is_stricter || has_orders);
         }
     }
 
@@ -169,10 +174,13 @@ impl Lead {
         self.held_since.elapsed() >= REWRITE_AFTER
     }
 
+    fn release(&mut self) {
+        self.held.drain(..).for_each(done_with);
+    }
+
     fn hold(&mut self, receipt: Receipt) {
-        if let Some(old) = self.held.replace(receipt) {
-            done_with(old);
-        }
+        self.release();
+        self.held.push(receipt);
     }
 
     /// The state is about to be written.
@@ -187,17 +195,17 @@ impl Lead {
     pub(super) fn written(&mut self, confirmed: bool) {
         self.unwritten = !confirmed;
         self.held_since = Instant::now();
-        if confirmed && let Some(old) = self.held.take() {
-            done_with(old);
+        if confirmed {
+            self.release();
         }
     }
 
     /// What this replica has learned itself stays true when the message is lost.
-    pub(super) fn remember(&mut self, memory: &State) {
+    pub(super) fn remember(&mut self, memory: &State, now: Timestamp) {
         if memory.epoch > self.state.epoch {
-            let books = std::mem::take(&mut self.state.money.books);
-            self.state = memory.clone();
-            self.state.money.books.follow(&books);
+            let lost = std::mem::replace(&mut self.state, memory.clone());
+            self.state.money.books.follow(&lost.money.books);
+            self.state.take_orders(&lost, now);
             self.state.epoch = memory.epoch.saturating_add(1);
         }
     }
@@ -506,7 +514,7 @@ mod tests {
     use super::*;
     use crate::broker::Settlement;
     use crate::domain::guard::Paused;
-    use crate::domain::money::Ordered;
+    use crate::domain::money::{Ordered, Raise};
 
     #[test]
     fn a_later_message_wins_over_two_of_one_epoch_that_differ() {
@@ -516,52 +524,71 @@ mod tests {
             _ => None,
         };
         let receipt = |tag| Receipt::new(tag, owner.clone());
-        let cautious = State::unknown(4, Timestamp::from_millis(1_790_000_000_000));
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        let cautious = State::unknown(4, now);
         let active = State { phase: Phase::Active, ..cautious.clone() };
         let later = State { epoch: 6, unended: 1, ..active.clone() };
         let mut lead = Lead::take(active, receipt(1));
-        lead.receive(cautious.clone(), receipt(2));
+        lead.receive(cautious.clone(), receipt(2), now);
         assert_eq!((acked(), lead.unwritten, &lead.state), (Some(1), true, &cautious));
-        lead.receive(later.clone(), receipt(3));
+        lead.receive(later.clone(), receipt(3), now);
         assert_eq!((acked(), lead.unwritten, &lead.state), (Some(2), false, &later));
 
         let mut lead = Lead::take(State { phase: Phase::Active, ..cautious.clone() }, receipt(4));
-        lead.receive(cautious.clone(), receipt(5));
+        lead.receive(cautious.clone(), receipt(5), now);
         lead.writing();
         assert_eq!(lead.state, State { epoch: 6, ..cautious });
     }
 
     #[test]
-    fn no_order_of_an_operator_is_lost_with_the_message_that_another_outruns() {
+    fn no_order_of_an_operator_is_lost_with_a_message_that_another_replaces() {
         let now = Timestamp::from_millis(1_790_000_000_000);
         let (owner, _settled) = mpsc::unbounded_channel();
         let receipt = |tag| Receipt::new(tag, owner.clone());
         let recreated = State::unknown(4, now);
         let mut ordered = State { phase: Phase::Active, ..recreated.clone() };
         let raise = Ordered { lane: None, by: "1".parse().unwrap(), for_ms: 60_000 };
-        ordered.money.raises = vec![raise.raise("guest".to_owned(), now).unwrap()];
+        let raise = raise.raise("guest".to_owned(), now).unwrap();
+        ordered.money.raises = vec![Raise { command: Some("7".to_owned()), ..raise }];
         ordered.paused = Some(Paused { reason: None, by: "guest".to_owned(), since: now });
         ordered.last_command = Some("7".to_owned());
-        let later = State { epoch: ordered.epoch + 1, ..recreated.clone() };
         for (first, second) in [(&ordered, &recreated), (&recreated, &ordered)] {
+            let (owner, mut settled) = mpsc::unbounded_channel();
+            let receipt = |tag| Receipt::new(tag, owner.clone());
             let mut lead = Lead::take(first.clone(), receipt(1));
-            lead.receive(second.clone(), receipt(2));
+            lead.receive(second.clone(), receipt(2), now);
             let expected = State { phase: Phase::Probing, ..ordered.clone() };
             assert_eq!((&lead.state, lead.unwritten), (&expected, true));
+            assert!(settled.try_recv().is_err(), "both messages are kept until it is written");
             lead.writing();
             lead.written(true);
+            assert!(settled.try_recv().is_ok() && settled.try_recv().is_ok());
             let written = lead.state.clone();
             assert_eq!(written.epoch, ordered.epoch + 1);
-            lead.receive(written.clone(), receipt(3));
+            lead.receive(written.clone(), receipt(3), now);
             assert_eq!((&lead.state, lead.unwritten), (&written, false), "its own message is no news");
         }
-        // Who recreated it has learned something meanwhile. It may have been resumed, too.
-        for (first, second) in [(&ordered, &later), (&later, &ordered)] {
+        // The other one has learned something meanwhile, and another command. The pause may be over.
+        let later = State { epoch: 6, last_command: Some("8".to_owned()), ..recreated };
+        // The same command was repeated to its leader, and carried out a little later.
+        let mut again = later.clone();
+        let since = now.plus(Duration::from_secs(1));
+        again.money.raises = vec![Raise { since, ..ordered.money.raises[0].clone() }];
+        for (first, second, is_news) in
+            [(&ordered, &later, true), (&later, &ordered, true), (&again, &ordered, false)]
+        {
             let mut lead = Lead::take(first.clone(), receipt(1));
-            lead.receive(second.clone(), receipt(2));
-            let raises = (&lead.state.money.raises, lead.state.epoch);
-            assert_eq!((raises, lead.unwritten), ((&ordered.money.raises, later.epoch), true));
-            assert_eq!(lead.state.paused, None);
+            lead.receive(second.clone(), receipt(2), now);
+            assert_eq!((lead.state.epoch, lead.unwritten), (later.epoch, is_news));
+            assert_eq!((lead.state.money.raises.len(), &lead.state.paused), (1, &None));
+            assert!(lead.state.has_carried_out("7") && lead.state.has_carried_out("8"));
         }
+        let mut lead = Lead::take(ordered.clone(), receipt(1));
+        lead.remember(&later, now);
+        assert!(lead.state.has_carried_out("7"), "what it remembers is later, and lacks the order");
+        // One that is over is no news.
+        let mut lead = Lead::take(later.clone(), receipt(1));
+        lead.receive(ordered, receipt(2), now.plus(Duration::from_secs(60)));
+        assert!(!lead.unwritten && lead.state.money.raises.is_empty());
     }
 }

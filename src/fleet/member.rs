@@ -93,7 +93,6 @@ impl<'a> Member<'a> {
         work: &'a dyn Work,
         found: &'a mut Receiver<Finding>,
     ) -> Result<Self, Lost> {
-        fleet.membership.begin();
         let queue = fleet.options.names.guard();
         // Asked before this replica is a consumer of it: nobody leads, and there is no state to
         // lead with.
@@ -124,6 +123,8 @@ impl<'a> Member<'a> {
             aside_until: None,
             asked_in: 0,
         };
+        // From here on it can hear the others.
+        fleet.membership.begin();
         if !fleet.leaving.is_cancelled() {
             member.stand_for_lead().await?;
         }
@@ -213,8 +214,9 @@ impl<'a> Member<'a> {
             let _ = receipt.reject();
             return Ok(());
         };
+        let now = self.now();
         if let Some(lead) = &mut self.lead {
-            lead.receive(state, receipt);
+            lead.receive(state, receipt, now);
             return Ok(());
         }
         self.fleet.solve_times().recall(&state.solve_times, self.now());
@@ -225,7 +227,7 @@ impl<'a> Member<'a> {
         }
         self.gather(&mut lead).await?;
         if let Some(memory) = self.fleet.account.memory() {
-            lead.remember(&memory);
+            lead.remember(&memory, now);
         }
         lead.continue_books(&self.fleet.ledger, self.now());
         tracing::info!(
@@ -254,7 +256,7 @@ impl<'a> Member<'a> {
         while let Ok(next) = timeout(patience, receive(&mut self.guard)).await {
             let Delivery { message, receipt, .. } = next.ok_or("the guard consumer ended")?;
             match self.fleet.trust.read_state(&message) {
-                Some(state) => lead.receive(state, receipt),
+                Some(state) => lead.receive(state, receipt, self.now()),
                 None => {
                     let _ = receipt.reject();
                 }
@@ -272,6 +274,7 @@ impl<'a> Member<'a> {
             );
             return Ok(());
         };
+        self.membership.hears();
         match control {
             Control::Hello => {
                 self.asked = true;
@@ -340,8 +343,9 @@ impl<'a> Member<'a> {
             self.fleet.ledger.follow(&news.state.money, news.at.unwrap_or_else(|| self.now()));
         }
         // The leader may not have heard this one yet.
-        let replicas = news.replicas.max(self.membership.size(1)).max(2);
-        let is_news = self.fleet.account.adopt(&news.state, (&news.id, &news.name), false, replicas);
+        let divisor = news.replicas.max(self.membership.size_or(1)).max(2);
+        let leader = (&*news.id, &*news.name);
+        let is_news = self.fleet.account.adopt(&news.state, leader, false, (news.replicas, divisor));
         self.fleet.account.types().follow(&news.shut, &news.failing);
         self.fleet.account.note_queues(news.queues);
         if is_news {
@@ -354,7 +358,7 @@ impl<'a> Member<'a> {
     async fn on_replica(&mut self, mut heartbeat: Heartbeat) {
         let answers = std::mem::take(&mut heartbeat.answers);
         if heartbeat.id != self.fleet.id {
-            self.fleet.solve_times().hear(&answers, self.now());
+            self.fleet.learn(|times| times.hear(&answers, self.now()));
         }
         let epoch = heartbeat.epoch;
         let (id, counts) = (heartbeat.id.clone(), (heartbeat.vitals.answered, heartbeat.vitals.wrong_ids));
@@ -480,7 +484,7 @@ impl<'a> Member<'a> {
     async fn on_command(&mut self, command: OperatorCommand, by: String) {
         let since = self.now();
         let OperatorCommand { id, order } = command;
-        let done = self.lead.as_ref().is_none_or(|lead| lead.state.last_command.as_deref() == Some(&*id));
+        let done = self.lead.as_ref().is_none_or(|lead| lead.state.has_carried_out(&id));
         let reason_fits =
             !matches!(&order, Order::Pause { reason: Some(reason) } if reason.len() > MAX_REASON);
         if done || id.len() > MAX_COMMAND_ID || !reason_fits {
@@ -507,12 +511,18 @@ impl<'a> Member<'a> {
     /// not reported. Soon where a budget has to hold, else with the heartbeats.
     async fn report_spending(&mut self) {
         let ledger = &self.fleet.ledger;
-        let Some(report) = ledger.report() else { return };
         if self.lead.is_some() {
             self.book_own_spending();
-        } else if ledger.has_news() && !Failpoint::SpendingUnreported.in_force() {
+        } else if ledger.has_news()
+            && !Failpoint::SpendingUnreported.in_force()
+            && let Some(report) = ledger.report()
+        {
             let soon = !ledger.money().0.budgets.is_empty();
-            let apart = if soon { TICK * self.membership.crowds() } else { self.membership.interval() };
+            let apart = if soon {
+                TICK * self.membership.report_interval_factor()
+            } else {
+                self.membership.interval()
+            };
             if self.spending_reported_at.elapsed() + TICK / 2 >= apart {
                 self.spending_reported_at = Instant::now();
                 self.send(&Control::Spent(report)).await;

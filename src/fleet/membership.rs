@@ -25,86 +25,105 @@ const SMALL_CROWD: u32 = 16;
 /// The replicas that are heard over a session. Clones are the same: a member of the fleet writes
 /// it, and whoever looks at the fleet reads it from aside.
 #[derive(Debug, Clone)]
-pub(super) struct Membership(Arc<Parts>);
+pub(super) struct Membership(Arc<Mutex<Heard>>);
 
 #[derive(Debug)]
-struct Parts {
-    heard: Mutex<Heard>,
-    session: Mutex<Session>,
+struct Heard {
+    /// By their ids.
+    replicas: BTreeMap<String, (Arc<Heartbeat>, Instant)>,
+    /// Since when messages arrive without a gap.
+    hears_since: Instant,
+    /// The last message, of this replica's own too: they come back to it.
+    heard_at: Instant,
+    /// How many there were before the last gap, or the end of the last session.
+    last_size: Option<usize>,
 }
 
-/// By their ids.
-type Heard = BTreeMap<String, (Arc<Heartbeat>, Instant)>;
-
-#[derive(Debug)]
-struct Session {
-    began: Instant,
-    /// How many were heard over the last session that lasted long enough to tell.
-    last_size: Option<usize>,
+impl Heard {
+    /// Remembers how many there are. If it has not heard for long enough, more were there before.
+    fn remember_size(&mut self) {
+        let size = self.replicas.len();
+        let is_settled = self.heard_at - self.hears_since >= patience(self.last_size.unwrap_or(size));
+        self.last_size = if is_settled { Some(size) } else { self.last_size.map(|last| last.max(size)) };
+    }
 }
 
 impl Membership {
     pub(super) fn new() -> Self {
-        let session = Session { began: Instant::now(), last_size: None };
-        Self(Arc::new(Parts { heard: Mutex::default(), session: Mutex::new(session) }))
+        let now = Instant::now();
+        let heard = Heard { replicas: BTreeMap::new(), hears_since: now, heard_at: now, last_size: None };
+        Self(Arc::new(Mutex::new(heard)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Heard> {
         // Whatever is in it was heard.
-        self.0.heard.lock()
+        self.0.lock()
     }
 
     /// A session begins: nobody was heard yet.
     pub(super) fn begin(&self) {
-        self.0.session.lock().began = Instant::now();
+        let heard = &mut *self.lock();
+        heard.hears_since = Instant::now();
+        heard.heard_at = heard.hears_since;
+    }
+
+    /// A message has arrived. After a gap, as an alarm of the broker makes one, the others are heard
+    /// again within an interval only.
+    pub(super) fn hears(&self) {
+        let heard = &mut *self.lock();
+        let now = Instant::now();
+        if now - heard.heard_at >= patience(heard.replicas.len()) / 2 {
+            heard.remember_size();
+            heard.hears_since = now;
+        }
+        heard.heard_at = now;
     }
 
     /// The session is gone, and forgets everybody.
     pub(super) fn end(&self) {
-        let size = std::mem::take(&mut *self.lock()).len();
-        let session = &mut *self.0.session.lock();
-        // A session that ends before the others were heard says nothing about their number.
-        if size > 1 || size == 1 && session.began.elapsed() >= patience(size) {
-            session.last_size = Some(size);
-        }
+        let heard = &mut *self.lock();
+        heard.remember_size();
+        heard.replicas.clear();
     }
 
-    /// How many there are. Until all had time to be heard, as many as over the last session; in the
-    /// first one, as many as the caller takes for safe.
-    pub(super) fn size(&self, unknown: usize) -> usize {
-        let heard = self.len();
-        let session = self.0.session.lock();
-        let expected = session.last_size.unwrap_or(unknown);
-        if session.began.elapsed() < patience(expected) { heard.max(expected) } else { heard }
+    /// How many there are. Until all had time to be heard, as many as before; in the first session,
+    /// as many as the caller takes for safe.
+    pub(super) fn size_or(&self, unknown: usize) -> usize {
+        let heard = self.lock();
+        let expected = heard.last_size.unwrap_or(unknown);
+        let is_settled = heard.hears_since.elapsed() >= patience(expected);
+        if is_settled { heard.replicas.len() } else { heard.replicas.len().max(expected) }
     }
 
     /// How many times as long one of them waits before it tries the broker again.
     pub(super) fn slower_reconnects(&self) -> u32 {
-        slower(self.0.session.lock().last_size.unwrap_or_default().max(self.len()))
+        let heard = self.lock();
+        slower(heard.last_size.unwrap_or_default().max(heard.replicas.len()))
     }
 
     /// A replica said that it is there. Returns whether it is new.
     pub(super) fn note(&self, heartbeat: Heartbeat) -> bool {
-        let mut heard = self.lock();
-        if heard.len() >= MAX_REPLICAS && !heard.contains_key(&heartbeat.id) {
+        let replicas = &mut self.lock().replicas;
+        if replicas.len() >= MAX_REPLICAS && !replicas.contains_key(&heartbeat.id) {
             return false;
         }
-        heard.insert(heartbeat.id.clone(), (Arc::new(heartbeat), Instant::now())).is_none()
+        replicas.insert(heartbeat.id.clone(), (Arc::new(heartbeat), Instant::now())).is_none()
     }
 
     /// A replica said that it leaves.
     pub(super) fn remove(&self, id: &str) {
-        self.lock().remove(id);
+        self.lock().replicas.remove(id);
     }
 
-    /// Forgets who was not heard for long.
+    /// Forgets who was not heard for long, while this replica heard at least itself.
     pub(super) fn prune(&self) {
-        let patience = patience(self.len());
-        self.lock().retain(|_, (_, at)| at.elapsed() < patience);
+        let heard = &mut *self.lock();
+        let (patience, heard_at) = (patience(heard.replicas.len()), heard.heard_at);
+        heard.replicas.retain(|_, (_, at)| heard_at.saturating_duration_since(*at) < patience);
     }
 
     pub(super) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().replicas.len()
     }
 
     /// How often each of them says that it is there.
@@ -113,49 +132,49 @@ impl Membership {
     }
 
     /// How many times as seldom each of them reports what has to be known soon.
-    pub(super) fn crowds(&self) -> u32 {
+    pub(super) fn report_interval_factor(&self) -> u32 {
         u32::try_from(self.len()).unwrap_or(u32::MAX).div_ceil(SMALL_CROWD).max(1)
     }
 
     /// The place of one of them in an order that all agree on.
     pub(super) fn rank(&self, id: &str) -> usize {
-        self.lock().keys().take_while(|other| other.as_str() < id).count()
+        self.lock().replicas.keys().take_while(|other| other.as_str() < id).count()
     }
 
     /// All of them that were not silent for long, and how long ago each was heard. By the time, and
     /// not by [`prune`](Self::prune) alone: where the worker's runtime is stuck nobody prunes, and
     /// those who look from another thread are not to take the last that was heard for news.
     pub(super) fn heard(&self) -> Vec<(Arc<Heartbeat>, Duration)> {
-        let heard = self.lock();
-        let patience = patience(heard.len());
-        let all = heard.values().map(|(heartbeat, at)| (Arc::clone(heartbeat), at.elapsed()));
+        let replicas = &self.lock().replicas;
+        let patience = patience(replicas.len());
+        let all = replicas.values().map(|(heartbeat, at)| (Arc::clone(heartbeat), at.elapsed()));
         all.filter(|(_, ago)| *ago < patience).collect()
     }
 
     /// The lanes that the settings of some of them name.
     pub(super) fn lanes(&self) -> BTreeSet<Lane> {
-        let heard = self.lock();
-        let all = heard.values().flat_map(|(replica, _)| &replica.vitals.lanes);
+        let replicas = &self.lock().replicas;
+        let all = replicas.values().flat_map(|(replica, _)| &replica.vitals.lanes);
         all.filter(|(lane, of)| !lane.is_default() && !of.is_removed).map(|(lane, _)| lane.clone()).collect()
     }
 
     /// Tasks that the API has accepted from all of them since they run.
     pub(super) fn accepted(&self) -> u64 {
-        self.lock().values().map(|(replica, _)| replica.vitals.accepted).sum()
+        self.lock().replicas.values().map(|(replica, _)| replica.vitals.accepted).sum()
     }
 
     /// Whether somebody has a good key other than this one.
     pub(super) fn has_another_good_key(&self, keys: &Keys, than: &Fingerprint) -> bool {
-        let heard = self.lock();
-        let mut keys_of_all = heard.values().map(|(replica, _)| &replica.key);
+        let replicas = &self.lock().replicas;
+        let mut keys_of_all = replicas.values().map(|(replica, _)| &replica.key);
         keys_of_all.any(|key| key != than && keys.standing(key) == KeyStanding::Good)
     }
 
     /// The id of one of the replicas whose key nobody has tried yet, by chance: one that does not
     /// answer must not keep the others waiting.
     pub(super) fn with_unknown_key(&self, keys: &Keys, jitter: f64) -> Option<String> {
-        let heard = self.lock();
-        let all = || heard.values().map(|(replica, _)| replica);
+        let replicas = &self.lock().replicas;
+        let all = || replicas.values().map(|(replica, _)| replica);
         let unknown = || all().filter(|replica| keys.standing(&replica.key) == KeyStanding::Unknown);
         unknown().nth(place(jitter, unknown().count())).map(|replica| replica.id.clone())
     }
@@ -205,31 +224,72 @@ mod tests {
         }
     }
 
+    /// So long, each second a message.
+    async fn hear_for(membership: &Membership, ids: &[&str], seconds: u64) {
+        for _ in 0..seconds {
+            for id in ids {
+                membership.hears();
+                membership.note(heartbeat(id));
+            }
+            membership.prune();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn sizes(membership: &Membership) -> (usize, usize) {
+        (membership.size_or(1), membership.size_or(64))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn until_all_had_time_to_be_heard_there_are_as_many_as_before() {
         let membership = Membership::new();
-        let sizes = |membership: &Membership| (membership.size(1), membership.size(64));
-        let (just_before, moment) = (Duration::from_millis(7_999), Duration::from_millis(1));
         membership.begin();
-        membership.note(heartbeat("this"));
+        hear_for(&membership, &["this"], 7).await;
         assert_eq!(sizes(&membership), (1, 64), "the first session");
-        tokio::time::sleep(just_before).await;
-        membership.note(heartbeat("another"));
-        assert_eq!(sizes(&membership), (2, 64));
-        tokio::time::sleep(moment).await;
-        assert_eq!(sizes(&membership), (2, 2));
-        // One that ends before the others were heard is no measure.
+        hear_for(&membership, &["this", "a", "b"], 1).await;
+        assert_eq!(sizes(&membership), (3, 3));
+        hear_for(&membership, &["this", "a", "b"], 1).await;
+        // One that ends before all were heard is no measure.
         for _ in 0..2 {
             membership.end();
             membership.begin();
-            membership.note(heartbeat("this"));
-            assert_eq!(sizes(&membership), (2, 2));
+            hear_for(&membership, &["this", "a"], 2).await;
+            assert_eq!(sizes(&membership), (3, 3));
         }
-        tokio::time::sleep(just_before + moment).await;
+        hear_for(&membership, &["this"], 9).await;
         assert_eq!(sizes(&membership), (1, 1), "alone, and long enough to tell");
         membership.end();
         membership.begin();
         assert_eq!(sizes(&membership), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_first_session_is_no_measure_either() {
+        let membership = Membership::new();
+        membership.begin();
+        hear_for(&membership, &["this", "a"], 1).await;
+        membership.end();
+        membership.begin();
+        assert_eq!(sizes(&membership), (1, 64));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_hears_not_even_itself_takes_nobody_for_gone() {
+        let membership = Membership::new();
+        membership.begin();
+        hear_for(&membership, &["this", "a"], 10).await;
+        // An alarm of the broker: it goes on saying that it is there, and nothing comes back.
+        for _ in 0..60 {
+            membership.note(heartbeat("this"));
+            membership.prune();
+            assert_eq!(sizes(&membership), (2, 2));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        // Its own message is the first that comes.
+        hear_for(&membership, &["this"], 7).await;
+        assert_eq!(sizes(&membership), (2, 2));
+        hear_for(&membership, &["this"], 2).await;
+        assert_eq!(sizes(&membership), (1, 1), "the other one is gone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,8 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Mutex;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -108,6 +108,7 @@ pub struct Fleet {
     ledger: Ledger,
     membership: Membership,
     solve_times: parking_lot::Mutex<SolveTimes>,
+    plan_changed: Notify,
     found: Mutex<Receiver<Finding>>,
     leaving: CancellationToken,
 }
@@ -129,6 +130,7 @@ impl Fleet {
             account,
             membership: Membership::new(),
             solve_times,
+            plan_changed: Notify::new(),
             found: Mutex::new(found),
             leaving: CancellationToken::new(),
             id,
@@ -157,7 +159,7 @@ impl Fleet {
     #[must_use]
     pub fn budget_share(&self) -> (usize, usize) {
         let (replicas, rank) = self.account.share();
-        (replicas.max(self.membership.size(UNKNOWN_SIZE)), rank)
+        (replicas.max(self.membership.size_or(UNKNOWN_SIZE)), rank)
     }
 
     /// How long the API takes, as all replicas together see it.
@@ -189,6 +191,25 @@ impl Fleet {
     #[must_use]
     pub fn slower(&self) -> u32 {
         self.membership.slower_reconnects()
+    }
+
+    /// Learns from answers. `learn` returns whether first polls that wait are to be planned anew.
+    pub fn learn(&self, learn: impl FnOnce(&mut SolveTimes) -> bool) {
+        let plan_changed = learn(&mut self.solve_times());
+        if plan_changed {
+            self.plan_changed.notify_waiters();
+        }
+    }
+
+    /// Waits until the plan for a kind of task has changed more often than this.
+    pub async fn plan_changed(&self, kind: &str, known: u32) {
+        loop {
+            let changed = self.plan_changed.notified();
+            if self.solve_times().plan_changes(kind) != known {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Takes another key. Nothing is called with it before the leader has had it tried.

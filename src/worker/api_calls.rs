@@ -1,5 +1,6 @@
 //! The calls of the API for one job: when each may begin, and under which permit it runs.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,6 +124,10 @@ pub(super) async fn submit<'a>(
     if !receipt.is_live() {
         return None;
     }
+    // The turn of the canary may have taken as long as another call.
+    if canary.is_some() && !scope.owns(run.origin) {
+        return Some((Event::SubmissionBlocked { by_guard: true }, None));
+    }
     // The wait may have outlasted the deadline, the guard's permit, or a proxy's good name.
     if let Some(event) = submission_blocked(ctx, run) {
         return Some((event, None));
@@ -217,10 +222,11 @@ pub(super) fn due_in(span: Duration) -> Instant {
 }
 
 /// Waits. `None`: polling has stopped here.
-pub(super) async fn wait<'a>(ctx: &Context, scope: &Scope, due: Instant) -> Option<Next<'a>> {
+pub(super) async fn wait<'a>(ctx: &Context, scope: &Scope, run: &JobRun, due: Instant) -> Option<Next<'a>> {
     tokio::select! {
         biased;
         () = scope.tickets_cancelled.cancelled() => None,
+        () = plan_changed(ctx, run) => Some((Event::PlanChanged, None)),
         () = sleep_until(ctx.linger.at_or_after(due)) => Some((Event::Due, None)),
     }
 }
@@ -230,12 +236,14 @@ pub(super) async fn wait<'a>(ctx: &Context, scope: &Scope, due: Instant) -> Opti
 pub(super) async fn await_callback<'a>(
     ctx: &Context,
     scope: &Scope,
+    run: &JobRun,
     callback: &Awaited,
     (at_least, at_most): (Instant, Instant),
 ) -> Option<(Instant, Next<'a>)> {
     tokio::select! {
         biased;
         () = scope.tickets_cancelled.cancelled() => None,
+        () = plan_changed(ctx, run) => Some((at_most, (Event::PlanChanged, None))),
         due = async {
             callback.called().await;
             sleep_until(at_least).await;
@@ -243,6 +251,16 @@ pub(super) async fn await_callback<'a>(
         } => Some((due, (Event::CallbackCame { was_early: callback.was_early() }, None))),
         () = sleep_until(ctx.linger.at_or_after(at_most)) => Some((at_most, (Event::Due, None))),
     }
+}
+
+/// Waits until the plan for the first poll is out of date. Later polls follow the new one anyway.
+async fn plan_changed(ctx: &Context, run: &JobRun) {
+    if run.task().is_none_or(|task| task.polls > 0) {
+        return pending().await;
+    }
+    let kind = run.job.kind();
+    let known = ctx.fleet.solve_times().plan_changes(kind);
+    ctx.fleet.plan_changed(kind, known).await;
 }
 
 /// Calls getTaskResult under a lease that holds and a guard that allows it. `None`: polling has

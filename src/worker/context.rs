@@ -101,12 +101,11 @@ impl Context {
 
     /// The answer to a task has come.
     pub(super) fn solved(&self, task_type: &str, task: &OpenTask) {
-        let (now, age) = (self.clock.now(), task.age(self.uptime()));
-        self.counters.times.solved(task_type, age);
+        self.counters.times.solved(task_type, task.age(self.uptime()));
         // The age of a task that was open through a trip says how long the trip was.
         let undisturbed = self.account().state().is_some_and(|state| state.since <= task.accepted_at);
         if let Some(answer) = task.answer().filter(|_| undisturbed) {
-            self.fleet.solve_times().note(task_type, answer, now);
+            self.fleet.learn(|times| times.note(task_type, answer, self.clock.now()));
         }
     }
 

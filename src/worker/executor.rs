@@ -252,13 +252,13 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
             }
             Action::Wait(span) => {
                 due = api_calls::due_in(span);
-                api_calls::wait(ctx, scope, due).await
+                api_calls::wait(ctx, scope, run, due).await
             }
             Action::AwaitCallback { at_least, at_most } => {
                 let span = (api_calls::due_in(at_least), api_calls::due_in(at_most));
                 // It comes about with a callback alone.
                 let Some(callback) = &callback else { return End::Returned };
-                match Box::pin(api_calls::await_callback(ctx, scope, callback, span)).await {
+                match Box::pin(api_calls::await_callback(ctx, scope, run, callback, span)).await {
                     Some((at, next)) => {
                         due = at;
                         Some(next)

@@ -130,7 +130,7 @@ impl WorkerHandle {
     /// Whether the runtime that the worker lives in answers within this time. To be asked from
     /// another runtime.
     pub async fn makes_progress(&self, within: Duration) -> bool {
-        self.ctx.watchdog.is_felt(within).await
+        self.ctx.watchdog.is_responsive(within).await
     }
 
     /// Places held in windows, caps and limits on calls; 0 when nothing is under way.

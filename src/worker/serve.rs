@@ -119,7 +119,7 @@ impl Serving {
     }
 
     /// Takes what the guard allows, and stops what it does not.
-    async fn obey(&mut self, worker: &Worker) -> Result<(), BrokerError> {
+    async fn apply_permit(&mut self, worker: &Worker) -> Result<(), BrokerError> {
         let mut permit = self.seen.borrow_and_update().permit;
         if self.jobs_from.is_some() {
             permit.jobs = Jobs::None;
@@ -252,7 +252,7 @@ impl Worker {
                     }
                     continue;
                 }
-                SessionEvent::Guard => match serving.obey(self).await {
+                SessionEvent::Guard => match serving.apply_permit(self).await {
                     Ok(()) => continue,
                     Err(error) => error.to_string(),
                 },

@@ -199,7 +199,7 @@ async fn give_back(scope: &Scope, origin: Origin, receipt: Receipt) {
 const HOLD: Duration = Duration::from_secs(60);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long a refusal lasts before a second channel is asked.
-const DOUBT_AFTER: Duration = Duration::from_secs(2);
+const RECHECK_AFTER: Duration = Duration::from_secs(2);
 /// Why a session ends whose channel was proved wrong.
 const STALE_CHANNEL: &str = "the publishing channel refuses what another one takes";
 
@@ -256,7 +256,7 @@ impl Context {
             match session.publish_once("", &self.names.tickets(), Arc::clone(&ticket)).await {
                 Ok(()) => break,
                 Err(PublishError::Rejected)
-                    if began.elapsed() >= DOUBT_AFTER
+                    if began.elapsed() >= RECHECK_AFTER
                         && session
                             .publish_elsewhere("", &self.names.tickets(), Arc::clone(&ticket))
                             .await =>
@@ -437,7 +437,7 @@ impl Context {
                     return taken(false);
                 }
                 Err(_) if scope.session.is_closed() => break,
-                Err(PublishError::Rejected) if began.elapsed() >= DOUBT_AFTER => {
+                Err(PublishError::Rejected) if began.elapsed() >= RECHECK_AFTER => {
                     let copy = Arc::clone(&message);
                     if scope.session.publish_elsewhere(exchange, routing_key, copy).await {
                         sending.sent();

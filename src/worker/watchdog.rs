@@ -35,7 +35,7 @@ impl Watchdog {
     }
 
     /// Whether an answer comes within this time.
-    pub(super) async fn is_felt(&self, within: Duration) -> bool {
+    pub(super) async fn is_responsive(&self, within: Duration) -> bool {
         let (question, answer) = oneshot::channel();
         timeout(within, async { self.ask.send(question).await.is_ok() && answer.await.is_ok() })
             .await
@@ -48,13 +48,13 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_felt_only_while_it_beats() {
+    async fn it_is_responsive_only_while_it_beats() {
         let (pulse, patience) = (Watchdog::default(), Duration::from_secs(5));
-        assert!(!pulse.is_felt(patience).await);
+        assert!(!pulse.is_responsive(patience).await);
         tokio::select! {
             () = pulse.beat() => panic!("it beats until it is dropped"),
-            felt = pulse.is_felt(patience) => assert!(felt),
+            responsive = pulse.is_responsive(patience) => assert!(responsive),
         }
-        assert!(!pulse.is_felt(patience).await);
+        assert!(!pulse.is_responsive(patience).await);
     }
 }

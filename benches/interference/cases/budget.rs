@@ -13,8 +13,8 @@ use crate::scene::{PER_SECOND, Scene, Setup};
 use crate::wait;
 
 const PRICE: &str = "0.001";
-/// As many jobs as come in a minute.
-const BUDGET: &str = "3";
+/// As many jobs as come in 20 s: the share of each replica is less than it needs.
+const BUDGET: &str = "1";
 /// Above the calm run's 99th percentile, as for the other cases.
 const LATER: Duration = Duration::from_millis(1_500);
 const FINISH_WITHIN: Duration = Duration::from_secs(30);

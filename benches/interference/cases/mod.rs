@@ -99,7 +99,7 @@ impl Case {
             Case::HandOver(Going::Broker) => "the broker stops for 5 s".to_owned(),
             Case::Flash { of, code } => format!("one {}: {code}", call(of)),
             Case::Wild => "one publisher floods".to_owned(),
-            Case::Budget => "a fleet begins with a minute's budget".to_owned(),
+            Case::Budget => "a fleet begins with a budget for 20 s".to_owned(),
             Case::Firewall { status, jobs } => format!("{status} HTML for the payload of {jobs}"),
         }
     }
@@ -229,7 +229,7 @@ pub(crate) const GROUPS: [Group; 13] = [
     },
     Group {
         name: "budget",
-        shows: "a fleet that has just begun has as much budget left as comes in a minute: p99 at most 1.5 s above the calm one",
+        shows: "a fleet that has just begun has a budget for 20 s of its load: p99 at most 1.5 s above the calm one",
         cases: || vec![Case::Budget],
         run: None,
     },

@@ -50,7 +50,7 @@ pub enum Ended {
 // Its comments are the contract's descriptions: outcomes hold it as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attempt {
-    /// When createTask was answered, or given up.
+    /// When createTask was sent; where no answer came, when it was given up.
     pub submitted_at: Timestamp,
     /// Absent where no answer named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -35,6 +35,8 @@ const POLLS_RENEWED_APART: Duration = Duration::from_secs(1);
 /// has changed its speed: older answers are forgotten. By chance this happens once in 600,000 times.
 const LATEST: usize = 24;
 const ONE_SIDED: usize = 23;
+/// A first poll that moves by less is not worth planning anew: the spacing of polls.
+const MOVED_FAR: Duration = Duration::from_secs(2);
 /// Answers before polls are learned from them.
 const MIN_ANSWERS: usize = 40;
 /// Own answers that wait to be reported to other replicas, in all and of one kind: more than that in
@@ -70,6 +72,9 @@ struct Learned {
     polls: Option<Arc<LearnedPolls>>,
     polls_renewed_at: Option<Timestamp>,
     since_polls_renewed: u32,
+    /// The age of the first poll that waits were planned by, and how often it has moved far since.
+    first_poll: Option<Duration>,
+    plan_changes: u32,
 }
 
 impl Learned {
@@ -104,23 +109,24 @@ impl SolveTimes {
         Self { reach, bounds, by_kind: BTreeMap::new(), unreported: AnswersByKind::new() }
     }
 
-    /// A task of this replica was found ready.
-    pub fn note(&mut self, kind: &str, answer: Answer, now: Timestamp) {
+    /// A task of this replica was found ready. Returns whether first polls that wait are to be planned
+    /// anew.
+    pub fn note(&mut self, kind: &str, answer: Answer, now: Timestamp) -> bool {
         let of_kind = self.unreported.get(kind).map_or(0, Vec::len);
         let in_all: usize = self.unreported.values().map(Vec::len).sum();
         if of_kind < MAX_UNREPORTED_OF_KIND && in_all < MAX_UNREPORTED {
             let ages = (millis(answer.after), millis(answer.by));
             self.unreported.entry(kind.to_owned()).or_default().push(ages);
         }
-        self.learn(kind, answer, now);
+        self.learn(kind, answer, now)
     }
 
-    fn learn(&mut self, kind: &str, answer: Answer, now: Timestamp) {
-        let Some(name) = kind::place(&self.by_kind, kind, MAX_KINDS) else { return };
+    fn learn(&mut self, kind: &str, answer: Answer, now: Timestamp) -> bool {
+        let Some(name) = kind::place(&self.by_kind, kind, MAX_KINDS) else { return false };
         if !self.by_kind.contains_key(name) {
             self.by_kind.insert(name.to_owned(), Learned::default());
         }
-        let Some(learned) = self.by_kind.get_mut(name) else { return };
+        let Some(learned) = self.by_kind.get_mut(name) else { return false };
         let is_spare = |answers: &VecDeque<(Answer, Timestamp)>| {
             // The wall clock may have been set back.
             let is_old = |at: Timestamp| now < at || now.since(at) >= REMEMBERED_FOR;
@@ -144,7 +150,7 @@ impl SolveTimes {
         {
             learned.least = quantile_of(&learned.answers, learned.fresh.min(COUNT_FOR_DEADLINES), quantile);
         }
-        let Some(bounds) = &self.bounds else { return };
+        let Some(bounds) = &self.bounds else { return false };
         learned.since_polls_renewed += 1;
         let apart = learned.polls_renewed_at.is_none_or(|at| now.since(at) >= POLLS_RENEWED_APART);
         // The wall clock may have been set back.
@@ -160,8 +166,28 @@ impl SolveTimes {
             learned.since_polls_renewed = 0;
             learned.polls_renewed_at = Some(now);
             let answers = learned.answers.iter().map(|(answer, _)| *answer);
-            learned.polls = Some(Arc::new(LearnedPolls::from_answers(answers, &bounds.of(name))));
+            let polls = LearnedPolls::from_answers(answers, &bounds.of(name));
+            let first_poll = polls.ages().next();
+            learned.polls = Some(Arc::new(polls));
+            let Some((before, now)) = learned.first_poll.zip(first_poll) else {
+                learned.first_poll = first_poll;
+                return false;
+            };
+            if before.abs_diff(now) >= MOVED_FAR {
+                learned.first_poll = first_poll;
+                learned.plan_changes += 1;
+                return true;
+            }
         }
+        false
+    }
+
+    /// How often the first poll of a kind has moved far: waits that were planned before are out of
+    /// date.
+    #[must_use]
+    pub fn plan_changes(&self, kind: &str) -> u32 {
+        let name = kind::place(&self.by_kind, kind, MAX_KINDS);
+        name.and_then(|name| self.by_kind.get(name)).map_or(0, |learned| learned.plan_changes)
     }
 
     /// The time within which the share of answers came that the settings name; `None` until enough
@@ -184,17 +210,20 @@ impl SolveTimes {
         std::mem::take(&mut self.unreported)
     }
 
-    /// Another replica reports its answers.
-    pub fn hear(&mut self, reported: &AnswersByKind, now: Timestamp) {
+    /// Another replica reports its answers. Returns whether first polls that wait are to be planned
+    /// anew.
+    pub fn hear(&mut self, reported: &AnswersByKind, now: Timestamp) -> bool {
+        let mut plan_changed = false;
         for (kind, answers) in reported {
             for (after, by) in answers.iter().take(MAX_UNREPORTED_OF_KIND).filter(|(after, by)| after < by) {
                 let answer = Answer {
                     after: Duration::from_millis((*after).into()),
                     by: Duration::from_millis((*by).into()),
                 };
-                self.learn(kind, answer, now);
+                plan_changed |= self.learn(kind, answer, now);
             }
         }
+        plan_changed
     }
 
     /// What is known of the kinds with the latest answers, to be kept over a restart of the fleet.
@@ -276,7 +305,9 @@ mod tests {
     fn learned(quantile: f64, spans: impl Iterator<Item = u64>) -> Option<Duration> {
         let mut times = SolveTimes::new(Reach { quantile, least_answers: 50 }, None);
         let now = Timestamp::from_millis(0);
-        spans.for_each(|seconds| times.note("T", answer(seconds), now));
+        for seconds in spans {
+            times.note("T", answer(seconds), now);
+        }
         assert_eq!(times.least("another", now), None);
         let least = times.least("T", now);
         assert_eq!(times.least("T", now.plus(FORGOTTEN_AFTER)), None, "long ago");

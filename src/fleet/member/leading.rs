@@ -18,7 +18,7 @@ use crate::failpoint::Failpoint;
 /// How often the leader repeats its state.
 const LEADER_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a replica stays out of the lead that it has left.
-const STEPPED_ASIDE: Duration = Duration::from_secs(20);
+const LEADERSHIP_BACKOFF: Duration = Duration::from_secs(20);
 
 impl Member<'_> {
     /// The state message is lost, or there never was one: writes one. Several replicas may; the
@@ -99,8 +99,9 @@ impl Member<'_> {
     /// Announces the state in force.
     pub(super) async fn announce(&mut self) {
         let Some(lead) = self.lead.as_ref().filter(|lead| !lead.unwritten) else { return };
-        let (fleet, replicas) = (self.fleet, self.membership.size(1));
-        fleet.account.adopt(&lead.state, (&fleet.id, &fleet.options.name), true, replicas);
+        let (fleet, replicas) = (self.fleet, self.membership.len().max(1));
+        let sizes = (replicas, replicas.max(self.membership.size_or(1)));
+        fleet.account.adopt(&lead.state, (&fleet.id, &fleet.options.name), true, sizes);
         let now = self.now();
         fleet.ledger.follow(&lead.state.money, now);
         let news = LeaderNews {
@@ -109,7 +110,7 @@ impl Member<'_> {
             state: lead.state.clone(),
             shut: fleet.account.shut_types(),
             failing: fleet.account.types().failing(),
-            replicas: self.membership.len().max(1),
+            replicas,
             queues: fleet.account.queues(),
             at: Some(now),
         };
@@ -185,18 +186,15 @@ impl Member<'_> {
 
     async fn resign(&mut self) {
         tracing::warn!("the API refuses this replica's key or address; leaving the lead to other replicas");
-        self.aside_until = Some(Instant::now() + STEPPED_ASIDE);
+        self.aside_until = Some(Instant::now() + LEADERSHIP_BACKOFF);
         self.leave_lead().await;
     }
 
     /// The record goes back to its queue, and to the next who stands for the lead.
     pub(super) async fn leave_lead(&mut self) {
-        let (now, own) = (self.now(), self.fleet.ledger.report());
-        if let Some(lead) = &mut self.lead {
-            own.iter().for_each(|own| lead.state.money.books.note(own, now));
-            if lead.has_unwritten_books() {
-                self.write().await;
-            }
+        self.book_own_spending();
+        if self.lead.as_ref().is_some_and(|lead| lead.has_unwritten_books()) {
+            self.write().await;
         }
         self.lead = None;
         if let Some(guard) = self.guard.take() {
@@ -237,9 +235,9 @@ impl Member<'_> {
         if due.is_some_and(|at| at <= now) || proof.is_some_and(|at| at <= now) {
             return Some(Duty::Probe);
         }
-        let stranger = self.membership.with_unknown_key(&state.keys, self.fleet.options.rng.jitter());
-        let stranger = stranger.filter(|_| state.proof_due(&self.fleet.options.rules, now) <= now)?;
-        Some(Duty::Prove(stranger))
+        let untried = self.membership.with_unknown_key(&state.keys, self.fleet.options.rng.jitter());
+        let untried = untried.filter(|_| state.proof_due(&self.fleet.options.rules, now) <= now)?;
+        Some(Duty::Prove(untried))
     }
 
     /// A call of getBalance has ended: the leader's own, or one by which this replica was to prove

@@ -1,4 +1,4 @@
-//! Holds the house together: which room may name which, and that the documentation says what the
+//! Holds the architecture: which module may name which, and that the documentation says what the
 //! code does.
 
 mod contract;
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room with the rooms it may name.
+/// Each module with the modules it may name.
 /// `main → cli → {worker, fleet, ops, simulator} → {broker, solver} → domain`.
 const ARROWS: &[(&str, &str)] = &[
     ("lib", ""),
@@ -77,15 +77,16 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn every_room_names_only_the_rooms_that_it_may() {
+fn every_module_names_only_the_modules_that_it_may() {
     let mut wrong = BTreeSet::new();
     for (path, code) in sources("src") {
-        let room = path.iter().next().and_then(|part| part.to_str()).expect("a name").trim_end_matches(".rs");
+        let module =
+            path.iter().next().and_then(|part| part.to_str()).expect("a name").trim_end_matches(".rs");
         let (_, allowed) =
-            ARROWS.iter().find(|(name, _)| *name == room).expect("each room has its row in ARROWS");
+            ARROWS.iter().find(|(name, _)| *name == module).expect("each module has its row in ARROWS");
         for after in code.replace("captcha_worker::", "crate::").split("crate::").skip(1) {
             let target = after.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
-            if target != room && !allowed.split(' ').any(|name| name == target) {
+            if target != module && !allowed.split(' ').any(|name| name == target) {
                 wrong.insert(format!("src/{} names crate::{target}", path.display()));
             }
         }
@@ -101,7 +102,7 @@ fn dependencies(manifest: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_core_does_no_io_and_reads_neither_clock_nor_dice() {
+fn the_core_does_no_io_and_reads_neither_clock_nor_randomness() {
     let core = dependencies(include_str!("../../../crates/domain/Cargo.toml"));
     for worldly in ["tokio", "lapin", "reqwest", "rand"] {
         assert!(!core.contains(&worldly), "the core depends on {worldly}");

@@ -95,6 +95,8 @@ pub(crate) struct Task {
     pub(crate) misdated: bool,
     /// The API knows nothing of it.
     pub(crate) forgotten: bool,
+    /// Nor of any other of its time.
+    pub(crate) forgotten_with_all: bool,
     /// A poll was answered so.
     pub(crate) wrong_id: bool,
     /// A poll was answered that it was not recognised.
@@ -116,6 +118,7 @@ impl Task {
             clock,
             misdated: false,
             forgotten: false,
+            forgotten_with_all: false,
             wrong_id: false,
             unsolved: false,
             slower: false,

@@ -21,22 +21,15 @@ pub(crate) struct Answers {
     /// The empty name: the whole fleet's.
     by_replica: BTreeMap<String, VecDeque<(Instant, bool)>>,
     many_at: Option<Instant>,
-    /// Wrong ids since the API has forgotten all tasks. Those that it has accepted since are known,
-    /// and do not speak for the older ones.
-    since_forgotten: Option<usize>,
     /// The most wrong ids within a minute in which they were most of what came back.
     pub(crate) worst: usize,
 }
 
 impl Answers {
     /// The API has said something about a task, or that it knows none of that id.
-    pub(crate) fn note(&mut self, replica: &str, wrong_id: bool, now: Instant) {
-        if let Some(wrong) = self.since_forgotten.as_mut().filter(|_| wrong_id) {
-            *wrong += 1;
-            if *wrong >= LEAST {
-                self.many_at = Some(now);
-            }
-        }
+    /// `all_forgotten`: the API has forgotten this task with all others of its time. Tasks that it
+    /// has accepted since are known, and do not speak for those.
+    pub(crate) fn note(&mut self, replica: &str, wrong_id: bool, all_forgotten: bool, now: Instant) {
         for name in ["", replica] {
             let answers = self.by_replica.entry(name.to_owned()).or_default();
             while answers.front().is_some_and(|(at, _)| now.duration_since(*at) > SPAN) {
@@ -47,16 +40,10 @@ impl Answers {
             if wrong_id && name.is_empty() && 2 * wrong > answers.len() {
                 self.worst = self.worst.max(wrong);
             }
-            if wrong_id && are_many(answers) {
+            if wrong_id && (are_many(answers) || all_forgotten && wrong >= LEAST) {
                 self.many_at = Some(now);
             }
         }
-    }
-
-    /// The API has forgotten all tasks: good answers before that say nothing any more.
-    pub(crate) fn tasks_are_forgotten(&mut self) {
-        self.by_replica.values_mut().for_each(|answers| answers.retain(|(_, wrong)| *wrong));
-        self.since_forgotten = Some(0);
     }
 
     /// Whether there was reason of late to stop for wrong ids.

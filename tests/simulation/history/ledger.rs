@@ -176,7 +176,7 @@ impl Ledger {
         task.misdated |= clock.abs_diff(task.clock) > CLOCKS_APART;
         let fast = Duration::from_millis(clock.saturating_sub(task.clock).try_into().unwrap_or_default());
         if task.accepted_at.elapsed() + fast >= SHOWN_FOR {
-            self.payments.hidden(&task.job);
+            self.payments.ticket_too_old(&task.job);
         }
     }
 
@@ -187,8 +187,9 @@ impl Ledger {
 
     /// The API forgets every task that it has accepted so far.
     pub(crate) fn forget_tasks(&mut self) {
-        self.tasks.values_mut().for_each(|task| task.forgotten = true);
-        self.answers.tasks_are_forgotten();
+        for task in self.tasks.values_mut() {
+            (task.forgotten, task.forgotten_with_all) = (true, true);
+        }
     }
 
     /// Whether it has forgotten this one.
@@ -559,7 +560,8 @@ impl Ledger {
     /// What a poll has come to.
     pub(crate) fn poll_said(&mut self, replica: &str, id: &str, said: Said, now: Instant) {
         if matches!(said, Said::Well | Said::Unsolved | Said::Final | Said::WrongId) {
-            self.answers.note(replica, said == Said::WrongId, now);
+            let all_forgotten = self.tasks.get(id).is_some_and(|task| task.forgotten_with_all);
+            self.answers.note(replica, said == Said::WrongId, all_forgotten, now);
         }
         if let Some(task) = self.tasks.get_mut(id) {
             task.calling += task.last_poll.map_or(Duration::ZERO, |began| now.duration_since(began));

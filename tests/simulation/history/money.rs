@@ -14,15 +14,15 @@ const BACK_WITHIN: Duration = Duration::from_secs(10);
 /// How long two replicas must be connected for one to hear what the other has spent.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a payment may be in no report: those come with the heartbeats, or sooner where there
-/// are budgets, when a leader writes its books once a second, by ticks of half a second. Where the
-/// broker takes its time, a leader that has just written its record and
-/// announced it writes the next one so many of its confirms later.
+/// How long a payment may be in no report: those come with the heartbeats. Where there are budgets
+/// they come each half second, and the leader writes its books once a second. A broker that takes
+/// its time delays that by so many of its confirms.
 const REPORTED_WITHIN: Duration = Duration::from_millis(2_500);
 const REPORTED_WITHIN_IF_BUDGETED: Duration = Duration::from_millis(1_500);
 const CONFIRMS: u32 = 4;
-/// Who has a ticket of a replica that is gone reports its payment after 5 s, which takes a moment.
+/// Who has a ticket of a replica that is gone reports its payment so much later, and a moment.
 const SHOWN_WITHIN: Duration = Duration::from_secs(6);
+const SHOWN_WITHIN_IF_BUDGETED: Duration = Duration::from_millis(2_500);
 
 /// A task that the API has accepted.
 #[derive(Debug)]
@@ -45,6 +45,7 @@ struct Payment {
 #[derive(Debug)]
 pub(crate) struct Payments {
     reported_within: Duration,
+    shown_within: Duration,
     made: Vec<Payment>,
     cuts: Vec<(Instant, Instant)>,
     /// When replicas were killed, or had left.
@@ -54,9 +55,14 @@ pub(crate) struct Payments {
 impl Payments {
     pub(crate) fn of(plan: &Plan) -> Self {
         let is_budgeted = plan.budget.is_some() || plan.lanes.values().any(|lane| lane.budget.is_some());
-        let reported_within = if is_budgeted { REPORTED_WITHIN_IF_BUDGETED } else { REPORTED_WITHIN };
-        let reported_within = reported_within + plan.store.unwrap_or_default() * CONFIRMS;
-        Self { reported_within, made: Vec::new(), cuts: Vec::new(), ended: BTreeMap::new() }
+        let (reported_within, shown_within) = if is_budgeted {
+            (REPORTED_WITHIN_IF_BUDGETED, SHOWN_WITHIN_IF_BUDGETED)
+        } else {
+            (REPORTED_WITHIN, SHOWN_WITHIN)
+        };
+        let confirms = plan.store.unwrap_or_default() * CONFIRMS;
+        let (reported_within, shown_within) = (reported_within + confirms, shown_within + confirms);
+        Self { reported_within, shown_within, made: Vec::new(), cuts: Vec::new(), ended: BTreeMap::new() }
     }
 
     pub(crate) fn made(&mut self, replica: &str, job: &str, (lane, amount): (&Lane, Decimal), at: Instant) {
@@ -84,13 +90,13 @@ impl Payments {
 
     /// A replica is killed, after jobs that have ended.
     pub(crate) fn killed(&mut self, replica: &str, has_ended: impl Fn(&str) -> bool, now: Instant) {
-        let gone_lately: BTreeSet<_> = self
+        let killed_lately: BTreeSet<_> = self
             .ended
             .iter()
-            .filter(|(_, at)| now.duration_since(**at) <= SHOWN_WITHIN)
+            .filter(|(_, at)| now.duration_since(**at) <= self.shown_within)
             .map(|(of, _)| of.clone())
             .collect();
-        for payment in self.made.iter_mut().filter(|payment| gone_lately.contains(&payment.replica)) {
+        for payment in self.made.iter_mut().filter(|payment| killed_lately.contains(&payment.replica)) {
             payment.is_lost |= payment.is_unreported && has_ended(&payment.job);
         }
         self.ended(replica, now);
@@ -105,10 +111,10 @@ impl Payments {
         }
     }
 
-    /// The ticket of a job seems too old to show what a replica that is gone has paid.
-    pub(crate) fn hidden(&mut self, job: &str) {
+    /// The ticket of a job seems too old to show what a replica has paid that was killed.
+    pub(crate) fn ticket_too_old(&mut self, job: &str) {
         for payment in self.made.iter_mut().filter(|payment| payment.job == job) {
-            payment.is_lost |= self.ended.contains_key(&payment.replica);
+            payment.is_lost |= payment.is_unreported;
         }
     }
 

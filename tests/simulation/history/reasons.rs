@@ -138,7 +138,7 @@ fn budget_left(account: &Account, class: &str, now: Instant) -> Option<String> {
         _ => left(Said::Transient, TRANSIENT_TIMEOUT).min(left(Said::Capacity, CAPACITY_TIMEOUT)),
     };
     // What a job is retried for must end before its deadline too. Which of two copies has spent how
-    // much is not distinguished. And a clock that is minutes off spends what it likes.
+    // much is not distinguished. And by a clock that is wrong the time that was spent is not known.
     let excused = account.doubled
         || met.misdated
         || account

@@ -149,7 +149,9 @@ impl Harness<'_> {
         let Some(replica) = self.world.places[place].take() else { return };
         open(&self.world.books).dies(&replica.name);
         // Until the broker notices, nobody else can lead, and so nobody hears what is spent.
-        open(&self.world.books).payments.cut(Instant::now(), noticed_after);
+        if replica.view.watch().borrow().leads {
+            open(&self.world.books).payments.cut(Instant::now(), noticed_after);
+        }
         let sessions = self.world.broker.sessions_of(&replica.name);
         for session in &sessions {
             self.world.broker.cut_off(*session, Duration::ZERO);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::reason::Reason;
 use crate::fingerprint::Fingerprint;
 use crate::lane::{Lane, MAX_REMEMBERED};
-use crate::money::{Decimal, Money};
+use crate::money::{Decimal, Money, Raise};
 use crate::poll_schedule::MAX_AGE;
 use crate::solve_time::{Quantiles, read_summary};
 use crate::time::Timestamp;
@@ -300,23 +300,34 @@ impl State {
         Self { epoch, term: epoch, phase, since: now, ..self }
     }
 
-    /// Takes what operators have ordered from a record whose writer did not know of this one, and
-    /// which is dropped: unlike what the API tells, nobody says it again. Returns whether that is
-    /// news. A raised budget stays so until its time is over, so it is taken from any record; a
-    /// pause may have been ended meanwhile, unless both are of one epoch.
-    pub fn take_orders(&mut self, other: &State) -> bool {
+    /// Takes what operators have ordered from a record that this one replaces, and whose writer did
+    /// not know of it: unlike what the API tells, nobody says it again. Returns whether that is news.
+    /// A raised budget ends by its own time, so it is taken from any record. A pause may have been
+    /// ended under a later epoch; of a pause and its end under one epoch, which cannot be told from a
+    /// pause that came later, the pause is taken, since an operator can end it again.
+    pub fn take_orders(&mut self, other: &State, now: Timestamp) -> bool {
         let mut is_news = false;
-        for raise in &other.money.raises {
-            is_news |= !self.money.raises.contains(raise) && self.money.raise(raise.clone());
+        for raise in other.money.raises.iter().filter(|raise| raise.until > now) {
+            let is_same =
+                |known: &Raise| known == raise || known.command.is_some() && known.command == raise.command;
+            let is_known = self.money.raises.iter().any(is_same);
+            is_news |= !is_known && self.money.raise(raise.clone());
         }
         if self.epoch == other.epoch && self.paused.is_none() && other.paused.is_some() {
             self.paused.clone_from(&other.paused);
             is_news = true;
         }
-        if is_news {
+        if self.last_command.is_none() {
             self.last_command.clone_from(&other.last_command);
         }
         is_news
+    }
+
+    /// Whether an operator's command has been carried out already. Its sender repeats it until then.
+    #[must_use]
+    pub fn has_carried_out(&self, command: &str) -> bool {
+        let raised_by = |raise: &Raise| raise.command.as_deref() == Some(command);
+        self.last_command.as_deref() == Some(command) || self.money.raises.iter().any(raised_by)
     }
 
     /// Reads a record; `None` where it is none of this version.

@@ -162,7 +162,7 @@ impl State {
                 self.last_command = Some(command.to_owned());
             }
             GuardEvent::BudgetRaised(raise, command) => {
-                if self.money.raise(raise) {
+                if self.money.raise(Raise { command: Some(command.to_owned()), ..raise }) {
                     self.money.judge(&rules.budgets, &rules.prices, now);
                     self.last_command = Some(command.to_owned());
                 }

@@ -295,6 +295,8 @@ pub enum Event {
     },
     /// A wait is over.
     Due,
+    /// During a wait for the first poll, the plan for it has changed much.
+    PlanChanged,
     /// This replica may poll no more: the ticket is to go to another.
     PollingStopped,
     /// A wait for a callback is over, since that has come.
@@ -569,6 +571,7 @@ impl JobRun {
             (Submitting, Event::TypeFailing) => self.type_failing(at),
             (Pending(task), Event::TicketTaken { redelivered }) => self.ticket_taken(task, redelivered, at),
             (Pending(task), Event::Due) => self.poll_due(task, at),
+            (Pending(task), Event::PlanChanged) => self.plan_changed(task, at),
             (Pending(task), Event::PollingStopped) => self.hand_over(task, at),
             // Whatever the poll shows, the ordinary schedule goes on: there is no second callback.
             (Pending(mut task), Event::CallbackCame { was_early }) => {
@@ -812,12 +815,36 @@ impl JobRun {
         // For how long earlier owners could poll it is not known here, and until its first poll
         // nobody may. So its age so far does not count against the type's time-out.
         task.unpollable = (age + wait_at_least).saturating_sub(pace.first_delay());
-        // The callback of a ticket that comes again may have gone to an earlier owner. And a deadline
-        // must not pass while a lost callback is awaited.
+        // The callback of a ticket that comes again may have gone to an earlier owner.
+        task.relies_on_callback = task.callback.is_some() && !redelivered;
+        self.wait_for_first_poll(task, wait_at_least, at)
+    }
+
+    /// The API has become faster or slower. Polls that are overdue by the new plan are spread over the
+    /// spacing, so that the API does not meet them all at once.
+    fn plan_changed(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
+        let rest = task.not_before.saturating_sub(at.uptime);
+        let mut step = self.wait_for_first_poll(task, rest, at);
+        if let Action::Wait(wait) | Action::AwaitCallback { at_most: wait, .. } = &mut step.action
+            && wait.is_zero()
+        {
+            *wait = poll_schedule::SPACING.mul_f64(at.jitter);
+        }
+        step
+    }
+
+    fn wait_for_first_poll(
+        &mut self,
+        mut task: OpenTask,
+        wait_at_least: Duration,
+        at: &DecisionInput<'_>,
+    ) -> Step {
+        let age = task.age(at.uptime);
+        let pace = at.rules.pacing.of(self.job.kind());
         let learned = at.learned.as_deref();
         let fallback = pace.callback_fallback(learned);
-        let in_time = self.is_in_time(fallback.saturating_sub(age), at);
-        task.relies_on_callback = task.callback.is_some() && !redelivered && in_time;
+        // A deadline must not pass while a lost callback is awaited.
+        task.relies_on_callback &= self.is_in_time(fallback.saturating_sub(age), at);
         let next = if task.relies_on_callback {
             pace.first_with_callback(age, task.polls, fallback)
         } else {

@@ -90,7 +90,8 @@ impl Ordered {
             && self.by <= Decimal::from(MOST_MONEY)
             && !span.is_zero()
             && span <= LONGEST_RAISE;
-        let raise = Raise { lane: self.lane, amount: self.by, by, since, until: since.plus(span) };
+        let raise =
+            Raise { lane: self.lane, amount: self.by, by, since, until: since.plus(span), command: None };
         (fits && raise.lane.as_ref().is_none_or(|lane| lane.len() <= MAX_LANE_NAME)).then_some(raise)
     }
 }
@@ -109,6 +110,9 @@ pub struct Raise {
     pub since: Timestamp,
     /// Until when.
     pub until: Timestamp,
+    /// The command that it was asked for by; absent from records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
 }
 
 /// A budget that is used up.

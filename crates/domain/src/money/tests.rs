@@ -153,7 +153,14 @@ fn a_budget_without_room_for_a_task_stops_until_its_window_ends_or_it_is_raised(
     assert_eq!(money.stops.account.map(|stop| stop.until), Some(NOON.plus(60 * MINUTE)));
     assert_eq!(judge(&mut money, NOON.plus(60 * MINUTE)), (false, false));
     let until = NOON.plus(10 * MINUTE);
-    money.raise(Raise { lane: None, amount: d("1"), by: "ops".to_owned(), since: NOON, until });
+    money.raise(Raise {
+        lane: None,
+        amount: d("1"),
+        by: "ops".to_owned(),
+        since: NOON,
+        until,
+        command: None,
+    });
     assert_eq!(judge(&mut money, NOON), (false, false));
     assert_eq!((judge(&mut money, until), money.raises.len()), ((true, true), 0));
 }

@@ -87,7 +87,7 @@ pub struct Task<'a> {
     pub polls: u32,
     /// What it cost, as far as that is known.
     pub cost: Option<Cost>,
-    /// By what the books know its acceptance, until its ticket is written.
+    /// By what the books know its acceptance, which its tickets name.
     pub acceptance: Option<&'a Acceptance>,
 }
 

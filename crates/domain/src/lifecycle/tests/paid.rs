@@ -278,6 +278,43 @@ fn a_ticket_that_was_handed_over_counts_on_and_one_that_was_redelivered_counts_t
     assert_eq!((with_polls(9, true), with_polls(most + 1, true)), (Some(most), Some(most + 1)));
 }
 
+/// The span of a wait.
+fn waits(step: &Step) -> Duration {
+    let Action::Wait(span) = step.action else { panic!("{step:?}") };
+    span
+}
+
+#[test]
+fn a_change_of_the_plan_brings_the_first_poll_forward_or_puts_it_off() {
+    let learned = |age: u64| {
+        let answer = |n: u64| {
+            let by = secs(age) + Duration::from_millis(n * 97 % 3_000);
+            crate::learned_polls::Answer { after: by - secs(1), by }
+        };
+        let bounds = PollSchedule::try_new(secs(3), secs(2), secs(120)).unwrap();
+        Arc::new(LearnedPolls::from_answers((0..100).map(answer), &bounds))
+    };
+    let Scene { case, rules, .. } = Scene::plain();
+    let at = |plan: &Arc<LearnedPolls>, age, jitter| DecisionInput {
+        rules: &rules,
+        learned: Some(Arc::clone(plan)),
+        now: START.plus(secs(age)),
+        uptime: secs(age),
+        jitter,
+    };
+    let (slow, fast) = (learned(20), learned(5));
+    let mut run = JobRun::of_ticket(case.job, case.history, task_id(), START, 0, None, &at(&slow, 0, 0.5));
+    let planned = waits(&run.advance(Event::TicketTaken { redelivered: false }, &at(&slow, 0, 0.5)));
+    assert!(planned > secs(15), "{planned:?}");
+    let sooner = waits(&run.advance(Event::PlanChanged, &at(&fast, 1, 0.5)));
+    assert!(sooner > secs(3) && sooner < secs(6), "{sooner:?}");
+    let later = waits(&run.advance(Event::PlanChanged, &at(&slow, 2, 0.5)));
+    assert!(later > secs(13), "{later:?}");
+    // What is overdue by the new plan is not polled all at once.
+    let overdue = [0.25, 0.75].map(|jitter| waits(&run.advance(Event::PlanChanged, &at(&fast, 12, jitter))));
+    assert_eq!(overdue, [Duration::from_millis(500), Duration::from_millis(1_500)]);
+}
+
 #[test]
 fn every_ticket_of_a_task_names_its_acceptance() {
     let Scene { case, rules, .. } = Scene::plain();

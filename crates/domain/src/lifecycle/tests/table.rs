@@ -65,6 +65,7 @@ fn events() -> Vec<Named<Event>> {
         ("createTask: wrong key", || submitted(Err(refusal("ERROR_KEY_DOES_NOT_EXIST")))),
         ("createTask: no funds", || submitted(Err(refusal("ERROR_ZERO_BALANCE")))),
         ("wait over", || Event::Due),
+        ("plan of the first poll changed", || Event::PlanChanged),
         ("polling stopped", || Event::PollingStopped),
         ("callback came", || Event::CallbackCame { was_early: false }),
         ("getTaskResult: processing", || answered(Ok(TaskState::Processing))),
