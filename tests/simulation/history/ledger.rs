@@ -37,6 +37,8 @@ struct Hand {
     is_ticket: bool,
     /// It was delivered before, and may be known.
     redelivered: bool,
+    /// When it was delivered.
+    since: Instant,
     /// Of a ticket.
     task: Option<String>,
     /// A copy of the ticket is stored, for another owner.
@@ -164,9 +166,17 @@ impl Ledger {
 
     /// A machine's clock is off by so many ms from now on.
     pub(crate) fn set_clock(&mut self, machine: String, millis: i64) {
+        // Whether it has read a ticket that was delivered is not known before its first poll. From
+        // there on it goes by a steady clock.
+        let is_polled = |hand: &Hand, task: &str| {
+            let last_poll = self.tasks.get(task).and_then(|task| task.last_poll);
+            last_poll.is_some_and(|at| at >= hand.since)
+        };
         let held = self.hands.values().filter(|hand| machine_of(&hand.replica) == machine);
-        let held: Vec<String> = held.filter_map(|hand| hand.task.clone()).collect();
-        held.iter().for_each(|task| self.held_under(task, millis));
+        let held = held.filter_map(|hand| Some((hand, hand.task.clone()?)));
+        let unread: Vec<String> =
+            held.filter(|(hand, task)| !is_polled(hand, task)).map(|(_, task)| task).collect();
+        unread.iter().for_each(|task| self.held_under(task, millis));
         self.clocks.insert(machine, millis);
     }
 
@@ -368,6 +378,7 @@ impl Ledger {
             job,
             is_ticket,
             redelivered,
+            since: Instant::now(),
             task,
             handed_over: false,
             alone,
