@@ -17,6 +17,8 @@ use crate::wait;
 const WIDTH: u16 = 180;
 /// Load average by core from which a row says so.
 const BUSY: f64 = 2.5;
+/// Above the calm run's 99th percentile.
+const LATER: Duration = Duration::from_millis(1_500);
 const MACHINE_BUSY: &str = "machine busy";
 const HEAD: [&str; 8] = [
     "case",
@@ -116,6 +118,14 @@ impl Row {
     }
 
     /// A bound, in words that say how it was broken.
+    /// The jobs that the trouble does not hit are hardly later than those of the calm run.
+    pub(crate) fn near_calm(&mut self, p99: Duration, calm: Duration) {
+        self.bound(
+            format_args!("p99 {} > {} + 1.5 s", wait::seconds(p99), wait::seconds(calm)),
+            p99 <= calm + LATER,
+        );
+    }
+
     pub(crate) fn bound(&mut self, broken: impl Display, holds: bool) {
         if !holds {
             self.broken.push(broken.to_string());

@@ -47,7 +47,8 @@ const MAX_HEARD: usize = 4 * MAX_REPLICAS;
 /// The lead over a fleet. There is none without a state message in hand.
 pub(super) struct Lead {
     pub(super) state: State,
-    /// The message that holds the state, once it has come back from the broker.
+    /// The message that holds the state, once it has come back from the broker; several where only
+    /// together they hold all of it.
     held: Vec<Receipt>,
     held_since: Instant,
     /// The broker does not have this state yet; to be written again.
@@ -148,14 +149,15 @@ impl Lead {
         let same = state.epoch == self.state.epoch;
         // Two have written it without knowing of each other: what either of them stops is stopped.
         let is_stricter = same && state.phase.caution() > self.state.phase.caution();
-        if is_later || is_stricter {
+        let replaces = is_later || is_stricter;
+        if replaces {
             std::mem::swap(&mut self.state, &mut state);
         }
         let has_orders = self.state.take_orders(&state, now);
         if has_orders {
             // No message alone holds all of it until this leader has written it.
             self.held.push(receipt);
-        } else if is_later || is_stricter {
+        } else if replaces {
             self.hold(receipt);
         } else if same && self.held.is_empty() {
             self.held.push(receipt);
@@ -163,8 +165,9 @@ impl Lead {
             done_with(receipt);
         }
         // Not under a later epoch yet: a message of that epoch may follow, and wins.
-        if is_later || is_stricter || has_orders {
-            (self.unwritten, self.contested) = (is_stricter || has_orders, is_stricter || has_orders);
+        if replaces || has_orders {
+            let is_merged = is_stricter || has_orders;
+            (self.unwritten, self.contested) = (is_merged, is_merged);
         }
     }
 

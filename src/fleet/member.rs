@@ -219,7 +219,7 @@ impl<'a> Member<'a> {
             lead.receive(state, receipt, now);
             return Ok(());
         }
-        self.fleet.solve_times().recall(&state.solve_times, self.now());
+        self.fleet.solve_times().recall(&state.solve_times, now);
         let mut lead = Lead::take(state, receipt);
         if Failpoint::GuardForgotten.in_force() {
             lead.state.phase = Phase::Active;

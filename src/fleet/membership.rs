@@ -23,7 +23,7 @@ const SMALL_FLEET: u32 = 64;
 const SMALL_CROWD: u32 = 16;
 
 /// The replicas that are heard over a session. Clones are the same: a member of the fleet writes
-/// it, and whoever looks at the fleet reads it from aside.
+/// it, and the HTTP server and the worker read it.
 #[derive(Debug, Clone)]
 pub(super) struct Membership(Arc<Mutex<Heard>>);
 

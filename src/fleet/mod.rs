@@ -22,6 +22,7 @@ mod message;
 mod type_breaker;
 mod vitals;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -201,14 +202,17 @@ impl Fleet {
         }
     }
 
-    /// Waits until the plan for a kind of task has changed more often than this.
-    pub async fn plan_changed(&self, kind: &str, known: u32) {
+    /// Waits until the plan for a kind of task changes.
+    pub async fn plan_changed(&self, kind: &str) {
+        // From here on no change is missed.
+        let mut changed = pin!(self.plan_changed.notified());
+        let known = self.solve_times().plan_changes(kind);
         loop {
-            let changed = self.plan_changed.notified();
+            changed.as_mut().await;
+            changed.set(self.plan_changed.notified());
             if self.solve_times().plan_changes(kind) != known {
                 return;
             }
-            changed.await;
         }
     }
 

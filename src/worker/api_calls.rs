@@ -258,9 +258,7 @@ async fn plan_changed(ctx: &Context, run: &JobRun) {
     if run.task().is_none_or(|task| task.polls > 0) {
         return pending().await;
     }
-    let kind = run.job.kind();
-    let known = ctx.fleet.solve_times().plan_changes(kind);
-    ctx.fleet.plan_changed(kind, known).await;
+    ctx.fleet.plan_changed(run.job.kind()).await;
 }
 
 /// Calls getTaskResult under a lease that holds and a guard that allows it. `None`: polling has

@@ -13,7 +13,6 @@ use crate::wait;
 
 /// One job in so many is at fault.
 const EACH: usize = 10;
-const LATER: Duration = Duration::from_millis(1_500);
 /// For which a job with such a code is tried again, where the worker knows the setting.
 const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// For one last call, and its outcome.
@@ -41,10 +40,7 @@ pub(super) async fn run(environment: &Environment, row: &mut Row) {
     row.dead_at_most(0);
     let (good, hit): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| !entry.hit);
     let p99 = crate::ledger::Latency::of(good).p99;
-    row.bound(
-        format_args!("p99 {} > {} + 1.5 s", wait::seconds(p99), wait::seconds(calm.p99)),
-        p99 <= calm.p99 + LATER,
-    );
+    row.near_calm(p99, calm.p99);
     let is_unknown =
         |entry: &&crate::ledger::Entry| entry.end.as_ref().is_some_and(|end| end.queue == "dead.unknown");
     let elsewhere = hit.len() - hit.iter().copied().filter(is_unknown).count();

@@ -15,8 +15,6 @@ use crate::wait;
 const PRICE: &str = "0.001";
 /// As many jobs as come in 20 s: the share of each replica is less than it needs.
 const BUDGET: &str = "1";
-/// Above the calm run's 99th percentile, as for the other cases.
-const LATER: Duration = Duration::from_millis(1_500);
 const FINISH_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(environment: &Environment, row: &mut Row) {
@@ -36,10 +34,7 @@ pub(super) async fn run(environment: &Environment, row: &mut Row) {
     let p99 = Latency::of(&entries).p99;
     row.jobs(&entries);
     row.dead_at_most(0);
-    row.bound(
-        format_args!("p99 {} > {} + 1.5 s", wait::seconds(p99), wait::seconds(calm)),
-        p99 <= calm + LATER,
-    );
+    row.near_calm(p99, calm);
     row.note(format_args!("calm p99 {}", wait::seconds(calm)));
     row.trips(&scene.watch.trips(began, Instant::now()), false);
     scene.close(row).await;

@@ -18,12 +18,9 @@ use crate::faults::{self, Nature};
 use crate::load::with_trouble;
 use crate::row::Row;
 use crate::scene::{PER_SECOND, Scene, Setup};
-use crate::wait;
 
 /// One job in so many is hit.
 const EACH: usize = 10;
-/// Above the calm run's 99th percentile.
-const LATER: Duration = Duration::from_millis(1_500);
 /// Good jobs that take longer are broken bounds anyway.
 const GOOD_END_WITHIN: Duration = Duration::from_secs(20);
 
@@ -95,10 +92,7 @@ async fn window(
     let unsolved = good.iter().filter(|entry| !entry.is_solved()).count();
     row.at_most("good jobs not solved in time", unsolved as u64, 0);
     let (calm, p99) = (environment.calm().await.p99, crate::ledger::Latency::of(good).p99);
-    row.bound(
-        format_args!("p99 {} > {} + 1.5 s", wait::seconds(p99), wait::seconds(calm)),
-        p99 <= calm + LATER,
-    );
+    row.near_calm(p99, calm);
     row.trips(&scene.watch.trips(began, Instant::now()), false);
     row.note_load();
     environment.say(row.case(), if row.is_broken() { "broken" } else { "holds" });

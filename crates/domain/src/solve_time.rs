@@ -169,15 +169,13 @@ impl SolveTimes {
             let polls = LearnedPolls::from_answers(answers, &bounds.of(name));
             let first_poll = polls.ages().next();
             learned.polls = Some(Arc::new(polls));
-            let Some((before, now)) = learned.first_poll.zip(first_poll) else {
+            let planned_by = learned.first_poll.zip(first_poll);
+            let has_moved = planned_by.is_some_and(|(before, after)| before.abs_diff(after) >= MOVED_FAR);
+            if has_moved || planned_by.is_none() {
                 learned.first_poll = first_poll;
-                return false;
-            };
-            if before.abs_diff(now) >= MOVED_FAR {
-                learned.first_poll = first_poll;
-                learned.plan_changes += 1;
-                return true;
             }
+            learned.plan_changes += u32::from(has_moved);
+            return has_moved;
         }
         false
     }

@@ -100,7 +100,7 @@ impl Member<'_> {
     pub(super) async fn announce(&mut self) {
         let Some(lead) = self.lead.as_ref().filter(|lead| !lead.unwritten) else { return };
         let (fleet, replicas) = (self.fleet, self.membership.len().max(1));
-        let sizes = (replicas, replicas.max(self.membership.size_or(1)));
+        let sizes = (replicas, self.membership.size_or(1).max(1));
         fleet.account.adopt(&lead.state, (&fleet.id, &fleet.options.name), true, sizes);
         let now = self.now();
         fleet.ledger.follow(&lead.state.money, now);

@@ -37,7 +37,7 @@ struct Payment {
     /// Its replica was killed before it reported this.
     is_unreported: bool,
     /// Nor does a ticket show it: its replica was killed before the answer, or after the job had
-    /// ended or gone on with another task; or whoever ended the job was killed as well.
+    /// ended or gone on with another task; or another replica was killed soon after the job's end.
     is_lost: bool,
 }
 

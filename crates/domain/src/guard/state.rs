@@ -302,9 +302,9 @@ impl State {
 
     /// Takes what operators have ordered from a record that this one replaces, and whose writer did
     /// not know of it: unlike what the API tells, nobody says it again. Returns whether that is news.
-    /// A raised budget ends by its own time, so it is taken from any record. A pause may have been
-    /// ended under a later epoch; of a pause and its end under one epoch, which cannot be told from a
-    /// pause that came later, the pause is taken, since an operator can end it again.
+    /// A raised budget ends by its own time, so it is taken from any record. A pause is taken only
+    /// from a record of the same epoch, since a later one may have ended it. Within one epoch nobody
+    /// can tell which came later, the pause or its end: the pause is kept, and an operator can end it.
     pub fn take_orders(&mut self, other: &State, now: Timestamp) -> bool {
         let mut is_news = false;
         for raise in other.money.raises.iter().filter(|raise| raise.until > now) {
