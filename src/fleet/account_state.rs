@@ -478,6 +478,9 @@ impl AccountState {
                 accepted_at: wrong_id.then_some(accepted_at),
             });
         }
+        if noted.is_oldest_known {
+            self.report(ReplicaReport::NewerKnown { from: self.parts.id.clone(), accepted_at });
+        }
         if noted.too_many {
             self.trip_for_wrong_ids(term);
         }
@@ -505,6 +508,11 @@ impl AccountState {
     pub(super) fn heard_known_task(&self) {
         let rank = self.parts.snapshot.borrow().rank;
         self.parts.answers.heard_known_task(rank);
+    }
+
+    /// Another replica knows a task that was accepted then.
+    pub(super) fn heard_newer_known(&self, accepted_at: Timestamp) {
+        self.parts.answers.heard_newer_known(accepted_at);
     }
 
     /// Another replica has found that there was a silence.

@@ -25,8 +25,10 @@
 //! A row is the fleet's. Every replica counts the wrong ids that are reported, so each knows when
 //! some replica may be waiting. Then it reports the first known task whose poll began since. The
 //! first such report ends the row and the waiting of all. An API that has forgotten all of its tasks
-//! goes on to accept new ones, and knows those. So the task must be older than one whose id was
-//! wrong, unless no wrong id has come for a while: those that are forgotten would have met more.
+//! goes on to accept new ones, and knows those. So the task must be no newer than one whose id was
+//! wrong, unless no wrong id has come for a while: those that are forgotten would have met more. A
+//! known task that is newer is reported too. A wrong id that comes later, for a task at least as new
+//! as that one, begins a new row: an API that had forgotten everything would know neither.
 
 use std::time::Duration;
 
@@ -118,8 +120,12 @@ struct AnswerLog {
     newest_lost: Option<Timestamp>,
     /// Since when a replica may be waiting for somebody to meet a known task.
     awaited_since: Option<Instant>,
+    /// When the oldest task was accepted that was known while a replica may have been waiting.
+    oldest_known: Option<Timestamp>,
     /// When this replica last ended a row.
     ended_row_at: Option<Instant>,
+    /// When it last reported a known task that ends none.
+    reported_newer_at: Option<Instant>,
 }
 
 /// A task that was asked for.
@@ -141,12 +147,24 @@ pub(super) struct MetWrongId {
     pub(super) accepted_at: Option<Timestamp>,
 }
 
+/// What a known task is to the fleet's row of wrong ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InRow {
+    /// It ends the row.
+    Ends,
+    /// It is the oldest known so far, and newer than those that are lost.
+    Oldest,
+    Neither,
+}
+
 /// What an answer comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotedAnswer {
     pub(super) counts: AnswerCounts,
     /// It is to be reported to the fleet.
     pub(super) is_due: bool,
+    /// That its task is known is to be reported: the oldest of those that are newer than a lost one.
+    pub(super) is_oldest_known: bool,
     /// Wrong ids are too many of this replica's answers.
     pub(super) too_many: bool,
     /// What was answered before this one says nothing any more, as the fleet is to know.
@@ -188,20 +206,30 @@ impl AnswerLog {
         self.counts.in_a_row = 0;
         self.reported_in_a_row = 0;
         self.newest_lost = None;
+        self.oldest_known = None;
         self.awaited_since = None;
         if let Some(probation) = self.probation.as_mut().filter(|known| known.cause == Cause::WrongId) {
             probation.began = Instant::now();
         }
     }
 
-    /// Whether a known task ends the row everywhere: its poll began while somebody may have been
-    /// waiting, and it is older than one that is lost, or no other was lost of late.
-    fn ends_row(&self, poll: PolledTask, now: Instant) -> bool {
-        let is_older = self.newest_lost.is_none_or(|lost| poll.accepted_at < lost);
+    /// What a known task is to the row: something if its poll began while somebody may have been
+    /// waiting. It ends the row if it is no newer than one that is lost, or none was lost of late.
+    fn in_row(&self, poll: PolledTask, now: Instant) -> InRow {
+        if self.awaited_since.is_none_or(|since| poll.began < since) {
+            return InRow::Neither;
+        }
+        let is_over = |at: Option<Instant>| at.is_none_or(|at| now - at >= REPORT_INTERVAL);
+        let is_older = self.newest_lost.is_none_or(|lost| poll.accepted_at <= lost);
         let is_quiet = self.last_wrong_id.is_none_or(|at| poll.began >= at + ROW_QUIET);
-        self.awaited_since.is_some_and(|since| poll.began >= since)
-            && (is_older || is_quiet)
-            && self.ended_row_at.is_none_or(|at| now - at >= REPORT_INTERVAL)
+        let is_oldest = self.oldest_known.is_none_or(|known| poll.accepted_at < known);
+        if (is_older || is_quiet) && is_over(self.ended_row_at) {
+            InRow::Ends
+        } else if is_oldest && is_over(self.reported_newer_at) {
+            InRow::Oldest
+        } else {
+            InRow::Neither
+        }
     }
 
     /// Whether wrong ids in a row, here and elsewhere, are too many after a silence. Then counting
@@ -222,7 +250,10 @@ impl AnswerLog {
     /// the next.
     fn one_more(&mut self, met: MetWrongId, rank: usize) -> (&mut Probation, Instant) {
         let now = Instant::now();
-        if self.last_wrong_id.replace(now).is_some_and(|at| now - at > ROW_SPAN) {
+        let is_late = self.last_wrong_id.replace(now).is_some_and(|at| now - at > ROW_SPAN);
+        let an_older_is_known =
+            self.oldest_known.zip(met.accepted_at).is_some_and(|(known, lost)| known <= lost);
+        if is_late || an_older_is_known {
             self.begin_row_anew();
         }
         self.newest_lost = self.newest_lost.max(met.accepted_at);
@@ -260,9 +291,9 @@ impl Answers {
         let mut log = self.log.lock();
         let now = Instant::now();
         let recent = log.reported_at.is_some_and(|at| now - at < REPORT_INTERVAL);
-        let ends_row = !wrong_id && log.ends_row(poll, now);
+        let in_row = if wrong_id { InRow::Neither } else { log.in_row(poll, now) };
         let is_first = log.probation.is_some() || log.reported_in_a_row == 0;
-        let is_due = leader_waits || ends_row || wrong_id && (is_first || !recent);
+        let is_due = leader_waits || in_row == InRow::Ends || wrong_id && (is_first || !recent);
         if wrong_id && is_due {
             log.reported_at = Some(now);
         }
@@ -286,14 +317,22 @@ impl Answers {
         } else {
             log.counts.in_a_row = 0;
             log.probation = None;
-            if ends_row {
-                log.begin_row_anew();
-                log.ended_row_at = Some(now);
+            match in_row {
+                InRow::Ends => {
+                    log.begin_row_anew();
+                    log.ended_row_at = Some(now);
+                }
+                InRow::Oldest => {
+                    log.oldest_known = Some(poll.accepted_at);
+                    log.reported_newer_at = Some(now);
+                }
+                InRow::Neither => {}
             }
             self.released.notify_waiters();
             counts = log.counts;
         }
-        NotedAnswer { counts, is_due, too_many, begins_anew, after_silence }
+        let is_oldest_known = in_row == InRow::Oldest;
+        NotedAnswer { counts, is_due, is_oldest_known, too_many, begins_anew, after_silence }
     }
 
     /// Another replica has met a wrong id. Returns whether they are too many now.
@@ -321,6 +360,14 @@ impl Answers {
             probation.held_until = probation.held_until.min(probation.began + turn);
         }
         self.released.notify_waiters();
+    }
+
+    /// Another replica knows a task that was accepted then, while a replica may be waiting.
+    pub(super) fn heard_newer_known(&self, accepted_at: Timestamp) {
+        let mut log = self.log.lock();
+        if log.awaited_since.is_some() {
+            log.oldest_known = Some(log.oldest_known.map_or(accepted_at, |known| known.min(accepted_at)));
+        }
     }
 
     /// Another replica has found that there was a silence.
@@ -483,7 +530,7 @@ mod tests {
         assert!(!known(&second, too_soon), "the API may have forgotten it since");
         assert!(!known(&second, poll(2)), "it was accepted after those that are lost");
         let later = PolledTask { began: Instant::now() + ROW_QUIET, ..poll(2) };
-        assert!(second.log.lock().ends_row(later, Instant::now()), "none was lost since");
+        assert_eq!(second.log.lock().in_row(later, Instant::now()), InRow::Ends, "none was lost since");
         assert!(known(&second, now()));
         assert!(!known(&second, now()), "once is enough");
         let mut waiting = std::pin::pin!(first.until_released());
@@ -493,6 +540,28 @@ mod tests {
         assert_eq!((held(&first), first.counts().in_a_row), (None, 0));
         assert!(first.on_probation(), "its next poll is still a single one");
         assert!(!known(&first, now()), "nobody waits any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn single_losses_among_newer_known_tasks_after_a_silence_are_no_row() {
+        let (waits, works, rules) = (Answers::default(), Answers::default(), GuardRules::default());
+        waits.begin_probation(1);
+        works.begin_probation(0);
+        // At a third replica.
+        let lose = |second| {
+            let lost = MetWrongId { accepted_at: Some(poll(second).accepted_at), ..met(true) };
+            works.heard_wrong_id(lost, 0, &rules);
+            waits.heard_wrong_id(lost, 1, &rules)
+        };
+        for lost in [10, 20, 30] {
+            assert!(!lose(lost), "what is known is older");
+            let known = works.note(false, poll(lost + 5), false, 0, &rules, NOW);
+            assert_eq!((known.is_oldest_known, known.is_due), (true, false), "it is newer than {lost}");
+            waits.heard_newer_known(poll(lost + 5).accepted_at);
+            tokio::time::advance(REPORT_INTERVAL).await;
+        }
+        assert!(!lose(31), "the second after one that is newer than what was known");
+        assert!(lose(32), "the third");
     }
 
     #[tokio::test(start_paused = true)]

@@ -433,6 +433,11 @@ impl<'a> Member<'a> {
                 }
                 self.on_answers(&from, (answered, wrong_ids), Some(term)).await;
             }
+            ReplicaReport::NewerKnown { from, accepted_at } => {
+                if from != self.fleet.id {
+                    self.fleet.account.heard_newer_known(accepted_at);
+                }
+            }
             ReplicaReport::Down => {
                 if let Some(lead) = &mut self.lead {
                     lead.suspected = true;

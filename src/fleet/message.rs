@@ -183,6 +183,14 @@ pub(super) enum ReplicaReport {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         accepted_at: Option<Timestamp>,
     },
+    /// While a replica may be waiting for a known task, the API knows one that is newer than those
+    /// that are lost.
+    NewerKnown {
+        /// The replica's id.
+        from: String,
+        /// When the task was accepted.
+        accepted_at: Timestamp,
+    },
     /// The API does not answer this replica.
     Down,
     /// A call was refused by something that is not the API's own answer.

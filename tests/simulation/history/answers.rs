@@ -11,9 +11,9 @@ const SPAN: Duration = Duration::from_secs(60);
 const LATE: Duration = Duration::from_secs(300);
 /// Fewer are single ones.
 const LEAST: usize = 3;
-/// Of so many answers one must be a wrong id, so that there was reason to stop: more than the guard's
-/// bound of a fifth.
-const ONE_IN: usize = 4;
+/// Of so many answers one must be a wrong id, so that they can be called most of them: the guard's
+/// bound of a fifth, exceeded beyond chance.
+const ONE_IN: usize = 3;
 
 /// All of them, and those of each replica.
 #[derive(Debug, Default)]
