@@ -9,7 +9,6 @@ mod api_health;
 mod context;
 mod dedup;
 mod drain;
-mod effects;
 mod executor;
 mod handle;
 mod job_log;

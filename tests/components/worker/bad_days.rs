@@ -216,7 +216,7 @@ async fn outage_of_20_s(of: &str, answer: Value) {
         for second in 1.. {
             let before = solved(&scene);
             until(began + Duration::from_secs(20 + second)).await;
-            if solved(&scene) >= before + 18 {
+            if solved(&scene) >= before + 9 {
                 return second;
             }
             assert!(second < 60, "{what}: never at full rate again");
@@ -224,8 +224,8 @@ async fn outage_of_20_s(of: &str, answer: Value) {
         unreachable!("it returns or fails")
     };
     let (calls, seconds, ()) =
-        tokio::join!(calls_at_10_s, at_full_rate, offer(&scene, 800, 20, |_| json!({})));
-    scene.wait_for(&scene.names.results(), 801).await;
+        tokio::join!(calls_at_10_s, at_full_rate, offer(&scene, 400, 10, |_| json!({})));
+    scene.wait_for(&scene.names.results(), 401).await;
     assert_eq!(dead(&scene), BTreeMap::new(), "{what}");
     assert!(calls <= 3 * 18, "{what}: {calls} calls in 18 s of outage");
     assert!(seconds <= 15, "{what}: full rate after {seconds} s");
@@ -284,8 +284,8 @@ async fn an_outage_of_five_minutes_buries_nothing_that_its_budget_allows_more() 
         scene.rules.unknown_timeout = Duration::from_secs(600);
         let fleet = fleet(&scene, 2).await;
         outage(&scene, of, &answer, 300);
-        offer(&scene, 1_000, 4, |_| json!({})).await;
-        scene.wait_until(300, "all are solved", || solved(&scene) == 1_001).await;
+        offer(&scene, 500, 2, |_| json!({})).await;
+        scene.wait_until(300, "all are solved", || solved(&scene) == 501).await;
         assert_eq!(dead(&scene), BTreeMap::new(), "{of}");
         drain_all(fleet).await;
     }

@@ -57,7 +57,7 @@ async fn next_hour(scene: &Scene) {
 async fn a_fleet_spends_its_budget_and_no_more_and_goes_on_in_the_next_hour() {
     let scene = scene(Some("0.05")).await;
     scene.publish_images(120, &json!({})).await;
-    let fleet = scene.start_fleet(8).await;
+    let fleet = scene.start_fleet(4).await;
     scene.wait_until(120, "the budget is used up", || reason(&fleet) == Some(Reason::Budget)).await;
     assert_eq!(paid(&scene), d("0.05"));
     scene.wait_for(&scene.names.results(), 50).await;
