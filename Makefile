@@ -72,8 +72,8 @@ test: $(TEST_PYTHON) test-node ## All tests, on a real RabbitMQ and in Chromium 
 	scripts/ensure-package zsh zsh
 	scripts/ensure-package fish fish
 ifneq ($(NEXTEST),)
-# The simulation is built meanwhile, at the lowest priority: tests on real brokers mostly wait.
-	nice -n 19 $(CARGO) nextest run --locked --no-run --build-jobs 1 $(SIMULATION) > $(TARGET_DIR)/simulation-build.log 2>&1 & \
+# The simulation is built meanwhile, at the lowest priority.
+	nice -n 19 $(CARGO) nextest run --locked --no-run $(SIMULATION) > $(TARGET_DIR)/simulation-build.log 2>&1 & \
 	  $(FOREIGN) scripts/with-rabbitmq $(CARGO) nextest run --locked --workspace || failed=$$?; \
 	  wait; exit $${failed:-0}
 	scripts/with-rabbitmq $(CARGO) nextest run --locked $(SIMULATION)
