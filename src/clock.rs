@@ -101,8 +101,8 @@ impl Rng {
         }
     }
 
-    /// 128 bits that nobody can guess, where they are the thread's: its generator is a cryptographic
-    /// one, and its seed the system's.
+    /// 128 bits that nobody can guess, where they are the thread's: its generator is a
+    /// cryptographic one, and its seed the system's.
     #[must_use]
     pub fn bits(&self) -> u128 {
         match self {

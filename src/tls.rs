@@ -1,5 +1,5 @@
-//! Whom a TLS connection to the broker or the API trusts, and as whom it shows itself to the broker:
-//! PEM files.
+//! Whom a TLS connection to the broker or the API trusts, and as whom it shows itself to the
+//! broker: PEM files.
 //!
 //! They are read when the settings are, so that a fault is reported then, and anew for every
 //! connection, so that a certificate that was renewed in its place is used from the next connection

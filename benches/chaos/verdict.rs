@@ -13,8 +13,8 @@ use crate::report::Harness;
 use crate::support::rabbit::RabbitNode;
 use crate::wait;
 
-/// From a fault's end to the first outcome: the longest time for which a replica takes no jobs after
-/// short sessions (22.5 s), and one job's way from there.
+/// From a fault's end to the first outcome: the longest time for which a replica takes no jobs
+/// after short sessions (22.5 s), and one job's way from there.
 pub(crate) const LONGEST_STALL: Duration = Duration::from_secs(30);
 /// Outcomes of all jobs, those retried for two minutes included.
 pub(crate) const SETTLE_WITHIN: Duration = Duration::from_secs(300);

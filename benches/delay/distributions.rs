@@ -22,12 +22,22 @@ pub(crate) struct Distribution {
     pub(crate) table: (u64, u64),
     /// First delay and interval of the official client, in ms.
     pub(crate) official: (usize, usize),
+    pub(crate) arrival: Arrival,
+}
+
+/// When jobs come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Arrival {
+    /// One every 50 ms.
+    Evenly,
+    /// So many at once each minute.
+    Batches(usize),
 }
 
 const SITE: ((u64, u64), (usize, usize)) = ((3, 180), (1_000, 3_000));
 
 const fn site(name: &'static str, draw: fn(&mut StdRng, f64) -> f64) -> Distribution {
-    Distribution { name, draw, table: SITE.0, official: SITE.1 }
+    Distribution { name, draw, table: SITE.0, official: SITE.1, arrival: Arrival::Evenly }
 }
 
 pub(crate) const DISTRIBUTIONS: &[Distribution] = &[
@@ -36,15 +46,13 @@ pub(crate) const DISTRIBUTIONS: &[Distribution] = &[
         draw: |rng, _| lognormal(rng, 0.5, 2.5),
         table: (1, 60),
         official: (350, 200),
+        arrival: Arrival::Evenly,
     },
     site("log-normal, 2 and 6 s", |rng, _| lognormal(rng, 2.0, 6.0)),
     site("log-normal, 8 and 40 s", |rng, _| lognormal(rng, 8.0, 40.0)),
     site("peaked, 8 and 10 s", |rng, _| lognormal(rng, 8.0, 10.0)),
     site("peaked, 20 and 21 s", |rng, _| lognormal(rng, 20.0, 21.0)),
-    site("two humps, at 4 and 15 s", |rng, _| match rng.random::<f64>() {
-        share if share < 0.6 => lognormal(rng, 4.0, 6.0),
-        _ => lognormal(rng, 15.0, 20.0),
-    }),
+    site("two humps, at 4 and 15 s", two_humps),
     site("heavy tail: Pareto from 3 s, index 1.5", |rng, _| {
         3.0 * (1.0 - rng.random::<f64>()).powf(-1.0 / 1.5)
     }),
@@ -56,7 +64,16 @@ pub(crate) const DISTRIBUTIONS: &[Distribution] = &[
         let median = 6.0 + 6.0 * run;
         lognormal(rng, median, 1.5 * median)
     }),
+    Distribution {
+        arrival: Arrival::Batches(250),
+        ..site("log-normal, 8 and 40 s, 250 at once each minute", |rng, _| lognormal(rng, 8.0, 40.0))
+    },
+    Distribution { arrival: Arrival::Batches(50), ..site("two humps, 50 at once each minute", two_humps) },
 ];
+
+fn two_humps(rng: &mut StdRng, _: f64) -> f64 {
+    if rng.random::<f64>() < 0.6 { lognormal(rng, 4.0, 6.0) } else { lognormal(rng, 15.0, 20.0) }
+}
 
 fn lognormal(rng: &mut StdRng, median: f64, p99: f64) -> f64 {
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();

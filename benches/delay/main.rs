@@ -60,7 +60,9 @@ fn compare(distribution: &Distribution, seed: u64) -> Vec<Missed> {
     let (first_delay, timeout) = distribution.table;
     let secs = Duration::from_secs;
     let table = PollSchedule::try_new(secs(first_delay), secs(2), secs(timeout)).expect("within the limits");
-    let worker = |mode, callbacks| scene::run(&solve_ms, Polling { table, mode, callbacks }, seed);
+    let worker = |mode, callbacks| {
+        scene::run(&solve_ms, distribution.arrival, Polling { table, mode, callbacks }, seed)
+    };
     let (fixed, learned) = (worker(PollMode::Fixed, None), worker(PollMode::Learned, None));
     let (called, half_called) = (worker(PollMode::Learned, Some(1)), worker(PollMode::Learned, Some(2)));
     let official_mean = row(distribution.name, "official client", &official, None);

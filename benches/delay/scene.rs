@@ -30,13 +30,16 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::distributions::Arrival;
+
 #[path = "../../tests/support/in_process.rs"]
 #[expect(dead_code, reason = "tests use the rest of it")]
 mod in_process;
 
 const EPOCH: Timestamp = Timestamp::from_millis(1_790_000_000_000);
-/// Between two jobs.
+/// Between two jobs that come evenly, and between two batches.
 const APART: Duration = Duration::from_millis(50);
+const BATCHES_APART: Duration = Duration::from_secs(60);
 
 /// How tasks are polled.
 #[derive(Debug, Clone, Copy)]
@@ -79,12 +82,12 @@ impl Transport for InProcess {
 }
 
 /// Has a worker solve tasks that take these times, in ms.
-pub(crate) fn run(solve_ms: &[u32], polling: Polling, seed: u64) -> Run {
+pub(crate) fn run(solve_ms: &[u32], arrival: Arrival, polling: Polling, seed: u64) -> Run {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(run_on_paused_time(solve_ms, polling, seed))
+    runtime.expect("a runtime").block_on(run_on_paused_time(solve_ms, arrival, polling, seed))
 }
 
-async fn run_on_paused_time(solve_ms: &[u32], polling: Polling, seed: u64) -> Run {
+async fn run_on_paused_time(solve_ms: &[u32], arrival: Arrival, polling: Polling, seed: u64) -> Run {
     let broker = MemoryBroker::starting_at(EPOCH.as_millis().unsigned_abs() / 1_000);
     let (names, clock) = (Names::new("captcha"), Clock::runtime(EPOCH));
     let config = SimulatorConfig {
@@ -148,9 +151,15 @@ async fn run_on_paused_time(solve_ms: &[u32], polling: Polling, seed: u64) -> Ru
     let spec = ConsumeSpec { queue: names.results(), prefetch: 100, tag: "bench".to_owned() };
     let mut results = session.link().consume(spec).await.expect("a consumer");
     let publishing = async {
-        let mut due = tokio::time::interval(APART);
+        let (apart, together) = match arrival {
+            Arrival::Evenly => (APART, 1),
+            Arrival::Batches(of) => (BATCHES_APART, of),
+        };
+        let mut due = tokio::time::interval(apart);
         for (n, solve_ms) in solve_ms.iter().enumerate() {
-            due.tick().await;
+            if n % together == 0 {
+                due.tick().await;
+            }
             let message = Message { body: job(n, *solve_ms, polling.callbacks).into(), ..Message::default() };
             session.publish(&names.jobs(), "jobs", message).await.expect("confirmed");
         }

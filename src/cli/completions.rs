@@ -27,8 +27,8 @@ pub(super) fn run(args: &CompletionsArgs, output: &mut Output) -> Result<Exit, C
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), NAME, &mut script);
     if args.shell == Shell::Bash {
-        // The generator takes the hyphen of the name for the start of a subcommand in one half of its
-        // script (clap-rs/clap#6421), so that nothing after the first word is completed.
+        // The generator takes the hyphen of the name for the start of a subcommand in one half of
+        // its script (clap-rs/clap#6421), so that nothing after the first word is completed.
         let text = String::from_utf8_lossy(&script);
         script = text.replace("captcha__subcmd__worker", "captcha__worker").into_bytes();
     }

@@ -51,8 +51,8 @@ impl Format {
     }
 }
 
-/// One JSON value for a whole answer: indented on a terminal, unless each value is to have one line.
-/// On a terminal what would steer it is escaped.
+/// One JSON value for a whole answer: indented on a terminal, unless each value is to have one
+/// line. On a terminal what would steer it is escaped.
 fn json_text(value: &impl Serialize, is_terminal: bool, format: Option<Format>) -> io::Result<String> {
     let is_indented = is_terminal && format != Some(Format::Ndjson);
     let text = if is_indented { serde_json::to_string_pretty } else { serde_json::to_string }(value)?;

@@ -70,8 +70,9 @@ pub struct PublishArgs {
     /// Publish to this lane of the settings
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub lane: Lane,
-    /// AMQP priority of each job, from RabbitMQ 4.3 on: of the jobs of a lane, higher ones are taken
-    /// first; 0 to 31. RabbitMQ 4.0 to 4.2 know two levels, below 5 and from 5 on. Without effect on
+    /// AMQP priority of each job, from RabbitMQ 4.3 on: of the jobs of a lane, higher ones are
+    /// taken first; 0 to 31. RabbitMQ 4.0 to 4.2 know two levels, below 5 and from 5 on. Without
+    /// effect on
     /// 3.x and on the embedded broker
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(..=31))]
     pub priority: Option<u8>,

@@ -34,7 +34,8 @@ pub(super) fn broker_url(reader: &mut Reader) -> Option<BrokerUrl> {
     // The default is not the operator's choice, so it stands in nobody's way.
     let is_own = raw.origin != "default";
     let given = choose(reader, raw, &path, is_own, file_key)?;
-    // A file's path may hold spaces and quotes. In AMQP's address both are written as %20, %22, %27.
+    // A file's path may hold spaces and quotes. In AMQP's address both are written as %20, %22,
+    // %27.
     let odd = match odd_in(&given.text) {
         Some(problem) if !given.text.starts_with("sqlite:") => Some(problem),
         _ => given.text.contains(char::is_control).then_some("holds a control character"),
@@ -94,7 +95,8 @@ fn text_of(reader: &mut Reader, key: &'static str) -> Option<Given> {
     None
 }
 
-/// A secret without what surrounds it: editors write a byte order mark or a line break, shells a CR.
+/// A secret without what surrounds it: editors write a byte order mark or a line break, shells a
+/// CR.
 fn alone(text: &str) -> String {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}').to_owned()
 }

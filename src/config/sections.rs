@@ -126,7 +126,8 @@ fn retry(reader: &mut Reader) -> Option<RetrySettings> {
 
 fn guard(reader: &mut Reader) -> Option<GuardSettings> {
     let shared_egress = reader.choice("guard.egress", [("shared", true), ("own", false)]);
-    // Each by a function of its own: what one of them misses must not keep the next from being read.
+    // Each by a function of its own: what one of them misses must not keep the next from being
+    // read.
     let (rules, deadlines) = (guard_rules(reader), deadlines(reader));
     let operators = reader.list("guard.operators").map(|(operators, _)| operators);
     Some(GuardSettings {

@@ -45,8 +45,8 @@ pub struct Snapshot {
     pub leader_id: Option<String>,
     /// Replicas in the fleet, this one included, as the leader counts them.
     pub replicas: usize,
-    /// By how many the fleet's limits are divided. Until all replicas had time to be heard, it is at
-    /// least as many as before.
+    /// By how many the fleet's limits are divided. Until all replicas had time to be heard, it is
+    /// at least as many as before.
     pub divisor: usize,
     /// This one's place among them, from 0.
     pub rank: usize,

@@ -24,11 +24,12 @@
 //!
 //! A row is the fleet's. Every replica counts the wrong ids that are reported, so each knows when
 //! some replica may be waiting. Then it reports the first known task whose poll began since. The
-//! first such report ends the row and the waiting of all. An API that has forgotten all of its tasks
-//! goes on to accept new ones, and knows those. So the task must be no newer than one whose id was
-//! wrong, unless no wrong id has come for a while: those that are forgotten would have met more. A
-//! known task that is newer is reported too. A wrong id that comes later, for a task at least as new
-//! as that one, begins a new row: an API that had forgotten everything would know neither.
+//! first such report ends the row and the waiting of all. An API that has forgotten all of its
+//! tasks goes on to accept new ones, and knows those. So the task must be no newer than one whose
+//! id was wrong, unless no wrong id has come for a while: those that are forgotten would have met
+//! more. A known task that is newer is reported too. A wrong id that comes later, for a task at
+//! least as new as that one, begins a new row: an API that had forgotten everything would know
+//! neither.
 
 use std::time::Duration;
 
@@ -63,8 +64,8 @@ const ROW_QUIET: Duration = Duration::from_secs(5);
 /// What others meet within this much of a silence's end, they have asked for before they heard.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// Between two reports of one replica in the course of work, of wrong ids and of known tasks each: a
-/// report has the counts so far.
+/// Between two reports of one replica in the course of work, of wrong ids and of known tasks each:
+/// a report has the counts so far.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Answers to polls since the process runs.
@@ -163,7 +164,8 @@ pub(super) struct NotedAnswer {
     pub(super) counts: AnswerCounts,
     /// It is to be reported to the fleet.
     pub(super) is_due: bool,
-    /// That its task is known is to be reported: the oldest of those that are newer than a lost one.
+    /// That its task is known is to be reported: the oldest of those that are newer than a lost
+    /// one.
     pub(super) is_oldest_known: bool,
     /// Wrong ids are too many of this replica's answers.
     pub(super) too_many: bool,
@@ -350,8 +352,8 @@ impl Answers {
         log.are_too_many_in_a_row(rules)
     }
 
-    /// Another replica reports a known task: nobody need wait any longer, but for the turns in which
-    /// replicas begin after a silence.
+    /// Another replica reports a known task: nobody need wait any longer, but for the turns in
+    /// which replicas begin after a silence.
     pub(super) fn heard_known_task(&self, rank: usize) {
         let mut log = self.log.lock();
         log.begin_row_anew();

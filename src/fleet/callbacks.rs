@@ -26,7 +26,7 @@ use crate::domain::time::Timestamp;
 
 /// For how long a token is remembered that was not awaited when it came. Its ticket is delivered
 /// within a second, unless the broker is away.
-pub const REMEMBERED_FOR: Duration = Duration::from_secs(10);
+pub const CALLBACKS_REMEMBERED_FOR: Duration = Duration::from_secs(10);
 /// How many are remembered.
 const MOST_REMEMBERED: usize = 16_384;
 /// Tokens that this replica does not know, a second and at once: twice what a fleet of replicas at
@@ -143,7 +143,7 @@ impl Tokens {
     fn remember(&mut self, token: CallbackToken) -> bool {
         let now = Instant::now();
         while let Some((oldest, at)) = self.in_order.front().copied()
-            && (self.in_order.len() >= MOST_REMEMBERED || now.duration_since(at) >= REMEMBERED_FOR)
+            && (self.in_order.len() >= MOST_REMEMBERED || now.duration_since(at) >= CALLBACKS_REMEMBERED_FOR)
         {
             self.in_order.pop_front();
             // It may have been taken, and come again since.
@@ -176,6 +176,7 @@ pub struct Callbacks {
     replica: String,
     tokens: Mutex<Tokens>,
     switch: Mutex<CallbackSwitch>,
+    turned_off: Notify,
     counters: CallbackCounters,
     forward: mpsc::Sender<CallbackToken>,
     forwarding: tokio::sync::Mutex<mpsc::Receiver<CallbackToken>>,
@@ -196,6 +197,7 @@ impl Callbacks {
             replica,
             tokens: Mutex::new(tokens),
             switch: Mutex::default(),
+            turned_off: Notify::new(),
             counters: CallbackCounters::default(),
             forward,
             forwarding: tokio::sync::Mutex::new(forwarding),
@@ -232,10 +234,13 @@ impl Callbacks {
         }
     }
 
-    /// A new token with its address, for one submission; `None` while callbacks are off.
+    /// A new token with its address, for one submission; `None` where it is to go without.
     #[must_use]
     pub fn ask(&self, rng: &Rng, now: Timestamp) -> Option<(CallbackToken, String)> {
-        let address = self.address.as_ref().filter(|_| self.are_on(now))?;
+        let address = self.address.as_ref()?;
+        if !self.switch.lock().asks(now, rng.jitter()) {
+            return None;
+        }
         let token = CallbackToken::new(rng.bits());
         Some((token, address.of(token)))
     }
@@ -245,7 +250,7 @@ impl Callbacks {
     pub fn expect(self: &Arc<Self>, token: CallbackToken) -> Awaited {
         let signal = Arc::new(Signal::default());
         let mut tokens = self.tokens.lock();
-        let is_early = tokens.early.get(&token).is_some_and(|at| at.elapsed() < REMEMBERED_FOR);
+        let is_early = tokens.early.get(&token).is_some_and(|at| at.elapsed() < CALLBACKS_REMEMBERED_FOR);
         if is_early {
             add(&self.counters.woke);
             signal.set();
@@ -314,17 +319,23 @@ impl Callbacks {
     /// A solution was read. `came`: its callback had come before.
     pub fn answered(&self, came: bool, now: Timestamp) {
         let change = self.switch.lock().answered(came, now);
-        self.log(change);
+        self.note(change);
     }
 
     /// createTask accepted a job without a callback just after it had refused it with one.
     pub fn refused(&self, now: Timestamp) {
         let change = self.switch.lock().refused(now);
-        self.log(change);
+        self.note(change);
     }
 
-    fn log(&self, change: Option<Off>) {
+    /// Waits until they are turned off: tasks that rely on theirs are then polled as without.
+    pub async fn turned_off(&self) {
+        self.turned_off.notified().await;
+    }
+
+    fn note(&self, change: Option<Off>) {
         if let Some((until, reason)) = change {
+            self.turned_off.notify_waiters();
             tracing::warn!(replica = self.replica, "callbacks are off until {until}: {}", reason.text());
         }
     }
@@ -409,7 +420,7 @@ mod tests {
         for early in [token(1), token(2)] {
             assert!(callbacks.expect(early).has_come());
         }
-        tokio::time::advance(REMEMBERED_FOR).await;
+        tokio::time::advance(CALLBACKS_REMEMBERED_FOR).await;
         assert!(!callbacks.expect(token(3)).has_come());
         assert_eq!(callbacks.counts().forwarded, 1, "what was handed on is not handed on again");
     }

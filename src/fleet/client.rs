@@ -155,8 +155,8 @@ impl Client {
     }
 
     /// Waits, after a resume, until it is known whether the account can be used: `false` where it
-    /// was tried and refused, or must not be tried yet, or where that takes too long. `before`: when
-    /// it was tried last before the resume.
+    /// was tried and refused, or must not be tried yet, or where that takes too long. `before`:
+    /// when it was tried last before the resume.
     ///
     /// # Errors
     /// The connection is lost.
@@ -192,8 +192,8 @@ impl Client {
         Survey { leader: self.leader().cloned(), replicas }
     }
 
-    /// Asks every replica where a job is, and returns by replica's name what those have answered that
-    /// did so in time. Fewer than `expected` answer if some are of an earlier version.
+    /// Asks every replica where a job is, and returns by replica's name what those have answered
+    /// that did so in time. Fewer than `expected` answer if some are of an earlier version.
     ///
     /// # Errors
     /// The connection is lost.
@@ -275,8 +275,8 @@ fn shown(message: &Message) -> Option<Control> {
     Trust { own, operators: Vec::new() }.verify(message).map(|heard| heard.control)
 }
 
-/// RabbitMQ 4.3 refuses a message if one of its queues is deleted at that moment, as that of a replica
-/// that leaves. The others have their copies, and the answers show that.
+/// RabbitMQ 4.3 refuses a message if one of its queues is deleted at that moment, as that of a
+/// replica that leaves. The others have their copies, and the answers show that.
 fn sent(end: Result<(), PublishError>) -> Result<(), BrokerError> {
     match end {
         Err(PublishError::Rejected) => Ok(()),

@@ -148,7 +148,7 @@ impl Lead {
         let is_later = state.epoch > self.state.epoch;
         let same = state.epoch == self.state.epoch;
         // Two have written it without knowing of each other: what either of them stops is stopped.
-        let is_stricter = same && state.phase.caution() > self.state.phase.caution();
+        let is_stricter = same && state.phase.strictness() > self.state.phase.strictness();
         let replaces = is_later || is_stricter;
         if replaces {
             std::mem::swap(&mut self.state, &mut state);
@@ -213,8 +213,8 @@ impl Lead {
         }
     }
 
-    /// Takes in what this replica knows of the fleet's spending: the last books that were announced,
-    /// and what was reported since.
+    /// Takes in what this replica knows of the fleet's spending: the last books that were
+    /// announced, and what was reported since.
     pub(super) fn continue_books(&mut self, ledger: &Ledger, now: Timestamp) {
         let books = &mut self.state.money.books;
         self.books_written = books.version;
@@ -249,7 +249,7 @@ impl Lead {
                     let (lane, window_name, until) = (lane.unwrap_or("all"), window.name(), window.ends(now));
                     tracing::warn!(
                         lane, window = window_name, %spent, %limit, %until,
-                        "80 % of the budget is used: at 100 % no job is taken until the window ends"
+                        "80 % of the budget is used: once no task of the dearest type fits, no job is taken until the window ends"
                     );
                     self.warned.insert(key, until);
                 }
@@ -571,7 +571,8 @@ mod tests {
             lead.receive(written.clone(), receipt(3), now);
             assert_eq!((&lead.state, lead.unwritten), (&written, false), "its own message is no news");
         }
-        // The other one has learned something meanwhile, and another command. The pause may be over.
+        // The other one has learned something meanwhile, and another command. The pause may be
+        // over.
         let later = State { epoch: 6, last_command: Some("8".to_owned()), ..recreated };
         // The same command was repeated to its leader, and carried out a little later.
         let mut again = later.clone();

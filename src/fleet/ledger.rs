@@ -213,7 +213,8 @@ impl Ledger {
     /// Compares the books that are in force now with those that were.
     pub(super) fn recognise(&self, books: &Books) {
         let entries = &mut *self.parts.entries.lock();
-        // Books of an earlier version, or of a new broker, have not forgotten it: they never knew it.
+        // Books of an earlier version, or of a new broker, have not forgotten it: they never knew
+        // it.
         if entries.was_away()
             && books.version >= entries.money.books.version
             && books.all_counted(&entries.own.id).is_none()
@@ -241,9 +242,9 @@ impl Ledger {
         }
     }
 
-    /// What all replicas reported lately, of those too that are gone: what the leader before did not
-    /// live to write down. The books forget a replica that is silent for longer, and would count all
-    /// that it has ever spent once more.
+    /// What all replicas reported lately, of those too that are gone: what the leader before did
+    /// not live to write down. The books forget a replica that is silent for longer, and would
+    /// count all that it has ever spent once more.
     pub(super) fn heard(&self) -> Vec<SpendReport> {
         let entries = self.parts.entries.lock();
         let lately = entries.heard.values().filter(|(_, at)| at.elapsed() < REMEMBERED_FOR);

@@ -67,8 +67,8 @@ impl Membership {
         heard.heard_at = heard.hears_since;
     }
 
-    /// A message has arrived. After a gap, as an alarm of the broker makes one, the others are heard
-    /// again within an interval only.
+    /// A message has arrived. After a gap, as an alarm of the broker makes one, the others are
+    /// heard again within an interval only.
     pub(super) fn hears(&self) {
         let heard = &mut *self.lock();
         let now = Instant::now();

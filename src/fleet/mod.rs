@@ -43,7 +43,9 @@ use crate::domain::time::Timestamp;
 use crate::solver::{Solver, SolverConfigError};
 
 pub use account_state::{AccountState, Egress, Snapshot};
-pub use callbacks::{Awaited, CallbackAddress, CallbackCounts, CallbackStatus, Callbacks, REMEMBERED_FOR};
+pub use callbacks::{
+    Awaited, CALLBACKS_REMEMBERED_FOR, CallbackAddress, CallbackCounts, CallbackStatus, Callbacks,
+};
 pub use client::{Answer, Client, Order, Survey};
 pub use ledger::{Ledger, Reservation};
 pub use message::{Heartbeat, LeaderNews, Sighting};
@@ -156,7 +158,8 @@ impl Fleet {
         &self.ledger
     }
 
-    /// Among how many replicas what is left of a budget is divided, and this one's place among them.
+    /// Among how many replicas what is left of a budget is divided, and this one's place among
+    /// them.
     #[must_use]
     pub fn budget_share(&self) -> (usize, usize) {
         let (replicas, rank) = self.account.share();
@@ -175,8 +178,8 @@ impl Fleet {
         self.membership.heard()
     }
 
-    /// How many jobs of a publisher the other replicas have let pass within the last minute, as they
-    /// report it, and how many replicas there are.
+    /// How many jobs of a publisher the other replicas have let pass within the last minute, as
+    /// they report it, and how many replicas there are.
     #[must_use]
     pub fn let_pass_elsewhere(&self, publisher: &str) -> (u32, u32) {
         let heard = self.replicas();
@@ -187,8 +190,8 @@ impl Fleet {
         (elsewhere, u32::try_from(heard.len()).unwrap_or(u32::MAX))
     }
 
-    /// How many times as long a replica waits before it tries the broker again, since all others of a
-    /// large fleet try as well.
+    /// How many times as long a replica waits before it tries the broker again, since all others of
+    /// a large fleet try as well.
     #[must_use]
     pub fn slower(&self) -> u32 {
         self.membership.slower_reconnects()

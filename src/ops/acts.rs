@@ -1,5 +1,5 @@
-//! The page on which an operator acts: pause, resume, replay, find a job. It is there only where the
-//! settings name a token, and only for those who have shown it.
+//! The page on which an operator acts: pause, resume, replay, find a job. It is there only where
+//! the settings name a token, and only for those who have shown it.
 //!
 //! The commands themselves are those of the command line, which may name `ops`; the other way round
 //! they come as a trait.
@@ -179,8 +179,8 @@ impl Desk {
     }
 
     fn cookie(&self, id: &str, lives: Duration, headers: &HeaderMap) -> HeaderValue {
-        // Anybody can write this header, and gains nothing: a browser sends such a cookie over https
-        // alone.
+        // Anybody can write this header, and gains nothing: a browser sends such a cookie over
+        // https alone.
         let is_https = headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
         let secure = if is_https { "; Secure" } else { "" };
         let (name, seconds) = (&self.cookie, lives.as_secs());

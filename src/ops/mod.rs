@@ -8,7 +8,8 @@
 //!
 //! All of it is read only, unless the settings name a token: then there is `/act`.
 //! The API's callbacks come to a listener of their own. Each of the two has a
-//! thread and a runtime of its own: it takes no time from the work, and answers where that is stuck.
+//! thread and a runtime of its own: it takes no time from the work, and answers where that is
+//! stuck.
 
 mod acts;
 mod callbacks;

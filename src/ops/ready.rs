@@ -6,8 +6,8 @@ use crate::domain::lifecycle::Origin;
 use crate::fleet::Snapshot;
 use crate::worker::WorkerHandle;
 
-/// Whether a replica is ready, and why it takes no jobs. A pause and a budget that is used up are no
-/// obstacles: an operator wants them, and a roll-out must not wait for their end.
+/// Whether a replica is ready, and why it takes no jobs. A pause and a budget that is used up are
+/// no obstacles: an operator wants them, and a roll-out must not wait for their end.
 pub(super) fn readiness(view: &WorkerHandle) -> (bool, Vec<String>) {
     let mut reasons = obstacles(view);
     let ready = reasons.is_empty();

@@ -89,8 +89,8 @@ impl Sessions {
         now: Instant,
     ) -> LogIn {
         self.failures.retain(|(at, _)| now.duration_since(*at) < MINUTE);
-        // The right token passes at any time: else five wrong ones a minute would keep everybody out
-        // who comes by the same proxy. It is too long to be guessed.
+        // The right token passes at any time: else five wrong ones a minute would keep everybody
+        // out who comes by the same proxy. It is too long to be guessed.
         if !same(&self.token, &hash(token)) {
             if self.failures.iter().filter(|(_, of)| *of == from).count() >= MAX_FAILURES {
                 return LogIn::TooOften;

@@ -65,8 +65,8 @@ pub fn per_hour(change: f64) -> String {
     format!("{change:+.3} an hour")
 }
 
-/// The command that shows a failed job's letters, or, where its id is cut or would mean something to
-/// a shell, those of its class.
+/// The command that shows a failed job's letters, or, where its id is cut or would mean something
+/// to a shell, those of its class.
 #[must_use]
 pub fn dead_command(id: &str, class: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:@-".contains(c);

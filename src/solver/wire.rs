@@ -37,8 +37,8 @@ pub struct Balance {
     pub amount: Decimal,
 }
 
-/// `{"clientKey":…,"task":…}` with the task's bytes as they came, and `callbackUrl` where a callback
-/// is wanted.
+/// `{"clientKey":…,"task":…}` with the task's bytes as they came, and `callbackUrl` where a
+/// callback is wanted.
 pub(super) fn create_body(key: &Key, task: &[u8], callback_url: Option<&str>) -> Bytes {
     let callback = callback_url.map(|url| format!(",\"callbackUrl\":{}", serde_json::Value::from(url)));
     let callback = callback.unwrap_or_default();

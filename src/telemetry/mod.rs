@@ -123,8 +123,8 @@ fn directives(level: &LogFilter) -> String {
 /// The work is done, and the runtime is about to end.
 static ENDS: AtomicBool = AtomicBool::new(false);
 
-/// From now on panics say nothing: the AMQP client has a thread of its own, and tokio's timers panic
-/// when that polls one whose runtime has ended. Nobody waits for it any more.
+/// From now on panics say nothing: the AMQP client has a thread of its own, and tokio's timers
+/// panic when that polls one whose runtime has ended. Nobody waits for it any more.
 pub fn expect_end() {
     ENDS.store(true, Ordering::Relaxed);
 }

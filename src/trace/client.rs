@@ -96,8 +96,8 @@ impl HttpClient for CollectorClient {
     }
 }
 
-/// Where the collector has taken a batch in part only, or has a word about it. That word is its own,
-/// and could repeat a header. An answer that cannot be read says nothing.
+/// Where the collector has taken a batch in part only, or has a word about it. That word is its
+/// own, and could repeat a header. An answer that cannot be read says nothing.
 fn report_partial(answer: Bytes) {
     let partial = ExportTraceServiceResponse::decode(answer).ok().and_then(|answer| answer.partial_success);
     if let Some(partial) = partial

@@ -163,7 +163,8 @@ fn is_grpc(setting: Option<&str>) -> Result<bool, TraceError> {
     }
 }
 
-/// The exporter leaves out in silence what it cannot read, and the collector then refuses all spans.
+/// The exporter leaves out in silence what it cannot read, and the collector then refuses all
+/// spans.
 fn check_headers() -> Result<(), TraceError> {
     let set = HEADERS.iter().find_map(|name| env::var(name).ok().map(|value| (name, value)));
     let Some((name, value)) = set else { return Ok(()) };
@@ -291,8 +292,8 @@ impl Span {
         self.sending(|| format!("{exchange}:{key}"), key, Some(exchange), message)
     }
 
-    /// The same to the queue that a publisher has named. A direct reply's name is a right to answer,
-    /// and is not shown.
+    /// The same to the queue that a publisher has named. A direct reply's name is a right to
+    /// answer, and is not shown.
     #[must_use]
     pub fn reply(&self, reply_to: &str, message: &mut Message) -> ChildSpan {
         let name = if is_direct_reply(reply_to) { "amq.rabbitmq.reply-to" } else { reply_to };

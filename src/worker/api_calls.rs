@@ -244,6 +244,9 @@ pub(super) async fn await_callback<'a>(
         biased;
         () = scope.tickets_cancelled.cancelled() => None,
         () = plan_changed(ctx, run) => Some((at_most, (Event::PlanChanged, None))),
+        () = ctx.fleet.callbacks().turned_off(), if awaits_first_poll(run) => {
+            Some((at_most, (Event::PlanChanged, None)))
+        }
         due = async {
             callback.called().await;
             sleep_until(at_least).await;
@@ -253,9 +256,14 @@ pub(super) async fn await_callback<'a>(
     }
 }
 
-/// Waits until the plan for the first poll is out of date. Later polls follow the new one anyway.
+/// Later polls follow a new plan anyway.
+fn awaits_first_poll(run: &JobRun) -> bool {
+    run.task().is_some_and(|task| task.polls == 0)
+}
+
+/// Waits until the plan for the first poll is out of date.
 async fn plan_changed(ctx: &Context, run: &JobRun) {
-    if run.task().is_none_or(|task| task.polls > 0) {
+    if !awaits_first_poll(run) {
         return pending().await;
     }
     ctx.fleet.plan_changed(run.job.kind()).await;

@@ -102,15 +102,26 @@ impl Context {
     /// The answer to a task has come.
     pub(super) fn solved(&self, task_type: &str, task: &OpenTask) {
         self.counters.times.solved(task_type, task.age(self.uptime()));
-        // The age of a task that was open through a trip says how long the trip was.
-        let undisturbed = self.account().state().is_some_and(|state| state.since <= task.accepted_at);
-        if let Some(answer) = task.answer().filter(|_| undisturbed) {
+        self.first_poll(task_type, task, true);
+        if let Some(answer) = task.answer().filter(|_| self.was_undisturbed(task)) {
             self.fleet.learn(|times| times.note(task_type, answer, self.clock.now()));
         }
     }
 
-    /// Counts a job for its publisher. Over its limit, the job waits first; a job that has come back
-    /// from another wait is counted already.
+    /// A poll has found a task ready, or has not; only its first one says something more.
+    pub(super) fn first_poll(&self, task_type: &str, task: &OpenTask, is_ready: bool) {
+        if let Some(age) = task.first_poll().filter(|_| self.was_undisturbed(task)) {
+            self.fleet.solve_times().first_poll(task_type, age, is_ready, self.clock.now());
+        }
+    }
+
+    /// The age of a task that was open through a trip says how long the trip was.
+    fn was_undisturbed(&self, task: &OpenTask) -> bool {
+        self.account().state().is_some_and(|state| state.since <= task.accepted_at)
+    }
+
+    /// Counts a job for its publisher. Over its limit, the job waits first; a job that has come
+    /// back from another wait is counted already.
     pub(super) fn taken(&self, run: &mut JobRun, is_first: bool) -> Event {
         let delayed_for = run.history.delayed_for().map(str::to_owned);
         if !is_first && delayed_for.is_none() {
@@ -145,10 +156,12 @@ impl Context {
     }
 
     pub(super) fn decision_input(&self, kind: &str) -> DecisionInput<'_> {
+        let now = self.clock.now();
         DecisionInput {
             rules: &self.rules,
             learned: self.fleet.solve_times().polls(kind),
-            now: self.clock.now(),
+            callbacks_come: self.fleet.callbacks().are_on(now),
+            now,
             uptime: self.uptime(),
             jitter: self.rng.jitter(),
         }

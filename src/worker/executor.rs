@@ -29,7 +29,7 @@ use crate::domain::money::{Decimal, Orphan};
 use crate::domain::outcome::{self, Outcome};
 use crate::domain::ticket::{self, Kept};
 use crate::failpoint::Failpoint;
-use crate::fleet::REMEMBERED_FOR;
+use crate::fleet::CALLBACKS_REMEMBERED_FOR;
 use crate::trace::{self, Came, Source};
 
 /// The largest message on the ticket queue that is kept in an outcome although no worker has
@@ -239,9 +239,10 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
     let lane = lane.get_or_insert_with(|| ctx.lanes.hold(&run.job.lane)).lane();
     // Boxed, since most tickets have none.
     let callback = run.task().and_then(|task| Some(Box::new(ctx.fleet.callbacks().expect(task.callback?))));
-    // Of one that may have come to an earlier owner, or before this one remembers, nothing is known.
+    // Of one that may have come to an earlier owner, or before this one remembers, nothing is
+    // known.
     let counts = matches!(first, Event::TicketTaken { redelivered: false })
-        && run.task().is_some_and(|task| task.age(ctx.uptime()) < REMEMBERED_FOR);
+        && run.task().is_some_and(|task| task.age(ctx.uptime()) < CALLBACKS_REMEMBERED_FOR);
     let mut action = decide(ctx, run, limiter, (first, None));
     let mut due = Instant::now();
     loop {
@@ -301,8 +302,8 @@ fn decide(ctx: &Context, run: &mut JobRun, limiter: &TypeLimiter, (event, call):
     step.action
 }
 
-/// Applies what a step shows about the account, the API and the job's type. `call`: the call that it
-/// comes from; its permit is not free yet.
+/// Applies what a step shows about the account, the API and the job's type. `call`: the call that
+/// it comes from; its permit is not free yet.
 fn apply(
     ctx: &Context,
     run: &JobRun,
@@ -373,6 +374,11 @@ fn apply(
             (Effect::Solved, _) => {
                 if let Some(task) = run.task() {
                     ctx.solved(kind, task);
+                }
+            }
+            (Effect::NotReady, _) => {
+                if let Some(task) = run.task() {
+                    ctx.first_poll(kind, task, false);
                 }
             }
             (Effect::BanProxy, _) => {

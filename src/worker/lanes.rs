@@ -139,8 +139,8 @@ impl Lanes {
         self.submissions.wait(&lane.lane, Arc::as_ptr(limiter) as usize, in_line).await
     }
 
-    /// The same for a poll. One that has waited for long goes first, whatever its lane: its answer is
-    /// paid, and the API does not keep it for ever.
+    /// The same for a poll. One that has waited for long goes first, whatever its lane: its answer
+    /// is paid, and the API does not keep it for ever.
     pub(super) async fn poll(
         &self,
         lane: &LaneState,
@@ -409,7 +409,8 @@ impl<T: Send + 'static> Line<T> {
         let waiting = LaneWaiter { since: Instant::now(), kind, grant };
         self.0.lock().waiting.entry(lane.clone()).or_default().push_back(waiting);
         let line = Arc::clone(self);
-        // Who goes away leaves the line; who gets another's permit leaves its own place to that one.
+        // Who goes away leaves the line; who gets another's permit leaves its own place to that
+        // one.
         let in_line = AbortOnDropHandle::new(tokio::spawn(async move {
             line.grant(kind, in_line.await);
         }));

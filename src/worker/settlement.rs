@@ -338,7 +338,7 @@ impl Context {
         false
     }
 
-    /// Parks a job in a retry queue of its lane.
+    /// Puts a copy of a job into a retry queue of its lane.
     pub(super) async fn retry(
         &self,
         scope: &Scope,

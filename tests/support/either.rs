@@ -1,5 +1,5 @@
-//! Both brokers, for tests whose own part is no AMQP: everything that a process's settings say of its
-//! broker is an address.
+//! Both brokers, for tests whose own part is no AMQP: everything that a process's settings say of
+//! its broker is an address.
 
 use std::time::Duration;
 

@@ -94,7 +94,8 @@ impl RawPublisher {
     /// Logs in on this machine.
     pub async fn connect(port: u16, user: &str, password: &str) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the broker listens");
-        // Nagle's algorithm and delayed acks would hold up each message, of three frames, for 40 ms.
+        // Nagle's algorithm and delayed acks would hold up each message, of three frames, for 40
+        // ms.
         stream.set_nodelay(true).expect("a live socket");
         let mut raw = Self { stream };
         raw.write(b"AMQP\x00\x00\x09\x01").await;

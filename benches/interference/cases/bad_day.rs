@@ -43,8 +43,8 @@ pub(super) async fn back(scene: &Scene, from: Instant, within: Duration) -> Opti
     None
 }
 
-/// Waits a while, and returns how long after a moment the gap ended after which the rate stays full;
-/// zero where there was none. A hiccup after that is not the trouble's price.
+/// Waits a while, and returns how long after a moment the gap ended after which the rate stays
+/// full; zero where there was none. A hiccup after that is not the trouble's price.
 pub(super) async fn gap(scene: &Scene, from: Instant, watched: Duration) -> Option<Duration> {
     sleep_until(from + watched).await;
     let steps = |span: Duration| (span.as_millis() / STEP.as_millis()) as usize;

@@ -1,5 +1,5 @@
-//! An urgent lane beside a bulk backlog, in a fleet that is bound by its calls; then three lanes that
-//! all have a backlog. One fleet after the other, so that none slows another down.
+//! An urgent lane beside a bulk backlog, in a fleet that is bound by its calls; then three lanes
+//! that all have a backlog. One fleet after the other, so that none slows another down.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;

@@ -63,6 +63,10 @@ const WINDOW: u32 = 20;
 /// others gain.
 const LEAST_CAME: u32 = 15;
 
+/// After they were off, this share of the submissions asks for one until as many answers have shown
+/// that they come.
+const TRIAL_SHARE: f64 = 0.125;
+
 /// Why callbacks are off for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffReason {
@@ -94,6 +98,7 @@ pub struct CallbackSwitch {
     came: u32,
     answers: u32,
     off: Option<Off>,
+    on_trial: bool,
 }
 
 /// Until when callbacks are off, and why.
@@ -106,6 +111,12 @@ impl CallbackSwitch {
         self.off.filter(|(until, _)| now < *until)
     }
 
+    /// Whether a submission is to ask for one. `jitter` in `[0, 1)`.
+    #[must_use]
+    pub fn asks(&self, now: Timestamp, jitter: f64) -> bool {
+        self.off(now).is_none() && (!self.on_trial || jitter < TRIAL_SHARE)
+    }
+
     /// A solution was read whose callback has come before it, or not. Returns what that changes, if
     /// anything.
     pub fn answered(&mut self, came: bool, now: Timestamp) -> Option<Off> {
@@ -114,7 +125,9 @@ impl CallbackSwitch {
         }
         self.came = (self.came << 1 | u32::from(came)) & ((1 << WINDOW) - 1);
         self.answers = (self.answers + 1).min(WINDOW);
-        let missing = self.answers == WINDOW && self.came.count_ones() < LEAST_CAME;
+        let is_judged = self.answers == WINDOW;
+        let missing = is_judged && self.came.count_ones() < LEAST_CAME;
+        self.on_trial &= !is_judged || missing;
         missing.then(|| self.turn_off(OffReason::Missing, now)).flatten()
     }
 
@@ -129,7 +142,11 @@ impl CallbackSwitch {
         if self.off(now).is_some() {
             return None;
         }
-        *self = Self { off: Some((now.plus(OFF_FOR), reason)), ..Self::default() };
+        *self = Self {
+            off: Some((now.plus(OFF_FOR), reason)),
+            on_trial: reason == OffReason::Missing,
+            ..Self::default()
+        };
         self.off
     }
 }
@@ -165,8 +182,13 @@ mod tests {
         assert_eq!(switch.off(NOW), Some((NOW.plus(OFF_FOR), OffReason::Missing)));
         let later = NOW.plus(OFF_FOR);
         assert_eq!(switch.off(later), None);
+        let asking = |switch: &CallbackSwitch| [0.0, 0.2].map(|jitter| switch.asks(later, jitter));
+        assert_eq!(asking(&switch), [true, false], "on trial");
+        let mut works = switch.clone();
         assert!(!(0..19).any(|_| switch.answered(false, later).is_some()), "19 answers say nothing yet");
         assert!(switch.answered(false, later).is_some());
+        (0..20).for_each(|_| assert_eq!(works.answered(true, later), None));
+        assert_eq!(asking(&works), [true, true], "they have proved good");
     }
 
     #[test]

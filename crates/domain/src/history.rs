@@ -18,7 +18,7 @@ use super::unreadable;
 
 /// Headers that begin with this are the worker's alone.
 pub const OWNED_PREFIX: &str = "x-captcha-";
-/// Carries the [`History`] of a retried job.
+/// Carries the [`History`] of a job that waits in a retry queue.
 pub const HISTORY_HEADER: &str = "x-captcha-history";
 /// Version of the header's content.
 pub const VERSION: u32 = 1;
@@ -64,8 +64,8 @@ pub struct Attempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "crate::outcome::Amount")]
     pub cost: Option<Decimal>,
-    /// The cost is the operator's price for the type, and may not have been charged: the API has said
-    /// nothing.
+    /// The cost is the operator's price for the type, and may not have been charged: the API has
+    /// said nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("const" = true))]
     pub estimated: bool,

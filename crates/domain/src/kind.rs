@@ -1,8 +1,8 @@
 //! What pace, caps, slots, solve times and figures are kept by: a task's type, or `type/class`
 //! where the task has a class.
 //!
-//! `CustomTask` and `ComplexImageTask` stand for many kinds of work, distinguished by the task's field
-//! `class`. How long it takes, and whether the API has a slot for it, belongs to the class
+//! `CustomTask` and `ComplexImageTask` stand for many kinds of work, distinguished by the task's
+//! field `class`. How long it takes, and whether the API has a slot for it, belongs to the class
 //! [documented for this dialect].
 
 use std::collections::BTreeMap;
@@ -10,8 +10,8 @@ use std::ops::Bound;
 
 use super::job::MAX_TYPE;
 
-/// Classes of one type that are distinguished; the rest go by their bare type. A type whose class is a
-/// word that its publishers make up takes no other type's place.
+/// Classes of one type that are distinguished; the rest go by their bare type. A type whose class
+/// is a word that its publishers make up takes no other type's place.
 const MAX_CLASSES: usize = 16;
 
 /// `type/class`; `None` where the class cannot be part of a name: it is empty, holds control
@@ -37,8 +37,8 @@ pub fn find<'a, T>(entries: &'a BTreeMap<String, T>, kind: &str) -> Option<(&'a 
 }
 
 /// The name under which a kind stands, or is to stand, in a table of so many entries at most: its
-/// own; its bare type's once 16 classes of that are distinguished, or the table is full; `None` where
-/// that has no room either.
+/// own; its bare type's once 16 classes of that are distinguished, or the table is full; `None`
+/// where that has no room either.
 #[must_use]
 pub fn place<'a, T>(entries: &BTreeMap<String, T>, kind: &'a str, most: usize) -> Option<&'a str> {
     if entries.contains_key(kind) {

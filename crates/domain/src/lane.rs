@@ -1,5 +1,5 @@
-//! The lane of a job: the queue of jobs that it came by, and the name under which it is counted; and
-//! which lane is served next.
+//! The lane of a job: the queue of jobs that it came by, and the name under which it is counted;
+//! and which lane is served next.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -77,9 +77,9 @@ impl Default for LaneRules {
 /// Which lane is served next: deficit round robin over those that have work.
 ///
 /// In each round a lane is credited its weight, and pays for a job the largest weight of all lanes
-/// that have work. So the heaviest lane is served once a round, and others as often as their weights
-/// are of its weight: what comes by an empty lane waits for a few jobs of others, however large the
-/// weights are.
+/// that have work. So the heaviest lane is served once a round, and others as often as their
+/// weights are of its weight: what comes by an empty lane waits for a few jobs of others, however
+/// large the weights are.
 #[derive(Debug, Clone, Default)]
 pub struct LaneRota {
     lanes: Vec<Turn>,

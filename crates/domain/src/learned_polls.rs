@@ -35,8 +35,8 @@ const SLOWER: f64 = 0.003;
 /// The plan's resolution, in seconds.
 const STEP: f64 = 0.1;
 /// What one poll less is worth, in seconds of waiting. Without a price, the plan polls where it
-/// gains next to nothing. A higher one makes it wait longer than the spacing where the estimate says
-/// that few tasks become ready.
+/// gains next to nothing. A higher one makes it wait longer than the spacing where the estimate
+/// says that few tasks become ready.
 const POLL_PRICE: f64 = 0.03;
 /// Where the number of polls is bounded, a poll becomes dearer, up to this: the state machine keeps
 /// the bound anyway, and each price costs a plan.
@@ -47,8 +47,8 @@ const SPREAD: f64 = 0.2;
 const SPREAD_SHARE: f64 = 0.15;
 /// Each later poll is moved by up to this much.
 const LATER_SPREAD: f64 = 0.02;
-/// Of the tasks that the first poll finds ready, this share is polled once at any time before, since
-/// nothing else would show that the API has become faster.
+/// Of the tasks that the first poll finds ready, this share is polled once at any time before,
+/// since nothing else would show that the API has become faster.
 const EXPLORED: f64 = 0.01;
 
 /// Into how many equal shares the tasks are divided by what is kept of their times.
@@ -130,6 +130,17 @@ impl LearnedPolls {
         let age = age.as_secs_f64();
         let next = self.after(age)?;
         Some(Duration::from_secs_f64((next - age).max(0.0) + LATER_SPREAD * jitter).max(self.spacing))
+    }
+
+    /// The share of tasks that are ready by this age.
+    #[must_use]
+    pub fn ready_by(&self, age: Duration) -> f64 {
+        let next = self.quantiles.partition_point(|quantile| *quantile <= age);
+        if next == 0 || next > QUANTILES {
+            return if next == 0 { 0.0 } else { 1.0 };
+        }
+        let (from, to) = (self.quantiles[next - 1], self.quantiles[next]);
+        (next as f64 - 1.0 + (age - from).div_duration_f64(to - from)) / QUANTILES as f64
     }
 
     /// Half of the tasks are ready by this age.

@@ -31,6 +31,7 @@ pub mod replay;
 pub mod retry_delay;
 pub mod sanitize;
 pub mod solve_time;
+mod speed_change;
 pub mod ticket;
 pub mod time;
 pub mod trace;

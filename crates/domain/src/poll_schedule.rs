@@ -119,8 +119,8 @@ impl PollSchedule {
         }
     }
 
-    /// The same of a task whose callback is awaited: the first poll is made when the callback comes,
-    /// and this long after the acceptance at the latest.
+    /// The same of a task whose callback is awaited: the first poll is made when the callback
+    /// comes, and this long after the acceptance at the latest.
     #[must_use]
     pub fn first_with_callback(&self, age: Duration, polls: u32, fallback: Duration) -> Next {
         match self.first(age, polls, None, 0.0) {

@@ -23,8 +23,8 @@ pub const MAX_REPORTED: usize = 8;
 pub const MAX_NAME: usize = 160;
 /// Characters of a publisher's own text in its name.
 const TEXT: usize = 32;
-/// Jobs that name no publisher count as those of one: else leaving the property out would be the way
-/// around the limit.
+/// Jobs that name no publisher count as those of one: else leaving the property out would be the
+/// way around the limit.
 const UNNAMED: &str = "(unnamed)";
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -1,9 +1,8 @@
-//! How long an unpaid job is retried before it is tried again.
+//! How long an unpaid job waits in a retry queue.
 
 use std::time::Duration;
 
-/// How long a job is retried: one queue for each delay, since messages expire only at the head of a
-/// queue.
+/// A wait in a retry queue: one queue for each, since messages expire only at the head of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RetryDelay {
     /// The queue's suffix.

@@ -11,6 +11,7 @@ use super::job::MAX_TYPE;
 use super::kind;
 use super::learned_polls::{Answer, LearnedPolls, QUANTILES};
 use super::poll_schedule::PollSchedules;
+use super::speed_change::SpeedChange;
 use super::time::Timestamp;
 
 /// Answers of a kind that are remembered however old they are.
@@ -31,16 +32,14 @@ const MAX_KINDS: usize = 64;
 /// After so many new answers the polls are learned anew, but not within a second of the last time.
 const POLLS_RENEWED_EVERY: u32 = 20;
 const POLLS_RENEWED_APART: Duration = Duration::from_secs(1);
-/// If of so many answers, the latest, so many are all slower or all faster than the median, the API
-/// has changed its speed: older answers are forgotten. By chance this happens once in 600,000 times.
-const LATEST: usize = 24;
-const ONE_SIDED: usize = 23;
+/// Once the API has changed its speed, so many answers at the new one replace all older ones.
+const ENOUGH_AT_NEW_SPEED: usize = 24;
 /// A first poll that moves by less is not worth planning anew: the spacing of polls.
 const MOVED_FAR: Duration = Duration::from_secs(2);
 /// Answers before polls are learned from them.
 const MIN_ANSWERS: usize = 40;
-/// Own answers that wait to be reported to other replicas, in all and of one kind: more than that in
-/// one heartbeat would add little, and a busy kind must not leave the others out.
+/// Own answers that wait to be reported to other replicas, in all and of one kind: more than that
+/// in one heartbeat would add little, and a busy kind must not leave the others out.
 const MAX_UNREPORTED: usize = 128;
 const MAX_UNREPORTED_OF_KIND: usize = 32;
 /// Kinds in a summary.
@@ -75,20 +74,26 @@ struct Learned {
     /// The age of the first poll that waits were planned by, and how often it has moved far since.
     first_poll: Option<Duration>,
     plan_changes: u32,
+    speed: SpeedChange,
+    /// The API has changed its speed for tasks accepted from then on, and there are too few answers
+    /// to those yet.
+    changing_since: Option<Timestamp>,
+    /// Answers to older tasks are of an earlier speed, and do not count.
+    counts_since: Option<Timestamp>,
 }
 
 impl Learned {
-    /// Whether nearly all of the latest answers are on one side of the median that is known.
-    fn has_changed_speed(&self) -> bool {
-        // Since the last change at least as many must have come.
-        let Some(polls) = self.polls.as_ref().filter(|_| self.answers.len() >= 2 * LATEST) else {
+    /// Once enough answers at a new speed have come, forgets the older ones. Returns whether it
+    /// did.
+    fn forget_earlier_speed(&mut self) -> bool {
+        let Some(since) = self.changing_since else { return false };
+        let is_new = |(answer, at): &(Answer, Timestamp)| at.minus(answer.by) >= since;
+        if self.answers.iter().filter(|answer| is_new(answer)).count() < ENOUGH_AT_NEW_SPEED {
             return false;
-        };
-        let median = polls.median();
-        let latest = || self.answers.iter().rev().take(LATEST);
-        let faster = latest().filter(|(answer, _)| answer.by <= median).count();
-        let slower = latest().filter(|(answer, _)| answer.after >= median).count();
-        faster.max(slower) >= ONE_SIDED
+        }
+        self.answers.retain(is_new);
+        self.counts_since = self.changing_since.take();
+        true
     }
 }
 
@@ -109,8 +114,16 @@ impl SolveTimes {
         Self { reach, bounds, by_kind: BTreeMap::new(), unreported: AnswersByKind::new() }
     }
 
-    /// A task of this replica was found ready. Returns whether first polls that wait are to be planned
-    /// anew.
+    /// A task of this replica was polled for the first time, when that was planned.
+    pub fn first_poll(&mut self, kind: &str, age: Duration, is_ready: bool, now: Timestamp) {
+        let name = kind::place(&self.by_kind, kind, MAX_KINDS);
+        let Some(learned) = name.and_then(|name| self.by_kind.get_mut(name)) else { return };
+        let Some(polls) = learned.polls.as_ref().filter(|_| learned.changing_since.is_none()) else { return };
+        learned.changing_since = learned.speed.first_poll(age, is_ready, polls.ready_by(age), now);
+    }
+
+    /// A task of this replica was found ready. Returns whether first polls that wait are to be
+    /// planned anew.
     pub fn note(&mut self, kind: &str, answer: Answer, now: Timestamp) -> bool {
         let of_kind = self.unreported.get(kind).map_or(0, Vec::len);
         let in_all: usize = self.unreported.values().map(Vec::len).sum();
@@ -127,6 +140,11 @@ impl SolveTimes {
             self.by_kind.insert(name.to_owned(), Learned::default());
         }
         let Some(learned) = self.by_kind.get_mut(name) else { return false };
+        let accepted_at = now.minus(answer.by);
+        // The wall clock may have been set back since.
+        if learned.counts_since.is_some_and(|since| since <= now && accepted_at < since) {
+            return false;
+        }
         let is_spare = |answers: &VecDeque<(Answer, Timestamp)>| {
             // The wall clock may have been set back.
             let is_old = |at: Timestamp| now < at || now.since(at) >= REMEMBERED_FOR;
@@ -158,10 +176,7 @@ impl SolveTimes {
         let is_due = learned.answers.len() >= MIN_ANSWERS
             && learned.since_polls_renewed >= POLLS_RENEWED_EVERY
             && apart;
-        let has_changed = learned.has_changed_speed();
-        if has_changed {
-            learned.answers.drain(..learned.answers.len() - LATEST);
-        }
+        let has_changed = learned.forget_earlier_speed();
         if is_due || has_changed {
             learned.since_polls_renewed = 0;
             learned.polls_renewed_at = Some(now);
@@ -295,6 +310,8 @@ fn quantile_of(answers: &VecDeque<(Answer, Timestamp)>, latest: usize, quantile:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
 
     fn answer(seconds: u64) -> Answer {
         Answer { after: Duration::ZERO, by: Duration::from_secs(seconds) }
@@ -399,22 +416,23 @@ mod tests {
     fn solve(times: &mut SolveTimes, ready: f64, n: u64, jitter: f64) -> f64 {
         let polls = times.polls("T");
         let first = polls.as_ref().map_or(Duration::from_secs(3), |polls| polls.first(jitter));
+        let now = Timestamp::from_millis(0).plus(Duration::from_secs(n));
+        times.first_poll("T", first, first.as_secs_f64() >= ready, now);
         let (mut after, mut by) = (Duration::ZERO, first);
         while by.as_secs_f64() < ready {
             after = by;
             let wait = polls.as_ref().and_then(|polls| polls.wait_after(by, jitter));
             by += wait.unwrap_or(Duration::from_secs(2));
         }
-        times.note("T", Answer { after, by }, Timestamp::from_millis(0).plus(Duration::from_secs(n)));
+        times.note("T", Answer { after, by }, now.plus(by));
         by.as_secs_f64() - ready
     }
 
     #[test]
     fn a_change_of_speed_is_followed_within_200_answers() {
-        use rand::{RngExt, SeedableRng};
         // Uniform times around 12 s, 5 s and 30 s.
         for (before, after) in [(12.0, 5.0), (5.0, 12.0), (30.0, 5.0)] {
-            let mut rng = rand::rngs::StdRng::seed_from_u64(11);
+            let mut rng = StdRng::seed_from_u64(11);
             let mut times = learning();
             let mut solve_around = |middle: f64, from: u64, count: u64| -> f64 {
                 let wait = |n| {
@@ -430,23 +448,28 @@ mod tests {
         }
     }
 
-    /// The mean wait in seconds, and the mean polls, of tasks that come 20 a second and take 19 to
-    /// 21 s: while the plan changes, 400 of them follow older ones.
-    fn solve_many_at_a_time(seed: u64) -> (f64, f64) {
-        use rand::{RngExt, SeedableRng};
-        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+    /// The mean wait in seconds, and the mean polls, of tasks that are accepted at these moments,
+    /// in ms, and ready when `draw` says, in ms.
+    fn solve_many_at_a_time(
+        seed: u64,
+        moments: impl Iterator<Item = u64>,
+        draw: fn(&mut StdRng) -> u64,
+    ) -> (f64, f64) {
+        let mut rng = StdRng::seed_from_u64(seed);
         let mut times = learning();
         // By the moment of the next poll: when the task was accepted, its age when it is ready, its
         // age at the poll before, and the polls so far.
         let mut polls = BTreeMap::<(u64, u64), (u64, u64, u64, u32)>::new();
         let (mut waits, mut counts) = (Vec::new(), Vec::new());
-        for n in 0..4_000 {
-            let accepted = n * 50;
+        for (n, accepted) in (0..).zip(moments) {
             while let Some(due) = polls.first_entry().filter(|due| due.key().0 < accepted) {
                 let ((now, task), (since, ready, after, count)) = due.remove_entry();
                 let (age, learned) = (now - since, times.polls("T"));
+                let polled_at = Duration::from_millis(age);
+                if count == 1 {
+                    times.first_poll("T", polled_at, age >= ready, Timestamp::from_millis(now as i64));
+                }
                 if age < ready {
-                    let polled_at = Duration::from_millis(age);
                     let wait = learned.and_then(|polls| polls.wait_after(polled_at, rng.random()));
                     let wait = wait.unwrap_or(Duration::from_secs(2)).as_millis() as u64;
                     polls.insert((now + wait, task), (since, ready, age, count + 1));
@@ -460,20 +483,32 @@ mod tests {
                 }
             }
             let first = times.polls("T").map_or(Duration::from_secs(3), |polls| polls.first(rng.random()));
-            let ready = rng.random_range(19_000..21_000);
+            let ready = draw(&mut rng);
             polls.insert((accepted + first.as_millis() as u64, n), (accepted, ready, 0, 1));
         }
-        assert_eq!(times.by_kind["T"].answers.len(), MOST_REMEMBERED);
         let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
         (mean(&waits) / 1_000.0, mean(&counts))
     }
 
     #[test]
     fn a_plan_that_many_open_tasks_follow_does_not_go_astray() {
-        let all: Vec<(f64, f64)> = (0..6).map(solve_many_at_a_time).collect();
+        // 20 a second: while the plan changes, 400 of them follow older ones.
+        let solve = |seed| {
+            solve_many_at_a_time(seed, (0..4_000).map(|n| n * 50), |rng| rng.random_range(19_000..21_000))
+        };
+        let all: Vec<(f64, f64)> = (0..6).map(solve).collect();
         let wait = all.iter().map(|(wait, _)| wait).sum::<f64>() / 6.0;
         let polls = all.iter().map(|(_, polls)| polls).sum::<f64>() / 6.0;
         assert!(wait < 1.1 && polls < 1.85, "{wait:.2} s in {polls:.2} polls");
+    }
+
+    #[test]
+    fn the_order_of_the_answers_of_a_batch_is_no_change_of_speed() {
+        for batch in [50, 200, 500] {
+            let moments = (0..5_000).map(|n| n / batch * 120_000 + n % batch * 2);
+            let (wait, polls) = solve_many_at_a_time(7, moments, |rng| rng.random_range(2_000..40_000));
+            assert!(wait < 1.1 && polls < 20.0, "batches of {batch}: {wait:.2} s in {polls:.2} polls");
+        }
     }
 
     #[test]
@@ -493,8 +528,7 @@ mod tests {
 
     #[test]
     fn an_even_speed_is_no_change() {
-        use rand::{RngExt, SeedableRng};
-        let mut rng = rand::rngs::StdRng::seed_from_u64(5);
+        let mut rng = StdRng::seed_from_u64(5);
         let mut times = learning();
         for n in 0..3_000 {
             solve(&mut times, rng.random_range(1.0..20.0), n, rng.random());

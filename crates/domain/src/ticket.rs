@@ -63,8 +63,8 @@ pub struct Ticket {
     /// Of the callback that the API was asked for, if any; absent from tickets of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<CallbackToken>,
-    /// What the task costs by the settings of the replica that submitted it, and what the books count
-    /// until the API says more.
+    /// What the task costs by the settings of the replica that submitted it, and what the books
+    /// count until the API says more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<Decimal>,
     /// By what the books know its acceptance.
@@ -129,7 +129,7 @@ fn next_hop(job: &Job) -> Message {
     Message { body: job.body.bytes(), properties, transient: false }
 }
 
-/// A job to be retried, with its history.
+/// The copy of a job that waits in a retry queue, with its history.
 #[must_use]
 pub fn retried(job: &Job, history: &History) -> Message {
     let mut message = next_hop(job);

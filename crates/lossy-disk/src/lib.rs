@@ -91,8 +91,8 @@ impl Disk {
         self.0.lock()
     }
 
-    /// The power fails at so many changes from now, 1 being the next one: writes, changes of length,
-    /// syncs, files made and deleted.
+    /// The power fails at so many changes from now, 1 being the next one: writes, changes of
+    /// length, syncs, files made and deleted.
     pub fn cut_power_at(&self, operation: u64) {
         let mut state = self.lock();
         state.fails_at = Some(state.operations + operation);

@@ -49,8 +49,8 @@ fn base() -> *mut sqlite3_vfs {
 /// Makes the disks the default file system of this process.
 pub(crate) fn register() {
     BASE.get_or_init(|| {
-        // SAFETY: a null name asks for the default one, which SQLite has on this platform; it is never
-        // freed. What is registered is leaked, so it lives as long.
+        // SAFETY: a null name asks for the default one, which SQLite has on this platform; it is
+        // never freed. What is registered is leaked, so it lives as long.
         unsafe {
             let base = sqlite3_vfs_find(ptr::null());
             // Whatever is not about files is done by the functions of the other one.
@@ -105,8 +105,8 @@ unsafe fn disk_of<'a>(path: *const c_char) -> Option<(Disk, &'a str)> {
 /// # Safety
 /// `file` was opened by [`open`], and not closed.
 unsafe fn handle<'a>(file: *mut sqlite3_file) -> &'a mut Handle {
-    // SAFETY: as the caller says, it is an `OpenFile` with a handle. SQLite uses a file from one thread at
-    // a time.
+    // SAFETY: as the caller says, it is an `OpenFile` with a handle. SQLite uses a file from one
+    // thread at a time.
     unsafe { &mut *(*file.cast::<OpenFile>()).handle }
 }
 
@@ -121,7 +121,8 @@ unsafe extern "C" fn open(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    // SAFETY: SQLite gives a path or null, room for a file of either kind, and a place for flags or null.
+    // SAFETY: SQLite gives a path or null, room for a file of either kind, and a place for flags or
+    // null.
     unsafe {
         let Some((disk, name)) = disk_of(name) else {
             return match (*base()).xOpen {

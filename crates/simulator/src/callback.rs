@@ -1,5 +1,5 @@
-//! The callbacks: one POST to the address that createTask names, once the task is ready, whose answer
-//! nobody reads.
+//! The callbacks: one POST to the address that createTask names, once the task is ready, whose
+//! answer nobody reads.
 //!
 //! Who sends them is set from outside: on paused time a test's own hook, over HTTP [`send`].
 

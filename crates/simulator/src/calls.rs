@@ -295,5 +295,6 @@ fn is_final(code: &str) -> bool {
             | "ERROR_NO_SLOT_AVAILABLE"
             | "ERROR_SERVICE_NOT_AVAILABLE"
             | "ERROR_SERVICE_UNAVALIABLE"
+            | "ERROR_SERVICE_UNAVAILABLE"
     )
 }

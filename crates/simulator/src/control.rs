@@ -36,8 +36,8 @@ pub struct Control {
     pub outages: Option<Vec<Outage>>,
     /// The next calls are answered by a step, instead of what is left of an earlier flash.
     pub flash: Option<Flash>,
-    /// True refuses every createTask that asks for a callback, as for a host that cannot be reached;
-    /// false lets them in again, whatever host could not be reached before.
+    /// True refuses every createTask that asks for a callback, as for a host that cannot be
+    /// reached; false lets them in again, whatever host could not be reached before.
     pub refuse_callbacks: Option<bool>,
     /// True forgets every task at once, as a service does that restarts without its memory.
     pub forget_tasks: bool,

@@ -86,8 +86,8 @@ impl Simulator {
         Ok(Self { state, sender: Arc::default(), script_in_task })
     }
 
-    /// Who sends the callbacks of the tasks that are accepted from now on; the first who is set stays.
-    /// Without anybody none is sent, and [`Server::run`] sets one that sends them over HTTP.
+    /// Who sends the callbacks of the tasks that are accepted from now on; the first who is set
+    /// stays. Without anybody none is sent, and [`Server::run`] sets one that sends them over HTTP.
     pub fn on_callback(&self, sender: CallbackSender) {
         drop(self.sender.set(sender));
     }

@@ -273,8 +273,8 @@ impl ConsumeOwner {
         }
     }
 
-    /// Reads all that lapin holds, and rests then, since more may be about to arrive. Returns whether
-    /// there was any.
+    /// Reads all that lapin holds, and rests then, since more may be about to arrive. Returns
+    /// whether there was any.
     fn read_all(&mut self) -> Result<bool, Stop> {
         let mut found = 0;
         while self.deliveries.is_some() {

@@ -82,8 +82,8 @@ pub(super) fn stuck<'a>(fleet: &Overview, tones: &Tones) -> Vec<Line<'a>> {
     lines
 }
 
-/// Who has brought the most jobs within the hour; where lines are few, only if jobs of somebody wait
-/// for that.
+/// Who has brought the most jobs within the hour; where lines are few, only if jobs of somebody
+/// wait for that.
 pub(super) fn publishers<'a>(fleet: &Overview, is_short: bool, tones: &Tones) -> Option<Line<'a>> {
     let shown = fleet.publishers.iter().take(3);
     let is_over = shown.clone().any(|row| row.delayed > 0);

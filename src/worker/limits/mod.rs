@@ -191,8 +191,8 @@ impl CallLimits {
         self.accepted_at.lock().is_some_and(|at| at >= moment)
     }
 
-    /// Waits until a submission may begin. Who waits stands in line for a permit of its type, and the
-    /// lane of the job that gets the permit is drawn when there is one.
+    /// Waits until a submission may begin. Who waits stands in line for a permit of its type, and
+    /// the lane of the job that gets the permit is drawn when there is one.
     pub(crate) async fn submission(
         &self,
         limiter: &Arc<TypeLimiter>,

@@ -91,8 +91,8 @@ async fn replicas_that_are_killed_leave_the_books_right_and_the_budget_kept() {
         fleet.push(scene.join().await);
     }
     scene.wait_until(180, "the budget is used up", || reason(&fleet) == Some(Reason::Budget)).await;
-    // What a killed replica had accepted and put on no ticket cannot be known; each such job is paid
-    // for again.
+    // What a killed replica had accepted and put on no ticket cannot be known; each such job is
+    // paid for again.
     let unknown = |scene: &Scene| d("0.001") * Decimal::from(scene.simulator.stats().repeated_submissions);
     scene
         .wait_until(60, "the books are right", || {

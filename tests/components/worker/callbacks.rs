@@ -41,8 +41,8 @@ async fn scene() -> Scene {
     scene
 }
 
-/// The first job is the canary, which goes without a callback, and the windows on calls open with the
-/// next ones.
+/// The first job is the canary, which goes without a callback, and the windows on calls open with
+/// the next ones.
 async fn warm_up(scene: &Scene) {
     for n in 0..WARM {
         scene.publish(image(&format!("warm-{n}"), &json!({"solve_ms": 100})), Properties::default()).await;
@@ -135,9 +135,13 @@ async fn callbacks_that_do_not_come_are_left_off_for_ten_minutes() {
     assert!(waits(&outcomes[30..], 1_500).iter().all(|wait| (1_400..=1_700).contains(wait)));
     sleep_until(Instant::now() + Duration::from_secs(600)).await;
     assert_eq!(off(&fleet[0]), None);
-    scene.publish(image("again", &json!({})), Properties::default()).await;
-    scene.wait_for(&scene.names.results(), 41).await;
-    assert_eq!(scene.simulator.stats().callbacks.asked, asked + 1);
+    // A few of them try whether callbacks come again.
+    for n in 0..40 {
+        scene.publish(image(&format!("again-{n}"), &json!({})), Properties::default()).await;
+    }
+    scene.wait_for(&scene.names.results(), 80).await;
+    let tries = scene.simulator.stats().callbacks.asked - asked;
+    assert!((1..=12).contains(&tries), "{tries} of 40 ask");
     drain_all(fleet).await;
     scene.assert_rules_kept(0);
 }
@@ -171,8 +175,8 @@ async fn jobs_that_are_refused_for_their_callback_are_submitted_without_and_lose
 async fn an_api_that_is_down_does_not_turn_callbacks_off_and_is_called_no_more_often_for_them() {
     let with = calls_in_an_outage(Some(URL)).await;
     let without = calls_in_an_outage(None).await;
-    // Those that are under way when the first is refused are submitted again without a callback. After
-    // that the guard lets few through.
+    // Those that are under way when the first is refused are submitted again without a callback.
+    // After that the guard lets few through.
     assert!(with <= without + 16, "{with} calls with callbacks, {without} without");
 }
 

@@ -273,8 +273,8 @@ impl<'a> Harness<'a> {
         self.plan.budget.map(|budget| (None, budget)).into_iter().chain(of_lanes)
     }
 
-    /// No acceptance is past a budget, but those that no replica may know, and one call in flight for
-    /// each replica.
+    /// No acceptance is past a budget, but those that no replica may know, and one call in flight
+    /// for each replica.
     fn judge_budgets(&self) {
         let in_flight = DEAREST * Decimal::from(self.plan.skews.len());
         for (lane, budget) in self.budgets() {

@@ -6,8 +6,8 @@ use captcha_worker::domain::lane::Lane;
 
 use super::plan::Plan;
 
-/// Counts, for each replica and lane, the submissions of other lanes since it was served last, while
-/// a job of it was in the same hands that could have been submitted instead.
+/// Counts, for each replica and lane, the submissions of other lanes since it was served last,
+/// while a job of it was in the same hands that could have been submitted instead.
 #[derive(Debug)]
 pub(crate) struct Turns {
     /// By lane: from which place on replicas know its weight, and that. Lanes that something else

@@ -77,8 +77,8 @@ pub(crate) struct Ledger {
     pub(crate) started: BTreeSet<String>,
     /// The broker ends before it answers what it stores now.
     pub(crate) answers_nobody: bool,
-    /// How many deliveries were taken back with nothing done for them so far, by the replica and the
-    /// job.
+    /// How many deliveries were taken back with nothing done for them so far, by the replica and
+    /// the job.
     idle_taken_back: BTreeMap<(String, String), u32>,
     pub(super) records: Records,
     pub(super) answers: Answers,
@@ -452,7 +452,8 @@ impl Ledger {
     }
 
     /// A holder of a ticket submits its job again, or parks it for that. What is submitted in vain
-    /// is retried after it, and counted once. Were it paid more than once, the payments would show it.
+    /// is retried after it, and counted once. Were it paid more than once, the payments would show
+    /// it.
     fn resubmitted(&mut self, replica: &str, job: &str, parks: bool, now: Instant) {
         let Some(steps) = self.steps(replica, job).copied() else { return };
         let counts = |hand: &&Hand| {
@@ -519,8 +520,8 @@ impl Ledger {
         }
     }
 
-    /// A job of a lane is submitted while jobs of others wait in the same hands. A ticket's job needs
-    /// no place in flight, and is in no turn.
+    /// A job of a lane is submitted while jobs of others wait in the same hands. A ticket's job
+    /// needs no place in flight, and is in no turn.
     fn takes_turn(&mut self, replica: &str, job: &str) {
         let Some(own) = self.accounts.get(job) else { return };
         let waiting = self.hands.values().filter(|hand| {

@@ -12,8 +12,8 @@ use super::plan::Plan;
 /// Over which the limit counts, and how old the last report of a replica can be that is gone.
 const SPAN: Duration = Duration::from_secs(70);
 
-/// The jobs that each publisher has brought, copies and repetitions included, and since when they are
-/// settled. A replica counts a job at some moment between its delivery and that.
+/// The jobs that each publisher has brought, copies and repetitions included, and since when they
+/// are settled. A replica counts a job at some moment between its delivery and that.
 #[derive(Debug)]
 pub(crate) struct Deliveries {
     limit: Option<NonZeroU32>,

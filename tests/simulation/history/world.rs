@@ -366,10 +366,10 @@ impl World {
             && self.places.iter().flatten().all(|replica| replica.holds() == (0, 0))
     }
 
-    /// What the API was paid, in a lane or in all, and what of it no replica may know: an acceptance
-    /// that a replica did not live to write on a ticket, and of which its job is another copy now; a
-    /// submission without an answer that a replica did not live to report, or that the last one to
-    /// leave had; and what replicas that have left could report to nobody.
+    /// What the API was paid, in a lane or in all, and what of it no replica may know: an
+    /// acceptance that a replica did not live to write on a ticket, and of which its job is another
+    /// copy now; a submission without an answer that a replica did not live to report, or that the
+    /// last one to leave had; and what replicas that have left could report to nobody.
     pub(crate) fn paid(&self, lane: Option<&Lane>) -> (Decimal, Decimal) {
         let books = open(&self.books);
         let of_lane = books.accounts.values().filter(|account| lane.is_none_or(|lane| *lane == account.lane));
@@ -381,8 +381,8 @@ impl World {
         (paid, DEAREST * Decimal::from(unknown) + books.payments.unheard(lane))
     }
 
-    /// How the fleet's books differ from what the API was paid, in a lane or in all, if they do. What
-    /// was not answered stands in them, and may not be paid.
+    /// How the fleet's books differ from what the API was paid, in a lane or in all, if they do.
+    /// What was not answered stands in them, and may not be paid.
     pub(crate) fn wrong_books(&self) -> Option<String> {
         let views = self.places.iter().flatten().map(|replica| replica.view.money().0);
         let money = views.max_by_key(|money| money.books.version)?;

@@ -81,7 +81,8 @@ impl Collector {
         (Self { url, kept }, Gate { asked, _open: open })
     }
 
-    /// The address of one that rejects three spans of each batch, and repeats the token that it got.
+    /// The address of one that rejects three spans of each batch, and repeats the token that it
+    /// got.
     pub(crate) async fn start_rejecting() -> String {
         let reject = async |headers: HeaderMap| {
             let error_message = format!("{:?}", headers.get("authorization"));

@@ -206,7 +206,8 @@ impl<'a> MakeWriter<'a> for Log {
 
 #[test]
 fn each_act_is_logged_with_who_and_the_token_is_logged_nowhere() {
-    // The server has a thread of its own, so that the log is that of the process: in one of its own.
+    // The server has a thread of its own, so that the log is that of the process: in one of its
+    // own.
     if std::env::var_os("CAPTCHA_WORKER_TEST_AUDIT").is_none() {
         let run = Command::new(std::env::current_exe().expect("this test"))
             .args(["--exact", "ops::acts::each_act_is_logged_with_who_and_the_token_is_logged_nowhere"])

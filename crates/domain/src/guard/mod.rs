@@ -14,9 +14,9 @@
 //!              └────────────── nothing heard for long ────────────────────────┘
 //! ```
 //!
-//! An operator's pause and a budget that is used up stand beside the phase. The record ([`State`]) is the leader's alone to
-//! write; every replica derives from it what it may do ([`Permit`]). Nothing here does I/O or reads
-//! a clock.
+//! An operator's pause and a budget that is used up stand beside the phase. The record ([`State`])
+//! is the leader's alone to write; every replica derives from it what it may do ([`Permit`]).
+//! Nothing here does I/O or reads a clock.
 
 mod answer_share;
 mod permit;

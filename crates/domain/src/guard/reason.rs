@@ -86,8 +86,8 @@ impl Reason {
 
     /// The one table of what each reason stops.
     ///
-    /// Paid tasks can still be asked for without money or budget, and while an operator pauses; every other
-    /// refusal would be repeated by a poll, and repeated refusals earn a ban.
+    /// Paid tasks can still be asked for without money or budget, and while an operator pauses;
+    /// every other refusal would be repeated by a poll, and repeated refusals earn a ban.
     #[must_use]
     pub fn stops(self) -> Stops {
         let (submissions, polls, probes) = match self {

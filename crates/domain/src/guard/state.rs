@@ -46,7 +46,7 @@ impl Phase {
 
     /// The higher, the less is allowed.
     #[must_use]
-    pub fn caution(self) -> u8 {
+    pub fn strictness(self) -> u8 {
         match self {
             Phase::Active => 0,
             Phase::Canary => 1,
@@ -301,10 +301,11 @@ impl State {
     }
 
     /// Takes what operators have ordered from a record that this one replaces, and whose writer did
-    /// not know of it: unlike what the API tells, nobody says it again. Returns whether that is news.
-    /// A raised budget ends by its own time, so it is taken from any record. A pause is taken only
-    /// from a record of the same epoch, since a later one may have ended it. Within one epoch nobody
-    /// can tell which came later, the pause or its end: the pause is kept, and an operator can end it.
+    /// not know of it: unlike what the API tells, nobody says it again. Returns whether that is
+    /// news. A raised budget ends by its own time, so it is taken from any record. A pause is taken
+    /// only from a record of the same epoch, since a later one may have ended it. Within one epoch
+    /// nobody can tell which came later, the pause or its end: the pause is kept, and an operator
+    /// can end it.
     pub fn take_orders(&mut self, other: &State, now: Timestamp) -> bool {
         let mut is_news = false;
         for raise in other.money.raises.iter().filter(|raise| raise.until > now) {
@@ -323,7 +324,8 @@ impl State {
         is_news
     }
 
-    /// Whether an operator's command has been carried out already. Its sender repeats it until then.
+    /// Whether an operator's command has been carried out already. Its sender repeats it until
+    /// then.
     #[must_use]
     pub fn has_carried_out(&self, command: &str) -> bool {
         let raised_by = |raise: &Raise| raise.command.as_deref() == Some(command);

@@ -75,7 +75,8 @@ pub(super) fn check_image(text: &str) -> Result<(), Fault> {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' | b'-' | b'_' if padding == 0 => {
                 if gap {
-                    // Decoders of forms do that. Others leave the space out, and get another picture.
+                    // Decoders of forms do that. Others leave the space out, and get another
+                    // picture.
                     let what =
                         "task.body is not base64: it has a space inside a line, perhaps in place of '+'";
                     return fault(local_code::IMAGE_NOT_BASE64, what.to_owned());

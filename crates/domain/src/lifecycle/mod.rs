@@ -90,6 +90,8 @@ pub struct DecisionInput<'a> {
     pub rules: &'a JobRules,
     /// The polls of the job's kind, once enough answers are known.
     pub learned: Option<Arc<LearnedPolls>>,
+    /// Callbacks come, so that a task with one may wait for it.
+    pub callbacks_come: bool,
     /// The wall clock: for what stands in messages, and for deadlines. It can step.
     pub now: Timestamp,
     /// A steady clock, from any moment of this process: for ages.
@@ -128,8 +130,8 @@ pub struct OpenTask {
     pub accepted_at: Timestamp,
     /// Polls used, those of earlier owners as far as they must be assumed.
     pub polls: u32,
-    /// Of those, the ones that are assumed: they count against the API's bound, and not against that
-    /// of the settings.
+    /// Of those, the ones that are assumed: they count against the API's bound, and not against
+    /// that of the settings.
     assumed_polls: u32,
     /// Of the callback that this process awaits, if any.
     pub callback: Option<CallbackToken>,
@@ -151,6 +153,8 @@ pub struct OpenTask {
     redelivered: bool,
     /// Its polls show when it became ready: this process made all of them, and none came late.
     shows_solve_time: bool,
+    /// Its first poll comes when that was planned, and not with a callback.
+    is_polled_as_planned: bool,
     /// Its age when this process took it, and the steady clock's reading then.
     taken: (Duration, Duration),
     /// For how long nobody could ask for it: the time-out of its type stands still meanwhile.
@@ -179,6 +183,7 @@ impl OpenTask {
             polled_at: Duration::ZERO,
             redelivered: false,
             shows_solve_time: true,
+            is_polled_as_planned: true,
             taken,
             unpollable: Duration::ZERO,
             not_before: Duration::ZERO,
@@ -202,11 +207,18 @@ impl OpenTask {
         Polled { age, pursued, polls, made, slower, retry_after }
     }
 
-    /// When it became ready, if the last poll has found it ready; `None` where its polls do not show
-    /// it.
+    /// When it became ready, if the last poll has found it ready; `None` where its polls do not
+    /// show it.
     #[must_use]
     pub fn answer(&self) -> Option<Answer> {
         self.shows_solve_time.then_some(Answer { after: self.not_ready_at, by: self.polled_at })
+    }
+
+    /// Its age at its only poll so far, if that was made when it was planned.
+    #[must_use]
+    pub fn first_poll(&self) -> Option<Duration> {
+        let is_first = self.polls == 1 && self.shows_solve_time && self.is_polled_as_planned;
+        is_first.then_some(self.polled_at)
     }
 
     /// Whether the API has solved it.
@@ -266,8 +278,8 @@ pub struct JobRun {
 pub enum Event {
     /// It was delivered as a job, and admitted.
     Taken,
-    /// The same, and its publisher has brought more jobs than the settings allow: it waits without a
-    /// call.
+    /// The same, and its publisher has brought more jobs than the settings allow: it waits without
+    /// a call.
     OverPublisherLimit {
         /// See [`super::publishers::publisher`].
         publisher: String,
@@ -295,7 +307,8 @@ pub enum Event {
     },
     /// A wait is over.
     Due,
-    /// During a wait for the first poll, the plan for it has changed much.
+    /// During a wait for the first poll, the plan for it has changed much, or callbacks are no
+    /// longer to be relied on.
     PlanChanged,
     /// This replica may poll no more: the ticket is to go to another.
     PollingStopped,
@@ -432,6 +445,8 @@ pub enum Effect {
     },
     /// A task was solved.
     Solved,
+    /// The first poll of a task has found it not ready yet.
+    NotReady,
     /// A submission was not answered: it may be paid.
     Unanswered,
     /// The API called the job's proxy banned.
@@ -661,22 +676,20 @@ impl JobRun {
         let failed = Effect::TypeFailed { first: self.history.retries == 0 };
         let (of_type, step) = match fault.class {
             Class::Capacity | Class::Throttled => {
-                (Some(Effect::TypeRefused), self.retry_within(at.rules.capacity_timeout, fault, at))
+                (Some(Effect::TypeRefused), self.submit_later(at.rules.capacity_timeout, fault, &error, at))
             }
             // "Not ready" is no answer to a submission; it is treated as the passing trouble that
             // it must be.
-            Class::Transient | Class::Pending => match charge_of(&error) {
-                Charge::None => (Some(failed), self.retry_within(at.rules.transient_timeout, fault, at)),
-                Charge::Possible => (Some(failed), self.submission_unanswered(fault, at)),
-            },
-            // Nothing was paid, and the code may be about the API rather than the job: trying again
-            // costs nothing. Without a budget for it, it is the job's own fault by the operator's
-            // setting.
+            Class::Transient | Class::Pending => {
+                (Some(failed), self.submit_later(at.rules.transient_timeout, fault, &error, at))
+            }
+            // The code may be about the API rather than the job. Without a budget for it, it is the
+            // job's own fault by the operator's setting.
             Class::Unknown => {
                 self.history.met_unknown(&fault.code);
                 let is_own = at.rules.unknown_timeout.is_zero();
                 let of_type = if is_own { Effect::TypeAnswered } else { failed };
-                (Some(of_type), self.retry_within(at.rules.unknown_timeout, fault, at))
+                (Some(of_type), self.submit_later(at.rules.unknown_timeout, fault, &error, at))
             }
             Class::Account => (None, self.account_refused(fault)),
             Class::Lost
@@ -691,6 +704,21 @@ impl JobRun {
         effects.extend(of_type);
         effects.extend(canary_ended);
         step.after(effects)
+    }
+
+    /// Whatever class the settings give an error, a submission that may be paid is repeated once at
+    /// most.
+    fn submit_later(
+        &mut self,
+        budget: Duration,
+        fault: Fault,
+        error: &CallError,
+        at: &DecisionInput<'_>,
+    ) -> Step {
+        match charge_of(error) {
+            Charge::None => self.retry_within(budget, fault, at),
+            Charge::Possible => self.submission_unanswered(fault, at),
+        }
     }
 
     /// The task may have been accepted, and paid: it is submitted again once at most.
@@ -817,11 +845,12 @@ impl JobRun {
         task.unpollable = (age + wait_at_least).saturating_sub(pace.first_delay());
         // The callback of a ticket that comes again may have gone to an earlier owner.
         task.relies_on_callback = task.callback.is_some() && !redelivered;
+        task.is_polled_as_planned = task.callback.is_none();
         self.wait_for_first_poll(task, wait_at_least, at)
     }
 
-    /// The API has become faster or slower. Polls that are overdue by the new plan are spread over the
-    /// spacing, so that the API does not meet them all at once.
+    /// The API has become faster or slower. Polls that are overdue by the new plan are spread over
+    /// the spacing, so that the API does not meet them all at once.
     fn plan_changed(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
         let rest = task.not_before.saturating_sub(at.uptime);
         let mut step = self.wait_for_first_poll(task, rest, at);
@@ -844,7 +873,7 @@ impl JobRun {
         let learned = at.learned.as_deref();
         let fallback = pace.callback_fallback(learned);
         // A deadline must not pass while a lost callback is awaited.
-        task.relies_on_callback &= self.is_in_time(fallback.saturating_sub(age), at);
+        task.relies_on_callback &= at.callbacks_come && self.is_in_time(fallback.saturating_sub(age), at);
         let next = if task.relies_on_callback {
             pace.first_with_callback(age, task.polls, fallback)
         } else {
@@ -856,10 +885,10 @@ impl JobRun {
         }
     }
 
-    /// An earlier version takes a ticket that is not redelivered for one that nobody has polled, and
-    /// polls it at once. So the ticket leaves when the spacing allows that, and says how long to wait
-    /// only where the API has asked for more. While an earlier owner may still poll, the ticket goes
-    /// back as it came: only a redelivery says so.
+    /// An earlier version takes a ticket that is not redelivered for one that nobody has polled,
+    /// and polls it at once. So the ticket leaves when the spacing allows that, and says how long
+    /// to wait only where the API has asked for more. While an earlier owner may still poll, the
+    /// ticket goes back as it came: only a redelivery says so.
     fn hand_over(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
         let rest = task.not_before.saturating_sub(at.uptime);
         let is_short = rest <= poll_schedule::SPACING;
@@ -906,11 +935,7 @@ impl JobRun {
                 let action = Action::Finish(Disposition::Outcome(Verdict::Solved(solution)));
                 Step { action, effects: answers() }.with(Effect::Solved)
             }
-            Ok(TaskState::Processing) => {
-                task.not_ready_at = task.polled_at;
-                task.last_poll_fault = None;
-                self.ask_again(task, None, at).after(answers())
-            }
+            Ok(TaskState::Processing) => self.not_ready(task, None, at).after(answers()),
             Err(error) => {
                 let fault = classify(&error, Stage::Poll, self.job.own_proxy, &at.rules.overrides);
                 let mut effects = shown_by(&error, &fault);
@@ -923,13 +948,17 @@ impl JobRun {
         }
     }
 
+    fn not_ready(&mut self, mut task: OpenTask, pause: Option<Duration>, at: &DecisionInput<'_>) -> Step {
+        task.not_ready_at = task.polled_at;
+        task.last_poll_fault = None;
+        let is_first = task.first_poll().is_some();
+        let step = self.ask_again(task, pause, at);
+        if is_first { step.with(Effect::NotReady) } else { step }
+    }
+
     fn poll_refused(&mut self, mut task: OpenTask, fault: Fault, at: &DecisionInput<'_>) -> Step {
         match fault.class {
-            Class::Pending => {
-                task.not_ready_at = task.polled_at;
-                task.last_poll_fault = None;
-                self.ask_again(task, fault.retry_after, at)
-            }
+            Class::Pending => self.not_ready(task, fault.retry_after, at),
             Class::Throttled => {
                 task.backoff_steps += 1;
                 self.ask_again(task, fault.retry_after, at)
@@ -985,7 +1014,7 @@ impl JobRun {
             }
             Next::After(wait) => {
                 task.not_before = at.uptime.saturating_add(poll_schedule::SPACING);
-                let relies = task.relies_on_callback && task.last_poll_fault.is_none();
+                let relies = task.relies_on_callback && at.callbacks_come && task.last_poll_fault.is_none();
                 let wait = match pace.after_answer_with_callback(polled, at.jitter) {
                     Next::After(rarely) if relies && self.is_in_time(rarely, at) => rarely,
                     _ => wait,

@@ -6,8 +6,8 @@
 //! leader continues from any of them.
 //!
 //! A replica that is killed cannot report its last acceptances. Their tickets are still there:
-//! each names the replica that accepted it and the number of the acceptance, and the replica that gets the
-//! ticket reports those that the books lack ([`Orphan`]).
+//! each names the replica that accepted it and the number of the acceptance, and the replica that
+//! gets the ticket reports those that the books lack ([`Orphan`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -150,8 +150,8 @@ pub struct SpendReport {
     pub spent: Spent,
 }
 
-/// Between a replica's id, which never has it, and the number of its row in the books, from the second
-/// on.
+/// Between a replica's id, which never has it, and the number of its row in the books, from the
+/// second on.
 const ROW: char = '#';
 
 /// The replica that a row of the books belongs to, and the row's number.

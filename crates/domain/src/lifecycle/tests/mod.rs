@@ -73,6 +73,7 @@ impl Scene {
         DecisionInput {
             rules: &self.rules,
             learned: None,
+            callbacks_come: true,
             now: self.now.plus(self.clock_is_ahead),
             uptime: self.now.since(START),
             jitter: 0.0,

@@ -265,6 +265,7 @@ fn a_ticket_that_was_handed_over_counts_on_and_one_that_was_redelivered_counts_t
         let at = DecisionInput {
             rules: &rules,
             learned: None,
+            callbacks_come: true,
             now: START.plus(secs(20)),
             uptime: secs(20),
             jitter: 0.0,
@@ -298,6 +299,7 @@ fn a_change_of_the_plan_brings_the_first_poll_forward_or_puts_it_off() {
     let at = |plan: &Arc<LearnedPolls>, age, jitter| DecisionInput {
         rules: &rules,
         learned: Some(Arc::clone(plan)),
+        callbacks_come: true,
         now: START.plus(secs(age)),
         uptime: secs(age),
         jitter,
@@ -318,7 +320,14 @@ fn a_change_of_the_plan_brings_the_first_poll_forward_or_puts_it_off() {
 #[test]
 fn every_ticket_of_a_task_names_its_acceptance() {
     let Scene { case, rules, .. } = Scene::plain();
-    let at = DecisionInput { rules: &rules, learned: None, now: START, uptime: secs(0), jitter: 0.0 };
+    let at = DecisionInput {
+        rules: &rules,
+        learned: None,
+        callbacks_come: true,
+        now: START,
+        uptime: secs(0),
+        jitter: 0.0,
+    };
     let acceptance = Acceptance { replica: "a".to_owned(), number: 3 };
     let run = JobRun::of_ticket(case.job, case.history, task_id(), START, 0, None, &at);
     let run = run.priced(Some(Decimal::ONE), Some(acceptance.clone()));
@@ -377,6 +386,35 @@ fn a_callback_that_may_have_gone_to_another_owner_is_not_waited_for() {
     let again = Scene::with_callback().on(Event::TicketTaken { redelivered: true });
     let handover = HANDOVER_WAIT.as_secs();
     assert_eq!(awaited(&again), (handover, handover));
+}
+
+#[test]
+fn once_callbacks_do_not_come_a_task_is_polled_as_without_one_and_its_own_may_still_come() {
+    let mut scene = Scene::with_callback();
+    assert_eq!(awaited(&scene.on(Event::TicketTaken { redelivered: false })), (0, 5));
+    let off = DecisionInput { callbacks_come: false, ..scene.input() };
+    assert_eq!(awaited(&scene.case.clone().advance(Event::PlanChanged, &off)), (0, 1));
+}
+
+#[test]
+fn only_a_first_poll_that_was_planned_shows_that_a_task_is_not_ready_yet() {
+    let is_shown = |mut scene: Scene, redelivered| {
+        scene.on(Event::TicketTaken { redelivered });
+        [(); 2].map(|()| {
+            scene.on(Event::Due);
+            let step = scene.after(secs(3), answered(Ok(TaskState::Processing)));
+            step.effects.iter().any(|effect| matches!(effect, Effect::NotReady))
+        })
+    };
+    assert_eq!(is_shown(Scene::with_ticket(), false), [true, false]);
+    assert_eq!(is_shown(Scene::with_ticket(), true), [false, false]);
+    assert_eq!(is_shown(Scene::with_callback(), false), [false, false]);
+    let mut called = Scene::with_callback();
+    for event in [Event::TicketTaken { redelivered: false }, Event::CallbackCame { was_early: true }] {
+        called.on(event);
+    }
+    called.after(secs(3), answered(Ok(TaskState::Processing)));
+    assert!(called.case.task().is_some_and(|task| task.polls == 1 && task.first_poll().is_none()));
 }
 
 #[test]

@@ -68,6 +68,33 @@ fn a_submission_without_an_answer_is_repeated_once_and_counted() {
 }
 
 #[test]
+fn a_class_that_the_settings_give_a_gateways_error_does_not_have_it_repeated_more_often() {
+    let bad_gateway = || {
+        let body = ReplyBody::Foreign;
+        Err(CallError::Refused(Refusal {
+            code: None,
+            description: None,
+            status: 502,
+            retry_after: None,
+            body,
+        }))
+    };
+    for class in [Class::Capacity, Class::Throttled, Class::Transient] {
+        let mut scene = Scene::plain();
+        scene.rules.overrides = Overrides::new([("HTTP_502".to_owned(), class)].into());
+        let first = scene.on(submitted(bad_gateway()));
+        assert_eq!(risk(&first), Some(DoublePaymentRisk::AmbiguousSubmission), "{class:?}");
+        let second = scene.on(submitted(bad_gateway()));
+        assert!(matches!(second.action, Action::Finish(Disposition::Outcome(_))), "{class:?}");
+        let mut scene = Scene::plain();
+        scene.rules.overrides = Overrides::new([("HTTP_502".to_owned(), class)].into());
+        scene.rules.ambiguous = Ambiguous::DeadLetter;
+        let only = scene.on(submitted(bad_gateway()));
+        assert!(matches!(only.action, Action::Finish(Disposition::Outcome(_))), "{class:?}");
+    }
+}
+
+#[test]
 fn a_submission_without_an_answer_can_be_left_alone() {
     let mut scene = Scene::plain();
     scene.rules.ambiguous = Ambiguous::DeadLetter;
