@@ -57,7 +57,7 @@ async fn run(setup: &Setup, candidate: Candidate, jobs: usize) -> Result<f64, St
         ["valgrind", "--quiet", "--tool=callgrind", &format!("--callgrind-out-file={}", counts.display())];
     run.ground.under = runner.map(str::to_owned).to_vec();
     let worked = run.work(setup, None).await;
-    run.lane.remove().await;
+    run.namespace.remove().await;
     worked?;
     let counts =
         std::fs::read_to_string(&counts).map_err(|error| format!("callgrind left no counts: {error}"))?;

@@ -9,10 +9,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::candidate::{Candidate, Ground};
 use crate::figure::{Figure, Figures};
-use crate::lane::Lane;
 use crate::lateness::Lateness;
 use crate::load::Load;
 use crate::machine::Usage;
+use crate::namespace::Namespace;
 use crate::processes::Processes;
 use crate::setup::Setup;
 use crate::simulator::{Simulator, Stats};
@@ -27,7 +27,7 @@ const CONSUMES_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) struct Run {
     pub(crate) candidate: Candidate,
     pub(crate) load: Load,
-    pub(crate) lane: Lane,
+    pub(crate) namespace: Namespace,
     pub(crate) simulator: Simulator,
     pub(crate) ground: Ground,
     broker: u32,
@@ -58,10 +58,11 @@ impl Run {
     ) -> Self {
         std::fs::create_dir_all(&folder).expect("the target folder is writable");
         let simulator = Simulator::start(&folder, &load.scenario()).await;
-        let lane = Lane::declare(setup.amqp(), scene, &folder, candidate, load).await;
-        let (amqp, api, names) = (setup.amqp().to_owned(), simulator.url().to_owned(), lane.names().clone());
+        let namespace = Namespace::declare(setup.amqp(), scene, &folder, candidate, load).await;
+        let (amqp, api, names) =
+            (setup.amqp().to_owned(), simulator.url().to_owned(), namespace.names().clone());
         let ground = Ground { amqp, api, names, folder, under: Vec::new() };
-        Self { candidate, load: *load, lane, simulator, ground, broker: setup.broker() }
+        Self { candidate, load: *load, namespace, simulator, ground, broker: setup.broker() }
     }
 
     /// What the candidate has used when it waits for jobs.
@@ -79,7 +80,7 @@ impl Run {
     pub(crate) async fn work(&self, setup: &Setup, idle: Option<Usage>) -> Result<Figures, String> {
         let (mut processes, idle, before, offer) = match idle {
             Some(idle) => {
-                self.lane.feed(&self.load).await.publish(&self.load).await;
+                self.namespace.feed(&self.load).await.publish(&self.load).await;
                 setup.quiet(&[self.broker]).await;
                 let before = Costs { worker: idle.cpu, ..self.costs(None) };
                 (self.start(), idle, before, None)
@@ -89,7 +90,7 @@ impl Run {
                 self.consumes(&mut processes).await?;
                 setup.quiet(&[processes.ids(), vec![self.broker]].concat()).await;
                 let before = self.costs(Some(&processes));
-                let (feed, load) = (self.lane.feed(&self.load).await, self.load);
+                let (feed, load) = (self.namespace.feed(&self.load).await, self.load);
                 let offer = AbortOnDropHandle::new(tokio::spawn(async move { feed.publish(&load).await }));
                 let idle = processes.usage();
                 (processes, idle, before, Some(offer))
@@ -98,7 +99,7 @@ impl Run {
         let course = self.watch(&mut processes, offer.is_some()).await?;
         let (after, usage) = (self.costs(Some(&processes)), processes.usage());
         let late = processes.leave(setup.client()).await?;
-        self.lane.faults(self.load.jobs).await?;
+        self.namespace.faults(self.load.jobs).await?;
         let stats = self.simulator.stats().await;
         self.obeyed(&stats)?;
         Ok(self.figures(&course, (&before, &after), (&idle, &usage), &stats, late))
@@ -111,7 +112,7 @@ impl Run {
     async fn consumes(&self, processes: &mut Processes) -> Result<(), String> {
         // One of several, where the account is not known: the others wait for its first job.
         let there = wait::until(CONSUMES_WITHIN, async || {
-            (processes.has_fallen() || self.lane.takers().await > 0).then_some(())
+            (processes.has_fallen() || self.namespace.takers().await > 0).then_some(())
         });
         match there.await {
             Some(()) if !processes.has_fallen() => Ok(()),
@@ -131,7 +132,7 @@ impl Run {
                 course.began.get_or_insert_with(Instant::now);
             }
             course.most_open = course.most_open.max(stats.tasks_open);
-            results = self.lane.results().await;
+            results = self.namespace.results().await;
             (processes.has_fallen() || results >= self.load.jobs).then_some(())
         });
         let ended = ended.await;

@@ -78,7 +78,7 @@ impl Setup {
                 Task::Start(load) => {
                     let run = Run::set(self, scene, case.candidate, load, self.folder.join(&place)).await;
                     let result = run.starts(self).await;
-                    run.lane.remove().await;
+                    run.namespace.remove().await;
                     result
                 }
             }
@@ -113,7 +113,7 @@ impl Setup {
         };
         let run = Run::set(self, scene, candidate, load, self.folder.join(place)).await;
         let result = run.work(self, idle).await;
-        run.lane.remove().await;
+        run.namespace.remove().await;
         result
     }
 
@@ -132,7 +132,7 @@ impl Setup {
         ));
         let run = Run::set(self, "idle", candidate, load, folder).await;
         let result = run.idle(self).await;
-        run.lane.remove().await;
+        run.namespace.remove().await;
         let idle = result?;
         self.idle.insert(idler, idle);
         Ok(idle)

@@ -29,14 +29,14 @@ impl Run {
     /// From the broker's handshake to the first of the jobs that wait; the process goes on until
     /// all results are there, and leaves.
     async fn first_job(&self, setup: &Setup, results: usize) -> Result<Duration, String> {
-        self.lane.feed(&self.load).await.publish(&self.load).await;
+        self.namespace.feed(&self.load).await.publish(&self.load).await;
         setup.quiet(&[setup.broker()]).await;
-        let proxy = Proxy::to(setup.broker_address(), &self.lane.names().jobs()).await;
+        let proxy = Proxy::to(setup.broker_address(), &self.namespace.names().jobs()).await;
         let through = setup.amqp().replace(&setup.broker_address().to_string(), &proxy.address().to_string());
         let ground = Ground { amqp: through, ..self.ground.clone() };
         let processes = Processes::start(self.candidate, &ground, &self.load);
         let first = wait::until(WITHIN, async || proxy.first_job()).await.ok_or("takes no job")?;
-        let all = wait::comes_true(WITHIN, async || self.lane.results().await >= results).await;
+        let all = wait::comes_true(WITHIN, async || self.namespace.results().await >= results).await;
         processes.leave(setup.client()).await?;
         if all { Ok(first) } else { Err("does not finish its jobs".to_owned()) }
     }

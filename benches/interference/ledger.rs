@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::lane::Lane;
 use crate::load::Offered;
+use crate::namespace::Namespace;
 use crate::support::rabbit;
 use crate::wait;
 
@@ -112,11 +112,11 @@ struct Outcome {
 
 impl Ledger {
     /// Begins to consume results, every dead-letter queue, and what no queue was bound for.
-    pub(crate) async fn open(lane: &Lane) -> Self {
-        let names = lane.names();
+    pub(crate) async fn open(namespace: &Namespace) -> Self {
+        let names = namespace.names();
         let mut queues = vec![names.results(), names.dead_raw(), names.unrouted()];
         queues.extend(Class::finals().map(|class| names.dead(class)));
-        let session = rabbit::connect(lane.amqp()).await;
+        let session = rabbit::connect(namespace.amqp()).await;
         let pages = Shared::default();
         let mut consumers = JoinSet::new();
         for queue in queues {

@@ -8,9 +8,9 @@ mod support;
 #[path = "../harness/mod.rs"]
 mod harness;
 
-#[path = "../trials/lane.rs"]
+#[path = "../trials/namespace.rs"]
 #[allow(dead_code, reason = "trials use more of it")]
-mod lane;
+mod namespace;
 
 mod cases;
 mod environment;

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::environment::Environment;
 use crate::harness::fleet::{Fleet, FleetOptions};
-use crate::lane::Lane;
 use crate::ledger::Ledger;
 use crate::load::{Publisher, pictures};
+use crate::namespace::Namespace;
 use crate::row::Row;
 use crate::series::Series;
 use crate::simulator::Simulator;
@@ -59,7 +59,7 @@ pub(crate) struct Scene {
     pub(crate) series: Series,
     pub(crate) watch: Watch,
     fleet: Fleet,
-    lane: Lane,
+    namespace: Namespace,
     folder: PathBuf,
     began: Instant,
 }
@@ -70,13 +70,13 @@ impl Scene {
         let folder = environment.folder(name);
         let scenario = format!("seed = {}\n{SCENARIO}", environment.seed);
         let simulator = Simulator::start(&folder, &scenario).await;
-        let lane = Lane::declare(&environment.amqp).await;
+        let namespace = Namespace::declare(&environment.amqp).await;
         let replicas = setup.replicas.unwrap_or(REPLICAS);
         let watch = Watch::start(replicas);
         let usual = SETTINGS.map(|(key, value)| (key, value.to_owned()));
         let fleet = Fleet::start(FleetOptions {
             amqp: environment.amqp.clone(),
-            namespace: lane.names().namespace().to_owned(),
+            namespace: namespace.names().namespace().to_owned(),
             api: simulator.url().to_owned(),
             folder: folder.clone(),
             replicas,
@@ -84,13 +84,13 @@ impl Scene {
             settings: usual.into_iter().chain(setup.settings).collect(),
         });
         let scene = Self {
-            ledger: Arc::new(Ledger::open(&lane).await),
-            publisher: Publisher::open(&environment.amqp, lane.names()).await,
+            ledger: Arc::new(Ledger::open(&namespace).await),
+            publisher: Publisher::open(&environment.amqp, namespace.names()).await,
             series: Series::start(simulator.probe()),
             simulator,
             watch,
             fleet,
-            lane,
+            namespace,
             folder,
             began: Instant::now(),
         };
@@ -98,7 +98,7 @@ impl Scene {
         scene.publisher.offer(&scene.ledger, pictures("warm-up.").take(WARM_UP), PER_SECOND).finished().await;
         let all = wait::comes_true(READY_WITHIN, async || {
             scene.watch.all_open()
-                && scene.lane.takers().await >= replicas as u64
+                && scene.namespace.takers().await >= replicas as u64
                 && scene.ledger.is_finished("warm-up.")
         });
         assert!(all.await, "the replicas take jobs; logs: {}", scene.folder.display());
@@ -139,10 +139,10 @@ impl Scene {
 
     /// So that the broker does not keep dozens of queues for every case.
     async fn remove(&self) {
-        let connection = Connection::connect(self.lane.amqp(), ConnectionProperties::default()).await;
+        let connection = Connection::connect(self.namespace.amqp(), ConnectionProperties::default()).await;
         let connection = connection.expect("the broker takes a connection");
         let channel = connection.create_channel().await.expect("the broker opens a channel");
-        let topology = Topology::new(self.lane.names());
+        let topology = Topology::new(self.namespace.names());
         for queue in topology.queues {
             let name = queue.name.as_str().into();
             channel.queue_delete(name, QueueDeleteOptions::default()).await.expect("a queue is deleted");

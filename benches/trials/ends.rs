@@ -12,7 +12,7 @@ use captcha_worker::domain::class::Class;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::lane::Lane;
+use crate::namespace::Namespace;
 use crate::scene::Harness;
 use crate::support::rabbit;
 use crate::wait;
@@ -32,11 +32,11 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Begins to consume results, every dead-letter queue, and what no queue was bound for.
-    pub(crate) async fn open(lane: &Lane) -> Self {
-        let names = lane.names();
+    pub(crate) async fn open(namespace: &Namespace) -> Self {
+        let names = namespace.names();
         let mut queues = vec![names.results(), names.dead_raw(), names.unrouted()];
         queues.extend(Class::finals().map(|class| names.dead(class)));
-        let session = rabbit::connect(lane.amqp()).await;
+        let session = rabbit::connect(namespace.amqp()).await;
         let seen = Arc::new(Mutex::new(ById::new()));
         let mut consumers = JoinSet::new();
         for queue in queues {

@@ -9,7 +9,7 @@ mod harness;
 
 mod ends;
 mod killer;
-mod lane;
+mod namespace;
 mod scene;
 mod series;
 mod trials;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::command::Operator;
 use crate::fleet::{Fleet, FleetOptions};
-use crate::lane::Lane;
+use crate::namespace::Namespace;
 use crate::simulator::Simulator;
 use crate::wait;
 
@@ -19,7 +19,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// A namespace and a simulator of a trial's own.
 pub(crate) struct Scene {
-    pub(crate) lane: Lane,
+    pub(crate) namespace: Namespace,
     pub(crate) simulator: Simulator,
     folder: PathBuf,
 }
@@ -34,14 +34,14 @@ impl Scene {
     pub(crate) async fn set_on(amqp: &str, folder: PathBuf, scenario: &str) -> Self {
         std::fs::create_dir_all(&folder).expect("the trial's folder is writable");
         let simulator = Simulator::start(&folder, scenario).await;
-        Self { lane: Lane::declare(amqp).await, simulator, folder }
+        Self { namespace: Namespace::declare(amqp).await, simulator, folder }
     }
 
     /// Starts a fleet in this scene.
     pub(crate) fn fleet(&self, settings: &[(&'static str, &str)]) -> Fleet {
         Fleet::start(FleetOptions {
-            amqp: self.lane.amqp().to_owned(),
-            namespace: self.lane.names().namespace().to_owned(),
+            amqp: self.namespace.amqp().to_owned(),
+            namespace: self.namespace.names().namespace().to_owned(),
             api: self.simulator.url().to_owned(),
             folder: self.folder.clone(),
             replicas: REPLICAS,
@@ -52,8 +52,8 @@ impl Scene {
 
     pub(crate) fn operator(&self) -> Operator {
         Operator {
-            amqp: self.lane.amqp().to_owned(),
-            namespace: self.lane.names().namespace().to_owned(),
+            amqp: self.namespace.amqp().to_owned(),
+            namespace: self.namespace.names().namespace().to_owned(),
             folder: self.folder.clone(),
         }
     }
@@ -63,10 +63,10 @@ impl Scene {
         let all = wait::comes_true(READY_WITHIN, async || {
             let fallen = fleet.fallen();
             assert!(fallen.is_empty(), "ended by itself: {}; logs: {}", fallen[0], self.folder.display());
-            self.lane.takers().await >= REPLICAS as u64
+            self.namespace.takers().await >= REPLICAS as u64
         })
         .await;
-        let takers = self.lane.takers().await;
+        let takers = self.namespace.takers().await;
         harness.say(format_args!("{takers} replicas take jobs{}", if all { "" } else { ", not all" }));
     }
 

@@ -330,10 +330,10 @@ mod tests {
 
     #[test]
     fn every_queue_has_a_limit_and_a_way_out_that_exists() {
-        let names = Names::new("lane2");
+        let names = Names::new("other");
         let topology = Topology::with_lanes(&names, &["urgent".parse().unwrap(), Lane::default()]);
         for queue in &topology.queues {
-            assert!(queue.name.starts_with("lane2."), "{}", queue.name);
+            assert!(queue.name.starts_with("other."), "{}", queue.name);
             assert!(matches!(queue.arguments["x-delivery-limit"], Value::Int(20 | 1_000)));
             let target = queue.arguments["x-dead-letter-routing-key"].as_text().unwrap();
             assert!(topology.queues.iter().any(|other| other.name == target), "{target} is not declared");

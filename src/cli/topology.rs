@@ -17,7 +17,7 @@ Examples:
   captcha-worker topology check --json
   captcha-worker topology export > definitions.json &&
     rabbitmqctl import_definitions definitions.json
-  CAPTCHA_WORKER__BROKER__NAMESPACE=lane2 captcha-worker topology declare";
+  CAPTCHA_WORKER__BROKER__NAMESPACE=other captcha-worker topology declare";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -193,16 +193,16 @@ mod tests {
     #[tokio::test]
     async fn what_is_missing_is_reported_until_it_is_declared() {
         let broker = Broker::Memory(MemoryBroker::new());
-        let topology = Topology::new(&Names::new("lane2"));
+        let topology = Topology::new(&Names::new("other"));
         let missing = compare(&broker, &topology).await.unwrap();
-        assert!(missing.iter().any(|mismatch| mismatch.name == "lane2.jobs"), "{missing:?}");
+        assert!(missing.iter().any(|mismatch| mismatch.name == "other.jobs"), "{missing:?}");
         on_session(&broker, async |session| session.link().declare(&topology).await).await.unwrap();
         assert_eq!(compare(&broker, &topology).await, Ok(Vec::new()));
     }
 
     #[test]
     fn every_part_of_the_topology_is_exported_with_its_virtual_host_and_arguments() {
-        let topology = Topology::new(&Names::new("lane2"));
+        let topology = Topology::new(&Names::new("other"));
         let exported = definitions(&topology, "/");
         let count = |part: &str| exported[part].as_array().unwrap().len();
         assert_eq!(count("exchanges"), topology.exchanges.len());
@@ -212,7 +212,7 @@ mod tests {
             let items = exported[part].as_array().unwrap();
             assert!(items.iter().all(|item| item["vhost"] == "/"), "{part}");
         }
-        let jobs = exported["queues"].as_array().unwrap().iter().find(|queue| queue["name"] == "lane2.jobs");
+        let jobs = exported["queues"].as_array().unwrap().iter().find(|queue| queue["name"] == "other.jobs");
         let jobs = jobs.unwrap();
         assert_eq!(jobs["arguments"]["x-queue-type"], "quorum");
         assert_eq!(jobs["arguments"]["x-delivery-limit"], 20);

@@ -96,11 +96,11 @@ pub(super) async fn submit<'a>(
     let shut = ctx.account().until(|permit| permit.jobs == Jobs::None);
     let (lane_name, kind) = (run.job.lane.name(), run.job.kind());
     let price = ctx.rules.prices.of(kind);
-    // The canary is the leader's, whatever its place among the replicas.
-    let place = || if is_canary { (1, 0) } else { ctx.fleet.budget_share() };
+    // The canary is the leader's, whatever its rank among the replicas.
+    let share = || if is_canary { (1, 0) } else { ctx.fleet.budget_share() };
     let reserving = async {
         let priced = if ctx.fleet.ledger().has_budgets() { lane.priced().await } else { None };
-        let reserved = timeout(BUDGET_PATIENCE, ctx.fleet.ledger().reserve(lane_name, price, place)).await;
+        let reserved = timeout(BUDGET_PATIENCE, ctx.fleet.ledger().reserve(lane_name, price, share)).await;
         reserved.map(|reserved| (reserved, priced))
     };
     let permitted = tokio::select! {
@@ -153,7 +153,7 @@ pub(super) async fn submit<'a>(
     Some((Event::Submitted { sent_at, end, callback, canary: shows, acceptance }, Some(call)))
 }
 
-/// Waits for a place, and for the lease where it has lapsed: a replica that is cut off hears of no
+/// Waits for a permit, and for the lease where it has lapsed: a replica that is cut off hears of no
 /// trip, and others may have been given its jobs. `None`: the job is no longer ours.
 async fn permit_under_lease(
     ctx: &Context,
@@ -163,11 +163,11 @@ async fn permit_under_lease(
     (limiter, lane): (&Arc<TypeLimiter>, &LaneState),
 ) -> Option<SubmissionPermit> {
     loop {
-        let place = ctx.limits.submission(limiter, (&ctx.lanes, lane), ctx.account()).await;
+        let permit = ctx.limits.submission(limiter, (&ctx.lanes, lane), ctx.account()).await;
         if scope.owns(origin) {
-            return Some(place);
+            return Some(permit);
         }
-        drop(place);
+        drop(permit);
         if !receipt.is_live() {
             return None;
         }
@@ -295,22 +295,22 @@ pub(super) async fn poll<'a>(
             // It may have become known meanwhile that nobody need wait any more.
             continue;
         }
-        let place = match place_at_once(ctx, scope, task, lane) {
-            Some(place) => place,
+        let held = match permit_at_once(ctx, scope, task, lane) {
+            Some(held) => held,
             None => {
                 waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-                let place = ctx.limits.poll((&ctx.lanes, lane), ctx.account());
-                let Some(place) = in_time(ctx, scope, task, place).await? else {
+                let held = ctx.limits.poll((&ctx.lanes, lane), ctx.account());
+                let Some(held) = in_time(ctx, scope, task, held).await? else {
                     return Some((Event::Due, None));
                 };
-                place
+                held
             }
         };
         if !receipt.is_live() || scope.tickets_cancelled.is_cancelled() {
             return None;
         }
         let now = ctx.clock.now();
-        // The wait for a place or for the lease may have outlasted the result or the deadline.
+        // The wait for a permit or for the lease may have outlasted the result or the deadline.
         if task.age(ctx.uptime()) >= MAX_AGE || run.job.is_late(now) {
             return Some((Event::Due, None));
         }
@@ -330,12 +330,12 @@ pub(super) async fn poll<'a>(
             {
                 **next = Some(Instant::now() + NEXT_DOUBTFUL);
             }
-            let permit = HeldPermits::Poll { _permit: place, _turn: one_by_one };
+            let permit = HeldPermits::Poll { _permit: held, _turn: one_by_one };
             let call = Call { term, began_at, _permit: permit, canary: None };
             let took = began_at.elapsed();
             return Some((Event::Answered { end, late_by, took }, Some(call)));
         }
-        drop(place);
+        drop(held);
         waiting.get_or_insert_with(|| ctx.waiting.poll(due));
         if is_held {
             ctx.account().until_polls_released().await;
@@ -359,9 +359,9 @@ fn goes_one_by_one(ctx: &Context, task: &OpenTask) -> bool {
     ctx.account().is_on_probation() || is_doubtful(ctx, task)
 }
 
-/// A place that is free now, as it is for most polls: those who need not wait need no timers
+/// A permit that is free now, as it is for most polls: those who need not wait need no timers
 /// either.
-fn place_at_once(ctx: &Context, scope: &Scope, task: &OpenTask, lane: &LaneState) -> Option<CallPermit> {
+fn permit_at_once(ctx: &Context, scope: &Scope, task: &OpenTask, lane: &LaneState) -> Option<CallPermit> {
     let allowed = ctx.account().permit().polls.allow(task.accepted_at);
     let may_poll = allowed && !scope.tickets_cancelled.is_cancelled();
     if may_poll { ctx.limits.poll_at_once(lane) } else { None }

@@ -54,7 +54,7 @@ pub(super) struct Context {
     pub(super) lanes: Lanes,
     pub(super) api_health: ApiHealth,
     pub(super) dedup: Memory,
-    /// A place in them is taken before the last look at lease and guard, so that nothing waits
+    /// A permit is taken from them before the last look at lease and guard, so that nothing waits
     /// between that look and the call.
     pub(super) limits: CallLimits,
     pub(super) per_publisher_per_minute: Option<NonZeroU32>,

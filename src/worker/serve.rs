@@ -290,9 +290,9 @@ impl Worker {
                 Origin::Ticket
             }
         };
-        let place = self.ctx.in_flight.enter(origin);
+        let permit = self.ctx.in_flight.enter(origin);
         let lane = lane.map(|lane| HeldOfLane::new(Arc::clone(lane)));
         let (ctx, scope) = (Arc::clone(&self.ctx), Arc::clone(scope));
-        self.attempts.spawn(handle_delivery(ctx, scope, delivery, (origin, lane), place));
+        self.attempts.spawn(handle_delivery(ctx, scope, delivery, (origin, lane), permit));
     }
 }

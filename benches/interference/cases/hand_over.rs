@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::environment::Environment;
 use crate::harness::fleet::{Fleet, FleetOptions};
 use crate::jobs::Job;
-use crate::lane::Lane;
 use crate::load::Offered;
+use crate::namespace::Namespace;
 use crate::row::Row;
 use crate::simulator::Simulator;
 use crate::support::rabbit::{RabbitNode, connect};
@@ -46,20 +46,20 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, going: Going) 
     let node = Arc::new(RabbitNode::start().await);
     let folder = environment.folder(row.case());
     let simulator = Simulator::start(&folder, "balance = 100000.0\n").await;
-    let lane = Lane::declare(&node.url()).await;
+    let namespace = Namespace::declare(&node.url()).await;
     let mut fleet = Fleet::start(FleetOptions {
         amqp: node.url(),
-        namespace: lane.names().namespace().to_owned(),
+        namespace: namespace.names().namespace().to_owned(),
         api: simulator.url().to_owned(),
         folder,
         replicas: REPLICAS,
         ops_ports: Vec::new(),
         settings: Vec::new(),
     });
-    let all_there = async |lane: &Lane| {
-        wait::comes_true(READY_WITHIN, async || lane.takers().await >= REPLICAS as u64).await
+    let all_there = async |namespace: &Namespace| {
+        wait::comes_true(READY_WITHIN, async || namespace.takers().await >= REPLICAS as u64).await
     };
-    assert!(lane_opens(&lane).await && all_there(&lane).await, "the replicas take jobs");
+    assert!(lane_opens(&namespace).await && all_there(&namespace).await, "the replicas take jobs");
 
     // Each picture is solved after a time of its own, that its id names.
     let count = if going == Going::Broker { JOBS_BEFORE_STOP } else { JOBS };
@@ -68,7 +68,7 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, going: Going) 
         let offered = Offered::scripted(format!("j.{n}.{solve_ms}"), &json!({"solve_ms": solve_ms}), false);
         Job { body: offered.body(), id: offered.id }
     };
-    let offer = lane.offer((0..count).map(job).collect(), PER_SECOND);
+    let offer = namespace.offer((0..count).map(job).collect(), PER_SECOND);
     let mut outage = Duration::ZERO;
     if going == Going::Broker {
         offer.finished().await;
@@ -91,12 +91,12 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, going: Going) 
                 Going::Sigkill | Going::Broker => fleet.kill(place).await,
             }
             fleet.start_again(place);
-            assert!(all_there(&lane).await, "the replicas take jobs");
+            assert!(all_there(&namespace).await, "the replicas take jobs");
         }
         offer.finished().await;
     }
 
-    let longest = longest_wait(&node, &lane, count).await;
+    let longest = longest_wait(&node, &namespace, count).await;
     let most = match going {
         Going::Sigterm => AFTER_LEAVING,
         Going::Sigkill => AFTER_KILL,
@@ -123,16 +123,16 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, going: Going) 
 }
 
 /// A guard that knows nothing yet opens by a job.
-async fn lane_opens(lane: &Lane) -> bool {
-    lane.publish(crate::jobs::images("warm-up", 1)).await;
-    wait::comes_true(READY_WITHIN, async || lane.waiting().await.unpaid() == 0).await
+async fn lane_opens(namespace: &Namespace) -> bool {
+    namespace.publish(crate::jobs::images("warm-up", 1)).await;
+    wait::comes_true(READY_WITHIN, async || namespace.waiting().await.unpaid() == 0).await
 }
 
 /// Over all outcomes: from when the answer was ready to when a replica had it. `None`: some are
 /// missing.
-async fn longest_wait(node: &RabbitNode, lane: &Lane, wanted: u64) -> Option<Duration> {
+async fn longest_wait(node: &RabbitNode, namespace: &Namespace, wanted: u64) -> Option<Duration> {
     let session = connect(&node.url()).await;
-    let queue = lane.names().results();
+    let queue = namespace.names().results();
     let spec = ConsumeSpec { queue, prefetch: 500, tag: "hand-over".to_owned() };
     let mut results = session.link().consume(spec).await.expect("the results are consumed");
     let deadline = Instant::now() + FINISH_WITHIN;

@@ -65,9 +65,9 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     let scene = Scene::set(&harness, SCENARIO).await;
     let images = jobs::images("budget", JOBS);
     let ids = jobs::ids(&images);
-    scene.lane.publish(images).await;
+    scene.namespace.publish(images).await;
     let fleet = Arc::new(Mutex::new(scene.fleet(&SETTINGS)));
-    let ledger = Ledger::open(&scene.lane).await;
+    let ledger = Ledger::open(&scene.namespace).await;
     scene.ready(&harness, &mut *fleet.lock().await).await;
     let killer = Killer::begin(Arc::clone(&fleet), scene.operator(), harness.seed());
 
@@ -98,7 +98,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
         spent <= amount(BUDGET) + unknown + amount(PRICE) * Decimal::from(REPLICAS),
     );
     harness.check("used to at least 98 %", spent, spent >= amount(BUDGET) * amount("0.98"));
-    let waiting = scene.lane.waiting().await;
+    let waiting = scene.namespace.waiting().await;
     harness.note("jobs that wait for the next day", waiting.unpaid());
     compare(&harness, &scene, "used up").await;
 

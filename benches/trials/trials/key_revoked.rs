@@ -45,13 +45,13 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     let scene = Scene::set(&harness, SCENARIO).await;
     let (slow, quick) = (jobs::images("slow", IN_FLIGHT as usize), jobs::site_bound("quick", QUICK));
     let ids = jobs::ids(&slow).into_iter().chain(jobs::ids(&quick)).collect();
-    scene.lane.publish(slow).await;
+    scene.namespace.publish(slow).await;
     let mut fleet = scene.fleet(&SETTINGS);
-    let ledger = Ledger::open(&scene.lane).await;
+    let ledger = Ledger::open(&scene.namespace).await;
     scene.ready(&harness, &mut fleet).await;
 
     fill(&harness, &scene).await;
-    scene.lane.publish(quick).await;
+    scene.namespace.publish(quick).await;
     let polled =
         wait::comes_true(FILL_WITHIN, async || scene.simulator.stats().await.calls.get_task_result >= POLLS);
     assert!(polled.await, "no polls within {FILL_WITHIN:?}");

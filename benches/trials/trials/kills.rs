@@ -45,12 +45,12 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     let scene = Scene::set(&harness, SCENARIO).await;
     let first = jobs::images("wrong-key", WRONG_KEY_JOBS);
     let mut ids = jobs::ids(&first);
-    scene.lane.publish(first).await;
+    scene.namespace.publish(first).await;
     scene.simulator.control(&json!({"key_valid": false})).await;
     let began = Instant::now();
     let fleet = Arc::new(Mutex::new(scene.fleet(&SETTINGS)));
     let killer = Killer::begin(Arc::clone(&fleet), scene.operator(), harness.seed());
-    let ledger = Ledger::open(&scene.lane).await;
+    let ledger = Ledger::open(&scene.namespace).await;
 
     call_budget(&harness, &scene, began, 2).await;
     fix_key(&harness, &scene).await;
@@ -74,7 +74,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
 async fn revoke(harness: &Harness, scene: &Scene) -> BTreeSet<String> {
     let slow = jobs::site_bound("revoked", IN_FLIGHT_JOBS);
     let ids = jobs::ids(&slow);
-    scene.lane.publish(slow).await;
+    scene.namespace.publish(slow).await;
     let filled =
         wait::comes_true(FAULT_WITHIN, async || scene.simulator.stats().await.tasks_open >= IN_FLIGHT);
     let filled = filled.await;
@@ -93,7 +93,7 @@ async fn run_out(harness: &Harness, scene: &Scene) -> BTreeSet<String> {
     scene.simulator.control(&json!({"balance": BALANCE})).await;
     let images = jobs::images("funds", FUNDS_JOBS);
     let ids = jobs::ids(&images);
-    scene.lane.publish(images).await;
+    scene.namespace.publish(images).await;
     let empty = ran_out(scene, FAULT_WITHIN).await;
     harness.check("no funds: the balance runs out", empty, empty);
     pass(&scene.simulator, Instant::now() + SILENCE).await;

@@ -120,7 +120,7 @@ async fn watched(harness: &Harness, name: &str, urgent: bool, backlog: &[(&str, 
     let scene = Scene::set_on(harness.amqp(), harness.folder().join(name), "").await;
     let session = rabbit::connect(harness.amqp()).await;
     let lanes: Vec<Lane> = WEIGHTS.iter().map(|(lane, _)| lane.parse().expect("a lane")).collect();
-    session.link().declare(&Topology::with_lanes(scene.lane.names(), &lanes)).await.expect("declared");
+    session.link().declare(&Topology::with_lanes(scene.namespace.names(), &lanes)).await.expect("declared");
     for (lane, count) in backlog {
         let publish = |job| publish(&session, &scene, lane, job);
         stream::iter(jobs::images(lane, *count)).map(publish).buffer_unordered(256).collect::<()>().await;
@@ -156,7 +156,7 @@ async fn watched(harness: &Harness, name: &str, urgent: bool, backlog: &[(&str, 
 async fn publish(session: &Session, scene: &Scene, lane: &str, job: Job) {
     let properties = Properties { message_id: Some(job.id), ..Properties::default() };
     let message = Message { body: job.body.into(), properties, transient: false };
-    let queue = scene.lane.names().jobs_of(&lane.parse().expect("a lane"));
+    let queue = scene.namespace.names().jobs_of(&lane.parse().expect("a lane"));
     session.publish("", &queue, message).await.expect("the broker confirms a job");
 }
 
@@ -172,7 +172,7 @@ struct Results(
 );
 
 async fn accepted(scene: &Scene, session: &Session) -> Results {
-    let queue = scene.lane.names().results();
+    let queue = scene.namespace.names().results();
     let spec = ConsumeSpec { tag: format!("{queue}.trial"), queue, prefetch: 500 };
     let mut consumer = session.link().consume(spec).await.expect("outcomes can be consumed");
     let seen: Arc<Mutex<Vec<Accepted>>> = Arc::default();

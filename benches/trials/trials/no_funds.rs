@@ -26,9 +26,9 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     let scene = Scene::set(&harness, SCENARIO).await;
     let images = jobs::images("job", JOBS);
     let ids = jobs::ids(&images);
-    scene.lane.publish(images).await;
+    scene.namespace.publish(images).await;
     let mut fleet = scene.fleet(&[FLEET_LIMIT]);
-    let ledger = Ledger::open(&scene.lane).await;
+    let ledger = Ledger::open(&scene.namespace).await;
     scene.ready(&harness, &mut fleet).await;
 
     let empty = ran_out(&scene, EMPTY_WITHIN).await;

@@ -48,7 +48,8 @@ pub(crate) async fn run(harness: Arc<Harness>) {
         "{PER_SECOND} images a second for {WINDOW:?} to both fleets, and as many FunCaptchaTask to one"
     ));
     let over = Instant::now() + WINDOW;
-    let offers = [mixed.scene.lane.offer(both, 2 * PER_SECOND), plain.scene.lane.offer(images, PER_SECOND)];
+    let offers =
+        [mixed.scene.namespace.offer(both, 2 * PER_SECOND), plain.scene.namespace.offer(images, PER_SECOND)];
     tokio::join!(pass(&mixed.scene.simulator, over), pass(&plain.scene.simulator, over));
     compare(&harness, &mixed, &plain).await;
     for offer in offers {
@@ -61,7 +62,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
 async fn begin(harness: &Harness, name: &str) -> Run {
     let scene = Scene::set_on(harness.amqp(), harness.folder().join(name), "").await;
     let fleet = scene.fleet(&SETTINGS);
-    let ledger = Ledger::open(&scene.lane).await;
+    let ledger = Ledger::open(&scene.namespace).await;
     Run { scene, fleet, ledger, solved_before: 0 }
 }
 
@@ -69,7 +70,7 @@ impl Run {
     async fn warmed_up(&mut self, harness: &Harness) {
         let images: Vec<Job> = jobs::images("warm-up", WARM_UP);
         let ids = jobs::ids(&images);
-        self.scene.lane.publish(images).await;
+        self.scene.namespace.publish(images).await;
         self.scene.ready(harness, &mut self.fleet).await;
         let ends = self.ledger.finish(harness, &ids, FINISH_WITHIN).await;
         harness.say(format_args!("warm-up: {}", ends.summary()));
@@ -106,6 +107,6 @@ async fn settle(harness: &Harness, mixed: &Run, images: &BTreeSet<String>) {
         ends.summary(),
         ends.are_all() && ends.dead() == 0,
     );
-    let waiting = mixed.scene.lane.waiting().await;
+    let waiting = mixed.scene.namespace.waiting().await;
     harness.note(format_args!("of {IMAGES} jobs without slots, waiting unpaid"), waiting.unpaid());
 }

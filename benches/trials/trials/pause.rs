@@ -33,7 +33,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     let ids = jobs::ids(&images);
     let mut fleet = scene.fleet(&[NO_LIMIT]);
     all_known(&harness, &scene, "before the pause").await;
-    let offer = scene.lane.offer(images, PER_SECOND);
+    let offer = scene.namespace.offer(images, PER_SECOND);
     scene.ready(&harness, &mut fleet).await;
     pass(&scene.simulator, Instant::now() + WARM_UP).await;
 
@@ -42,7 +42,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     offer.finished().await;
     restart_broker(&harness, &mut scene, &mut node).await;
     resume(&harness, &scene).await;
-    let ledger = Ledger::open(&scene.lane).await;
+    let ledger = Ledger::open(&scene.namespace).await;
     all_solved(&harness, &ledger, &ids, FINISH_WITHIN).await;
     scene.close(&harness, &mut fleet).await;
 }
@@ -84,7 +84,7 @@ async fn pause(harness: &Harness, scene: &Scene) {
 
 /// Without jobs that could be submitted, no submission would show nothing.
 async fn jobs_wait(harness: &Harness, scene: &Scene, when: &str) {
-    let queued = scene.lane.waiting().await.jobs;
+    let queued = scene.namespace.waiting().await.jobs;
     harness.check(format_args!("{when}: jobs wait"), queued, queued > 0);
 }
 
@@ -125,7 +125,7 @@ async fn restart_broker(harness: &Harness, scene: &mut Scene, node: &mut RabbitN
         node.sync_registry();
         node.restart();
     });
-    scene.lane = scene.lane.reopened().await;
+    scene.namespace = scene.namespace.reopened().await;
     harness.say("the broker has been killed and started again");
     all_known(harness, scene, "broker restarted").await;
     still_paused(harness, scene, "broker restarted").await;

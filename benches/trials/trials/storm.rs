@@ -32,8 +32,8 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     let images = jobs::images("job", (PER_SECOND * OFFERED_SECONDS) as usize);
     let ids = jobs::ids(&images);
     let mut fleet = scene.fleet(&[NO_LIMIT]);
-    let ledger = Ledger::open(&scene.lane).await;
-    let offer = scene.lane.offer(images, PER_SECOND);
+    let ledger = Ledger::open(&scene.namespace).await;
+    let offer = scene.namespace.offer(images, PER_SECOND);
     scene.ready(&harness, &mut fleet).await;
 
     let mut series = Series::default();

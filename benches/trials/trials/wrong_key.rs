@@ -23,7 +23,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
     let scene = Scene::set(&harness, SCENARIO).await;
     let images = jobs::images("job", JOBS);
     let ids = jobs::ids(&images);
-    scene.lane.publish(images).await;
+    scene.namespace.publish(images).await;
     scene.simulator.control(&json!({"key_valid": false})).await;
     harness.say(format_args!("{JOBS} jobs queued; the key is wrong; the replicas start"));
     let began = Instant::now();
@@ -35,7 +35,7 @@ pub(crate) async fn run(harness: Arc<Harness>) {
         harness.note("status", format!("{}: {}", status.guard.state, status.guard.reasons.join(", ")));
     }
     fix_key(&harness, &scene).await;
-    let ledger = Ledger::open(&scene.lane).await;
+    let ledger = Ledger::open(&scene.namespace).await;
     let ends = all_end(&harness, &ledger, &ids, FINISH_WITHIN).await;
     let (dead, account) = (ends.dead(), ends.in_queue("dead.account"));
     harness.check(
@@ -50,11 +50,11 @@ pub(crate) async fn run(harness: Arc<Harness>) {
 /// Jobs that were in flight when the guard tripped are on their way back for a moment.
 async fn nothing_ended(harness: &Harness, scene: &Scene) {
     wait::comes_true(Duration::from_secs(10), async || {
-        let waiting = scene.lane.waiting().await;
+        let waiting = scene.namespace.waiting().await;
         waiting.unpaid() + waiting.dead_account == JOBS as u64
     })
     .await;
-    let waiting = scene.lane.waiting().await;
+    let waiting = scene.namespace.waiting().await;
     harness.check(
         "at most 1 in dead.account, the rest queued",
         format!(

@@ -17,9 +17,9 @@ pub(crate) struct InFlight {
     freed: Notify,
 }
 
-/// One of the places for jobs and tickets in flight, given back when dropped.
+/// A permit for a job or a ticket in flight, given back when dropped.
 #[derive(Debug)]
-#[must_use = "the place is given back when this is dropped"]
+#[must_use = "the permit is given back when this is dropped"]
 pub(crate) struct InFlightPermit {
     in_flight: Arc<InFlight>,
     origin: Origin,
@@ -37,7 +37,7 @@ impl InFlight {
         })
     }
 
-    /// Takes a place. A ticket takes one even when all are taken: it is paid already, and
+    /// Takes a permit. A ticket takes one even when all are taken: it is paid already, and
     /// the broker bounds how many come.
     pub(crate) fn enter(self: &Arc<Self>, origin: Origin) -> InFlightPermit {
         self.held.fetch_add(1, Ordering::AcqRel);
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_full_gate_opens_when_a_place_is_given_back() {
+    async fn jobs_are_taken_again_when_a_permit_is_given_back() {
         let in_flight = InFlight::new(2);
         let (first, second) = (in_flight.enter(Origin::Job), in_flight.enter(Origin::Job));
         assert!(!in_flight.has_room());

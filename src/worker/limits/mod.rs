@@ -65,7 +65,7 @@ pub(crate) struct CallLimits {
 pub(crate) struct TypeLimiter {
     name: Box<str>,
     window: Mutex<TypeWindow>,
-    places: Arc<ResizableSemaphore>,
+    permits: Arc<ResizableSemaphore>,
     asking: AtomicUsize,
     held: AtomicUsize,
 }
@@ -122,7 +122,7 @@ impl CallLimits {
             Arc::new(TypeLimiter {
                 name: name.into(),
                 window: Mutex::new(TypeWindow::new(most)),
-                places: ResizableSemaphore::new(most),
+                permits: ResizableSemaphore::new(most),
                 asking: AtomicUsize::new(0),
                 held: AtomicUsize::new(0),
             })
@@ -141,7 +141,7 @@ impl CallLimits {
         HeldOfType { limiter, capped }
     }
 
-    /// Whether a job of a type may ask for a place now; else why it waits its turn without a call.
+    /// Whether a job of a type may ask for a permit now; else why it waits its turn without a call.
     pub(crate) fn admit(
         &self,
         limiter: &TypeLimiter,
@@ -210,11 +210,11 @@ impl CallLimits {
         let (rate, account) = (Arc::clone(&self.rate), account.clone());
         let in_line = async move {
             // In this order: a submission that waits must not hold a call that a poll could use.
-            let type_place = types.places.place().await;
+            let type_permit = types.permits.acquire().await;
             let submission = submissions.acquire_owned().await.ok();
-            let call = calls.place().await;
+            let call = calls.acquire().await;
             rate.turn(|| share(&account)).await;
-            SubmissionPermit { _type: type_place, _submission: submission, _call: call }
+            SubmissionPermit { _type: type_permit, _submission: submission, _call: call }
         };
         lanes.submission(lane, limiter, in_line).await
     }
@@ -224,10 +224,10 @@ impl CallLimits {
         if self.rate.is_limited() {
             return None;
         }
-        let type_place = limiter.places.place().now_or_never()?;
+        let type_permit = limiter.permits.acquire().now_or_never()?;
         let submission = Arc::clone(&self.submissions).try_acquire_owned().ok()?;
-        let call = self.calls.place().now_or_never()?;
-        Some(SubmissionPermit { _type: type_place, _submission: Some(submission), _call: call })
+        let call = self.calls.acquire().now_or_never()?;
+        Some(SubmissionPermit { _type: type_permit, _submission: Some(submission), _call: call })
     }
 
     /// Waits until a poll may begin.
@@ -239,9 +239,9 @@ impl CallLimits {
         lane.rate().turn(|| share(account)).await;
         let (calls, rate, account) = (Arc::clone(&self.calls), Arc::clone(&self.rate), account.clone());
         let in_line = async move {
-            let place = calls.place().await;
+            let permit = calls.acquire().await;
             rate.turn(|| share(&account)).await;
-            place
+            permit
         };
         lanes.poll(lane, in_line).await
     }
@@ -252,7 +252,7 @@ impl CallLimits {
         if self.rate.is_limited() || lane.rate().is_limited() {
             None
         } else {
-            self.calls.place().now_or_never()
+            self.calls.acquire().now_or_never()
         }
     }
 
@@ -313,7 +313,7 @@ impl CallLimits {
         let submissions =
             self.limits.submit_concurrency.max(1).saturating_sub(self.submissions.available_permits());
         let of_type =
-            |limiter: &Arc<TypeLimiter>| limiter.places.in_use() + limiter.held.load(Ordering::Acquire);
+            |limiter: &Arc<TypeLimiter>| limiter.permits.in_use() + limiter.held.load(Ordering::Acquire);
         self.calls.in_use() + submissions + self.types.read(of_type).values().sum::<usize>()
     }
 
@@ -369,8 +369,8 @@ impl TypeLimiter {
         let before = window.size();
         let result = change(&mut window);
         if window.size() != before {
-            // One place stays for the call that finds out whether slots are back.
-            self.places.resize(window.size().max(1));
+            // One permit stays for the call that finds out whether slots are back.
+            self.permits.resize(window.size().max(1));
         }
         result
     }

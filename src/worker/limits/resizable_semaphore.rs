@@ -1,4 +1,4 @@
-//! Places whose number changes while they are in use.
+//! Permits whose number changes while they are in use.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ pub(crate) struct ResizableSemaphore {
 #[derive(Debug)]
 struct Size {
     wanted: usize,
-    /// Places in use that are to go when they are given back.
+    /// Permits in use that are to go when they are given back.
     surplus: usize,
 }
 
-/// One place, given back when dropped.
+/// One permit, given back when dropped.
 #[derive(Debug)]
-#[must_use = "the place is given back when this is dropped"]
+#[must_use = "the permit is given back when this is dropped"]
 pub(crate) struct CallPermit(Arc<ResizableSemaphore>);
 
 impl ResizableSemaphore {
@@ -35,21 +35,21 @@ impl ResizableSemaphore {
         self.size.lock()
     }
 
-    /// Waits for a place. Never in vain: the semaphore is never closed.
-    pub(crate) async fn place(self: &Arc<Self>) -> CallPermit {
+    /// Waits for a permit. Never in vain: the semaphore is never closed.
+    pub(crate) async fn acquire(self: &Arc<Self>) -> CallPermit {
         if let Ok(permit) = self.free.acquire().await {
             permit.forget();
         }
         CallPermit(Arc::clone(self))
     }
 
-    /// Places in use.
+    /// Permits in use.
     pub(crate) fn in_use(&self) -> usize {
         let size = self.lock();
         (size.wanted + size.surplus).saturating_sub(self.free.available_permits())
     }
 
-    /// Another number of places. Those in use beyond it stay until they are given back.
+    /// Another number of permits. Those in use beyond it stay until they are given back.
     pub(crate) fn resize(&self, wanted: usize) {
         let mut size = self.lock();
         if wanted > size.wanted {
@@ -82,33 +82,33 @@ mod tests {
 
     use super::*;
 
-    fn take(places: &Arc<ResizableSemaphore>) -> Option<CallPermit> {
-        places.place().now_or_never()
+    fn take(permits: &Arc<ResizableSemaphore>) -> Option<CallPermit> {
+        permits.acquire().now_or_never()
     }
 
     #[tokio::test]
     async fn places_beyond_a_smaller_size_go_when_they_are_given_back() {
-        let places = ResizableSemaphore::new(4);
-        let mut held: Vec<_> = (0..4).filter_map(|_| take(&places)).collect();
-        assert!(held.len() == 4 && take(&places).is_none());
-        places.resize(2);
+        let permits = ResizableSemaphore::new(4);
+        let mut held: Vec<_> = (0..4).filter_map(|_| take(&permits)).collect();
+        assert!(held.len() == 4 && take(&permits).is_none());
+        permits.resize(2);
         held.truncate(2);
-        assert!(take(&places).is_none(), "two were surplus");
+        assert!(take(&permits).is_none(), "two were surplus");
         held.pop();
-        held.extend(take(&places));
+        held.extend(take(&permits));
         assert_eq!(held.len(), 2);
-        places.resize(3);
-        assert!(take(&places).is_some());
+        permits.resize(3);
+        assert!(take(&permits).is_some());
     }
 
     #[tokio::test]
     async fn a_size_that_grows_again_takes_the_surplus_back_first() {
-        let places = ResizableSemaphore::new(3);
-        let held: Vec<_> = (0..3).filter_map(|_| take(&places)).collect();
-        places.resize(1);
-        places.resize(3);
-        assert!(take(&places).is_none());
+        let permits = ResizableSemaphore::new(3);
+        let held: Vec<_> = (0..3).filter_map(|_| take(&permits)).collect();
+        permits.resize(1);
+        permits.resize(3);
+        assert!(take(&permits).is_none());
         drop(held);
-        assert_eq!((0..9).map_while(|_| take(&places)).collect::<Vec<_>>().len(), 3);
+        assert_eq!((0..9).map_while(|_| take(&permits)).collect::<Vec<_>>().len(), 3);
     }
 }

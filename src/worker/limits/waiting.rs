@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 type Due = (Instant, u64);
 
-/// Submissions and polls that wait for a place. A poll that gets its place at once, as most do, is
-/// never in here.
+/// Submissions and polls that wait for a permit. A poll that gets its permit at once, as most do,
+/// is never in here.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     submissions: AtomicUsize,

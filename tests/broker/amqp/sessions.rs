@@ -34,8 +34,8 @@ async fn a_wrong_password_a_wrong_virtual_host_and_a_missing_right_are_told_apar
     let no_right = failure(options(&node.url_as("ann:s3cret", vhost))).await;
     assert!(matches!(&no_right, BrokerError::VirtualHost { vhost, .. } if vhost == "/"), "{no_right:?}");
 
-    let no_host = failure(options(&node.url_as("guest:guest", "lane2"))).await;
-    assert!(matches!(&no_host, BrokerError::VirtualHost { vhost, .. } if vhost == "lane2"), "{no_host:?}");
+    let no_host = failure(options(&node.url_as("guest:guest", "other"))).await;
+    assert!(matches!(&no_host, BrokerError::VirtualHost { vhost, .. } if vhost == "other"), "{no_host:?}");
     let empty = failure(options(&node.url_as("guest:guest", ""))).await;
     assert!(empty.to_string().contains("%2f"), "{empty}");
 

@@ -14,7 +14,7 @@ use crate::contract::{faults, validator};
 use crate::support::node::staged;
 
 fn document() -> Value {
-    contract::asyncapi(&Names::new("lane2"))
+    contract::asyncapi(&Names::new("other"))
 }
 
 fn channels(document: &Value) -> &serde_json::Map<String, Value> {
@@ -23,7 +23,7 @@ fn channels(document: &Value) -> &serde_json::Map<String, Value> {
 
 #[test]
 fn its_channels_are_the_topology_s_save_what_workers_keep_among_themselves() {
-    let (names, document) = (Names::new("lane2"), document());
+    let (names, document) = (Names::new("other"), document());
     let topology = Topology::new(&names);
     let internal = |name: &str| {
         name == names.tickets()
@@ -52,7 +52,7 @@ fn its_channels_are_the_topology_s_save_what_workers_keep_among_themselves() {
 #[test]
 fn exchanges_are_of_the_kind_that_they_are_declared_as() {
     let document = document();
-    let topology = Topology::new(&Names::new("lane2"));
+    let topology = Topology::new(&Names::new("other"));
     for exchange in channels(&document)
         .values()
         .map(|channel| &channel["bindings"]["amqp"]["exchange"])
@@ -66,7 +66,7 @@ fn exchanges_are_of_the_kind_that_they_are_declared_as() {
 #[test]
 fn every_queue_lists_its_bindings() {
     let document = document();
-    let topology = Topology::new(&Names::new("lane2"));
+    let topology = Topology::new(&Names::new("other"));
     for channel in channels(&document).values().filter(|channel| channel["bindings"]["amqp"]["is"] == "queue")
     {
         let bound: Vec<Value> = topology
@@ -81,7 +81,7 @@ fn every_queue_lists_its_bindings() {
 
 #[test]
 fn jobs_are_received_by_a_key_that_is_bound_and_outcomes_sent_to_every_queue_of_theirs() {
-    let (document, names) = (document(), Names::new("lane2"));
+    let (document, names) = (document(), Names::new("other"));
     let key = document["channels"]["jobs"]["address"].as_str().expect("a key");
     assert!(
         Topology::new(&names).bindings.iter().any(|it| it.exchange == names.jobs() && it.routing_key == key)

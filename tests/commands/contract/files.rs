@@ -62,9 +62,9 @@ fn a_folder_that_cannot_be_written_is_reported_and_is_exit_code_1() {
 
 #[test]
 fn names_follow_the_namespace_of_the_settings() {
-    let output = schema(&[]).env("CAPTCHA_WORKER__BROKER__NAMESPACE", "lane2").output().expect("it runs");
+    let output = schema(&[]).env("CAPTCHA_WORKER__BROKER__NAMESPACE", "other").output().expect("it runs");
     let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(document["channels"]["results"]["address"], "lane2.results");
+    assert_eq!(document["channels"]["results"]["address"], "other.results");
     assert!(!document["channels"].to_string().contains("captcha."), "no name of another lane");
 }
 

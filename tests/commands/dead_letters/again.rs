@@ -2,7 +2,7 @@ use captcha_worker::domain::message::Properties;
 use captcha_worker::domain::replay::Replayed;
 use serde_json::{Value, json};
 
-use crate::dead_letters::harness::Lane;
+use crate::dead_letters::harness::Namespace;
 use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::jobs;
 
@@ -11,27 +11,27 @@ on_both_brokers!(a_job_that_fails_again_carries_its_replays_through_ticket_and_r
 async fn a_job_that_fails_again_carries_its_replays_through_ticket_and_retry_up_to_the_limit(
     broker: EitherBroker,
 ) {
-    let lane = Lane::new(broker, "[types.ImageToTextTask]\nsolve_ms = { fixed = 50 }\n").await;
-    let _replica = lane.working().await;
+    let namespace = Namespace::new(broker, "[types.ImageToTextTask]\nsolve_ms = { fixed = 50 }\n").await;
+    let _replica = namespace.working().await;
     // Retried once by each run, then accepted, polled and not recognised.
     let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"], "result": ["ERROR_TOKEN_EXPIRED"]});
-    lane.publish(&jobs::image("stubborn", &script), Properties::default()).await;
+    namespace.publish(&jobs::image("stubborn", &script), Properties::default()).await;
     let mut before = None;
     for replays in 1..=3 {
-        lane.until("dead.expired", 1).await;
-        let done = lane.report(&["dead", "replay", "--class", "expired"]).await;
+        namespace.until("dead.expired", 1).await;
+        let done = namespace.report(&["dead", "replay", "--class", "expired"]).await;
         assert_eq!(done["replayed"], 1, "{done}");
-        lane.until("dead.expired", 1).await;
-        let letter = lane.report(&["dead", "show", "stubborn", "--class", "expired"]).await;
+        namespace.until("dead.expired", 1).await;
+        let letter = namespace.report(&["dead", "show", "stubborn", "--class", "expired"]).await;
         assert_eq!(letter["letter"]["replays"], replays, "{letter}");
         let id = letter["letter"]["replay_id"].as_str().expect("an id").to_owned();
         assert_eq!(letter["properties"]["headers"]["captcha-replay-id"], Value::from(&*id));
         assert_ne!(before.replace(id.clone()), Some(id), "each replay has an id of its own");
     }
-    lane.until("dead.expired", 1).await;
-    let refused = lane.report(&["dead", "replay", "--class", "expired"]).await;
+    namespace.until("dead.expired", 1).await;
+    let refused = namespace.report(&["dead", "replay", "--class", "expired"]).await;
     assert_eq!((&refused["replayed"], &refused["stay"]["max_replays"]), (&json!(0), &json!(1)), "{refused}");
-    lane.until("dead.expired", 1).await;
-    let letters = lane.take("dead.expired").await;
+    namespace.until("dead.expired", 1).await;
+    let letters = namespace.take("dead.expired").await;
     assert_eq!(Replayed::of(&letters[0].properties.headers).expect("echoed").count, 3);
 }

@@ -1,4 +1,4 @@
-//! A lane with a simulator and, where wanted, a replica; letters put into it; and the command.
+//! A namespace with a simulator and, where wanted, a replica; letters put into it; and the command.
 
 use std::collections::BTreeMap;
 use std::process::{Output, Stdio};
@@ -17,13 +17,13 @@ use crate::support::fleet::{Process, Replica, Simulator, declare};
 /// How long a test waits for something before it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) struct Lane {
+pub(crate) struct Namespace {
     broker: EitherBroker,
     pub(crate) session: Session,
     pub(crate) simulator: Simulator,
 }
 
-impl Lane {
+impl Namespace {
     pub(crate) async fn new(broker: EitherBroker, scenario: &str) -> Self {
         declare(&broker.url, &broker.namespace).await;
         let session = broker.session().await;

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::dead_letters::harness::{Lane, PATIENCE, id, marks};
+use crate::dead_letters::harness::{Namespace, PATIENCE, id, marks};
 use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::jobs;
 
@@ -15,12 +15,12 @@ on_both_brokers!(a_replay_killed_again_and_again_loses_nothing_repeats_few_and_l
 async fn a_replay_killed_again_and_again_loses_nothing_repeats_few_and_leaves_what_it_did_not_choose(
     broker: EitherBroker,
 ) {
-    let lane = Lane::new(broker, "[types.ImageToTextTask]\nsolve_ms = { fixed = 100 }\n").await;
-    let mut replica = lane.working().await;
+    let namespace = Namespace::new(broker, "[types.ImageToTextTask]\nsolve_ms = { fixed = 100 }\n").await;
+    let mut replica = namespace.working().await;
     for n in 0..LETTERS {
         let (chosen, id) = (n % 3 != 0, format!("job-{n}"));
         let code = if chosen { "ERROR_NO_SLOT_AVAILABLE" } else { "TYPE_CAP_REACHED" };
-        lane.dead("capacity", &id, code, &jobs::image(&id, &json!({}))).await;
+        namespace.dead("capacity", &id, code, &jobs::image(&id, &json!({}))).await;
     }
     let chosen: BTreeSet<String> = (0..LETTERS).filter(|n| n % 3 != 0).map(|n| format!("job-{n}")).collect();
     let command = ["dead", "replay", "--class", "capacity", "--code", "ERROR_NO_SLOT_AVAILABLE"];
@@ -32,20 +32,24 @@ async fn a_replay_killed_again_and_again_loses_nothing_repeats_few_and_leaves_wh
         if !rate.is_empty() {
             arguments.extend(["--rate", rate]);
         }
-        let mut doomed = lane.start(&arguments);
+        let mut doomed = namespace.start(&arguments);
         let accepted = |stats: &serde_json::Value| stats["accepted_tasks"].as_u64().unwrap_or(0);
-        lane.simulator.wait_for("some were published", PATIENCE, |stats| accepted(stats) >= published).await;
+        namespace
+            .simulator
+            .wait_for("some were published", PATIENCE, |stats| accepted(stats) >= published)
+            .await;
         if doomed.try_wait().expect("its state").is_none() {
             doomed.kill().await.expect("killed");
             kills += 1;
         }
-        lane.until("jobs", 0).await;
+        namespace.until("jobs", 0).await;
     }
-    let last = lane.report(&command).await;
+    let last = namespace.report(&command).await;
     assert_eq!(last["left_out"], 200, "{last}");
-    assert_eq!(lane.report(&command).await["chosen"], 0, "nothing chosen is left");
+    assert_eq!(namespace.report(&command).await["chosen"], 0, "nothing chosen is left");
 
-    lane.simulator
+    namespace
+        .simulator
         .wait_for("all are taken", PATIENCE, |stats| {
             stats["accepted_tasks"].as_u64().unwrap_or(0) > chosen.len() as u64
         })
@@ -54,7 +58,7 @@ async fn a_replay_killed_again_and_again_loses_nothing_repeats_few_and_leaves_wh
     assert_eq!(replica.terminate(PATIENCE).await, Some(0));
     let mut outcomes = Vec::new();
     for queue in ["results", "jobs", "tickets"] {
-        outcomes.extend(lane.take(queue).await);
+        outcomes.extend(namespace.take(queue).await);
     }
     assert_eq!(outcomes.iter().map(id).collect::<BTreeSet<_>>(), chosen);
     let marks = marks(&outcomes);
@@ -63,7 +67,7 @@ async fn a_replay_killed_again_and_again_loses_nothing_repeats_few_and_leaves_wh
     println!("{kills} kills, {repeated} of {} jobs repeated", chosen.len());
     assert!(kills >= 2, "the kills came too late");
     assert!(repeated <= kills * MOST_REPEATED, "{repeated} repeated by {kills} kills");
-    let kept: Vec<String> = lane.take("dead.capacity").await.iter().map(id).collect();
+    let kept: Vec<String> = namespace.take("dead.capacity").await.iter().map(id).collect();
     let expected: BTreeSet<String> = (0..LETTERS).step_by(3).map(|n| format!("job-{n}")).collect();
     assert_eq!((kept.len(), kept.into_iter().collect::<BTreeSet<_>>()), (200, expected));
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use captcha_worker::domain::message::Properties;
 use serde_json::json;
 
-use crate::dead_letters::harness::{Lane, id};
+use crate::dead_letters::harness::{Namespace, id};
 use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::jobs;
 
@@ -16,28 +16,28 @@ on_both_brokers!(
 );
 
 async fn what_is_looked_at_or_not_chosen_stays_where_it_was_and_in_order(broker: EitherBroker) {
-    let lane = Lane::new(broker, "").await;
+    let namespace = Namespace::new(broker, "").await;
     for n in 0..LETTERS {
         let code = if n % 10 == 3 { "ODD" } else { "EVEN" };
-        lane.dead("lost", &format!("{n}"), code, &jobs::image("a", &json!({}))).await;
+        namespace.dead("lost", &format!("{n}"), code, &jobs::image("a", &json!({}))).await;
     }
-    let report = lane.report(&["dead", "list", "--class", "lost", "--scan", "400"]).await;
+    let report = namespace.report(&["dead", "list", "--class", "lost", "--scan", "400"]).await;
     assert_eq!((&report["scanned"], &report["not_scanned"]), (&json!(400), &json!(50)), "{report}");
-    lane.until("dead.lost", LETTERS as u64).await;
-    let dry = lane.report(&["dead", "replay", "--class", "lost", "--dry-run"]).await;
+    namespace.until("dead.lost", LETTERS as u64).await;
+    let dry = namespace.report(&["dead", "replay", "--class", "lost", "--dry-run"]).await;
     assert_eq!((&dry["chosen"], &dry["replayed"]), (&json!(LETTERS), &json!(0)), "{dry}");
-    lane.until("dead.lost", LETTERS as u64).await;
-    let purged = lane.report(&["dead", "purge", "--class", "lost", "--code", "ODD", "--yes"]).await;
+    namespace.until("dead.lost", LETTERS as u64).await;
+    let purged = namespace.report(&["dead", "purge", "--class", "lost", "--code", "ODD", "--yes"]).await;
     assert_eq!(purged["removed"], 45, "{purged}");
-    lane.until("dead.lost", 405).await;
-    let kept: Vec<String> = lane.take("dead.lost").await.iter().map(id).collect();
+    namespace.until("dead.lost", 405).await;
+    let kept: Vec<String> = namespace.take("dead.lost").await.iter().map(id).collect();
     let expected: Vec<String> = (0..LETTERS).filter(|n| n % 10 != 3).map(|n| n.to_string()).collect();
     assert_eq!(kept, expected);
-    assert_eq!(lane.ready("jobs").await, 0);
+    assert_eq!(namespace.ready("jobs").await, 0);
 }
 
 async fn jobs_that_their_publisher_let_expire_are_found_in_raw_and_run_again(broker: EitherBroker) {
-    let lane = Lane::new(broker, "").await;
+    let namespace = Namespace::new(broker, "").await;
     for n in 0..20 {
         let expiring = Properties {
             expiration: Some("1".to_owned()),
@@ -45,27 +45,28 @@ async fn jobs_that_their_publisher_let_expire_are_found_in_raw_and_run_again(bro
             correlation_id: Some("c-1".to_owned()),
             ..Properties::default()
         };
-        lane.publish(&jobs::image(&format!("late-{n}"), &json!({})), expiring).await;
+        namespace.publish(&jobs::image(&format!("late-{n}"), &json!({})), expiring).await;
     }
-    lane.until("dead.raw", 20).await;
-    let report = lane.report(&["dead", "list", "--class", "raw"]).await;
+    namespace.until("dead.raw", 20).await;
+    let report = namespace.report(&["dead", "list", "--class", "raw"]).await;
     let kind = &report["kinds"][0];
     assert_eq!(
         (&kind["class"], &kind["code"], &kind["count"]),
         (&json!("raw"), &json!("expired"), &json!(20))
     );
     assert!(kind["newest_age_s"].as_u64().unwrap() < 60, "{kind}");
-    let shown = lane.report(&["dead", "show", "late-7"]).await;
+    let shown = namespace.report(&["dead", "show", "late-7"]).await;
     assert_eq!(shown["x_death"][0]["reason"], "expired", "{shown}");
-    lane.until("dead.raw", 20).await;
+    namespace.until("dead.raw", 20).await;
 
-    let _replica = lane.working().await;
-    let done = lane.report(&["dead", "replay", "--class", "raw", "--code", "expired", "--since", "1h"]).await;
+    let _replica = namespace.working().await;
+    let done =
+        namespace.report(&["dead", "replay", "--class", "raw", "--code", "expired", "--since", "1h"]).await;
     assert_eq!(done["replayed"], 20, "{done}");
-    lane.until("results", 20).await;
-    let outcomes = lane.take("results").await;
+    namespace.until("results", 20).await;
+    let outcomes = namespace.take("results").await;
     assert_eq!(crate::dead_letters::harness::marks(&outcomes).len(), 20);
     assert!(outcomes.iter().all(|outcome| outcome.properties.correlation_id.as_deref() == Some("c-1")));
-    assert_eq!(lane.ready("dead.raw").await, 0);
-    tokio::time::timeout(Duration::from_secs(5), lane.session.link().close()).await.expect("closed");
+    assert_eq!(namespace.ready("dead.raw").await, 0);
+    tokio::time::timeout(Duration::from_secs(5), namespace.session.link().close()).await.expect("closed");
 }

@@ -49,10 +49,10 @@ fn the_command_line_has_the_last_word() {
 fn a_copy_of_the_defaults_in_the_working_directory_undoes_nothing() {
     let place = Place::new(&[
         ("config/default.toml", DEFAULTS),
-        ("config/broker.toml", "[broker]\nnamespace = 'lane2'"),
+        ("config/broker.toml", "[broker]\nnamespace = 'other'"),
     ]);
     let loaded = place.good();
-    assert_eq!(shown(&loaded, "broker.namespace"), ("lane2", "config/broker.toml"));
+    assert_eq!(shown(&loaded, "broker.namespace"), ("other", "config/broker.toml"));
     assert_eq!(shown(&loaded, "broker.url").1, "default");
 }
 

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use crate::support::fleet::Simulator;
 use crate::support::jobs;
 use crate::traces::collector::{Collector, Sent};
-use crate::traces::lane::Lane;
+use crate::traces::namespace::Namespace;
 
 /// An attribute's type.
 #[derive(Clone, Copy)]
@@ -158,7 +158,7 @@ fn faults(span: &Sent) -> Vec<String> {
 
 #[tokio::test]
 async fn spans_are_as_the_published_conventions_have_them() {
-    let mut lane = Lane::new("results").await;
+    let mut namespace = Namespace::new("results").await;
     let collector = Collector::start().await;
     let simulator = Simulator::start("").await;
     let settings = [
@@ -167,10 +167,10 @@ async fn spans_are_as_the_published_conventions_have_them() {
         // Unknown codes end their jobs at once.
         ("RETRY__UNKNOWN_TIMEOUT", "0s"),
     ];
-    let replica = lane.replica(&simulator, &settings);
+    let replica = namespace.replica(&simulator, &settings);
     let mut worker = replica.start();
     let failing = jobs::image("failing", &json!({"create": ["ERROR_OF_NEXT_YEAR"]}));
-    lane.publish("failing", failing, &[]).await;
+    namespace.publish("failing", failing, &[]).await;
     let script = json!({"create": [{"http": 503, "body": ""}, "ok"], "solve_ms": 3_000});
     let properties = Properties {
         message_id: Some("order".to_owned()),
@@ -178,8 +178,8 @@ async fn spans_are_as_the_published_conventions_have_them() {
         reply_to: Some("shop.answers".to_owned()),
         ..Properties::default()
     };
-    lane.publish_as(properties, jobs::image("order", &script)).await;
-    lane.outcome("order").await;
+    namespace.publish_as(properties, jobs::image("order", &script)).await;
+    namespace.outcome("order").await;
     assert_eq!(worker.terminate(Duration::from_secs(30)).await, Some(0));
 
     let spans = collector.spans();
@@ -189,7 +189,7 @@ async fn spans_are_as_the_published_conventions_have_them() {
     assert!(spans.iter().all(|span| span.conventions == SCHEMA_URL), "read the conventions anew");
     assert_eq!(SCHEMA_URL, "https://opentelemetry.io/schemas/1.42.0", "read the conventions anew");
 
-    let namespace = &lane.namespace;
+    let namespace = &namespace.namespace;
     let names: BTreeSet<_> = spans.iter().map(|span| span.name.replace(namespace, "captcha")).collect();
     let is_retry = |name: &String| name.starts_with("send captcha.retry.");
     assert_eq!(

@@ -3,7 +3,7 @@
 
 mod collector;
 mod conventions;
-mod lane;
+mod namespace;
 mod quiet;
 mod sending;
 mod spanning;

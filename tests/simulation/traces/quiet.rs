@@ -12,7 +12,7 @@ use crate::support::fleet::{Replica, Simulator};
 use crate::support::jobs;
 use crate::support::rabbit::{SharedRabbit, fresh_namespace};
 use crate::traces::collector::{Collector, Sent};
-use crate::traces::lane::Lane;
+use crate::traces::namespace::Namespace;
 
 const DRAIN: Duration = Duration::from_secs(30);
 /// How long the last spans may hold up the end, and some more for the process to end.
@@ -29,19 +29,19 @@ async fn a_collector_that_never_answers_over_grpc_costs_no_job_and_some_lines() 
 }
 
 async fn never_answers(protocol: &str) {
-    let mut lane = Lane::new("results").await;
+    let mut namespace = Namespace::new("results").await;
     let simulator = Simulator::start("").await;
     // It takes connections, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let collector = format!("http://{}", silent.local_addr().expect("its address"));
     let log = NamedTempFile::new().expect("a temporary file");
     let settings = [("TRACES__OTLP_ENDPOINT", &*collector), ("TRACES__PROTOCOL", protocol)];
-    let replica = lane.replica(&simulator, &settings);
+    let replica = namespace.replica(&simulator, &settings);
     let mut worker = replica.start_logging_to(File::create(log.path()).expect("written").into());
     for n in 0..4 {
         let id = format!("job-{n}");
-        lane.publish(&id, jobs::image(&id, &json!({})), &[]).await;
-        lane.outcome(&id).await;
+        namespace.publish(&id, jobs::image(&id, &json!({})), &[]).await;
+        namespace.outcome(&id).await;
     }
     let began = Instant::now();
     assert_eq!(worker.terminate(DRAIN).await, Some(0));
@@ -61,13 +61,13 @@ async fn spans_go_by_grpc_with_the_headers_of_the_environment_and_a_refusal_cost
     let (taking, refusing) = (Collector::start_grpc().await, Collector::start_refusing().await);
     let simulator = Simulator::start("").await;
     for (collector, refuses) in [(&taking.url, false), (&refusing, true)] {
-        let mut lane = Lane::new("results").await;
+        let mut namespace = Namespace::new("results").await;
         let log = NamedTempFile::new().expect("a temporary file");
         let settings = [("TRACES__OTLP_ENDPOINT", &**collector), ("LOG__LEVEL", "debug")];
-        let replica = lane.replica(&simulator, &settings);
+        let replica = namespace.replica(&simulator, &settings);
         let mut worker = replica.start_with(&VARIABLES, File::create(log.path()).expect("written").into());
-        lane.publish("one", jobs::image("one", &json!({})), &[]).await;
-        lane.outcome("one").await;
+        namespace.publish("one", jobs::image("one", &json!({})), &[]).await;
+        namespace.outcome("one").await;
         assert_eq!(worker.terminate(DRAIN).await, Some(0));
         let log = std::fs::read_to_string(log.path()).expect("its log");
         assert_eq!(log.contains("cannot send traces"), refuses, "{log}");
@@ -82,13 +82,13 @@ async fn spans_go_by_grpc_with_the_headers_of_the_environment_and_a_refusal_cost
 #[tokio::test]
 async fn a_collector_that_takes_only_a_part_costs_a_line_without_its_own_words() {
     let (collector, simulator) = (Collector::start_rejecting().await, Simulator::start("").await);
-    let mut lane = Lane::new("results").await;
+    let mut namespace = Namespace::new("results").await;
     let log = NamedTempFile::new().expect("a temporary file");
     let settings = [("TRACES__OTLP_ENDPOINT", &*collector), ("LOG__LEVEL", "debug")];
-    let replica = lane.replica(&simulator, &settings);
+    let replica = namespace.replica(&simulator, &settings);
     let mut worker = replica.start_with(&VARIABLES[1..], File::create(log.path()).expect("written").into());
-    lane.publish("one", jobs::image("one", &json!({})), &[]).await;
-    lane.outcome("one").await;
+    namespace.publish("one", jobs::image("one", &json!({})), &[]).await;
+    namespace.outcome("one").await;
     assert_eq!(worker.terminate(DRAIN).await, Some(0));
     let log = std::fs::read_to_string(log.path()).expect("its log");
     let line = log.lines().find(|line| line.contains("has rejected spans")).expect("a line");
@@ -146,7 +146,7 @@ async fn variables_that_cannot_be_used_end_the_start_and_fail_the_check_and_are_
 async fn lines_of_a_job_name_its_trace_as_json_and_as_text() {
     let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
     for format in ["json", "human"] {
-        let mut lane = Lane::new("results").await;
+        let mut namespace = Namespace::new("results").await;
         let log = NamedTempFile::new().expect("a temporary file");
         let settings = [
             ("TRACES__OTLP_ENDPOINT", &*collector.url),
@@ -154,12 +154,12 @@ async fn lines_of_a_job_name_its_trace_as_json_and_as_text() {
             ("LOG__LEVEL", "info,job=debug"),
             ("LOG__FORMAT", format),
         ];
-        let replica = lane.replica(&simulator, &settings);
+        let replica = namespace.replica(&simulator, &settings);
         let mut worker = replica.start_logging_to(File::create(log.path()).expect("written").into());
-        lane.publish("one", jobs::image("one", &json!({})), &[]).await;
-        lane.outcome("one").await;
+        namespace.publish("one", jobs::image("one", &json!({})), &[]).await;
+        namespace.outcome("one").await;
         // Not past admission, so that no job is made of it.
-        lane.publish("refused", "[]".to_owned(), &[]).await;
+        namespace.publish("refused", "[]".to_owned(), &[]).await;
         let refused = |span: &Sent| {
             span.worker == format && span.attributes.get("captcha.end").is_some_and(|end| end == "failed")
         };
@@ -187,7 +187,7 @@ async fn lines_of_a_job_name_its_trace_as_json_and_as_text() {
 
 #[tokio::test]
 async fn spans_hold_neither_keys_nor_proxies_nor_what_a_job_is_about() {
-    let mut lane = Lane::new("dead.unknown").await;
+    let mut namespace = Namespace::new("dead.unknown").await;
     let collector = Collector::start().await;
     let simulator = Simulator::start("keys = [\"pl4nted-key\"]\n").await;
     let settings = [
@@ -199,7 +199,7 @@ async fn spans_hold_neither_keys_nor_proxies_nor_what_a_job_is_about() {
         ("RETRY__UNKNOWN_TIMEOUT", "0s"),
         ("POLLING__TurnstileTask__TIMEOUT", "10s"),
     ];
-    let replica = lane.replica(&simulator, &settings);
+    let replica = namespace.replica(&simulator, &settings);
     let mut worker = replica.start();
     let scripts = [
         json!({"create": ["ERROR_OF_NEXT_YEAR"]}),
@@ -223,8 +223,8 @@ async fn spans_hold_neither_keys_nor_proxies_nor_what_a_job_is_about() {
             reply_to: Some("amq.rabbitmq.reply-to.pl4nted-reply".to_owned()),
             ..Properties::default()
         };
-        lane.publish_as(properties, job.to_string()).await;
-        lane.outcome(&id).await;
+        namespace.publish_as(properties, job.to_string()).await;
+        namespace.outcome(&id).await;
     }
     assert_eq!(worker.terminate(DRAIN).await, Some(0));
     let raw = String::from_utf8_lossy(&collector.raw()).into_owned();

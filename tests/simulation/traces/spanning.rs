@@ -7,13 +7,19 @@ use serde_json::{Value, json};
 use crate::support::fleet::{Process, Simulator};
 use crate::support::jobs;
 use crate::traces::collector::{Collector, Sent};
-use crate::traces::lane::Lane;
+use crate::traces::namespace::Namespace;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PUBLISHERS: &str = "00f067aa0ba902b7";
 const DRAIN: Duration = Duration::from_secs(30);
 
-fn start(lane: &Lane, simulator: &Simulator, collector: &str, name: &str, more: &[(&str, &str)]) -> Process {
+fn start(
+    namespace: &Namespace,
+    simulator: &Simulator,
+    collector: &str,
+    name: &str,
+    more: &[(&str, &str)],
+) -> Process {
     let mut settings = vec![
         ("TRACES__OTLP_ENDPOINT", collector),
         ("WORKER__NAME", name),
@@ -21,7 +27,7 @@ fn start(lane: &Lane, simulator: &Simulator, collector: &str, name: &str, more: 
         ("RETRY__UNKNOWN_TIMEOUT", "0s"),
     ];
     settings.extend(more);
-    lane.replica(simulator, &settings).start()
+    namespace.replica(simulator, &settings).start()
 }
 
 impl Collector {
@@ -45,20 +51,20 @@ impl Collector {
 
 #[tokio::test]
 async fn one_trace_spans_publisher_a_replica_that_submits_another_that_polls_and_the_consumer() {
-    let mut lane = Lane::new("results").await;
+    let mut namespace = Namespace::new("results").await;
     let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
-    let mut a = start(&lane, &simulator, &collector.url, "a", &[]);
+    let mut a = start(&namespace, &simulator, &collector.url, "a", &[]);
     let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
     let job = jobs::image("one", &json!({"solve_ms": 6_000}));
-    lane.publish("one", job, &[("traceparent", &traceparent), ("tracestate", "shop=1")]).await;
+    namespace.publish("one", job, &[("traceparent", &traceparent), ("tracestate", "shop=1")]).await;
     simulator.wait_for("a polls it", DRAIN, |stats| stats["calls"]["get_task_result"] == 1).await;
     assert_eq!(a.terminate(DRAIN).await, Some(0));
     // What a had to report went out before it left.
     let submitting = collector.attempt("a", ".jobs", "ticket").await;
     let leaving = collector.attempt("a", ".tickets", "handed over").await;
 
-    let mut b = start(&lane, &simulator, &collector.url, "b", &[]);
-    let arrived = lane.outcome("one").await;
+    let mut b = start(&namespace, &simulator, &collector.url, "b", &[]);
+    let arrived = namespace.outcome("one").await;
     let solving = collector.attempt("b", ".tickets", "solved").await;
     let [ticket, next_ticket, outcome] = [
         collector.sent_for(&submitting).await,
@@ -85,20 +91,20 @@ async fn one_trace_spans_publisher_a_replica_that_submits_another_that_polls_and
 
 #[tokio::test]
 async fn one_trace_goes_on_over_a_retry_and_a_replica_that_is_killed() {
-    let mut lane = Lane::new("results").await;
+    let mut namespace = Namespace::new("results").await;
     let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
-    let mut a = start(&lane, &simulator, &collector.url, "a", &[]);
+    let mut a = start(&namespace, &simulator, &collector.url, "a", &[]);
     let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
     // Long enough for what a has to report to go out, which takes seconds, before it is killed.
     let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ok"], "solve_ms": 20_000});
-    lane.publish("one", jobs::image("one", &script), &[("traceparent", &traceparent)]).await;
+    namespace.publish("one", jobs::image("one", &script), &[("traceparent", &traceparent)]).await;
     let retried = collector.attempt("a", ".jobs", "retry").await;
     let submitting = collector.attempt("a", ".jobs", "ticket").await;
     let [copy, ticket] = [collector.sent_for(&retried).await, collector.sent_for(&submitting).await];
     a.kill().await;
 
-    let mut b = start(&lane, &simulator, &collector.url, "b", &[]);
-    let arrived = lane.outcome("one").await;
+    let mut b = start(&namespace, &simulator, &collector.url, "b", &[]);
+    let arrived = namespace.outcome("one").await;
     let solving = collector.attempt("b", ".tickets", "solved").await;
     let outcome = collector.sent_for(&solving).await;
     assert_eq!(
@@ -113,13 +119,13 @@ async fn one_trace_goes_on_over_a_retry_and_a_replica_that_is_killed() {
 
 #[tokio::test]
 async fn a_retried_job_and_a_failed_one_stay_in_their_traces_and_the_publishers_word_is_kept() {
-    let mut lane = Lane::new("dead.unknown").await;
+    let mut namespace = Namespace::new("dead.unknown").await;
     let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
-    let mut worker = start(&lane, &simulator, &collector.url, "w", &[]);
+    let mut worker = start(&namespace, &simulator, &collector.url, "w", &[]);
     let script = json!({"create": ["ERROR_NO_SLOT_AVAILABLE", "ERROR_OF_NEXT_YEAR"]});
     let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
-    lane.publish("retried", jobs::image("retried", &script), &[("traceparent", &traceparent)]).await;
-    let arrived = lane.outcome("retried").await;
+    namespace.publish("retried", jobs::image("retried", &script), &[("traceparent", &traceparent)]).await;
+    let arrived = namespace.outcome("retried").await;
     let retried = collector.attempt("w", ".jobs", "retry").await;
     let failed = collector.attempt("w", ".jobs", "failed").await;
     let [copy, outcome] = [collector.sent_for(&retried).await, collector.sent_for(&failed).await];
@@ -134,14 +140,16 @@ async fn a_retried_job_and_a_failed_one_stay_in_their_traces_and_the_publishers_
     // none: a trace begins.
     let script = json!({"create": ["ERROR_OF_NEXT_YEAR"]});
     let unrecorded = format!("00-{}-{PUBLISHERS}-00", "c".repeat(32));
-    lane.publish("unrecorded", jobs::image("unrecorded", &script), &[("traceparent", &unrecorded)]).await;
-    let arrived = lane.outcome("unrecorded").await;
+    namespace
+        .publish("unrecorded", jobs::image("unrecorded", &script), &[("traceparent", &unrecorded)])
+        .await;
+    let arrived = namespace.outcome("unrecorded").await;
     assert_eq!((arrived.trace_id, &*arrived.flags), ("c".repeat(32), "00"));
     for (id, headers) in
         [("odd", &[("traceparent", "00-nonsense"), ("tracestate", "x=1")][..]), ("none", &[])]
     {
-        lane.publish(id, jobs::image(id, &script), headers).await;
-        let arrived = lane.outcome(id).await;
+        namespace.publish(id, jobs::image(id, &script), headers).await;
+        let arrived = namespace.outcome(id).await;
         let begun =
             collector.wait_for(id, |span| span.attributes.get("captcha.job.id").is_some_and(|is| is == id));
         let begun = begun.await;
@@ -155,15 +163,15 @@ async fn a_retried_job_and_a_failed_one_stay_in_their_traces_and_the_publishers_
 
 #[tokio::test]
 async fn a_sample_ratio_of_nothing_records_only_what_publishers_record() {
-    let mut lane = Lane::new("dead.unknown").await;
+    let mut namespace = Namespace::new("dead.unknown").await;
     let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
-    let mut worker = start(&lane, &simulator, &collector.url, "w", &[("TRACES__SAMPLE_RATIO", "0")]);
+    let mut worker = start(&namespace, &simulator, &collector.url, "w", &[("TRACES__SAMPLE_RATIO", "0")]);
     let script = json!({"create": ["ERROR_OF_NEXT_YEAR"]});
-    lane.publish("none", jobs::image("none", &script), &[]).await;
-    assert_eq!(lane.outcome("none").await.flags, "00", "the decision goes with the job");
+    namespace.publish("none", jobs::image("none", &script), &[]).await;
+    assert_eq!(namespace.outcome("none").await.flags, "00", "the decision goes with the job");
     let traceparent = format!("00-{TRACE}-{PUBLISHERS}-01");
-    lane.publish("theirs", jobs::image("theirs", &script), &[("traceparent", &traceparent)]).await;
-    lane.outcome("theirs").await;
+    namespace.publish("theirs", jobs::image("theirs", &script), &[("traceparent", &traceparent)]).await;
+    namespace.outcome("theirs").await;
     assert_eq!(worker.terminate(DRAIN).await, Some(0));
     let spans = collector.spans();
     assert!(!spans.is_empty() && spans.iter().all(|span| span.trace_id == TRACE), "{spans:#?}");
@@ -171,12 +179,12 @@ async fn a_sample_ratio_of_nothing_records_only_what_publishers_record() {
 
 #[tokio::test]
 async fn an_attempt_and_its_messages_say_what_came_of_them_where_no_queue_takes_the_outcome() {
-    let lane = Lane::new("dead.unknown").await;
+    let namespace = Namespace::new("dead.unknown").await;
     let (collector, simulator) = (Collector::start().await, Simulator::start("").await);
-    let mut worker = start(&lane, &simulator, &collector.url, "w", &[]);
+    let mut worker = start(&namespace, &simulator, &collector.url, "w", &[]);
     let delete = async |queue: &str| {
-        let queue = format!("{}.{queue}", lane.namespace);
-        let connection = Connection::connect(lane.rabbit.url(), ConnectionProperties::default()).await;
+        let queue = format!("{}.{queue}", namespace.namespace);
+        let connection = Connection::connect(namespace.rabbit.url(), ConnectionProperties::default()).await;
         let connection = connection.expect("a connection");
         let channel = connection.create_channel().await.expect("a channel");
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
@@ -188,7 +196,7 @@ async fn an_attempt_and_its_messages_say_what_came_of_them_where_no_queue_takes_
     };
     // The worker has declared all queues before it takes a job, and again after each loss.
     let solve = async |id: &str, nth: u64| {
-        lane.publish(id, jobs::image(id, &json!({"solve_ms": 5_000})), &[]).await;
+        namespace.publish(id, jobs::image(id, &json!({"solve_ms": 5_000})), &[]).await;
         called("createTask", nth).await;
         delete("results").await;
         delete("unrouted").await;

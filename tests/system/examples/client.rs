@@ -27,7 +27,7 @@ pub(crate) enum Client {
 }
 
 /// Where its programs meet the worker.
-pub(crate) struct Lane<'a> {
+pub(crate) struct Address<'a> {
     pub(crate) amqp: &'a str,
     pub(crate) namespace: &'a str,
 }
@@ -78,7 +78,7 @@ pub(crate) fn picture(bytes: usize) -> tempfile::NamedTempFile {
 
 impl Client {
     /// One of `publish`, `request` and `consume`.
-    pub(crate) fn program(self, name: &str, lane: &Lane<'_>, arguments: &[&str]) -> Program {
+    pub(crate) fn program(self, name: &str, address: &Address<'_>, arguments: &[&str]) -> Program {
         let python_program = |file: String| {
             let script: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python").join(file);
             let mut command = Command::new(python());
@@ -98,8 +98,8 @@ impl Client {
         };
         command
             .args(arguments)
-            .env("AMQP_URL", lane.amqp)
-            .env("CAPTCHA_NAMESPACE", lane.namespace)
+            .env("AMQP_URL", address.amqp)
+            .env("CAPTCHA_NAMESPACE", address.namespace)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);

@@ -5,7 +5,7 @@ use captcha_worker::domain::replay::REPLAY_ID;
 use serde_json::{Value, json};
 
 use crate::examples::by_every_client;
-use crate::examples::client::{Client, Lane, outcome, picture, printed, put, put_with, schema};
+use crate::examples::client::{Address, Client, outcome, picture, printed, put, put_with, schema};
 use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::rabbit::{connect, fresh_namespace};
 
@@ -26,16 +26,16 @@ async fn jobs_are_solved_or_fail_and_every_outcome_fits_the_published_schema(cli
     declare(&amqp, &namespace).await;
     let replica = Replica { amqp: &amqp, namespace: &namespace, simulator: &simulator, settings: &[] };
     let _worker = replica.start();
-    let lane = Lane { amqp: &amqp, namespace: &namespace };
+    let address = Address { amqp: &amqp, namespace: &namespace };
 
     let (job, outcomes) = (schema("job"), schema("outcome"));
     let good = picture(600);
     let mut sent = Vec::new();
     for image in [vec![], vec![good.path().to_str().expect("UTF-8")]] {
         let arguments = [vec!["--schema", &job], image].concat();
-        sent.extend(printed(&client.program("publish", &lane, &arguments).end().await));
+        sent.extend(printed(&client.program("publish", &address, &arguments).end().await));
     }
-    let consumed = client.program("consume", &lane, &["--schema", &outcomes, "--count", "2"]).end().await;
+    let consumed = client.program("consume", &address, &["--schema", &outcomes, "--count", "2"]).end().await;
     let mut came: Vec<Value> =
         printed(&consumed).iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     came.sort_by_key(|outcome| outcome["id"] != *sent[0]);
@@ -45,10 +45,10 @@ async fn jobs_are_solved_or_fail_and_every_outcome_fits_the_published_schema(cli
 
     let small = picture(50);
     let sent =
-        printed(&client.program("publish", &lane, &[small.path().to_str().expect("UTF-8")]).end().await);
+        printed(&client.program("publish", &address, &[small.path().to_str().expect("UTF-8")]).end().await);
     let queue = format!("{namespace}.dead.invalid");
     let consumed =
-        client.program("consume", &lane, &[&queue, "--schema", &outcomes, "--count", "1"]).end().await;
+        client.program("consume", &address, &[&queue, "--schema", &outcomes, "--count", "1"]).end().await;
     let failed: Value = serde_json::from_str(&printed(&consumed)[0]).expect("JSON");
     assert_eq!((&failed["id"], &failed["failure"]["code"]), (&json!(sent[0]), &json!("IMAGE_TOO_SMALL")));
 }
@@ -62,15 +62,15 @@ async fn an_outcome_that_breaks_the_schema_ends_the_consumer_loudly_and_stays_in
     put(&session, &queue, "good", &outcome("good")).await;
     put(&session, &queue, "wrong", &wrong).await;
 
-    let lane = Lane { amqp: &amqp, namespace: &namespace };
-    let ended = client.program("consume", &lane, &["--schema", &schema("outcome")]).end().await;
+    let address = Address { amqp: &amqp, namespace: &namespace };
+    let ended = client.program("consume", &address, &["--schema", &schema("outcome")]).end().await;
     let stderr = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(3), "{stderr}");
     assert!(stderr.contains("queued_ms"), "it says what is wrong: {stderr}");
     let shown: Value = serde_json::from_slice(&ended.stdout).expect("the one before it is printed");
     assert_eq!(shown["id"], "good");
     // Without the schema it is taken: that it is still there is what this shows.
-    let taken = client.program("consume", &lane, &["--count", "1"]).end().await;
+    let taken = client.program("consume", &address, &["--count", "1"]).end().await;
     assert_eq!(serde_json::from_str::<Value>(&printed(&taken)[0]).expect("JSON")["id"], "wrong");
 }
 
@@ -81,8 +81,8 @@ async fn an_outcome_that_comes_twice_is_printed_once(client: Client) {
     for id in ["a", "a", "b"] {
         put(&session, &queue, id, &outcome(id)).await;
     }
-    let lane = Lane { amqp: &amqp, namespace: &namespace };
-    let consumed = client.program("consume", &lane, &["--count", "2"]).end().await;
+    let address = Address { amqp: &amqp, namespace: &namespace };
+    let consumed = client.program("consume", &address, &["--count", "2"]).end().await;
     let ids: Vec<Value> = printed(&consumed)
         .iter()
         .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["id"].clone())
@@ -109,8 +109,8 @@ async fn what_becomes_of_a_replayed_job_is_no_repeat(client: Client) {
         put_with(&session, &queue, "a", headers, &body).await;
     }
     put(&session, &queue, "b", &outcome("b")).await;
-    let lane = Lane { amqp: &amqp, namespace: &namespace };
-    let consumed = client.program("consume", &lane, &[&queue, "--count", "4"]).end().await;
+    let address = Address { amqp: &amqp, namespace: &namespace };
+    let consumed = client.program("consume", &address, &[&queue, "--count", "4"]).end().await;
     let came: Vec<(Value, Value)> = printed(&consumed)
         .iter()
         .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
@@ -125,8 +125,8 @@ async fn an_outcome_that_could_not_be_printed_ends_the_consumer_and_stays_in_its
     let (amqp, namespace) = (amqp(), fresh_namespace());
     declare(&amqp, &namespace).await;
     let (session, queue) = (connect(&amqp).await, format!("{namespace}.results"));
-    let lane = Lane { amqp: &amqp, namespace: &namespace };
-    let mut consumer = client.program("consume", &lane, &[]).start();
+    let address = Address { amqp: &amqp, namespace: &namespace };
+    let mut consumer = client.program("consume", &address, &[]).start();
     put(&session, &queue, "read", &outcome("read")).await;
     assert_eq!(consumer.line().await["id"], "read");
     let ended = consumer.abandoned(async {
@@ -134,7 +134,7 @@ async fn an_outcome_that_could_not_be_printed_ends_the_consumer_and_stays_in_its
         put(&session, &queue, "later", &outcome("later")).await;
     });
     assert_eq!(ended.await, Some(1));
-    let taken = client.program("consume", &lane, &["--count", "2"]).end().await;
+    let taken = client.program("consume", &address, &["--count", "2"]).end().await;
     let mut ids: Vec<Value> = printed(&taken)
         .iter()
         .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["id"].clone())
@@ -146,9 +146,9 @@ async fn an_outcome_that_could_not_be_printed_ends_the_consumer_and_stays_in_its
 async fn a_job_that_the_schema_refuses_is_not_published(client: Client) {
     let (amqp, namespace) = (amqp(), fresh_namespace());
     declare(&amqp, &namespace).await;
-    let (small, lane) = (picture(50), Lane { amqp: &amqp, namespace: &namespace });
+    let (small, address) = (picture(50), Address { amqp: &amqp, namespace: &namespace });
     let arguments = ["--schema", &schema("job"), small.path().to_str().expect("UTF-8")];
-    let ended = client.program("publish", &lane, &arguments).end().await;
+    let ended = client.program("publish", &address, &arguments).end().await;
     assert_eq!(ended.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&ended.stderr).contains("body"), "it says what is wrong");
     let session = connect(&amqp).await;
@@ -161,8 +161,8 @@ async fn a_job_that_no_queue_takes_is_reported(client: Client) {
     let (amqp, namespace) = (amqp(), fresh_namespace());
     declare(&amqp, &namespace).await;
     call(&amqp, "queue_delete", &json!({"queue": format!("{namespace}.jobs")}));
-    let lane = Lane { amqp: &amqp, namespace: &namespace };
-    let ended = client.program("publish", &lane, &[]).end().await;
+    let address = Address { amqp: &amqp, namespace: &namespace };
+    let ended = client.program("publish", &address, &[]).end().await;
     assert_eq!(ended.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&ended.stderr).contains("topology"));
 }
@@ -177,8 +177,8 @@ async fn a_job_that_the_broker_refuses_is_still_its_publishers(client: Client) {
     call(&amqp, "queue_declare", &json!({"queue": jobs, "durable": true, "arguments": full}));
     call(&amqp, "queue_bind", &json!({"queue": jobs, "exchange": jobs, "routing_key": jobs}));
     put(&connect(&amqp).await, &jobs, "first", &json!({})).await;
-    let lane = Lane { amqp: &amqp, namespace: &namespace };
-    let ended = client.program("publish", &lane, &["--id", "second"]).end().await;
+    let address = Address { amqp: &amqp, namespace: &namespace };
+    let ended = client.program("publish", &address, &["--id", "second"]).end().await;
     let stderr = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("second") && stderr.contains("still yours"), "{stderr}");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
 use crate::examples::by_every_client;
-use crate::examples::client::{Client, Lane, PATIENCE, outcome, picture, printed, schema};
+use crate::examples::client::{Address, Client, PATIENCE, outcome, picture, printed, schema};
 use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::rabbit::{connect, fresh_namespace};
 
@@ -22,18 +22,18 @@ async fn an_answer_comes_back_to_whoever_asked_and_the_durable_outcome_is_there_
     declare(&amqp, &namespace).await;
     let replica = Replica { amqp: &amqp, namespace: &namespace, simulator: &simulator, settings: &[] };
     let _worker = replica.start();
-    let (lane, outcomes) = (Lane { amqp: &amqp, namespace: &namespace }, schema("outcome"));
+    let (address, outcomes) = (Address { amqp: &amqp, namespace: &namespace }, schema("outcome"));
 
-    let solved = client.program("request", &lane, &["--schema", &outcomes]).end().await;
+    let solved = client.program("request", &address, &["--schema", &outcomes]).end().await;
     let solution: Value = serde_json::from_str(&printed(&solved)[0]).expect("JSON");
     let small = picture(50);
     let arguments = ["--schema", &outcomes, small.path().to_str().expect("UTF-8")];
-    let failed = client.program("request", &lane, &arguments).end().await;
+    let failed = client.program("request", &address, &arguments).end().await;
     assert_eq!(failed.status.code(), Some(1), "{}", String::from_utf8_lossy(&failed.stderr));
     let failure: Value = serde_json::from_slice(&failed.stdout).expect("JSON");
     assert_eq!(failure["code"], json!("IMAGE_TOO_SMALL"));
 
-    let durable = client.program("consume", &lane, &["--count", "1", "--schema", &outcomes]).end().await;
+    let durable = client.program("consume", &address, &["--count", "1", "--schema", &outcomes]).end().await;
     let durable: Value = serde_json::from_str(&printed(&durable)[0]).expect("JSON");
     assert_eq!(durable["solution"], solution);
 }
@@ -42,12 +42,12 @@ async fn a_reply_is_known_by_its_correlation_and_refused_where_it_breaks_the_sch
     let (amqp, namespace) = (amqp(), fresh_namespace());
     declare(&amqp, &namespace).await;
     let (session, jobs) = (connect(&amqp).await, format!("{namespace}.jobs"));
-    let lane = Lane { amqp: &amqp, namespace: &namespace };
+    let address = Address { amqp: &amqp, namespace: &namespace };
     let mut wrong = outcome("a");
     wrong["status"] = json!("ended");
     for (reply, code) in [(outcome("a"), 0), (wrong, 3)] {
         let outcomes = schema("outcome");
-        let asking = tokio::spawn(client.program("request", &lane, &["--schema", &outcomes]).end());
+        let asking = tokio::spawn(client.program("request", &address, &["--schema", &outcomes]).end());
         // In a worker's place.
         let deadline = Instant::now() + PATIENCE;
         let mut looks = interval(Duration::from_millis(50));

@@ -1,7 +1,7 @@
 //! Consumers outlive their broker, and their queue.
 
 use crate::examples::by_every_client;
-use crate::examples::client::{Client, Lane, Running, outcome, put};
+use crate::examples::client::{Address, Client, Running, outcome, put};
 use crate::support::fleet::{amqp, declare};
 use crate::support::foreign::command;
 use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
@@ -12,8 +12,8 @@ async fn a_consumer_whose_queue_is_deleted_is_there_again_when_the_queue_is(clie
     let (amqp, namespace) = (amqp(), fresh_namespace());
     declare(&amqp, &namespace).await;
     let (session, queue) = (connect(&amqp).await, format!("{namespace}.results"));
-    let lane = Lane { amqp: &amqp, namespace: &namespace };
-    let mut consumer = client.program("consume", &lane, &[]).start();
+    let address = Address { amqp: &amqp, namespace: &namespace };
+    let mut consumer = client.program("consume", &address, &[]).start();
     put(&session, &queue, "before", &outcome("before")).await;
     assert_eq!(consumer.line().await["id"], "before");
 
@@ -30,12 +30,12 @@ async fn consumers_go_on_after_a_crash_of_the_broker_and_leave_in_order_when_ask
     let mut node = RabbitNode::start().await;
     let (amqp, namespace) = (node.url(), fresh_namespace());
     declare(&amqp, &namespace).await;
-    let lane = Lane { amqp: &amqp, namespace: &namespace };
+    let address = Address { amqp: &amqp, namespace: &namespace };
     let mut consumers: Vec<(String, Running)> =
         [(Client::Pika, "results"), (Client::AioPika, "dead.proxy"), (Client::Amqplib, "dead.invalid")]
             .map(|(client, queue)| {
                 let queue = format!("{namespace}.{queue}");
-                let program = client.program("consume", &lane, &[&queue]);
+                let program = client.program("consume", &address, &[&queue]);
                 (queue, program.start())
             })
             .into();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, interval};
 
-use crate::examples::client::{Client, Lane, PATIENCE, picture};
+use crate::examples::client::{Address, Client, PATIENCE, picture};
 use crate::support::cluster::Cluster;
 use crate::support::fleet::declare;
 use crate::support::rabbit::fresh_namespace;
@@ -23,7 +23,7 @@ async fn of_a_job_that_is_not_confirmed_it_is_said_that_nobody_knows() {
     let (amqp, namespace) = (cluster.nodes[0].url(), fresh_namespace());
     declare(&amqp, &namespace).await;
     cluster.nodes[1].kill();
-    let lane = Lane { amqp: &amqp, namespace: &namespace };
+    let address = Address { amqp: &amqp, namespace: &namespace };
     let picture = picture(PICTURE);
     let arguments = [picture.path().to_str().expect("UTF-8")];
     let all = || CLIENTS.into_iter().flat_map(|client| PROGRAMS.map(|name| (client, name)));
@@ -32,7 +32,7 @@ async fn of_a_job_that_is_not_confirmed_it_is_said_that_nobody_knows() {
         all()
             .map(|(client, name)| {
                 let program =
-                    client.program(name, &lane, &arguments).with("CAPTCHA_CONFIRM_SECONDS", seconds);
+                    client.program(name, &address, &arguments).with("CAPTCHA_CONFIRM_SECONDS", seconds);
                 (client, name, tokio::spawn(program.end()))
             })
             .collect()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use captcha_worker::solver::{CREATE_TASK, GET_TASK_RESULT};
 
 use crate::memory::is_within_bound;
-use crate::memory::lane::{Ended, Ends, Lane};
+use crate::memory::namespace::{Ended, Ends, Namespace};
 use crate::memory::server::{Answer, Server};
 use crate::support::fleet;
 use crate::support::rabbit::SharedRabbit;
@@ -35,18 +35,18 @@ const SETTINGS: [(&str, &str); 7] = [
 /// call ends by its time-out, no job is lost, and what fails fails as `code` says.
 async fn answers(call: &'static str, answer: Answer, code: &str) {
     let rabbit = SharedRabbit::get().await;
-    let lane = Lane::declare(rabbit.url()).await;
+    let namespace = Namespace::declare(rabbit.url()).await;
     let server = Server::start(call, answer).await;
-    let mut ends = Ends::of(&lane).await;
-    let mut worker = fleet::start(rabbit.url(), lane.names.namespace(), &server.url, &SETTINGS);
+    let mut ends = Ends::of(&namespace).await;
+    let mut worker = fleet::start(rabbit.url(), namespace.names.namespace(), &server.url, &SETTINGS);
     // The first submission of a fleet is made alone.
     server.set_well(true);
-    lane.job("first").await;
+    namespace.job("first").await;
     assert_eq!(ends.next().await.how, "solved");
     server.set_well(false);
     let wanted: BTreeSet<String> = (0..JOBS).map(|n| format!("job-{n}")).collect();
     for id in &wanted {
-        lane.job(id).await;
+        namespace.job(id).await;
     }
     server.begun(ANSWERS).await;
     server.set_well(true);

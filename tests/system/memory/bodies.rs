@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::memory::is_within_bound;
-use crate::memory::lane::{Ended, Ends, Lane, ended, take};
+use crate::memory::namespace::{Ended, Ends, Namespace, ended, take};
 use crate::support::fleet::{self, Process, Simulator};
 use crate::support::rabbit::RabbitNode;
 
@@ -37,21 +37,21 @@ fn bodies() -> usize {
 /// A broker of its own, since such bodies slow down whoever shares it; and a replica beside it.
 struct Scene {
     node: RabbitNode,
-    lane: Lane,
+    namespace: Namespace,
     simulator: Simulator,
 }
 
 impl Scene {
     async fn set() -> Self {
         let node = RabbitNode::start().await;
-        let lane = Lane::declare(&node.url()).await;
-        Self { lane, node, simulator: Simulator::start("").await }
+        let namespace = Namespace::declare(&node.url()).await;
+        Self { namespace, node, simulator: Simulator::start("").await }
     }
 
     fn replica(&self) -> Process {
         fleet::start(
             &self.node.url(),
-            self.lane.names.namespace(),
+            self.namespace.names.namespace(),
             &self.simulator.url,
             &[("LOG__LEVEL", "error")],
         )
@@ -66,7 +66,7 @@ impl Scene {
                 looks.tick().await;
                 let queues =
                     self.node.ctl(&["list_queues", "--quiet", "--no-table-headers", "messages", "name"]);
-                let own = format!("\t{}.", self.lane.names.namespace());
+                let own = format!("\t{}.", self.namespace.names.namespace());
                 if queues.lines().filter(|line| !line.contains(&own)).all(|line| line.starts_with("0\t")) {
                     return;
                 }
@@ -78,8 +78,8 @@ impl Scene {
 
     /// What came before has been dealt with, and the replica goes on.
     async fn goes_on(&self) {
-        let mut ends = Ends::of(&self.lane).await;
-        self.lane.job("behind").await;
+        let mut ends = Ends::of(&self.namespace).await;
+        self.namespace.job("behind").await;
         let last = loop {
             let ended = ends.next().await;
             if ended.id != RINSE {
@@ -113,9 +113,9 @@ async fn fed(
     under: &str,
 ) {
     let scene = Scene::set().await;
-    let (lane, queue) = (&scene.lane, queue(&scene.lane.names));
-    let mut dead = lane.consume(into(&lane.names)).await;
-    let feed = async |n: usize| lane.publish("", &queue, &n.to_string(), body.to_vec()).await;
+    let (namespace, queue) = (&scene.namespace, queue(&scene.namespace.names));
+    let mut dead = namespace.consume(into(&namespace.names)).await;
+    let feed = async |n: usize| namespace.publish("", &queue, &n.to_string(), body.to_vec()).await;
     // As many as the broker may hold are there before the replica: that is when most come at once.
     let all = bodies();
     let ahead = all.min(AHEAD / body.len());
@@ -143,7 +143,7 @@ async fn fed(
         tokio::join!(feeding, taking);
         (fed, taken) = (until, until);
         if taken < all {
-            rinse(lane, &queue).await;
+            rinse(namespace, &queue).await;
         }
     }
     scene.goes_on().await;
@@ -163,9 +163,9 @@ async fn take_large(consumer: &mut Consumer) -> Message {
 
 /// A quorum queue's log gives back its disk only after thousands of entries, whatever they hold.
 /// These are small ones.
-async fn rinse(lane: &Lane, queue: &str) {
-    for queue in [queue, &lane.names.dead_raw()] {
-        let publish = |_| lane.publish("", queue, RINSE, SMALL.to_vec());
+async fn rinse(namespace: &Namespace, queue: &str) {
+    for queue in [queue, &namespace.names.dead_raw()] {
+        let publish = |_| namespace.publish("", queue, RINSE, SMALL.to_vec());
         stream::iter(0..ENTRIES).map(publish).buffer_unordered(256).collect::<()>().await;
     }
 }
@@ -207,7 +207,7 @@ async fn large_bodies_on_the_control_exchange_are_dropped_within_the_bound() {
     // It listens to control messages before it takes a job.
     scene.goes_on().await;
     for n in 0..bodies() {
-        scene.lane.publish(&scene.lane.names.control(), "", &n.to_string(), vec![b'x'; BODY]).await;
+        scene.namespace.publish(&scene.namespace.names.control(), "", &n.to_string(), vec![b'x'; BODY]).await;
     }
     scene.control_is_drained().await;
     scene.goes_on().await;

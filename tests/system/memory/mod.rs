@@ -3,7 +3,7 @@
 
 mod api;
 mod bodies;
-mod lane;
+mod namespace;
 mod server;
 
 use crate::support::fleet::Process;

@@ -17,7 +17,7 @@ use crate::support::rabbit;
 const WINDOW: usize = 256;
 
 /// A namespace that nothing else uses.
-pub(crate) struct Lane {
+pub(crate) struct Namespace {
     amqp: String,
     names: Names,
     session: Session,
@@ -39,13 +39,18 @@ impl Waiting {
     }
 }
 
-impl Lane {
+impl Namespace {
     /// Declares a fresh namespace on a broker, so that jobs can be there before any replica.
     pub(crate) async fn declare(amqp: &str) -> Self {
         let namespace = format!("trial-{}", uuid::Uuid::new_v4().simple());
-        let lane = Self::open(amqp, &namespace).await;
-        lane.session.link().declare(&Topology::new(&lane.names)).await.expect("the topology is declared");
-        lane
+        let namespace = Self::open(amqp, &namespace).await;
+        namespace
+            .session
+            .link()
+            .declare(&Topology::new(&namespace.names))
+            .await
+            .expect("the topology is declared");
+        namespace
     }
 
     async fn open(amqp: &str, namespace: &str) -> Self {

@@ -1,4 +1,4 @@
-//! A lane on the broker: jobs with trace headers go in, outcomes come out.
+//! A namespace on the broker: jobs with trace headers go in, outcomes come out.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::support::fleet::{Replica, Simulator, declare};
 use crate::support::rabbit::{SharedRabbit, fresh_namespace};
 
-pub(crate) struct Lane {
+pub(crate) struct Namespace {
     pub(crate) rabbit: SharedRabbit,
     pub(crate) namespace: String,
     session: Session,
@@ -25,8 +25,9 @@ pub(crate) struct Arrived {
     pub(crate) tracestate: Option<String>,
 }
 
-impl Lane {
-    /// A lane whose outcomes are consumed from one queue of its own: `results`, or that of a class.
+impl Namespace {
+    /// A namespace whose outcomes are consumed from one queue of its own: `results`, or that of a
+    /// class.
     pub(crate) async fn new(queue: &str) -> Self {
         let (rabbit, namespace) = (SharedRabbit::get().await, fresh_namespace());
         declare(rabbit.url(), &namespace).await;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use captcha_worker::broker::topology::{Names, Topology};
-use captcha_worker::domain::lane::Lane as JobLane;
+use captcha_worker::domain::lane::Lane;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
@@ -29,10 +29,10 @@ const ACK_EACH: usize = 500;
 const NEXT_RESULT_WITHIN: Duration = Duration::from_secs(10);
 
 /// The namespace.
-pub(crate) struct Lane {
+pub(crate) struct Namespace {
     names: Names,
     candidate: Candidate,
-    further_lanes: Vec<JobLane>,
+    further_lanes: Vec<Lane>,
     connection: Connection,
     channel: Channel,
 }
@@ -51,7 +51,7 @@ struct Outcome {
     status: String,
 }
 
-impl Lane {
+impl Namespace {
     /// Declares a fresh one by the program's own command.
     pub(crate) async fn declare(
         amqp: &str,
@@ -75,15 +75,17 @@ impl Lane {
         let connection = connection.expect("the broker takes a connection");
         let channel = connection.create_channel().await.expect("the broker opens a channel");
         let further_lanes = load.further_lanes.iter().map(|name| name.parse().expect("a lane's name"));
-        let lane = Self { names, candidate, further_lanes: further_lanes.collect(), connection, channel };
+        let namespace =
+            Self { names, candidate, further_lanes: further_lanes.collect(), connection, channel };
         // The others' queues are part of the topology. These are declared as Celery declares them,
         // so that they are there before it is.
-        for queue in candidate.queues_of_its_own(lane.names()) {
+        for queue in candidate.queues_of_its_own(namespace.names()) {
             let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-            let declared = lane.channel.queue_declare(queue.into(), durable, FieldTable::default()).await;
+            let declared =
+                namespace.channel.queue_declare(queue.into(), durable, FieldTable::default()).await;
             declared.expect("the broker declares a queue");
         }
-        lane
+        namespace
     }
 
     pub(crate) fn names(&self) -> &Names {
@@ -93,7 +95,7 @@ impl Lane {
     /// A publisher of this load.
     pub(crate) async fn feed(&self, load: &Load) -> Feed {
         let own = self.candidate.jobs(&self.names);
-        let further = self.further_lanes.iter().map(|lane| self.names.jobs_of(lane));
+        let further = self.further_lanes.iter().map(|namespace| self.names.jobs_of(namespace));
         let queues = std::iter::once(own).chain(further).collect();
         Feed::open(&self.connection, self.candidate, queues, load).await
     }

@@ -16,12 +16,12 @@ use crate::support::rabbit;
 /// Nothing here takes a tenth of it for one message.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(crate) struct Lane {
+pub(crate) struct Namespace {
     pub(crate) names: Names,
     pub(crate) session: Session,
 }
 
-impl Lane {
+impl Namespace {
     /// Declares a fresh namespace.
     pub(crate) async fn declare(amqp: &str) -> Self {
         let names = Names::new(&rabbit::fresh_namespace());
@@ -74,13 +74,13 @@ pub(crate) struct Ended {
 }
 
 impl Ends {
-    pub(crate) async fn of(lane: &Lane) -> Self {
-        let mut queues = vec![lane.names.results()];
-        queues.extend(Class::finals().map(|class| lane.names.dead(class)));
+    pub(crate) async fn of(namespace: &Namespace) -> Self {
+        let mut queues = vec![namespace.names.results()];
+        queues.extend(Class::finals().map(|class| namespace.names.dead(class)));
         let (coming, came) = unbounded_channel();
         let mut consumers = JoinSet::new();
         for queue in queues {
-            let (mut consumer, coming) = (lane.consume(queue).await, coming.clone());
+            let (mut consumer, coming) = (namespace.consume(queue).await, coming.clone());
             consumers.spawn(async move {
                 while let Some(delivery) = consumer.recv().await {
                     delivery.receipt.ack().expect("the channel lives");
