@@ -111,7 +111,8 @@ impl Context {
     /// A poll has found a task ready, or has not; only its first one says something more.
     pub(super) fn first_poll(&self, task_type: &str, task: &OpenTask, is_ready: bool) {
         if let Some(age) = task.first_poll().filter(|_| self.was_undisturbed(task)) {
-            self.fleet.solve_times().first_poll(task_type, age, is_ready, self.clock.now());
+            let since = task.age(self.uptime()).saturating_sub(age);
+            self.fleet.solve_times().first_poll(task_type, age, is_ready, self.clock.now().minus(since));
         }
     }
 

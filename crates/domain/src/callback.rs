@@ -144,7 +144,7 @@ impl CallbackSwitch {
         }
         *self = Self {
             off: Some((now.plus(OFF_FOR), reason)),
-            on_trial: reason == OffReason::Missing,
+            on_trial: self.on_trial || reason == OffReason::Missing,
             ..Self::default()
         };
         self.off

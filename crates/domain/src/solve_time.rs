@@ -83,6 +83,14 @@ struct Learned {
 }
 
 impl Learned {
+    /// A clock that was set back makes nothing of what came since comparable.
+    fn notice_clock(&mut self, now: Timestamp) {
+        if self.changing_since.max(self.counts_since).is_some_and(|since| since > now) {
+            (self.changing_since, self.counts_since) = (None, None);
+            self.speed = SpeedChange::default();
+        }
+    }
+
     /// Once enough answers at a new speed have come, forgets the older ones. Returns whether it
     /// did.
     fn forget_earlier_speed(&mut self) -> bool {
@@ -118,7 +126,12 @@ impl SolveTimes {
     pub fn first_poll(&mut self, kind: &str, age: Duration, is_ready: bool, now: Timestamp) {
         let name = kind::place(&self.by_kind, kind, MAX_KINDS);
         let Some(learned) = name.and_then(|name| self.by_kind.get_mut(name)) else { return };
-        let Some(polls) = learned.polls.as_ref().filter(|_| learned.changing_since.is_none()) else { return };
+        learned.notice_clock(now);
+        let is_old = learned.counts_since.is_some_and(|since| now.minus(age) < since);
+        let Some(polls) = learned.polls.as_ref().filter(|_| !is_old && learned.changing_since.is_none())
+        else {
+            return;
+        };
         learned.changing_since = learned.speed.first_poll(age, is_ready, polls.ready_by(age), now);
     }
 
@@ -141,8 +154,8 @@ impl SolveTimes {
         }
         let Some(learned) = self.by_kind.get_mut(name) else { return false };
         let accepted_at = now.minus(answer.by);
-        // The wall clock may have been set back since.
-        if learned.counts_since.is_some_and(|since| since <= now && accepted_at < since) {
+        learned.notice_clock(now);
+        if learned.counts_since.is_some_and(|since| accepted_at < since) {
             return false;
         }
         let is_spare = |answers: &VecDeque<(Answer, Timestamp)>| {
@@ -417,7 +430,7 @@ mod tests {
         let polls = times.polls("T");
         let first = polls.as_ref().map_or(Duration::from_secs(3), |polls| polls.first(jitter));
         let now = Timestamp::from_millis(0).plus(Duration::from_secs(n));
-        times.first_poll("T", first, first.as_secs_f64() >= ready, now);
+        times.first_poll("T", first, first.as_secs_f64() >= ready, now.plus(first));
         let (mut after, mut by) = (Duration::ZERO, first);
         while by.as_secs_f64() < ready {
             after = by;

@@ -308,7 +308,7 @@ impl CallLimits {
         self.types.read(|limiter| (limiter.held.load(Ordering::Acquire), limiter.window.lock().size()))
     }
 
-    /// Places in use, of all kinds together.
+    /// Permits in use, of all kinds together.
     pub(crate) fn in_use(&self) -> usize {
         let submissions =
             self.limits.submit_concurrency.max(1).saturating_sub(self.submissions.available_permits());

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn places_beyond_a_smaller_size_go_when_they_are_given_back() {
+    async fn permits_beyond_a_smaller_size_go_when_they_are_given_back() {
         let permits = ResizableSemaphore::new(4);
         let mut held: Vec<_> = (0..4).filter_map(|_| take(&permits)).collect();
         assert!(held.len() == 4 && take(&permits).is_none());

@@ -723,6 +723,8 @@ impl JobRun {
 
     /// The task may have been accepted, and paid: it is submitted again once at most.
     fn submission_unanswered(&mut self, fault: Fault, at: &DecisionInput<'_>) -> Step {
+        // Nobody knows what has become of it, whatever class the settings give the error.
+        let fault = Fault { class: Class::Transient, ..fault };
         let before = self.history.count(Ended::Ambiguous);
         let attempt = Attempt {
             submitted_at: at.now,

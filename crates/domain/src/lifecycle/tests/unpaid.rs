@@ -79,18 +79,18 @@ fn a_class_that_the_settings_give_a_gateways_error_does_not_have_it_repeated_mor
             body,
         }))
     };
-    for class in [Class::Capacity, Class::Throttled, Class::Transient] {
+    for class in [Class::Capacity, Class::Throttled, Class::Pending, Class::Transient] {
         let mut scene = Scene::plain();
         scene.rules.overrides = Overrides::new([("HTTP_502".to_owned(), class)].into());
         let first = scene.on(submitted(bad_gateway()));
         assert_eq!(risk(&first), Some(DoublePaymentRisk::AmbiguousSubmission), "{class:?}");
         let second = scene.on(submitted(bad_gateway()));
-        assert!(matches!(second.action, Action::Finish(Disposition::Outcome(_))), "{class:?}");
+        assert_eq!(ends_in(&second), "transient/HTTP_502", "{class:?}");
         let mut scene = Scene::plain();
         scene.rules.overrides = Overrides::new([("HTTP_502".to_owned(), class)].into());
         scene.rules.ambiguous = Ambiguous::DeadLetter;
         let only = scene.on(submitted(bad_gateway()));
-        assert!(matches!(only.action, Action::Finish(Disposition::Outcome(_))), "{class:?}");
+        assert_eq!(ends_in(&only), "transient/HTTP_502", "{class:?}");
     }
 }
 
