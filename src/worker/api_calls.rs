@@ -299,8 +299,8 @@ pub(super) async fn poll<'a>(
             Some(held) => held,
             None => {
                 waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-                let held = ctx.limits.poll((&ctx.lanes, lane), ctx.account());
-                let Some(held) = in_time(ctx, scope, task, held).await? else {
+                let permit = ctx.limits.poll((&ctx.lanes, lane), ctx.account());
+                let Some(held) = in_time(ctx, scope, task, permit).await? else {
                     return Some((Event::Due, None));
                 };
                 held

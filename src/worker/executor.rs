@@ -204,7 +204,7 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
             let accepted_at = if Failpoint::AgeForgotten.in_force() { ctx.clock.now() } else { accepted_at };
             let redelivered = redelivered && !Failpoint::RedeliveryUnnoticed.in_force();
             let at = ctx.decision_input(job.kind());
-            let callback = callback.filter(|_| ctx.fleet.callbacks().are_on(at.now));
+            let callback = callback.filter(|_| at.callbacks_come);
             let run = JobRun::of_ticket(job, history, task_id, accepted_at, polls, callback, &at);
             let run = run.not_polled_before(not_before, &at);
             if let (Some(acceptance), Some(price)) = (&acceptance, price) {

@@ -83,12 +83,14 @@ struct Learned {
 }
 
 impl Learned {
-    /// A clock that was set back makes nothing of what came since comparable.
-    fn notice_clock(&mut self, now: Timestamp) {
+    /// Whether what is seen of a task counts: it was accepted since the last change of speed.
+    fn counts(&mut self, accepted_at: Timestamp, now: Timestamp) -> bool {
+        // After the clock was set back no moment can be compared with those before.
         if self.changing_since.max(self.counts_since).is_some_and(|since| since > now) {
             (self.changing_since, self.counts_since) = (None, None);
             self.speed = SpeedChange::default();
         }
+        self.counts_since.is_none_or(|since| since <= accepted_at)
     }
 
     /// Once enough answers at a new speed have come, forgets the older ones. Returns whether it
@@ -126,12 +128,10 @@ impl SolveTimes {
     pub fn first_poll(&mut self, kind: &str, age: Duration, is_ready: bool, now: Timestamp) {
         let name = kind::place(&self.by_kind, kind, MAX_KINDS);
         let Some(learned) = name.and_then(|name| self.by_kind.get_mut(name)) else { return };
-        learned.notice_clock(now);
-        let is_old = learned.counts_since.is_some_and(|since| now.minus(age) < since);
-        let Some(polls) = learned.polls.as_ref().filter(|_| !is_old && learned.changing_since.is_none())
-        else {
+        if !learned.counts(now.minus(age), now) || learned.changing_since.is_some() {
             return;
-        };
+        }
+        let Some(polls) = &learned.polls else { return };
         learned.changing_since = learned.speed.first_poll(age, is_ready, polls.ready_by(age), now);
     }
 
@@ -153,9 +153,7 @@ impl SolveTimes {
             self.by_kind.insert(name.to_owned(), Learned::default());
         }
         let Some(learned) = self.by_kind.get_mut(name) else { return false };
-        let accepted_at = now.minus(answer.by);
-        learned.notice_clock(now);
-        if learned.counts_since.is_some_and(|since| accepted_at < since) {
+        if !learned.counts(now.minus(answer.by), now) {
             return false;
         }
         let is_spare = |answers: &VecDeque<(Answer, Timestamp)>| {
@@ -461,13 +459,14 @@ mod tests {
         }
     }
 
-    /// The mean wait in seconds, and the mean polls, of tasks that are accepted at these moments,
+    /// The mean wait in seconds, the mean polls, and how many answers are remembered at the end, of
+    /// tasks that are accepted at these moments,
     /// in ms, and ready when `draw` says, in ms.
     fn solve_many_at_a_time(
         seed: u64,
         moments: impl Iterator<Item = u64>,
         draw: fn(&mut StdRng) -> u64,
-    ) -> (f64, f64) {
+    ) -> (f64, f64, usize) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut times = learning();
         // By the moment of the next poll: when the task was accepted, its age when it is ready, its
@@ -500,7 +499,7 @@ mod tests {
             polls.insert((accepted + first.as_millis() as u64, n), (accepted, ready, 0, 1));
         }
         let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
-        (mean(&waits) / 1_000.0, mean(&counts))
+        (mean(&waits) / 1_000.0, mean(&counts), times.by_kind["T"].answers.len())
     }
 
     #[test]
@@ -509,9 +508,10 @@ mod tests {
         let solve = |seed| {
             solve_many_at_a_time(seed, (0..4_000).map(|n| n * 50), |rng| rng.random_range(19_000..21_000))
         };
-        let all: Vec<(f64, f64)> = (0..6).map(solve).collect();
-        let wait = all.iter().map(|(wait, _)| wait).sum::<f64>() / 6.0;
-        let polls = all.iter().map(|(_, polls)| polls).sum::<f64>() / 6.0;
+        let all: Vec<(f64, f64, usize)> = (0..6).map(solve).collect();
+        assert!(all.iter().all(|(.., remembered)| *remembered == MOST_REMEMBERED), "{all:?}");
+        let wait = all.iter().map(|(wait, ..)| wait).sum::<f64>() / 6.0;
+        let polls = all.iter().map(|(_, polls, _)| polls).sum::<f64>() / 6.0;
         assert!(wait < 1.1 && polls < 1.85, "{wait:.2} s in {polls:.2} polls");
     }
 
@@ -519,7 +519,7 @@ mod tests {
     fn the_order_of_the_answers_of_a_batch_is_no_change_of_speed() {
         for batch in [50, 200, 500] {
             let moments = (0..5_000).map(|n| n / batch * 120_000 + n % batch * 2);
-            let (wait, polls) = solve_many_at_a_time(7, moments, |rng| rng.random_range(2_000..40_000));
+            let (wait, polls, _) = solve_many_at_a_time(7, moments, |rng| rng.random_range(2_000..40_000));
             assert!(wait < 1.1 && polls < 20.0, "batches of {batch}: {wait:.2} s in {polls:.2} polls");
         }
     }

@@ -81,7 +81,9 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
         code.collect::<Vec<_>>().join("\n")
     };
     let files = files(folder).into_iter().filter(|(path, _)| !is_test(path));
-    files.map(|(path, text)| (path, code_of(text))).collect()
+    let found: Vec<_> = files.map(|(path, text)| (path, code_of(text))).collect();
+    assert!(found.len() > 10, "{folder} was not found");
+    found
 }
 
 #[test]

@@ -80,16 +80,18 @@ fn a_class_that_the_settings_give_a_gateways_error_does_not_have_it_repeated_mor
         }))
     };
     for class in [Class::Capacity, Class::Throttled, Class::Pending, Class::Transient] {
-        let mut scene = Scene::plain();
-        scene.rules.overrides = Overrides::new([("HTTP_502".to_owned(), class)].into());
+        let scene_with = |ambiguous| {
+            let mut scene = Scene::plain();
+            scene.rules.overrides = Overrides::new([("HTTP_502".to_owned(), class)].into());
+            scene.rules.ambiguous = ambiguous;
+            scene
+        };
+        let mut scene = scene_with(Ambiguous::Retry);
         let first = scene.on(submitted(bad_gateway()));
         assert_eq!(risk(&first), Some(DoublePaymentRisk::AmbiguousSubmission), "{class:?}");
         let second = scene.on(submitted(bad_gateway()));
         assert_eq!(ends_in(&second), "transient/HTTP_502", "{class:?}");
-        let mut scene = Scene::plain();
-        scene.rules.overrides = Overrides::new([("HTTP_502".to_owned(), class)].into());
-        scene.rules.ambiguous = Ambiguous::DeadLetter;
-        let only = scene.on(submitted(bad_gateway()));
+        let only = scene_with(Ambiguous::DeadLetter).on(submitted(bad_gateway()));
         assert_eq!(ends_in(&only), "transient/HTTP_502", "{class:?}");
     }
 }
