@@ -77,7 +77,8 @@ def flapping(harness):
 def late(harness):
     lane = Lane(harness, "late", solver__max_calls_per_second=3)
     return Cause("CaptchaPollsLate", "3 calls a second allowed, 60 tasks open", lane, lambda: lane.publish(60, {"solve_ms": 25_000}),
-                 # Overdue polls are a reason of /readyz, and nobody else is there; what is polled too late is lost.
+                 # Overdue polls are a reason of /readyz, and nobody else is there; what is polled
+                 # too late is lost.
                  beside=["CaptchaNotConsuming", "CaptchaPaidTwice", "CaptchaWaste", "CaptchaDeadLetterBurst"])
 
 

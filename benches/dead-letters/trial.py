@@ -166,7 +166,8 @@ class Trial:
             doomed.wait()
             # What it has published is solved, so that outcomes show when the next one is under way.
             until("its jobs are solved", 60, self.idle)
-            # Published, and not removed: the next run publishes them once more. The canary is no replay.
+            # Published, and not removed: the next run publishes them once more. The canary is no
+            # replay.
             left, _ = self.dead("replay", *self.filters(), "--dry-run")
             published, removed = self.depth("results") - 1, chosen - left["chosen"]
             self.repeated.append(published - removed - sum(self.repeated))

@@ -1,4 +1,4 @@
-"""The Helm chart: that it renders for each lane what kustomize does, that all of its values render, and what it refuses."""
+"""The Helm chart: that it renders for each overlay what kustomize does, that all of its values render, and what it refuses."""
 
 import re
 import shutil
@@ -71,7 +71,7 @@ class Helm:
         things = self.render(values)
         for thing in things:
             yield from (f"{thing['kind']}: {fault}" for fault in schemas.faults(thing))
-        yield from ties.Lane(things, self.defaults).faults()
+        yield from ties.Overlay(things, self.defaults).faults()
         merged = self.chart.merge_values(values)
         yield from self.rules_faults(things, merged["monitoring"], alerts)
         written = tomllib.loads(one(things, "ConfigMap")["data"]["settings.toml"])
@@ -89,8 +89,8 @@ class Helm:
         if spec != alerts:
             yield "the PrometheusRule is not deploy/prometheus/alerts.yml"
 
-    def lane_faults(self, kustomized, values):
-        """Where a lane's objects differ from those that the chart makes of the lane's values.yaml."""
+    def overlay_faults(self, kustomized, values):
+        """Where an overlay's objects differ from those that the chart makes of its values.yaml."""
         ours = by_name(thing for thing in kustomized if thing["kind"] != "Namespace")
         theirs = by_name(self.render(values))
         for name in sorted(ours.keys() | theirs.keys()):

@@ -1,6 +1,6 @@
 """Deploy files against published schemas and against each other.
 
-Usage: main.py LANE=RENDERED… where RENDERED is what `kubectl kustomize` made of deploy/kubernetes/lanes/LANE.
+Usage: main.py OVERLAY=RENDERED… where RENDERED is what `kubectl kustomize` made of deploy/kubernetes/overlays/OVERLAY.
 Prints a line for each fault, and exits with 1 where there is any.
 """
 
@@ -18,10 +18,10 @@ import ties
 import watched
 
 ROOT = Path(__file__).resolve().parents[2]
-LANES = ROOT / "deploy/kubernetes/lanes"
+OVERLAYS = ROOT / "deploy/kubernetes/overlays"
 
 
-def told(where, check):
+def reported(where, check):
     """The faults of one check; one that cannot even be carried out is a fault too."""
     try:
         yield from (f"{where}: {fault}" for fault in check())
@@ -29,14 +29,14 @@ def told(where, check):
         yield f"{where}: not as expected: {type(error).__name__}: {error}"
 
 
-def lane_faults(name, rendered, defaults, helm):
+def overlay_faults(name, rendered, defaults, helm):
     things = [thing for thing in yaml.safe_load_all(Path(rendered).read_text()) if thing]
     for thing in things:
         where = f"{name}: {thing['kind']} {thing['metadata']['name']}"
-        yield from told(where, lambda: schemas.faults(thing))
-    yield from told(name, ties.Lane(things, defaults).faults)
-    values = yaml.safe_load((LANES / name / "values.yaml").read_text())
-    yield from told(f"{name}, by kustomize and by the chart", lambda: helm.lane_faults(things, values))
+        yield from reported(where, lambda: schemas.faults(thing))
+    yield from reported(name, ties.Overlay(things, defaults).faults)
+    values = yaml.safe_load((OVERLAYS / name / "values.yaml").read_text())
+    yield from reported(f"{name}, by kustomize and by the chart", lambda: helm.overlay_faults(things, values))
 
 
 def grafana_faults():
@@ -57,9 +57,9 @@ def watched_faults():
 
 def main(arguments):
     rendered = dict(argument.split("=", 1) for argument in arguments)
-    present = {lane.parent.name for lane in LANES.glob("*/kustomization.yaml")}
+    present = {overlay.parent.name for overlay in OVERLAYS.glob("*/kustomization.yaml")}
     if set(rendered) != present or not present:
-        sys.exit(f"the lanes are {sorted(present)}, and rendered are {sorted(rendered)}")
+        sys.exit(f"the overlays are {sorted(present)}, and rendered are {sorted(rendered)}")
     defaults = tomllib.loads((ROOT / "config/default.toml").read_text())
     drain = defaults["worker"]["drain_timeout"]
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -67,12 +67,12 @@ def main(arguments):
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
     alerts = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
     helm = chart.Helm(ROOT / "deploy/helm/captcha-worker", defaults)
-    faults = [fault for name, file in rendered.items() for fault in lane_faults(name, file, defaults, helm)]
-    faults += told("chart", lambda: helm.faults(version, alerts))
-    faults += told("docker-compose.yml", lambda: ties.compose_faults(compose, drain, ROOT))
-    faults += told("dashboard.json", grafana_faults)
-    faults += told("alerts and dashboard", watched_faults)
-    faults += told("captcha-worker@.service", lambda: ties.unit_faults(unit, drain))
+    faults = [fault for name, file in rendered.items() for fault in overlay_faults(name, file, defaults, helm)]
+    faults += reported("chart", lambda: helm.faults(version, alerts))
+    faults += reported("docker-compose.yml", lambda: ties.compose_faults(compose, drain, ROOT))
+    faults += reported("dashboard.json", grafana_faults)
+    faults += reported("alerts and dashboard", watched_faults)
+    faults += reported("captcha-worker@.service", lambda: ties.unit_faults(unit, drain))
     for fault in faults:
         print(fault)
     sys.exit(bool(faults))

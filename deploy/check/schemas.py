@@ -1,11 +1,12 @@
-"""Every object of a lane against the schema that its makers publish."""
+"""Every object of an overlay against the schema that its makers publish."""
 
 import kubernetes_validate
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule, ServiceMonitor
 from pydantic import ValidationError
 
-# The oldest release that has all that is used here (unhealthyPodEvictionPolicy), and the newest whose schemas are known.
+# The oldest release that has all that is used here (unhealthyPodEvictionPolicy), and the newest
+# whose schemas are known.
 OLDEST = "1.27"
 RELEASES = [OLDEST, kubernetes_validate.latest_version()]
 

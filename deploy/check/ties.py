@@ -4,7 +4,8 @@ import re
 import tomllib
 
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600}
-# What closing the session may take when the drain's own time is used up, and room for a slow machine.
+# What closing the session may take when the drain's own time is used up, and room for a slow
+# machine.
 MARGIN_SECONDS = 10
 
 
@@ -22,8 +23,8 @@ def outlasts(where, patience, drain):
         yield f"{where}: {patience} is not {MARGIN_SECONDS} s above worker.drain_timeout, {drain}"
 
 
-class Lane:
-    """The objects of one lane, as they are applied."""
+class Overlay:
+    """The objects of one overlay, as they are applied."""
 
     def __init__(self, things, defaults):
         self.things = things
@@ -75,7 +76,7 @@ class Lane:
             yield f"the Service has the ports {served}, and the pod {ports}"
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         if volumes["settings"]["configMap"]["name"] != self.one("ConfigMap")["metadata"]["name"]:
-            yield "the pod mounts other settings than the lane's"
+            yield "the pod mounts other settings than the overlay's"
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         secrets = [f"{mounts['secrets']}/{item['path']}" for item in volumes["secrets"]["secret"]["items"]]
         named = {f"{section}.{key}": self.setting(section, key)
@@ -131,7 +132,8 @@ def compose_faults(compose, drain, root):
     for name, service in compose["services"].items():
         for volume in service.get("volumes", []):
             source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0]
-            # Docker makes a folder of what is not there, and the program that wants a file complains about that.
+            # Docker makes a folder of what is not there, and the program that wants a file
+            # complains about that.
             if source.startswith("./") and not (root / source).exists():
                 yield f"{name}: {source} is mounted, and is not there"
         if "mem_limit" not in service:

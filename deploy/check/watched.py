@@ -5,7 +5,8 @@ import re
 METRIC = re.compile(r"\bcaptcha_[a-z0-9_]+")
 LISTED = re.compile(r"^\| `(captcha_[a-z0-9_]+)` \| (\w+) \|", re.MULTILINE)
 SEVERITIES = {"page", "ticket"}
-# What another panel says as well: calls of getTaskResult, the state of the session in "Ready", hand-overs in "unheld"; and two moments in time.
+# What another panel says as well: calls of getTaskResult, the state of the session in "Ready",
+# hand-overs in "unheld"; and two moments in time.
 UNSHOWN = {"captcha_polls_total", "captcha_connected", "captcha_tickets_taken_total", "captcha_guard_next_probe_timestamp_seconds",
            "captcha_balance_timestamp_seconds"}
 

@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
 # Retention of a namespace, by policies of the broker.
 #
-#   deploy/rabbitmq/policies.sh NAMESPACE              bounds the results, moves old dead letters to NAMESPACE.dead.raw; loses nothing
-#   deploy/rabbitmq/policies.sh NAMESPACE --discard    and discards what is old in NAMESPACE.dead.raw
+#   deploy/rabbitmq/policies.sh NAMESPACE              bounds the results, moves old dead letters to
+#                                                      NAMESPACE.dead.raw; loses nothing
+#   deploy/rabbitmq/policies.sh NAMESPACE --discard    and discards what is old in
+#                                                      NAMESPACE.dead.raw
 #   deploy/rabbitmq/policies.sh NAMESPACE --clear      takes all of that back
 #
-# Where the results are full, raise RESULTS and run it again before you clear: a quorum queue whose limit is taken away tells no channel that it
-# takes messages again, and workers would wait until their next session.
+# Where the results are full, raise RESULTS and run it again before you clear: a quorum queue whose
+# limit is taken away tells no channel that it takes messages again, and workers would wait until
+# their next session.
 #
-# Jobs, tickets, retried jobs and the guard's state are never bounded: a full queue there would stall what dead-letters into it, and an expired
-# job is a lost one.
+# Jobs, tickets, retried jobs and the guard's state are never bounded: a full queue there would
+# stall what dead-letters into it, and an expired job is a lost one.
 #
-#   RESULTS=1000000        results kept; then the broker takes no more, and workers keep answers in tickets and take no jobs
-#   DEAD_DAYS=14           days in the dead letters of a class, and as many again in dead.raw where those are discarded
+#   RESULTS=1000000        results kept; then the broker takes no more, and workers keep answers in
+#                          tickets and take no jobs
+#   DEAD_DAYS=14           days in the dead letters of a class, and as many again in dead.raw where
+#                          those are discarded
 #   RAW=1000000            with --discard: messages kept in dead.raw
 #   VHOST=/  RABBITMQCTL=rabbitmqctl     as for users.sh
 set -euo pipefail
@@ -57,10 +62,13 @@ esac
 case $mode in
   '') clear raw; clear unrouted ;;
   --discard)
-    # Whatever leaves dead.raw goes to unrouted, and from there to dead.raw again: a cycle. With "drop-head" the broker ends it by discarding; with
-    # the queues' own reject-publish it would keep such messages for ever, where nobody can read them. Never give unrouted a time without it.
+    # Whatever leaves dead.raw goes to unrouted, and from there to dead.raw again: a cycle. With
+    # "drop-head" the broker ends it by discarding; with the queues' own reject-publish it would
+    # keep such messages for ever, where nobody can read them. Never give unrouted a time without
+    # it.
     policy raw "^$n\\.dead\\.raw\$" "{\"message-ttl\": $ttl, \"max-length\": $raw, \"overflow\": \"drop-head\"}"
-    # Outcomes that no queue was bound for move on to dead.raw after this second, and are kept there like the rest.
+    # Outcomes that no queue was bound for move on to dead.raw after this second, and are kept there
+    # like the rest.
     policy unrouted "^$n\\.unrouted\$" '{"message-ttl": 1000, "overflow": "drop-head"}'
     ;;
 esac

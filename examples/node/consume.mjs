@@ -2,12 +2,13 @@
 //
 //   npm ci
 //   node consume.mjs                                              solved jobs: captcha.results
-//   node consume.mjs captcha.dead.invalid                         one dead-letter queue; its messages hold the whole job for replay
+//   node consume.mjs captcha.dead.invalid                         one dead-letter queue; its
+//                                                  messages hold the whole job for replay
 //   node consume.mjs --schema ../../docs/schema/outcome.schema.json
 //   node consume.mjs --count 10                                   end after ten
 //
-// AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the namespace (captcha). SIGINT (Ctrl-C) or
-// SIGTERM ends it.
+// AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the
+// namespace (captcha). SIGINT (Ctrl-C) or SIGTERM ends it.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs, promisify } from "node:util";
@@ -28,13 +29,15 @@ let pauseMs = 500;
 let fault;
 let last = Promise.resolve();
 
-// console.log says nothing of a line that it could not write, and that line would be acked all the same.
+// console.log says nothing of a line that it could not write, and that line would be acked all the
+// same.
 const write = promisify(process.stdout.write.bind(process.stdout));
 process.stdout.on("error", () => {});
 
 for (const name of ["SIGINT", "SIGTERM"]) process.on(name, () => stopped.abort());
 
-// One after the other: a repeat can come while the first is being dealt with. The prefetch bounds how many wait.
+// One after the other: a repeat can come while the first is being dealt with. The prefetch bounds
+// how many wait.
 function onOutcome(channel, message, gone) {
   last = last.then(async () => {
     if (stopped.signal.aborted) return;
@@ -64,7 +67,8 @@ async function dealWith({ content, properties }) {
   }
 }
 
-// Consumes until it is stopped, or until the connection, the channel or the queue is gone, and tells what is.
+// Consumes until it is stopped, or until the connection, the channel or the queue is gone, and
+// tells what is.
 async function session() {
   const connection = await amqp.connect(url, { timeout: 30_000 });
   let channel, stop;
@@ -83,7 +87,8 @@ async function session() {
     });
   } finally {
     stopped.signal.removeEventListener("abort", stop);
-    // The channel first: the end of a connection does not wait behind the acks that a channel has yet to send.
+    // The channel first: the end of a connection does not wait behind the acks that a channel has
+    // yet to send.
     await leave(channel);
     await leave(connection);
   }

@@ -5,7 +5,8 @@
 //   node publish.mjs --id ID …       once more, where it is not known whether the broker has it
 //   node consume.mjs                 its outcome: see there
 //
-// AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the namespace (captcha).
+// AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the
+// namespace (captcha).
 
 import { parseArgs } from "node:util";
 import amqp from "amqplib";
@@ -21,7 +22,8 @@ async function main() {
   // Here it is the schema of a job: what is refused by it would only come back as a dead letter.
   (await reader(values.schema))(JSON.stringify(job));
   const connection = await amqp.connect(url, { timeout: 30_000 });
-  // Whoever awaits something is told by its rejection; without a listener this would end the program before that.
+  // Whoever awaits something is told by its rejection; without a listener this would end the
+  // program before that.
   connection.on("error", () => {});
   try {
     await publish(await connection.createConfirmChannel(), job);

@@ -1,13 +1,15 @@
 // Publish one image as a job, and wait for its outcome here, by direct reply-to.
 //
 //   npm ci
-//   node request.mjs captcha.png     prints the solution (exit code 0) or the failure (1); 2 where no reply came in time,
-//                                    3 where --schema refuses it
+//   node request.mjs captcha.png     prints the solution (exit code 0) or the failure (1); 2 where
+//                                    no reply came in time, 3 where --schema refuses it
 //
-// The reply is a copy, transient and sent once: the durable outcome is the one to rely on, and comes all the same. Whoever must not
-// miss an answer consumes it (consume.mjs); this is for whoever waits right now and can ask again.
+// The reply is a copy, transient and sent once: the durable outcome is the one to rely on, and
+// comes all the same. Whoever must not miss an answer consumes it (consume.mjs); this is for
+// whoever waits right now and can ask again.
 //
-// AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the namespace (captcha).
+// AMQP_URL names the broker (amqp://guest:guest@127.0.0.1:5672/%2f), CAPTCHA_NAMESPACE the
+// namespace (captcha).
 
 import { parseArgs } from "node:util";
 import amqp from "amqplib";
@@ -30,7 +32,8 @@ const reply = new Promise((resolve) => {
     // Replies to earlier requests of this channel come here too.
     if (message?.properties.correlationId === job.id) resolve(message.content);
   };
-  // Direct reply-to wants its consumer first, on the channel that publishes: the broker takes both in this order.
+  // Direct reply-to wants its consumer first, on the channel that publishes: the broker takes both
+  // in this order.
   channel.consume(directReply, onReply, { noAck: true }).catch(() => resolve(undefined));
 });
 try {

@@ -43,7 +43,8 @@ class Consumer:
                 self.seen.add(message.message_id, message.headers)
                 self.left = self.left and self.left - 1
         except Exception as fault:
-            # Unacknowledged, and so back in its queue: somebody has to look at it. The client would only log what is raised here, and go on.
+            # Unacknowledged, and so back in its queue: somebody has to look at it. The client would
+            # only log what is raised here, and go on.
             self.fault = fault
             return self.stopped.set()
         # Acknowledged only once it has been dealt with: before that, it comes again.
@@ -65,7 +66,8 @@ class Consumer:
             tag = await queue.consume(self.on_outcome, timeout=ANSWER)
             self.pause = 0.5
             waits = [asyncio.ensure_future(event.wait()) for event in (gone, self.stopped)]
-            # A consumer that the broker ends, since its queue is gone, is forgotten by the client without a word: so this looks now and then.
+            # A consumer that the broker ends, since its queue is gone, is forgotten by the client
+            # without a word: so this looks now and then.
             known = (await channel.get_underlay_channel()).consumers
             while tag in known and not any(wait.done() for wait in waits):
                 await asyncio.wait(waits, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)

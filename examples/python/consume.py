@@ -35,14 +35,16 @@ class Consumer:
             self.connection.add_callback_threadsafe(self.leave)
 
     def leave(self) -> None:
-        # Asked for here, and not where a signal came in: then there may have been no channel yet, or the last session's.
+        # Asked for here, and not where a signal came in: then there may have been no channel yet,
+        # or the last session's.
         if self.channel and self.channel.is_open:
             self.channel.stop_consuming()
 
     def on_outcome(self, channel, method, properties, body: bytes) -> None:
         if self.stopped.is_set():
             return
-        # Where this raises, the outcome is not acknowledged, and so back in its queue: somebody has to look at it.
+        # Where this raises, the outcome is not acknowledged, and so back in its queue: somebody has
+        # to look at it.
         outcome = self.read(body)
         if not self.seen.has(properties.message_id, properties.headers):
             print(json.dumps(outcome), flush=True)
@@ -62,7 +64,8 @@ class Consumer:
             self.channel.basic_consume(self.queue, self.on_outcome)
             self.pause = 0.5
             if not self.stopped.is_set():
-                # Ends where it is stopped, and where the broker ends the consumer because its queue is gone.
+                # Ends where it is stopped, and where the broker ends the consumer because its queue
+                # is gone.
                 self.channel.start_consuming()
 
     def run(self) -> None:

@@ -21,7 +21,8 @@ DIRECT_REPLY = "amq.rabbitmq.reply-to"
 # How long an answer is wanted, and how much later its outcome may still arrive.
 PATIENCE = timedelta(seconds=120)
 GRACE = timedelta(seconds=30)
-# How long the broker may take to confirm a job. A queue without a majority confirms nothing, and its connection lives on.
+# How long the broker may take to confirm a job. A queue without a majority confirms nothing, and
+# its connection lives on.
 CONFIRM = float(os.environ.get("CAPTCHA_CONFIRM_SECONDS", "60"))
 REMEMBERED = 100_000
 
@@ -48,7 +49,8 @@ def job_of(image: pathlib.Path | None, name_it: str | None = None) -> dict:
     picture = image.read_bytes() if image else b"P5 32 16 255\n" + os.urandom(32 * 16)
     name = image.name if image else "noise.pgm"
     return {
-        # Repeats of an outcome are dropped by this id: make it unique, and keep it where it is not known whether the broker has the job.
+        # Repeats of an outcome are dropped by this id: make it unique, and keep it where it is not
+        # known whether the broker has the job.
         "id": name_it or f"{name[:100]}-{uuid.uuid4()}",
         "task": {"type": "ImageToTextTask", "body": base64.b64encode(picture).decode()},
         # Past the deadline nothing more is spent on the job.

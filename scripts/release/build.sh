@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The release archive for this machine's architecture, linked against glibc 2.31: it runs on every distribution since 2020.
-# The same commit gives the same bytes, in any folder. Usage: build.sh FOLDER [TARGET], such as aarch64-unknown-linux-gnu
+# The release archive for this machine's architecture, linked against glibc 2.31: it runs on every
+# distribution since 2020. The same commit gives the same bytes, in any folder. Usage: build.sh
+# FOLDER [TARGET], such as aarch64-unknown-linux-gnu
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 mkdir -p "$1"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Packs the Helm chart, and pushes it where a registry is named. Usage: chart.sh FOLDER [oci://HOST/PATH]
-# PLAIN_HTTP=1 is for a registry on this machine. Prints name=… and digest=… of what was pushed.
+# Packs the Helm chart, and pushes it where a registry is named. Usage: chart.sh FOLDER
+# [oci://HOST/PATH] PLAIN_HTTP=1 is for a registry on this machine. Prints name=… and digest=… of
+# what was pushed.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 mkdir -p "$1"
@@ -12,7 +13,8 @@ python=${CARGO_TARGET_DIR:-target}/deploy-venv/bin/python
 make --no-print-directory --quiet "$python" >&2
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 
-# A copy without symbolic links, and with the time of the commit: the same commit gives the same bytes.
+# A copy without symbolic links, and with the time of the commit: the same commit gives the same
+# bytes.
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 cp --recursive --dereference deploy/helm/captcha-worker "$copy/"

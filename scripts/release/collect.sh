@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fails where two builds of one architecture differ, then puts the files of all architectures together.
-# Usage: collect.sh BUILT FOLDER, where BUILT has the folders amd64, amd64-again and arm64.
+# Fails where two builds of one architecture differ, then puts the files of all architectures
+# together. Usage: collect.sh BUILT FOLDER, where BUILT has the folders amd64, amd64-again and
+# arm64.
 set -euo pipefail
 built=$1 out=$2
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The Debian package of the binary that build.sh made before for this machine; `make deb` builds another one. Usage: deb.sh FOLDER
+# The Debian package of the binary that build.sh made before for this machine; `make deb` builds
+# another one. Usage: deb.sh FOLDER
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 mkdir -p "$1"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The image for both architectures, from the archives that build.sh made: what is in it is what was released.
-# Usage: image.sh FOLDER REPOSITORY [PUSH-OPTIONS], such as image.sh dist ghcr.io/OWNER/captcha-worker. Prints name=… and digest=….
+# The image for both architectures, from the archives that build.sh made: what is in it is what was
+# released. Usage: image.sh FOLDER REPOSITORY [PUSH-OPTIONS], such as image.sh dist
+# ghcr.io/OWNER/captcha-worker. Prints name=… and digest=….
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 folder=$1 repository=$2

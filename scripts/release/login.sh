@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Logs in to a registry, for image.sh and chart.sh. The password is REGISTRY_TOKEN. Usage: login.sh HOST USER [OPTIONS]
+# Logs in to a registry, for image.sh and chart.sh. The password is REGISTRY_TOKEN. Usage: login.sh
+# HOST USER [OPTIONS]
 set -euo pipefail
 host=$1 user=$2
 shift 2

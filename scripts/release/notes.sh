@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A version's section of CHANGELOG.md, without its heading. Usage: notes.sh VERSION
 #
-# With --release DATE it first makes the section: what stands under "Unreleased" becomes "VERSION - DATE", and CHANGELOG.md is written.
+# With --release DATE it first makes the section: what stands under "Unreleased" becomes "VERSION -
+# DATE", and CHANGELOG.md is written.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 version=$1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The release of a tag, with everything in FOLDER and the changelog's section. Usage: publish.sh FOLDER TAG
-# gh takes GH_TOKEN and GH_REPO from the environment.
+# The release of a tag, with everything in FOLDER and the changelog's section. Usage: publish.sh
+# FOLDER TAG gh takes GH_TOKEN and GH_REPO from the environment.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 

@@ -11,7 +11,8 @@ target_dir=${CARGO_TARGET_DIR:-target}
 cargo install --quiet --locked --root "$target_dir/release-tools" --version 0.5.9 cargo-cyclonedx
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 
-# It writes beside every member's manifest, so that it works on a copy. Without build and test dependencies: they are not shipped.
+# It writes beside every member's manifest, so that it works on a copy. Without build and test
+# dependencies: they are not shipped.
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 git archive HEAD | tar --extract --directory "$copy"

@@ -105,7 +105,8 @@ def main(url, token, hostile):
             keys.to("Publish again: 1 at most")
             keys.send()
             expect("1 jobs published again" in text(page), f"{what}: not replayed: {text(page)}")
-            # The wrong token's answer; and a key that was pressed before the page gave the focus to the token.
+            # The wrong token's answer; and a key that was pressed before the page gave the focus to
+            # the token.
             known = ("401", "Autofocus processing was blocked")
             expect([entry for entry in page.complaints() if not any(part in entry for part in known)] == [], f"{what}: {page.complaints()}")
             # With scripts, to measure.

@@ -34,7 +34,8 @@ class Terminal:
     def __init__(self, columns, lines, command):
         self.columns, self.lines, self.said, self.rest = columns, lines, "", b""
         self.cells, self.x, self.y = [[" "] * columns for _ in range(lines)], 0, 0
-        # Its other side stays open here, so that its modes can be looked at when the program has gone.
+        # Its other side stays open here, so that its modes can be looked at when the program has
+        # gone.
         self.file, self.other = pty.openpty()
         fcntl.ioctl(self.other, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.before = self.modes()

@@ -32,9 +32,10 @@ app.conf.update(
     task_default_queue=JOBS,
     task_routes={"peer.poll": {"queue": POLLS}},
     worker_concurrency=PROCESSES,
-    # As many as the others hold. A task with a countdown stays unacked with the worker until it is due; Celery raises the prefetch by one for
-    # each, so that they keep no job from coming in. The default of 4 costs the same CPU; bursts take longer with it, but their polls are less
-    # late, since a poll that is due stands behind the jobs already fetched.
+    # As many as the others hold. A task with a countdown stays unacked with the worker until it is
+    # due; Celery raises the prefetch by one for each, so that they keep no job from coming in. The
+    # default of 4 costs the same CPU; bursts take longer with it, but their polls are less late,
+    # since a poll that is due stands behind the jobs already fetched.
     worker_prefetch_multiplier=max(1, int(os.environ["PEER_IN_FLIGHT"]) // PROCESSES),
     worker_enable_remote_control=False,
 )
@@ -78,5 +79,6 @@ def poll(self, job_id, task_id, due):
 
 @task_failure.connect
 def end_loudly(**_):
-    # Celery logs the failure and would go on; a benchmark must not. The parent is the worker, which stops cold on this signal.
+    # Celery logs the failure and would go on; a benchmark must not. The parent is the worker, which
+    # stops cold on this signal.
     os.kill(os.getppid(), signal.SIGQUIT)

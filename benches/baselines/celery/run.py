@@ -31,7 +31,8 @@ def stop(worker):
 
 
 def main():
-    # Blocked and then waited for, so that a signal at any moment is seen; the worker must not inherit the mask.
+    # Blocked and then waited for, so that a signal at any moment is seen; the worker must not
+    # inherit the mask.
     awaited = {signal.SIGTERM, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,5 @@
-// The loop of a worker as one writes it in Node: amqplib, undici, one promise per job. What it must do is in ../README.md.
+// The loop of a worker as one writes it in Node: amqplib, undici, one promise per job. What it must
+// do is in ../README.md.
 import { createHistogram } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
 import amqp from "amqplib";
@@ -48,7 +49,8 @@ async function work(channel, delivery) {
   channel.ack(delivery);
 }
 
-// Jobs that are still open fail while the connection closes, and go back to their queue. Any other failure ends the process.
+// Jobs that are still open fail while the connection closes, and go back to their queue. Any other
+// failure ends the process.
 function fail(error) {
   if (stopping) return;
   console.error(error);

@@ -29,7 +29,8 @@ async def call(http, method, **fields):
 
 
 async def until(due):
-    # The loop's clock stands still within a turn, so that a timer may fire early, and a poll that comes early is an offence.
+    # The loop's clock stands still within a turn, so that a timer may fire early, and a poll that
+    # comes early is an offence.
     while (left := due - monotonic()) > 0:
         await asyncio.sleep(left)
     lateness.append(monotonic() - due)
@@ -89,7 +90,8 @@ async def main():
         await jobs.consume(on_delivery)
         await ended
         report()
-        # Jobs that are still open go back to their queue. A broker that does not answer is not waited for.
+        # Jobs that are still open go back to their queue. A broker that does not answer is not
+        # waited for.
         await asyncio.wait([asyncio.ensure_future(connection.close())], timeout=3)
 
 

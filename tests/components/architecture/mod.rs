@@ -53,6 +53,11 @@ const WORLD: &[&str] = &[
 
 /// Each Rust file below a folder, with its text.
 fn files(folder: &str) -> Vec<(PathBuf, String)> {
+    files_with(folder, &["rs"])
+}
+
+/// Each file below a folder whose name has such an end, with its text.
+fn files_with(folder: &str, extensions: &[&str]) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let (mut folders, mut found) = (vec![root.clone()], Vec::new());
     while let Some(folder) = folders.pop() {
@@ -60,8 +65,9 @@ fn files(folder: &str) -> Vec<(PathBuf, String)> {
             let path = entry.expect("sources are readable").path();
             if path.is_dir() {
                 // What a build leaves there is not ours.
-                folders.extend((!path.ends_with("target")).then_some(path));
-            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                let is_ours = !path.ends_with("target") && !path.ends_with("node_modules");
+                folders.extend(is_ours.then_some(path));
+            } else if extensions.contains(&extension_of(&path)) {
                 let text = fs::read_to_string(&path).expect("sources are UTF-8");
                 let below = path.strip_prefix(&root).expect("it was found below the root").to_owned();
                 found.push((below, text));
@@ -70,6 +76,11 @@ fn files(folder: &str) -> Vec<(PathBuf, String)> {
     }
     assert!(!found.is_empty(), "{folder} was not found");
     found
+}
+
+/// Scripts have none.
+fn extension_of(path: &Path) -> &str {
+    path.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
 }
 
 /// The same, of each text what is neither comment nor test.
@@ -106,10 +117,14 @@ fn every_module_names_only_the_modules_that_it_may() {
 
 #[test]
 fn comments_are_at_most_100_columns_wide() {
+    let code: &[&str] = &["rs", "py", "mjs", "toml", "yml", "yaml", "conf", "sh"];
+    let folders = ["src", "crates", "tests", "benches", "fuzz", "config", "deploy", "examples"];
+    let folders = folders.map(|folder| (folder, code)).into_iter().chain([("scripts", &["", "sh"][..])]);
     let mut wide = Vec::new();
-    for folder in ["src", "crates", "tests", "benches", "fuzz"] {
-        for (path, text) in files(folder) {
-            let comments = text.lines().filter(|line| line.trim_start().starts_with("//"));
+    for (folder, extensions) in folders {
+        for (path, text) in files_with(folder, extensions) {
+            let start = if matches!(extension_of(&path), "rs" | "mjs") { "//" } else { "#" };
+            let comments = text.lines().filter(|line| line.trim_start().starts_with(start));
             let too_wide = comments.filter(|line| line.chars().count() > 100);
             wide.extend(too_wide.map(|line| format!("{folder}/{}: {line}", path.display())));
         }

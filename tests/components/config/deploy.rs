@@ -16,11 +16,12 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The base's settings, and those of each lane that has its own.
-fn lanes() -> Vec<PathBuf> {
+/// The base's settings, and those of each overlay that has its own.
+fn overlays() -> Vec<PathBuf> {
     let kubernetes = root().join("deploy/kubernetes");
-    let lanes = fs::read_dir(kubernetes.join("lanes")).unwrap();
-    let own = lanes.map(|lane| lane.unwrap().path().join("settings.toml")).filter(|file| file.exists());
+    let overlays = fs::read_dir(kubernetes.join("overlays")).unwrap();
+    let own =
+        overlays.map(|overlay| overlay.unwrap().path().join("settings.toml")).filter(|file| file.exists());
     own.chain([kubernetes.join("base/settings.toml")]).collect()
 }
 
@@ -32,11 +33,11 @@ fn settings_named_in(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_settings_of_every_kubernetes_lane_are_good() {
-    let lanes = lanes();
-    assert!(lanes.len() >= 2, "{lanes:?}");
-    for lane in lanes {
-        let text = read(&lane).replace(SECRETS, "");
+fn the_settings_of_every_kubernetes_overlay_are_good() {
+    let overlays = overlays();
+    assert!(overlays.len() >= 2, "{overlays:?}");
+    for overlay in overlays {
+        let text = read(&overlay).replace(SECRETS, "");
         let place = Place::new(&[
             ("config/settings.toml", &text),
             ("broker_url", "amqp://user:password@broker.test:5672/%2f"),
@@ -44,8 +45,8 @@ fn the_settings_of_every_kubernetes_lane_are_good() {
             ("console_token", "console-token-of-a-test"),
         ]);
         let loaded = place.good();
-        assert_eq!(shown(&loaded, "broker.url").1, "broker_url", "{}", lane.display());
-        assert_eq!(shown(&loaded, "solver.api_key").1, "api_key", "{}", lane.display());
+        assert_eq!(shown(&loaded, "broker.url").1, "broker_url", "{}", overlay.display());
+        assert_eq!(shown(&loaded, "solver.api_key").1, "api_key", "{}", overlay.display());
     }
 }
 

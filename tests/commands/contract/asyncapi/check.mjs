@@ -1,4 +1,5 @@
-// Holds a document, from standard input, against AsyncAPI's own JSON Schema. Exit code 1 where it does not fit.
+// Holds a document, from standard input, against AsyncAPI's own JSON Schema. Exit code 1 where it
+// does not fit.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
