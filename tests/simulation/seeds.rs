@@ -1,19 +1,14 @@
-//! Thousands of seeded histories of the whole worker, its fleet and its guard on paused time; and
+//! A thousand seeded histories of the whole worker, its fleet and its guard on paused time; and
 //! deliberate faults, to show that they would be found. `make soak` plays more of them.
-
-use std::time::{Duration, Instant};
 
 use crate::history::{
     self,
     sweep::{describe, sweep},
 };
 
-/// How long new histories are begun.
-const SPAN: Duration = Duration::from_secs(30);
-
 #[test]
-fn half_a_minute_of_histories_breaks_no_promise() {
-    let swept = sweep(1..1_000_000, Some(Instant::now() + SPAN), None);
+fn a_thousand_histories_break_no_promise() {
+    let swept = sweep(1..1_001, None, None);
     println!("{} histories: {:?}", swept.played, swept.counts);
     if let Some(failure) = swept.failure {
         panic!("{}", describe(&failure, None));
