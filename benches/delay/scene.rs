@@ -103,7 +103,7 @@ async fn run_on_paused_time(solve_ms: &[u32], arrival: Arrival, polling: Polling
         names: names.clone(),
         declare_topology: true,
         rules: JobRules {
-            pacing: PollSchedules { mode: polling.mode, default: polling.table, by_type: BTreeMap::new() },
+            polling: PollSchedules { mode: polling.mode, default: polling.table, by_type: BTreeMap::new() },
             overrides: Overrides::default(),
             capacity_timeout: Duration::from_secs(600),
             transient_timeout: Duration::from_secs(300),

@@ -206,7 +206,7 @@ fn budgets(settings: &Settings) -> Option<CheckFinding> {
     if rules.budgets.is_empty() {
         return None;
     }
-    // Of the types that have a pace, which are those that the API documents.
+    // Of the types that have poll settings, which are those that the API documents.
     let unpriced = settings.polling.by_type.keys().filter(|kind| rules.prices.of(kind).is_none());
     let unpriced: Vec<&str> = unpriced.map(String::as_str).collect();
     let unknown = rules.budgets.lanes.keys().filter(|name| {

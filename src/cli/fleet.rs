@@ -107,7 +107,7 @@ fn replica_json(replica: &Heartbeat) -> Value {
 }
 
 /// A lead that is changing hands takes up to this long.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// After a resume: the leader probes at most every 20 s, and a call may take its time-out.
 const PROBED: Duration = Duration::from_secs(60);
 /// Longest reason that is sent to the fleet, in characters.
@@ -193,8 +193,8 @@ pub(super) async fn carry_out<O: Write, E: Write>(
     let mut client = Client::connect(broker, names, Rng::Thread).await?;
     let began = Instant::now();
     let resumes = matches!(order, Order::Resume);
-    let leader = if resumes { client.survey(PATIENCE / 5).await?.leader } else { None };
-    let answer = client.order(order, PATIENCE).await;
+    let leader = if resumes { client.survey(TIMEOUT / 5).await?.leader } else { None };
+    let answer = client.order(order, TIMEOUT).await;
     let works = match &answer {
         Ok(answer) if answer.carried_out && resumes => {
             client.works_again(leader.and_then(|leader| leader.state.probed_at), PROBED).await

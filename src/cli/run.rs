@@ -245,7 +245,7 @@ pub(super) fn options(
         names: Names::new(&settings.broker.namespace),
         declare_topology: settings.broker.declare_topology,
         rules: JobRules {
-            pacing: settings.polling.clone(),
+            polling: settings.polling.clone(),
             overrides: settings.codes.clone(),
             capacity_timeout: settings.retry.capacity_timeout,
             transient_timeout: settings.retry.transient_timeout,

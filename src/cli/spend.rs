@@ -17,7 +17,7 @@ use crate::domain::money::{self, Decimal, LONGEST_RAISE, Limits, Money, Ordered,
 use crate::domain::time::Timestamp;
 use crate::fleet::{Client, LeaderNews, Order};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 const DAY: Duration = Duration::from_secs(86_400);
 
 const SPEND_EXAMPLES: &str = "\
@@ -106,7 +106,7 @@ fn span(text: &str) -> Result<Duration, String> {
 async fn leader(settings: &Settings, name: &str) -> Result<Option<LeaderNews>, CommandError> {
     let broker = connect::broker(settings, name)?;
     let mut client = Client::connect(&broker, &Names::new(&settings.broker.namespace), Rng::Thread).await?;
-    let survey = client.survey(PATIENCE).await;
+    let survey = client.survey(TIMEOUT).await;
     client.close().await;
     Ok(survey?.leader)
 }

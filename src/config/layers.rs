@@ -121,8 +121,8 @@ pub(super) fn leaves_of(table: Map<String, Value>, origin: &str) -> Vec<Leaf> {
     leaves
 }
 
-/// The settings of a task type's pace.
-pub(super) const PACE: [&str; 4] = ["first_delay", "interval", "timeout", "max_polls"];
+/// The settings of a task type's polls.
+pub(super) const POLL_SETTINGS: [&str; 4] = ["first_delay", "interval", "timeout", "max_polls"];
 
 /// The settings of a lane.
 pub(super) const LANE: [&str; 3] = ["weight", "max_in_flight", "max_calls_per_second"];
@@ -207,7 +207,7 @@ impl Schema {
         };
         match section.as_str() {
             "polling" => {
-                let fields = PACE.join(", ");
+                let fields = POLL_SETTINGS.join(", ");
                 format!("mode, [polling.<task type>] or [polling.\"<task type>/<class>\"] with {fields}")
             }
             "codes" => "<error code> = \"<class>\"".to_owned(),
@@ -228,7 +228,7 @@ impl Schema {
 }
 
 fn is_type(name: &str, field: &str) -> bool {
-    !name.is_empty() && PACE.contains(&field)
+    !name.is_empty() && POLL_SETTINGS.contains(&field)
 }
 
 /// The leaves of all variables that begin with the prefix. One that names no setting is a fault by

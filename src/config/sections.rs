@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::files;
-use super::layers::{BUDGETS, LANE, PACE};
+use super::layers::{BUDGETS, LANE, POLL_SETTINGS};
 use super::reader::{Reader, parse_duration, quoted};
 use super::settings::{
     BrokerSettings, CallbackSettings, GuardSettings, LimitSettings, LogFormat, LogSettings, OpsSettings,
@@ -283,14 +283,14 @@ fn traces(reader: &mut Reader) -> Option<TraceSettings> {
 
 /// A type's settings, each perhaps left out.
 #[derive(Debug, Clone, Copy, Default)]
-struct TypePace {
+struct PollSettings {
     first_delay: Option<Duration>,
     interval: Option<Duration>,
     timeout: Option<Duration>,
     max_polls: Option<u32>,
 }
 
-impl TypePace {
+impl PollSettings {
     /// The same, with what it leaves out from another.
     fn or(self, other: Self) -> Self {
         Self {
@@ -305,24 +305,24 @@ impl TypePace {
 /// `[polling]` and `[polling.*]`
 fn polling(reader: &mut Reader) -> Option<PollSchedules> {
     let mode = reader.choice("polling.mode", [("learned", PollMode::Learned), ("fixed", PollMode::Fixed)]);
-    let mut types = reader.names_in("polling", &PACE);
+    let mut types = reader.names_in("polling", &POLL_SETTINGS);
     types.retain(|name| name != "default");
-    let default = pace(reader, "default");
+    let default = poll_settings(reader, "default");
     let base = default.unwrap_or_default();
-    let default = default.and_then(|pace| pacing(reader, "default", pace));
+    let default = default.and_then(|settings| poll_schedule(reader, "default", settings));
     let mut all_good = true;
     let mut by_type = BTreeMap::new();
-    let mut paces: BTreeMap<String, TypePace> = BTreeMap::new();
+    let mut of_types: BTreeMap<String, PollSettings> = BTreeMap::new();
     // A type stands before its classes, which follow it in what they leave out.
     for name in types {
-        let read = pace(reader, &name).and_then(|pace| {
-            let of_type = paces.get(kind::bare(&name)).copied().unwrap_or_default();
-            let pace = pace.or(of_type);
-            paces.insert(name.clone(), pace);
-            pacing(reader, &name, pace.or(base))
+        let read = poll_settings(reader, &name).and_then(|settings| {
+            let of_type = of_types.get(kind::bare(&name)).copied().unwrap_or_default();
+            let settings = settings.or(of_type);
+            of_types.insert(name.clone(), settings);
+            poll_schedule(reader, &name, settings.or(base))
         });
         match read {
-            Some(pacing) => drop(by_type.insert(name, pacing)),
+            Some(schedule) => drop(by_type.insert(name, schedule)),
             None => all_good = false,
         }
     }
@@ -330,7 +330,7 @@ fn polling(reader: &mut Reader) -> Option<PollSchedules> {
     all_good.then_some(PollSchedules { mode, default, by_type })
 }
 
-fn pace(reader: &mut Reader, name: &str) -> Option<TypePace> {
+fn poll_settings(reader: &mut Reader, name: &str) -> Option<PollSettings> {
     let mut read = |field: &str| {
         reader.optional(&format!("polling.{name}.{field}"), |reader, key| {
             reader.text(key, "a duration", parse_duration)
@@ -340,7 +340,7 @@ fn pace(reader: &mut Reader, name: &str) -> Option<TypePace> {
     let max_polls = reader.optional(&format!("polling.{name}.max_polls"), |reader, key| {
         reader.whole(key, 2..=i64::from(MAX_POLLS))
     });
-    Some(TypePace {
+    Some(PollSettings {
         first_delay: first_delay?,
         interval: interval?,
         timeout: timeout?,
@@ -348,14 +348,14 @@ fn pace(reader: &mut Reader, name: &str) -> Option<TypePace> {
     })
 }
 
-fn pacing(reader: &mut Reader, name: &str, pace: TypePace) -> Option<PollSchedule> {
+fn poll_schedule(reader: &mut Reader, name: &str, settings: PollSettings) -> Option<PollSchedule> {
     // Where one is missing, the default itself is at fault, which is reported as such.
-    let fixed = PollSchedule::try_new(pace.first_delay?, pace.interval?, pace.timeout?);
-    let error = match fixed.and_then(|fixed| match pace.max_polls {
+    let fixed = PollSchedule::try_new(settings.first_delay?, settings.interval?, settings.timeout?);
+    let error = match fixed.and_then(|fixed| match settings.max_polls {
         Some(max_polls) => fixed.with_max_polls(max_polls),
         None => Ok(fixed),
     }) {
-        Ok(pacing) => return Some(pacing),
+        Ok(schedule) => return Some(schedule),
         Err(error) => error,
     };
     let field = match error {

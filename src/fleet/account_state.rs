@@ -587,7 +587,7 @@ impl AccountState {
 
     /// The API does not take a type, as this replica has found: createTask fails for it, or it has
     /// no slots.
-    pub fn shut(&self, task_type: &str, failing: bool) {
+    pub fn open_breaker(&self, task_type: &str, failing: bool) {
         if self.types().open(task_type, failing) {
             let why =
                 if failing { "createTask fails for this type" } else { "the API has no slots for this type" };
@@ -598,22 +598,22 @@ impl AccountState {
 
     /// A submission of a type has failed. If the breaker is open, this was the trial call, and says
     /// what is the matter now.
-    pub fn still_shut(&self, task_type: &str, failing: bool) {
+    pub fn trial_failed(&self, task_type: &str, failing: bool) {
         if self.types().is_failing(task_type).is_some() {
-            self.shut(task_type, failing);
+            self.open_breaker(task_type, failing);
         }
     }
 
     /// createTask refused a job of a type for the job's own sake, so it no longer fails for the
     /// type. Whether there are slots, that does not say.
-    pub fn works_again(&self, task_type: &str) {
+    pub fn type_answered(&self, task_type: &str) {
         if self.types().is_failing(task_type) == Some(true) {
-            self.slots_back(task_type);
+            self.close_breaker(task_type);
         }
     }
 
     /// The trial call was accepted: slots are back.
-    pub fn slots_back(&self, task_type: &str) {
+    pub fn close_breaker(&self, task_type: &str) {
         if self.types().close(task_type) {
             self.report(ReplicaReport::Slots { task_type: task_type.to_owned() });
         }
@@ -622,20 +622,20 @@ impl AccountState {
     /// What the type's breaker means for one of its jobs; `None` where it is closed. `unanswered`:
     /// a submission of this job got no answer before.
     #[must_use]
-    pub fn shut_type(&self, task_type: &str, unanswered: bool) -> Option<TypeBreaker> {
+    pub fn breaker(&self, task_type: &str, unanswered: bool) -> Option<TypeBreaker> {
         // By the role that this replica has now: it may have come to lead since.
         let snapshot = self.parts.snapshot.borrow();
         // The leader tries. The few jobs of a rare type may never come to it, so the others do too,
         // so seldom that it hardly adds up.
         let replicas = u32::try_from(snapshot.replicas).unwrap_or(u32::MAX);
-        let patience = if snapshot.leads { 1 } else { replicas.saturating_mul(4) };
+        let factor = if snapshot.leads { 1 } else { replicas.saturating_mul(4) };
         // The canary is the trial call of all types.
-        self.types().ask(task_type, patience, unanswered, snapshot.permit.jobs == Jobs::Canary)
+        self.types().ask(task_type, factor, unanswered, snapshot.permit.jobs == Jobs::Canary)
     }
 
     /// The types that the API does not take.
     #[must_use]
-    pub fn shut_types(&self) -> Vec<String> {
+    pub fn open_breakers(&self) -> Vec<String> {
         self.types().names()
     }
 }

@@ -94,8 +94,8 @@ impl Client {
     ///
     /// # Errors
     /// The connection is lost.
-    pub async fn survey(&mut self, patience: Duration) -> Result<Survey, BrokerError> {
-        let deadline = Instant::now() + patience;
+    pub async fn survey(&mut self, max_wait: Duration) -> Result<Survey, BrokerError> {
+        let deadline = Instant::now() + max_wait;
         self.forget();
         self.send(&Control::Hello).await?;
         loop {
@@ -113,8 +113,8 @@ impl Client {
     /// The connection is lost.
     pub async fn overhear(&mut self, deadline: Instant) -> Result<(), BrokerError> {
         while self.listen(deadline).await? {}
-        let patience = membership::patience(self.replicas.len());
-        self.replicas.retain(|_, (_, at)| at.elapsed() < patience);
+        let max_wait = membership::heartbeat_timeout(self.replicas.len());
+        self.replicas.retain(|_, (_, at)| at.elapsed() < max_wait);
         self.leader.take_if(|(_, at)| at.elapsed() >= LEADER_SILENT);
         Ok(())
     }
@@ -134,8 +134,8 @@ impl Client {
     ///
     /// # Errors
     /// The connection is lost.
-    pub async fn order(&mut self, order: Order, patience: Duration) -> Result<Answer, BrokerError> {
-        let deadline = Instant::now() + patience;
+    pub async fn order(&mut self, order: Order, max_wait: Duration) -> Result<Answer, BrokerError> {
+        let deadline = Instant::now() + max_wait;
         let id = self.rng.fresh_id();
         let command = Control::Command(OperatorCommand { id: id.clone(), order });
         self.forget();
@@ -163,9 +163,9 @@ impl Client {
     pub async fn works_again(
         &mut self,
         before: Option<Timestamp>,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<bool, BrokerError> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + max_wait;
         loop {
             if let Some(LeaderNews { state, .. }) = self.leader() {
                 let trip = state.tripped();
@@ -201,9 +201,9 @@ impl Client {
         &mut self,
         job: &str,
         expected: usize,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<Vec<(String, Vec<Sighting>)>, BrokerError> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + max_wait;
         let mut replies = self.session.link().open_replies().await?;
         let mut message = encode(&Control::Find { job: job.to_owned() }, &self.user);
         message.properties.reply_to = Some(replies.reply_to().to_owned());

@@ -249,7 +249,7 @@ impl Lead {
                     let (lane, window_name, until) = (lane.unwrap_or("all"), window.name(), window.ends(now));
                     tracing::warn!(
                         lane, window = window_name, %spent, %limit, %until,
-                        "80 % of the budget is used: once no task of the dearest type fits, no job is taken until the window ends"
+                        "80 % of the budget is used: once no task of the most expensive type fits, no job is taken until the window ends"
                     );
                     self.warned.insert(key, until);
                 }

@@ -252,8 +252,8 @@ impl<'a> Member<'a> {
     async fn gather(&mut self, lead: &mut Lead) -> Result<(), Lost> {
         let queue = self.fleet.options.names.guard();
         let waiting = self.session.link().depth(&queue).await.map_err(lost)?.ready;
-        let patience = if waiting > 0 { TOGETHER * 10 } else { TOGETHER };
-        while let Ok(next) = timeout(patience, receive(&mut self.guard)).await {
+        let max_wait = if waiting > 0 { TOGETHER * 10 } else { TOGETHER };
+        while let Ok(next) = timeout(max_wait, receive(&mut self.guard)).await {
             let Delivery { message, receipt, .. } = next.ok_or("the guard consumer ended")?;
             match self.fleet.trust.read_state(&message) {
                 Some(state) => lead.receive(state, receipt, self.now()),
@@ -358,7 +358,8 @@ impl<'a> Member<'a> {
     async fn on_replica(&mut self, mut heartbeat: Heartbeat) {
         let answers = std::mem::take(&mut heartbeat.answers);
         if heartbeat.id != self.fleet.id {
-            self.fleet.learn(|times| times.hear(&answers, self.now()));
+            let within = self.membership.interval() + TICK;
+            self.fleet.learn(|times| times.hear(&answers, within, self.now()));
         }
         let epoch = heartbeat.epoch;
         let (id, counts) = (heartbeat.id.clone(), (heartbeat.vitals.answered, heartbeat.vitals.wrong_ids));
@@ -611,8 +612,8 @@ impl<'a> Member<'a> {
             self.aside_until = None;
             self.stand_for_lead().await?;
         }
-        let patience = SILENCE.mul_f64(1.0 + self.fleet.options.rng.jitter());
-        if self.leader_heard.elapsed() < patience || self.guard.is_none() {
+        let max_wait = SILENCE.mul_f64(1.0 + self.fleet.options.rng.jitter());
+        if self.leader_heard.elapsed() < max_wait || self.guard.is_none() {
             return Ok(());
         }
         self.leader_heard = Instant::now();

@@ -43,7 +43,8 @@ impl Heard {
     /// Remembers how many there are. If it has not heard for long enough, more were there before.
     fn remember_size(&mut self) {
         let size = self.replicas.len();
-        let is_settled = self.heard_at - self.hears_since >= patience(self.last_size.unwrap_or(size));
+        let is_settled =
+            self.heard_at - self.hears_since >= heartbeat_timeout(self.last_size.unwrap_or(size));
         self.last_size = if is_settled { Some(size) } else { self.last_size.map(|last| last.max(size)) };
     }
 }
@@ -72,7 +73,7 @@ impl Membership {
     pub(super) fn hears(&self) {
         let heard = &mut *self.lock();
         let now = Instant::now();
-        if now - heard.heard_at >= patience(heard.replicas.len()) / 2 {
+        if now - heard.heard_at >= heartbeat_timeout(heard.replicas.len()) / 2 {
             heard.remember_size();
             heard.hears_since = now;
         }
@@ -91,7 +92,7 @@ impl Membership {
     pub(super) fn size_or(&self, unknown: usize) -> usize {
         let heard = self.lock();
         let expected = heard.last_size.unwrap_or(unknown);
-        let is_settled = heard.hears_since.elapsed() >= patience(expected);
+        let is_settled = heard.hears_since.elapsed() >= heartbeat_timeout(expected);
         if is_settled { heard.replicas.len() } else { heard.replicas.len().max(expected) }
     }
 
@@ -118,8 +119,8 @@ impl Membership {
     /// Forgets who was not heard for long, while this replica heard at least itself.
     pub(super) fn prune(&self) {
         let heard = &mut *self.lock();
-        let (patience, heard_at) = (patience(heard.replicas.len()), heard.heard_at);
-        heard.replicas.retain(|_, (_, at)| heard_at.saturating_duration_since(*at) < patience);
+        let (max_wait, heard_at) = (heartbeat_timeout(heard.replicas.len()), heard.heard_at);
+        heard.replicas.retain(|_, (_, at)| heard_at.saturating_duration_since(*at) < max_wait);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -146,9 +147,9 @@ impl Membership {
     /// those who look from another thread are not to take the last that was heard for news.
     pub(super) fn heard(&self) -> Vec<(Arc<Heartbeat>, Duration)> {
         let replicas = &self.lock().replicas;
-        let patience = patience(replicas.len());
+        let max_wait = heartbeat_timeout(replicas.len());
         let all = replicas.values().map(|(heartbeat, at)| (Arc::clone(heartbeat), at.elapsed()));
-        all.filter(|(_, ago)| *ago < patience).collect()
+        all.filter(|(_, ago)| *ago < max_wait).collect()
     }
 
     /// The lanes that the settings of some of them name.
@@ -191,7 +192,7 @@ fn interval(replicas: usize) -> Duration {
 }
 
 /// For how long a replica of a fleet of so many may be silent.
-pub(super) fn patience(replicas: usize) -> Duration {
+pub(super) fn heartbeat_timeout(replicas: usize) -> Duration {
     interval(replicas) * MISSED
 }
 

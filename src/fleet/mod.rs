@@ -49,7 +49,7 @@ pub use callbacks::{
 pub use client::{Answer, Client, Order, Survey};
 pub use ledger::{Ledger, Reservation};
 pub use message::{Heartbeat, LeaderNews, Sighting};
-pub use type_breaker::TypeBreaker;
+pub use type_breaker::{OTHERS_TRY_FOR, TypeBreaker};
 pub use vitals::{
     Depths, Detail, FailedJob, LaneFigures, LearnedFigures, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals,
     type_shown,
@@ -120,7 +120,7 @@ impl Fleet {
     /// A part in the fleet that has not begun yet.
     #[must_use]
     pub fn new(options: FleetOptions) -> Self {
-        let key = options.solver.key_mark();
+        let key = options.solver.key_fingerprint();
         let id = options.rng.fresh_id();
         let solve_times = parking_lot::Mutex::new(options.solve_times.clone());
         let (account, found) = AccountState::new(id.clone(), options.rules.clone(), options.egress, key);
@@ -269,7 +269,7 @@ impl Fleet {
     }
 
     fn probe(&self) -> member::Probing {
-        let (solver, key) = (self.options.solver.clone(), self.options.solver.key_mark());
+        let (solver, key) = (self.options.solver.clone(), self.options.solver.key_fingerprint());
         AbortOnDropHandle::new(tokio::spawn(async move { (key, solver.balance().await) }))
     }
 }
@@ -280,5 +280,7 @@ impl Drop for Forgetting<'_> {
     fn drop(&mut self) {
         self.0.account.forget();
         self.0.membership.end();
+        // Reported over the next session, they would pass for answers of the last seconds.
+        drop(self.0.solve_times().take_unreported());
     }
 }

@@ -17,10 +17,10 @@ const NO_SLOTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_s
 const FAILING: Duration = Duration::from_secs(1);
 /// What the leader has not heard of yet is left alone for so long.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
-/// A job whose submission was not answered before may be paid twice by the next one, and would be
-/// given up if that were not answered either. It is no trial call unless no other job has come for
-/// so long.
-const NO_OTHER_JOB: Duration = Duration::from_secs(60);
+/// A job whose submission was not answered may be paid twice by the next one, and is given up if
+/// that is not answered either. For so long it leaves it to other jobs to find out whether the API
+/// accepts tasks.
+pub const OTHERS_TRY_FOR: Duration = Duration::from_secs(60);
 
 /// A type's breaker that is open.
 #[derive(Debug)]
@@ -87,20 +87,20 @@ impl TypeBreakers {
         self.0.lock().get(task_type).map(|breaker| breaker.failing)
     }
 
-    /// What is to happen to a job of the type; `None` where its breaker is closed. `patience`: how
+    /// What is to happen to a job of the type; `None` where its breaker is closed. `factor`: how
     /// many times the leader's wait this replica waits. `unanswered`: a submission of this job got
     /// no answer before.
     pub(super) fn ask(
         &self,
         task_type: &str,
-        patience: u32,
+        factor: u32,
         unanswered: bool,
         is_canary: bool,
     ) -> Option<TypeBreaker> {
         let mut open = self.0.lock();
         let breaker = open.get_mut(task_type)?;
-        let for_others = if unanswered && breaker.failing { NO_OTHER_JOB } else { Duration::ZERO };
-        if is_canary || breaker.called_at.elapsed() >= breaker.wait() * patience + for_others {
+        let for_others = if unanswered && breaker.failing { OTHERS_TRY_FOR } else { Duration::ZERO };
+        if is_canary || breaker.called_at.elapsed() >= breaker.wait() * factor + for_others {
             breaker.called_at = Instant::now();
             breaker.tries = breaker.tries.saturating_add(1);
             return Some(TypeBreaker::Try);

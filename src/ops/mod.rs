@@ -197,7 +197,7 @@ fn body(json: &Value) -> impl IntoResponse + use<> {
 /// As often as replicas report their counters.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// A worker with the pace of its fleet over the last two minutes.
+/// A worker with its fleet's jobs a second over the last two minutes.
 #[derive(Clone)]
 pub(super) struct Sampler {
     pub(super) view: WorkerHandle,

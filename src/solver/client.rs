@@ -120,8 +120,8 @@ impl Solver {
 
     /// The fingerprint of the key in use.
     #[must_use]
-    pub fn key_mark(&self) -> Fingerprint {
-        self.key().mark().clone()
+    pub fn key_fingerprint(&self) -> Fingerprint {
+        self.key().fingerprint().clone()
     }
 
     /// Held for the clone of an `Arc` only. A poisoned lock is no worse than a sound one: the value

@@ -13,13 +13,17 @@ pub(super) struct Key {
     /// As a JSON string, quotes included.
     json: SecretString,
     mask: Mask,
-    mark: Fingerprint,
+    fingerprint: Fingerprint,
 }
 
 impl Key {
     pub(super) fn new(key: &SecretString) -> Self {
         let json = serde_json::Value::from(key.expose_secret()).to_string();
-        Self { json: json.into(), mask: Mask::new(key), mark: Fingerprint::of_key(key.expose_secret()) }
+        Self {
+            json: json.into(),
+            mask: Mask::new(key),
+            fingerprint: Fingerprint::of_key(key.expose_secret()),
+        }
     }
 
     /// The key as a JSON string, quotes included. For request bodies only.
@@ -28,8 +32,8 @@ impl Key {
     }
 
     /// What distinguishes this key from another without showing it.
-    pub(super) fn mark(&self) -> &Fingerprint {
-        &self.mark
+    pub(super) fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
     }
 
     pub(super) fn mask(&self) -> &Mask {

@@ -1,5 +1,5 @@
 //! Traces by OpenTelemetry's conventions, sent to a collector by OTLP: a consumer span for each
-//! attempt at a job, with a client span for each call of the API and a producer span for each
+//! run of a job, with a client span for each call of the API and a producer span for each
 //! message that is sent.
 //!
 //! A message that is sent comes from the span that sends it, by its header `traceparent`: one trace
@@ -67,7 +67,7 @@ pub struct Source<'a> {
     pub delivery_tag: u64,
 }
 
-/// What an attempt has come to.
+/// What a run has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Came<'a> {
     /// `ticket`, `retry`, `solved`, `failed`, `kept`, `handed over`, `known`, `rejected` or

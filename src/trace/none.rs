@@ -9,7 +9,7 @@ use crate::domain::message::Message;
 #[derive(Debug, Clone, Default)]
 pub struct Tracer(());
 
-/// What would be the span of an attempt.
+/// What would be the span of a run.
 #[derive(Debug, Default)]
 pub struct Span(());
 

@@ -111,8 +111,8 @@ impl Tracer {
         Ok(Self(Some(Arc::new(Sending { tracer, provider, broker, api, is_rabbitmq, api_url }))))
     }
 
-    /// Begins the span of an attempt at a message, as a child of the one that the message comes
-    /// from; from here on the message comes from it.
+    /// Begins the span of a run, one delivery on its way to a settlement, as a child of the span
+    /// that the message comes from. From here on the message comes from the run's.
     #[must_use]
     pub fn begin<'a>(&self, message: &mut Message, from: impl FnOnce() -> Source<'a>) -> Span {
         let Some(sending) = &self.0 else { return Span::default() };
@@ -240,11 +240,11 @@ impl Sending {
     }
 }
 
-/// The span of an attempt at a job, where somebody records it. Dropped, it ends.
+/// The span of a run, where somebody records it. Dropped, it ends.
 #[derive(Debug, Default)]
 pub struct Span(Option<Box<Recording>>);
 
-/// The span of a call or of a message that is sent, below that of an attempt. Dropped before its
+/// The span of a call or of a message that is sent, below that of a run. Dropped before its
 /// end is known, it ends as failed.
 #[derive(Debug)]
 pub struct ChildSpan(Option<Box<Recording>>);
@@ -263,7 +263,7 @@ impl Span {
         Some((context.trace_id().to_string(), context.span_id().to_string()))
     }
 
-    /// It is an attempt at this job.
+    /// It is a run of this job.
     pub fn of(&mut self, run: &JobRun) {
         let Some(Recording { span, .. }) = self.0.as_deref_mut() else { return };
         span.set_attribute(KeyValue::new("captcha.job.id", run.job.id.clone()));
@@ -335,7 +335,7 @@ impl Span {
         }))
     }
 
-    /// The attempt has come to its end.
+    /// The run has come to its end.
     pub fn end(self, came: Came<'_>) {
         let Some(mut recording) = self.0 else { return };
         recording.span.set_attribute(KeyValue::new("captcha.end", came.to));

@@ -17,19 +17,16 @@ use crate::domain::guard::Jobs;
 use crate::domain::lifecycle::{Canary, Event, JobRun, OpenTask, Origin};
 use crate::domain::poll_schedule::MAX_AGE;
 use crate::failpoint::Failpoint;
-use crate::fleet::{Awaited, Reservation};
+use crate::fleet::{Awaited, OTHERS_TRY_FOR, Reservation};
 use crate::trace::Span;
 
 /// Between two canaries while task ids are in doubt.
 const NEXT_CANARY: Duration = Duration::from_secs(1);
 /// Between two tasks in doubt after a wrong id.
 const NEXT_DOUBTFUL: Duration = Duration::from_secs(2);
-/// A job whose submission got no answer leaves it to others for so long to find out whether the API
-/// accepts tasks.
-const OTHERS_TRY_FOR: Duration = Duration::from_secs(60);
 /// A job that the rest of a budget is not enough for goes back to the queue after so long: another
 /// replica may have the rest.
-const BUDGET_PATIENCE: Duration = Duration::from_secs(2);
+const BUDGET_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a lapsed lease is looked at again.
 const LEASE_RECHECK: Duration = Duration::from_millis(250);
 
@@ -55,7 +52,15 @@ impl Call<'_> {
         {
             // Its answer shows whether the API keeps what it accepts; without it, more jobs show no
             // more.
-            **canary = Some(Instant::now() + NEXT_CANARY);
+            let next = Instant::now() + NEXT_CANARY;
+            **canary = Some(canary.map_or(next, |paused_until| paused_until.max(next)));
+        }
+    }
+
+    /// It was a canary that has shown nothing: the next one waits for so long.
+    pub(super) fn pause_canary(&mut self, pause: Duration) {
+        if let Some(canary) = &mut self.canary {
+            **canary = Some(Instant::now() + pause);
         }
     }
 }
@@ -100,7 +105,7 @@ pub(super) async fn submit<'a>(
     let share = || if is_canary { (1, 0) } else { ctx.fleet.budget_share() };
     let reserving = async {
         let priced = if ctx.fleet.ledger().has_budgets() { lane.priced().await } else { None };
-        let reserved = timeout(BUDGET_PATIENCE, ctx.fleet.ledger().reserve(lane_name, price, share)).await;
+        let reserved = timeout(BUDGET_TIMEOUT, ctx.fleet.ledger().reserve(lane_name, price, share)).await;
         reserved.map(|reserved| (reserved, priced))
     };
     let permitted = tokio::select! {
@@ -108,17 +113,24 @@ pub(super) async fn submit<'a>(
         () = scope.submissions_shut.cancelled() => return Some((shut_event(ctx), None)),
         () = shut => return Some((shut_event(ctx), None)),
         permitted = async {
-            let Ok((reserved, _priced)) = reserving.await else { return Some(None) };
+            // Before any permit: the API may have asked for a long pause.
+            let canary = if is_canary { Some(ctx.limits.canary().await) } else { None };
+            let Ok((reserved, _priced)) = reserving.await else {
+                return Some(Err(Event::SubmissionBlocked { by_guard: true }));
+            };
             let permit = permit_under_lease(ctx, scope, receipt, run.origin, (limiter, lane)).await?;
-            Some(Some((permit, reserved)))
+            Some(Ok((permit, reserved, canary)))
         } => permitted?,
     };
-    let Some((permit, reserved)) = permitted else {
-        return Some((Event::SubmissionBlocked { by_guard: true }, None));
+    let (permit, reserved, canary) = match permitted {
+        Ok(permitted) => permitted,
+        Err(event) => return Some((event, None)),
     };
-    let canary = match ctx.account().permit().jobs {
-        Jobs::Canary => Some(ctx.limits.canary().await),
-        Jobs::All | Jobs::None => None,
+    let canary = match (ctx.account().permit().jobs, canary) {
+        (Jobs::Canary, Some(turn)) => Some(turn),
+        // The account has come into doubt meanwhile.
+        (Jobs::Canary, None) => Some(ctx.limits.canary().await),
+        (Jobs::All | Jobs::None, _) => None,
     };
     drop(waiting);
     if !receipt.is_live() {
@@ -194,7 +206,7 @@ fn submission_blocked(ctx: &Context, run: &JobRun) -> Option<Event> {
     {
         return Some(Event::Refused(fault));
     }
-    if let Some(fault) = job.unreachable(now, ctx.least_solve_time(job.kind())) {
+    if let Some(fault) = job.deadline_unreachable(now, ctx.least_solve_time(job.kind())) {
         return Some(Event::Refused(fault));
     }
     let quarantined = job.proxy.as_ref().is_some_and(|proxy| ctx.account().quarantines(proxy, now));
@@ -244,7 +256,7 @@ pub(super) async fn await_callback<'a>(
         biased;
         () = scope.tickets_cancelled.cancelled() => None,
         () = plan_changed(ctx, run) => Some((at_most, (Event::PlanChanged, None))),
-        () = ctx.fleet.callbacks().turned_off(), if awaits_first_poll(run) => {
+        () = ctx.fleet.callbacks().turned_off(), if run.task().is_some_and(OpenTask::relies_on_callback) => {
             Some((at_most, (Event::PlanChanged, None)))
         }
         due = async {
@@ -287,11 +299,11 @@ pub(super) async fn poll<'a>(
             one_by_one = None;
         } else if one_by_one.is_none() {
             waiting.get_or_insert_with(|| ctx.waiting.poll(due));
-            let turn = in_time(ctx, scope, task, ctx.limits.one_by_one()).await?;
-            if turn.is_none() {
-                return Some((Event::Due, None));
+            let turn = in_time(ctx, scope, run, ctx.limits.one_by_one()).await?;
+            match turn {
+                Ok(turn) => one_by_one = Some(turn),
+                Err(event) => return Some((event, None)),
             }
-            one_by_one = turn;
             // It may have become known meanwhile that nobody need wait any more.
             continue;
         }
@@ -300,10 +312,11 @@ pub(super) async fn poll<'a>(
             None => {
                 waiting.get_or_insert_with(|| ctx.waiting.poll(due));
                 let permit = ctx.limits.poll((&ctx.lanes, lane), ctx.account());
-                let Some(held) = in_time(ctx, scope, task, permit).await? else {
-                    return Some((Event::Due, None));
-                };
-                held
+                let permit = in_time(ctx, scope, run, permit).await?;
+                match permit {
+                    Ok(held) => held,
+                    Err(event) => return Some((event, None)),
+                }
             }
         };
         if !receipt.is_live() || scope.tickets_cancelled.is_cancelled() {
@@ -367,15 +380,18 @@ fn permit_at_once(ctx: &Context, scope: &Scope, task: &OpenTask, lane: &LaneStat
     if may_poll { ctx.limits.poll_at_once(lane) } else { None }
 }
 
-/// Waits for the guard, and then for what else a poll needs; `Some(None)`: for longer than the
-/// result is kept. `None`: polling has stopped here.
+/// Waits for the guard, and then for what else a poll needs. Fails where that takes longer than the
+/// result is kept, or than somebody waits for it: what cannot be in time any more must not stand in
+/// the way of others. `None`: polling has stopped here.
 async fn in_time<T>(
     ctx: &Context,
     scope: &Scope,
-    task: &OpenTask,
+    run: &JobRun,
     needed: impl Future<Output = T>,
-) -> Option<Option<T>> {
-    let left = MAX_AGE.saturating_sub(task.age(ctx.uptime()));
+) -> Option<Result<T, Event>> {
+    let task = run.task()?;
+    let kept = MAX_AGE.saturating_sub(task.age(ctx.uptime()));
+    let left = run.job.deadline.map_or(kept, |deadline| kept.min(deadline.since(ctx.clock.now())));
     let needed = async {
         ctx.account().until(|permit| permit.polls.allow(task.accepted_at)).await;
         needed.await
@@ -383,7 +399,7 @@ async fn in_time<T>(
     tokio::select! {
         biased;
         () = scope.tickets_cancelled.cancelled() => None,
-        needed = needed => Some(Some(needed)),
-        () = sleep(left) => Some(None),
+        needed = needed => Some(Ok(needed)),
+        () = sleep(left) => Some(Err(Event::Due)),
     }
 }

@@ -1,4 +1,4 @@
-//! What every attempt at a job needs: the replica's parts, and the session it was begun on.
+//! What every run of a job needs: the replica's parts, and the session it was begun on.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api_health::ApiHealth;
 use super::dedup::Memory;
+use super::job_index::JobIndex;
 use super::lanes::{JobConsumers, Lanes};
 use super::limits::CallLimits;
 use super::limits::in_flight::InFlight;
@@ -21,7 +22,6 @@ use super::queue_monitor::QueueMonitor;
 use super::stats::counters::Counters;
 use super::stats::failures;
 use super::watchdog::Watchdog;
-use super::whereabouts::Whereabouts;
 use crate::broker::topology::Names;
 use crate::broker::{ConsumerWatch, Lease, Meter, Session};
 use crate::clock::{Clock, Rng};
@@ -68,7 +68,7 @@ pub(super) struct Context {
     pub(super) waiting: Waiting,
     pub(super) meter: Arc<Meter>,
     pub(super) watchdog: Watchdog,
-    pub(super) whereabouts: Arc<Whereabouts>,
+    pub(super) job_index: Arc<JobIndex>,
     /// It is to leave, and takes no more jobs.
     pub(super) leaving: AtomicBool,
     pub(super) worker: String,
@@ -202,7 +202,7 @@ impl Work for Context {
     }
 
     fn find(&self, id: &str) -> Vec<Sighting> {
-        self.whereabouts.find(id)
+        self.job_index.find(id)
     }
 }
 
@@ -280,7 +280,7 @@ impl Live {
     }
 }
 
-/// One session as its attempts see it, with the signs that end them early.
+/// One session as its runs see it, with the signs that end them early.
 #[derive(Clone)]
 pub(super) struct Scope {
     pub(super) session: Session,

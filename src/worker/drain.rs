@@ -47,9 +47,9 @@ impl Worker {
                     timeout_at(deadline - self.drain_timeout / 3, self.finish_tickets(&mut serving)).await;
             }
             serving.stop_tickets(self).await;
-            self.attempts.close();
+            self.runs.close();
             if !Failpoint::DrainHurried.in_force() {
-                self.attempts.wait().await;
+                self.runs.wait().await;
             }
         });
         let in_time = tokio::select! {
@@ -106,16 +106,16 @@ impl Worker {
     /// more, for as long as the drain may take.
     pub(super) async fn drain_unconnected(&self, within: Duration) -> Drained {
         self.ctx.leaving.store(true, Ordering::Relaxed);
-        self.attempts.close();
+        self.runs.close();
         let finished = async {
-            while !self.attempts.is_empty() {
+            while !self.runs.is_empty() {
                 let session = self.broker.connect().await.map(|session| session.metered(&self.ctx.meter));
                 if let Ok(session) = &session {
                     self.ctx.live.set(Some(session.clone()));
                 }
                 tokio::select! {
                     biased;
-                    () = self.attempts.wait() => {}
+                    () = self.runs.wait() => {}
                     () = sleep(RETRY) => {}
                 }
                 if let Ok(session) = session {

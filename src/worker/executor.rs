@@ -10,12 +10,12 @@ use tracing::Instrument;
 use super::api_calls::{self, Next};
 use super::context::{Context, Scope};
 use super::dedup::{self, recognise};
+use super::job_index::HeldJob;
 use super::job_log;
 use super::lanes::HeldOfLane;
 use super::limits::TypeLimiter;
 use super::limits::in_flight::InFlightPermit;
 use super::settlement::{End, Settling, carry_out, end_of, refused};
-use super::whereabouts::HeldJob;
 use crate::broker::{Delivery, Receipt};
 use crate::domain::call::TaskState;
 use crate::domain::class::Class;
@@ -142,7 +142,7 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
             let span = job_log::span(held.run.as_ref(), &held.trace);
             if let Some(run) = &held.run {
                 held.trace.of(run);
-                held.place = Some(ctx.whereabouts.hold(&run.job.id, origin, ctx.clock.now()));
+                held.place = Some(ctx.job_index.hold(&run.job.id, origin, ctx.clock.now()));
                 match Box::pin(recognise(ctx, scope, run, redelivered).instrument(span.clone())).await {
                     Ok(claim) => held.claim = claim,
                     Err(end) => return end,
@@ -196,6 +196,7 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
             task_id,
             accepted_at,
             polls,
+            assumed_polls,
             not_before,
             callback,
             price,
@@ -206,7 +207,7 @@ fn take_ticket(ctx: &Context, held: &mut Held, redelivered: bool) -> Result<Even
             let at = ctx.decision_input(job.kind());
             let callback = callback.filter(|_| at.callbacks_come);
             let run = JobRun::of_ticket(job, history, task_id, accepted_at, polls, callback, &at);
-            let run = run.not_polled_before(not_before, &at);
+            let run = run.with_assumed_polls(assumed_polls).not_polled_before(not_before, &at);
             if let (Some(acceptance), Some(price)) = (&acceptance, price) {
                 let (lane, kind) = (run.job.lane.name().to_owned(), run.job.kind().to_owned());
                 let orphan = Orphan { acceptance: acceptance.clone(), lane, kind, price };
@@ -286,7 +287,7 @@ async fn drive(ctx: &Context, scope: &Scope, held: &mut Held, first: Event) -> E
 
 /// Has the core decide, and applies what the event shows before the call's permit is free for
 /// another.
-fn decide(ctx: &Context, run: &mut JobRun, limiter: &TypeLimiter, (event, call): Next<'_>) -> Action {
+fn decide(ctx: &Context, run: &mut JobRun, limiter: &TypeLimiter, (event, mut call): Next<'_>) -> Action {
     if Failpoint::BudgetRunsOn.in_force() {
         let age = ctx.clock.now().since(run.history.first_seen);
         for class in [Class::Capacity, Class::Transient, Class::Unknown] {
@@ -295,7 +296,7 @@ fn decide(ctx: &Context, run: &mut JobRun, limiter: &TypeLimiter, (event, call):
     }
     let at = ctx.decision_input(run.job.kind());
     let step = run.advance(event, &at);
-    apply(ctx, run, limiter, call.as_ref(), step.effects);
+    apply(ctx, run, limiter, call.as_mut(), step.effects);
     if let Some(call) = call {
         call.end(ctx);
     }
@@ -308,7 +309,7 @@ fn apply(
     ctx: &Context,
     run: &JobRun,
     limiter: &TypeLimiter,
-    call: Option<&api_calls::Call<'_>>,
+    mut call: Option<&mut api_calls::Call<'_>>,
     effects: Vec<Effect>,
 ) {
     if effects.is_empty() {
@@ -318,7 +319,7 @@ fn apply(
     let (ledger, lane, kind) = (ctx.fleet.ledger(), run.job.lane.name(), run.job.kind());
     let name = limiter.name_of(kind);
     for effect in effects {
-        match (effect, call) {
+        match (effect, call.as_deref_mut()) {
             (Effect::TripAccount(reason), Some(call)) => {
                 account.refused(reason, call.term, call.began_at, now);
             }
@@ -345,11 +346,16 @@ fn apply(
                 }
             }
             (Effect::CanaryEnded(end), Some(call)) => account.canary(end, call.term),
+            (Effect::CanaryUndecided(pause), Some(call)) => call.pause_canary(pause),
             (Effect::IdAnswered { wrong, accepted_at }, Some(call)) => {
                 account.answered(wrong, accepted_at, (call.term, call.began_at), ctx.clock.uptime());
             }
             (
-                Effect::TripAccount(_) | Effect::Api(..) | Effect::CanaryEnded(_) | Effect::IdAnswered { .. },
+                Effect::TripAccount(_)
+                | Effect::Api(..)
+                | Effect::CanaryEnded(_)
+                | Effect::CanaryUndecided(_)
+                | Effect::IdAnswered { .. },
                 None,
             ) => tracing::error!("a bug: an effect of a call that was not made"),
             (Effect::DoubtAccount, _) => account.doubted(),
@@ -358,17 +364,19 @@ fn apply(
                 ctx.counters.times.submission_wait.note(now.since(run.history.first_seen));
                 limiter.accepted();
                 ctx.limits.accepted(now);
-                account.slots_back(name);
+                account.close_breaker(name);
             }
             (Effect::CallbackRefused, _) => ctx.fleet.callbacks().refused(now),
-            (Effect::TypeRefused, _) if limiter.refused() => account.shut(name, false),
-            (Effect::TypeRefused, _) => account.still_shut(name, false),
+            (Effect::TypeRefused, _) if limiter.refused() => account.open_breaker(name, false),
+            (Effect::TypeRefused, _) => account.trial_failed(name, false),
             // A job that has failed before is its own trouble, and says nothing new about its type.
-            (Effect::TypeFailed { first }, _) if first && limiter.failed() => account.shut(name, true),
-            (Effect::TypeFailed { .. }, _) => account.still_shut(name, true),
+            (Effect::TypeFailed { first }, _) if first && limiter.failed() => {
+                account.open_breaker(name, true);
+            }
+            (Effect::TypeFailed { .. }, _) => account.trial_failed(name, true),
             (Effect::TypeAnswered, _) => {
                 limiter.answered();
-                account.works_again(name);
+                account.type_answered(name);
             }
             (Effect::Unanswered, _) => ledger.unanswered(lane, kind, ctx.rules.prices.of(kind)),
             (Effect::Solved, _) => {

@@ -188,7 +188,7 @@ impl WorkerHandle {
         self.ctx.clock.now()
     }
 
-    /// The mark of its key, as the account's state names it.
+    /// The fingerprint of its key, as the account's state names it.
     #[must_use]
     pub fn key(&self) -> Fingerprint {
         self.ctx.account().key()
@@ -205,7 +205,7 @@ impl WorkerHandle {
     /// Task types that the API has no slots for.
     #[must_use]
     pub fn shut_types(&self) -> Vec<String> {
-        self.ctx.account().shut_types()
+        self.ctx.account().open_breakers()
     }
 
     /// Proxies that are left alone now.

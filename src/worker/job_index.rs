@@ -29,7 +29,7 @@ pub(super) enum Left {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Whereabouts {
+pub(super) struct JobIndex {
     hashes: RandomState,
     held: Mutex<HashMap<u64, Holding>>,
     left: Mutex<VecDeque<(u64, Timestamp, Left)>>,
@@ -44,7 +44,7 @@ struct Holding {
 
 /// A delivery that is held, until dropped.
 #[derive(Debug)]
-pub(super) struct HeldJob(Arc<Whereabouts>, u64);
+pub(super) struct HeldJob(Arc<JobIndex>, u64);
 
 impl Drop for HeldJob {
     fn drop(&mut self) {
@@ -57,7 +57,7 @@ impl Drop for HeldJob {
     }
 }
 
-impl Whereabouts {
+impl JobIndex {
     /// A delivery of this job is held.
     pub(super) fn hold(self: &Arc<Self>, id: &str, origin: Origin, since: Timestamp) -> HeldJob {
         let (hash, paid) = (self.hashes.hash_one(id), origin == Origin::Ticket);
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_job_is_in_flight_while_one_delivery_of_it_is_held() {
-        let jobs = Arc::new(Whereabouts::default());
+        let jobs = Arc::new(JobIndex::default());
         let first = jobs.hold("a", Origin::Job, AT);
         let second = jobs.hold("a", Origin::Ticket, AT);
         drop(first);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_last_ten_thousand_that_left_are_remembered_the_latest_first() {
-        let jobs = Whereabouts::default();
+        let jobs = JobIndex::default();
         jobs.note("a", AT, Left::Retried("captcha.retry.5s".into()));
         jobs.note("a", AT, Left::Failed(Class::Unsolved));
         let failed = Sighting::Failed { at: AT, class: "unsolved".to_owned() };

@@ -23,7 +23,7 @@ use crate::failpoint::Failpoint;
 use crate::fleet::LaneFigures;
 
 /// A poll that has waited for so long does not wait for the turn of its lane.
-const PATIENCE: Duration = Duration::from_secs(20);
+const MAX_LANE_WAIT: Duration = Duration::from_secs(20);
 
 /// Submissions of a lane that wait for its rate, at most: then no more of its jobs are taken.
 const MOST_ASKING: usize = 16;
@@ -78,7 +78,7 @@ impl Lanes {
         let mut by_lane: BTreeMap<_, _> =
             rules.iter().map(|(lane, rules)| (lane.clone(), state(lane, *rules))).collect();
         by_lane.insert(Lane::default(), Arc::clone(&default));
-        let (submissions, polls) = (Line::new(None), Line::new(Some(PATIENCE)));
+        let (submissions, polls) = (Line::new(None), Line::new(Some(MAX_LANE_WAIT)));
         let all = Self { by_lane: Mutex::new(by_lane), default, clock, freed, submissions, polls };
         all.by_lane.lock().values().for_each(|state| all.drawn_from(state));
         all
@@ -376,7 +376,7 @@ struct Line<T>(Mutex<LaneQueues<T>>);
 
 struct LaneQueues<T> {
     /// Who has waited so long goes first.
-    patience: Option<Duration>,
+    max_wait: Option<Duration>,
     rota: LaneRota,
     waiting: BTreeMap<Lane, VecDeque<LaneWaiter<T>>>,
 }
@@ -389,9 +389,9 @@ struct LaneWaiter<T> {
 }
 
 impl<T: Send + 'static> Line<T> {
-    fn new(patience: Option<Duration>) -> Arc<Self> {
+    fn new(max_wait: Option<Duration>) -> Arc<Self> {
         let (rota, waiting) = (LaneRota::default(), BTreeMap::new());
-        Arc::new(Self(Mutex::new(LaneQueues { patience, rota, waiting })))
+        Arc::new(Self(Mutex::new(LaneQueues { max_wait, rota, waiting })))
     }
 
     fn set(&self, state: &LaneState) {
@@ -457,7 +457,7 @@ impl<T: Send + 'static> Drop for Granted<T> {
 
 impl<T> LaneQueues<T> {
     fn next(&mut self, kind: usize) -> Option<LaneWaiter<T>> {
-        let Self { patience, rota, waiting } = self;
+        let Self { max_wait, rota, waiting } = self;
         // Those that have gone away take no turn of their lane.
         waiting.retain(|_, lane| {
             while lane.front().is_some_and(|waiting| waiting.grant.is_closed()) {
@@ -470,7 +470,7 @@ impl<T> LaneQueues<T> {
         };
         let longest = waiting.iter().filter_map(|(lane, of)| Some((of.get(first(of)?)?.since, lane))).min();
         let overdue =
-            longest.filter(|(since, _)| patience.is_some_and(|patience| since.elapsed() >= patience));
+            longest.filter(|(since, _)| max_wait.is_some_and(|max_wait| since.elapsed() >= max_wait));
         let lane = match overdue {
             Some((_, lane)) => lane.clone(),
             None => rota.draw(|lane| waiting.get(lane).is_some_and(|lane| first(lane).is_some()))?.clone(),
@@ -486,8 +486,8 @@ mod tests {
 
     use super::*;
 
-    fn line(patience: Option<Duration>) -> (Arc<Line<u32>>, [Lane; 2]) {
-        let line = Line::new(patience);
+    fn line(max_wait: Option<Duration>) -> (Arc<Line<u32>>, [Lane; 2]) {
+        let line = Line::new(max_wait);
         let lanes: [Lane; 2] = ["heavy", "light"].map(|name| name.parse().unwrap());
         for (lane, weight) in lanes.iter().zip([100, 1]) {
             let rules = LaneRules { weight, ..LaneRules::default() };
@@ -498,8 +498,8 @@ mod tests {
     }
 
     /// Who gets the next permits, of two that wait in each lane and get none by themselves.
-    async fn served(patience: Option<Duration>) -> Vec<&'static str> {
-        let (line, [heavy, light]) = line(patience);
+    async fn served(max_wait: Option<Duration>) -> Vec<&'static str> {
+        let (line, [heavy, light]) = line(max_wait);
         let (got, mut served) = tokio::sync::mpsc::unbounded_channel();
         for (lane, name) in [(&light, "light"), (&light, "light"), (&heavy, "heavy"), (&heavy, "heavy")] {
             let (line, lane, got) = (Arc::clone(&line), lane.clone(), got.clone());

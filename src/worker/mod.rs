@@ -11,6 +11,7 @@ mod dedup;
 mod drain;
 mod executor;
 mod handle;
+mod job_index;
 mod job_log;
 mod lanes;
 mod limits;
@@ -20,7 +21,6 @@ mod serve;
 mod settlement;
 mod stats;
 mod watchdog;
-mod whereabouts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -129,7 +129,7 @@ pub struct Worker {
     broker: Broker,
     topology: Option<Topology>,
     ctx: Arc<Context>,
-    attempts: TaskTracker,
+    runs: TaskTracker,
     job_prefetch: u16,
     ticket_prefetch: u16,
     drain_timeout: Duration,
@@ -160,7 +160,7 @@ fn fleet(options: &WorkerOptions) -> Fleet {
         solver: options.solver.clone(),
         clock: options.clock.clone(),
         rng: options.rng.clone(),
-        solve_times: SolveTimes::new(options.deadlines, options.rules.pacing.learnable()),
+        solve_times: SolveTimes::new(options.deadlines, options.rules.polling.learnable()),
     })
 }
 
@@ -199,7 +199,7 @@ impl Worker {
             waiting: Waiting::default(),
             meter: Arc::default(),
             watchdog: Watchdog::default(),
-            whereabouts: Arc::default(),
+            job_index: Arc::default(),
             leaving: AtomicBool::new(false),
             worker: options.name,
             reply_to_prefix: options.reply_to_prefix,
@@ -208,7 +208,7 @@ impl Worker {
         Self {
             broker: options.broker,
             topology,
-            attempts: TaskTracker::new(),
+            runs: TaskTracker::new(),
             job_prefetch: prefetch(options.limits.submit_concurrency),
             // Twice what is held on purpose, since the tickets of a replica that died land here
             // too.

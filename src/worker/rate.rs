@@ -53,10 +53,11 @@ impl Rate {
         let slots = Slots::of(fleet, share);
         let last = taken.filter(|(of, _)| *of == share).map(|(_, slot)| slot);
         let (slot, wait) = slots.next(last, i128::from(self.clock.now().as_millis()) * TICK_NS);
-        *taken = Some((share, slot));
         if !wait.is_zero() {
             sleep(wait).await;
         }
+        // Whoever gives up its wait leaves its slot to the next.
+        *taken = Some((share, slot));
     }
 }
 

@@ -293,6 +293,6 @@ impl Worker {
         let permit = self.ctx.in_flight.enter(origin);
         let lane = lane.map(|lane| HeldOfLane::new(Arc::clone(lane)));
         let (ctx, scope) = (Arc::clone(&self.ctx), Arc::clone(scope));
-        self.attempts.spawn(handle_delivery(ctx, scope, delivery, (origin, lane), permit));
+        self.runs.spawn(handle_delivery(ctx, scope, delivery, (origin, lane), permit));
     }
 }

@@ -2,9 +2,9 @@
 //! settled.
 
 use super::context::{Context, Scope};
+use super::job_index::Left;
 use super::job_log;
 use super::stats::counters::StaleDelivery;
-use super::whereabouts::Left;
 use crate::broker::{PublishError, Receipt};
 use crate::clock::Backoff;
 use crate::domain::history::History;
@@ -160,7 +160,7 @@ async fn deliver(
         }
         if let Some(id) = run.map(|run| &*run.job.id).or(id.as_deref()) {
             let left = failure.map_or(Left::Solved, |(class, _)| Left::Failed(class));
-            ctx.whereabouts.note(id, ctx.clock.now(), left);
+            ctx.job_index.note(id, ctx.clock.now(), left);
         }
         if let Some(answered_at) = answered_at {
             ctx.counters.times.delivery.note(answered_at.elapsed());
@@ -207,7 +207,7 @@ const STALE_CHANNEL: &str = "the publishing channel refuses what another one tak
 pub(super) struct Settling<'a> {
     pub(super) receipt: Receipt,
     pub(super) run: Option<&'a JobRun>,
-    /// Of the attempt: each message that is sent for it has a span below it, and comes from that.
+    /// Of the run: each message that is sent for it has a span below it, and comes from that.
     pub(super) trace: &'a trace::Span,
 }
 
@@ -242,11 +242,12 @@ impl Context {
         let (mut backoff, ticket) = (Backoff::new(RETRY.0, RETRY.1), Arc::new(ticket));
         let (mut expected, mut doubted) = (None, None);
         let began = Instant::now();
+        // Should the message be delivered here again before the ticket is safe, it must not be paid
+        // once more.
+        let expect = || held.run.map(|run| self.dedup.succession.expect(run.identity()));
         while !Failpoint::TicketSkipped.in_force() {
-            // Should the message be delivered here again before the ticket is safe, it must
-            // not be paid once more.
             if expected.is_none() && !held.receipt.is_live() {
-                expected = held.run.map(|run| self.dedup.succession.expect(run.identity()));
+                expected = expect();
             }
             let session = self.live.session().await;
             if Failpoint::AckBeforeConfirm.in_force() {
@@ -269,6 +270,8 @@ impl Context {
             if Failpoint::TicketGivenUp.in_force() {
                 return;
             }
+            // The session may be lost, and the message come again, before this wait is over.
+            expected = expected.or_else(expect);
             sleep(backoff.jittered(self.rng.jitter())).await;
         }
         sending.sent();
@@ -277,11 +280,16 @@ impl Context {
             Origin::Ticket => StaleDelivery::Ticket,
         };
         match expected {
-            Some(safe) => {
+            Some(safe) if !held.receipt.is_live() => {
                 safe.cancel();
                 self.counters.stale(what);
             }
-            None => self.acked(held, what),
+            was_expected => {
+                if let (Some(_), Some(run)) = (was_expected, held.run) {
+                    self.dedup.succession.take(run.identity());
+                }
+                self.acked(held, what);
+            }
         }
         if let Some(session) = doubted {
             session.end(STALE_CHANNEL);
@@ -310,7 +318,8 @@ impl Context {
             if !scope.owns(Origin::Ticket) {
                 return None;
             }
-            let mut copy = ticket::handed_over(&run.job, &run.history, task.shown(), not_before);
+            let (shown, assumed) = (task.shown(), task.assumed_polls());
+            let mut copy = ticket::handed_over(&run.job, &run.history, shown, assumed, not_before);
             let sending = held.trace.send(("", &self.names.tickets()), &mut copy);
             is_sent.store(true, Ordering::Relaxed);
             let published = scope.session.publish_once("", &self.names.tickets(), copy).await;
@@ -364,7 +373,7 @@ impl Context {
         };
         self.counters.retried();
         if let Some(run) = held.run {
-            self.whereabouts.note(&run.job.id, self.clock.now(), Left::Retried(routing_key.into()));
+            self.job_index.note(&run.job.id, self.clock.now(), Left::Retried(routing_key.into()));
         }
         self.succeeded(held, scope, StaleDelivery::Retried, by_second_channel);
         true
@@ -413,7 +422,7 @@ impl Context {
         scope: &Scope,
         (exchange, key, mut instead): (&str, &'a str, Option<&'a str>),
         mut message: Message,
-        patience: Option<Duration>,
+        max_wait: Option<Duration>,
     ) -> PublishResult<'a> {
         let mut sending = trace.send((exchange, key), &mut message);
         let (began, message) = (Instant::now(), Arc::new(message));
@@ -423,7 +432,7 @@ impl Context {
             let copy = Arc::clone(&message);
             // An outcome is fetched again where it is lost; a retried job waits for nobody, since
             // its own copy may be paid for.
-            let end = match patience {
+            let end = match max_wait {
                 Some(_) => scope.session.publish_soon(exchange, routing_key, copy).await,
                 None => scope.session.publish_once(exchange, routing_key, copy).await,
             };
@@ -459,7 +468,7 @@ impl Context {
             // answer. Tried twice, since the ticket may come straight back to it.
             let leaving = tried && scope.submissions_shut.is_cancelled();
             tried = true;
-            if patience.is_some_and(|patience| leaving || began.elapsed() >= patience) {
+            if max_wait.is_some_and(|max_wait| leaving || began.elapsed() >= max_wait) {
                 sending.failed("refused");
                 return PublishResult::Refused(message);
             }

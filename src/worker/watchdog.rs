@@ -49,12 +49,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_is_responsive_only_while_it_beats() {
-        let (pulse, patience) = (Watchdog::default(), Duration::from_secs(5));
-        assert!(!pulse.is_responsive(patience).await);
+        let (pulse, max_wait) = (Watchdog::default(), Duration::from_secs(5));
+        assert!(!pulse.is_responsive(max_wait).await);
         tokio::select! {
             () = pulse.beat() => panic!("it beats until it is dropped"),
-            responsive = pulse.is_responsive(patience) => assert!(responsive),
+            responsive = pulse.is_responsive(max_wait) => assert!(responsive),
         }
-        assert!(!pulse.is_responsive(patience).await);
+        assert!(!pulse.is_responsive(max_wait).await);
     }
 }

@@ -326,9 +326,9 @@ impl RabbitNode {
 }
 
 fn answers(port: u16) -> std::io::Result<()> {
-    let patience = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), patience)?;
-    stream.set_read_timeout(Some(patience))?;
+    let max_wait = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), max_wait)?;
+    stream.set_read_timeout(Some(max_wait))?;
     stream.write_all(b"AMQP\x00\x00\x09\x01")?;
     stream.read_exact(&mut [0])
 }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Frames as RabbitMQ has them by default.
 pub const FRAME: usize = 131_072;
 
@@ -152,7 +152,7 @@ impl RawPublisher {
 
     async fn write(&mut self, bytes: &[u8]) {
         // A broker that has ended the connection says so to whoever reads.
-        let _ = timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("the broker reads");
+        let _ = timeout(TIMEOUT, self.stream.write_all(bytes)).await.expect("the broker reads");
     }
 
     async fn expect(&mut self, class: u16, method: u16) {
@@ -164,16 +164,13 @@ impl RawPublisher {
     async fn next(&mut self) -> (u16, u16, Vec<u8>) {
         loop {
             let mut head = [0; 7];
-            if timeout(PATIENCE, self.stream.read_exact(&mut head))
-                .await
-                .expect("the broker answers")
-                .is_err()
+            if timeout(TIMEOUT, self.stream.read_exact(&mut head)).await.expect("the broker answers").is_err()
             {
                 return (0, 0, Vec::new());
             }
             let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
             let mut payload = vec![0; size as usize + 1];
-            if timeout(PATIENCE, self.stream.read_exact(&mut payload)).await.expect("in time").is_err() {
+            if timeout(TIMEOUT, self.stream.read_exact(&mut payload)).await.expect("in time").is_err() {
                 return (0, 0, Vec::new());
             }
             if head[0] == 1 {

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use crate::load::{Load, pictures};
 use crate::scene::{PER_SECOND, Scene};
+use crate::wait;
 
 /// A fleet at work, before anything happens to it.
 const WARM_UP: Duration = Duration::from_secs(5);
@@ -22,6 +24,14 @@ pub(super) async fn begin(scene: &Scene) -> Load {
     let load = scene.publisher.offer(&scene.ledger, pictures("j."), PER_SECOND);
     tokio::time::sleep(WARM_UP).await;
     load
+}
+
+/// One submission is answered as by an API that does not know the key, and its job ends with it.
+pub(super) async fn refuse_one(scene: &Scene) {
+    let flash = json!({"flash": {"of": "create_task", "answer": "ERROR_KEY_DOES_NOT_EXIST", "calls": 1}});
+    scene.simulator.control(&flash).await;
+    let is_refused = async || scene.simulator.stats().await.outage_calls == 1;
+    assert!(wait::comes_true(WARM_UP, is_refused).await, "a submission meets it");
 }
 
 /// Whether as many jobs are solved in the window from here as jobs are offered.

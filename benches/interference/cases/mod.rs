@@ -67,6 +67,9 @@ pub(crate) enum Case {
         of: &'static str,
         fault: &'static str,
     },
+    Canary {
+        fault: &'static str,
+    },
     Blame,
     Trip,
     HandOver(Going),
@@ -92,6 +95,7 @@ impl Case {
             Case::Forgotten { by_restart: true } => "the API restarts without its memory".to_owned(),
             Case::Outage { of, fault } => format!("every {}: {fault}", call(of)),
             Case::LongOutage { of, fault } => format!("5 min, every {}: {fault}", call(of)),
+            Case::Canary { fault } => format!("after a trip, every createTask: {fault}"),
             Case::Blame => format!("an unknown code is the fault of 10 %: {UNKNOWN}"),
             Case::Trip => "a trip of 4 min with 500 tickets open".to_owned(),
             Case::HandOver(Going::Sigterm) => "3 replicas are replaced by SIGTERM".to_owned(),
@@ -124,6 +128,7 @@ impl Case {
             | Case::Budget
             | Case::Forgotten { .. }
             | Case::LongOutage { .. }
+            | Case::Canary { .. }
             | Case::Blame
             | Case::HandOver(_)
             | Case::Trip => false,
@@ -143,7 +148,7 @@ fn call(list: &str) -> &'static str {
 }
 
 /// All of them.
-pub(crate) const GROUPS: [Group; 13] = [
+pub(crate) const GROUPS: [Group; 14] = [
     Group {
         name: "calm",
         shows: "nothing is wrong: what the others are judged by",
@@ -182,6 +187,15 @@ pub(crate) const GROUPS: [Group; 13] = [
                 Case::LongOutage { of: "create_task", fault: UNKNOWN },
                 Case::LongOutage { of: "all", fault: "502" },
             ]
+        },
+        run: None,
+    },
+    Group {
+        name: "canary",
+        shows: "the same while the fleet submits one job at a time, since the account was refused: the same bounds",
+        cases: || {
+            let faults = ["ERROR_TOO_MUCH_REQUESTS", "ERROR_NO_SLOT_AVAILABLE", UNKNOWN];
+            faults.map(|fault| Case::Canary { fault }).into()
         },
         run: None,
     },
@@ -295,6 +309,7 @@ async fn play(environment: &Environment, row: &mut Row, case: Case) {
         Case::Forgotten { by_restart } => forgotten::run(environment, row, by_restart).await,
         Case::Outage { of, fault } => outage::short(environment, row, of, fault).await,
         Case::LongOutage { of, fault } => outage::long(environment, row, of, fault).await,
+        Case::Canary { fault } => outage::after_trip(environment, row, fault).await,
         Case::Blame => blame::run(environment, row).await,
         Case::Trip => trip::run(environment, row).await,
         Case::HandOver(going) => hand_over::run(environment, row, going).await,

@@ -23,14 +23,20 @@ const FINISH_WITHIN: Duration = Duration::from_secs(720);
 const LONG: Duration = Duration::from_secs(300);
 
 pub(super) async fn short(environment: &Environment, row: &mut Row, of: &str, fault: &str) {
-    play(environment, row, (of, fault), environment.lengths.outage, Setup::default()).await;
+    play(environment, row, (of, fault), environment.lengths.outage, Setup::default(), false).await;
+}
+
+/// The same for a fleet whose account has just been refused: it submits one job at a time.
+pub(super) async fn after_trip(environment: &Environment, row: &mut Row, fault: &str) {
+    let span = environment.lengths.outage;
+    play(environment, row, ("create_task", fault), span, Setup::default(), true).await;
 }
 
 pub(super) async fn long(environment: &Environment, row: &mut Row, of: &str, fault: &str) {
     // The default budget of unknown codes is 2 minutes, and an outage that outlasts it ends jobs by
     // the operator's own word.
     let settings = [("RETRY__UNKNOWN_TIMEOUT", "10m".to_owned())].into();
-    play(environment, row, (of, fault), LONG, Setup { settings, ..Setup::default() }).await;
+    play(environment, row, (of, fault), LONG, Setup { settings, ..Setup::default() }, false).await;
 }
 
 async fn play(
@@ -39,11 +45,15 @@ async fn play(
     (of, fault): (&str, &str),
     span: Duration,
     setup: Setup,
+    after_trip: bool,
 ) {
     let turn = environment.turn().await;
     let scene = Scene::open(environment, row.case(), setup).await;
     let load = bad_day::begin(&scene).await;
     let paid = scene.simulator.stats().await.tasks_open;
+    if after_trip {
+        bad_day::refuse_one(&scene).await;
+    }
     scene.outage(of, faults::step(fault), span).await;
     let began = Instant::now();
     let over = began + span;
@@ -68,7 +78,7 @@ async fn play(
 
     scene.ledger.finish("j.", true, FINISH_WITHIN).await;
     row.jobs(&scene.ledger.entries("j."));
-    row.dead_at_most(0);
+    row.dead_at_most(usize::from(after_trip));
     let stats = scene.simulator.stats().await;
     row.at_most("bans", stats.bans, 0);
     // A task that was open when nothing could be fetched any more is forgotten by the API itself in

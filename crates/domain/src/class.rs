@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// Not ready yet: polled again, by pacing.
+    /// Not ready yet: polled again, by its schedule.
     Pending,
     /// Too many requests: slower.
     Throttled,

@@ -188,7 +188,7 @@ pub fn sign_of(error: &CallError, fault: &Fault) -> ApiSign {
         CallError::NoAnswer { .. } => return ApiSign::Silent,
         CallError::Refused(refusal) => refusal,
     };
-    // Without a code, and with a status that says nothing about the pace, it is not the API's own
+    // Without a code, and with a status that says nothing about the rate of calls, it is not the API's own
     // word.
     let says_something = match refusal.status {
         200..=299 | 429 => true,

@@ -163,8 +163,8 @@ impl History {
         self.retried.get_or_insert_default().unknown_code = Some(code);
     }
 
-    /// It waits without a call once more; how often it has.
-    pub fn withheld(&mut self) -> u32 {
+    /// Counts one more wait without a call; how many there were.
+    pub fn count_deferral(&mut self) -> u32 {
         let retried = self.retried.get_or_insert_default();
         retried.withheld = retried.withheld.saturating_add(1);
         retried.withheld

@@ -1,5 +1,5 @@
-//! What pace, caps, slots, solve times and figures are kept by: a task's type, or `type/class`
-//! where the task has a class.
+//! What poll schedules, caps, slots, solve times and figures are kept by: a task's type, or
+//! `type/class` where the task has a class.
 //!
 //! `CustomTask` and `ComplexImageTask` stand for many kinds of work, distinguished by the task's
 //! field `class`. How long it takes, and whether the API has a slot for it, belongs to the class

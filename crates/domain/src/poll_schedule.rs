@@ -1,5 +1,5 @@
-//! When to ask for a result: the API's limits, kept whatever the settings say, and the pace of each
-//! task type within them.
+//! When to ask for a result: the API's limits, kept whatever the settings say, and the schedule of
+//! each task type within them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,7 +30,7 @@ const LONGEST_WITH_CALLBACK: Duration = Duration::from_secs(30);
 /// By how much the clocks of two replicas may differ.
 const CLOCKS: Duration = Duration::from_secs(10);
 
-/// The pace of a task type.
+/// The poll schedule of a task type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PollSchedule {
     first_delay: Duration,
@@ -39,7 +39,7 @@ pub struct PollSchedule {
     max_polls: u32,
 }
 
-/// A pace that the API's limits forbid.
+/// A schedule that the API's limits forbid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PollScheduleError {
     /// Too fast.
@@ -69,7 +69,7 @@ pub enum Next {
 }
 
 impl PollSchedule {
-    /// A pace within the API's limits.
+    /// A schedule within the API's limits.
     ///
     /// # Errors
     /// Where the interval is under 2 s or the time-out is not between the first delay and 280 s.
@@ -276,10 +276,10 @@ impl PollSchedules {
         (self.mode == PollMode::Learned).then(|| self.clone())
     }
 
-    /// The pace of a kind of task: its own, else that of its bare type.
+    /// The schedule of a kind of task: its own, else that of its bare type.
     #[must_use]
     pub fn of(&self, kind: &str) -> PollSchedule {
-        kind::find(&self.by_type, kind).map_or(self.default, |(_, pacing)| *pacing)
+        kind::find(&self.by_type, kind).map_or(self.default, |(_, schedule)| *schedule)
     }
 }
 
@@ -356,10 +356,10 @@ mod tests {
     #[test]
     fn a_callback_is_awaited_past_the_age_of_nearly_all_answers_and_leaves_room_for_another_poll() {
         let fallback = |timeout, answers: u64| {
-            let pacing = PollSchedule::try_new(secs(3), secs(2), secs(timeout)).unwrap();
+            let schedule = PollSchedule::try_new(secs(3), secs(2), secs(timeout)).unwrap();
             let of = |n| Answer { after: secs(answers - 1), by: Duration::from_millis(answers * 1_000 - n) };
-            let learned = LearnedPolls::from_answers((0..400).map(of), &pacing);
-            (learned.nearly_all, pacing.callback_fallback(Some(&learned)))
+            let learned = LearnedPolls::from_answers((0..400).map(of), &schedule);
+            (learned.nearly_all, schedule.callback_fallback(Some(&learned)))
         };
         let (nearly_all, awaited) = fallback(180, 20);
         assert!(awaited > nearly_all + secs(1) && awaited < nearly_all + secs(2), "{awaited:?}");
@@ -398,23 +398,23 @@ mod tests {
             with_callback in any::<bool>(),
             jitters in prop::collection::vec(0.0_f64..1.0, 200), slower in 0_u32..9,
         ) {
-            let Ok(pacing) = PollSchedule::try_new(secs(first), secs(interval), secs(timeout)) else { return Ok(()) };
-            let pacing = if of_default { pacing } else { pacing.with_max_polls(max_polls).unwrap() };
+            let Ok(schedule) = PollSchedule::try_new(secs(first), secs(interval), secs(timeout)) else { return Ok(()) };
+            let schedule = if of_default { schedule } else { schedule.with_max_polls(max_polls).unwrap() };
             let answers = solved.iter().map(|by| Answer { after: Duration::from_millis(by / 2), by: Duration::from_millis(*by) });
-            let learned = (!solved.is_empty()).then(|| LearnedPolls::from_answers(answers, &pacing));
-            let mut next = pacing.first(Duration::ZERO, 0, learned.as_ref(), jitters[0]);
+            let learned = (!solved.is_empty()).then(|| LearnedPolls::from_answers(answers, &schedule));
+            let mut next = schedule.first(Duration::ZERO, 0, learned.as_ref(), jitters[0]);
             let (mut age, mut polls) = (Duration::ZERO, 0);
             for jitter in jitters {
                 let Next::After(wait) = next else { break };
                 prop_assert!(polls == 0 || wait >= SPACING);
                 age += wait;
                 polls += 1;
-                prop_assert!(polls <= pacing.max_polls());
+                prop_assert!(polls <= schedule.max_polls());
                 prop_assert!(age <= MAX_AGE && age <= secs(timeout));
                 let polled = Polled { age, pursued: age, polls, made: polls, slower, retry_after: None };
                 next = match slower {
-                    0 if with_callback => pacing.after_answer_with_callback(&polled, jitter),
-                    _ => pacing.after_answer(&polled, learned.as_ref(), jitter),
+                    0 if with_callback => schedule.after_answer_with_callback(&polled, jitter),
+                    _ => schedule.after_answer(&polled, learned.as_ref(), jitter),
                 };
             }
         }

@@ -144,16 +144,17 @@ impl SolveTimes {
             let ages = (millis(answer.after), millis(answer.by));
             self.unreported.entry(kind.to_owned()).or_default().push(ages);
         }
-        self.learn(kind, answer, now)
+        self.learn(kind, answer, now, now)
     }
 
-    fn learn(&mut self, kind: &str, answer: Answer, now: Timestamp) -> bool {
+    /// An answer was met, at this moment at the earliest.
+    fn learn(&mut self, kind: &str, answer: Answer, met_at: Timestamp, now: Timestamp) -> bool {
         let Some(name) = kind::place(&self.by_kind, kind, MAX_KINDS) else { return false };
         if !self.by_kind.contains_key(name) {
             self.by_kind.insert(name.to_owned(), Learned::default());
         }
         let Some(learned) = self.by_kind.get_mut(name) else { return false };
-        if !learned.counts(now.minus(answer.by), now) {
+        if !learned.counts(met_at.minus(answer.by), now) {
             return false;
         }
         let is_spare = |answers: &VecDeque<(Answer, Timestamp)>| {
@@ -165,7 +166,7 @@ impl SolveTimes {
         while is_spare(&learned.answers) {
             learned.answers.pop_front();
         }
-        learned.answers.push_back((answer, now));
+        learned.answers.push_back((answer, met_at));
         // Were every job refused by what was learned long ago, nothing new would ever be learned.
         if learned.last_at.replace(now).is_some_and(|at| now.since(at) >= FORGOTTEN_AFTER) {
             (learned.fresh, learned.least) = (0, None);
@@ -234,9 +235,9 @@ impl SolveTimes {
         std::mem::take(&mut self.unreported)
     }
 
-    /// Another replica reports its answers. Returns whether first polls that wait are to be planned
-    /// anew.
-    pub fn hear(&mut self, reported: &AnswersByKind, now: Timestamp) -> bool {
+    /// Another replica reports its answers, which it has met within this time. Returns whether first
+    /// polls that wait are to be planned anew.
+    pub fn hear(&mut self, reported: &AnswersByKind, within: Duration, now: Timestamp) -> bool {
         let mut plan_changed = false;
         for (kind, answers) in reported {
             for (after, by) in answers.iter().take(MAX_UNREPORTED_OF_KIND).filter(|(after, by)| after < by) {
@@ -244,7 +245,7 @@ impl SolveTimes {
                     after: Duration::from_millis((*after).into()),
                     by: Duration::from_millis((*by).into()),
                 };
-                plan_changed |= self.learn(kind, answer, now);
+                plan_changed |= self.learn(kind, answer, now.minus(within), now);
             }
         }
         plan_changed
@@ -378,6 +379,10 @@ mod tests {
         SolveTimes::new(Reach { quantile: 0.0, least_answers: 1 }, Some(bounds))
     }
 
+    fn at(second: u64) -> Timestamp {
+        Timestamp::from_millis(0).plus(Duration::from_secs(second))
+    }
+
     /// So many answers of 9 to 11 s, a second apart.
     fn teach(times: &mut SolveTimes, count: u64) {
         for n in 0..count {
@@ -394,7 +399,7 @@ mod tests {
         let reported = one.take_unreported();
         assert_eq!((reported["T"].len(), one.take_unreported().len()), (MAX_UNREPORTED_OF_KIND, 0));
         for _ in 0..2 {
-            other.hear(&reported, Timestamp::from_millis(0));
+            other.hear(&reported, Duration::ZERO, Timestamp::from_millis(0));
         }
         assert!(one.polls("T").is_some() && other.polls("T").is_some() && other.polls("U").is_none());
         assert!(other.take_unreported().is_empty(), "what was heard is not reported again");
@@ -416,10 +421,28 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_is_heard_late_is_not_taken_for_one_at_a_new_speed() {
+        let mut times = learning();
+        teach(&mut times, 60);
+        times.by_kind.get_mut("T").unwrap().counts_since = Some(at(100));
+        let remembered = |times: &SolveTimes| times.by_kind["T"].answers.len();
+        let before = remembered(&times);
+        let mut hear_at = |second: u64| {
+            let reported = AnswersByKind::from([("T".to_owned(), vec![(1_000, 3_000)])]);
+            times.hear(&reported, Duration::from_secs(2), at(second));
+            remembered(&times)
+        };
+        assert_eq!([103, 104, 105].map(&mut hear_at), [before, before, before + 1]);
+        times.note("T", Answer { after: Duration::ZERO, by: Duration::from_secs(3) }, at(103));
+        assert_eq!(remembered(&times), before + 2, "what this replica meets has its own moment");
+    }
+
+    #[test]
     fn nonsense_that_is_reported_teaches_nothing() {
         let mut times = learning();
         let nonsense = [(5_000, 5_000), (9_000, 1_000), (u32::MAX, u32::MAX)];
-        times.hear(&AnswersByKind::from([("T".to_owned(), nonsense.repeat(30))]), Timestamp::from_millis(0));
+        let reported = AnswersByKind::from([("T".to_owned(), nonsense.repeat(30))]);
+        times.hear(&reported, Duration::ZERO, Timestamp::from_millis(0));
         assert!(times.polls("T").is_none() && times.summary().is_empty());
     }
 

@@ -46,7 +46,7 @@ pub struct Ticket {
     pub deadline: Option<Timestamp>,
     /// The task names a proxy of the publisher's.
     pub own_proxy: bool,
-    /// That proxy's mark.
+    /// That proxy's fingerprint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Fingerprint>,
     /// The API's id of the task.
@@ -57,6 +57,10 @@ pub struct Ticket {
     /// of earlier versions, it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub polls: Option<u32>,
+    /// Of those, the ones that earlier owners are only assumed to have made; absent for none, and
+    /// from tickets of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assumed_polls: Option<u32>,
     /// Before that nobody may poll, as the API has asked for a pause. Absent as a rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
@@ -90,6 +94,8 @@ pub enum Kept {
         accepted_at: Timestamp,
         /// Polls so far.
         polls: u32,
+        /// Of those, the ones that are only assumed.
+        assumed_polls: u32,
         /// Before that nobody may poll.
         not_before: Option<Timestamp>,
         /// Of the callback that the API was asked for, if any.
@@ -140,14 +146,20 @@ pub fn retried(job: &Job, history: &History) -> Message {
 /// The ticket of an accepted task, which was polled so often.
 #[must_use]
 pub fn ticket(job: &Job, history: &History, task: Task<'_>, callback: Option<CallbackToken>) -> Message {
-    written(job, history, task, callback, None)
+    written(job, history, task, callback, (0, None))
 }
 
 /// The ticket of a task that another replica is to poll, but not before this moment. The callback
 /// may have come already, so that the next owner does not wait for it.
 #[must_use]
-pub fn handed_over(job: &Job, history: &History, task: Task<'_>, not_before: Option<Timestamp>) -> Message {
-    written(job, history, task, None, not_before)
+pub fn handed_over(
+    job: &Job,
+    history: &History,
+    task: Task<'_>,
+    assumed_polls: u32,
+    not_before: Option<Timestamp>,
+) -> Message {
+    written(job, history, task, None, (assumed_polls, not_before))
 }
 
 fn written(
@@ -155,7 +167,7 @@ fn written(
     history: &History,
     task: Task<'_>,
     callback: Option<CallbackToken>,
-    not_before: Option<Timestamp>,
+    (assumed_polls, not_before): (u32, Option<Timestamp>),
 ) -> Message {
     let ticket = Ticket {
         job_id: job.id.clone(),
@@ -168,6 +180,7 @@ fn written(
         task_id: task.id.clone(),
         accepted_at: task.accepted_at,
         polls: (task.polls > 0).then_some(task.polls),
+        assumed_polls: (assumed_polls > 0).then_some(assumed_polls),
         not_before,
         callback,
         // Until the task has ended the settings are the best estimate.
@@ -236,6 +249,7 @@ fn opened(ticket: Ticket, mut message: Message, now: Timestamp) -> Kept {
         task_id: ticket.task_id,
         accepted_at: ticket.accepted_at.min(now),
         polls: ticket.polls.unwrap_or(0),
+        assumed_polls: ticket.assumed_polls.unwrap_or(0),
         not_before: ticket.not_before,
         callback: ticket.callback,
         price: ticket.price,

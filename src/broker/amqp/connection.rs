@@ -33,7 +33,7 @@ pub(super) async fn open(
     options: &AmqpOptions,
     role: &str,
 ) -> Result<Connection, BrokerError> {
-    let patience = options.connect_timeout;
+    let max_wait = options.connect_timeout;
     let opening = async {
         let tls = if endpoint.is_tls() { Some(tls_connector(&options.tls).await) } else { None };
         let tls = tls.transpose().map_err(|reason| unreachable_because(endpoint, reason))?;
@@ -42,7 +42,7 @@ pub(super) async fn open(
         let connection = opened.map_err(|error| from_handshake(&error, endpoint))?;
         let negotiated = connection.configuration().frame_max();
         if negotiated < LEAST_FRAME {
-            close(&connection, patience).await;
+            close(&connection, max_wait).await;
             let reason = format!(
                 "its frame_max is {negotiated} bytes, and a ticket's properties may take {LEAST_FRAME}; RabbitMQ's default is 131072"
             );
@@ -52,9 +52,9 @@ pub(super) async fn open(
         frame_max.set(negotiated);
         Ok(connection)
     };
-    match timeout(patience, opening).await {
+    match timeout(max_wait, opening).await {
         Ok(opened) => opened,
-        Err(_) => Err(unreachable_because(endpoint, format!("no AMQP answer within {patience:?}"))),
+        Err(_) => Err(unreachable_because(endpoint, format!("no AMQP answer within {max_wait:?}"))),
     }
 }
 
@@ -72,7 +72,7 @@ async fn handshake(
         .with_connection_name(name.into())
         .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-    let patience = options.connect_timeout;
+    let max_wait = options.connect_timeout;
     let tcp = lapin::runtime::default_runtime()?;
     Connection::connector(
         endpoint.uri(),
@@ -90,7 +90,7 @@ async fn handshake(
                 };
                 Ok::<_, io::Error>(AsyncTcpStream::Plain(FilteredStream::new(stream, frame_max.clone())))
             };
-            match timeout(patience, connecting).await {
+            match timeout(max_wait, connecting).await {
                 Ok(stream) => stream.map_err(lapin::Error::from),
                 Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
             }
@@ -133,14 +133,14 @@ pub(super) fn watch(connection: &Connection, role: &'static str, lifetime: &Sess
 }
 
 /// A channel of its own on a connection.
-pub(super) async fn channel(connection: &Connection, patience: Duration) -> Result<Channel, BrokerError> {
-    call("channel.open", patience, connection.create_channel()).await
+pub(super) async fn channel(connection: &Connection, max_wait: Duration) -> Result<Channel, BrokerError> {
+    call("channel.open", max_wait, connection.create_channel()).await
 }
 
 /// Closes a connection, or gives up: a blocked one does not even take the request to close.
-pub(super) async fn close(connection: &Connection, patience: Duration) {
+pub(super) async fn close(connection: &Connection, max_wait: Duration) {
     if connection.status().connected() {
-        let _ = timeout(patience, connection.close(200, "OK".into())).await;
+        let _ = timeout(max_wait, connection.close(200, "OK".into())).await;
     }
 }
 

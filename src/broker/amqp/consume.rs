@@ -29,18 +29,18 @@ const RENEW_EVERY: Duration = Duration::from_millis(1_250);
 pub(super) async fn open(
     connection: &Connection,
     spec: ConsumeSpec,
-    (patience, linger): (Duration, Linger),
+    (max_wait, linger): (Duration, Linger),
     lifetime: &SessionLifetime,
 ) -> Result<Consumer, BrokerError> {
-    let channel = channel(connection, patience).await?;
-    start(channel, spec, (patience, linger), lifetime).await
+    let channel = channel(connection, max_wait).await?;
+    start(channel, spec, (max_wait, linger), lifetime).await
 }
 
 /// Consumes on a channel that has no consumer yet, and takes it over.
 pub(super) async fn start(
     channel: Channel,
     spec: ConsumeSpec,
-    (patience, linger): (Duration, Linger),
+    (max_wait, linger): (Duration, Linger),
     lifetime: &SessionLifetime,
 ) -> Result<Consumer, BrokerError> {
     let too_long = |error: TooLong| BrokerError::Forbidden(error.to_string());
@@ -49,16 +49,16 @@ pub(super) async fn start(
     let tag = short("the consumer's tag", &unique).map_err(too_long)?;
     // 0 would mean "no bound" to the broker.
     let prefetch = spec.prefetch.max(1);
-    call("basic.qos", patience, renewal(&channel, prefetch)).await?;
+    call("basic.qos", max_wait, renewal(&channel, prefetch)).await?;
     // Made before the round trip that it begins with.
     let (consumer, port) = consumer_channel();
     let consuming =
         channel.basic_consume(queue, tag.clone(), BasicConsumeOptions::default(), FieldTable::default());
-    let stream = call("basic.consume", patience, consuming).await?;
+    let stream = call("basic.consume", max_wait, consuming).await?;
     let owner = ConsumeOwner::new(
         channel,
         (stream, tag, prefetch),
-        (patience, linger),
+        (max_wait, linger),
         port,
         lifetime.close_signal(),
     );
@@ -72,10 +72,10 @@ async fn renewal(channel: &Channel, prefetch: u16) -> lapin::Result<()> {
     channel.basic_qos(prefetch, BasicQosOptions { global: false }).await
 }
 
-/// The same with an end to its patience, and when it was sent.
-async fn round_trip(channel: Channel, prefetch: u16, patience: Duration) -> Result<Instant, String> {
+/// The same with a time-out, and when it was sent.
+async fn round_trip(channel: Channel, prefetch: u16, max_wait: Duration) -> Result<Instant, String> {
     let sent_at = Instant::now();
-    match timeout(patience, renewal(&channel, prefetch)).await {
+    match timeout(max_wait, renewal(&channel, prefetch)).await {
         Ok(Ok(())) => Ok(sent_at),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the broker did not answer on the consuming channel in time".to_owned()),
@@ -118,7 +118,7 @@ struct ConsumeOwner {
     stream: lapin::Consumer,
     tag: ShortString,
     prefetch: u16,
-    patience: Duration,
+    max_wait: Duration,
     // Gone once the consumer is cancelled, so that it ends on the other side.
     deliveries: Option<mpsc::Sender<Delivery>>,
     /// Read, and without room at the consumer yet. The prefetch bounds it. Reading never waits for
@@ -142,19 +142,19 @@ impl ConsumeOwner {
     fn new(
         channel: Channel,
         (stream, tag, prefetch): (lapin::Consumer, ShortString, u16),
-        (patience, linger): (Duration, Linger),
+        (max_wait, linger): (Duration, Linger),
         port: ConsumerPort,
         close_signal: CloseSignal,
     ) -> Self {
         let mut tick = interval(RENEW_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            settler: Settler::new(channel.clone(), patience),
+            settler: Settler::new(channel.clone(), max_wait),
             channel,
             stream,
             tag,
             prefetch,
-            patience,
+            max_wait,
             deliveries: Some(port.deliveries),
             waiting: VecDeque::new(),
             settlements: port.settlements,
@@ -326,7 +326,7 @@ impl ConsumeOwner {
         if self.renewing.is_some() {
             return;
         }
-        self.renewing = Some(Box::pin(round_trip(self.channel.clone(), self.prefetch, self.patience)));
+        self.renewing = Some(Box::pin(round_trip(self.channel.clone(), self.prefetch, self.max_wait)));
     }
 
     async fn settle(&mut self, mut settlements: Vec<Settlement>) -> Result<(), Stop> {
@@ -351,7 +351,7 @@ impl ConsumeOwner {
     /// A call that is answered after the settlements before it: the broker has handed them to the
     /// queue then, behind which alone this channel's end can come.
     async fn go_past(&mut self) -> Result<(), Stop> {
-        let gone_past = round_trip(self.channel.clone(), self.prefetch, self.patience).await;
+        let gone_past = round_trip(self.channel.clone(), self.prefetch, self.max_wait).await;
         gone_past.map_err(Stop::Lost)?;
         self.settler.flushed();
         Ok(())
@@ -373,7 +373,7 @@ impl ConsumeOwner {
         if !self.cancelled && self.channel.status().connected() {
             self.cancelled = true;
             let cancelling = self.channel.basic_cancel(self.tag.clone(), BasicCancelOptions::default());
-            let _ = timeout(self.patience, cancelling).await;
+            let _ = timeout(self.max_wait, cancelling).await;
         }
     }
 
@@ -383,7 +383,7 @@ impl ConsumeOwner {
     async fn flush(&mut self) {
         if self.channel.status().connected() && !self.cancelled {
             self.cancel_at_broker().await;
-            let _ = round_trip(self.channel.clone(), self.prefetch, self.patience).await;
+            let _ = round_trip(self.channel.clone(), self.prefetch, self.max_wait).await;
             self.settler.flushed();
         }
     }

@@ -19,13 +19,13 @@ const RESOURCE_LOCKED: u16 = 405;
 const PRECONDITION_FAILED: u16 = 406;
 const NOT_ALLOWED: u16 = 530;
 
-/// A broker call, with an end to its patience.
+/// A broker call, with a time-out.
 pub(super) async fn call<T>(
     name: &'static str,
-    patience: Duration,
+    max_wait: Duration,
     future: impl Future<Output = lapin::Result<T>>,
 ) -> Result<T, BrokerError> {
-    match timeout(patience, future).await {
+    match timeout(max_wait, future).await {
         Ok(outcome) => outcome.map_err(|error| from_call(&error)),
         Err(_) => Err(BrokerError::TimedOut { call: name }),
     }

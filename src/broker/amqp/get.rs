@@ -37,7 +37,7 @@ impl Getters {
         &self,
         connection: &Connection,
         queue: &str,
-        patience: Duration,
+        max_wait: Duration,
         lifetime: &SessionLifetime,
     ) -> Result<Option<Delivery>, BrokerError> {
         let name =
@@ -47,10 +47,10 @@ impl Getters {
         // a message, which only its channel's end sends back.
         let getter = match by_queue.remove(queue) {
             Some(getter) if getter.channel.status().connected() => getter,
-            _ => Getter::open(connection, patience, lifetime).await?,
+            _ => Getter::open(connection, max_wait, lifetime).await?,
         };
         let getting = getter.channel.basic_get(name, BasicGetOptions { no_ack: false });
-        let got = call("basic.get", patience, getting).await?;
+        let got = call("basic.get", max_wait, getting).await?;
         let got = got.map(|message| delivery(message.delivery, getter.owner.clone()));
         by_queue.insert(queue.to_owned(), getter);
         Ok(got)
@@ -60,13 +60,13 @@ impl Getters {
 impl Getter {
     async fn open(
         connection: &Connection,
-        patience: Duration,
+        max_wait: Duration,
         lifetime: &SessionLifetime,
     ) -> Result<Self, BrokerError> {
-        let channel = channel(connection, patience).await?;
+        let channel = channel(connection, max_wait).await?;
         let (owner, settlements) = mpsc::unbounded_channel();
         let (kept, dropped) = oneshot::channel();
-        let settler = Settler::new(channel.clone(), patience);
+        let settler = Settler::new(channel.clone(), max_wait);
         lifetime.owners().spawn(serve(settler, settlements, dropped, lifetime.close_signal()));
         Ok(Self { channel, owner, _kept: kept })
     }

@@ -59,7 +59,7 @@ pub(super) struct PublishOwner {
     returns: Returns,
     issued: u64,
     /// No confirm can be expected from before.
-    patient_since: Instant,
+    waiting_since: Instant,
 }
 
 impl PublishOwner {
@@ -83,7 +83,7 @@ impl PublishOwner {
             confirms: FuturesUnordered::new(),
             returns: Returns::default(),
             issued: 0,
-            patient_since: Instant::now(),
+            waiting_since: Instant::now(),
         }
     }
 
@@ -135,7 +135,7 @@ impl PublishOwner {
                         if !self.connection.blocked() {
                             return format!("{} publishes unconfirmed for too long", self.pending.len());
                         }
-                        self.patient_since = Instant::now();
+                        self.waiting_since = Instant::now();
                     }
                 }
             }
@@ -153,9 +153,9 @@ impl PublishOwner {
     /// is paid for again once its session has ended.
     fn overdue(&self, room: usize) -> Option<Instant> {
         let (_, oldest) = self.pending.first_key_value()?;
-        let patience = self.confirm_timeout * 2;
-        let patience = if room == 0 { patience } else { patience.max(LOST_AFTER) };
-        Some(oldest.since.max(self.patient_since) + patience)
+        let max_wait = self.confirm_timeout * 2;
+        let max_wait = if room == 0 { max_wait } else { max_wait.max(LOST_AFTER) };
+        Some(oldest.since.max(self.waiting_since) + max_wait)
     }
 
     fn issue(&mut self, request: PublishRequest) {

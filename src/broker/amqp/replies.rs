@@ -15,11 +15,11 @@ use crate::broker::{BrokerError, CloseSignal};
 use crate::domain::message::{DIRECT_REPLY, Message};
 
 /// Begins to consume. RabbitMQ refuses messages that ask for a direct reply before that.
-pub(super) async fn consume(channel: &Channel, patience: Duration) -> Result<lapin::Consumer, BrokerError> {
+pub(super) async fn consume(channel: &Channel, max_wait: Duration) -> Result<lapin::Consumer, BrokerError> {
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let consuming =
         channel.basic_consume(DIRECT_REPLY.into(), ShortString::default(), options, FieldTable::default());
-    call("basic.consume", patience, consuming).await
+    call("basic.consume", max_wait, consuming).await
 }
 
 /// Hands replies on until the channel, the session or their reader is gone.

@@ -48,7 +48,7 @@ pub(super) enum Carried {
 /// A channel, with settlements in the order they were made.
 pub(super) struct Settler {
     channel: Channel,
-    patience: Duration,
+    max_wait: Duration,
     // Settlements that followed each other closely, and when the last one was made.
     in_a_row: usize,
     last: Instant,
@@ -57,8 +57,8 @@ pub(super) struct Settler {
 }
 
 impl Settler {
-    pub(super) fn new(channel: Channel, patience: Duration) -> Self {
-        Self { channel, patience, in_a_row: 0, last: Instant::now(), unsettled: BTreeSet::new() }
+    pub(super) fn new(channel: Channel, max_wait: Duration) -> Self {
+        Self { channel, max_wait, in_a_row: 0, last: Instant::now(), unsettled: BTreeSet::new() }
     }
 
     /// A delivery has arrived, in the order of tags: it may be acked together with those before it.
@@ -119,7 +119,7 @@ impl Settler {
     }
 
     async fn gone(&self, writing: BoxFuture<'_, lapin::Result<()>>) -> Result<(), String> {
-        match timeout(self.patience, writing).await {
+        match timeout(self.max_wait, writing).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("the broker did not accept settlements in time".to_owned()),
@@ -146,7 +146,7 @@ impl Settler {
             sleep_until(self.last + CALM).await;
         }
         if self.channel.status().connected() {
-            let _ = timeout(self.patience, self.channel.close(200, "OK".into())).await;
+            let _ = timeout(self.max_wait, self.channel.close(200, "OK".into())).await;
         }
     }
 }

@@ -24,17 +24,17 @@ fn name(text: &str) -> Result<ShortString, BrokerError> {
 pub(super) async fn declare(
     connection: &Connection,
     topology: &Topology,
-    patience: Duration,
+    max_wait: Duration,
 ) -> Result<(), BrokerError> {
-    let channel = channel(connection, patience).await?;
+    let channel = channel(connection, max_wait).await?;
     for exchange in &topology.exchanges {
-        declare_exchange(&channel, exchange, false, patience).await?;
+        declare_exchange(&channel, exchange, false, max_wait).await?;
     }
     for queue in &topology.queues {
-        declare_queue(&channel, queue, false, patience).await?;
+        declare_queue(&channel, queue, false, max_wait).await?;
     }
     for binding in &topology.bindings {
-        bind(&channel, binding, patience).await?;
+        bind(&channel, binding, max_wait).await?;
     }
     Ok(())
 }
@@ -46,9 +46,9 @@ pub(super) async fn declare(
 pub(super) async fn check(
     connection: &Connection,
     topology: &Topology,
-    patience: Duration,
+    max_wait: Duration,
 ) -> Result<Vec<Mismatch>, BrokerError> {
-    let mut checker = Checker { connection, patience, open: None, found: Vec::new() };
+    let mut checker = Checker { connection, max_wait, open: None, found: Vec::new() };
     for exchange in &topology.exchanges {
         checker.compare(Thing::Exchange(exchange)).await?;
     }
@@ -62,12 +62,12 @@ pub(super) async fn check(
 pub(super) async fn depth(
     connection: &Connection,
     queue: &str,
-    patience: Duration,
+    max_wait: Duration,
 ) -> Result<QueueDepth, BrokerError> {
-    let channel = channel(connection, patience).await?;
+    let channel = channel(connection, max_wait).await?;
     let passive = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     let declaring = channel.queue_declare(name(queue)?, passive, FieldTable::default());
-    let declared = call("queue.declare", patience, declaring).await?;
+    let declared = call("queue.declare", max_wait, declaring).await?;
     Ok(QueueDepth { ready: declared.message_count().into(), consumers: declared.consumer_count().into() })
 }
 
@@ -76,7 +76,7 @@ pub(super) async fn depth(
 pub(super) async fn subscription(
     channel: &Channel,
     exchange: &str,
-    patience: Duration,
+    max_wait: Duration,
 ) -> Result<String, BrokerError> {
     const KEPT: i32 = 1_000;
     let queue = format!("{exchange}.{}", uuid::Uuid::new_v4().simple());
@@ -86,9 +86,9 @@ pub(super) async fn subscription(
     arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("classic".into()));
     arguments.insert("x-max-length".into(), KEPT.into());
     let declaring = channel.queue_declare(name(&queue)?, options, arguments);
-    call("queue.declare", patience, declaring).await?;
+    call("queue.declare", max_wait, declaring).await?;
     let binding = Binding { exchange: exchange.to_owned(), queue: queue.clone(), routing_key: String::new() };
-    bind(channel, &binding, patience).await?;
+    bind(channel, &binding, max_wait).await?;
     Ok(queue)
 }
 
@@ -96,7 +96,7 @@ async fn declare_exchange(
     channel: &Channel,
     exchange: &Exchange,
     passive: bool,
-    patience: Duration,
+    max_wait: Duration,
 ) -> Result<(), BrokerError> {
     let kind = match exchange.kind {
         ExchangeKind::Direct => WireKind::Direct,
@@ -106,22 +106,22 @@ async fn declare_exchange(
     let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
     let arguments = table_to_wire(&exchange.arguments).map_err(too_long)?;
     let declaring = channel.exchange_declare(name(&exchange.name)?, kind, options, arguments);
-    call("exchange.declare", patience, declaring).await
+    call("exchange.declare", max_wait, declaring).await
 }
 
 async fn declare_queue(
     channel: &Channel,
     queue: &Queue,
     passive: bool,
-    patience: Duration,
+    max_wait: Duration,
 ) -> Result<(), BrokerError> {
     let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
     let arguments = table_to_wire(&queue.arguments).map_err(too_long)?;
     let declaring = channel.queue_declare(name(&queue.name)?, options, arguments);
-    call("queue.declare", patience, declaring).await.map(|_| ())
+    call("queue.declare", max_wait, declaring).await.map(|_| ())
 }
 
-async fn bind(channel: &Channel, binding: &Binding, patience: Duration) -> Result<(), BrokerError> {
+async fn bind(channel: &Channel, binding: &Binding, max_wait: Duration) -> Result<(), BrokerError> {
     let binding = channel.queue_bind(
         name(&binding.queue)?,
         name(&binding.exchange)?,
@@ -129,7 +129,7 @@ async fn bind(channel: &Channel, binding: &Binding, patience: Duration) -> Resul
         QueueBindOptions::default(),
         FieldTable::default(),
     );
-    call("queue.bind", patience, binding).await
+    call("queue.bind", max_wait, binding).await
 }
 
 #[derive(Clone, Copy)]
@@ -140,7 +140,7 @@ enum Thing<'a> {
 
 struct Checker<'a> {
     connection: &'a Connection,
-    patience: Duration,
+    max_wait: Duration,
     // Every difference costs the channel it was found on.
     open: Option<Channel>,
     found: Vec<Mismatch>,
@@ -168,11 +168,11 @@ impl Checker<'_> {
     async fn declare(&mut self, thing: Thing<'_>, passive: bool) -> Result<(), BrokerError> {
         let channel = match self.open.take() {
             Some(open) => open,
-            None => channel(self.connection, self.patience).await?,
+            None => channel(self.connection, self.max_wait).await?,
         };
         match thing {
-            Thing::Exchange(exchange) => declare_exchange(&channel, exchange, passive, self.patience).await?,
-            Thing::Queue(queue) => declare_queue(&channel, queue, passive, self.patience).await?,
+            Thing::Exchange(exchange) => declare_exchange(&channel, exchange, passive, self.max_wait).await?,
+            Thing::Queue(queue) => declare_queue(&channel, queue, passive, self.max_wait).await?,
         }
         self.open = Some(channel);
         Ok(())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::lines::{LineSet, Marks, mark};
+use super::lines::{IdHashes, LineSet, id_hash};
 use crate::cli::CommandError;
 use crate::cli::input::{Images, Lines, read_id};
 
@@ -103,13 +103,13 @@ impl Jobs {
     ///
     /// # Errors
     /// The input cannot be read; or, inside, the first job that is another one now.
-    pub(super) fn survey(&self, known: &Marks) -> io::Result<Result<u64, u64>> {
+    pub(super) fn survey(&self, known: &IdHashes) -> io::Result<Result<u64, u64>> {
         let (mut count, mut met) = (0, 0);
         let mut check = |line: u64, id: &dyn Fn() -> String| {
             count += 1;
-            let Some(mark_of) = known.get(line) else { return true };
+            let Some(hash_of) = known.get(line) else { return true };
             met += 1;
-            mark_of.is_none_or(|known| known == mark(&id()))
+            hash_of.is_none_or(|known| known == id_hash(&id()))
         };
         match self {
             Jobs::Ndjson(file) => {
@@ -235,12 +235,12 @@ mod tests {
         file
     }
 
-    fn marks(known: &[(u64, &str)]) -> Marks {
-        let mut marks = Marks::default();
+    fn hashes(known: &[(u64, &str)]) -> IdHashes {
+        let mut hashes = IdHashes::default();
         for (line, id) in known {
-            marks.insert(*line, Some(mark(id)));
+            hashes.insert(*line, Some(id_hash(id)));
         }
-        marks
+        hashes
     }
 
     #[test]
@@ -254,14 +254,14 @@ mod tests {
             [(1, b"{\"id\":\"a\"}".to_vec()), (4, b"nope".to_vec()), (5, b"{\"id\":\"b\"}".to_vec())]
         );
         assert_eq!((read[0].id().as_str(), read[1].id().as_str()), ("a", "line-4-ca3704aa"));
-        assert_eq!(jobs.survey(&Marks::default()).unwrap(), Ok(3));
+        assert_eq!(jobs.survey(&IdHashes::default()).unwrap(), Ok(3));
     }
 
     #[test]
     fn a_job_that_is_another_one_now_or_is_gone_is_found() {
         let file = file(b"{\"id\":\"a\"}\nnope\n");
         let jobs = Jobs::of(&[file.path().to_owned()]).unwrap();
-        let survey = |known: &[(u64, &str)]| jobs.survey(&marks(known)).unwrap();
+        let survey = |known: &[(u64, &str)]| jobs.survey(&hashes(known)).unwrap();
         assert_eq!(survey(&[(1, "a"), (2, "line-2-ca3704aa")]), Ok(2));
         assert_eq!(survey(&[(1, "b")]), Err(1));
         assert_eq!(survey(&[(2, "line-2-00000000")]), Err(2));
@@ -273,8 +273,8 @@ mod tests {
         let of = |names: &[&str]| Jobs::of(&names.iter().map(PathBuf::from).collect::<Vec<_>>());
         let images = of(&["x/a.png", "b.JPG"]).unwrap();
         assert_eq!(images, Jobs::Images(vec!["x/a.png".into(), "b.JPG".into()]));
-        assert_eq!(images.survey(&marks(&[(1, "a.png"), (2, "b.JPG")])).unwrap(), Ok(2));
-        assert_eq!(images.survey(&marks(&[(2, "c.jpg")])).unwrap(), Err(2));
+        assert_eq!(images.survey(&hashes(&[(1, "a.png"), (2, "b.JPG")])).unwrap(), Ok(2));
+        assert_eq!(images.survey(&hashes(&[(2, "c.jpg")])).unwrap(), Err(2));
         let refused = |names: &[&str]| of(names).unwrap_err().to_string();
         assert!(refused(&["a.png", "jobs.ndjson"]).contains("'jobs.ndjson' is not an image"));
         assert!(refused(&["-"]).contains("must be in a file"));

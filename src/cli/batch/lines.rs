@@ -1,4 +1,4 @@
-//! What is known of each line, in little memory: a bit for a set, eight bytes for a mark.
+//! What is known of each line, in little memory: a bit for a set, eight bytes for the hash of its id.
 
 use sha2::{Digest, Sha256};
 
@@ -38,40 +38,40 @@ impl LineSet {
 }
 
 /// By what an id is recognised.
-pub(super) fn mark(id: &str) -> u64 {
+pub(super) fn id_hash(id: &str) -> u64 {
     // As it stands in a table.
     let hash = Sha256::digest(id.replace(['\n', '\r'], " "));
-    hash.iter().take(8).fold(0, |mark, byte| mark << 8 | u64::from(*byte))
+    hash.iter().take(8).fold(0, |id_hash, byte| id_hash << 8 | u64::from(*byte))
 }
 
-/// The marks of lines.
+/// The hashes of the ids of lines.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(super) struct IdHashes {
     lines: LineSet,
-    marks: Vec<u64>,
+    hashes: Vec<u64>,
 }
 
 /// Stands for a line whose id is not known.
 const NONE: u64 = 0;
 
-impl Marks {
-    /// Whether the line was not there before. A mark that is there stays.
-    pub(super) fn insert(&mut self, line: u64, mark: Option<u64>) -> bool {
+impl IdHashes {
+    /// Whether the line was not there before. A hash that is there stays.
+    pub(super) fn insert(&mut self, line: u64, id_hash: Option<u64>) -> bool {
         let is_new = self.lines.insert(line);
         let at = usize::try_from(line).unwrap_or(usize::MAX);
-        if at >= self.marks.len() {
-            self.marks.resize(at + 1, NONE);
+        if at >= self.hashes.len() {
+            self.hashes.resize(at + 1, NONE);
         }
         if is_new {
-            self.marks[at] = mark.unwrap_or(NONE);
+            self.hashes[at] = id_hash.unwrap_or(NONE);
         }
         is_new
     }
 
-    /// The mark of a line that is known, as far as its id is known.
+    /// The hash of a line that is known, as far as its id is known.
     pub(super) fn get(&self, line: u64) -> Option<Option<u64>> {
         let at = usize::try_from(line).unwrap_or(usize::MAX);
-        self.lines.contains(line).then(|| self.marks.get(at).copied().filter(|mark| *mark != NONE))
+        self.lines.contains(line).then(|| self.hashes.get(at).copied().filter(|id_hash| *id_hash != NONE))
     }
 
     /// How many lines.
@@ -81,7 +81,7 @@ impl Marks {
 
     /// The highest line.
     pub(super) fn last(&self) -> u64 {
-        self.marks.len().saturating_sub(1) as u64
+        self.hashes.len().saturating_sub(1) as u64
     }
 
     /// The lines alone.
@@ -103,10 +103,10 @@ mod tests {
     }
 
     #[test]
-    fn the_first_mark_of_a_line_stays() {
-        let mut marks = Marks::default();
-        assert!(marks.insert(3, None) && marks.insert(5, Some(7)) && !marks.insert(5, Some(8)));
-        assert_eq!((marks.get(3), marks.get(4), marks.get(5)), (Some(None), None, Some(Some(7))));
-        assert_eq!((marks.len(), marks.last()), (2, 5));
+    fn the_first_hash_of_a_line_stays() {
+        let mut hashes = IdHashes::default();
+        assert!(hashes.insert(3, None) && hashes.insert(5, Some(7)) && !hashes.insert(5, Some(8)));
+        assert_eq!((hashes.get(3), hashes.get(4), hashes.get(5)), (Some(None), None, Some(Some(7))));
+        assert_eq!((hashes.len(), hashes.last()), (2, 5));
     }
 }

@@ -36,7 +36,7 @@ use crate::linger::Linger;
 use crate::solver::Solver;
 use crate::worker::{Worker, WorkerOptions};
 use jobs::Jobs;
-use lines::Marks;
+use lines::IdHashes;
 use output::{OutcomesFile, Tally};
 use queue::BatchQueue;
 use report::BatchReport;
@@ -217,7 +217,7 @@ impl BatchRun {
             queue.drop_account_letters(&session).await?;
             let mut under_way = UnderWay::default();
             for (line, job) in queue.jobs(&known).await? {
-                known.insert(line, job.mark);
+                known.insert(line, job.id_hash);
                 under_way.insert(line, job.bytes);
             }
             let (count, known) = survey(&jobs, known, out, &queue.path).await?;
@@ -284,7 +284,12 @@ impl BatchRun {
 }
 
 /// Counts the jobs, and sees to it that those which are known are still the same.
-async fn survey(jobs: &Jobs, known: Marks, out: &Path, queue: &Path) -> Result<(u64, Marks), CommandError> {
+async fn survey(
+    jobs: &Jobs,
+    known: IdHashes,
+    out: &Path,
+    queue: &Path,
+) -> Result<(u64, IdHashes), CommandError> {
     let again = jobs.clone();
     let surveyed = spawn_blocking(move || again.survey(&known).map(|found| (found, known)));
     let (found, known) = surveyed.await.map_err(CommandError::failed)??;

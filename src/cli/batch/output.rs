@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
-use super::lines::{LineSet, Marks};
+use super::lines::{IdHashes, LineSet};
 use super::row::{Row, RowFormat, Written};
 use crate::broker::sqlite::beside;
 use crate::cli::CommandError;
@@ -61,24 +61,24 @@ impl OutcomesFile {
     ///
     /// # Errors
     /// It cannot be written, or something else is in it.
-    pub(super) fn open(path: &Path, format: RowFormat) -> Result<(Self, Tally, Marks), CommandError> {
+    pub(super) fn open(path: &Path, format: RowFormat) -> Result<(Self, Tally, IdHashes), CommandError> {
         let cannot = |reason| CommandError::Usage(format!("cannot write '{}': {reason}", path.display()));
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(cannot)?;
         let output = Self { path: path.to_owned(), file: Arc::new(file), format };
-        let (tally, marks) = output.read()?;
+        let (tally, hashes) = output.read()?;
         output.sync_folder().map_err(cannot)?;
-        Ok((output, tally, marks))
+        Ok((output, tally, hashes))
     }
 
-    fn read(&self) -> Result<(Tally, Marks), CommandError> {
+    fn read(&self) -> Result<(Tally, IdHashes), CommandError> {
         let path = self.path.display().to_string();
         let foreign = |number: u64| {
             CommandError::Usage(format!(
                 "line {number} of '{path}' is not what this command writes: choose another --out, or the format (--csv) that the batch began with"
             ))
         };
-        let (mut tally, mut marks) = (Tally::default(), Marks::default());
+        let (mut tally, mut hashes) = (Tally::default(), IdHashes::default());
         let (mut end, mut number, mut row) = (0, 0, Vec::new());
         let mut reader = BufReader::with_capacity(READ_BUFFER, &*self.file);
         loop {
@@ -100,10 +100,10 @@ impl OutcomesFile {
                 }
                 continue;
             }
-            let Some(Written { line, class, mark }) = self.format.read(text) else {
+            let Some(Written { line, class, id_hash }) = self.format.read(text) else {
                 return Err(foreign(number));
             };
-            if !marks.insert(line, mark) {
+            if !hashes.insert(line, id_hash) {
                 return Err(CommandError::Usage(format!(
                     "line {number} of '{path}' is the second one for line {line} of the input: remove one of them"
                 )));
@@ -115,7 +115,7 @@ impl OutcomesFile {
         if end == 0 && !self.format.head().is_empty() {
             writeln!(&*self.file, "{}", self.format.head())?;
         }
-        Ok((tally, marks))
+        Ok((tally, hashes))
     }
 
     /// How rows are written.
@@ -208,7 +208,7 @@ mod tests {
         Row { line, class: class.map(str::to_owned), text }
     }
 
-    fn open(path: &Path) -> Result<(OutcomesFile, Tally, Marks), CommandError> {
+    fn open(path: &Path) -> Result<(OutcomesFile, Tally, IdHashes), CommandError> {
         OutcomesFile::open(path, RowFormat::Csv)
     }
 
@@ -221,9 +221,9 @@ mod tests {
         output.append(vec![row(3, None), row(1, Some("proxy"))]).await.unwrap();
         let whole = fs::read(&path).unwrap();
         fs::write(&path, [&whole, &b"2,id-2,solv"[..]].concat()).unwrap();
-        let (mut output, tally, marks) = open(&path).unwrap();
+        let (mut output, tally, hashes) = open(&path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), whole);
-        assert_eq!((tally.solved, tally.failed["proxy"], marks.len()), (1, 1, 2));
+        assert_eq!((tally.solved, tally.failed["proxy"], hashes.len()), (1, 1, 2));
         output.append(vec![row(2, None)]).await.unwrap();
         output.sort().unwrap();
         output.append(vec![row(4, None)]).await.unwrap();

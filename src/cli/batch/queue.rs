@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::lines::{Marks, mark};
+use super::lines::{IdHashes, id_hash};
 use crate::broker::sqlite::{IfMissing, SqliteBroker};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, Session};
@@ -25,7 +25,7 @@ pub(super) struct BatchQueue {
 #[derive(Debug)]
 pub(super) struct QueuedJob {
     /// By what its id is recognised.
-    pub(super) mark: Option<u64>,
+    pub(super) id_hash: Option<u64>,
     /// Of its message.
     pub(super) bytes: usize,
 }
@@ -81,7 +81,7 @@ impl BatchQueue {
     ///
     /// # Errors
     /// It holds something else.
-    pub(super) async fn jobs(&self, done: &Marks) -> Result<BTreeMap<u64, QueuedJob>, CommandError> {
+    pub(super) async fn jobs(&self, done: &IdHashes) -> Result<BTreeMap<u64, QueuedJob>, CommandError> {
         let (mut jobs, malformed) = (BTreeMap::new(), self.names.dead(Class::Malformed));
         for (queue, message) in self.waiting().await {
             let Some(line) = line_of(&message) else {
@@ -94,8 +94,8 @@ impl BatchQueue {
             if done.get(line).is_none() {
                 // Admission may not know the id of what it refuses.
                 let id = message.properties.message_id.as_deref().filter(|_| queue != malformed);
-                let mark = id.map(mark);
-                jobs.insert(line, QueuedJob { mark, bytes: message.body.len() });
+                let id_hash = id.map(id_hash);
+                jobs.insert(line, QueuedJob { id_hash, bytes: message.body.len() });
             }
         }
         Ok(jobs)

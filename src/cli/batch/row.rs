@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
-use super::lines::mark;
+use super::lines::id_hash;
 use crate::cli::redact::{HELD_BACK, masked};
 use crate::cli::render::{main_text, ndjson, on_one_line, x_death};
 use crate::domain::class::Class;
@@ -132,7 +132,7 @@ pub(super) struct Written {
     /// In which class it failed; `None`: solved.
     pub(super) class: Option<String>,
     /// By what its id is recognised, where the id is sure to be the job's.
-    pub(super) mark: Option<u64>,
+    pub(super) id_hash: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -185,7 +185,7 @@ impl RowFormat {
         // Admission may not know the id of what it refuses.
         let is_refused = class.as_deref() == Some(Class::Malformed.name()) && code != UNUSABLE;
         let is_sure = !is_refused && id != HELD_BACK;
-        Some(Written { line, class, mark: is_sure.then(|| mark(&id)) })
+        Some(Written { line, class, id_hash: is_sure.then(|| id_hash(&id)) })
     }
 }
 
@@ -240,11 +240,11 @@ mod tests {
             "job": {"task": {"type": "T", "proxyPassword": "s3cret"}}}));
         for format in [RowFormat::Ndjson, RowFormat::Csv] {
             let row = Row::of_message(17, &solved, format);
-            let written = Written { line: 17, class: None, mark: Some(mark("a,\"b\"\n")) };
+            let written = Written { line: 17, class: None, id_hash: Some(id_hash("a,\"b\"\n")) };
             assert_eq!(read_back(&row, format), written);
             let row = Row::of_message(3, &failed, format);
             assert!(!row.text.contains("s3cret"), "{}", row.text);
-            let written = Written { line: 3, class: Some("proxy".to_owned()), mark: Some(mark("b")) };
+            let written = Written { line: 3, class: Some("proxy".to_owned()), id_hash: Some(id_hash("b")) };
             assert_eq!(read_back(&row, format), written);
         }
         let row = Row::of_message(17, &solved, RowFormat::Csv);
@@ -268,11 +268,11 @@ mod tests {
         let dead = Message { body: "{\"id\":\"a\"}".into(), properties, transient: false };
         for format in [RowFormat::Ndjson, RowFormat::Csv] {
             let row = Row::of_message(2, &dead, format);
-            let written = Written { line: 2, class: Some("raw".to_owned()), mark: Some(mark("a")) };
+            let written = Written { line: 2, class: Some("raw".to_owned()), id_hash: Some(id_hash("a")) };
             assert_eq!(read_back(&row, format), written);
             let row = Row::of_unusable(9, "line-9-0", "longer than a job may be", format);
-            let mark = Some(mark("line-9-0"));
-            let written = Written { line: 9, class: Some("malformed".to_owned()), mark };
+            let id_hash = Some(id_hash("line-9-0"));
+            let written = Written { line: 9, class: Some("malformed".to_owned()), id_hash };
             assert_eq!(read_back(&row, format), written);
         }
         assert_eq!(Row::of_message(2, &dead, RowFormat::Csv).text, "2,a,failed,,raw,delivery_limit,\n");

@@ -236,7 +236,7 @@ impl Replay<'_> {
         };
         if self.args.dry_run {
             self.report.chosen.add(&letter);
-            self.published.extend(letter.marks());
+            self.published.extend(letter.replay_ids());
             self.left -= 1;
             scan.keep(delivery.receipt);
             return Ok(());
@@ -246,7 +246,7 @@ impl Replay<'_> {
             return Ok(());
         }
         self.left -= 1;
-        self.published.extend(letter.marks());
+        self.published.extend(letter.replay_ids());
         self.batch.publish(job, letter, delivery.receipt, scan).await
     }
 
@@ -255,7 +255,7 @@ impl Replay<'_> {
         if letter.has_expired() && !self.args.filters.name_code(&letter.code) {
             return Err(SkipReason::Expired);
         }
-        if letter.marks().any(|mark| self.published.contains(&mark)) {
+        if letter.replay_ids().any(|id| self.published.contains(&id)) {
             return Err(SkipReason::Repeated);
         }
         Ok(job)
@@ -285,7 +285,7 @@ impl Replay<'_> {
 /// Bodies that may be on their way at once, in bytes.
 const MOST_BYTES: usize = 8 << 20;
 /// A job that is confirmed keeps its letter no longer than this.
-const PATIENCE: Duration = Duration::from_millis(250);
+const TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A job that was handed over, and is not known to be safe.
 struct ReplayUnderWay {
@@ -316,7 +316,7 @@ impl PublishBatch {
 
     /// Whether the batch would wait too long for something that is due then.
     fn is_old_by(&self, due: Instant) -> bool {
-        self.began.is_some_and(|began| due.max(Instant::now()) > began + PATIENCE)
+        self.began.is_some_and(|began| due.max(Instant::now()) > began + TIMEOUT)
     }
 
     /// Hands a job over.

@@ -17,7 +17,7 @@ use crate::fleet::{Client, Survey};
 /// Between two questions.
 const EVERY: Duration = Duration::from_secs(3);
 /// How long the leader has for its answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Widest text of somebody else's, in characters.
 const WIDTH: usize = 100;
 
@@ -35,7 +35,7 @@ impl ReplayPermission {
     /// Where it is refused, or nobody can give it.
     pub(super) async fn ask(broker: &Broker, names: &Names) -> Result<Self, CommandError> {
         let mut client = Client::connect(broker, names, Rng::Thread).await?;
-        let survey = client.survey(PATIENCE).await?;
+        let survey = client.survey(TIMEOUT).await?;
         if let Err(refusal) = judge(&survey) {
             client.close().await;
             return Err(CommandError::Failed(format!("nothing was published: {refusal}")));
@@ -91,7 +91,7 @@ async fn asked(client: &mut Client) -> Result<Result<(), String>, BrokerError> {
             return Ok(Err(refusal));
         }
     }
-    client.survey(PATIENCE).await.map(|survey| judge(&survey))
+    client.survey(TIMEOUT).await.map(|survey| judge(&survey))
 }
 
 fn judge(survey: &Survey) -> Result<(), String> {

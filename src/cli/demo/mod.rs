@@ -27,9 +27,9 @@ use report::{AccountAct, DemoReport};
 use scenario::{Arrivals, DemoConsumers, Environment};
 
 /// How long act one may take. A demo that takes longer has found something.
-const PATIENCE: Duration = Duration::from_secs(55);
+const TIMEOUT: Duration = Duration::from_secs(55);
 /// The same for act two.
-const SHORT_PATIENCE: Duration = Duration::from_secs(10);
+const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Makes the demo the same each time.
 const SEED: u64 = 17;
 const ACCOUNT_JOBS: usize = 20;
@@ -78,7 +78,7 @@ async fn every_class() -> Result<(Arrivals, Stats, BTreeMap<Goal, usize>), DemoE
     environment.publish(planned).await?;
 
     let bar = progress_bar(total);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     consumers.wait_for(total, deadline, |seen| show(&bar, seen, &view)).await;
     bar.finish_and_clear();
     drain.cancel();
@@ -96,7 +96,7 @@ async fn refused_key() -> Result<AccountAct, DemoError> {
     let drain = CancellationToken::new();
     let running = tokio::spawn(worker.run(drain.clone()));
 
-    let deadline = Instant::now() + SHORT_PATIENCE;
+    let deadline = Instant::now() + SHORT_TIMEOUT;
     let mut seen = view.watch();
     let refused = seen.wait_for(|seen| seen.state.as_ref().is_some_and(|state| state.tripped().is_some()));
     let tripped = timeout_at(deadline, refused).await.is_ok_and(|seen| seen.is_ok());

@@ -139,9 +139,9 @@ impl Environment {
 fn rules() -> Result<JobRules, DemoError> {
     let second = Duration::from_secs;
     // Tasks that nobody answers well are given up after 12 s, as unpaid jobs are after 8.
-    let pacing = PollSchedule::try_new(second(1), second(2), second(12)).map_err(|_| DemoError::Stopped)?;
+    let schedule = PollSchedule::try_new(second(1), second(2), second(12)).map_err(|_| DemoError::Stopped)?;
     Ok(JobRules {
-        pacing: PollSchedules { mode: PollMode::Learned, default: pacing, by_type: BTreeMap::new() },
+        polling: PollSchedules { mode: PollMode::Learned, default: schedule, by_type: BTreeMap::new() },
         overrides: Overrides::default(),
         capacity_timeout: UNPAID_BUDGET,
         transient_timeout: UNPAID_BUDGET,

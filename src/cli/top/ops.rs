@@ -14,7 +14,7 @@ use crate::cli::connect::USER_AGENT;
 use crate::domain::sanitize::shown;
 use crate::overview::Overview;
 
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest answer that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
 /// Obstacles of one replica that are shown.
@@ -96,7 +96,7 @@ impl OpsServers {
         rustls::crypto::ring::default_provider().install_default().ok();
         let client = Client::builder()
             .user_agent(USER_AGENT)
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .redirect(redirect::Policy::none())
             .referer(false)
             .no_proxy()

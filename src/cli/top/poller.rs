@@ -22,7 +22,7 @@ use crate::fleet::{Client, Depths, Heartbeat, Survey};
 use crate::overview::{FleetFacts, Overview, RateTracker};
 
 /// Replicas answer within milliseconds; this long for those that do not.
-const PATIENCE: Duration = Duration::from_millis(2_500);
+const TIMEOUT: Duration = Duration::from_millis(2_500);
 /// The shortest pause between two reads of the queues' depths: each queue is a call of its own.
 const DEPTHS_EVERY: Duration = Duration::from_secs(2);
 /// Where the broker takes longer, the picture shows what the ops servers report until then.
@@ -86,7 +86,7 @@ impl BrokerSource {
             None => self.client.insert(Client::connect(&self.broker, &self.names, Rng::Thread).await?),
         };
         if is_new || asks {
-            self.survey = client.survey(PATIENCE).await?;
+            self.survey = client.survey(TIMEOUT).await?;
         } else {
             client.overhear(Instant::now()).await?;
         }

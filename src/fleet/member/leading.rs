@@ -108,7 +108,7 @@ impl Member<'_> {
             id: fleet.id.clone(),
             name: fleet.options.name.clone(),
             state: lead.state.clone(),
-            shut: fleet.account.shut_types(),
+            shut: fleet.account.open_breakers(),
             failing: fleet.account.types().failing(),
             replicas,
             queues: fleet.account.queues(),

@@ -155,7 +155,7 @@ impl CallLimits {
             let text = format!("this replica holds as many tasks of type {name} as [caps] allows");
             return Err(no_slot(local_code::TYPE_CAP_REACHED, text));
         }
-        match account.shut_type(limiter.name_of(task_type), unanswered) {
+        match account.breaker(limiter.name_of(task_type), unanswered) {
             Some(TypeBreaker::NoSlots) => {
                 limiter.shut();
                 let text = format!("the API has no free slot for type {task_type}, as other jobs have found");

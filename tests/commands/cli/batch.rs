@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Duration, Instant, interval};
 
-use crate::cli::support::{PATIENCE, against, ended, interrupt, json, run};
+use crate::cli::support::{TIMEOUT, against, ended, interrupt, json, run};
 use crate::support::fleet::{Simulator, client};
 
 /// Submissions that may be in flight when a process is killed: each may be paid once more.
@@ -84,7 +84,7 @@ fn files(dir: &TempDir) -> BTreeSet<String> {
 
 /// Waits until a file satisfies a condition.
 async fn wait_for_file(path: &Path, condition: impl Fn(&str) -> bool) {
-    let (deadline, mut looks) = (Instant::now() + PATIENCE, interval(Duration::from_millis(5)));
+    let (deadline, mut looks) = (Instant::now() + TIMEOUT, interval(Duration::from_millis(5)));
     while !fs::read_to_string(path).is_ok_and(|text| condition(&text)) {
         looks.tick().await;
         assert!(Instant::now() < deadline, "{} does not change", path.display());
@@ -165,7 +165,7 @@ async fn killed_at_any_moment_it_goes_on_and_pays_no_more_than_was_in_flight() {
     kill(child).await;
     for accepted in [50, 300, 600] {
         let child = start();
-        api.wait_for("submissions", PATIENCE, |stats| stats["accepted_tasks"].as_u64() >= Some(accepted))
+        api.wait_for("submissions", TIMEOUT, |stats| stats["accepted_tasks"].as_u64() >= Some(accepted))
             .await;
         kill(child).await;
         kills += 1;
@@ -270,7 +270,7 @@ async fn a_refused_key_ends_it_and_a_good_one_loses_nothing() {
     // Revoked in the middle, while jobs are submitted.
     let child =
         with_key("simulator-key").env("CAPTCHA_WORKER__SOLVER__MAX_CALLS_PER_SECOND", "10").spawn().unwrap();
-    api.wait_for("submissions", PATIENCE, |stats| stats["accepted_tasks"].as_u64() >= Some(5)).await;
+    api.wait_for("submissions", TIMEOUT, |stats| stats["accepted_tasks"].as_u64() >= Some(5)).await;
     control(&api, &json!({"key_valid": false})).await;
     let revoked = ended(child).await;
     assert_eq!(revoked.code, 11, "{}", revoked.stderr);
@@ -293,7 +293,7 @@ async fn ctrl_c_finishes_what_is_paid_and_says_how_to_go_on() {
         command
     };
     let child = start().spawn().unwrap();
-    api.wait_for("submissions", PATIENCE, |stats| stats["accepted_tasks"].as_u64() >= Some(10)).await;
+    api.wait_for("submissions", TIMEOUT, |stats| stats["accepted_tasks"].as_u64() >= Some(10)).await;
     interrupt(&child).await;
     let stopped = ended(child).await;
     assert_eq!(stopped.code, 130, "{}", stopped.stderr);
@@ -329,7 +329,7 @@ async fn a_second_one_on_the_same_output_is_refused() {
     write(&dir, "jobs.ndjson", &plain_jobs(3, &json!({"solve_ms": 60_000})));
     let words = ["jobs.ndjson", "--out", "out.ndjson"];
     let first = batch(&dir, &api.url, &words).spawn().unwrap();
-    api.wait_for("submissions", PATIENCE, |stats| stats["accepted_tasks"] == 3).await;
+    api.wait_for("submissions", TIMEOUT, |stats| stats["accepted_tasks"] == 3).await;
     let second = run(&mut batch(&dir, &api.url, &words)).await;
     assert_eq!((second.code, second.stdout.as_str()), (2, ""));
     assert!(second.stderr.contains("another process has 'out.ndjson.queue'"), "{}", second.stderr);
@@ -359,7 +359,7 @@ async fn another_input_and_lost_or_foreign_files_are_refused() {
 
     let words = ["jobs.ndjson", "--out", "out.ndjson"];
     let child = batch(&dir, &api.url, &words).spawn().unwrap();
-    api.wait_for("submissions", PATIENCE, |stats| stats["accepted_tasks"] == 30).await;
+    api.wait_for("submissions", TIMEOUT, |stats| stats["accepted_tasks"] == 30).await;
     kill(child).await;
     let calls = api.stats().await["calls"].clone();
     let mut changed = jobs.clone();

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::cli::support::{Ended, PATIENCE, against, end, ended, interrupt, json, run, worker};
+use crate::cli::support::{Ended, TIMEOUT, against, end, ended, interrupt, json, run, worker};
 use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::rabbit::fresh_namespace;
@@ -173,7 +173,7 @@ async fn ctrl_c_names_the_task_that_may_be_paid() {
     let (dir, api) = (folder(), Simulator::start("first_task_id = 500").await);
     let slow = script(&json!({"solve_ms": 100_000}));
     let child = solve(&dir, &api.url, &[IMAGE, "--param", &slow]).spawn().unwrap();
-    api.wait_for("a submission", PATIENCE, |stats| stats["accepted_tasks"] == 1).await;
+    api.wait_for("a submission", TIMEOUT, |stats| stats["accepted_tasks"] == 1).await;
     interrupt(&child).await;
     let stopped = ended(child).await;
     assert_eq!((stopped.code, stopped.stdout.as_str()), (130, ""));
@@ -185,7 +185,7 @@ async fn ctrl_c_over_a_submission_without_an_answer_says_that_it_may_be_paid() {
     let (dir, api) = (folder(), Simulator::start("").await);
     let silent = script(&json!({"create": ["accepted_then_hang"]}));
     let child = solve(&dir, &api.url, &[IMAGE, "--param", &silent]).spawn().unwrap();
-    api.wait_for("a submission", PATIENCE, |stats| stats["accepted_tasks"] == 1).await;
+    api.wait_for("a submission", TIMEOUT, |stats| stats["accepted_tasks"] == 1).await;
     interrupt(&child).await;
     let stopped = ended(child).await;
     assert_eq!(stopped.code, 130);
@@ -263,7 +263,7 @@ async fn a_fleet_solves_it_and_the_reply_is_printed(broker: EitherBroker) {
     let failed = run(&mut by_fleet(&dir, (url, namespace), &[IMAGE, "--param", &unsolved])).await;
     assert_eq!((failed.code, failed.stdout.as_str()), (9, ""), "{}", failed.stderr);
     assert!(failed.stderr.ends_with("the API accepted task 502, which may be paid\n"), "{}", failed.stderr);
-    assert_eq!(replica.terminate(PATIENCE).await, Some(0));
+    assert_eq!(replica.terminate(TIMEOUT).await, Some(0));
     // Each reply is a copy: the durable outcomes are where they always go.
     let session = broker.session().await;
     for (queue, count) in [("results", 2), ("dead.expired", 1)] {
@@ -302,7 +302,7 @@ async fn without_a_fleet_the_job_stays_queued_and_is_not_wanted_after_its_deadli
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, published).await.expect("a published job");
+    timeout(TIMEOUT, published).await.expect("a published job");
     interrupt(&child).await;
     let stopped = ended(child).await;
     assert_eq!((stopped.code, stopped.stdout.as_str()), (130, ""));

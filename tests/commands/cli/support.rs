@@ -13,7 +13,7 @@ use tokio::process;
 use tokio::time::timeout;
 
 /// How long anything here may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The program in an empty working directory, with an environment that holds no setting.
 pub(crate) fn worker(dir: &TempDir) -> Command {
@@ -22,7 +22,7 @@ pub(crate) fn worker(dir: &TempDir) -> Command {
     for (name, _) in ours {
         command.env_remove(name);
     }
-    command.current_dir(dir.path()).timeout(PATIENCE);
+    command.current_dir(dir.path()).timeout(TIMEOUT);
     command
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn against(dir: &TempDir, api: &str, words: &[&str]) -> process::Comm
 
 /// Waits for the end of a process.
 pub(crate) async fn ended(child: process::Child) -> Ended {
-    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").unwrap();
+    let output = timeout(TIMEOUT, child.wait_with_output()).await.expect("it ends").unwrap();
     Ended {
         code: output.status.code().expect("it ends by itself"),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -93,7 +93,7 @@ pub(crate) fn terminate(child: &Child) {
 
 pub(crate) fn get(address: &str, path: &str) -> String {
     let mut connection = TcpStream::connect(address).unwrap();
-    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    connection.set_read_timeout(Some(TIMEOUT)).unwrap();
     write!(connection, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).unwrap();
@@ -117,7 +117,7 @@ impl Log {
     /// The next line that holds a text.
     pub(crate) fn find(&mut self, text: &str) -> serde_json::Value {
         // A process that goes on logging must not keep a test that waits for another line.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no {text} in {}", self.seen));
@@ -130,7 +130,7 @@ impl Log {
 
     /// Reads what is left, once the process has ended.
     pub(crate) fn rest(&mut self) {
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+        while let Ok(line) = self.lines.recv_timeout(TIMEOUT) {
             self.seen += &line;
         }
     }

@@ -15,7 +15,7 @@ use crate::support::either::EitherBroker;
 use crate::support::fleet::{Process, Replica, Simulator, declare};
 
 /// How long a test waits for something before it has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Namespace {
     broker: EitherBroker,
@@ -75,7 +75,7 @@ impl Namespace {
 
     /// Waits until so many messages are ready.
     pub(crate) async fn until(&self, queue: &str, count: u64) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut looks = interval(Duration::from_millis(50));
         loop {
             looks.tick().await;
@@ -121,7 +121,7 @@ impl Namespace {
     /// A command that ends.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
         let running = self.command(arguments).output();
-        tokio::time::timeout(PATIENCE, running).await.expect("it ends in time").expect("it runs")
+        tokio::time::timeout(TIMEOUT, running).await.expect("it ends in time").expect("it runs")
     }
 
     /// The report of one that ends well.

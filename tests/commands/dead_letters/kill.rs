@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::dead_letters::harness::{Namespace, PATIENCE, id, marks};
+use crate::dead_letters::harness::{Namespace, TIMEOUT, id, marks};
 use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::jobs;
 
@@ -36,7 +36,7 @@ async fn a_replay_killed_again_and_again_loses_nothing_repeats_few_and_leaves_wh
         let accepted = |stats: &serde_json::Value| stats["accepted_tasks"].as_u64().unwrap_or(0);
         namespace
             .simulator
-            .wait_for("some were published", PATIENCE, |stats| accepted(stats) >= published)
+            .wait_for("some were published", TIMEOUT, |stats| accepted(stats) >= published)
             .await;
         if doomed.try_wait().expect("its state").is_none() {
             doomed.kill().await.expect("killed");
@@ -50,12 +50,12 @@ async fn a_replay_killed_again_and_again_loses_nothing_repeats_few_and_leaves_wh
 
     namespace
         .simulator
-        .wait_for("all are taken", PATIENCE, |stats| {
+        .wait_for("all are taken", TIMEOUT, |stats| {
             stats["accepted_tasks"].as_u64().unwrap_or(0) > chosen.len() as u64
         })
         .await;
     // Whatever it has not finished goes back, and counts as well.
-    assert_eq!(replica.terminate(PATIENCE).await, Some(0));
+    assert_eq!(replica.terminate(TIMEOUT).await, Some(0));
     let mut outcomes = Vec::new();
     for queue in ["results", "jobs", "tickets"] {
         outcomes.extend(namespace.take(queue).await);

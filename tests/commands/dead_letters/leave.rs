@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use crate::dead_letters::harness::{Namespace, PATIENCE, printed};
+use crate::dead_letters::harness::{Namespace, TIMEOUT, printed};
 use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::jobs;
 
@@ -33,7 +33,7 @@ async fn nothing_is_published_where_nobody_leads_or_the_account_is_not_well(brok
     let changed = crate::support::fleet::client().post(control).body(body).send().await.expect("answered");
     assert!(changed.status().is_success(), "{:?}", changed.text().await);
     namespace.publish(&jobs::image("poor", &json!({})), Default::default()).await;
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     while namespace.report(&["status", "--json"]).await["guard"]["state"] != "tripped" {
         assert!(tokio::time::Instant::now() < deadline, "it trips");
     }
@@ -54,10 +54,10 @@ async fn a_pause_stops_a_replay_that_is_under_way_and_the_rest_stays(broker: Eit
     let mut slow = namespace.start(&["dead", "replay", "--class", "transient", "--rate", "5/s"]);
     namespace
         .simulator
-        .wait_for("a few were published", PATIENCE, |stats| stats["accepted_tasks"].as_u64() > Some(3))
+        .wait_for("a few were published", TIMEOUT, |stats| stats["accepted_tasks"].as_u64() > Some(3))
         .await;
     assert!(namespace.run(&["pause"]).await.status.success());
-    let ended = tokio::time::timeout(PATIENCE, slow.wait()).await.expect("it stops").expect("its end");
+    let ended = tokio::time::timeout(TIMEOUT, slow.wait()).await.expect("it stops").expect("its end");
     assert_eq!(ended.code(), Some(1));
     let report = namespace.report(&["dead", "list", "--class", "transient"]).await;
     let left = report["letters"].as_u64().expect("a count");

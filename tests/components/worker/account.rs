@@ -5,6 +5,7 @@ use captcha_worker::domain::guard::{Phase, Reason};
 use captcha_worker::domain::message::Properties;
 use captcha_worker::simulator::{BanRule, Control, SimulatorConfig, Storm};
 use serde_json::json;
+use tokio::time::{Instant, sleep_until};
 
 use crate::worker::scene::{Scene, image};
 
@@ -44,6 +45,31 @@ async fn a_key_revoked_in_mid_run_loses_nothing_that_is_paid() {
     assert_eq!(running.reason(), None, "the leader has looked by itself");
     assert_eq!(running.drain().await.unfinished, 0);
     scene.assert_rules_kept(0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_canary_that_shows_nothing_is_followed_by_the_next_after_a_pause() {
+    // An API that wants fewer calls, with and without saying for how long, and one that answers
+    // what nobody knows.
+    let answers = [
+        (json!({"http": 429, "retry_after": 20}), 3),
+        (json!({"http": 429}), 62),
+        (json!("ERROR_NEW_IN_THIS_VERSION"), 62),
+    ];
+    for (answer, at_most) in answers {
+        let scene = Scene::new(SimulatorConfig::default()).await;
+        let outage = json!([{"of": "create_task", "answer": answer, "for_ms": 60_000}]);
+        let outages = serde_json::from_value(outage).expect("outages");
+        scene.simulator.control(&Control { outages, ..Control::default() }).expect("applied");
+        scene.publish_images(200, &json!({})).await;
+        let running = scene.start();
+        sleep_until(Instant::now() + Duration::from_secs(59)).await;
+        let calls = scene.simulator.stats().calls.create_task;
+        assert!((1..=at_most).contains(&calls), "{calls} calls within a minute of {answer}");
+        scene.wait_for(&scene.names.results(), 200).await;
+        running.drain().await;
+        scene.assert_rules_kept(0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ async fn scene() -> Scene {
     let mut scene = Scene::new(config).await;
     scene.callbacks = Some(URL);
     // Tasks of one type take as long as a test wants.
-    scene.rules.pacing.mode = PollMode::Fixed;
+    scene.rules.polling.mode = PollMode::Fixed;
     scene
 }
 
@@ -142,6 +142,30 @@ async fn callbacks_that_do_not_come_are_left_off_for_ten_minutes() {
     scene.wait_for(&scene.names.results(), 80).await;
     let tries = scene.simulator.stats().callbacks.asked - asked;
     assert!((1..=12).contains(&tries), "{tries} of 40 ask");
+    drain_all(fleet).await;
+    scene.assert_rules_kept(0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_that_await_their_callback_when_callbacks_are_turned_off_are_polled_as_without() {
+    let scene = scene().await;
+    let fleet = called(&scene, 1, None).await;
+    warm_up(&scene).await;
+    // The first poll without a callback is made 5 s after the acceptance. Those of the first 20
+    // tasks turn callbacks off, a second after the next 20 were accepted.
+    let never = |solve_ms: u32| json!({"solve_ms": solve_ms, "callback": "never"});
+    scene.publish_images(20, &never(3_000)).await;
+    sleep_until(Instant::now() + Duration::from_secs(4)).await;
+    for n in 0..20 {
+        scene.publish(image(&format!("next-{n}"), &never(500)), Properties::default()).await;
+    }
+    scene.wait_until(3, "callbacks are off", || off(&fleet[0]).is_some()).await;
+    let outcomes = scene.wait_for(&scene.names.results(), WARM + 40).await;
+    let is_next = |outcome: &&Value| outcome["id"].as_str().is_some_and(|id| id.starts_with("next"));
+    let next: Vec<Value> = outcomes.iter().filter(is_next).cloned().collect();
+    // The second, and at most the spacing of polls, over which those that are overdue are spread.
+    let waits = waits(&next, 500);
+    assert!(waits.len() == 20 && waits.iter().all(|wait| (400..=2_700).contains(wait)), "{waits:?}");
     drain_all(fleet).await;
     scene.assert_rules_kept(0);
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::worker::scene::{Running, Scene, drain_all, image, within};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn pause(reason: &str) -> Order {
     Order::Pause { reason: Some(reason.to_owned()) }
@@ -54,7 +54,7 @@ async fn eight_replicas_with_a_wrong_key_make_two_calls_in_the_first_minute_and_
     assert_eq!(scene.simulator.stats().calls.create_task, 0);
 
     scene.simulator.set_key_valid(true);
-    let answer = within(20, scene.client().await.order(Order::Resume, PATIENCE)).await.expect("a session");
+    let answer = within(20, scene.client().await.order(Order::Resume, TIMEOUT)).await.expect("a session");
     assert!(answer.carried_out);
     scene.wait_for(&scene.names.results(), 500).await;
     drain_all(fleet).await;
@@ -204,7 +204,7 @@ async fn a_pause_is_followed_by_all_and_outlives_the_whole_fleet() {
     scene.wait_until(30, "work is under way", || scene.simulator.stats().accepted_tasks > 50).await;
     let mut client = scene.client().await;
     let began = Instant::now();
-    let answer = within(20, client.order(pause("a trial"), PATIENCE)).await.expect("a session");
+    let answer = within(20, client.order(pause("a trial"), TIMEOUT)).await.expect("a session");
     assert!(answer.carried_out && began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!((answer.survey.following(), answer.survey.expected()), (4, 4));
     let paid = scene.simulator.stats().accepted_tasks;
@@ -213,11 +213,11 @@ async fn a_pause_is_followed_by_all_and_outlives_the_whole_fleet() {
     drain_all(fleet).await;
 
     let fleet = scene.start_fleet(4).await;
-    let survey = within(20, client.survey(PATIENCE)).await.expect("a session");
+    let survey = within(20, client.survey(TIMEOUT)).await.expect("a session");
     let state = survey.leader.expect("somebody leads").state;
     assert_eq!(state.paused.and_then(|paused| paused.reason).as_deref(), Some("a trial"));
     assert_eq!(scene.simulator.stats().accepted_tasks, paid);
-    within(20, client.order(Order::Resume, PATIENCE)).await.expect("a session");
+    within(20, client.order(Order::Resume, TIMEOUT)).await.expect("a session");
     scene.wait_for(&scene.names.results(), 400).await;
     drain_all(fleet).await;
     scene.assert_rules_kept(0);
@@ -240,7 +240,7 @@ async fn however_many_ask_who_is_there_all_are_answered_in_time_and_the_fleet_sa
     let fleet = scene.start_fleet(4).await;
     let mut client = scene.client().await;
     let began = Instant::now();
-    within(20, client.survey(PATIENCE)).await.expect("a session");
+    within(20, client.survey(TIMEOUT)).await.expect("a session");
     sleep_until(began + Duration::from_secs(10)).await;
     let mut control = scene.session.link().subscribe(&scene.names.control()).await.expect("subscribed");
     let asking = (0..16).map(|n| {
@@ -357,7 +357,7 @@ async fn a_key_revoked_under_load_is_known_to_all_at_once() {
     scene.wait_until(70, "it was looked at", || scene.simulator.stats().late_calls == 1).await;
     assert_eq!(scene.simulator.stats().bans, 0);
     scene.simulator.set_key_valid(true);
-    within(20, scene.client().await.order(Order::Resume, PATIENCE)).await.expect("a session");
+    within(20, scene.client().await.order(Order::Resume, TIMEOUT)).await.expect("a session");
     let ended = || {
         scene.broker.queue_len(&scene.names.results())
             + scene.broker.queue_len(&scene.names.dead(captcha_worker::domain::class::Class::Account))

@@ -1,7 +1,10 @@
+use std::time::Duration;
+
 use captcha_worker::domain::class::Class;
 use captcha_worker::domain::message::{Headers, Properties};
 use captcha_worker::simulator::{SimulatorConfig, expected_solution};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
 
 use crate::support::in_process::PANICKING_TYPE;
 use crate::worker::scene::{Scene, image, within};
@@ -164,6 +167,34 @@ async fn a_paid_answer_outlives_a_full_result_queue_and_a_restart() {
     assert_eq!(ids.len(), 4, "each once");
     assert_eq!(scene.simulator.stats().polls, polls, "nothing was asked for again");
     second.drain().await;
+    scene.assert_rules_kept(0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_lost_while_tickets_are_refused_pays_nothing_twice() {
+    let scene = Scene::new(SimulatorConfig::default()).await;
+    let running = scene.start();
+    scene.publish_images(20, &json!({})).await;
+    scene.wait_for(&scene.names.results(), 20).await;
+    let sessions = scene.broker.sessions();
+    let replica = sessions.into_iter().nth(1).expect("the replica's");
+    scene.broker.set_full(&scene.names.tickets(), true);
+    for n in 0..8 {
+        scene.publish(image(&format!("kept-{n}"), &json!({})), Properties::default()).await;
+    }
+    let accepted = || scene.simulator.stats().accepted_tasks;
+    scene.wait_until(5, "all are accepted", || accepted() == 28).await;
+    // By now the wait between two tries is several seconds, so that the jobs come again before the
+    // next one.
+    sleep_until(Instant::now() + Duration::from_secs(20)).await;
+    scene.broker.drop_session(replica);
+    sleep_until(Instant::now() + Duration::from_secs(10)).await;
+    assert_eq!(accepted(), 28, "their tickets are not safe yet, and nothing is submitted again");
+    scene.broker.set_full(&scene.names.tickets(), false);
+    scene.wait_for(&scene.names.results(), 28).await;
+    scene.wait_until(60, "nothing is in hand", || running.view.in_flight() == 0).await;
+    assert_eq!((accepted(), running.view.reading().recognised), (28, 8));
+    running.drain().await;
     scene.assert_rules_kept(0);
 }
 

@@ -165,14 +165,18 @@ impl Scene {
         let session = Broker::Memory(broker.clone()).connect().await.expect("a session");
         session.link().declare(&topology).await.expect("declared");
         let second = Duration::from_secs;
-        let pacing = PollSchedule::try_new(second(1), second(2), second(60)).expect("within the limits");
+        let schedule = PollSchedule::try_new(second(1), second(2), second(60)).expect("within the limits");
         Self {
             broker,
             names,
             simulator: Simulator::new(config).expect("a sound scenario"),
             session,
             rules: JobRules {
-                pacing: PollSchedules { mode: PollMode::Learned, default: pacing, by_type: BTreeMap::new() },
+                polling: PollSchedules {
+                    mode: PollMode::Learned,
+                    default: schedule,
+                    by_type: BTreeMap::new(),
+                },
                 overrides: Overrides::default(),
                 capacity_timeout: second(600),
                 transient_timeout: second(300),

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use captcha_worker::domain::class::Class;
 use captcha_worker::domain::message::Properties;
 use captcha_worker::domain::poll_schedule::PollSchedule;
 use captcha_worker::simulator::{Control, SimulatorConfig};
@@ -118,7 +119,7 @@ async fn a_class_keeps_its_pace_and_its_name_in_the_figures_across_a_hand_over()
     let mut scene = Scene::new(SimulatorConfig::default()).await;
     let second = Duration::from_secs;
     let slow = PollSchedule::try_new(second(30), second(2), second(60)).expect("within the limits");
-    scene.rules.pacing.by_type.insert("ComplexImageTask/late".to_owned(), slow);
+    scene.rules.polling.by_type.insert("ComplexImageTask/late".to_owned(), slow);
     let first = scene.join().await;
     scene.publish(complex("late", 0, &json!({"solve_ms": 1_000})), Properties::default()).await;
     let accepted = || scene.simulator.stats().accepted_tasks == 1;
@@ -212,4 +213,38 @@ async fn a_cap_bounds_what_a_replica_holds_of_a_type_and_nothing_else() {
     assert!((1..=5).contains(&open), "{open}");
     scene.wait_for(&scene.names.results(), 60).await;
     running.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_with_one_deadline_hold_up_nobody_once_it_has_passed() {
+    let mut scene = Scene::new(SimulatorConfig::default()).await;
+    scene.limits.max_calls_per_second = NonZeroU32::new(20);
+    let second = Duration::from_secs;
+    let slow = PollSchedule::try_new(second(55), second(2), second(60)).expect("within the limits");
+    scene.rules.polling.by_type.insert("ComplexImageTask/late".to_owned(), slow);
+    let running = scene.start();
+    let deadline = scene.now().plus(second(40));
+    for n in 0..300 {
+        let job = complex("late", n, &json!({"solve_ms": 20_000}));
+        let mut job: Value = serde_json::from_str(&job).expect("JSON");
+        job["deadline"] = json!(deadline.to_string());
+        scene.publish(job.to_string(), Properties::default()).await;
+    }
+    let accepted = || scene.simulator.stats().accepted_tasks == 300;
+    scene.wait_until(30, "all are open", accepted).await;
+    // Each of them is due in the last second, and 20 can be polled in it.
+    sleep_until(Instant::now() + deadline.since(scene.now())).await;
+    let began = Instant::now();
+    scene.publish_images(10, &json!({})).await;
+    let is_image = |outcome: &Value| outcome["task_type"] == "ImageToTextTask";
+    let images = || scene.bodies(&scene.names.results()).iter().filter(|&outcome| is_image(outcome)).count();
+    scene.wait_until(10, "the images are solved", || images() == 10).await;
+    let took = began.elapsed();
+    assert!(took < second(3), "{took:?}");
+    let expired = || scene.broker.queue_len(&scene.names.dead(Class::Expired));
+    let solved = || scene.broker.queue_len(&scene.names.results()) - 10;
+    scene.wait_until(1, "all have ended", || expired() + solved() == 300).await;
+    assert!((10..=25).contains(&solved()), "{} solved", solved());
+    running.drain().await;
+    scene.assert_rules_kept(0);
 }

@@ -41,7 +41,7 @@ pub(crate) struct Plan {
     /// Clock skews of the replicas in ms; as many as there are replicas.
     pub(crate) skews: Vec<i64>,
     /// The pace of all types.
-    pub(crate) pacing: PollSchedule,
+    pub(crate) schedule: PollSchedule,
     /// How long a task is asked for.
     pub(crate) timeout: Duration,
     /// This share of the tasks is forgotten by the API.
@@ -115,7 +115,7 @@ impl Plan {
         // Some are patient, so that the limits on polls come into sight.
         let patient = rng.random_bool(0.15);
         let timeout = second(if patient { 280 } else { 60 });
-        let pacing = PollSchedule::try_new(second(1), second(2), timeout);
+        let schedule = PollSchedule::try_new(second(1), second(2), timeout);
         let losing = if rng.random_bool(0.3) { rng.random_range(0.005..0.1) } else { 0.0 };
         let clocks_set = rng.random_bool(0.15);
         let jobs = rng.random_range(3..22);
@@ -170,7 +170,7 @@ impl Plan {
         Self {
             seed,
             skews,
-            pacing: pacing.expect("within the limits"),
+            schedule: schedule.expect("within the limits"),
             timeout,
             losing,
             calls_per_second: if has_backlog {

@@ -188,9 +188,9 @@ impl World {
             names: self.names.clone(),
             declare_topology: true,
             rules: JobRules {
-                pacing: PollSchedules {
+                polling: PollSchedules {
                     mode: PollMode::Learned,
-                    default: plan.pacing,
+                    default: plan.schedule,
                     by_type: BTreeMap::new(),
                 },
                 overrides: Overrides::default(),

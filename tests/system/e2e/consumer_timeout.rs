@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::process::Command;
 
-use super::logged::{LoggedReplica, PATIENCE, arrived, publish};
+use super::logged::{LoggedReplica, TIMEOUT, arrived, publish};
 use crate::support::fleet::{Replica, Simulator, client, declare};
 use crate::support::jobs;
 use crate::support::rabbit::RabbitNode;
@@ -39,7 +39,7 @@ async fn tickets_that_the_broker_takes_back_in_a_trip_are_answered_after_it_and_
         publish(&session, namespace, jobs::image(&format!("job-{n}"), &json!({"solve_ms": 15_000})).into())
             .await;
     }
-    simulator.wait_for("all are accepted", PATIENCE, |stats| stats["accepted_tasks"] == JOBS).await;
+    simulator.wait_for("all are accepted", TIMEOUT, |stats| stats["accepted_tasks"] == JOBS).await;
     let key_is_valid = async |valid: bool| {
         let control = format!("{}/_sim/control", simulator.url);
         let changed = client()
@@ -51,7 +51,7 @@ async fn tickets_that_the_broker_takes_back_in_a_trip_are_answered_after_it_and_
         assert!(changed.status().is_success(), "{changed:?}");
     };
     key_is_valid(false).await;
-    simulator.wait_for("the key is refused", PATIENCE, |stats| stats["bad_key_calls"] != 0).await;
+    simulator.wait_for("the key is refused", TIMEOUT, |stats| stats["bad_key_calls"] != 0).await;
     replica.wait_for_line(lost).await;
     assert_eq!(simulator.stats().await["answered_ready"], 0, "the trip came before the answers");
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, interval};
 use crate::support::fleet::{Process, Replica, client};
 
 /// How long anything may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Publishes a job.
 pub(crate) async fn publish(session: &Session, namespace: &str, body: Vec<u8>) {
@@ -22,7 +22,7 @@ pub(crate) async fn publish(session: &Session, namespace: &str, body: Vec<u8>) {
 
 /// Waits until so many messages are in a queue.
 pub(crate) async fn arrived(session: &Session, queue: &str, wanted: u64) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut looks = interval(Duration::from_millis(100));
     loop {
         looks.tick().await;
@@ -53,7 +53,7 @@ impl LoggedReplica {
 
     /// Waits until it has logged this.
     pub(crate) async fn wait_for_line(&self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut looks = interval(Duration::from_millis(50));
         loop {
             looks.tick().await;

@@ -11,7 +11,7 @@ use crate::support::fleet::{Process, Replica, Simulator, declare};
 use crate::support::jobs;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_captcha-worker");
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
 /// A command of an operator's.
@@ -47,7 +47,7 @@ async fn state(broker: &EitherBroker) -> Value {
 
 /// The state as a leader has it. On a file the others make a new session first.
 async fn with_leader(broker: &EitherBroker) -> Value {
-    let (deadline, mut looks) = (Instant::now() + PATIENCE, interval(Duration::from_millis(100)));
+    let (deadline, mut looks) = (Instant::now() + TIMEOUT, interval(Duration::from_millis(100)));
     loop {
         looks.tick().await;
         let output = run(broker, &["status"]).await;
@@ -77,7 +77,7 @@ async fn a_wrong_key_is_fixed_by_sighup_and_a_pause_outlives_a_killed_leader(bro
     };
     let mut fleet: Vec<(&str, Process)> = NAMES.map(|name| (name, start(name))).into();
     publish(&broker, &images("first", 50)).await;
-    simulator.wait_for("the key is tried", PATIENCE, |stats| stats["bad_key_calls"] == 1).await;
+    simulator.wait_for("the key is tried", TIMEOUT, |stats| stats["bad_key_calls"] == 1).await;
     let status = state(&broker).await;
     assert_eq!(status["guard"]["reasons"], json!(["key_invalid"]), "{status}");
     assert_eq!(
@@ -96,7 +96,7 @@ async fn a_wrong_key_is_fixed_by_sighup_and_a_pause_outlives_a_killed_leader(bro
     for (_, replica) in &fleet {
         replica.signal("HUP").await;
     }
-    simulator.wait_for("all are accepted", PATIENCE, |stats| stats["accepted_tasks"] == 50).await;
+    simulator.wait_for("all are accepted", TIMEOUT, |stats| stats["accepted_tasks"] == 50).await;
     let stats = simulator.stats().await;
     assert_eq!((&stats["bad_key_calls"], &stats["bans"]), (&json!(2), &json!(0)), "{stats}");
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
-use crate::e2e::logged::{LoggedReplica, PATIENCE, arrived, get, publish};
+use crate::e2e::logged::{LoggedReplica, TIMEOUT, arrived, get, publish};
 use crate::support::fleet::{Replica, Simulator, declare};
 use crate::support::jobs;
 use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
@@ -16,7 +16,7 @@ async fn readiness(address: &str, what: &str, wanted: impl Fn(&Value) -> bool) -
 
 /// Waits until the answer there is what is wanted, and returns it.
 async fn seen(address: &str, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut looks = interval(Duration::from_millis(50));
     loop {
         looks.tick().await;
@@ -66,7 +66,7 @@ async fn a_broker_that_has_gone_silent_is_reported_before_the_session_ends_and_w
     let slow = json!({"solve_ms": 20_000});
     let session = connect(&amqp).await;
     publish(&session, &namespace, jobs::image("slow", &slow).into_bytes()).await;
-    simulator.wait_for("it is accepted", PATIENCE, |stats| stats["accepted_tasks"] == 1).await;
+    simulator.wait_for("it is accepted", TIMEOUT, |stats| stats["accepted_tasks"] == 1).await;
     seen(&address, "/status", "its ticket is held", |status| status["tickets_open"] == 1).await;
     node.freeze();
     let reply = readiness(&address, "nothing is consumed", |reply| says(reply, "not being consumed")).await;

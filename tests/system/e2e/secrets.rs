@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::e2e::logged::{LoggedReplica, PATIENCE, arrived, get, publish};
+use crate::e2e::logged::{LoggedReplica, TIMEOUT, arrived, get, publish};
 use crate::support::fleet::{Replica, Simulator, declare};
 use crate::support::jobs;
 use crate::support::rabbit::{RabbitNode, connect, fresh_namespace};
@@ -136,7 +136,7 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
         arrived(&session, &format!("{namespace}.{queue}"), wanted).await;
     }
 
-    simulator.wait_for("the wrong key is tried", PATIENCE, |stats| stats["bad_key_calls"] == 1).await;
+    simulator.wait_for("the wrong key is tried", TIMEOUT, |stats| stats["bad_key_calls"] == 1).await;
     let address = fleet[0].1.serves().await;
     for path in ["/", "/metrics", "/status", "/readyz", "/healthz"] {
         let text = get(&address, path).await;
@@ -182,7 +182,7 @@ async fn a_planted_secret_is_in_no_log_no_metric_no_status_and_no_view_of_dead_l
     node.kill();
     for (what, replica) in &mut fleet {
         replica.wait_for_line("no session with the broker").await;
-        replica.process.terminate(PATIENCE).await;
+        replica.process.terminate(TIMEOUT).await;
         clean(&format!("the log {what}"), &replica.log());
     }
     let logs: Vec<String> = fleet.iter().map(|(_, replica)| replica.log()).collect();

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, interval};
 
-use crate::e2e::logged::{LoggedReplica, PATIENCE, arrived, get, publish};
+use crate::e2e::logged::{LoggedReplica, TIMEOUT, arrived, get, publish};
 use crate::support::either::{EitherBroker, on_both_brokers};
 use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::rabbit::{RabbitNode, fresh_namespace};
@@ -125,7 +125,7 @@ async fn one_picture_shows_the_fleet_as_text_and_as_json_and_hostile_ids_steer_n
 
 /// Waits until a replica's own view of the fleet is as wanted.
 async fn seen_by(address: &str, what: &str, wanted: impl Fn(&Value) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut looks = interval(Duration::from_millis(100));
     loop {
         looks.tick().await;

@@ -16,7 +16,7 @@ use crate::support::foreign::python;
 use crate::support::node::staged;
 
 /// How long anything may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A library, and the programs that show it.
 #[derive(Debug, Clone, Copy)]
@@ -117,7 +117,7 @@ impl Program {
     /// Runs it to its end.
     pub(crate) async fn end(mut self) -> Output {
         let output = self.command.stderr(Stdio::piped()).output();
-        timeout(PATIENCE, output).await.expect("it ends in time").expect("it runs")
+        timeout(TIMEOUT, output).await.expect("it ends in time").expect("it runs")
     }
 
     /// Starts it.
@@ -131,7 +131,7 @@ impl Program {
 impl Running {
     /// Its next line.
     pub(crate) async fn line(&mut self) -> Value {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time");
+        let line = timeout(TIMEOUT, self.lines.next_line()).await.expect("a line in time");
         serde_json::from_str(&line.expect("readable").expect("it goes on")).expect("JSON")
     }
 
@@ -140,7 +140,7 @@ impl Running {
         let Self { mut child, lines, _folder } = self;
         drop(lines);
         then.await;
-        timeout(PATIENCE, child.wait()).await.expect("it ends in time").expect("waited for").code()
+        timeout(TIMEOUT, child.wait()).await.expect("it ends in time").expect("waited for").code()
     }
 
     /// SIGTERM, and the exit code.
@@ -148,7 +148,7 @@ impl Running {
         let pid = self.child.id().expect("it runs").to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill");
         assert!(sent.success());
-        timeout(PATIENCE, self.child.wait()).await.expect("it ends in time").expect("waited for").code()
+        timeout(TIMEOUT, self.child.wait()).await.expect("it ends in time").expect("waited for").code()
     }
 }
 

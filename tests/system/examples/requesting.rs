@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
 use crate::examples::by_every_client;
-use crate::examples::client::{Address, Client, PATIENCE, outcome, picture, printed, schema};
+use crate::examples::client::{Address, Client, TIMEOUT, outcome, picture, printed, schema};
 use crate::support::fleet::{Replica, Simulator, amqp, declare};
 use crate::support::rabbit::{connect, fresh_namespace};
 
@@ -49,7 +49,7 @@ async fn a_reply_is_known_by_its_correlation_and_refused_where_it_breaks_the_sch
         let outcomes = schema("outcome");
         let asking = tokio::spawn(client.program("request", &address, &["--schema", &outcomes]).end());
         // In a worker's place.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut looks = interval(Duration::from_millis(50));
         let job = loop {
             looks.tick().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, interval};
 
-use crate::examples::client::{Address, Client, PATIENCE, picture};
+use crate::examples::client::{Address, Client, TIMEOUT, picture};
 use crate::support::cluster::Cluster;
 use crate::support::fleet::declare;
 use crate::support::rabbit::fresh_namespace;
@@ -42,7 +42,7 @@ async fn of_a_job_that_is_not_confirmed_it_is_said_that_nobody_knows() {
     }
 
     let waiting = start("600");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     // Each look starts an Erlang of its own.
     let mut looks = interval(Duration::from_secs(1));
     while published(&cluster) < waiting.len() {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::support::rabbit;
 
 /// Nothing here takes a tenth of it for one message.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(crate) struct Namespace {
     pub(crate) names: Names,
@@ -54,7 +54,7 @@ impl Namespace {
 /// The next message, acked.
 pub(crate) async fn take(consumer: &mut Consumer) -> Message {
     let delivery =
-        timeout(PATIENCE, consumer.recv()).await.expect("a message comes").expect("the consumer lives");
+        timeout(TIMEOUT, consumer.recv()).await.expect("a message comes").expect("the consumer lives");
     delivery.receipt.ack().expect("the channel lives");
     delivery.message
 }
@@ -92,7 +92,7 @@ impl Ends {
     }
 
     pub(crate) async fn next(&mut self) -> Ended {
-        timeout(PATIENCE, self.came.recv()).await.expect("a job ends").expect("the consumers live")
+        timeout(TIMEOUT, self.came.recv()).await.expect("a job ends").expect("the consumers live")
     }
 }
 

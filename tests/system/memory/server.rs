@@ -12,7 +12,7 @@ use tokio::time::{Instant, interval, timeout};
 
 /// 1 GB.
 const GIGABYTE: usize = 1_000_000_000;
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 const PIECE: usize = 64 * 1024;
 
 /// An answer that does not come to its end.
@@ -64,7 +64,7 @@ impl Server {
     pub(crate) async fn begun(&self, answers: usize) {
         let mut seen = self.seen.answers.subscribe();
         let enough = seen.wait_for(|begun| *begun >= answers);
-        timeout(PATIENCE, enough).await.expect("such answers are asked for").expect("the server lives");
+        timeout(TIMEOUT, enough).await.expect("such answers are asked for").expect("the server lives");
     }
 
     /// Answers every call decently from now on, or no longer.

@@ -57,7 +57,7 @@ pub(crate) fn worker(
     declare_topology: bool,
 ) -> Worker {
     let second = Duration::from_secs;
-    let pacing = PollSchedule::try_new(second(1), second(2), second(60)).expect("within the limits");
+    let schedule = PollSchedule::try_new(second(1), second(2), second(60)).expect("within the limits");
     Worker::new(WorkerOptions {
         linger: Linger::none(),
         broker,
@@ -65,9 +65,9 @@ pub(crate) fn worker(
         names: Names::new("captcha"),
         declare_topology,
         rules: JobRules {
-            pacing: PollSchedules {
+            polling: PollSchedules {
                 mode: PollMode::Learned,
-                default: pacing,
+                default: schedule,
                 by_type: std::collections::BTreeMap::new(),
             },
             overrides: Overrides::default(),

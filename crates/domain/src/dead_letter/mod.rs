@@ -183,7 +183,7 @@ impl DeadLetter {
 
     /// By what copies of it are known, and letters that copies of one replay have become: the id
     /// that its next replay has, and the replay that ended here.
-    pub fn marks(&self) -> impl Iterator<Item = MessageHash> {
+    pub fn replay_ids(&self) -> impl Iterator<Item = MessageHash> {
         [identity_of_next(&self.identity, self.replays)].into_iter().chain(self.ended_replay)
     }
 

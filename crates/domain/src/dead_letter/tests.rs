@@ -204,17 +204,17 @@ fn what_is_no_outcome_among_outcomes_is_unreadable() {
 
 #[test]
 fn copies_are_known_by_their_marks_and_so_is_what_two_runs_of_one_replay_have_become() {
-    let marks = |message: &Message| read(message, PLACE).marks().collect::<Vec<_>>();
+    let replay_ids = |message: &Message| read(message, PLACE).replay_ids().collect::<Vec<_>>();
     let letter = failed(&format!(r#""job":{JOB}"#));
-    assert_eq!(marks(&letter), marks(&letter.clone()));
+    assert_eq!(replay_ids(&letter), replay_ids(&letter.clone()));
     let mut runs = [r#""x":1"#, r#""x":2"#].map(|rest| failed(&format!(r#""job":{JOB},{rest}"#)));
-    assert!(marks(&runs[0]).iter().all(|mark| !marks(&runs[1]).contains(mark)));
+    assert!(replay_ids(&runs[0]).iter().all(|id| !replay_ids(&runs[1]).contains(id)));
     for run in &mut runs {
         Replayed { id: "r".to_owned(), count: 1 }.write(&mut run.properties.headers);
     }
-    assert!(marks(&runs[0]).iter().any(|mark| marks(&runs[1]).contains(mark)));
+    assert!(replay_ids(&runs[0]).iter().any(|id| replay_ids(&runs[1]).contains(id)));
     let in_the_body = failed(&format!(r#""job":{JOB},"replay_id":"r","replays":1"#));
-    assert!(marks(&in_the_body).iter().any(|mark| marks(&runs[1]).contains(mark)));
+    assert!(replay_ids(&in_the_body).iter().any(|id| replay_ids(&runs[1]).contains(id)));
 }
 
 #[test]

@@ -122,8 +122,8 @@ impl Job {
         }
     }
 
-    /// What its pace, cap, slots, solve time and figures are kept by: `type/class`, or the type
-    /// where there is no class.
+    /// What its poll schedule, cap, slots, solve time and figures are kept by: `type/class`, or the
+    /// type where there is no class.
     #[must_use]
     pub fn kind(&self) -> &str {
         self.kind.as_deref().unwrap_or(&self.task_type)
@@ -185,7 +185,7 @@ impl Job {
     /// The fault of a deadline that leaves less time than the API needs even for its quicker
     /// answers.
     #[must_use]
-    pub fn unreachable(&self, now: Timestamp, least: Option<Duration>) -> Option<Fault> {
+    pub fn deadline_unreachable(&self, now: Timestamp, least: Option<Duration>) -> Option<Fault> {
         let (deadline, least) = (self.deadline?, least?);
         let left = deadline.since(now);
         (left < least).then(|| {

@@ -50,6 +50,16 @@ const LATE: Duration = Duration::from_secs(1);
 /// What a callback takes from the API to here, at most as a rule.
 const CALLBACK_TRIP: Duration = Duration::from_millis(100);
 
+/// The last poll before a deadline is planned so long before it, or up to a second longer: polls may
+/// have to wait their turn, and a batch has one deadline.
+const BEFORE_DEADLINE: Duration = Duration::from_millis(250);
+const BEFORE_DEADLINE_SPREAD: Duration = Duration::from_secs(1);
+
+/// Between two canaries where the first has shown nothing.
+const NEXT_CANARY: Duration = Duration::from_secs(1);
+/// The longest pause between them that the API can ask for.
+const LONGEST_CANARY_PAUSE: Duration = Duration::from_secs(600);
+
 /// This many waits without a call use the shortest retry queue.
 const SHORT_WAITS: u32 = 12;
 
@@ -66,7 +76,7 @@ pub enum Ambiguous {
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRules {
     /// When to poll.
-    pub pacing: PollSchedules,
+    pub polling: PollSchedules,
     /// Classes of single codes.
     pub overrides: Overrides,
     /// How long a job without a free slot waits in the retry queues.
@@ -219,6 +229,18 @@ impl OpenTask {
     pub fn first_poll(&self) -> Option<Duration> {
         let is_first = self.polls == 1 && self.shows_solve_time && self.is_polled_as_planned;
         is_first.then_some(self.polled_at)
+    }
+
+    /// Of its polls, the ones that earlier owners are only assumed to have made.
+    #[must_use]
+    pub fn assumed_polls(&self) -> u32 {
+        self.assumed_polls
+    }
+
+    /// Whether it is polled as one whose callback comes.
+    #[must_use]
+    pub fn relies_on_callback(&self) -> bool {
+        self.relies_on_callback
     }
 
     /// Whether the API has solved it.
@@ -422,7 +444,7 @@ pub enum Effect {
     DoubtAccount,
     /// The API accepted a submission of the type.
     TypeAccepted,
-    /// The API had no slot for the type, or none at this pace.
+    /// The API had no slot for the type, or none at this rate.
     TypeRefused,
     /// A submission failed in a way that says nothing about its job. `first`: the job has not
     /// failed so before.
@@ -436,6 +458,8 @@ pub enum Effect {
     CallbackRefused,
     /// The canary has shown something.
     CanaryEnded(CanaryEnd),
+    /// The canary has shown nothing: the next one may be submitted after this time.
+    CanaryUndecided(Duration),
     /// The API spoke of a task as one that it knows, or called its id wrong.
     IdAnswered {
         /// It knows no such task.
@@ -518,6 +542,15 @@ impl JobRun {
         Self { job, history, origin, state, callback_refused: false }
     }
 
+    /// The same ticket, of whose polls earlier owners are only assumed to have made so many.
+    #[must_use]
+    pub fn with_assumed_polls(mut self, assumed_polls: u32) -> Self {
+        if let JobState::Pending(task) = &mut self.state {
+            task.assumed_polls = assumed_polls.min(task.polls);
+        }
+        self
+    }
+
     /// The same ticket, which may not be polled before this moment. No pause outlasts what the API
     /// keeps.
     #[must_use]
@@ -597,6 +630,7 @@ impl JobRun {
                 self.poll_due(OpenTask { callback: None, relies_on_callback: false, ..task }, at)
             }
             (Pending(mut task), Event::Answered { end, late_by, took }) => {
+                task.polls = task.polls.saturating_add(1);
                 task.polled_at = task.age(at.uptime).saturating_sub(took);
                 task.shows_solve_time &= late_by <= LATE;
                 task.unpollable = task.unpollable.saturating_add(late_by);
@@ -672,16 +706,26 @@ impl JobRun {
         };
         let fault = classify(&error, Stage::Submit, self.job.own_proxy, &at.rules.overrides);
         let mut effects = shown_by(&error, &fault);
-        let canary_ended = canary.and_then(|canary| canary_end(canary, &fault)).map(Effect::CanaryEnded);
+        let canary_ended = canary.map(|canary| match canary_end(canary, &fault) {
+            Some(end) => Effect::CanaryEnded(end),
+            None => Effect::CanaryUndecided(until_next_canary(&fault)),
+        });
         let failed = Effect::TypeFailed { first: self.history.retries == 0 };
+        // Whatever class the settings give the error, a submission that may be paid is in the books
+        // and in the outcome.
+        let charge = charge_of(&error);
+        if charge == Charge::Possible {
+            self.note_unanswered(at);
+            effects.push(Effect::Unanswered);
+        }
         let (of_type, step) = match fault.class {
             Class::Capacity | Class::Throttled => {
-                (Some(Effect::TypeRefused), self.submit_later(at.rules.capacity_timeout, fault, &error, at))
+                (Some(Effect::TypeRefused), self.submit_later(at.rules.capacity_timeout, fault, charge, at))
             }
             // "Not ready" is no answer to a submission; it is treated as the passing trouble that
             // it must be.
             Class::Transient | Class::Pending => {
-                (Some(failed), self.submit_later(at.rules.transient_timeout, fault, &error, at))
+                (Some(failed), self.submit_later(at.rules.transient_timeout, fault, charge, at))
             }
             // The code may be about the API rather than the job. Without a budget for it, it is the
             // job's own fault by the operator's setting.
@@ -689,7 +733,7 @@ impl JobRun {
                 self.history.met_unknown(&fault.code);
                 let is_own = at.rules.unknown_timeout.is_zero();
                 let of_type = if is_own { Effect::TypeAnswered } else { failed };
-                (Some(of_type), self.submit_later(at.rules.unknown_timeout, fault, &error, at))
+                (Some(of_type), self.submit_later(at.rules.unknown_timeout, fault, charge, at))
             }
             Class::Account => (None, self.account_refused(fault)),
             Class::Lost
@@ -712,20 +756,28 @@ impl JobRun {
         &mut self,
         budget: Duration,
         fault: Fault,
-        error: &CallError,
+        charge: Charge,
         at: &DecisionInput<'_>,
     ) -> Step {
-        match charge_of(error) {
-            Charge::None => self.retry_within(budget, fault, at),
-            Charge::Possible => self.submission_unanswered(fault, at),
+        if charge == Charge::None {
+            return self.retry_within(budget, fault, at);
+        }
+        // Nobody knows what has become of it, whatever class the settings give the error.
+        let fault = Fault { class: Class::Transient, ..fault };
+        let is_first = self.history.count(Ended::Ambiguous) == 1;
+        if at.rules.ambiguous == Ambiguous::DeadLetter || !is_first {
+            return Step::fail(fault);
+        }
+        let step = self.retry_within(at.rules.transient_timeout, fault, at);
+        if matches!(step.action, Action::Finish(Disposition::Retry(_))) {
+            step.with(Effect::DoublePayment(DoublePaymentRisk::AmbiguousSubmission))
+        } else {
+            step
         }
     }
 
-    /// The task may have been accepted, and paid: it is submitted again once at most.
-    fn submission_unanswered(&mut self, fault: Fault, at: &DecisionInput<'_>) -> Step {
-        // Nobody knows what has become of it, whatever class the settings give the error.
-        let fault = Fault { class: Class::Transient, ..fault };
-        let before = self.history.count(Ended::Ambiguous);
+    /// The task may have been accepted, and paid.
+    fn note_unanswered(&mut self, at: &DecisionInput<'_>) {
         let attempt = Attempt {
             submitted_at: at.now,
             task_id: None,
@@ -736,18 +788,6 @@ impl JobRun {
         };
         let cost = Cost::of(None, at.rules.prices.of(self.job.kind()));
         self.history.attempts.push(attempt.costing(cost));
-        let step = match at.rules.ambiguous {
-            Ambiguous::Retry if before == 0 => {
-                let step = self.retry_within(at.rules.transient_timeout, fault, at);
-                if matches!(step.action, Action::Finish(Disposition::Retry(_))) {
-                    step.with(Effect::DoublePayment(DoublePaymentRisk::AmbiguousSubmission))
-                } else {
-                    step
-                }
-            }
-            Ambiguous::Retry | Ambiguous::DeadLetter => Step::fail(fault),
-        };
-        step.with(Effect::Unanswered)
     }
 
     /// A wrong key takes the job that met it along, so that somebody sees it. For every other
@@ -800,8 +840,7 @@ impl JobRun {
     fn type_failing(&mut self, at: &DecisionInput<'_>) -> Step {
         // Most outages are short; and the longer queues would keep the job for minutes after the
         // API is back.
-        let withheld = self.history.withheld();
-        let soon = withheld <= SHORT_WAITS || at.jitter < 0.25;
+        let soon = self.history.count_deferral() <= SHORT_WAITS || at.jitter < 0.25;
         let mut delay = if soon { retry_delay::SHORTEST } else { retry_delay::RETRY_DELAYS[1] };
         if let Some(code) = self.history.unknown_code() {
             let left = at.rules.unknown_timeout.saturating_sub(self.history.spent(Class::Unknown));
@@ -833,33 +872,36 @@ impl JobRun {
         task.redelivered = redelivered;
         task.shows_solve_time = task.polls == 0 && !redelivered;
         if redelivered {
-            let made = task.polls;
-            task.polls = made.max(poll_schedule::assumed_polls(age));
+            let made = task.polls - task.assumed_polls;
+            task.polls = task.polls.max(poll_schedule::assumed_polls(age));
             task.assumed_polls = task.polls - made;
             // An earlier owner may go on until its lease ends, and the API wants its polls apart
             // from ours.
             wait_at_least = wait_at_least.max(poll_schedule::HANDOVER_WAIT);
         }
         task.not_before = at.uptime.saturating_add(wait_at_least);
-        let pace = at.rules.pacing.of(self.job.kind());
+        let schedule = at.rules.polling.of(self.job.kind());
         // For how long earlier owners could poll it is not known here, and until its first poll
         // nobody may. So its age so far does not count against the type's time-out.
-        task.unpollable = (age + wait_at_least).saturating_sub(pace.first_delay());
+        task.unpollable = (age + wait_at_least).saturating_sub(schedule.first_delay());
         // The callback of a ticket that comes again may have gone to an earlier owner.
         task.relies_on_callback = task.callback.is_some() && !redelivered;
         task.is_polled_as_planned = task.callback.is_none();
         self.wait_for_first_poll(task, wait_at_least, at)
     }
 
-    /// The API has become faster or slower. Polls that are overdue by the new plan are spread over
-    /// the spacing, so that the API does not meet them all at once.
+    /// The API has become faster or slower, or callbacks are off. Polls that are overdue by the new
+    /// plan are spread over the spacing, so that the API does not meet them all at once.
     fn plan_changed(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
+        if task.polls > 0 {
+            return self.ask_again(OpenTask { relies_on_callback: false, ..task }, None, at);
+        }
         let rest = task.not_before.saturating_sub(at.uptime);
         let mut step = self.wait_for_first_poll(task, rest, at);
         if let Action::Wait(wait) | Action::AwaitCallback { at_most: wait, .. } = &mut step.action
             && wait.is_zero()
         {
-            *wait = poll_schedule::SPACING.mul_f64(at.jitter);
+            *wait = poll_schedule::SPACING.mul_f64(at.jitter).min(self.until_last_poll(at));
         }
         step
     }
@@ -871,15 +913,15 @@ impl JobRun {
         at: &DecisionInput<'_>,
     ) -> Step {
         let age = task.age(at.uptime);
-        let pace = at.rules.pacing.of(self.job.kind());
+        let schedule = at.rules.polling.of(self.job.kind());
         let learned = at.learned.as_deref();
-        let fallback = pace.callback_fallback(learned);
+        let fallback = schedule.callback_fallback(learned);
         // A deadline must not pass while a lost callback is awaited.
         task.relies_on_callback &= at.callbacks_come && self.is_in_time(fallback.saturating_sub(age), at);
         let next = if task.relies_on_callback {
-            pace.first_with_callback(age, task.polls, fallback)
+            schedule.first_with_callback(age, task.polls, fallback)
         } else {
-            pace.first(age, task.polls, learned, at.jitter)
+            schedule.first(age, task.polls, learned, at.jitter)
         };
         match next {
             Next::After(wait) => self.wait(task, wait.max(wait_at_least), at),
@@ -911,7 +953,7 @@ impl JobRun {
         if task.age(at.uptime) >= poll_schedule::MAX_AGE {
             return self.no_more_polls(task, Next::Gone, at);
         }
-        self.state = JobState::Pending(OpenTask { polls: task.polls.saturating_add(1), ..task });
+        self.state = JobState::Pending(task);
         Action::Poll.into()
     }
 
@@ -1006,9 +1048,9 @@ impl JobRun {
     }
 
     fn ask_within(&mut self, mut task: OpenTask, polled: &Polled, at: &DecisionInput<'_>) -> Step {
-        let pace = at.rules.pacing.of(self.job.kind());
+        let schedule = at.rules.polling.of(self.job.kind());
         let learned = at.learned.as_deref();
-        match pace.after_answer(polled, learned, at.jitter) {
+        match schedule.after_answer(polled, learned, at.jitter) {
             Next::After(wait) if polled.retry_after.is_some() || polled.slower > 0 => {
                 // A callback does not bring the poll forward: the API has asked for the wait.
                 task.not_before = at.uptime.saturating_add(wait);
@@ -1017,7 +1059,7 @@ impl JobRun {
             Next::After(wait) => {
                 task.not_before = at.uptime.saturating_add(poll_schedule::SPACING);
                 let relies = task.relies_on_callback && at.callbacks_come && task.last_poll_fault.is_none();
-                let wait = match pace.after_answer_with_callback(polled, at.jitter) {
+                let wait = match schedule.after_answer_with_callback(polled, at.jitter) {
                     Next::After(rarely) if relies && self.is_in_time(rarely, at) => rarely,
                     _ => wait,
                 };
@@ -1027,13 +1069,32 @@ impl JobRun {
         }
     }
 
+    /// How long until the last poll that the deadline leaves time for.
+    fn until_last_poll(&self, at: &DecisionInput<'_>) -> Duration {
+        let before = BEFORE_DEADLINE + BEFORE_DEADLINE_SPREAD.mul_f64(at.jitter);
+        self.job.deadline.map_or(Duration::MAX, |deadline| deadline.since(at.now).saturating_sub(before))
+    }
+
     /// Whether the deadline comes after this wait.
     fn is_in_time(&self, wait: Duration, at: &DecisionInput<'_>) -> bool {
         self.job.deadline.is_none_or(|deadline| at.now.plus(wait) < deadline)
     }
 
-    fn wait(&mut self, task: OpenTask, at_most: Duration, at: &DecisionInput<'_>) -> Step {
-        let at_least = task.not_before.saturating_sub(at.uptime).min(at_most);
+    /// Waits for the next poll, which comes before the deadline where the type's interval allows
+    /// that: a later one would only find that nobody waits for the answer.
+    fn wait(&mut self, mut task: OpenTask, planned: Duration, at: &DecisionInput<'_>) -> Step {
+        let rest = task.not_before.saturating_sub(at.uptime);
+        let interval = at.rules.polling.of(self.job.kind()).interval();
+        let is_first = task.polled_at.is_zero();
+        let next_poll = if is_first { Duration::ZERO } else { task.polled_at.saturating_add(interval) };
+        let apart = rest.max(next_poll.saturating_sub(task.age(at.uptime)));
+        let at_least = rest.min(planned);
+        let at_most = planned.min(self.until_last_poll(at).max(apart));
+        if at_most < planned {
+            // What such polls find says more of deadlines than of solve times: tasks that are not
+            // ready by then are never seen ready.
+            (task.is_polled_as_planned, task.shows_solve_time) = (false, false);
+        }
         let action = match task.callback {
             Some(_) => Action::AwaitCallback { at_least, at_most },
             None => Action::Wait(at_most),
@@ -1125,6 +1186,13 @@ fn speaks_of_the_task(class: Class) -> bool {
         | Class::Poison
         | Class::Unknown => false,
     }
+}
+
+/// The account has just been refused, or nobody knows it yet: one job after another, each to a retry
+/// queue, would call the API as fast as it answers.
+fn until_next_canary(fault: &Fault) -> Duration {
+    let least = if fault.class == Class::Capacity { retry_delay::SHORTEST.delay() } else { NEXT_CANARY };
+    fault.retry_after.unwrap_or_default().clamp(least, LONGEST_CANARY_PAUSE)
 }
 
 /// What a failed canary shows about the account; `None`: nothing, the next job must.

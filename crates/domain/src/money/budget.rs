@@ -185,11 +185,11 @@ impl Money {
 
     /// What is used up now, where a task costs so much at the most: a budget is used up when it has
     /// no room for a task.
-    fn used_up(&self, lane: Option<&str>, dearest: Decimal, now: Timestamp) -> Option<Stop> {
+    fn used_up(&self, lane: Option<&str>, most_expensive: Decimal, now: Timestamp) -> Option<Stop> {
         // The window that ends last decides when it goes on.
         Window::ALL.into_iter().rev().find_map(|window| {
             let left = self.left(window, lane, now)?;
-            let is_used_up = left < dearest || left <= Decimal::ZERO;
+            let is_used_up = left < most_expensive || left <= Decimal::ZERO;
             let before = match lane {
                 None => self.stops.account,
                 Some(lane) => self.stops.lanes.get(lane).copied(),
@@ -204,8 +204,8 @@ impl Money {
     pub(crate) fn judge(&mut self, budgets: &Budgets, prices: &Prices, now: Timestamp) {
         self.budgets.clone_from(budgets);
         self.raises.retain(|raise| raise.until > now);
-        let dearest = self.books.kinds().filter_map(|kind| prices.of(kind)).max().unwrap_or_default();
-        let stops = |lane: Option<&str>| self.used_up(lane, dearest, now);
+        let most_expensive = self.books.kinds().filter_map(|kind| prices.of(kind)).max().unwrap_or_default();
+        let stops = |lane: Option<&str>| self.used_up(lane, most_expensive, now);
         let lanes = budgets.lanes.keys().filter_map(|lane| Some((lane.clone(), stops(Some(lane))?)));
         self.stops = BudgetStops { account: stops(None), lanes: lanes.collect() };
     }

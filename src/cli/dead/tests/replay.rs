@@ -21,9 +21,12 @@ async fn a_replay_publishes_what_is_chosen_and_leaves_the_rest_in_order() {
     assert_eq!((done.json()["replayed"].clone(), done.ending.unwrap()), (json!(50), Exit::Fine));
     assert_eq!(bench.ids("c.dead.capacity"), numbered("c", (0..400).step_by(2)));
     let jobs = bench.local.snapshot("c.jobs");
-    let marks: std::collections::BTreeSet<String> =
-        jobs.iter().map(|job| Replayed::of(&job.properties.headers).unwrap()).map(|mark| mark.id).collect();
-    assert_eq!(marks.len(), 200, "each has an id of its own");
+    let ids: std::collections::BTreeSet<String> = jobs
+        .iter()
+        .map(|job| Replayed::of(&job.properties.headers).unwrap())
+        .map(|replay| replay.id)
+        .collect();
+    assert_eq!(ids.len(), 200, "each has an id of its own");
     assert_eq!(
         jobs[0].body,
         json!({"id": "c1", "task": {"type": "T", "proxyPassword": "s3cret"}}).to_string()

@@ -11,6 +11,7 @@ use crate::history::Ended;
 use crate::message::Message;
 use crate::policy::Policy;
 use crate::poll_schedule::{HANDOVER_WAIT, PollMode, PollSchedule, PollSchedules};
+use crate::ticket::{self, Kept};
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
@@ -20,7 +21,7 @@ fn secs(n: u64) -> Duration {
 
 fn rules() -> JobRules {
     JobRules {
-        pacing: PollSchedules {
+        polling: PollSchedules {
             mode: PollMode::Fixed,
             default: PollSchedule::try_new(secs(1), secs(2), secs(60)).unwrap(),
             by_type: BTreeMap::new(),
@@ -36,6 +37,7 @@ fn rules() -> JobRules {
 }
 
 /// A job, the rules and the seconds since the start.
+#[derive(Clone)]
 struct Scene {
     case: JobRun,
     rules: JobRules,

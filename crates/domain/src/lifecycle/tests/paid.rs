@@ -33,6 +33,60 @@ fn a_job_past_its_deadline_is_never_submitted_nor_polled() {
 }
 
 #[test]
+fn the_last_poll_comes_before_the_deadline_unless_the_interval_forbids_it() {
+    let mut scene = Scene::with_ticket();
+    // The second poll is kept for the time-out.
+    let schedule = PollSchedule::try_new(secs(1), secs(3), secs(60)).and_then(|it| it.with_max_polls(2));
+    scene.rules.polling.default = schedule.unwrap();
+    scene.after(secs(1), Event::Due);
+    let wait = |left: u64, event: Event| {
+        let mut scene = scene.clone();
+        scene.case.job.deadline = Some(START.plus(secs(1 + left)));
+        match scene.on(event).action {
+            Action::Wait(wait) => wait,
+            action => panic!("{action:?}"),
+        }
+    };
+    let before = |left: u64| secs(left) - BEFORE_DEADLINE;
+    let not_ready = || answered(Ok(TaskState::Processing));
+    let waits = [80, 10, 5, 4, 3, 1].map(|left| wait(left, not_ready()));
+    assert_eq!(waits, [secs(59), before(10), before(5), before(4), secs(3), secs(3)]);
+    let mut slower = refusal("ERROR_TOO_MUCH_REQUESTS");
+    if let CallError::Refused(refusal) = &mut slower {
+        refusal.retry_after = Some(secs(20));
+    }
+    assert_eq!(wait(10, answered(Err(slower))), secs(59), "the API has asked for a pause");
+
+    let mut first = Scene::with_ticket();
+    first.rules.polling.default = PollSchedule::try_new(secs(8), secs(5), secs(60)).unwrap();
+    first.case.job.deadline = Some(START.plus(secs(6)));
+    let step = first.on(Event::TicketTaken { redelivered: false });
+    assert!(matches!(step.action, Action::Wait(wait) if wait == before(6)), "{:?}", step.action);
+    let mut redelivered = first.clone();
+    let step = redelivered.on(Event::TicketTaken { redelivered: true });
+    assert!(matches!(step.action, Action::Wait(wait) if wait == HANDOVER_WAIT), "{:?}", step.action);
+    first.after(before(6), Event::Due);
+    let solution = serde_json::from_str::<Box<RawValue>>("{}").unwrap();
+    first.on(answered(Ok(TaskState::Ready { solution, cost: None })));
+    let task = first.case.task().unwrap();
+    assert_eq!((task.first_poll(), task.answer()), (None, None), "it says nothing of solve times");
+}
+
+#[test]
+fn a_changed_plan_moves_no_poll_past_the_deadline() {
+    let mut scene = Scene::with_ticket();
+    scene.rules.polling.default = PollSchedule::try_new(secs(8), secs(2), secs(60)).unwrap();
+    scene.case.job.deadline = Some(START.plus(secs(10)));
+    scene.on(Event::TicketTaken { redelivered: false });
+    scene.now = scene.now.plus(secs(9));
+    let input = DecisionInput { jitter: 0.5, ..scene.input() };
+    let mut run = scene.case.clone();
+    let step = run.advance(Event::PlanChanged, &input);
+    let until_deadline = secs(1) - BEFORE_DEADLINE - BEFORE_DEADLINE_SPREAD / 2;
+    assert!(matches!(step.action, Action::Wait(wait) if wait == until_deadline), "{:?}", step.action);
+}
+
+#[test]
 fn a_paid_ticket_outlives_account_faults() {
     let wrong_key = Scene::with_ticket().poll_refused("ERROR_KEY_DOES_NOT_EXIST");
     assert!(matches!(wrong_key.action, Action::Wait(_)));
@@ -117,9 +171,35 @@ fn a_redelivered_ticket_waits_for_the_lease_and_assumes_the_polls_of_its_age() {
 }
 
 #[test]
+fn polls_that_were_only_assumed_do_not_use_up_the_settings_polls_of_the_next_owner() {
+    let mut scene = Scene::with_ticket();
+    scene.rules.polling.default = scene.rules.polling.default.with_max_polls(4).unwrap();
+    scene.after(secs(25), Event::TicketTaken { redelivered: true });
+    scene.after(HANDOVER_WAIT, Event::Due);
+    scene.on(answered(Ok(TaskState::Processing)));
+    let task = scene.case.task().unwrap();
+    assert_eq!((task.polls, task.assumed_polls()), (21, 20));
+    let message = ticket::handed_over(&scene.case.job, &scene.case.history, task.shown(), 20, None);
+    let Ok(Kept::Open { job, history, task_id, accepted_at, polls, assumed_polls, .. }) =
+        ticket::read(message, scene.now)
+    else {
+        panic!("it is a ticket")
+    };
+    let run = JobRun::of_ticket(job, history, task_id, accepted_at, polls, None, &scene.input());
+    scene.case = run.with_assumed_polls(assumed_polls);
+    scene.on(Event::TicketTaken { redelivered: false });
+    let step = scene.on(answered(Ok(TaskState::Processing)));
+    assert!(matches!(step.action, Action::Wait(wait) if wait == secs(2)), "{:?}", step.action);
+    // Nobody need assume them twice.
+    scene.on(Event::TicketTaken { redelivered: true });
+    let task = scene.case.task().unwrap();
+    assert_eq!(task.polls - task.assumed_polls(), 2);
+}
+
+#[test]
 fn a_ticket_past_its_age_is_submitted_again_without_a_poll_of_the_dead_id() {
     let mut scene = Scene::with_ticket();
-    scene.rules.pacing.default = PollSchedule::try_new(secs(1), secs(2), secs(280)).unwrap();
+    scene.rules.polling.default = PollSchedule::try_new(secs(1), secs(2), secs(280)).unwrap();
     let step = scene.after(secs(280), Event::TicketTaken { redelivered: true });
     assert!(matches!(step.action, Action::Submit));
     assert_eq!(risk(&step), Some(DoublePaymentRisk::Resubmission));
@@ -245,7 +325,7 @@ fn the_next_owner_of_a_ticket_keeps_the_pause_that_the_api_has_asked_for() {
 #[test]
 fn polls_that_are_only_assumed_do_not_use_up_those_that_the_settings_allow() {
     let mut scene = Scene::with_ticket();
-    scene.rules.pacing.default = scene.rules.pacing.default.with_max_polls(3).unwrap();
+    scene.rules.polling.default = scene.rules.polling.default.with_max_polls(3).unwrap();
     scene.now = START.plus(secs(50));
     scene.on(Event::TicketTaken { redelivered: true });
     let poll = |scene: &mut Scene, after| {

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn no_free_slot_parks_the_job_until_its_budget_is_used_up() {
+fn no_free_slot_has_the_job_retried_until_its_budget_is_used_up() {
     let mut scene = Scene::plain();
     let mut waited = Duration::ZERO;
     loop {
@@ -67,32 +67,49 @@ fn a_submission_without_an_answer_is_repeated_once_and_counted() {
     assert_eq!(scene.case.history.count(Ended::Ambiguous), 2);
 }
 
-#[test]
-fn a_class_that_the_settings_give_a_gateways_error_does_not_have_it_repeated_more_often() {
+/// A scene in which the settings give HTTP_502 this class, and such an answer of a gateway to
+/// createTask.
+fn bad_gateway_is(class: Class) -> (Scene, impl Fn() -> Event) {
+    let mut scene = Scene::plain();
+    scene.rules.overrides = Overrides::new([("HTTP_502".to_owned(), class)].into());
     let bad_gateway = || {
-        let body = ReplyBody::Foreign;
-        Err(CallError::Refused(Refusal {
+        submitted(Err(CallError::Refused(Refusal {
             code: None,
             description: None,
             status: 502,
             retry_after: None,
-            body,
-        }))
+            body: ReplyBody::Foreign,
+        })))
     };
+    (scene, bad_gateway)
+}
+
+#[test]
+fn a_class_that_the_settings_give_a_gateways_error_does_not_have_it_repeated_more_often() {
     for class in [Class::Capacity, Class::Throttled, Class::Pending, Class::Transient] {
-        let scene_with = |ambiguous| {
-            let mut scene = Scene::plain();
-            scene.rules.overrides = Overrides::new([("HTTP_502".to_owned(), class)].into());
-            scene.rules.ambiguous = ambiguous;
-            scene
-        };
-        let mut scene = scene_with(Ambiguous::Retry);
-        let first = scene.on(submitted(bad_gateway()));
+        let (mut scene, bad_gateway) = bad_gateway_is(class);
+        let first = scene.on(bad_gateway());
         assert_eq!(risk(&first), Some(DoublePaymentRisk::AmbiguousSubmission), "{class:?}");
-        let second = scene.on(submitted(bad_gateway()));
+        let second = scene.on(bad_gateway());
         assert_eq!(ends_in(&second), "transient/HTTP_502", "{class:?}");
-        let only = scene_with(Ambiguous::DeadLetter).on(submitted(bad_gateway()));
+        let (mut scene, bad_gateway) = bad_gateway_is(class);
+        scene.rules.ambiguous = Ambiguous::DeadLetter;
+        let only = scene.on(bad_gateway());
         assert_eq!(ends_in(&only), "transient/HTTP_502", "{class:?}");
+    }
+}
+
+#[test]
+fn a_submission_that_may_be_paid_is_in_the_books_and_the_outcome_whatever_its_class() {
+    for class in [Class::Invalid, Class::Forbidden, Class::Unknown, Class::Account, Class::Transient] {
+        let (mut scene, bad_gateway) = bad_gateway_is(class);
+        scene.on(Event::Taken);
+        let step = scene.on(bad_gateway());
+        let booked = step.effects.iter().filter(|effect| matches!(effect, Effect::Unanswered)).count();
+        assert_eq!((booked, scene.case.history.count(Ended::Ambiguous)), (1, 1), "{class:?}");
+        if !matches!(class, Class::Unknown | Class::Transient) {
+            assert_eq!(ends_in(&step), format!("{}/HTTP_502", class.name()));
+        }
     }
 }
 
