@@ -7,7 +7,7 @@ use captcha_worker::telemetry;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    telemetry::guard_panics();
+    telemetry::install_panic_hook();
     // A wrong command line ends here, with exit code 2.
     let cli = Cli::parse();
     cli::run(cli).into()

@@ -18,7 +18,7 @@ pub enum Settlement {
     /// Done with: the broker forgets it.
     Ack(u64),
     /// The same, and it may linger until others go with it.
-    AckSoon(u64),
+    AckBatched(u64),
     /// Back to its queue.
     Requeue(u64),
     /// Rejected: the broker dead-letters it whole.
@@ -71,7 +71,7 @@ impl Receipt {
     /// # Errors
     /// [`Stale`] where the channel is gone.
     pub fn ack_batched(mut self) -> Result<(), Stale> {
-        self.settle(Settlement::AckSoon)
+        self.settle(Settlement::AckBatched)
     }
 
     /// Back to its queue.
@@ -179,7 +179,7 @@ impl Settlement {
     /// Whether it may linger until others go with it.
     #[must_use]
     pub fn may_linger(&self) -> bool {
-        matches!(self, Settlement::AckSoon(_))
+        matches!(self, Settlement::AckBatched(_))
     }
 }
 

@@ -95,18 +95,18 @@ pub struct Session {
     publisher: Publisher,
     closed: CloseSignal,
     /// When a second opinion may be had again.
-    opinions_from: Arc<Mutex<Option<Instant>>>,
+    new_channel_at: Arc<Mutex<Option<Instant>>>,
 }
 
 /// From one second opinion of a session to the next: where a queue is full, each refused message
 /// would ask for one.
-const OPINIONS_EVERY: Duration = Duration::from_secs(5);
+const NEW_CHANNEL_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Puts a session together from its parts. `closed` ends with the session.
     #[must_use]
     pub fn new(link: Arc<dyn Link>, publisher: Publisher, closed: CloseSignal) -> Self {
-        Self { link, publisher, closed, opinions_from: Arc::default() }
+        Self { link, publisher, closed, new_channel_at: Arc::default() }
     }
 
     /// The same session, whose publishes are counted and timed by a meter.
@@ -160,7 +160,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::publish_once`].
-    pub async fn publish_soon(
+    pub async fn publish_batched(
         &self,
         exchange: &str,
         routing_key: &str,
@@ -176,7 +176,7 @@ impl Session {
     /// Whether the broker has the message now. The session's own channel is of no use then: the
     /// caller settles what was delivered, and ends the session ([`Session::end`]). It returns false
     /// if it is called too often, or on a session that fails.
-    pub async fn publish_elsewhere(
+    pub async fn publish_on_new_channel(
         &self,
         exchange: &str,
         routing_key: &str,
@@ -184,11 +184,11 @@ impl Session {
     ) -> bool {
         {
             let now = Instant::now();
-            let mut from = self.opinions_from.lock();
+            let mut from = self.new_channel_at.lock();
             if from.is_some_and(|from| now < from) {
                 return false;
             }
-            *from = Some(now + OPINIONS_EVERY);
+            *from = Some(now + NEW_CHANNEL_INTERVAL);
         }
         let Ok(publisher) = self.link.open_publisher().await else { return false };
         match publisher.send(exchange, routing_key, true, message).await {

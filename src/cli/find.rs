@@ -42,7 +42,7 @@ Examples:
 
 Exit codes: 0 found, 1 not found, or failed, 2 wrong usage.";
 
-/// Find a job by its id: in flight, waiting, solved, or dead.
+/// Find a job by its id: in flight, waiting, solved, or dead-lettered.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct FindArgs {

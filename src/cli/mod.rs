@@ -145,7 +145,7 @@ enum Configured {
     Publish(publish::PublishArgs),
     /// Print outcomes, or take them: results or a dead-letter queue
     Outcomes(outcomes::OutcomesArgs),
-    /// Find a job by its id: in flight, waiting, solved, or dead
+    /// Find a job by its id: in flight, waiting, solved, or dead-lettered
     Find(find::FindArgs),
     /// Find, inspect, replay, export or remove dead letters
     Dead(dead::DeadArgs),
@@ -246,7 +246,7 @@ fn carry_out(cli: Cli) -> Result<Exit, CommandError> {
             let loaded = Settings::load(&options)?;
             let logging = start_logging(&loaded, command.quiet_level())?;
             let end = on_runtime(command.run(&loaded, options, &logging, &mut output));
-            logging.tell_rest();
+            logging.log_all_suppressed();
             end
         }
     }

@@ -25,10 +25,10 @@ const DEFAULT_LIMIT: u64 = 100;
 
 /// Print outcomes: results, dead letters, or what no queue was bound for.
 ///
-/// Without --ack this is a look: up to --limit outcomes are taken from the queue, printed, and put
-/// back. A look counts as a delivery of each (the broker dead-letters a message after 1,000 of
-/// them), and hides them from other consumers while it lasts. With --ack each outcome is printed
-/// and flushed first and removed then, so that a crash may print one twice but loses none.
+/// Without --ack it peeks: it takes up to --limit outcomes off the queue, prints them, and puts
+/// them back. That counts as a delivery of each (the broker dead-letters a message after 1,000 of
+/// them), and hides them from other consumers meanwhile. With --ack each outcome is printed and
+/// flushed first and removed then, so that a crash may print one twice but loses none.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -123,7 +123,7 @@ impl OutcomesArgs {
         let limit = limit.unwrap_or(DEFAULT_LIMIT);
         if limit > MOST_SHOWN {
             return Err(CommandError::Usage(format!(
-                "--limit {limit}: a look holds at most {MOST_SHOWN} outcomes back from other consumers; add --ack to take more"
+                "--limit {limit}: without --ack at most {MOST_SHOWN} outcomes are read, because other consumers cannot get them meanwhile; add --ack to take more"
             )));
         }
         Ok(limit)

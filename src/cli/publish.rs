@@ -64,7 +64,8 @@ pub struct PublishArgs {
     /// Number the ids of images instead: PREFIX1, PREFIX2, … in the order given
     #[arg(long, value_name = "PREFIX", requires = "images", conflicts_with = "file")]
     pub id_prefix: Option<String>,
-    /// Give each image job a deadline so far ahead, as in 90s or 5m: past it, it is not paid for
+    /// Give each image job a deadline this far ahead, such as 90s or 5m; after it nothing more is
+    /// spent
     #[arg(long, value_name = "DURATION", requires = "images", conflicts_with = "file", value_parser = humantime::parse_duration)]
     pub deadline: Option<Duration>,
     /// Publish to this lane of the settings
@@ -82,7 +83,7 @@ pub struct PublishArgs {
     /// Go on after a bad line or image, and report all of them at the end (exit code 1)
     #[arg(long)]
     pub keep_going: bool,
-    /// Send every line that is JSON: a worker judges it, and its verdict arrives as an outcome
+    /// Send every line that is JSON: a worker checks it, and a refusal arrives as an outcome
     #[arg(long)]
     pub no_check: bool,
 }

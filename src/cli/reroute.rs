@@ -13,10 +13,10 @@ use crate::broker::{Broker, Delivery, Session};
 
 /// Publish outcomes again that no queue was bound for, by the keys that they had.
 ///
-/// For when the binding has been made that was missing (`topology declare` makes all of ours). Each
-/// is taken off `unrouted` once the broker has confirmed it elsewhere, so that an end in between
-/// repeats one outcome and loses none. What still has no queue falls back into `unrouted`; those
-/// that arrive meanwhile are left for another run.
+/// First create the missing binding (`topology declare` creates all of ours). Each outcome is taken
+/// off `unrouted` once the broker has confirmed it elsewhere, so that an interruption repeats one
+/// outcome and loses none. What still has no queue falls back into `unrouted`; those that arrive
+/// meanwhile are left for another run.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

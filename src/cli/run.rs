@@ -26,8 +26,8 @@ use crate::worker::{Clock, Limits, Reading, Rng, Spent, Worker, WorkerHandle, Wo
 const EXAMPLES: &str = "\
 The first SIGTERM or Ctrl-C drains: no more jobs are taken, submissions under way are finished, paid tasks are handed to \
 other replicas, within worker.drain_timeout. A second one ends at once; what is unfinished returns to its queue. \
-SIGHUP takes the account's key and log.level anew from where they were configured, both or, where a setting cannot be used, \
-neither; the log says why. The leader has a new key verified before it is used.
+SIGHUP reloads the account's key and log.level from where they were configured. If a setting cannot be used, it changes neither, \
+and the log says why. The leader has a new key verified before it is used.
 
 Examples:
   CAPTCHA_WORKER__SOLVER__API_KEY_FILE=/run/secrets/key captcha-worker run
@@ -103,7 +103,7 @@ fn report_left_out(logging: Logging) {
     tokio::spawn(async move {
         loop {
             ticks.tick().await;
-            logging.tell_left_out();
+            logging.log_suppressed();
         }
     });
 }
@@ -328,7 +328,7 @@ impl Reload {
         let passes_info = tracing::enabled!(tracing::Level::INFO);
         let changes_level = level != self.level;
         if changes_level && passes_info {
-            tracing::info!(log_level = level.as_str(), "SIGHUP: another log level");
+            tracing::info!(log_level = level.as_str(), "SIGHUP: log level changed");
         }
         self.logging.replace(next).map_err(|error| error.to_string())?;
         let key_before = self.view.key();
@@ -338,7 +338,7 @@ impl Reload {
             return Err(error.to_string());
         }
         if changes_level && !passes_info {
-            tracing::info!(log_level = level.as_str(), "SIGHUP: another log level");
+            tracing::info!(log_level = level.as_str(), "SIGHUP: log level changed");
         }
         self.level = level;
         if self.view.key() == key_before {

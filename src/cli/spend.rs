@@ -15,7 +15,7 @@ use crate::config::Settings;
 use crate::domain::lane::Lane;
 use crate::domain::money::{self, Decimal, LONGEST_RAISE, Limits, Money, Ordered, Spent, Window};
 use crate::domain::time::Timestamp;
-use crate::fleet::{Client, LeaderNews, Order};
+use crate::fleet::{Client, LeaderAnnouncement, Order};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -58,7 +58,7 @@ pub(super) struct SpendArgs {
     /// How far to look back, up to 24h; the first hour counts whole
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
     since: Duration,
-    /// What the rows are by
+    /// What to group by
     #[arg(long, value_enum, value_name = "WHAT", default_value = "type")]
     by: By,
     /// Print the rows as CSV; excludes --format and --json
@@ -81,7 +81,7 @@ enum BudgetCommand {
 #[derive(Debug, Args)]
 #[command(after_help = RAISE_EXAMPLES)]
 struct RaiseArgs {
-    /// Of this lane's budget; else of the account's
+    /// The lane whose budget to raise; without it, the account's budget
     #[arg(long, value_name = "LANE", value_parser = str::parse::<Lane>)]
     lane: Option<Lane>,
     /// How much more, in the account's currency
@@ -103,7 +103,7 @@ fn span(text: &str) -> Result<Duration, String> {
     if fits { Ok(span) } else { Err("not a time of up to 31 days, such as 1h".to_owned()) }
 }
 
-async fn leader(settings: &Settings, name: &str) -> Result<Option<LeaderNews>, CommandError> {
+async fn leader(settings: &Settings, name: &str) -> Result<Option<LeaderAnnouncement>, CommandError> {
     let broker = connect::broker(settings, name)?;
     let mut client = Client::connect(&broker, &Names::new(&settings.broker.namespace), Rng::Thread).await?;
     let survey = client.survey(TIMEOUT).await;

@@ -61,10 +61,10 @@ const MOST_LINES: usize = 400;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct TopArgs {
-    /// An ops server to look at too; can be given several times [default: that of ops.listen]
+    /// An ops server to query too; can be given several times [default: that of ops.listen]
     #[arg(long = "ops", value_name = "URL", value_parser = ops::address)]
     ops: Vec<url::Url>,
-    /// How often to look
+    /// How often to refresh
     #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = span)]
     interval: Duration,
     /// Print one picture as plain text, and end

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, interval, timeout_at};
 
 use super::membership;
-use super::message::{Control, Heartbeat, LeaderNews, OperatorCommand, Sighting, Trust, encode};
+use super::message::{Control, Heartbeat, LeaderAnnouncement, OperatorCommand, Sighting, Trust, encode};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerError, Consumer, PublishError, Session};
 use crate::clock::Rng;
@@ -27,7 +27,7 @@ const LEADER_SILENT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
     /// The leader's latest announcement, asked for or pushed; `None` where nobody leads.
-    pub leader: Option<LeaderNews>,
+    pub leader: Option<LeaderAnnouncement>,
     /// The replicas, by name.
     pub replicas: Vec<Heartbeat>,
 }
@@ -46,7 +46,10 @@ impl Survey {
     }
 }
 
-fn following<'a>(leader: Option<&LeaderNews>, replicas: impl Iterator<Item = &'a Heartbeat>) -> usize {
+fn following<'a>(
+    leader: Option<&LeaderAnnouncement>,
+    replicas: impl Iterator<Item = &'a Heartbeat>,
+) -> usize {
     let epoch = leader.map_or(u64::MAX, |leader| leader.state.epoch);
     replicas.filter(|replica| replica.epoch >= epoch).count()
 }
@@ -68,7 +71,7 @@ pub struct Client {
     user: String,
     rng: Rng,
     replicas: BTreeMap<String, (Heartbeat, Instant)>,
-    leader: Option<(LeaderNews, Instant)>,
+    leader: Option<(LeaderAnnouncement, Instant)>,
 }
 
 impl Client {
@@ -111,7 +114,7 @@ impl Client {
     ///
     /// # Errors
     /// The connection is lost.
-    pub async fn overhear(&mut self, deadline: Instant) -> Result<(), BrokerError> {
+    pub async fn listen_until(&mut self, deadline: Instant) -> Result<(), BrokerError> {
         while self.listen(deadline).await? {}
         let max_wait = membership::heartbeat_timeout(self.replicas.len());
         self.replicas.retain(|_, (_, at)| at.elapsed() < max_wait);
@@ -121,7 +124,7 @@ impl Client {
 
     /// The leader's latest announcement, asked for or pushed; `None` where nobody leads.
     #[must_use]
-    pub fn leader(&self) -> Option<&LeaderNews> {
+    pub fn leader(&self) -> Option<&LeaderAnnouncement> {
         self.leader.as_ref().map(|(leader, _)| leader)
     }
 
@@ -167,7 +170,7 @@ impl Client {
     ) -> Result<bool, BrokerError> {
         let deadline = Instant::now() + max_wait;
         loop {
-            if let Some(LeaderNews { state, .. }) = self.leader() {
+            if let Some(LeaderAnnouncement { state, .. }) = self.leader() {
                 let trip = state.tripped();
                 let is_tried = state.unended == 0 && state.probed_at > before;
                 match state.phase {

@@ -17,7 +17,7 @@ use super::answers::MetWrongId;
 use super::leadership::{self, AnswersVerdict, Lead};
 use super::membership::Membership;
 use super::message::{
-    Control, Heartbeat, LeaderNews, OperatorCommand, Order, ReplicaReport, VerifiedControl, encode,
+    Control, Heartbeat, LeaderAnnouncement, OperatorCommand, Order, ReplicaReport, VerifiedControl, encode,
 };
 use super::{Fleet, Work};
 use crate::broker::{ConsumeSpec, Consumer, Delivery, Session, receive};
@@ -327,7 +327,7 @@ impl<'a> Member<'a> {
         self.announce().await;
     }
 
-    async fn on_leader(&mut self, news: LeaderNews) -> Result<(), Lost> {
+    async fn on_leader(&mut self, news: LeaderAnnouncement) -> Result<(), Lost> {
         if news.id == self.fleet.id {
             return Ok(());
         }

@@ -33,7 +33,7 @@ pub(super) enum Control {
     /// Who is there, and how does the account stand?
     Hello,
     /// The leader's announcement.
-    Leader(Box<LeaderNews>),
+    Leader(Box<LeaderAnnouncement>),
     /// A replica is there.
     Replica(Box<Heartbeat>),
     /// A replica leaves.
@@ -102,7 +102,7 @@ pub enum Sighting {
 
 /// The leader's announcement: the state in force, and what is known beside it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LeaderNews {
+pub struct LeaderAnnouncement {
     /// The leader's id.
     pub id: String,
     /// The leader's name.
@@ -395,7 +395,7 @@ mod tests {
         let (lane, kind) = ("bulk".to_owned(), "T".to_owned());
         let orphan = Orphan { acceptance, lane, kind, price: Decimal::ONE };
         state.money.books.note_orphan(&orphan, Timestamp::from_millis(0));
-        let news = LeaderNews {
+        let news = LeaderAnnouncement {
             id: "1".to_owned(),
             name: "a".to_owned(),
             state,

@@ -48,7 +48,7 @@ pub use callbacks::{
 };
 pub use client::{Answer, Client, Order, Survey};
 pub use ledger::{Ledger, Reservation};
-pub use message::{Heartbeat, LeaderNews, Sighting};
+pub use message::{Heartbeat, LeaderAnnouncement, Sighting};
 pub use type_breaker::{OTHERS_TRY_FOR, TypeBreaker};
 pub use vitals::{
     Depths, Detail, FailedJob, LaneFigures, LearnedFigures, MAX_FAILURES, OTHER_TYPES, TypeFigures, Vitals,

@@ -177,7 +177,7 @@ fn guard(fleet: &Overview) -> Markup {
             @for note in guard.notes(fleet.at) { p { (note) } }
             @for advice in &guard.advice { p.advice { strong { "What to do: " } (spoken(advice)) "." } }
             @if !fleet.shut_types.is_empty() {
-                p { "The API has no slots for " (fleet.shut_types.join(", ")) "." }
+                p { "Paused types: " (fleet.shut_types.join(", ")) "." }
             }
             @if let Some(callbacks) = &fleet.callbacks { p { "Callbacks: " (callbacks) "." } }
         }
@@ -382,7 +382,7 @@ fn types(fleet: &Overview) -> Markup {
         Number("paid"),
         Number("solved"),
         Number("failed"),
-        Text("slots"),
+        Text("submits"),
         Number("median"),
         Number("p95"),
         Number("polls at"),
@@ -399,7 +399,7 @@ fn types(fleet: &Overview) -> Markup {
             html! { (format::count(row.figures.accepted)) },
             html! { (format::count(row.figures.solved)) },
             html! { (format::count(row.figures.failed)) },
-            html! { @if row.shut { strong.bad { "none at the API" } } @else { "yes" } },
+            html! { @if row.shut { strong.bad { "paused" } } @else { "yes" } },
             html! { (format::known_seconds(learned.map(|learned| learned.median_ms))) },
             html! { (format::known_seconds(learned.map(|learned| learned.p95_ms))) },
             html! { (polls.as_deref().unwrap_or(format::UNKNOWN)) },
@@ -421,7 +421,7 @@ fn failures(fleet: &Overview) -> Markup {
         Long("reason"),
         Text("type"),
         Text("replica"),
-        Long("look at it by"),
+        Long("command"),
     ];
     let row = |FailureRow { replica, failure }: &FailureRow| {
         let class: Option<Class> = failure.class.parse().ok();
@@ -436,7 +436,7 @@ fn failures(fleet: &Overview) -> Markup {
         ]
     };
     let rows = fleet.latest_failures.iter().map(row).collect();
-    let note = "The latest 20 of each replica's last 10, the latest first, in UTC. What each means stands in the contract.";
+    let note = "The latest 20 of each replica's last 10, the latest first, in UTC. docs/CONTRACT.md explains classes and codes.";
     let empty = fleet.latest_failures.is_empty().then_some("No job has failed.");
     table("failures", "Latest failures", note, &columns, rows, empty)
 }
@@ -463,7 +463,7 @@ fn lanes(fleet: &Overview) -> Markup {
     let ready = |lane: &LaneRow| lane.ready.map_or_else(|| "unknown".to_owned(), format::count);
     let row = |lane: &LaneRow| {
         vec![
-            html! { (lane.name) @if lane.is_removed { " (in no settings)" } },
+            html! { (lane.name) @if lane.is_removed { " (not in the settings)" } },
             html! { (lane.weight) },
             html! { (lane.in_flight) },
             html! { (ready(lane)) },

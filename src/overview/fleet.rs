@@ -64,7 +64,7 @@ pub struct ClassRow {
 pub struct TypeRow {
     /// The type.
     pub name: String,
-    /// Whether the API has no slots for it.
+    /// Whether its circuit breaker is open.
     pub shut: bool,
     /// The figures of all replicas together.
     #[serde(flatten)]

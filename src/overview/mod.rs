@@ -86,7 +86,7 @@ pub struct Overview {
     /// The lanes, bounded; empty where there is the default one alone.
     #[serde(default)]
     pub lanes: Vec<LaneRow>,
-    /// Types that the API has no slots for.
+    /// Types whose circuit breaker is open.
     pub shut_types: Vec<String>,
     /// How the API's callbacks stand; `None` where no replica asks for any.
     pub callbacks: Option<String>,

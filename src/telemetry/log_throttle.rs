@@ -44,12 +44,12 @@ struct LineKind {
     /// When the span began, and what was written in it.
     since: Instant,
     written: u32,
-    left_out: Option<LeftOut>,
+    left_out: Option<Suppressed>,
 }
 
 /// Lines of one kind that were not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct LeftOut {
+struct Suppressed {
     /// The first of them came then.
     since: Instant,
     lines: u64,
@@ -72,19 +72,19 @@ impl<K: Eq + Hash> LogThrottle<K> {
             kind.written += 1;
             return true;
         }
-        let left_out = kind.left_out.get_or_insert_with(|| LeftOut { since: now, lines: 0, text: text() });
+        let left_out = kind.left_out.get_or_insert_with(|| Suppressed { since: now, lines: 0, text: text() });
         left_out.lines += 1;
         false
     }
 
     /// What was left out since a span ago or longer, once.
-    fn due(&mut self, now: Instant) -> Vec<LeftOut> {
-        let due = |left_out: &mut LeftOut| now.duration_since(left_out.since) >= SPAN;
+    fn due(&mut self, now: Instant) -> Vec<Suppressed> {
+        let due = |left_out: &mut Suppressed| now.duration_since(left_out.since) >= SPAN;
         self.kinds.values_mut().filter_map(|kind| kind.left_out.take_if(due)).collect()
     }
 
     /// All that was left out and has not been reported.
-    fn rest(&mut self) -> Vec<LeftOut> {
+    fn rest(&mut self) -> Vec<Suppressed> {
         self.kinds.values_mut().filter_map(|kind| kind.left_out.take()).collect()
     }
 }
@@ -105,7 +105,7 @@ impl ProcessThrottle {
     pub(super) fn report(&self, now: Instant, is_end: bool) {
         // Not under the lock, which the lines themselves would need.
         let dropped = if is_end { self.lock().rest() } else { self.lock().due(now) };
-        for LeftOut { lines, text, .. } in dropped {
+        for Suppressed { lines, text, .. } in dropped {
             tracing::warn!(target: OWN, lines, like = text, "similar log lines were dropped");
         }
     }

@@ -31,7 +31,7 @@ pub enum TelemetryError {
 
 /// Client libraries whose trace events hold whole frames and messages, and with them passwords and
 /// keys.
-const TALKATIVE: [&str; 6] = ["lapin", "amq_protocol", "hyper", "hyper_util", "h2", "reqwest"];
+const NOISY_CRATES: [&str; 6] = ["lapin", "amq_protocol", "hyper", "hyper_util", "h2", "reqwest"];
 
 /// Where lapin writes a message that no queue took, whole, at level `warn`: proxy passwords in jobs
 /// included.
@@ -65,7 +65,7 @@ pub fn init(level: &LogFilter, format: LogFormat, target: bool) -> Result<Loggin
     let throttle = ProcessThrottle::default();
     let discreet = filter_fn(|metadata| {
         let part = metadata.target().split("::").next().unwrap_or_default();
-        let discreet = *metadata.level() < LevelFilter::TRACE || !TALKATIVE.contains(&part);
+        let discreet = *metadata.level() < LevelFilter::TRACE || !NOISY_CRATES.contains(&part);
         discreet && metadata.target() != RETURNED_MESSAGES
     });
     let filters = wanted.and(discreet.with_max_level_hint(LevelFilter::TRACE));
@@ -102,12 +102,12 @@ impl Logging {
     }
 
     /// Writes a line for each kind of warning of which lines were left out more than a minute ago.
-    pub fn tell_left_out(&self) {
+    pub fn log_suppressed(&self) {
         self.throttle.report(Instant::now(), false);
     }
 
     /// The same for all of them, at the end.
-    pub fn tell_rest(&self) {
+    pub fn log_all_suppressed(&self) {
         self.throttle.report(Instant::now(), true);
     }
 }
@@ -133,7 +133,7 @@ pub fn expect_end() {
 ///
 /// A formatted message can hold whatever was being worked on: a publisher's proxy password, an
 /// address with credentials.
-pub fn guard_panics() {
+pub fn install_panic_hook() {
     panic::set_hook(Box::new(|info| {
         if ENDS.load(Ordering::Relaxed) {
             return;

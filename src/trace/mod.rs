@@ -69,7 +69,7 @@ pub struct Source<'a> {
 
 /// What a run has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Came<'a> {
+pub struct RunEnd<'a> {
     /// `ticket`, `retry`, `solved`, `failed`, `kept`, `handed over`, `known`, `rejected` or
     /// `returned`.
     pub to: &'static str,

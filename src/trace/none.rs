@@ -1,6 +1,6 @@
 //! No traces.
 
-use super::{Came, Source, TraceError, TraceOptions};
+use super::{RunEnd, Source, TraceError, TraceOptions};
 use crate::domain::call::CallError;
 use crate::domain::lifecycle::JobRun;
 use crate::domain::message::Message;
@@ -71,7 +71,7 @@ impl Span {
     }
 
     /// Nothing.
-    pub fn end(self, _: Came<'_>) {}
+    pub fn end(self, _: RunEnd<'_>) {}
 }
 
 impl ChildSpan {

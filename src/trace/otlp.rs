@@ -23,13 +23,13 @@ use url::Url;
 
 use super::client::{CALL, CollectorClient};
 use super::queue::SpanQueue;
-use super::{Came, FLUSH, Source, TraceError, TraceOptions};
+use super::{FLUSH, RunEnd, Source, TraceError, TraceOptions};
 use crate::domain::api_code::Overrides;
 use crate::domain::call::CallError;
 use crate::domain::fault::{Stage, classify};
 use crate::domain::lifecycle::JobRun;
 use crate::domain::message::{Message, is_direct_reply};
-use crate::domain::trace::{Parent, carry_on, parent};
+use crate::domain::trace::{Parent, inject, parent};
 
 /// Where collectors take spans over HTTP, and over gRPC.
 const PATH: &str = "v1/traces";
@@ -210,7 +210,7 @@ fn comes_from(message: &mut Message, context: &SpanContext) {
     if context.is_valid() {
         let (trace_id, span_id) = (context.trace_id().to_bytes(), context.span_id().to_bytes());
         let (trace_id, span_id) = (u128::from_be_bytes(trace_id), u64::from_be_bytes(span_id));
-        carry_on(&mut message.properties.headers, trace_id, span_id, context.is_sampled());
+        inject(&mut message.properties.headers, trace_id, span_id, context.is_sampled());
     }
 }
 
@@ -336,7 +336,7 @@ impl Span {
     }
 
     /// The run has come to its end.
-    pub fn end(self, came: Came<'_>) {
+    pub fn end(self, came: RunEnd<'_>) {
         let Some(mut recording) = self.0 else { return };
         recording.span.set_attribute(KeyValue::new("captcha.end", came.to));
         if let Some((class, code)) = came.failure {

@@ -34,7 +34,7 @@ impl Counts {
         if self.reported.swap(lost, Ordering::Relaxed) < lost {
             tracing::warn!(
                 lost,
-                "the collector takes traces more slowly than they arise; so many spans are lost since the start, jobs are not affected"
+                "the collector is too slow: spans lost since the start; jobs are not affected"
             );
         }
     }

@@ -89,7 +89,7 @@ pub(super) async fn submit<'a>(
     let is_canary = ctx.account().permit().jobs == Jobs::Canary;
     if let Some(at) = unanswered_at.filter(|_| !is_canary) {
         let waits = ctx.clock.now().since(at) < OTHERS_TRY_FOR && !ctx.limits.accepted_since(at);
-        if waits || ctx.api_health.was_lost_lately() {
+        if waits || ctx.api_health.was_down_recently() {
             return Some((Event::TypeFailing, None));
         }
     }
@@ -113,8 +113,7 @@ pub(super) async fn submit<'a>(
         () = scope.submissions_shut.cancelled() => return Some((shut_event(ctx), None)),
         () = shut => return Some((shut_event(ctx), None)),
         permitted = async {
-            // Before any permit: the API may have asked for a long pause.
-            let canary = if is_canary { Some(ctx.limits.canary().await) } else { None };
+            let canary = if is_canary { canary_turn(ctx).await } else { None };
             let Ok((reserved, _priced)) = reserving.await else {
                 return Some(Err(Event::SubmissionBlocked { by_guard: true }));
             };
@@ -127,18 +126,14 @@ pub(super) async fn submit<'a>(
         Err(event) => return Some((event, None)),
     };
     let canary = match (ctx.account().permit().jobs, canary) {
-        (Jobs::Canary, Some(turn)) => Some(turn),
         // The account has come into doubt meanwhile.
-        (Jobs::Canary, None) => Some(ctx.limits.canary().await),
+        (Jobs::Canary, None) => return Some((Event::SubmissionBlocked { by_guard: true }, None)),
+        (Jobs::Canary, turn) => turn,
         (Jobs::All | Jobs::None, _) => None,
     };
     drop(waiting);
     if !receipt.is_live() {
         return None;
-    }
-    // The turn of the canary may have taken as long as another call.
-    if canary.is_some() && !scope.owns(run.origin) {
-        return Some((Event::SubmissionBlocked { by_guard: true }, None));
     }
     // The wait may have outlasted the deadline, the guard's permit, or a proxy's good name.
     if let Some(event) = submission_blocked(ctx, run) {
@@ -163,6 +158,15 @@ pub(super) async fn submit<'a>(
     let permit = HeldPermits::Submission { _permit: permit, _reserved: reserved };
     let call = Call { term, began_at, _permit: permit, canary };
     Some((Event::Submitted { sent_at, end, callback, canary: shows, acceptance }, Some(call)))
+}
+
+/// Waits for the turn of the canary, before any permit is taken: the API may have asked for a long
+/// pause. `None`: no canary is needed any more.
+async fn canary_turn(ctx: &Context) -> Option<Turn<'_>> {
+    tokio::select! {
+        turn = ctx.limits.canary() => Some(turn),
+        () = ctx.account().until(|permit| permit.jobs != Jobs::Canary) => None,
+    }
 }
 
 /// Waits for a permit, and for the lease where it has lapsed: a replica that is cut off hears of no

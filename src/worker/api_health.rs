@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::fault::ApiSign;
+use crate::domain::fault::ApiLiveness;
 
 /// So many failed calls in a row are news; single ones are everyday.
 const IN_A_ROW: u32 = 8;
@@ -58,15 +58,15 @@ impl ApiHealth {
     /// A call has ended with this sign; `text` says how it failed. A job that fails again and again
     /// is its own trouble: it counts once, so that the failed ones of a busy minute do not stop
     /// those that come when they are the only ones left.
-    pub(super) fn note(&self, sign: ApiSign, text: &str, job: &str) -> Noted {
+    pub(super) fn note(&self, sign: ApiLiveness, text: &str, job: &str) -> Noted {
         let now = Instant::now();
         let mut last = self.lock();
         last.unreachable_in_a_row =
-            if sign == ApiSign::Unreachable { last.unreachable_in_a_row.saturating_add(1) } else { 0 };
+            if sign == ApiLiveness::Unreachable { last.unreachable_in_a_row.saturating_add(1) } else { 0 };
         let unanswered = match sign {
-            ApiSign::Silent | ApiSign::Cut | ApiSign::Unreachable => true,
-            ApiSign::Fails => false,
-            ApiSign::Answers | ApiSign::KnowsNoSuchId => {
+            ApiLiveness::Silent | ApiLiveness::Cut | ApiLiveness::Unreachable => true,
+            ApiLiveness::Fails => false,
+            ApiLiveness::Answers | ApiLiveness::KnowsNoSuchId => {
                 if std::mem::take(&mut last.failures) >= IN_A_ROW {
                     tracing::info!("the API answers again");
                 }
@@ -104,7 +104,7 @@ impl ApiHealth {
     }
 
     /// Whether the last calls failed to reach it, and the last of them just now.
-    pub(super) fn was_lost_lately(&self) -> bool {
+    pub(super) fn was_down_recently(&self) -> bool {
         let last = self.lock();
         last.failures >= IN_A_ROW && last.failed_at.is_some_and(|at| at.elapsed() < LATELY)
     }
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn the_api_is_lost_after_several_failures_in_a_row_and_back_with_the_first_answer() {
         let reach = ApiHealth::default();
-        let fail = |job: u32| reach.note(ApiSign::Silent, "503", &job.to_string());
+        let fail = |job: u32| reach.note(ApiLiveness::Silent, "503", &job.to_string());
         for n in 0..IN_A_ROW {
             assert!(!reach.is_lost(), "after {n}");
             let last = n + 1 == IN_A_ROW;
@@ -152,7 +152,7 @@ mod tests {
         }
         let again = fail(99);
         assert_eq!((again.is_lost, again.silence_begins), (true, false), "one is enough now");
-        reach.note(ApiSign::Answers, "", "x");
+        reach.note(ApiLiveness::Answers, "", "x");
         assert!(!reach.is_lost(), "a refusal shows that it is there");
     }
 
@@ -160,7 +160,7 @@ mod tests {
     fn codes_that_say_nothing_known_make_the_leader_look_and_stop_nobody() {
         let reach = ApiHealth::default();
         for n in 1..=2 * IN_A_ROW {
-            let noted = reach.note(ApiSign::Fails, "ERROR_OF_NEXT_YEAR", &n.to_string());
+            let noted = reach.note(ApiLiveness::Fails, "ERROR_OF_NEXT_YEAR", &n.to_string());
             let expected = Noted { is_suspect: n % IN_A_ROW == 0, ..Noted::default() };
             assert_eq!(noted, expected, "{n}");
         }
@@ -170,11 +170,11 @@ mod tests {
     fn jobs_that_failed_among_good_answers_do_not_count_again_when_they_are_the_only_ones_left() {
         let reach = ApiHealth::default();
         for n in 0..40 {
-            reach.note(ApiSign::Silent, "timed out", &n.to_string());
-            reach.note(ApiSign::Answers, "", "a good one");
+            reach.note(ApiLiveness::Silent, "timed out", &n.to_string());
+            reach.note(ApiLiveness::Answers, "", "a good one");
         }
         for n in 0..40 {
-            assert_eq!(reach.note(ApiSign::Silent, "timed out", &n.to_string()), Noted::default());
+            assert_eq!(reach.note(ApiLiveness::Silent, "timed out", &n.to_string()), Noted::default());
         }
         assert!(!reach.is_lost());
     }
@@ -183,7 +183,7 @@ mod tests {
     fn one_job_that_fails_again_and_again_is_its_own_trouble() {
         let reach = ApiHealth::default();
         for _ in 0..100 {
-            let noted = reach.note(ApiSign::Silent, "502", "the one");
+            let noted = reach.note(ApiLiveness::Silent, "502", "the one");
             assert_eq!(noted, Noted::default());
         }
         assert!(!reach.is_lost());
@@ -193,18 +193,23 @@ mod tests {
     async fn two_calls_in_a_row_that_find_nobody_listening_are_a_silence_unless_others_are_answered() {
         let reach = ApiHealth::default();
         let number = std::cell::Cell::new(0);
-        let begins = |sign: ApiSign| {
+        let begins = |sign: ApiLiveness| {
             number.set(number.get() + 1);
             reach.note(sign, "", &number.get().to_string()).silence_begins
         };
-        assert!(!begins(ApiSign::Unreachable));
-        assert!(!begins(ApiSign::Silent), "somebody listens");
+        assert!(!begins(ApiLiveness::Unreachable));
+        assert!(!begins(ApiLiveness::Silent), "somebody listens");
         assert!(
-            !begins(ApiSign::Unreachable) && begins(ApiSign::Unreachable) && !begins(ApiSign::Unreachable)
+            !begins(ApiLiveness::Unreachable)
+                && begins(ApiLiveness::Unreachable)
+                && !begins(ApiLiveness::Unreachable)
         );
-        reach.note(ApiSign::Answers, "", "x");
-        assert!(!begins(ApiSign::Unreachable) && !begins(ApiSign::Unreachable), "somebody answered just now");
+        reach.note(ApiLiveness::Answers, "", "x");
+        assert!(
+            !begins(ApiLiveness::Unreachable) && !begins(ApiLiveness::Unreachable),
+            "somebody answered just now"
+        );
         tokio::time::advance(NOBODY_FOR).await;
-        assert!(begins(ApiSign::Unreachable));
+        assert!(begins(ApiLiveness::Unreachable));
     }
 }

@@ -65,7 +65,10 @@ impl Worker {
         let closing = self.close(serving);
         let closed = timeout_at(deadline.max(Instant::now() + CLOSING), closing).await.is_ok();
         if !(in_time && closed) {
-            tracing::warn!(unfinished, "the drain's time is over; what is unfinished goes back to its queue");
+            tracing::warn!(
+                unfinished,
+                "worker.drain_timeout is over; unfinished deliveries go back to their queues"
+            );
         }
         Drained { unfinished }
     }

@@ -19,7 +19,7 @@ use super::settlement::{End, Settling, carry_out, end_of, refused};
 use crate::broker::{Delivery, Receipt};
 use crate::domain::call::TaskState;
 use crate::domain::class::Class;
-use crate::domain::fault::{ApiSign, Fault, Stage, local_code};
+use crate::domain::fault::{ApiLiveness, Fault, Stage, local_code};
 use crate::domain::history::{Attempt, History};
 use crate::domain::job::{Job, MAX_MESSAGE, RejectedMessage};
 use crate::domain::lane::Lane;
@@ -30,7 +30,7 @@ use crate::domain::outcome::{self, Outcome};
 use crate::domain::ticket::{self, Kept};
 use crate::failpoint::Failpoint;
 use crate::fleet::CALLBACKS_REMEMBERED_FOR;
-use crate::trace::{self, Came, Source};
+use crate::trace::{self, RunEnd, Source};
 
 /// The largest message on the ticket queue that is kept in an outcome although no worker has
 /// written it. The prefetch of that queue runs into thousands, and each such outcome is held
@@ -116,7 +116,7 @@ async fn finish(ctx: &Context, scope: &Scope, held: Box<Held>, origin: Origin, e
     let done = carry_out(ctx, scope, settling, origin, end, (reply_to, answered_at)).await;
     drop(place);
     let failure = done.routing_key.as_deref().and_then(outcome::failure_of);
-    trace.end(Came { to: done.end_name, failure });
+    trace.end(RunEnd { to: done.end_name, failure });
     if let Some(claim) = claim.filter(|_| done.safe) {
         claim.settled();
     }
@@ -157,7 +157,7 @@ async fn handle(ctx: &Context, scope: &Scope, held: &mut Held, origin: Origin, r
 /// Too large to be looked at, or copied into an outcome: the broker keeps it whole.
 fn too_large(message: &Message) -> End {
     let (id, bytes) = (message.properties.message_id.as_deref(), message.body.len());
-    tracing::warn!(id, bytes, "a message above its bound goes to the queue of raw dead letters");
+    tracing::warn!(id, bytes, "a message over the size limit goes to the queue dead.raw");
     End::Rejected
 }
 
@@ -330,13 +330,13 @@ fn apply(
                     account.silence();
                 }
                 match sign {
-                    ApiSign::Cut | ApiSign::Unreachable => {
+                    ApiLiveness::Cut | ApiLiveness::Unreachable => {
                         account.interrupted();
                         ctx.limits.unanswered(now);
                     }
-                    ApiSign::Silent => ctx.limits.unanswered(now),
-                    ApiSign::Answers | ApiSign::Fails => ctx.limits.answered(),
-                    ApiSign::KnowsNoSuchId => {}
+                    ApiLiveness::Silent => ctx.limits.unanswered(now),
+                    ApiLiveness::Answers | ApiLiveness::Fails => ctx.limits.answered(),
+                    ApiLiveness::KnowsNoSuchId => {}
                 }
                 if noted.is_lost {
                     account.unanswered(call.term, now);

@@ -202,7 +202,7 @@ impl WorkerHandle {
         self.ctx.fleet.replace_key(key)
     }
 
-    /// Task types that the API has no slots for.
+    /// Task types whose circuit breaker is open.
     #[must_use]
     pub fn shut_types(&self) -> Vec<String> {
         self.ctx.account().open_breakers()

@@ -18,7 +18,7 @@ use super::limits::{SubmissionPermit, TypeLimiter};
 use super::rate::{Rate, Share};
 use crate::broker::{Consumer, Delivery};
 use crate::clock::Clock;
-use crate::domain::lane::{Lane, LaneRota, LaneRules, MAX_REMEMBERED};
+use crate::domain::lane::{DeficitRoundRobin, Lane, LaneRules, MAX_REMEMBERED};
 use crate::failpoint::Failpoint;
 use crate::fleet::LaneFigures;
 
@@ -286,7 +286,7 @@ impl Drop for HeldOfLane {
 #[derive(Default)]
 pub(super) struct JobConsumers {
     lanes: Vec<LaneConsumer>,
-    rota: LaneRota,
+    rota: DeficitRoundRobin,
 }
 
 /// The consumer of a lane's jobs.
@@ -377,7 +377,7 @@ struct Line<T>(Mutex<LaneQueues<T>>);
 struct LaneQueues<T> {
     /// Who has waited so long goes first.
     max_wait: Option<Duration>,
-    rota: LaneRota,
+    rota: DeficitRoundRobin,
     waiting: BTreeMap<Lane, VecDeque<LaneWaiter<T>>>,
 }
 
@@ -390,7 +390,7 @@ struct LaneWaiter<T> {
 
 impl<T: Send + 'static> Line<T> {
     fn new(max_wait: Option<Duration>) -> Arc<Self> {
-        let (rota, waiting) = (LaneRota::default(), BTreeMap::new());
+        let (rota, waiting) = (DeficitRoundRobin::default(), BTreeMap::new());
         Arc::new(Self(Mutex::new(LaneQueues { max_wait, rota, waiting })))
     }
 

@@ -259,7 +259,7 @@ impl Context {
                 Err(PublishError::Rejected)
                     if began.elapsed() >= RECHECK_AFTER
                         && session
-                            .publish_elsewhere("", &self.names.tickets(), Arc::clone(&ticket))
+                            .publish_on_new_channel("", &self.names.tickets(), Arc::clone(&ticket))
                             .await =>
                 {
                     doubted = Some(session);
@@ -433,7 +433,7 @@ impl Context {
             // An outcome is fetched again where it is lost; a retried job waits for nobody, since
             // its own copy may be paid for.
             let end = match max_wait {
-                Some(_) => scope.session.publish_soon(exchange, routing_key, copy).await,
+                Some(_) => scope.session.publish_batched(exchange, routing_key, copy).await,
                 None => scope.session.publish_once(exchange, routing_key, copy).await,
             };
             let taken = |by_second_channel| PublishResult::Taken { routing_key, by_second_channel };
@@ -448,7 +448,7 @@ impl Context {
                 Err(_) if scope.session.is_closed() => break,
                 Err(PublishError::Rejected) if began.elapsed() >= RECHECK_AFTER => {
                     let copy = Arc::clone(&message);
-                    if scope.session.publish_elsewhere(exchange, routing_key, copy).await {
+                    if scope.session.publish_on_new_channel(exchange, routing_key, copy).await {
                         sending.sent();
                         return taken(true);
                     }

@@ -164,7 +164,7 @@ pub fn doubts_account(error: &CallError) -> bool {
 
 /// What the end of a call says about the API being there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ApiSign {
+pub enum ApiLiveness {
     /// It answers.
     Answers,
     /// It answers that it knows no such task.
@@ -181,15 +181,15 @@ pub enum ApiSign {
 
 /// What a failed call says about the API being there.
 #[must_use]
-pub fn sign_of(error: &CallError, fault: &Fault) -> ApiSign {
+pub fn liveness_of(error: &CallError, fault: &Fault) -> ApiLiveness {
     let refusal = match error {
-        CallError::NeverSent(_) => return ApiSign::Unreachable,
-        CallError::NoAnswer { kind: NoAnswer::Cut, .. } => return ApiSign::Cut,
-        CallError::NoAnswer { .. } => return ApiSign::Silent,
+        CallError::NeverSent(_) => return ApiLiveness::Unreachable,
+        CallError::NoAnswer { kind: NoAnswer::Cut, .. } => return ApiLiveness::Cut,
+        CallError::NoAnswer { .. } => return ApiLiveness::Silent,
         CallError::Refused(refusal) => refusal,
     };
-    // Without a code, and with a status that says nothing about the rate of calls, it is not the API's own
-    // word.
+    // Without a code, and with a status that says nothing about the rate of calls, it is not the
+    // API's own word.
     let says_something = match refusal.status {
         200..=299 | 429 => true,
         401..=403 => refusal.body == ReplyBody::Api,
@@ -202,13 +202,13 @@ pub fn sign_of(error: &CallError, fault: &Fault) -> ApiSign {
         _ => false,
     };
     if refusal.code.is_none() && !says_something {
-        ApiSign::Silent
+        ApiLiveness::Silent
     } else if fails {
-        ApiSign::Fails
+        ApiLiveness::Fails
     } else if is_wrong_id(error) {
-        ApiSign::KnowsNoSuchId
+        ApiLiveness::KnowsNoSuchId
     } else {
-        ApiSign::Answers
+        ApiLiveness::Answers
     }
 }
 

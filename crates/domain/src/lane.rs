@@ -81,7 +81,7 @@ impl Default for LaneRules {
 /// weights are of its weight: what comes by an empty lane waits for a few jobs of others, however
 /// large the weights are.
 #[derive(Debug, Clone, Default)]
-pub struct LaneRota {
+pub struct DeficitRoundRobin {
     lanes: Vec<Turn>,
     /// Where the next round begins.
     next: usize,
@@ -96,7 +96,7 @@ struct Turn {
     works: bool,
 }
 
-impl LaneRota {
+impl DeficitRoundRobin {
     /// Adds a lane, or changes its weight.
     pub fn set(&mut self, lane: &Lane, weight: u32) {
         let weight = weight.clamp(1, MAX_WEIGHT);
@@ -184,8 +184,8 @@ mod tests {
         (0..weights.len()).map(|number| format!("lane-{number}").parse().unwrap()).collect()
     }
 
-    fn rota(weights: &[u32]) -> LaneRota {
-        let mut rota = LaneRota::default();
+    fn rota(weights: &[u32]) -> DeficitRoundRobin {
+        let mut rota = DeficitRoundRobin::default();
         for (lane, weight) in lanes(weights).iter().zip(weights) {
             rota.set(lane, *weight);
         }

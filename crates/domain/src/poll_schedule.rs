@@ -18,7 +18,7 @@ pub const MAX_AGE: Duration = Duration::from_secs(280);
 pub const LEASE: Duration = Duration::from_secs(5);
 /// What a new owner waits before its first poll: until the earlier owner's lease is over, and the
 /// spacing after that.
-pub const HANDOVER_WAIT: Duration = LEASE.saturating_add(SPACING);
+pub const REDELIVERY_WAIT: Duration = LEASE.saturating_add(SPACING);
 
 /// A callback is awaited until nearly all tasks of its kind are ready, and longer by this share of
 /// their age and by this time: a poll just before the callback would put off the next one.

@@ -235,8 +235,8 @@ impl SolveTimes {
         std::mem::take(&mut self.unreported)
     }
 
-    /// Another replica reports its answers, which it has met within this time. Returns whether first
-    /// polls that wait are to be planned anew.
+    /// Another replica reports its answers, which it has met within this time. Returns whether
+    /// first polls that wait are to be planned anew.
     pub fn hear(&mut self, reported: &AnswersByKind, within: Duration, now: Timestamp) -> bool {
         let mut plan_changed = false;
         for (kind, answers) in reported {

@@ -54,7 +54,7 @@ fn read(text: &str) -> Option<(u128, u64, u8)> {
 /// Lets whatever is made of a message come from this span. Where it begins a trace, what stood
 /// there of another is gone; and where a job's headers leave no room for one more, they stay as
 /// they are, since a ticket must still fit beside them.
-pub fn carry_on(headers: &mut Headers, trace_id: u128, span_id: u64, sampled: bool) {
+pub fn inject(headers: &mut Headers, trace_id: u128, span_id: u64, sampled: bool) {
     if parent(headers).is_none() {
         if wire_size(&publishers_headers(headers)) + ROOM > MAX_PUBLISHERS_HEADERS {
             return;
@@ -108,11 +108,11 @@ mod tests {
     #[test]
     fn the_next_hop_comes_from_the_span_and_a_state_without_a_trace_is_dropped() {
         let mut known = headers(GOOD);
-        carry_on(&mut known, 0xab, 0xcd, false);
+        inject(&mut known, 0xab, 0xcd, false);
         let expected = format!("00-{:032x}-{:016x}-00", 0xab, 0xcd);
         assert_eq!(known, headers(&expected));
         let mut odd = headers("nonsense");
-        carry_on(&mut odd, 0xab, 0xcd, false);
+        inject(&mut odd, 0xab, 0xcd, false);
         assert_eq!(odd, Headers::from([(TRACEPARENT.to_owned(), expected.into())]));
     }
 
@@ -121,7 +121,7 @@ mod tests {
         let note = ("note".to_owned(), "x".repeat(MAX_PUBLISHERS_HEADERS - 50).into());
         let mut full = Headers::from([note]);
         let before = full.clone();
-        carry_on(&mut full, 1, 2, true);
+        inject(&mut full, 1, 2, true);
         assert_eq!(full, before);
     }
 }

@@ -84,7 +84,7 @@ impl Settler {
         let (channel, mut last) = (self.channel.clone(), None);
         for settlement in batch {
             let (tag, requeue) = match settlement {
-                Settlement::Ack(tag) | Settlement::AckSoon(tag) => {
+                Settlement::Ack(tag) | Settlement::AckBatched(tag) => {
                     acks.push(tag);
                     continue;
                 }

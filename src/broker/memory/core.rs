@@ -168,21 +168,26 @@ impl Core {
         };
         entry.returned += 1;
         if state.rules.delivery_limit.is_some_and(|limit| entry.returned > limit) {
-            return self.bury(queue, entry, Reason::DeliveryLimit);
+            return self.route_dead_letter(queue, entry, Reason::DeliveryLimit);
         }
         state.put_back(entry, asked);
         BTreeSet::from([queue.to_owned()])
     }
 
     /// Dead-letters a message that has left its queue; the queues that took it are to be run.
-    pub(super) fn bury(&mut self, queue: &str, entry: QueuedMessage, reason: Reason) -> BTreeSet<String> {
+    pub(super) fn route_dead_letter(
+        &mut self,
+        queue: &str,
+        entry: QueuedMessage,
+        reason: Reason,
+    ) -> BTreeSet<String> {
         let Some(to) = self.queues.get(queue).and_then(|state| state.rules.dead_letters.clone()) else {
             self.forget(&entry);
             return BTreeSet::new();
         };
         let time = self.unix_seconds();
         let (message, keys) = dead_letter(&entry, queue, reason, &to, time);
-        match self.graves(&to, &keys) {
+        match self.dead_letter_queues(&to, &keys) {
             Some(mut taking) => {
                 taking.retain(|target| !is_cycle(&message, target));
                 let repeated = self.letters_to_repeat > 0;
@@ -231,7 +236,7 @@ impl Core {
             });
             let entry = QueuedMessage { id, routed: Arc::clone(&routed), expires, returned: 0 };
             if let Some(pushed_out) = queue.push(entry) {
-                let more = self.bury(name, pushed_out, Reason::MaxLength);
+                let more = self.route_dead_letter(name, pushed_out, Reason::MaxLength);
                 self.run(more);
             }
         }
@@ -239,7 +244,7 @@ impl Core {
 
     /// Where a dead letter goes; `None` where it must wait, since its target is missing or full and
     /// it may not be lost.
-    fn graves(&self, to: &DeadLetterTarget, keys: &[String]) -> Option<BTreeSet<String>> {
+    fn dead_letter_queues(&self, to: &DeadLetterTarget, keys: &[String]) -> Option<BTreeSet<String>> {
         let reached = route(&self.exchanges, &self.queues, &to.exchange, keys).unwrap_or_default();
         let (full, taking): (BTreeSet<_>, BTreeSet<_>) =
             reached.into_iter().partition(|name| self.queues[name].refuses());
@@ -283,10 +288,10 @@ impl Core {
         let mut touched = BTreeSet::new();
         let stalled = self.queues.get_mut(name).map(|queue| queue.take_stalled(now));
         for (entry, reason) in stalled.unwrap_or_default() {
-            touched.extend(self.bury(name, entry, reason));
+            touched.extend(self.route_dead_letter(name, entry, reason));
         }
         while let Some(entry) = self.queues.get_mut(name).and_then(|queue| queue.take_expired(now)) {
-            touched.extend(self.bury(name, entry, Reason::Expired));
+            touched.extend(self.route_dead_letter(name, entry, Reason::Expired));
         }
         touched.remove(name);
         touched
@@ -474,7 +479,7 @@ impl Core {
 
     pub(super) fn settle(&mut self, id: u64, settlement: Settlement) {
         match settlement {
-            Settlement::Ack(tag) | Settlement::AckSoon(tag) => {
+            Settlement::Ack(tag) | Settlement::AckBatched(tag) => {
                 if let Some((queue, entry)) = self.settled(id, tag, DeliveryEnd::Acked) {
                     self.forget(&entry);
                     self.run(BTreeSet::from([queue]));
@@ -495,7 +500,7 @@ impl Core {
             }
             Settlement::Reject(tag) => {
                 if let Some((queue, entry)) = self.settled(id, tag, DeliveryEnd::Rejected) {
-                    let mut touched = self.bury(&queue, entry, Reason::Rejected);
+                    let mut touched = self.route_dead_letter(&queue, entry, Reason::Rejected);
                     touched.insert(queue);
                     self.run(touched);
                 }

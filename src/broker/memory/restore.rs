@@ -100,7 +100,7 @@ impl Core {
             queue.restore(QueuedMessage { id, routed, expires, returned: deliveries }, died, now);
         }
         self.journal = Journal::of_store(wake, last_id);
-        self.bury_over_limit();
+        self.dead_letter_over_limit();
     }
 
     /// The broker ends, and another one begins with what the store has kept.
@@ -128,13 +128,13 @@ impl Core {
     }
 
     /// What has ended its processes too often does not get another one.
-    fn bury_over_limit(&mut self) {
+    fn dead_letter_over_limit(&mut self) {
         let mut touched = BTreeSet::new();
         let names: Vec<String> = self.queues.keys().cloned().collect();
         for name in names {
             let over = self.queues.get_mut(&name).map(QueueState::take_over_limit);
             for entry in over.unwrap_or_default() {
-                touched.extend(self.bury(&name, entry, Reason::DeliveryLimit));
+                touched.extend(self.route_dead_letter(&name, entry, Reason::DeliveryLimit));
             }
         }
         self.run(touched);

@@ -614,7 +614,7 @@ impl Consuming {
 
     async fn settle(&self, settlement: Settlement) -> Result<(), BrokerError> {
         let (tag, how) = match settlement {
-            Settlement::Ack(tag) | Settlement::AckSoon(tag) => (tag, How::Ack),
+            Settlement::Ack(tag) | Settlement::AckBatched(tag) => (tag, How::Ack),
             Settlement::Requeue(tag) => (tag, How::Requeue),
             Settlement::Reject(tag) => (tag, How::Reject),
             // Calls wait for their turn; dropped, they are answered by the end of the session.

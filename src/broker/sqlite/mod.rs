@@ -44,7 +44,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 const BACKLOG: u32 = 128;
 
 /// How long a process tries to take the file after the one that had it. Another one may be quicker.
-const SUCCEED_WITHIN: Duration = Duration::from_secs(1);
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a connector is made of.
 #[derive(Debug, Clone)]
@@ -212,7 +212,7 @@ impl SqliteBroker {
         let (options, own) = (Arc::clone(&self.options), Arc::downgrade(&self.own));
         tokio::spawn(async move {
             closed.ended().await;
-            let until = Instant::now() + SUCCEED_WITHIN;
+            let until = Instant::now() + TAKEOVER_TIMEOUT;
             // The socket of a process that ends can be closed before the lock.
             while Instant::now() < until {
                 // A broker that nobody uses any more takes no file.
@@ -251,7 +251,7 @@ impl SqliteBroker {
         })?;
         let serving = server::serve(listener, socket, broker.store_side());
         let server = AbortOnDropHandle::new(tokio::spawn(serving));
-        tracing::info!(path = %self.options.path.display(), "this process has the queue file");
+        tracing::info!(path = %self.options.path.display(), "this process owns the queue file");
         Ok(Some(Own { broker, released, server }))
     }
 }

@@ -332,7 +332,7 @@ impl Store {
 
     fn warn(&self, tidied: rusqlite::Result<()>) {
         if let Err(error) = tidied {
-            tracing::warn!(%error, path = %self.path.display(), "cannot tidy the queue file up");
+            tracing::warn!(%error, path = %self.path.display(), "cannot compact the queue file");
         }
     }
 

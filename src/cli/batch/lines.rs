@@ -1,4 +1,5 @@
-//! What is known of each line, in little memory: a bit for a set, eight bytes for the hash of its id.
+//! What is known of each line, in little memory: a bit for a set, eight bytes for the hash of its
+//! id.
 
 use sha2::{Digest, Sha256};
 

@@ -47,7 +47,7 @@ const HELP: &str = "\
 FILE is NDJSON with one job a line, as `publish` takes it, or images: one ImageToTextTask each, whose id is the file's name. \
 Every job gets one line in --out, with its outcome and \"line\": the number of its line, or of its image, from 1.
 
-After any end, kill -9 too, the same command goes on: it needs the same FILE and --out. The jobs under way are in the file \
+After any interruption, even kill -9, run the same command again: with the same FILE and --out it continues. The jobs under way are in the file \
 <OUT>.queue, which is deleted at the end. Nothing is paid twice beyond what `run` may pay twice. broker.url plays no part.
 
 The first Ctrl-C finishes paid tasks within worker.drain_timeout; what is left stays in the queue. A second one ends at once. \
@@ -76,7 +76,7 @@ pub(super) struct BatchArgs {
     /// NDJSON with one job a line, or images
     #[arg(value_name = "FILE", required = true, num_args = 1..)]
     inputs: Vec<PathBuf>,
-    /// Where the outcomes go; a batch that was stopped goes on with what is in it
+    /// Where the outcomes go; a batch that was stopped continues from what it contains
     #[arg(long, value_name = "OUT")]
     out: PathBuf,
     /// Write a table (CSV) with line, id, status, text, class, code and `task_id`, instead of

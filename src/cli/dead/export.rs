@@ -21,7 +21,7 @@ use crate::clock::Clock;
 /// jobs.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A look: every letter is put back, with one more of its 1,000 deliveries counted, and is hidden from others while it lasts.
+Every dead letter is put back. That counts as one of its 1,000 deliveries, and hides it from other consumers meanwhile.
 
 Examples:
   captcha-worker dead export --class unknown unknown.ndjson

@@ -26,7 +26,7 @@ use crate::domain::time::Timestamp;
 /// Remove chosen letters. What the filters leave out stays.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With --to each letter is written, and the file synced to the disk, before it is removed: an end in between removes none that is not \
+With --to each letter is written, and the file synced, before it is removed. So an interruption removes none that is not \
 in the file. Scanning costs what `dead --help` says.
 
 Examples:

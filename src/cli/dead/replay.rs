@@ -31,7 +31,7 @@ use crate::domain::time::Timestamp;
 ///
 /// A job keeps its id, and carries `captcha-replay-id` and `captcha-replays` (1 for its first
 /// replay), which its outcome echoes. Each letter is removed once the broker has confirmed its job
-/// on `jobs`. An end in between, kill -9 included, loses nothing and repeats at most 32 jobs, each
+/// on `jobs`. An interruption, even kill -9, loses nothing and repeats at most 32 jobs, each
 /// with the replay id that it had: run the same command again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -41,7 +41,7 @@ is given), and copies of what this run has published. They stay.
 
 What it costs: a replay's attempts and budgets begin anew, and each is paid as a new job's are. Try --dry-run and --limit first.
 
-The fleet is asked before and all through it: while its guard is tripped or probing, while it is paused, or where no leader answers, \
+The command asks the fleet first, and goes on asking: while the guard is tripped or probing, while the fleet is paused, or if no leader answers, \
 nothing is published, and what was not published stays. --dry-run asks nobody. Scanning costs what `dead --help` says.
 
 Examples:
@@ -51,7 +51,7 @@ Examples:
     --type TurnstileTask --limit 100
   captcha-worker dead replay --id order-17
 
-Exit codes: 0 everything chosen and scanned was published or had better stay, 1 it was refused, stopped or failed, 2 wrong usage.")]
+Exit codes: 0 everything chosen and scanned was published, or stays for a reason above, 1 it was refused, stopped or failed, 2 wrong usage.")]
 pub(super) struct ReplayArgs {
     #[command(flatten)]
     filters: Filters,

@@ -28,8 +28,8 @@ const WIDTH: usize = 200;
 /// whole.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every queue is scanned for it unless --class says which: a look, which puts all back, with one more of each letter's 1,000 \
-deliveries counted, and hides them from others while it lasts.
+The command scans every queue, or only those of --class. It puts each dead letter back, which counts as one of its 1,000 \
+deliveries, and hides it from other consumers meanwhile.
 
 Examples:
   captcha-worker dead show order-17

@@ -124,7 +124,7 @@ fn header<'a>(screen: &Screen, fleet: &Overview) -> Line<'a> {
         parts.push(Span::styled(format!("  {} old", format::span(age)), tones.wary));
     }
     if screen.is_held() {
-        parts.push(Span::styled("  HELD, p goes on", tones.wary));
+        parts.push(Span::styled("  FROZEN, p continues", tones.wary));
     }
     parts.into()
 }
@@ -134,10 +134,10 @@ fn notices<'a>(screen: &Screen) -> Vec<Line<'a>> {
     let (shot, tones) = (screen.shot(), &screen.tones);
     let mut lines = Vec::new();
     if let Some(error) = &shot.broker {
-        lines.push(Line::styled(format!("No word from the broker: {error}"), tones.bad));
+        lines.push(Line::styled(format!("The broker does not answer: {error}"), tones.bad));
     }
     if let Some(address) = &shot.told_by {
-        lines.push(Line::styled(format!("Shown as {address} tells it by /status."), tones.wary));
+        lines.push(Line::styled(format!("Source: /status of {address}."), tones.wary));
     }
     lines
 }
@@ -160,7 +160,7 @@ fn empty(frame: &mut Frame<'_>, screen: &Screen) {
 }
 
 fn key_line<'a>(screen: &Screen) -> Line<'a> {
-    let held = if screen.is_held() { "go on" } else { "hold" };
+    let held = if screen.is_held() { "continue" } else { "freeze" };
     let keys = [("q", "quit"), ("p", held), ("Tab ↑ ↓", "tables"), ("?", "help")];
     let mut spans = Vec::new();
     for (key, what) in keys {
@@ -172,7 +172,7 @@ fn key_line<'a>(screen: &Screen) -> Line<'a> {
 
 const HELP: [&str; 12] = [
     "q, Esc, Ctrl-C   quit",
-    "p                hold the picture, go on",
+    "p                freeze the picture, continue",
     "Tab, Shift-Tab   choose a table (marked ▸)",
     "↑ ↓ PgUp PgDn    move its rows, Home: to the first",
     "?                this help",
@@ -180,7 +180,7 @@ const HELP: [&str; 12] = [
     "Rates are the mean of 10 s, or of --interval if that is longer.",
     "Counts are since replicas run.",
     "Backlog: messages that are ready, and that nobody holds.",
-    "★ leads: it alone asks for the balance, and decides.",
+    "★ leader: it alone schedules probes, and decides.",
     "window: calls, or submissions of a type, at once.",
     "What classes and codes mean: docs/CONTRACT.md.",
 ];

@@ -54,12 +54,12 @@ pub(in crate::cli) fn guard<'a>(guard: &Guard, now: Timestamp, tones: &Tones) ->
 pub(super) fn stuck<'a>(fleet: &Overview, tones: &Tones) -> Vec<Line<'a>> {
     let mut lines = Vec::new();
     if !fleet.shut_types.is_empty() {
-        lines.push(Line::styled(format!("No slots {}", fleet.shut_types.join(", ")), tones.wary));
+        lines.push(Line::styled(format!("Paused   {}", fleet.shut_types.join(", ")), tones.wary));
     }
     if !fleet.lanes.is_empty() {
         let lane = |lane: &LaneRow| {
             let ready = lane.ready.map_or_else(|| "?".to_owned(), |ready| ready.to_string());
-            let removed = if lane.is_removed { ", in no settings" } else { "" };
+            let removed = if lane.is_removed { ", not in the settings" } else { "" };
             format!(
                 "{} {ready} waiting, {} in flight, weight {}{removed}",
                 lane.name, lane.in_flight, lane.weight
@@ -376,7 +376,7 @@ pub(super) fn types(frame: &mut Frame<'_>, area: Rect, screen: &Screen, fleet: &
     }
     let row = |row: &TypeRow| {
         let name = if row.shut {
-            (format!("{}, shut", row.name), screen.tones.wary)
+            (format!("{}, paused", row.name), screen.tones.wary)
         } else {
             plain(row.name.clone())
         };

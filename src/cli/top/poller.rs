@@ -88,7 +88,7 @@ impl BrokerSource {
         if is_new || asks {
             self.survey = client.survey(TIMEOUT).await?;
         } else {
-            client.overhear(Instant::now()).await?;
+            client.listen_until(Instant::now()).await?;
         }
         if self.depths.as_ref().is_none_or(|(_, at)| at.elapsed() >= DEPTHS_EVERY) {
             let lanes: BTreeSet<Lane> =
@@ -186,7 +186,7 @@ impl Poller {
     pub(super) async fn rest(&mut self, until: Instant) {
         match &mut self.source.client {
             Some(client) => {
-                if let Err(error) = client.overhear(until).await {
+                if let Err(error) = client.listen_until(until).await {
                     self.lost(error);
                 }
             }

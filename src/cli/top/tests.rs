@@ -224,7 +224,7 @@ fn keys_hold_the_picture_move_the_tables_help_and_quit() {
     press(&mut screen, KeyCode::Char('p'));
     screen.take(tripped());
     let held = text(&drawn(&screen, 120, 40));
-    assert!(held.contains("HELD") && !held.contains("tripped"), "{held}");
+    assert!(held.contains("FROZEN") && !held.contains("tripped"), "{held}");
     press(&mut screen, KeyCode::Char('p'));
     assert!(text(&drawn(&screen, 120, 40)).contains("tripped"));
 

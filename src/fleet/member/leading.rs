@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::super::account_state::Egress;
 use super::super::leadership::{self, Duty};
-use super::super::message::{Control, LeaderNews, ReplicaReport, encode_state};
+use super::super::message::{Control, LeaderAnnouncement, ReplicaReport, encode_state};
 use super::{Member, Probed};
 use crate::domain::fingerprint::Fingerprint;
 use crate::domain::guard::{GuardEvent, KeyStanding, Pressure, ProbeEnd, Reason, State};
@@ -104,7 +104,7 @@ impl Member<'_> {
         fleet.account.adopt(&lead.state, (&fleet.id, &fleet.options.name), true, sizes);
         let now = self.now();
         fleet.ledger.follow(&lead.state.money, now);
-        let news = LeaderNews {
+        let news = LeaderAnnouncement {
             id: fleet.id.clone(),
             name: fleet.options.name.clone(),
             state: lead.state.clone(),
@@ -185,7 +185,7 @@ impl Member<'_> {
     }
 
     async fn resign(&mut self) {
-        tracing::warn!("the API refuses this replica's key or address; leaving the lead to other replicas");
+        tracing::warn!("the API refuses this replica's key or address; giving up leadership");
         self.aside_until = Some(Instant::now() + LEADERSHIP_BACKOFF);
         self.leave_lead().await;
     }

@@ -69,7 +69,8 @@ async fn publishes_that_may_linger_and_one_that_may_not_are_all_confirmed() {
     let rabbit = SharedRabbit::get().await;
     let session = lingering(&rabbit).await;
     let queue = filled(rabbit.url(), &session, 1).await;
-    let soon = join_all((0..50).map(|n| session.publish_soon("", &queue, message(&format!("s{n}"), "soon"))));
+    let soon =
+        join_all((0..50).map(|n| session.publish_batched("", &queue, message(&format!("s{n}"), "soon"))));
     let once = session.publish_once("", &queue, message("once", "at once"));
     let (lingered, at_once) = tokio::join!(within("those that linger", soon), within("the other", once));
     assert!(lingered.iter().all(Result::is_ok), "{lingered:?}");

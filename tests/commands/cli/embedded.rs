@@ -77,7 +77,7 @@ fn every_command_works_on_a_file_beside_a_replica_that_has_it() {
     let dir = TempDir::new().unwrap();
     let simulator = Simulator::start(&dir);
     let (mut replica, mut log) = Replica::start(&dir, &simulator);
-    log.find("this process has the queue file");
+    log.find("this process owns the queue file");
     log.find("taking jobs");
     let unsolvable = json!({"result": ["ERROR_CAPTCHA_UNSOLVABLE"], "submissions": 2});
     let lines = [job("a", None), job("b", None), job("c", Some(&unsolvable))];

@@ -66,10 +66,10 @@ fn another_log_level_is_in_force_at_once() {
     worker.log.find("no session with the broker");
     assert!(!worker.log.seen.contains("INFO"), "{}", worker.log.seen);
     worker.hang_up("info", "pl4nted-one", "");
-    assert_eq!(worker.log.find("another log level")["log_level"], "info");
+    assert_eq!(worker.log.find("log level changed")["log_level"], "info");
     worker.log.find("API key unchanged");
     worker.hang_up("error", "pl4nted-two", "");
-    worker.log.find("another log level");
+    worker.log.find("log level changed");
     worker.hang_up("info", "pl4nted-two", "");
     worker.log.find("API key unchanged");
     assert_eq!(
@@ -100,7 +100,7 @@ fn a_refused_reload_leaves_key_and_level_as_they_are_and_says_why() {
     worker.hang_up("info", "pl4nted-one", "");
     worker.log.find("API key unchanged");
     let seen = worker.end();
-    assert!(!seen.contains("another log level") && !seen.contains("API key changed"), "{seen}");
+    assert!(!seen.contains("log level changed") && !seen.contains("API key changed"), "{seen}");
 }
 
 #[test]
@@ -112,5 +112,5 @@ fn a_level_of_the_command_line_stays_and_other_settings_wait_for_the_next_start(
     let waiting = worker.log.find("they take effect at the next start");
     assert_eq!(waiting["settings"], "solver.max_connections, worker.linger");
     let seen = worker.end();
-    assert!(!seen.contains("another log level"), "{seen}");
+    assert!(!seen.contains("log level changed"), "{seen}");
 }

@@ -266,14 +266,14 @@ async fn who_looks_on_hears_the_fleet_without_asking_and_forgets_who_is_gone() {
     scene.wait_until(20, "somebody leads", || leaders(&fleet) == 1).await;
     let mut client = scene.client().await;
     let look = Duration::from_secs(10);
-    client.overhear(Instant::now() + look).await.expect("a session");
+    client.listen_until(Instant::now() + look).await.expect("a session");
     assert_eq!((client.heard().count(), client.leader().map(|leader| leader.replicas)), (3, Some(3)));
     let one = fleet.iter().position(|running| !running.leads()).expect("one that follows");
     fleet.remove(one).crash(&scene);
-    client.overhear(Instant::now() + look).await.expect("a session");
+    client.listen_until(Instant::now() + look).await.expect("a session");
     assert_eq!((client.heard().count(), client.leader().is_some()), (2, true));
     drain_all(fleet).await;
-    client.overhear(Instant::now() + look).await.expect("a session");
+    client.listen_until(Instant::now() + look).await.expect("a session");
     assert_eq!((client.heard().count(), client.leader().is_some()), (0, false));
 }
 

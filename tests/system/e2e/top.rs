@@ -170,14 +170,14 @@ async fn without_a_broker_it_shows_what_an_ops_server_reports_and_says_so() {
     let nowhere = "amqp://worker:pl4nted-amqp@127.0.0.1:1/%2f";
     let (text, _, code) = printed(nowhere, &namespace, &["--once", "--ops", &address]).await;
     assert_eq!(code, Some(0), "{text}");
-    for wanted in ["No word from the broker", &format!("Shown as {address} tells it"), "★ only"] {
+    for wanted in ["The broker does not answer", &format!("Source: /status of {address}"), "★ only"] {
         assert!(text.contains(wanted), "{wanted:?} is not in\n{text}");
     }
     // One that takes connections and says nothing keeps nothing from being shown.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let silent_url = format!("amqp://worker:pl4nted-amqp@{}/%2f", silent.local_addr().expect("bound"));
     let mut typed = Typed::start(&silent_url, &namespace, &["--ops", &address], &[]);
-    for order in ["see No word from the broker: no answer yet", "see ★ only", "type q", "end 0"] {
+    for order in ["see The broker does not answer: no answer yet", "see ★ only", "type q", "end 0"] {
         typed.order(order).await;
     }
     let (out, errors, code) = printed(nowhere, &namespace, &["--once"]).await;
@@ -241,17 +241,23 @@ async fn in_a_terminal_it_outlives_its_broker_obeys_keys_and_leaves_all_as_it_wa
     {
         typed.order(order).await;
     }
-    for order in
-        ["unsee Keys and words", "type p", "see HELD", "type p", "unsee HELD", "type \\t", "see ▸ Replicas"]
-    {
+    for order in [
+        "unsee Keys and words",
+        "type p",
+        "see FROZEN",
+        "type p",
+        "unsee FROZEN",
+        "type \\t",
+        "see ▸ Replicas",
+    ] {
         typed.order(order).await;
     }
     // In order: a queue declared just before a crash may be without a leader after it, and then the
     // replica is away as well.
     node.stop_app();
-    typed.order("see No word from the broker").await;
+    typed.order("see The broker does not answer").await;
     node.start_app();
-    tokio::time::timeout(Duration::from_secs(60), typed.order("unsee No word from the broker"))
+    tokio::time::timeout(Duration::from_secs(60), typed.order("unsee The broker does not answer"))
         .await
         .expect("back");
     typed.order("see 1 of 1 replicas").await;

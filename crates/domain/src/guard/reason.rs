@@ -153,7 +153,7 @@ impl Reason {
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
-            Reason::Operator => "run `captcha-worker resume` when work shall go on",
+            Reason::Operator => "run `captcha-worker resume` to continue",
             Reason::Budget => {
                 "wait: jobs are taken again when the budget's hour or day ends; or run `captcha-worker budget raise`"
             }
@@ -173,7 +173,7 @@ impl Reason {
                 "write a valid key to solver.api_key_file and send SIGHUP (or restart), or correct the key at the provider and run `captcha-worker resume`"
             }
             Reason::IpBanned => {
-                "wait: nothing is called until the ban is over, and a call before that would prolong it; find out what earned it"
+                "wait: the fleet makes no calls until the ban ends, and a call before that prolongs it; find out what caused it"
             }
         }
     }

@@ -26,8 +26,8 @@ use super::call::{Accepted, CallError, TaskId, TaskState};
 use super::callback::CallbackToken;
 use super::class::Class;
 use super::fault::{
-    ApiSign, Charge, Fault, Stage, charge_of, classify, doubts_account, is_service_down, is_wrong_id,
-    local_code, sign_of,
+    ApiLiveness, Charge, Fault, Stage, charge_of, classify, doubts_account, is_service_down, is_wrong_id,
+    liveness_of, local_code,
 };
 use super::guard::{CanaryEnd, Reason};
 use super::history::{Attempt, Ended, History, MAX_ATTEMPTS};
@@ -50,8 +50,8 @@ const LATE: Duration = Duration::from_secs(1);
 /// What a callback takes from the API to here, at most as a rule.
 const CALLBACK_TRIP: Duration = Duration::from_millis(100);
 
-/// The last poll before a deadline is planned so long before it, or up to a second longer: polls may
-/// have to wait their turn, and a batch has one deadline.
+/// The last poll before a deadline is planned so long before it, or up to a second longer: polls
+/// may have to wait their turn, and a batch has one deadline.
 const BEFORE_DEADLINE: Duration = Duration::from_millis(250);
 const BEFORE_DEADLINE_SPREAD: Duration = Duration::from_secs(1);
 
@@ -439,7 +439,7 @@ pub enum Effect {
     /// The API refused the account.
     TripAccount(Reason),
     /// A call ended: what that says about the API being there. The text is for people.
-    Api(ApiSign, String),
+    Api(ApiLiveness, String),
     /// Something before the API refused the call in the account's name: the leader looks.
     DoubtAccount,
     /// The API accepted a submission of the type.
@@ -687,7 +687,8 @@ impl JobRun {
                 let price = at.rules.prices.of(self.job.kind());
                 let charge = Some(Box::new(TaskCharge { price, cost: None, acceptance }));
                 self.state = JobState::Pending(OpenTask { callback, charge, ..task });
-                let mut effects = vec![Effect::Api(ApiSign::Answers, String::new()), Effect::TypeAccepted];
+                let mut effects =
+                    vec![Effect::Api(ApiLiveness::Answers, String::new()), Effect::TypeAccepted];
                 if canary.is_some_and(|canary| !canary.awaits_known_id) {
                     effects.push(Effect::CanaryEnded(CanaryEnd::Passed));
                 }
@@ -877,7 +878,7 @@ impl JobRun {
             task.assumed_polls = task.polls - made;
             // An earlier owner may go on until its lease ends, and the API wants its polls apart
             // from ours.
-            wait_at_least = wait_at_least.max(poll_schedule::HANDOVER_WAIT);
+            wait_at_least = wait_at_least.max(poll_schedule::REDELIVERY_WAIT);
         }
         task.not_before = at.uptime.saturating_add(wait_at_least);
         let schedule = at.rules.polling.of(self.job.kind());
@@ -966,7 +967,7 @@ impl JobRun {
         let accepted_at = task.accepted_at;
         let answers = || {
             vec![
-                Effect::Api(ApiSign::Answers, String::new()),
+                Effect::Api(ApiLiveness::Answers, String::new()),
                 Effect::IdAnswered { wrong: false, accepted_at },
             ]
         };
@@ -1159,8 +1160,8 @@ impl JobRun {
 /// What a failed call shows about the account and the API.
 fn shown_by(error: &CallError, fault: &Fault) -> Vec<Effect> {
     let mut effects: Vec<Effect> = fault.reason().map(Effect::TripAccount).into_iter().collect();
-    let sign = sign_of(error, fault);
-    let text = if sign == ApiSign::Answers { String::new() } else { error.to_string() };
+    let sign = liveness_of(error, fault);
+    let text = if sign == ApiLiveness::Answers { String::new() } else { error.to_string() };
     effects.push(Effect::Api(sign, text));
     if fault.class != Class::Account && doubts_account(error) {
         effects.push(Effect::DoubtAccount);
@@ -1188,8 +1189,8 @@ fn speaks_of_the_task(class: Class) -> bool {
     }
 }
 
-/// The account has just been refused, or nobody knows it yet: one job after another, each to a retry
-/// queue, would call the API as fast as it answers.
+/// The account has just been refused, or nobody knows it yet: one job after another, each to a
+/// retry queue, would call the API as fast as it answers.
 fn until_next_canary(fault: &Fault) -> Duration {
     let least = if fault.class == Class::Capacity { retry_delay::SHORTEST.delay() } else { NEXT_CANARY };
     fault.retry_after.unwrap_or_default().clamp(least, LONGEST_CANARY_PAUSE)

@@ -13,7 +13,7 @@ use captcha_worker::domain::message::{Message, wire_size};
 use captcha_worker::domain::outcome::{self, Finish, Outcome, Task};
 use captcha_worker::domain::policy::Policy;
 use captcha_worker::domain::ticket::{self, Kept};
-use captcha_worker::domain::trace::{carry_on, parent};
+use captcha_worker::domain::trace::{inject, parent};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -155,7 +155,7 @@ fn goes_round_by_the_retry_queue(job: &Job, history: &History, policy: &Policy) 
 /// for it beside a ticket.
 fn carries_a_trace(job: &Job, history: &History) {
     let mut traced = job.clone();
-    carry_on(&mut traced.properties.headers, 1, 2, true);
+    inject(&mut traced.properties.headers, 1, 2, true);
     if traced != *job {
         let from = parent(&traced.properties.headers).expect("it was written to be read");
         assert_eq!((from.trace_id, from.span_id, from.sampled), (1, 2, true));

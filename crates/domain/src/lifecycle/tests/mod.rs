@@ -10,7 +10,7 @@ use crate::call::{NoAnswer, Refusal, ReplyBody};
 use crate::history::Ended;
 use crate::message::Message;
 use crate::policy::Policy;
-use crate::poll_schedule::{HANDOVER_WAIT, PollMode, PollSchedule, PollSchedules};
+use crate::poll_schedule::{PollMode, PollSchedule, PollSchedules, REDELIVERY_WAIT};
 use crate::ticket::{self, Kept};
 
 const START: Timestamp = Timestamp::from_millis(1_790_000_000_000);

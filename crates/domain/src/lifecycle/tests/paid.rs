@@ -64,7 +64,7 @@ fn the_last_poll_comes_before_the_deadline_unless_the_interval_forbids_it() {
     assert!(matches!(step.action, Action::Wait(wait) if wait == before(6)), "{:?}", step.action);
     let mut redelivered = first.clone();
     let step = redelivered.on(Event::TicketTaken { redelivered: true });
-    assert!(matches!(step.action, Action::Wait(wait) if wait == HANDOVER_WAIT), "{:?}", step.action);
+    assert!(matches!(step.action, Action::Wait(wait) if wait == REDELIVERY_WAIT), "{:?}", step.action);
     first.after(before(6), Event::Due);
     let solution = serde_json::from_str::<Box<RawValue>>("{}").unwrap();
     first.on(answered(Ok(TaskState::Ready { solution, cost: None })));
@@ -166,7 +166,7 @@ fn a_failing_poll_is_repeated_and_costs_nothing() {
 fn a_redelivered_ticket_waits_for_the_lease_and_assumes_the_polls_of_its_age() {
     let mut scene = Scene::with_ticket();
     let step = scene.after(secs(25), Event::TicketTaken { redelivered: true });
-    assert!(matches!(step.action, Action::Wait(w) if w == HANDOVER_WAIT));
+    assert!(matches!(step.action, Action::Wait(w) if w == REDELIVERY_WAIT));
     assert_eq!(scene.case.task().map(|task| task.polls), Some(20));
 }
 
@@ -175,7 +175,7 @@ fn polls_that_were_only_assumed_do_not_use_up_the_settings_polls_of_the_next_own
     let mut scene = Scene::with_ticket();
     scene.rules.polling.default = scene.rules.polling.default.with_max_polls(4).unwrap();
     scene.after(secs(25), Event::TicketTaken { redelivered: true });
-    scene.after(HANDOVER_WAIT, Event::Due);
+    scene.after(REDELIVERY_WAIT, Event::Due);
     scene.on(answered(Ok(TaskState::Processing)));
     let task = scene.case.task().unwrap();
     assert_eq!((task.polls, task.assumed_polls()), (21, 20));
@@ -464,7 +464,7 @@ fn a_callback_brings_no_poll_forward_that_the_api_wants_later() {
 #[test]
 fn a_callback_that_may_have_gone_to_another_owner_is_not_waited_for() {
     let again = Scene::with_callback().on(Event::TicketTaken { redelivered: true });
-    let handover = HANDOVER_WAIT.as_secs();
+    let handover = REDELIVERY_WAIT.as_secs();
     assert_eq!(awaited(&again), (handover, handover));
 }
 
