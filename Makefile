@@ -41,8 +41,8 @@ TESTS_MAY := $(addprefix -A clippy::,unwrap_used expect_used panic print_stdout 
 # As it is released, whatever is built: then nothing is built twice.
 AS_RELEASED := --release --locked --features otel
 
-# Thousands of histories need the optimiser, for the code that they spend their time in: a release
-# build of all dependencies would take five times as long. Traces need a feature as well.
+# Histories need the optimiser for the code that they spend their time in. A release build would
+# build all dependencies anew. Traces need a feature as well.
 SIMULATION := --features failpoints,otel --test simulation --config profile.dev.package.captcha-worker.opt-level=1
 # What `make check` tests: everything that needs no service.
 NO_SERVICE := --workspace --lib --test components

@@ -894,10 +894,12 @@ impl JobRun {
     /// The API has become faster or slower, or callbacks are off. Polls that are overdue by the new
     /// plan are spread over the spacing, so that the API does not meet them all at once.
     fn plan_changed(&mut self, task: OpenTask, at: &DecisionInput<'_>) -> Step {
-        if task.polls > 0 {
-            return self.ask_again(OpenTask { relies_on_callback: false, ..task }, None, at);
-        }
         let rest = task.not_before.saturating_sub(at.uptime);
+        if task.polls > 0 {
+            // A pause that the API has asked for goes on.
+            let pause = Some(rest).filter(|rest| *rest > poll_schedule::SPACING);
+            return self.ask_again(OpenTask { relies_on_callback: false, ..task }, pause, at);
+        }
         let mut step = self.wait_for_first_poll(task, rest, at);
         if let Action::Wait(wait) | Action::AwaitCallback { at_most: wait, .. } = &mut step.action
             && wait.is_zero()

@@ -73,6 +73,34 @@ fn the_last_poll_comes_before_the_deadline_unless_the_interval_forbids_it() {
 }
 
 #[test]
+fn a_pause_that_the_api_has_asked_for_outlasts_callbacks_that_are_turned_off() {
+    let mut scene = Scene::plain();
+    scene.on(Event::Taken);
+    scene.on(with_callback(Ok(Accepted { task_id: task_id() })));
+    scene.case.origin = Origin::Ticket;
+    scene.on(Event::TicketTaken { redelivered: false });
+    scene.after(secs(5), Event::Due);
+    let mut unavailable = refusal("ERROR_SERVICE_NOT_AVAILABLE");
+    if let CallError::Refused(refusal) = &mut unavailable {
+        refusal.retry_after = Some(secs(20));
+    }
+    scene.on(answered(Err(unavailable)));
+    let until = |step: Step| match step.action {
+        Action::Wait(at_most) => at_most,
+        Action::AwaitCallback { at_least, .. } => at_least,
+        action => panic!("{action:?}"),
+    };
+    assert!(until(scene.after(secs(4), Event::PlanChanged)) >= secs(16));
+    // Without a pause it is polled as without a callback.
+    scene.after(secs(16), Event::Due);
+    scene.on(answered(Ok(TaskState::Processing)));
+    let Action::AwaitCallback { at_most, .. } = scene.after(secs(1), Event::PlanChanged).action else {
+        panic!("its callback may still come")
+    };
+    assert_eq!(at_most, secs(2));
+}
+
+#[test]
 fn a_changed_plan_moves_no_poll_past_the_deadline() {
     let mut scene = Scene::with_ticket();
     scene.rules.polling.default = PollSchedule::try_new(secs(8), secs(2), secs(60)).unwrap();
