@@ -67,7 +67,7 @@ fn a_submission_without_an_answer_is_repeated_once_and_counted() {
     assert_eq!(scene.case.history.count(Ended::Ambiguous), 2);
 }
 
-/// A scene in which the settings give HTTP_502 this class, and such an answer of a gateway to
+/// A scene in which the settings give `HTTP_502` this class, and such an answer of a gateway to
 /// createTask.
 fn bad_gateway_is(class: Class) -> (Scene, impl Fn() -> Event) {
     let mut scene = Scene::plain();
