@@ -165,7 +165,7 @@ fn the_guard_tells_why_what_to_do_and_who_has_paused() {
     let guard = Guard::of(Some(&state), state.since);
     assert_eq!((&*guard.title(), guard.is_active()), ("paused", false));
     assert_eq!(guard.paused.and_then(|paused| paused.reason).as_deref(), Some("·[2Jmaintenance"));
-    assert_eq!(guard.advice, ["run `captcha-worker resume` when work shall go on"]);
+    assert_eq!(guard.advice, ["run `captcha-worker resume` to continue"]);
     assert_eq!(Guard::of(None, state.since).title(), "unknown");
 }
 

@@ -146,7 +146,7 @@ fn nothing_known_yet_and_nobody_there_is_said_in_words() {
         PollResult { broker: Some("no broker".to_owned()), ops: vec![status], ..PollResult::default() };
     let lost = text(&drawn(&screen(lost), 80, 24));
     assert!(
-        lost.contains("No word from the broker: no broker") && lost.contains("nobody listens there"),
+        lost.contains("The broker does not answer: no broker") && lost.contains("nobody listens there"),
         "{lost}"
     );
 }
