@@ -80,14 +80,8 @@ ifneq ($(NEXTEST),)
 	  > $(TARGET_DIR)/tests-build.log 2>&1 & \
 	  $(MAKE) --no-print-directory test-tools || failed=$$?; \
 	  wait; exit $${failed:-0}
-# Histories only compute, and tests on real brokers mostly wait: they share the machine, at the
-# lowest priority.
-	nice -n 19 $(CARGO) nextest run --locked $(SIMULATION) --filterset 'test(/^seeds::/)' \
-	  > $(TARGET_DIR)/histories.log 2>&1 & histories=$$!; failed=0; \
-	  $(FOREIGN) scripts/with-rabbitmq $(CARGO) nextest run --locked --workspace || failed=$$?; \
-	  wait $$histories || failed=$$?; \
-	  cat $(TARGET_DIR)/histories.log; exit $$failed
-	scripts/with-rabbitmq $(CARGO) nextest run --locked $(SIMULATION) --filterset 'not test(/^seeds::/)'
+	$(FOREIGN) scripts/with-rabbitmq $(CARGO) nextest run --locked --workspace
+	scripts/with-rabbitmq $(CARGO) nextest run --locked $(SIMULATION)
 else
 	$(MAKE) --no-print-directory test-tools
 	$(FOREIGN) scripts/with-rabbitmq $(CARGO) test --locked --no-fail-fast --workspace --lib --tests -- --skip memory::bodies::
