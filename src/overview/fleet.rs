@@ -192,7 +192,7 @@ pub(super) fn types(heartbeats: &[&Heartbeat], shut: &[String]) -> Vec<TypeRow> 
     rows
 }
 
-/// The types without slots, as they are shown.
+/// The types whose circuit breaker is open, as they are shown.
 pub(super) fn shut(shut: &[String]) -> Vec<String> {
     shut.iter().take(MAX_TYPES).map(|name| type_shown(name)).collect()
 }

@@ -44,7 +44,7 @@ pub struct FleetFacts<'a> {
     pub expected: usize,
     /// Those that have reported.
     pub replicas: &'a [&'a Heartbeat],
-    /// Types without slots.
+    /// Types whose circuit breaker is open.
     pub shut: &'a [String],
     /// The queues.
     pub queues: Option<&'a Depths>,

@@ -49,8 +49,8 @@ pub(in crate::cli) fn guard<'a>(guard: &Guard, now: Timestamp, tones: &Tones) ->
     lines
 }
 
-/// What stands still beside the account: types without slots, callbacks that are off, and outcomes
-/// without a queue.
+/// What stands still beside the account: paused types, callbacks that are off, and outcomes without
+/// a queue.
 pub(super) fn stuck<'a>(fleet: &Overview, tones: &Tones) -> Vec<Line<'a>> {
     let mut lines = Vec::new();
     if !fleet.shut_types.is_empty() {
