@@ -111,6 +111,12 @@ impl Scene {
         self.simulator.control(&json!({"outages": [outage]})).await;
     }
 
+    /// The next calls of a kind, so many, are answered so.
+    pub(crate) async fn flash(&self, of: &str, answer: Value, calls: u32) {
+        let flash = json!({"of": of, "answer": answer, "calls": calls});
+        self.simulator.control(&json!({"flash": flash})).await;
+    }
+
     /// Judges what no case may break, and clears away. The stand-in's rules hold for polls in any
     /// trouble.
     pub(crate) async fn close(mut self, row: &mut Row) {

@@ -23,7 +23,7 @@ pub struct PublishRequest {
     /// The message.
     pub message: Arc<Message>,
     /// It may linger until others go with it.
-    pub soon: bool,
+    pub may_batch: bool,
     /// Answered once the broker has confirmed, refused or returned it.
     pub reply: oneshot::Sender<Result<(), PublishError>>,
 }
@@ -83,12 +83,12 @@ impl Publisher {
         self.ask(exchange, routing_key, (mandatory, false), message).await
     }
 
-    /// The same; `soon`: it may linger until others go with it.
+    /// The same; `may_batch`: it may linger until others go with it.
     pub(super) async fn ask(
         &self,
         exchange: &str,
         routing_key: &str,
-        (mandatory, soon): (bool, bool),
+        (mandatory, may_batch): (bool, bool),
         message: impl Into<Arc<Message>>,
     ) -> Result<Confirm, PublishError> {
         let (reply, confirmed) = oneshot::channel();
@@ -98,7 +98,7 @@ impl Publisher {
             routing_key: routing_key.to_owned(),
             mandatory,
             message: message.into(),
-            soon,
+            may_batch,
             reply,
         };
         match timeout(self.confirm_timeout, self.owner.send(request)).await {

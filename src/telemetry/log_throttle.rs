@@ -44,7 +44,7 @@ struct LineKind {
     /// When the span began, and what was written in it.
     since: Instant,
     written: u32,
-    left_out: Option<Suppressed>,
+    suppressed: Option<Suppressed>,
 }
 
 /// Lines of one kind that were not written.
@@ -64,7 +64,7 @@ impl<K: Eq + Hash> LogThrottle<K> {
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&kind) {
             return true;
         }
-        let kind = self.kinds.entry(kind).or_insert(LineKind { since: now, written: 0, left_out: None });
+        let kind = self.kinds.entry(kind).or_insert(LineKind { since: now, written: 0, suppressed: None });
         if now.duration_since(kind.since) >= SPAN {
             (kind.since, kind.written) = (now, 0);
         }
@@ -72,20 +72,21 @@ impl<K: Eq + Hash> LogThrottle<K> {
             kind.written += 1;
             return true;
         }
-        let left_out = kind.left_out.get_or_insert_with(|| Suppressed { since: now, lines: 0, text: text() });
-        left_out.lines += 1;
+        let suppressed =
+            kind.suppressed.get_or_insert_with(|| Suppressed { since: now, lines: 0, text: text() });
+        suppressed.lines += 1;
         false
     }
 
     /// What was left out since a span ago or longer, once.
     fn due(&mut self, now: Instant) -> Vec<Suppressed> {
-        let due = |left_out: &mut Suppressed| now.duration_since(left_out.since) >= SPAN;
-        self.kinds.values_mut().filter_map(|kind| kind.left_out.take_if(due)).collect()
+        let due = |suppressed: &mut Suppressed| now.duration_since(suppressed.since) >= SPAN;
+        self.kinds.values_mut().filter_map(|kind| kind.suppressed.take_if(due)).collect()
     }
 
     /// All that was left out and has not been reported.
     fn rest(&mut self) -> Vec<Suppressed> {
-        self.kinds.values_mut().filter_map(|kind| kind.left_out.take()).collect()
+        self.kinds.values_mut().filter_map(|kind| kind.suppressed.take()).collect()
     }
 }
 
@@ -202,8 +203,11 @@ mod tests {
         assert!(throttle.admit("other", end, String::new), "another kind");
         assert!(throttle.due(end).is_empty(), "not a minute old");
         dropped.extend(throttle.due(end + SPAN));
-        assert!(dropped.iter().all(|left_out| left_out.text == "trouble"));
-        assert_eq!(dropped.iter().map(|left_out| left_out.lines).sum::<u64>(), 150_000 - u64::from(written));
+        assert!(dropped.iter().all(|suppressed| suppressed.text == "trouble"));
+        assert_eq!(
+            dropped.iter().map(|suppressed| suppressed.lines).sum::<u64>(),
+            150_000 - u64::from(written)
+        );
         assert_eq!(dropped.len(), 3, "{dropped:?}");
         assert!(throttle.rest().is_empty(), "reported once");
     }

@@ -336,10 +336,10 @@ impl Span {
     }
 
     /// The run has come to its end.
-    pub fn end(self, came: RunEnd<'_>) {
+    pub fn end(self, end: RunEnd<'_>) {
         let Some(mut recording) = self.0 else { return };
-        recording.span.set_attribute(KeyValue::new("captcha.end", came.to));
-        if let Some((class, code)) = came.failure {
+        recording.span.set_attribute(KeyValue::new("captcha.end", end.to));
+        if let Some((class, code)) = end.failure {
             recording.span.set_attribute(KeyValue::new("captcha.class", class.name()));
             recording.failed(code.to_owned());
         }

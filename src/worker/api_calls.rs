@@ -14,14 +14,12 @@ use crate::broker::Receipt;
 use crate::domain::class::Class;
 use crate::domain::fault::{Fault, Stage, is_wrong_id, local_code};
 use crate::domain::guard::Jobs;
-use crate::domain::lifecycle::{Canary, Event, JobRun, OpenTask, Origin};
+use crate::domain::lifecycle::{Canary, Event, JobRun, NEXT_CANARY, OpenTask, Origin};
 use crate::domain::poll_schedule::MAX_AGE;
 use crate::failpoint::Failpoint;
 use crate::fleet::{Awaited, OTHERS_TRY_FOR, Reservation};
 use crate::trace::Span;
 
-/// Between two canaries while task ids are in doubt.
-const NEXT_CANARY: Duration = Duration::from_secs(1);
 /// Between two tasks in doubt after a wrong id.
 const NEXT_DOUBTFUL: Duration = Duration::from_secs(2);
 /// A job that the rest of a budget is not enough for goes back to the queue after so long: another
@@ -47,20 +45,17 @@ enum HeldPermits<'a> {
 impl Call<'_> {
     /// What it shows is applied.
     pub(super) fn end(mut self, ctx: &Context) {
-        if let Some(canary) = &mut self.canary
-            && ids_in_doubt(ctx)
-        {
+        if ids_in_doubt(ctx) {
             // Its answer shows whether the API keeps what it accepts; without it, more jobs show no
             // more.
-            let next = Instant::now() + NEXT_CANARY;
-            **canary = Some(canary.map_or(next, |paused_until| paused_until.max(next)));
+            self.pause_canary(NEXT_CANARY);
         }
     }
 
-    /// It was a canary that has shown nothing: the next one waits for so long.
+    /// Has the next canary, if this was one, wait for at least so long.
     pub(super) fn pause_canary(&mut self, pause: Duration) {
         if let Some(canary) = &mut self.canary {
-            **canary = Some(Instant::now() + pause);
+            **canary = canary.max(Some(Instant::now() + pause));
         }
     }
 }

@@ -46,7 +46,7 @@ struct LastCalls {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Noted {
     /// With this one it is lost, or found to be still so.
-    pub(super) is_lost: bool,
+    pub(super) is_down: bool,
     /// It answers, and so many answers in a row say nothing but that it fails, or nothing that is
     /// known.
     pub(super) is_suspect: bool,
@@ -55,15 +55,18 @@ pub(super) struct Noted {
 }
 
 impl ApiHealth {
-    /// A call has ended with this sign; `text` says how it failed. A job that fails again and again
-    /// is its own trouble: it counts once, so that the failed ones of a busy minute do not stop
-    /// those that come when they are the only ones left.
-    pub(super) fn note(&self, sign: ApiLiveness, text: &str, job: &str) -> Noted {
+    /// A call has ended, and shows this; `text` says how it failed. A job that fails again and
+    /// again is its own trouble: it counts once, so that the failed ones of a busy minute do not
+    /// stop those that come when they are the only ones left.
+    pub(super) fn note(&self, liveness: ApiLiveness, text: &str, job: &str) -> Noted {
         let now = Instant::now();
         let mut last = self.lock();
-        last.unreachable_in_a_row =
-            if sign == ApiLiveness::Unreachable { last.unreachable_in_a_row.saturating_add(1) } else { 0 };
-        let unanswered = match sign {
+        last.unreachable_in_a_row = if liveness == ApiLiveness::Unreachable {
+            last.unreachable_in_a_row.saturating_add(1)
+        } else {
+            0
+        };
+        let unanswered = match liveness {
             ApiLiveness::Silent | ApiLiveness::Cut | ApiLiveness::Unreachable => true,
             ApiLiveness::Fails => false,
             ApiLiveness::Answers | ApiLiveness::KnowsNoSuchId => {
@@ -89,10 +92,10 @@ impl ApiHealth {
         // One dead address of several is no silence: others answer meanwhile.
         let nobody = last.unreachable_in_a_row >= NOBODY_LISTENS
             && last.answered_at.is_none_or(|at| now.duration_since(at) >= NOBODY_FOR);
-        let is_lost = last.failures >= IN_A_ROW && unanswered;
-        let silent = is_lost || nobody;
+        let is_down = last.failures >= IN_A_ROW && unanswered;
+        let silent = is_down || nobody;
         Noted {
-            is_lost,
+            is_down,
             is_suspect: !unanswered && last.failures.is_multiple_of(IN_A_ROW),
             silence_begins: silent && !std::mem::replace(&mut last.silence_said, true),
         }
@@ -110,7 +113,7 @@ impl ApiHealth {
     }
 
     /// Whether the last calls failed to reach it.
-    pub(super) fn is_lost(&self) -> bool {
+    pub(super) fn is_down(&self) -> bool {
         self.lock().failures >= IN_A_ROW
     }
 }
@@ -145,15 +148,15 @@ mod tests {
         let reach = ApiHealth::default();
         let fail = |job: u32| reach.note(ApiLiveness::Silent, "503", &job.to_string());
         for n in 0..IN_A_ROW {
-            assert!(!reach.is_lost(), "after {n}");
+            assert!(!reach.is_down(), "after {n}");
             let last = n + 1 == IN_A_ROW;
-            let expected = Noted { is_lost: last, silence_begins: last, is_suspect: false };
+            let expected = Noted { is_down: last, silence_begins: last, is_suspect: false };
             assert_eq!(fail(n), expected);
         }
         let again = fail(99);
-        assert_eq!((again.is_lost, again.silence_begins), (true, false), "one is enough now");
+        assert_eq!((again.is_down, again.silence_begins), (true, false), "one is enough now");
         reach.note(ApiLiveness::Answers, "", "x");
-        assert!(!reach.is_lost(), "a refusal shows that it is there");
+        assert!(!reach.is_down(), "a refusal shows that it is there");
     }
 
     #[test]
@@ -176,7 +179,7 @@ mod tests {
         for n in 0..40 {
             assert_eq!(reach.note(ApiLiveness::Silent, "timed out", &n.to_string()), Noted::default());
         }
-        assert!(!reach.is_lost());
+        assert!(!reach.is_down());
     }
 
     #[test]
@@ -186,16 +189,16 @@ mod tests {
             let noted = reach.note(ApiLiveness::Silent, "502", "the one");
             assert_eq!(noted, Noted::default());
         }
-        assert!(!reach.is_lost());
+        assert!(!reach.is_down());
     }
 
     #[tokio::test(start_paused = true)]
     async fn two_calls_in_a_row_that_find_nobody_listening_are_a_silence_unless_others_are_answered() {
         let reach = ApiHealth::default();
         let number = std::cell::Cell::new(0);
-        let begins = |sign: ApiLiveness| {
+        let begins = |liveness: ApiLiveness| {
             number.set(number.get() + 1);
-            reach.note(sign, "", &number.get().to_string()).silence_begins
+            reach.note(liveness, "", &number.get().to_string()).silence_begins
         };
         assert!(!begins(ApiLiveness::Unreachable));
         assert!(!begins(ApiLiveness::Silent), "somebody listens");

@@ -323,13 +323,13 @@ fn apply(
             (Effect::TripAccount(reason), Some(call)) => {
                 account.refused(reason, call.term, call.began_at, now);
             }
-            (Effect::Api(sign, text), Some(call)) => {
-                let noted = ctx.api_health.note(sign, &text, &run.job.id);
+            (Effect::Api(liveness, text), Some(call)) => {
+                let noted = ctx.api_health.note(liveness, &text, &run.job.id);
                 if noted.silence_begins {
                     ctx.limits.restart();
                     account.silence();
                 }
-                match sign {
+                match liveness {
                     ApiLiveness::Cut | ApiLiveness::Unreachable => {
                         account.interrupted();
                         ctx.limits.unanswered(now);
@@ -338,7 +338,7 @@ fn apply(
                     ApiLiveness::Answers | ApiLiveness::Fails => ctx.limits.answered(),
                     ApiLiveness::KnowsNoSuchId => {}
                 }
-                if noted.is_lost {
+                if noted.is_down {
                     account.unanswered(call.term, now);
                 }
                 if noted.is_suspect {

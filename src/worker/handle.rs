@@ -237,7 +237,7 @@ impl WorkerHandle {
     /// Whether the API answered when it was last called.
     #[must_use]
     pub fn reaches_api(&self) -> bool {
-        !self.ctx.api_health.is_lost()
+        !self.ctx.api_health.is_down()
     }
 
     /// Whether the broker takes no publishes now, since it is short of memory or disk.

@@ -286,7 +286,7 @@ impl Drop for HeldOfLane {
 #[derive(Default)]
 pub(super) struct JobConsumers {
     lanes: Vec<LaneConsumer>,
-    rota: DeficitRoundRobin,
+    round_robin: DeficitRoundRobin,
 }
 
 /// The consumer of a lane's jobs.
@@ -303,7 +303,7 @@ impl JobConsumers {
     }
 
     pub(super) fn add(&mut self, consumer: LaneConsumer) {
-        self.rota.set(&consumer.state.lane, consumer.state.weight());
+        self.round_robin.set(&consumer.state.lane, consumer.state.weight());
         self.lanes.push(consumer);
     }
 
@@ -346,7 +346,7 @@ impl JobConsumers {
                 let lane = self.lanes.iter().find(|lane| lane.state.lane == *name);
                 lane.is_some_and(|lane| may_take(lane) && lane.consumer.has_news())
             };
-            let came = if let Some(drawn) = self.rota.draw(waits) {
+            let came = if let Some(drawn) = self.round_robin.draw(waits) {
                 let at = self.lanes.iter().position(|lane| lane.state.lane == *drawn);
                 at.map(|at| (at, self.lanes[at].consumer.try_recv()))
             } else {
@@ -377,7 +377,7 @@ struct Line<T>(Mutex<LaneQueues<T>>);
 struct LaneQueues<T> {
     /// Who has waited so long goes first.
     max_wait: Option<Duration>,
-    rota: DeficitRoundRobin,
+    round_robin: DeficitRoundRobin,
     waiting: BTreeMap<Lane, VecDeque<LaneWaiter<T>>>,
 }
 
@@ -390,12 +390,12 @@ struct LaneWaiter<T> {
 
 impl<T: Send + 'static> Line<T> {
     fn new(max_wait: Option<Duration>) -> Arc<Self> {
-        let (rota, waiting) = (DeficitRoundRobin::default(), BTreeMap::new());
-        Arc::new(Self(Mutex::new(LaneQueues { max_wait, rota, waiting })))
+        let (round_robin, waiting) = (DeficitRoundRobin::default(), BTreeMap::new());
+        Arc::new(Self(Mutex::new(LaneQueues { max_wait, round_robin, waiting })))
     }
 
     fn set(&self, state: &LaneState) {
-        self.0.lock().rota.set(&state.lane, state.weight());
+        self.0.lock().round_robin.set(&state.lane, state.weight());
     }
 
     async fn wait(
@@ -457,7 +457,7 @@ impl<T: Send + 'static> Drop for Granted<T> {
 
 impl<T> LaneQueues<T> {
     fn next(&mut self, kind: usize) -> Option<LaneWaiter<T>> {
-        let Self { max_wait, rota, waiting } = self;
+        let Self { max_wait, round_robin, waiting } = self;
         // Those that have gone away take no turn of their lane.
         waiting.retain(|_, lane| {
             while lane.front().is_some_and(|waiting| waiting.grant.is_closed()) {
@@ -473,7 +473,9 @@ impl<T> LaneQueues<T> {
             longest.filter(|(since, _)| max_wait.is_some_and(|max_wait| since.elapsed() >= max_wait));
         let lane = match overdue {
             Some((_, lane)) => lane.clone(),
-            None => rota.draw(|lane| waiting.get(lane).is_some_and(|lane| first(lane).is_some()))?.clone(),
+            None => {
+                round_robin.draw(|lane| waiting.get(lane).is_some_and(|lane| first(lane).is_some()))?.clone()
+            }
         };
         let lane = waiting.get_mut(&lane)?;
         lane.remove(first(lane)?)

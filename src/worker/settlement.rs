@@ -240,15 +240,13 @@ impl Context {
     pub(super) async fn keep_ticket(&self, held: Settling<'_>, mut ticket: Message, origin: Origin) {
         let sending = held.trace.send(("", &self.names.tickets()), &mut ticket);
         let (mut backoff, ticket) = (Backoff::new(RETRY.0, RETRY.1), Arc::new(ticket));
-        let (mut expected, mut doubted) = (None, None);
+        let mut doubted = None;
         let began = Instant::now();
         // Should the message be delivered here again before the ticket is safe, it must not be paid
         // once more.
         let expect = || held.run.map(|run| self.dedup.succession.expect(run.identity()));
+        let mut expected = if held.receipt.is_live() { None } else { expect() };
         while !Failpoint::TicketSkipped.in_force() {
-            if expected.is_none() && !held.receipt.is_live() {
-                expected = expect();
-            }
             let session = self.live.session().await;
             if Failpoint::AckBeforeConfirm.in_force() {
                 drop(session.publisher().send("", &self.names.tickets(), true, ticket).await);

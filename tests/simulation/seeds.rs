@@ -1,4 +1,4 @@
-//! A thousand seeded histories of the whole worker, its fleet and its guard on paused time; and
+//! Some 1,500 seeded histories of the whole worker, its fleet and its guard on paused time; and
 //! deliberate faults, to show that they would be found. `make soak` plays more of them.
 
 use crate::history::{
@@ -7,8 +7,8 @@ use crate::history::{
 };
 
 #[test]
-fn a_thousand_histories_break_no_promise() {
-    let swept = sweep(1..1_001, None, None);
+fn fifteen_hundred_histories_break_no_promise() {
+    let swept = sweep(1..1_501, None, None);
     println!("{} histories: {:?}", swept.played, swept.counts);
     if let Some(failure) = swept.failure {
         panic!("{}", describe(&failure, None));

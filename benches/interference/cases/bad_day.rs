@@ -28,8 +28,7 @@ pub(super) async fn begin(scene: &Scene) -> Load {
 
 /// One submission is answered as by an API that does not know the key, and its job ends with it.
 pub(super) async fn refuse_one(scene: &Scene) {
-    let flash = json!({"flash": {"of": "create_task", "answer": "ERROR_KEY_DOES_NOT_EXIST", "calls": 1}});
-    scene.simulator.control(&flash).await;
+    scene.flash("create_task", json!(super::KEY), 1).await;
     let is_refused = async || scene.simulator.stats().await.outage_calls == 1;
     assert!(wait::comes_true(WARM_UP, is_refused).await, "a submission meets it");
 }

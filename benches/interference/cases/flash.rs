@@ -20,7 +20,7 @@ pub(super) async fn run(environment: &Environment, row: &mut Row, of: &str, code
     let scene = Scene::open(environment, row.case(), Setup::default()).await;
     let load = bad_day::begin(&scene).await;
     let began = Instant::now();
-    scene.simulator.control(&json!({"flash": {"of": of, "answer": code, "calls": 1}})).await;
+    scene.flash(of, json!(code), 1).await;
     let back = bad_day::gap(&scene, began, WATCHED).await;
     load.stop().await;
     drop(turn);

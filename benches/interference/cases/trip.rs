@@ -40,8 +40,7 @@ pub(super) async fn run(environment: &Environment, row: &mut Row) {
     // Once the fleet is silent: the first polls after the trip meet one more failure, which must
     // not be the last word on what is paid.
     tokio::time::sleep(SILENT_AFTER).await;
-    let flash = json!({"of": "get_task_result", "answer": {"http": 500}, "calls": FAILING});
-    scene.simulator.control(&json!({"flash": flash})).await;
+    scene.flash("get_task_result", json!({"http": 500}), FAILING).await;
 
     scene.ledger.finish("j.", true, FINISH_WITHIN).await;
     let entries = scene.ledger.entries("j.");

@@ -184,12 +184,12 @@ mod tests {
         (0..weights.len()).map(|number| format!("lane-{number}").parse().unwrap()).collect()
     }
 
-    fn rota(weights: &[u32]) -> DeficitRoundRobin {
-        let mut rota = DeficitRoundRobin::default();
+    fn round_robin(weights: &[u32]) -> DeficitRoundRobin {
+        let mut round_robin = DeficitRoundRobin::default();
         for (lane, weight) in lanes(weights).iter().zip(weights) {
-            rota.set(lane, *weight);
+            round_robin.set(lane, *weight);
         }
-        rota
+        round_robin
     }
 
     proptest! {
@@ -197,12 +197,12 @@ mod tests {
         fn lanes_that_all_have_work_get_their_weights_of_it(
             weights in prop::collection::vec(1..=MAX_WEIGHT, 1..=MAX_LANES + 1),
         ) {
-            let (mut rota, lanes) = (rota(&weights), lanes(&weights));
+            let (mut round_robin, lanes) = (round_robin(&weights), lanes(&weights));
             let total: u32 = weights.iter().sum();
             let draws = 4 * total;
             let mut served = vec![0_u32; weights.len()];
             for _ in 0..draws {
-                let lane = rota.draw(|_| true).expect("all have work");
+                let lane = round_robin.draw(|_| true).expect("all have work");
                 served[lanes.iter().position(|known| known == lane).unwrap()] += 1;
             }
             for (served, weight) in served.iter().zip(&weights) {
@@ -219,14 +219,14 @@ mod tests {
             weights in prop::collection::vec(1..=20_u32, 1..=MAX_LANES + 1),
             work in prop::collection::vec(any::<u32>(), 1..400),
         ) {
-            let (mut rota, lanes) = (rota(&weights), lanes(&weights));
+            let (mut round_robin, lanes) = (round_robin(&weights), lanes(&weights));
             let mut passed_over = vec![0_usize; weights.len()];
             for work in work {
                 let has_work = |lane: &Lane| {
                     let at = lanes.iter().position(|known| known == lane).unwrap();
                     work & (1 << at) != 0
                 };
-                let drawn = rota.draw(has_work).cloned();
+                let drawn = round_robin.draw(has_work).cloned();
                 prop_assert_eq!(drawn.is_some(), lanes.iter().any(has_work));
                 for (at, lane) in lanes.iter().enumerate() {
                     let waits = has_work(lane) && drawn.as_ref() != Some(lane);
@@ -243,12 +243,12 @@ mod tests {
 
     #[test]
     fn what_comes_by_a_heavy_lane_is_served_within_two_draws_however_long_another_had_work() {
-        let mut rota = rota(&[1_000, 999]);
+        let mut round_robin = round_robin(&[1_000, 999]);
         let (urgent, bulk) = ("lane-0".parse::<Lane>().unwrap(), "lane-1".parse::<Lane>().unwrap());
         for _ in 0..5_000 {
-            assert_eq!(rota.draw(|lane| *lane == bulk), Some(&bulk));
+            assert_eq!(round_robin.draw(|lane| *lane == bulk), Some(&bulk));
         }
-        let first: Vec<Lane> = (0..2).filter_map(|_| rota.draw(|_| true).cloned()).collect();
+        let first: Vec<Lane> = (0..2).filter_map(|_| round_robin.draw(|_| true).cloned()).collect();
         assert!(first.contains(&urgent), "{first:?}");
     }
 }

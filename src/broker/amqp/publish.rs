@@ -125,7 +125,7 @@ impl PublishOwner {
                         return "no publisher is left".to_owned();
                     }
                     // The last room is taken: the next request waits for a confirm.
-                    self.batch.note(count, |request| request.soon && count < room);
+                    self.batch.note(count, |request| request.may_batch && count < room);
                 }
                 () = until(due) => {}
                 _ = checks.tick() => {

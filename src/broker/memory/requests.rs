@@ -32,13 +32,13 @@ enum Published {
 impl Core {
     /// Carries out a publish and answers it.
     pub(super) fn publish(&mut self, session: u64, request: PublishRequest) {
-        let PublishRequest { exchange, routing_key, mandatory, message, soon, reply } = request;
+        let PublishRequest { exchange, routing_key, mandatory, message, may_batch, reply } = request;
         if let Some(state) = self.sessions.get_mut(&session).filter(|state| state.cut_off) {
             state.lost_confirms.push(reply);
             return;
         }
         let unroutable = || PublishError::Unroutable(format!("exchange '{exchange}', key '{routing_key}'"));
-        self.journal.relax(soon);
+        self.journal.relax(may_batch);
         let seen = self.observer.is_anybody().then(|| {
             let (exchange, routing_key) = (exchange.clone(), routing_key.clone());
             let (connection, message) = (self.connection(session), (*message).clone());

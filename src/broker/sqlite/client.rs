@@ -476,10 +476,10 @@ async fn publish_all(shared: Arc<Shared>, mut requests: mpsc::Receiver<PublishRe
 }
 
 async fn publish(shared: &Shared, request: PublishRequest) {
-    let PublishRequest { exchange, routing_key, mandatory, message, soon, reply } = request;
+    let PublishRequest { exchange, routing_key, mandatory, message, may_batch, reply } = request;
     let n = shared.next();
     let (envelope, body) = Envelope::of(&message);
-    let head = Request::Publish { n, exchange, routing_key, mandatory, soon, envelope };
+    let head = Request::Publish { n, exchange, routing_key, mandatory, may_batch, envelope };
     let frame = match Frame::new(&head, body) {
         Ok(frame) => frame,
         Err(error) => return drop(reply.send(Err(PublishError::NotSent(error.to_string())))),

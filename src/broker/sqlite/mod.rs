@@ -186,7 +186,7 @@ impl SqliteBroker {
             let error = match client::connect(&socket, &options.connection_name, time_outs).await {
                 Ok(session) => {
                     if let Ok(session) = &session {
-                        self.succeed(session.closed.clone());
+                        self.take_over_file(session.closed.clone());
                     }
                     return session;
                 }
@@ -208,7 +208,7 @@ impl SqliteBroker {
 
     /// Takes the file as soon as the process that has it ends. Short commands would
     /// otherwise take it again and again before a process that stays makes its next session.
-    fn succeed(&self, closed: CloseSignal) {
+    fn take_over_file(&self, closed: CloseSignal) {
         let (options, own) = (Arc::clone(&self.options), Arc::downgrade(&self.own));
         tokio::spawn(async move {
             closed.ended().await;

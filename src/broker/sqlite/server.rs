@@ -244,10 +244,10 @@ impl ClientConnection {
         let link = self.session.link();
         match request {
             Request::Hello { .. } | Request::Ping { .. } => return Err(io::ErrorKind::InvalidData.into()),
-            Request::Publish { n, exchange, routing_key, mandatory, soon, envelope } => {
+            Request::Publish { n, exchange, routing_key, mandatory, may_batch, envelope } => {
                 let message = envelope.with(body);
                 let publisher = self.session.publisher();
-                match publisher.ask(&exchange, &routing_key, (mandatory, soon), message).await {
+                match publisher.ask(&exchange, &routing_key, (mandatory, may_batch), message).await {
                     Ok(confirm) => {
                         let out = self.out.clone();
                         tokio::spawn(async move {

@@ -56,7 +56,9 @@ pub(super) enum Request {
         exchange: String,
         routing_key: String,
         mandatory: bool,
-        soon: bool,
+        /// By its name on the wire.
+        #[serde(rename = "soon")]
+        may_batch: bool,
         envelope: Envelope,
     },
     Consume {

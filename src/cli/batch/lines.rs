@@ -42,7 +42,7 @@ impl LineSet {
 pub(super) fn id_hash(id: &str) -> u64 {
     // As it stands in a table.
     let hash = Sha256::digest(id.replace(['\n', '\r'], " "));
-    hash.iter().take(8).fold(0, |id_hash, byte| id_hash << 8 | u64::from(*byte))
+    hash.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }
 
 /// The hashes of the ids of lines.
@@ -72,7 +72,7 @@ impl IdHashes {
     /// The hash of a line that is known, as far as its id is known.
     pub(super) fn get(&self, line: u64) -> Option<Option<u64>> {
         let at = usize::try_from(line).unwrap_or(usize::MAX);
-        self.lines.contains(line).then(|| self.hashes.get(at).copied().filter(|id_hash| *id_hash != NONE))
+        self.lines.contains(line).then(|| self.hashes.get(at).copied().filter(|hash| *hash != NONE))
     }
 
     /// How many lines.

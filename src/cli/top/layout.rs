@@ -123,7 +123,7 @@ fn header<'a>(screen: &Screen, fleet: &Overview) -> Line<'a> {
     if let Some(age) = screen.age() {
         parts.push(Span::styled(format!("  {} old", format::span(age)), tones.wary));
     }
-    if screen.is_held() {
+    if screen.is_frozen() {
         parts.push(Span::styled("  FROZEN, p continues", tones.wary));
     }
     parts.into()
@@ -160,8 +160,8 @@ fn empty(frame: &mut Frame<'_>, screen: &Screen) {
 }
 
 fn key_line<'a>(screen: &Screen) -> Line<'a> {
-    let held = if screen.is_held() { "continue" } else { "freeze" };
-    let keys = [("q", "quit"), ("p", held), ("Tab ↑ ↓", "tables"), ("?", "help")];
+    let freeze = if screen.is_frozen() { "continue" } else { "freeze" };
+    let keys = [("q", "quit"), ("p", freeze), ("Tab ↑ ↓", "tables"), ("?", "help")];
     let mut spans = Vec::new();
     for (key, what) in keys {
         spans.push(Span::styled(key, screen.tones.accent));

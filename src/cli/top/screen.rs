@@ -31,8 +31,8 @@ pub(super) struct Screen {
     taken: Option<Instant>,
     /// From this age on the picture shows its age.
     old: Duration,
-    /// What is shown while the picture is held.
-    held: Option<PollResult>,
+    /// What is shown while the picture is frozen.
+    frozen: Option<PollResult>,
     pub(super) help: bool,
     /// Nobody types, so the keys are not shown.
     pub(super) still: bool,
@@ -47,7 +47,7 @@ impl Screen {
             shot: PollResult::default(),
             taken: None,
             old: OLD,
-            held: None,
+            frozen: None,
             help: false,
             still: false,
             focus: Panel::Failures,
@@ -71,19 +71,19 @@ impl Screen {
         self.taken = Some(Instant::now());
     }
 
-    /// How old the picture is, where that is older than it should be. One that is held is so
+    /// How old the picture is, where that is older than it should be. One that is frozen is so
     /// because it was wanted.
     pub(super) fn age(&self) -> Option<Duration> {
-        let age = self.taken.filter(|_| !self.is_held())?.elapsed();
+        let age = self.taken.filter(|_| !self.is_frozen())?.elapsed();
         (age > self.old).then_some(age)
     }
 
     pub(super) fn shot(&self) -> &PollResult {
-        self.held.as_ref().unwrap_or(&self.shot)
+        self.frozen.as_ref().unwrap_or(&self.shot)
     }
 
-    pub(super) fn is_held(&self) -> bool {
-        self.held.is_some()
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
     }
 
     pub(super) fn is_focused(&self, panel: Panel) -> bool {
@@ -108,7 +108,7 @@ impl Screen {
             KeyCode::Esc if self.help => self.help = false,
             KeyCode::Char('q' | 'Q') | KeyCode::Esc => return ControlFlow::Break(()),
             KeyCode::Char('p' | ' ') => {
-                self.held = if self.held.is_some() { None } else { Some(self.shot.clone()) };
+                self.frozen = if self.frozen.is_some() { None } else { Some(self.shot.clone()) };
             }
             KeyCode::Char('?' | 'h') => self.help = !self.help,
             KeyCode::Tab => self.turn(1),

@@ -96,8 +96,8 @@ async fn a_crashed_broker_revokes_the_lease_at_once() {
     node.restart();
     // A queue that has just come back may keep its first caller waiting, which a caller of ours
     // answers by a new session.
-    let max_wait = AmqpOptions { call_timeout: Duration::from_secs(5), ..options(&node.url()) };
-    let connector = Connector::new(max_wait).unwrap();
+    let quick_to_give_up = AmqpOptions { call_timeout: Duration::from_secs(5), ..options(&node.url()) };
+    let connector = Connector::new(quick_to_give_up).unwrap();
     let (_session, mut again) = within("the queue's return", async {
         loop {
             let next = connector.connect().await.unwrap();

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::simulator::support::{KEY, call, code_of, exact, image, json_of, simulator};
 
 /// Each callback with the ms since the start.
-type RunEnd = Arc<Mutex<Vec<(u128, Callback)>>>;
+type Came = Arc<Mutex<Vec<(u128, Callback)>>>;
 
-fn with_hook() -> (Simulator, RunEnd) {
-    let (simulator, came) = (simulator(exact()), RunEnd::default());
+fn with_hook() -> (Simulator, Came) {
+    let (simulator, came) = (simulator(exact()), Came::default());
     let (began, seen) = (Instant::now(), Arc::clone(&came));
     simulator.on_callback(Box::new(move |callback| {
         seen.lock().push((began.elapsed().as_millis(), callback));

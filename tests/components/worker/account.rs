@@ -49,8 +49,8 @@ async fn a_key_revoked_in_mid_run_loses_nothing_that_is_paid() {
 
 #[tokio::test(start_paused = true)]
 async fn a_canary_that_shows_nothing_is_followed_by_the_next_after_a_pause() {
-    // An API that wants fewer calls, with and without saying for how long, and one that answers
-    // what nobody knows.
+    // An API that wants fewer calls, with and without saying for how long, and one that answers an
+    // unknown code.
     let answers = [
         (json!({"http": 429, "retry_after": 20}), 3),
         (json!({"http": 429}), 62),

@@ -27,7 +27,7 @@ const SETTINGS: [(&str, &str); 7] = [
     ("WORKER__SUBMIT_CONCURRENCY", "64"),
     ("SOLVER__AMBIGUOUS_SUBMIT", "dead-letter"),
     ("RETRY__MAX_RESUBMISSIONS", "0"),
-    // The windows of calls must not outlast the max_wait of a test.
+    // The windows of calls must not outlast the time-out of a test.
     ("POLLING__ImageToTextTask__TIMEOUT", "60s"),
 ];
 

@@ -55,10 +55,8 @@ const CALLBACK_TRIP: Duration = Duration::from_millis(100);
 const BEFORE_DEADLINE: Duration = Duration::from_millis(250);
 const BEFORE_DEADLINE_SPREAD: Duration = Duration::from_secs(1);
 
-/// Between two canaries where the first has shown nothing.
-const NEXT_CANARY: Duration = Duration::from_secs(1);
-/// The longest pause between them that the API can ask for.
-const LONGEST_CANARY_PAUSE: Duration = Duration::from_secs(600);
+/// Between two canaries where the first has shown nothing, or not yet.
+pub const NEXT_CANARY: Duration = Duration::from_secs(1);
 
 /// This many waits without a call use the shortest retry queue.
 const SHORT_WAITS: u32 = 12;
@@ -1087,17 +1085,20 @@ impl JobRun {
     /// that: a later one would only find that nobody waits for the answer.
     fn wait(&mut self, mut task: OpenTask, planned: Duration, at: &DecisionInput<'_>) -> Step {
         let rest = task.not_before.saturating_sub(at.uptime);
-        let interval = at.rules.polling.of(self.job.kind()).interval();
-        let is_first = task.polled_at.is_zero();
-        let next_poll = if is_first { Duration::ZERO } else { task.polled_at.saturating_add(interval) };
-        let apart = rest.max(next_poll.saturating_sub(task.age(at.uptime)));
-        let at_least = rest.min(planned);
-        let at_most = planned.min(self.until_last_poll(at).max(apart));
+        let (mut at_most, last_poll) = (planned, self.until_last_poll(at));
+        if last_poll < planned {
+            let interval = at.rules.polling.of(self.job.kind()).interval();
+            let is_first = task.polled_at.is_zero();
+            let next_poll = if is_first { Duration::ZERO } else { task.polled_at.saturating_add(interval) };
+            let apart = rest.max(next_poll.saturating_sub(task.age(at.uptime)));
+            at_most = planned.min(last_poll.max(apart));
+        }
         if at_most < planned {
             // What such polls find says more of deadlines than of solve times: tasks that are not
             // ready by then are never seen ready.
             (task.is_polled_as_planned, task.shows_solve_time) = (false, false);
         }
+        let at_least = rest.min(at_most);
         let action = match task.callback {
             Some(_) => Action::AwaitCallback { at_least, at_most },
             None => Action::Wait(at_most),
@@ -1162,9 +1163,9 @@ impl JobRun {
 /// What a failed call shows about the account and the API.
 fn shown_by(error: &CallError, fault: &Fault) -> Vec<Effect> {
     let mut effects: Vec<Effect> = fault.reason().map(Effect::TripAccount).into_iter().collect();
-    let sign = liveness_of(error, fault);
-    let text = if sign == ApiLiveness::Answers { String::new() } else { error.to_string() };
-    effects.push(Effect::Api(sign, text));
+    let liveness = liveness_of(error, fault);
+    let text = if liveness == ApiLiveness::Answers { String::new() } else { error.to_string() };
+    effects.push(Effect::Api(liveness, text));
     if fault.class != Class::Account && doubts_account(error) {
         effects.push(Effect::DoubtAccount);
     }
@@ -1191,11 +1192,11 @@ fn speaks_of_the_task(class: Class) -> bool {
     }
 }
 
-/// The account has just been refused, or nobody knows it yet: one job after another, each to a
-/// retry queue, would call the API as fast as it answers.
+/// The account has just been refused, or its state is unknown: without a pause, one job after
+/// another would call the API as fast as it answers, and go to a retry queue.
 fn until_next_canary(fault: &Fault) -> Duration {
     let least = if fault.class == Class::Capacity { retry_delay::SHORTEST.delay() } else { NEXT_CANARY };
-    fault.retry_after.unwrap_or_default().clamp(least, LONGEST_CANARY_PAUSE)
+    fault.retry_after.unwrap_or_default().max(least)
 }
 
 /// What a failed canary shows about the account; `None`: nothing, the next job must.

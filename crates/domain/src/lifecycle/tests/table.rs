@@ -96,7 +96,7 @@ fn action(step: &Step) -> String {
 
 fn effect(effect: &Effect) -> String {
     match effect {
-        Effect::Api(sign, _) => format!("Api({sign:?})"),
+        Effect::Api(liveness, _) => format!("Api({liveness:?})"),
         Effect::IdAnswered { wrong, .. } => format!("IdAnswered(wrong: {wrong})"),
         Effect::TypeFailed { first } => format!("TypeFailed(first: {first})"),
         other => format!("{other:?}"),
