@@ -32,8 +32,15 @@ class Consumer:
         self.queue, self.left, self.read = queue, count, read
         self.seen, self.pause, self.stopped = Seen(), 0.5, asyncio.Event()
         self.fault: Exception | None = None
+        # One outcome after the other: the client hands over the next one while this one is still
+        # being acknowledged, and what that one brings must not end the session before.
+        self.turn = asyncio.Lock()
 
     async def on_outcome(self, message) -> None:
+        async with self.turn:
+            await self.deal_with(message)
+
+    async def deal_with(self, message) -> None:
         if self.stopped.is_set():
             return
         try:
@@ -75,6 +82,10 @@ class Consumer:
                 wait.cancel()
             return "the connection is gone" if gone.is_set() else "the broker ended the consumer"
         finally:
+            # What is being dealt with is acknowledged first.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.turn.acquire(), ANSWER)
+                self.turn.release()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(connection.close(), ANSWER)
 
